@@ -1,0 +1,1 @@
+"""Gymnasium for language generation."""

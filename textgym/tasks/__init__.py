@@ -1,0 +1,1 @@
+"""Tasks: each one file, registered as a Gymnasium id."""
