@@ -1,1 +1,19 @@
-"""Gymnasium for language generation."""
+"""textgym: Gymnasium for language generation.
+
+Importing it registers the tasks, so that ``gym.make("textgym/Reviews-v0")`` finds them;
+``gym.make("textgym:textgym/Reviews-v0")`` imports it by itself.
+"""
+
+import gymnasium as gym
+
+from textgym.tasks import TASKS
+
+__version__ = "0.1.0"
+
+for _name in TASKS:
+    gym.register(
+        id=f"textgym/{_name}-v0",
+        entry_point="textgym.registration:make_env",
+        vector_entry_point="textgym.registration:make_vector_env",
+        kwargs={"task": _name},
+    )

@@ -121,6 +121,7 @@ class Episodes:
         prompt_index: ``[N]`` which prompt each episode began with.
         episode: ``[N]`` running numbers, which key the random streams.
         stopped: ``[N]`` bool; True where ``finish_reason`` is ``"stop"``.
+        truncated: ``[N]`` bool; True where an outside wrapper cut the episode short.
         components: every reward component's score, ``[N]`` each, under its own name.
         kept: ``[N, T, M]`` int32 ids of the tokens that the behaviour distribution kept, -1 for none, where the
             action set was restricted (top-k, top-p, a task's mask); None where nothing was.
@@ -134,6 +135,7 @@ class Episodes:
     prompt_index: IntArray
     episode: IntArray
     stopped: BoolArray
+    truncated: BoolArray
     components: Mapping[str, FloatArray] = field(default_factory=dict)
     kept: NDArray[np.int32] | None = None
 

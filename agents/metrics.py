@@ -1,0 +1,39 @@
+"""What an iteration's episodes look like, as numbers to log."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textgym.rewards.kl import k1, k3
+from textgym.types import Episodes, Float32Array
+
+
+def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
+    """Mean over episodes and its standard error; episodes that a reward did not apply to (nan) are left out."""
+    present = values[np.isfinite(values)].astype(np.float64)
+    if not len(present):
+        return {}
+    error = present.std(ddof=1) / np.sqrt(len(present)) if len(present) > 1 else 0.0
+    return {name: float(present.mean()), f"{name}_sem": float(error)}
+
+
+def rollout_metrics(episodes: Episodes, ref_log_probs: Float32Array) -> dict[str, float]:
+    """Score, KL (nats per sequence), length and ends, with standard errors where episodes vary.
+
+    ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative).
+    """
+    valid = episodes.valid
+    # After the end both log-probabilities are 0, so that nothing is added there.
+    per_token = [np.where(valid, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
+    components = (mean_and_error(f"components/{name}", np.asarray(x)) for name, x in episodes.components.items())
+    metrics = {
+        **mean_and_error("score", episodes.rewards.sum(1)),
+        **mean_and_error("kl", per_token[0]),
+        **mean_and_error("kl_k3", per_token[1]),
+        **mean_and_error("length", episodes.lengths.astype(np.float64)),
+        "stopped": float(episodes.stopped.mean()),
+    }
+    for component in components:
+        metrics |= component
+    return metrics

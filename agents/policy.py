@@ -1,0 +1,167 @@
+"""The policy: a causal language model with a value function, as stable-baselines3 knows policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from textgym.agents.session import Acted, Session
+from textgym.agents.values import make_value
+from textgym.lm.loading import embedding_rows, frozen_dropout, load_causal_lm
+from textgym.lm.sampling import Sampling
+from textgym.lm.scoring import Trunk, score_responses
+from textgym.types import BoolArray
+
+
+class Evaluation(NamedTuple):
+    """What one pass over whole sequences gives.
+
+    Attributes:
+        log_probs: ``[n, T]`` of the response tokens under the behaviour distribution.
+        entropy: ``[n, T]`` of that distribution.
+        values: ``[n, T+1]`` of the states before each token, and after the last.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+class LMPolicy(BasePolicy):
+    """A language model that acts with a key-value cache and is evaluated once per sequence.
+
+    Args:
+        observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
+        action_space: ``Discrete(V)``.
+        lr_schedule: gives the optimiser its first learning rate.
+        model: a directory, a hub id, or a loaded model, which is then trained in place.
+        prompt_length: ``P``.
+        end_token_ids: tokens that end a response.
+        value: ``"trunk"``, ``"separate"``, or a reward model's directory.
+        sampling: the behaviour distribution.
+        seed: of the random streams of ``predict``.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        *,
+        model: str | Path | PreTrainedModel,
+        prompt_length: int,
+        end_token_ids: Sequence[int] = (),
+        value: str | Path = "trunk",
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.lm = frozen_dropout(model) if isinstance(model, torch.nn.Module) else load_causal_lm(model)
+        self.n_actions = int(action_space.n)
+        rows = embedding_rows(self.lm)
+        if rows < self.n_actions:
+            raise ValueError(f"the model's vocabulary has {rows} tokens, fewer than the {self.n_actions} actions")
+        self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        self.prompt_length = prompt_length
+        self.end_token_ids = tuple(end_token_ids)
+        self.sampling = sampling or Sampling()
+        self.seed = seed
+        self.value = make_value(value, self.lm)
+        self.trunk = Trunk(self.lm)
+        # Adam's ε is part of the published recipe (Huang 2024).
+        trained = [p for p in self.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=lr_schedule(1), eps=1e-5)
+        self._own_session: Session | None = None
+
+    # --- acting --------------------------------------------------------------------------------------------
+
+    def session(self, n_rows: int, seed: int | None = None, sampling: Sampling | None = None) -> Session:
+        """A cache and random streams for ``n_rows`` rows; each player holds its own."""
+        return Session(
+            self.lm,
+            n_rows,
+            self.width,
+            self.prompt_length,
+            self.n_actions,
+            self.end_token_ids,
+            sampling or self.sampling,
+            self.seed if seed is None else seed,
+        )
+
+    def act(
+        self,
+        observation: dict[str, NDArray[Any]],
+        action_masks: BoolArray | None = None,
+        deterministic: bool = False,
+    ) -> Acted:
+        """Chooses a token for every row of a vector observation, with this policy's own session."""
+        n_rows = len(observation["input_ids"])
+        if self._own_session is None or self._own_session.n_rows != n_rows:
+            self._own_session = self.session(n_rows)
+        return self._own_session.act(observation, None, action_masks, deterministic)
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: tuple[Session] | None = None,
+        episode_start: BoolArray | None = None,
+        deterministic: bool = False,
+        action_masks: BoolArray | None = None,
+    ) -> tuple[NDArray[Any], tuple[Session] | None]:
+        """stable-baselines3's ``predict``; the returned state carries the session, as evaluation passes it back."""
+        single = observation["input_ids"].ndim == 1
+        rows = {k: np.asarray(v)[None] if single else np.asarray(v) for k, v in observation.items()}
+        masks = action_masks[None] if single and action_masks is not None else action_masks
+        if state is None:
+            state = (self.session(len(rows["input_ids"])),) if episode_start is not None else None
+        if state is None:
+            acted = self.act(rows, masks, deterministic)
+        else:
+            acted = state[0].act(rows, None, masks, deterministic)
+        return (acted.actions[0] if single else acted.actions), state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        arrays = {key: value.cpu().numpy() for key, value in observation.items()}
+        return torch.from_numpy(self.act(arrays, deterministic=deterministic).actions)
+
+    # --- training ------------------------------------------------------------------------------------------
+
+    def evaluate(self, input_ids: Tensor, attention_mask: Tensor, kept: Tensor | None = None) -> Evaluation:
+        """Log-probabilities, entropies and values of whole sequences, in one pass.
+
+        Args:
+            input_ids: ``[n, P+T]``.
+            attention_mask: ``[n, P+T]``.
+            kept: ``[n, T, M]`` what the behaviour distribution kept, or None.
+        """
+        valid = attention_mask[:, self.prompt_length :].bool()
+        states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length)
+        scores = score_responses(
+            self.trunk.head,
+            states[:, :-1],
+            input_ids[:, self.prompt_length :],
+            valid,
+            self.sampling,
+            self.n_actions,
+            self.end_token_ids,
+            kept,
+        )
+        values = self.value(states, input_ids, attention_mask, self.prompt_length)
+        return Evaluation(scores.log_probs, scores.entropy, values)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stays in eval mode: dropout is off in every model during RL (DESIGN: ratio 1 at the first update)."""
+        self.train(False)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        raise TypeError("LMPolicy is saved as a directory: use the algorithm's save(), not policy.save()")

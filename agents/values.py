@@ -1,0 +1,99 @@
+"""Value functions: a head on the policy's trunk, a model of its own, or one that begins as the reward model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from textgym.lm.loading import accepted, frozen_dropout, position_ids
+from textgym.rewards.model import RewardModel
+
+
+class ValueHead(nn.Module):
+    """``hidden [..., d] -> value [...]``, zero at first, so that training begins with plain returns."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        values: Tensor = self.linear(states)[..., 0]
+        return values
+
+
+class TrunkValue(nn.Module):
+    """Reads the policy's own hidden states: cheap, and its gradient shapes the policy's trunk."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.head = ValueHead(hidden_size)
+
+    def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+        """Values of the states ``[n, T+1, d]`` that the policy's trunk computed: ``[n, T+1]``."""
+        values: Tensor = self.head(states)
+        return values
+
+
+class SeparateValue(nn.Module):
+    """Has a trunk of its own, so that the value loss leaves the policy alone."""
+
+    def __init__(self, trunk: nn.Module, head: ValueHead) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+        """``[n, T+1]`` from the sequences themselves; the policy's states are not used."""
+        first = int(attention_mask.any(0).int().argmax())
+        ids, mask = input_ids[:, first:], attention_mask[:, first:]
+        optional = accepted(self.trunk, position_ids=position_ids(mask))
+        own = self.trunk(input_ids=ids, attention_mask=mask, use_cache=False, **optional).last_hidden_state
+        values: Tensor = self.head(own[:, prompt_length - 1 - first :])
+        return values
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Width of the states that the output head reads."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    return int(head.weight.shape[1])  # type: ignore[union-attr, arg-type]
+
+
+def separate_value(model: PreTrainedModel) -> SeparateValue:
+    """Begins as a copy of the policy's trunk with a zero head."""
+    trunk: Any = copy.deepcopy(model.base_model)
+    return SeparateValue(frozen_dropout(trunk), ValueHead(hidden_size(model)))
+
+
+def value_from_reward_model(directory: str | Path) -> SeparateValue:
+    """Begins as a reward model (Stiennon 2020, Ouyang 2022): its trunk, its head, its offset as the bias."""
+    reward_model = RewardModel.load(directory)
+    classifier: Any = reward_model.model
+    weight = classifier.score.weight.detach()
+    head = ValueHead(weight.shape[1])
+    with torch.no_grad():
+        head.linear.weight.copy_(weight)
+        head.linear.bias.fill_(-reward_model.offset)
+    return SeparateValue(frozen_dropout(classifier.base_model), head)
+
+
+def make_value(kind: str | Path, model: PreTrainedModel) -> nn.Module:
+    """``"trunk"``, ``"separate"``, or the directory of a reward model.
+
+    Raises:
+        ValueError: neither of these.
+    """
+    if kind == "trunk":
+        return TrunkValue(hidden_size(model))
+    if kind == "separate":
+        return separate_value(model)
+    if not Path(kind).is_dir():
+        raise ValueError(f"value={str(kind)!r}: expected 'trunk', 'separate' or the directory of a reward model")
+    return value_from_reward_model(kind)

@@ -1,0 +1,79 @@
+"""Tiny models and tokenizers, made in memory: no test downloads anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from textgym.mdp import TokenMDP
+from textgym.prompts import encode_prompts
+
+
+def word_tokenizer(n_words: int = 14) -> PreTrainedTokenizerFast:
+    """Words ``w0 … w{n-1}`` with ids 2…, after ``<pad>`` = 0 and ``<eos>`` = 1."""
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i + 2 for i in range(n_words)}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+def tiny_gpt2(vocabulary_size: int = 16, seed: int = 0, positions: int = 64, **config: Any) -> GPT2LMHeadModel:
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, **config}
+    made = GPT2Config(
+        vocab_size=vocabulary_size, n_positions=positions, bos_token_id=1, eos_token_id=1, pad_token_id=0, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(made).eval()
+
+
+def tiny_llama(vocabulary_size: int = 16, seed: int = 0, positions: int = 64) -> LlamaForCausalLM:
+    """Rotary positions and grouped heads, as the real ones have."""
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+def emit(token_id: int) -> Any:
+    """A reward: the share of a response's tokens that are ``token_id``."""
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [sum(i == token_id for i in ids) / len(ids) for ids in completion_ids]
+
+    return reward
+
+
+def word_mdp(
+    reward: Any = None,
+    prompts: Sequence[Any] = ("w0 w1", "w2", "w3 w4 w5"),
+    max_prompt_length: int = 4,
+    max_new_tokens: int = 6,
+    n_words: int = 14,
+    **settings: Any,
+) -> TokenMDP:
+    tokenizer = word_tokenizer(n_words)
+    settings = {"end_token_ids": (1,), **settings}
+    return TokenMDP(
+        tokenizer=tokenizer,
+        prompts=encode_prompts(prompts, tokenizer, max_prompt_length),
+        reward=emit(7) if reward is None else reward,
+        max_prompt_length=max_prompt_length,
+        max_new_tokens=max_new_tokens,
+        **settings,
+    )

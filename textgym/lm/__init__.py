@@ -1,0 +1,21 @@
+"""Everything that touches a transformers model: loading, cached decoding, sampling, scoring."""
+
+from textgym.lm.cache import SlotCache
+from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.loading import check_fits, frozen_copy, load_causal_lm
+from textgym.lm.sampling import Sampling, draw, restrict
+from textgym.lm.scoring import TokenScores, Trunk, score_responses
+
+__all__ = [
+    "PrefixDecoder",
+    "Sampling",
+    "SlotCache",
+    "TokenScores",
+    "Trunk",
+    "check_fits",
+    "draw",
+    "frozen_copy",
+    "load_causal_lm",
+    "restrict",
+    "score_responses",
+]

@@ -1,0 +1,100 @@
+"""Loading a causal language model, and checking that it fits a task before any work starts."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textgym.tokenization import first_line
+
+
+def load_causal_lm(directory_or_id: str | Path, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """A causal language model in fp32 and eval mode, from a directory or a hub id.
+
+    Raises:
+        ValueError: it cannot be read, for instance because a weights file is truncated.
+    """
+    from transformers import AutoModelForCausalLM  # takes seconds to import
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(directory_or_id), dtype=torch.float32)
+    except Exception as error:
+        # safetensors, json and the hub client each raise errors of their own.
+        raise ValueError(
+            f"model={str(directory_or_id)!r} cannot be loaded as a causal language model: {type(error).__name__}: "
+            f"{first_line(error)}. Expected a directory with config.json and intact weights, or a hub id"
+        ) from error
+    model.to(device)
+    return frozen_dropout(model)
+
+
+def frozen_dropout(model: Any) -> PreTrainedModel:
+    """The model in eval mode: during RL, dropout would make rollout and training two policies."""
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that no gradient reaches, such as the KL reference."""
+    twin = frozen_dropout(copy.deepcopy(model))
+    twin.requires_grad_(False)
+    return twin
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """How many positions the model has; None where its config names no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def check_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_actions: int, width: int) -> None:
+    """Checks that a model can play a task.
+
+    Args:
+        model: the policy or the reference.
+        tokenizer: the task's.
+        n_actions: ``V``.
+        width: ``P + T``.
+
+    Raises:
+        ValueError: the tokenizer or the action space is larger than the model's embedding, or ``P + T`` is more
+            than its context.
+    """
+    rows = embedding_rows(model)
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}; use the model's own tokenizer, "
+            f"or model.resize_token_embeddings({len(tokenizer)})"
+        )
+    if n_actions > rows:
+        raise ValueError(f"the task has {n_actions} actions, the model's vocabulary only {rows} tokens")
+    limit = context_length(model)
+    if limit is not None and width > limit:
+        raise ValueError(
+            f"max_prompt_length + max_new_tokens = {width} is more than the model's context of {limit} tokens; "
+            "make one of them smaller"
+        )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens the model embeds."""
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    return int(embedding.num_embeddings)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
+    """Those of the arguments that the model's ``forward`` takes (models without learned positions lack some)."""
+    parameters = inspect.signature(model.forward).parameters
+    return {name: value for name, value in arguments.items() if name in parameters}

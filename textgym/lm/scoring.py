@@ -1,0 +1,125 @@
+"""Whole-sequence passes: log-probabilities and entropies of responses, one forward pass per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from textgym.lm.loading import accepted, position_ids
+from textgym.lm.sampling import Sampling, restrict
+
+CHUNK_ELEMENTS = 2**24
+"""Logits that are alive at once while tokens are scored (64 MB in fp32); more are computed again for backward."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per response token; 0 where none stands.
+
+    Attributes:
+        log_probs: ``[n, T]`` of the sampled tokens under the behaviour distribution.
+        entropy: ``[n, T]`` of that distribution, in nats.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+
+
+class Trunk:
+    """A causal model taken apart into trunk and output head, so that logits arise only where they are needed.
+
+    Raises:
+        ValueError: the model does more than apply a linear head to its trunk (soft-capped or scaled logits).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.base: nn.Module = model.base_model
+        head = model.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        self.head = head
+        self._check_split()
+
+    @torch.no_grad()
+    def _check_split(self) -> None:
+        ids = torch.arange(4, device=self.model.device)[None] % self.head.weight.shape[0]  # type: ignore[operator]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        whole = self.model(**inputs).logits
+        parts = self.head(self.base(**inputs).last_hidden_state)
+        if whole.shape != parts.shape or not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
+            raise ValueError(
+                f"{type(self.model).__name__} changes its logits after the output head (soft-capping or scaling), "
+                "which training does not support; switch it off in the model's config"
+            )
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+        """``[n, T+1, d]``: the states before each response token, and the one after the last.
+
+        Args:
+            input_ids: ``[n, P+T]``.
+            attention_mask: ``[n, P+T]``.
+            prompt_length: ``P``.
+        """
+        # Columns that hold only padding to the left are not computed.
+        first = int(attention_mask.any(0).int().argmax())
+        ids, mask = input_ids[:, first:], attention_mask[:, first:]
+        optional = accepted(self.base, position_ids=position_ids(mask))
+        states: Tensor = self.base(
+            input_ids=ids, attention_mask=mask, use_cache=False, **optional
+        ).last_hidden_state
+        return states[:, prompt_length - 1 - first :]
+
+
+def score_responses(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    actions: Tensor,
+    valid: Tensor,
+    sampling: Sampling,
+    n_actions: int,
+    end_ids: Sequence[int] = (),
+    kept: Tensor | None = None,
+) -> TokenScores:
+    """Log-probability and entropy of every valid token, without keeping ``[n, T, V]`` alive.
+
+    Args:
+        head: hidden states to logits.
+        states: ``[n, T, d]`` the states from which the tokens were chosen.
+        actions: ``[n, T]``.
+        valid: ``[n, T]`` bool.
+        sampling: the behaviour distribution.
+        n_actions: ``V``.
+        end_ids: tokens that end a response.
+        kept: ``[n, T, M]`` ids that the behaviour distribution kept at the rollout, -1 for none; None for all.
+    """
+    elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+
+    def chunk(states: Tensor, actions: Tensor, elapsed: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        logits = restrict(head(states), sampling.shared, n_actions, end_ids, elapsed)
+        if kept is None:
+            log_probs = torch.log_softmax(logits, -1)
+            chosen = log_probs.gather(1, actions[:, None])
+        else:
+            inside = logits.gather(1, kept.clamp(min=0).long()).masked_fill(kept < 0, -torch.inf)
+            log_probs = torch.log_softmax(inside, -1)
+            chosen = log_probs.masked_fill(kept != actions[:, None], 0.0).sum(-1, keepdim=True)
+        # 0 · log 0 = 0, also in the gradient
+        finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+        return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
+
+    inputs = (states[valid], actions[valid], elapsed[valid], None if kept is None else kept[valid])
+    size = max(1, CHUNK_ELEMENTS // n_actions)
+    if len(inputs[0]) <= size:
+        parts = [chunk(*inputs)]
+    else:
+        starts = range(0, len(inputs[0]), size)
+        slices = [[None if x is None else x[i : i + size] for x in inputs] for i in starts]
+        parts = [checkpoint(chunk, *one, use_reentrant=False) for one in slices]
+    log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    empty = torch.zeros(valid.shape, dtype=log_probs.dtype, device=valid.device)
+    return TokenScores(empty.masked_scatter(valid, log_probs), empty.masked_scatter(valid, entropy))

@@ -1,0 +1,109 @@
+"""The token MDP's definition: everything that a language environment is made of, but its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from transformers import PreTrainedTokenizerBase
+
+from textgym.rewards.compose import WeightedRewards, compose
+from textgym.tokenization import filler_id
+from textgym.types import BoolArray, IntArray, MaskArray, Prompt
+
+StopRule: TypeAlias = Callable[[Sequence[int]], bool]
+"""``stop(response_ids)``: whether a task ends here, beside its end tokens."""
+
+ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
+"""``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: which tokens a task admits next."""
+
+
+@dataclass(frozen=True)
+class TokenMDP:
+    """Prompt = initial state, vocabulary token = action, prompt + prefix = observation.
+
+    Attributes:
+        tokenizer: read only, never changed.
+        prompts: the initial states; ``reset`` draws one uniformly.
+        reward: called once for all rows that finish in a step; a callable in TRL's signature, or a list of
+            them, or of ``(reward, weight)``.
+        end_token_ids: tokens that end a response.
+        max_prompt_length: ``P``; prompts are left-padded to it.
+        max_new_tokens: ``T``, the horizon: part of the task, its end is a termination.
+        vocabulary_size: ``V``, the number of actions; the tokenizer's length unless given.
+        stop: a further rule that ends a response, or None.
+        allowed: which tokens may be chosen in each state, or None for all.
+        missing_end_score: paid instead of the reward to a response that reached the horizon without an end
+            token (the "EOS trick" of Ziegler 2019); None pays the reward as usual.
+        base_model: where a policy for this task may start from. The environment itself never reads it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    reward: Any
+    end_token_ids: tuple[int, ...]
+    max_prompt_length: int
+    max_new_tokens: int
+    vocabulary_size: int | None = None
+    stop: StopRule | None = None
+    allowed: ActionRule | None = None
+    missing_end_score: float | None = None
+    base_model: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens}; expected at least 1")
+        if not self.prompts:
+            raise ValueError("prompts is empty; expected at least one prompt")
+        outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
+        if outside:
+            raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
+        for number, prompt in enumerate(self.prompts, start=1):
+            if not 0 < len(prompt.ids) <= self.max_prompt_length:
+                raise ValueError(
+                    f"prompt {number} has {len(prompt.ids)} tokens; expected 1 to "
+                    f"max_prompt_length={self.max_prompt_length}: {prompt.text[:80]!r}"
+                )
+
+    @property
+    def rewards(self) -> WeightedRewards:
+        """The reward as composed components."""
+        composed: WeightedRewards = self.reward
+        return composed
+
+    @property
+    def n_actions(self) -> int:
+        """``V``."""
+        return self.vocabulary_size or len(self.tokenizer)
+
+    @property
+    def width(self) -> int:
+        """``P + T``, the columns of an observation."""
+        return self.max_prompt_length + self.max_new_tokens
+
+    @property
+    def filler(self) -> int:
+        """The id in columns that hold no token."""
+        return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
+
+    def observation_space(self) -> spaces.Dict:
+        """``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.
+
+        The mask is explicit since a policy may sample the filler id.
+        """
+        top = max(self.n_actions, len(self.tokenizer)) - 1
+        return spaces.Dict(
+            {
+                "input_ids": spaces.Box(0, top, (self.width,), np.int64),
+                "attention_mask": spaces.Box(0, 1, (self.width,), np.int8),
+            }
+        )
+
+    def action_space(self) -> spaces.Discrete:
+        """``Discrete(V)``."""
+        return spaces.Discrete(self.n_actions)

@@ -1,0 +1,146 @@
+"""Prompts: reading them from files, encoding them, and the seeded order in which they are visited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from textgym.tokenization import render_chat
+from textgym.types import IntArray, Prompt
+
+Truncation: TypeAlias = Literal["error", "left", "drop"]
+"""What to do with a prompt longer than P: refuse it, keep its last P tokens, or leave it out."""
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a data file: JSON Lines, Parquet, or a directory that ``datasets`` saved.
+
+    Raises:
+        FileNotFoundError: nothing stands at ``path``.
+        ValueError: a line is not a JSON object (names file and line), or there is no row at all.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"prompts={str(path)!r}: no such file; expected JSON Lines with a field 'prompt'")
+    if path.is_dir() or path.suffix == ".parquet":
+        rows = _read_with_datasets(path)
+    else:
+        rows = list(_read_json_lines(path))
+    if not rows:
+        raise ValueError(f"prompts={str(path)!r} is empty; expected at least one row with a field 'prompt'")
+    return rows
+
+
+def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+        yield row
+
+
+def _read_with_datasets(path: Path) -> list[dict[str, Any]]:
+    import datasets  # takes seconds to import
+
+    if path.is_dir():
+        return [dict(row) for row in datasets.load_from_disk(str(path))]
+    return [dict(row) for row in datasets.Dataset.from_parquet(str(path))]
+
+
+def read_prompts(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation = "error"
+) -> tuple[Prompt, ...]:
+    """Reads and encodes a prompt file; see :func:`read_rows` and :func:`encode_prompts`."""
+    return encode_prompts(read_rows(path), tokenizer, max_length, truncation, source=str(path))
+
+
+def encode_prompts(
+    rows: Iterable[str | Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    truncation: Truncation = "error",
+    source: str = "prompts",
+) -> tuple[Prompt, ...]:
+    """Texts or data rows as prompts of at most ``max_length`` tokens.
+
+    Args:
+        rows: texts, or mappings with a field ``prompt`` (a text or a conversation); other fields become columns.
+        tokenizer: with the special tokens that it adds by itself.
+        max_length: ``P``.
+        truncation: what becomes of longer prompts.
+        source: what an error calls the data.
+
+    Raises:
+        ValueError: no rows; a row without a prompt or with an empty one; a prompt longer than ``max_length``
+            under ``truncation="error"``. Rows are counted from 1.
+    """
+    if truncation not in ("error", "left", "drop"):
+        raise ValueError(f"truncation={truncation!r} is not one of 'error', 'left', 'drop'")
+    parsed = [_parse_row(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
+    if not parsed:
+        raise ValueError(f"{source} is empty; expected at least one prompt")
+    texts = [content if isinstance(content, str) else render_chat(tokenizer, content) for content, _ in parsed]
+    # A chat template writes the special tokens itself.
+    encoded = [
+        tokenizer(text, add_special_tokens=isinstance(content, str))["input_ids"]
+        for text, (content, _) in zip(texts, parsed, strict=True)
+    ]
+    prompts = []
+    for number, (ids, text, (content, columns)) in enumerate(zip(encoded, texts, parsed, strict=True), start=1):
+        if not ids:
+            raise ValueError(f"{source}, row {number}: prompt {text!r} has no tokens; expected at least one")
+        if len(ids) > max_length:
+            if truncation == "error":
+                raise ValueError(
+                    f"{source}, row {number}: the prompt has {len(ids)} tokens, max_prompt_length is {max_length}; "
+                    "raise max_prompt_length, or set truncation to 'left' or 'drop'"
+                )
+            if truncation == "drop":
+                continue
+        prompts.append(Prompt(content, text, tuple(ids[-max_length:]), columns))
+    if not prompts:
+        raise ValueError(f"{source}: every prompt has more than {max_length} tokens; raise max_prompt_length")
+    return tuple(prompts)
+
+
+def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    fields = {"prompt": row} if isinstance(row, str) else dict(row)
+    if "prompt" not in fields:
+        raise ValueError(f"{where}: no field 'prompt'; got the fields {sorted(fields)}")
+    content = fields.pop("prompt")
+    if not isinstance(content, str | Sequence) or len(content) == 0:
+        raise ValueError(f"{where}: prompt is {content!r}; expected a text or a list of messages")
+    return content, fields
+
+
+def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
+    """Which prompt each episode begins with: every prompt once per epoch, each epoch in its own order.
+
+    A pure function of its arguments, so a resumed run needs no more than its episode counter.
+
+    Args:
+        seed: the run's seed.
+        n_prompts: how many prompts there are.
+        episodes: ``[n]`` running numbers.
+
+    Returns:
+        ``[n]`` indices in ``[0, n_prompts)``.
+    """
+    return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
+    order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
+    return order

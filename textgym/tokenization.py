@@ -1,0 +1,93 @@
+"""Tokenizers: loading, end tokens, and text from tokens. The caller's tokenizer is never mutated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from textgym.types import Messages
+
+
+def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory or hub id.
+
+    Raises:
+        ValueError: nothing there can be read as a tokenizer.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory_or_id))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({first_line(error)}). Expected "
+            "tokenizer.json beside the weights; save it there with tokenizer.save_pretrained(directory)"
+        ) from error
+    if len(tokenizer) == 0:
+        raise ValueError(f"model={str(directory_or_id)!r}: its tokenizer has no tokens")
+    return tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    """The gist of a library's many-line error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def token_id_set(ids: int | Iterable[int] | None) -> tuple[int, ...]:
+    """One id, several or none, as configs write them, as a sorted tuple."""
+    if ids is None:
+        return ()
+    return (ids,) if isinstance(ids, int) else tuple(sorted(set(ids)))
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> tuple[int, ...]:
+    """Every token that ends a response: the tokenizer's and the generation config's, which may differ.
+
+    Some models end with a token that is not their tokenizer's EOS; ``generation_config.eos_token_id`` lists it.
+    """
+    from_model = token_id_set(getattr(generation_config, "eos_token_id", None))
+    return tuple(sorted({*from_model, *token_id_set(tokenizer.eos_token_id)}))
+
+
+def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabulary_size: int) -> int:
+    """The id that stands where no token is: PAD if the tokenizer has one of its own, else any but an end token.
+
+    It is only looks: the attention mask alone says where a token stands, so a policy may also sample it.
+    """
+    pad = tokenizer.pad_token_id
+    if isinstance(pad, int) and pad not in end_ids and pad < vocabulary_size:
+        return pad
+    return next((i for i in range(vocabulary_size) if i not in end_ids), 0)
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    """A conversation as text that ends where the assistant's turn begins.
+
+    Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none.
+    """
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        return str(text)
+    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    turns = [f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
+    return "\n\n".join([*turns, "Assistant:"])
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_ids: Sequence[int]) -> str:
+    """A response as text, without the token that ended it."""
+    body = ids[:-1] if len(ids) and ids[-1] in end_ids else ids
+    return str(tokenizer.decode(list(body), skip_special_tokens=True))
+
+
+def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Each token as the text that it adds, for display: decoded pieces join to the whole text.
+
+    Tokens of an unfinished multi-byte character show as the replacement sign.
+    """
+    texts = [str(tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
+    starts = ["", *texts[:-1]]
+    return [
+        text[len(before) :] if text.startswith(before) else text[-1:]
+        for before, text in zip(starts, texts, strict=True)
+    ]
