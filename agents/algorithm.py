@@ -19,12 +19,13 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.bridge import SlotVecEnv, is_vector
 from textgym.agents.callbacks import TokenProgressBar
+from textgym.agents.checkpoint import kl_from_state, load_value, read_state, restore, save_checkpoint
 from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.metrics import rollout_metrics
 from textgym.agents.policy import Evaluation, LMPolicy
@@ -91,7 +92,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
         reference: what the KL is measured to; by default a frozen copy of the model as it is now.
-        value: ``"trunk"``, ``"separate"``, or a reward model's directory.
+        value: the critic: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         episodes_per_iteration: responses collected between updates.
         minibatch_size: responses per gradient step.
         n_epochs: passes over an iteration's responses.
@@ -115,7 +116,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         *,
         model: str | Path | PreTrainedModel | None = None,
         reference: str | Path | PreTrainedModel | None = None,
-        value: str | Path = "trunk",
+        value: str | Path | nn.Module = "trunk",
         episodes_per_iteration: int,
         minibatch_size: int,
         n_epochs: int,
@@ -151,6 +152,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.sampling = sampling or Sampling()
         self.iteration = 0
         self.episodes_begun = 0
+        self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -176,6 +178,18 @@ class SequenceAlgorithm(BaseAlgorithm):
     @abstractmethod
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a minibatch, and what to log of it."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Constructor arguments that a checkpoint keeps; a subclass adds its own."""
+        if not isinstance(self.learning_rate, int | float):
+            raise TypeError("learning_rate is a schedule of your own, which cannot be saved; pass a number")
+        return {
+            "learning_rate": float(self.learning_rate),
+            "episodes_per_iteration": self.episodes_per_iteration,
+            "minibatch_size": self.minibatch_size,
+            "n_epochs": self.n_epochs,
+            "max_grad_norm": self.max_grad_norm,
+        }
 
     # --- construction --------------------------------------------------------------------------------------
 
@@ -271,8 +285,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.env.seed(self.seed)  # takes effect at the next reset
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
         if reset_num_timesteps:
-            self.iteration = 0
-            self.episodes_begun = 0
+            self.iteration = self.episodes_begun = self.boundary_timesteps = 0
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
             # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
@@ -282,6 +295,8 @@ class SequenceAlgorithm(BaseAlgorithm):
                 break
             self._train(episodes)
             self.iteration += 1
+            self.episodes_begun += len(episodes)
+            self.boundary_timesteps = self.num_timesteps
             if log_interval and self.iteration % log_interval == 0:
                 self._dump_logs()
         running.on_training_end()
@@ -319,8 +334,6 @@ class SequenceAlgorithm(BaseAlgorithm):
 
         episodes = collect(self._slots, self._session, plan, on_step)
         callback.on_rollout_end()
-        if episodes is not None:
-            self.episodes_begun += len(episodes)
         return episodes
 
     def score(self, episodes: Episodes) -> Scored:
@@ -401,6 +414,55 @@ class SequenceAlgorithm(BaseAlgorithm):
                 }
                 yield Minibatch(**cut, kept=None if kept is None else kept[rows][:, :longest].to(self.device))
 
+    # --- saving ----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
+        """Writes a directory that ``from_pretrained`` opens, with the training state beside the model.
+
+        Called in the midst of an iteration (as ``CheckpointCallback`` does) it saves the state at that iteration's
+        beginning. ``save("x.zip")`` writes the directory ``x``.
+        """
+        mdp = self._env_attribute("mdp", None)
+        save_checkpoint(self, _directory(path), None if mdp is None else mdp.tokenizer)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: str | Path,
+        env: Any = None,
+        device: str | torch.device = "auto",
+        **changes: Any,
+    ) -> Self:
+        """Continues from a checkpoint: the next iteration is the very one that would have followed.
+
+        Args:
+            path: what :meth:`save` wrote.
+            env: the environment to go on in.
+            device: as in the constructor.
+            changes: constructor arguments that shall differ.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: a file is damaged, or the checkpoint is another algorithm's.
+        """
+        directory = _directory(path)
+        state = read_state(directory)
+        if state["algorithm"] != cls.__name__:
+            raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
+        built = {
+            **state["hyperparameters"],
+            "seed": state["seed"],
+            "sampling": Sampling(**state["sampling"]),
+            "kl": kl_from_state(state["kl"]),
+            "model": str(directory),
+            "reference": str(directory / "training" / "reference"),
+            "value": load_value(directory) or "trunk",
+            **changes,
+        }
+        algorithm = cls("LMPolicy", env, device=device, **built)
+        restore(algorithm, directory, state)
+        return algorithm
+
     # --- logging -------------------------------------------------------------------------------------------
 
     def _record(self, scored: Scored, estimated: Advantages, logged: list[dict[str, float]]) -> None:
@@ -423,6 +485,10 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.logger.record("time/time_elapsed", elapsed)
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.dump(step=self.num_timesteps)
+
+
+def _directory(path: str | Path) -> Path:
+    return Path(path).with_suffix("") if Path(path).suffix == ".zip" else Path(path)
 
 
 def _as_list(callback: MaybeCallback) -> list[Any]:

@@ -47,7 +47,7 @@ class LMPolicy(BasePolicy):
         model: a directory, a hub id, or a loaded model, which is then trained in place.
         prompt_length: ``P``.
         end_token_ids: tokens that end a response.
-        value: ``"trunk"``, ``"separate"``, or a reward model's directory.
+        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         sampling: the behaviour distribution.
         seed: of the random streams of ``predict``.
     """
@@ -61,7 +61,7 @@ class LMPolicy(BasePolicy):
         model: str | Path | PreTrainedModel,
         prompt_length: int,
         end_token_ids: Sequence[int] = (),
-        value: str | Path = "trunk",
+        value: str | Path | torch.nn.Module = "trunk",
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
@@ -76,7 +76,7 @@ class LMPolicy(BasePolicy):
         self.end_token_ids = tuple(end_token_ids)
         self.sampling = sampling or Sampling()
         self.seed = seed
-        self.value = make_value(value, self.lm)
+        self.value = value if isinstance(value, torch.nn.Module) else make_value(value, self.lm)
         self.trunk = Trunk(self.lm)
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]

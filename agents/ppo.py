@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.advantages import Advantages, gae, whiten
@@ -40,7 +40,7 @@ class PPO(SequenceAlgorithm):
         *,
         model: str | Path | PreTrainedModel | None = None,
         reference: str | Path | PreTrainedModel | None = None,
-        value: str | Path = "trunk",
+        value: str | Path | nn.Module = "trunk",
         episodes_per_iteration: int = 128,
         minibatch_size: int = 32,
         n_epochs: int = 4,
@@ -76,6 +76,10 @@ class PPO(SequenceAlgorithm):
             sampling=sampling,
             **settings,
         )
+
+    def hyperparameters(self) -> dict[str, Any]:
+        own = ("gae_lambda", "clip_range", "clip_range_vf", "vf_coef")
+        return {**super().hyperparameters(), **{name: getattr(self, name) for name in own}}
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         episodes = scored.episodes

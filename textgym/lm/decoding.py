@@ -90,6 +90,8 @@ class PrefixDecoder:
         if version != self._weights_version:
             self._weights_version = version
             self._end[:] = 0
+            # Rows back in their places: a resumed run must batch as the uninterrupted one does, to be equal in bits.
+            self._slot[:] = np.arange(self.cache.n_slots)
 
     def _settle(self, decoding: IntArray, anew: IntArray) -> None:
         """Gives the decoding rows the first slots, moving those that stand further back, then the new rows."""

@@ -30,8 +30,18 @@ def load_causal_lm(directory_or_id: str | Path, device: str | torch.device = "cp
             f"model={str(directory_or_id)!r} cannot be loaded as a causal language model: {type(error).__name__}: "
             f"{first_line(error)}. Expected a directory with config.json and intact weights, or a hub id"
         ) from error
-    model.to(device)
-    return frozen_dropout(model)
+    return frozen_dropout(own_memory(model.to(device)))
+
+
+def own_memory(model: Any) -> Any:
+    """Copies a loaded model's weights out of the mapped file, to where an allocator would put them.
+
+    Inside the file they are not aligned, and matrix kernels then round differently: a resumed run would leave the
+    path of the uninterrupted one.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
 
 
 def frozen_dropout(model: Any) -> PreTrainedModel:

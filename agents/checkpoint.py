@@ -1,0 +1,133 @@
+"""Checkpoints: a directory that ``from_pretrained`` opens, beside the training state. No pickle anywhere.
+
+Layout::
+
+    config.json, model.safetensors, tokenizer.json …   the policy
+    training/state.json                                counters, hyper-parameters, KL controller
+    training/optimizer.safetensors
+    training/value_head.safetensors                    and value_trunk/, where the critic has a trunk of its own
+    training/reference/                                the KL reference
+    manifest.json                                      a digest of every file
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from textgym.agents.values import SeparateValue, ValueHead
+from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
+from textgym.lm.loading import own_memory
+from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
+
+if TYPE_CHECKING:
+    from textgym.agents.algorithm import SequenceAlgorithm
+
+FORMAT = 1
+KL_CONTROLLERS: dict[str, type[FixedKL] | type[AdaptiveKL]] = {"FixedKL": FixedKL, "AdaptiveKL": AdaptiveKL}
+
+
+def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: Any) -> None:
+    """Writes an algorithm's state as it was at its last iteration boundary."""
+    with replaced_directory(directory) as scratch:
+        algorithm.policy.lm.save_pretrained(scratch)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(scratch)
+        training = scratch / "training"
+        training.mkdir()
+        tensors, groups = _optimizer_state(algorithm.policy.optimizer)
+        save_file(tensors, training / "optimizer.safetensors")
+        _save_value(algorithm.policy.value, training)
+        algorithm.reference.save_pretrained(training / "reference")
+        write_json(training / "state.json", {**_state(algorithm), "optimizer_groups": groups})
+        write_manifest(scratch)
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """A checkpoint's ``state.json``, once every file was found intact.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a file is damaged, or another version wrote it.
+    """
+    verify_manifest(directory)
+    state: dict[str, Any] = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
+    if state["format"] != FORMAT:
+        raise ValueError(f"{str(directory)!r} has checkpoint format {state['format']}; this version reads {FORMAT}")
+    return state
+
+
+def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]) -> None:
+    """Puts the training state of a checkpoint into an algorithm that was built from it."""
+    training = directory / "training"
+    value: Any = algorithm.policy.value
+    value.head.load_state_dict(load_file(training / "value_head.safetensors"))
+    _load_optimizer(algorithm.policy.optimizer, load_file(training / "optimizer.safetensors"), state["optimizer_groups"])
+    for name, count in state["counters"].items():
+        setattr(algorithm, name, count)
+
+
+def load_value(directory: Path) -> SeparateValue | None:
+    """A checkpoint's critic with a trunk of its own; None where it reads the policy's trunk."""
+    trunk_directory = directory / "training" / "value_trunk"
+    if not trunk_directory.is_dir():
+        return None
+    trunk = own_memory(AutoModel.from_pretrained(str(trunk_directory)).eval())
+    weight = load_file(directory / "training" / "value_head.safetensors")["linear.weight"]
+    return SeparateValue(trunk, ValueHead(weight.shape[1]))
+
+
+def kl_from_state(state: dict[str, Any]) -> KLController:
+    """The controller that a checkpoint describes."""
+    return KL_CONTROLLERS[state["controller"]](**state["settings"])
+
+
+def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
+    kl: Any = algorithm.kl
+    return {
+        "format": FORMAT,
+        "algorithm": type(algorithm).__name__,
+        "hyperparameters": algorithm.hyperparameters(),
+        "sampling": asdict(algorithm.sampling),
+        "kl": {"controller": type(kl).__name__, "settings": asdict(kl)},
+        "seed": algorithm.seed,
+        "counters": {
+            "num_timesteps": algorithm.boundary_timesteps,
+            "boundary_timesteps": algorithm.boundary_timesteps,
+            "iteration": algorithm.iteration,
+            "episodes_begun": algorithm.episodes_begun,
+            "_n_updates": algorithm._n_updates,
+        },
+    }
+
+
+def _save_value(value: nn.Module, training: Path) -> None:
+    head: Any = value.head
+    save_file(head.state_dict(), training / "value_head.safetensors")
+    if isinstance(value, SeparateValue):
+        trunk: Any = value.trunk
+        trunk.save_pretrained(training / "value_trunk")
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.contiguous() for index, moments in state["state"].items() for name, value in moments.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value.clone()
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
