@@ -1,9 +1,7 @@
 """Rewards: functions and models that score text, their composition and training, and the KL divergence."""
 
 if __name__ != "textgym.rewards":
-    raise ImportError(
-        "import this package as textgym.rewards: under its bare name every class would exist twice"
-    )
+    raise ImportError("import this package as textgym.rewards: under its bare name every class would exist twice")
 
 from textgym.rewards.builtin import distinct, length, repetition
 from textgym.rewards.compose import ScoredBatch, WeightedRewards, compose

@@ -1,0 +1,111 @@
+"""What a policy writes and how good it is: sampling, with the exact KL to the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgym.agents.collect import EpisodePlan, collect
+from textgym.agents.metrics import mean_and_error
+from textgym.agents.policy import LMPolicy
+from textgym.agents.slots import AdmittingSlots
+from textgym.lm.sampling import restrict
+from textgym.lm.scoring import Trunk
+from textgym.mdp import TokenMDP
+from textgym.rewards.kl import exact_kl
+from textgym.tokenization import decode_response, token_strings
+from textgym.types import Episodes, FloatArray, IntArray
+from textgym.vector import TokenVectorEnv
+
+MAX_SLOTS = 64
+
+
+def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
+    """One sampled response to each of the given prompts."""
+    env = TokenVectorEnv(mdp, min(MAX_SLOTS, len(prompt_index)), "Disabled")
+    env.reset(seed=seed)
+    slots = AdmittingSlots(env)
+    episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
+    assert episodes is not None, "nothing stops this collection"
+    return episodes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a policy did on ``N`` prompts.
+
+    Attributes:
+        episodes: the responses.
+        kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary; its sum over a response is an
+            estimate of the sequence's KL with less variance than the sampled log-ratio.
+    """
+
+    episodes: Episodes
+    kl: FloatArray
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean and standard error of score, components, KL in nats per sequence, and length."""
+        columns = {
+            "score": self.episodes.rewards.sum(1),
+            **self.episodes.components,
+            "kl": self.kl.sum(1),
+            "length": self.episodes.lengths,
+        }
+        found = {name: mean_and_error(name, np.asarray(values, np.float64)) for name, values in columns.items()}
+        return {name: {"mean": m[name], "sem": m[f"{name}_sem"]} for name, m in found.items() if m}
+
+
+def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
+    """Samples responses to ``n_episodes`` prompts, the same ones for every policy, and measures them."""
+    order = np.random.default_rng(seed).permutation(len(mdp.prompts))
+    episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
+    return Report(episodes, visited_kl(policy, reference, episodes))
+
+
+@torch.no_grad()
+def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
+    """``[N, T]`` KL(π‖π_ref) of the behaviour distributions in every visited state; 0 after the end."""
+    kl = np.zeros(episodes.rewards.shape)
+    for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
+        ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
+        mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
+        valid = mask[:, policy.prompt_length :].bool()
+        elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
+
+        def behaviour(trunk: Trunk, ids: Tensor = ids, mask: Tensor = mask, elapsed: Tensor = elapsed) -> Tensor:
+            valid = mask[:, policy.prompt_length :].bool()
+            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1]
+            shared = policy.sampling.shared
+            return restrict(trunk.head(states[valid]), shared, policy.n_actions, policy.end_token_ids, elapsed)
+
+        part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
+        part[valid] = exact_kl(behaviour(policy.trunk), behaviour(reference))
+        kl[rows] = part.cpu().numpy()
+    return kl
+
+
+def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` responses as JSON-able rows, with each token's share of the shaped reward."""
+    episodes = report.episodes
+    rows = []
+    for i in range(min(count, len(episodes))):
+        length = int(episodes.lengths[i])
+        ids = episodes.actions[i, :length].tolist()
+        rows.append(
+            {
+                "stage": stage,
+                "prompt": mdp.prompts[int(episodes.prompt_index[i])].text,
+                "completion": decode_response(mdp.tokenizer, ids, mdp.end_token_ids),
+                "tokens": token_strings(mdp.tokenizer, ids),
+                "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
+                "score": round(float(episodes.rewards[i].sum()), 4),
+                "kl": round(float(report.kl[i].sum()), 4),
+                "finish_reason": "stop" if episodes.stopped[i] else "length",
+                **{name: round(float(v[i]), 4) for name, v in episodes.components.items() if np.isfinite(v[i])},
+            }
+        )
+    return rows

@@ -1,0 +1,26 @@
+"""A few rewards that need no model. As in TRL, a reward names the arguments it uses and takes the rest."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+
+def length(completions: list[str], **_: Any) -> list[float]:
+    """Words in the completion: the shortcut that reward models reward most often (Singhal et al. 2023)."""
+    return [float(len(text.split())) for text in completions]
+
+
+def distinct(completions: list[str], **_: Any) -> list[float]:
+    """Share of different words, between 0 and 1: distinct-1 of Li et al. 2016; 0 for an empty completion."""
+    return [len(set(words)) / len(words) if (words := text.split()) else 0.0 for text in completions]
+
+
+def repetition(completions: list[str], **_: Any) -> list[float]:
+    """Minus the share of word pairs that occurred before, between −1 and 0: a penalty on loops."""
+    texts = [text.split() for text in completions]
+    pairs = [list(pairwise(words)) for words in texts]
+    return [len(set(found)) / len(found) - 1 if found else 0.0 for found in pairs]
+
+
+NAMED = {"length": length, "distinct": distinct, "repetition": repetition}

@@ -1,0 +1,197 @@
+"""The Kullback-Leibler divergence to the reference: estimators, reward shaping, and controllers of β.
+
+The objective is ``E[R] − β·KL(π‖π_ref)``. Everywhere below, ``log_probs`` belong to tokens *sampled from
+π*, both under the behaviour distributions (the same temperature and minimum length). Units are nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = TypeVar("Array", NDArray[np.floating[Any]], Tensor)
+
+
+def k1(log_probs: Array, ref_log_probs: Array) -> Array:
+    """``log π − log π_ref`` per token: unbiased, high variance, may be negative.
+
+    As a *reward* its policy gradient is that of the KL; as a *loss* its gradient is 0 in expectation.
+
+    Args:
+        log_probs: any shape, log π of the sampled tokens.
+        ref_log_probs: the same shape, log π_ref of those tokens.
+
+    Source: Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html.
+    """
+    return log_probs - ref_log_probs
+
+
+def k2(log_probs: Array, ref_log_probs: Array) -> Array:
+    """``½·(log π − log π_ref)²`` per token: never negative, biased. Arguments and source as :func:`k1`."""
+    return 0.5 * (log_probs - ref_log_probs) ** 2
+
+
+def k3(log_probs: Array, ref_log_probs: Array) -> Array:
+    """``(r − 1) − log r`` with ``r = π_ref/π``, per token: unbiased and never negative. As :func:`k1`."""
+    log_ratio = ref_log_probs - log_probs
+    expm1 = torch.expm1(log_ratio) if isinstance(log_ratio, Tensor) else np.expm1(log_ratio)
+    return expm1 - log_ratio
+
+
+def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """``Σ_v p(v)·(log p(v) − log q(v))`` at each position.
+
+    Args:
+        logits_p: ``[..., V]``, of π; −inf marks tokens that are masked out, which contribute 0.
+        logits_q: ``[..., V]``, of the reference.
+
+    Returns:
+        ``[...]``, differentiable in both; infinite where π puts weight on what the reference excludes.
+    """
+    log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
+    difference = (log_p - log_q).masked_fill(log_p == -math.inf, 0.0)
+    return (log_p.exp() * difference).sum(-1)
+
+
+def shape_rewards(
+    rewards: NDArray[np.floating[Any]],
+    log_probs: NDArray[np.floating[Any]],
+    ref_log_probs: NDArray[np.floating[Any]],
+    valid: NDArray[np.bool_],
+    beta: float,
+) -> NDArray[np.floating[Any]]:
+    """``r_t − β·(log π − log π_ref)`` at every valid token: the expected return is then the objective.
+
+    Only :func:`k1` may stand here. A reward reaches the policy through ``∇log π`` times the return, its own
+    derivative never enters: k1's expected gradient is that of the KL; k2 and k3 would follow the gradient
+    of some other divergence, and the state's exact KL would lose what a token does to the KL of later
+    states.
+
+    Args:
+        rewards: ``[N, T]`` as the environment paid them.
+        log_probs: ``[N, T]`` log π of the sampled tokens.
+        ref_log_probs: ``[N, T]`` log π_ref of those tokens.
+        valid: ``[N, T]`` True where a response token stands; elsewhere the rewards stay as they are.
+        beta: the KL coefficient, at least 0.
+
+    Returns:
+        ``[N, T]``, a new array of the dtype of ``rewards``. Its rows sum to the return −β·Σ_valid k1.
+
+    Raises:
+        ValueError: shapes differ, β is negative, or a valid token has an infinite or undefined
+            log-probability.
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, eq. 2.
+    """
+    shapes = {
+        "rewards": rewards.shape,
+        "log_probs": log_probs.shape,
+        "ref_log_probs": ref_log_probs.shape,
+        "valid": valid.shape,
+    }
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"expected arrays of one shape [N, T], got {shapes}")
+    _check_beta(beta)
+    undefined = valid & ~(np.isfinite(log_probs) & np.isfinite(ref_log_probs))
+    if undefined.any():
+        row, token = np.argwhere(undefined)[0]
+        raise ValueError(
+            f"row {row}, token {token}: log π = {log_probs[row, token]}, "
+            f"log π_ref = {ref_log_probs[row, token]}; a sampled token must have finite ones under both: "
+            "use the same temperature and minimum length for policy and reference"
+        )
+    shaped = rewards.copy()
+    shaped[valid] -= beta * k1(log_probs[valid], ref_log_probs[valid])
+    return shaped
+
+
+class KLController(Protocol):
+    """Holds β, and may move it after each iteration."""
+
+    @property
+    def beta(self) -> float: ...
+
+    def update(self, kl_per_sequence: float, n_episodes: int) -> None: ...
+
+    def state_dict(self) -> dict[str, float]: ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None: ...
+
+
+@dataclass
+class FixedKL:
+    """β stays as it was given."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    def update(self, kl_per_sequence: float, n_episodes: int) -> None:
+        """Nothing to do."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        _check_beta(state["beta"])
+        self.beta = state["beta"]
+
+
+@dataclass
+class AdaptiveKL:
+    """β follows a target KL: ``β ← β·(1 + clip(KL/target − 1, ±0.2)·n_episodes/horizon)``.
+
+    Attributes:
+        beta: the present coefficient, greater than 0 (it moves by factors, so 0 would stay 0).
+        target: nats per *sequence*.
+        horizon: episodes over which β can change by about 20 %.
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2; values of their published code.
+    """
+
+    beta: float
+    target: float = 6.0
+    horizon: float = 10_000
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+        for name in ("beta", "target", "horizon"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: expected a finite number greater than 0, got {value!r}")
+
+    def update(self, kl_per_sequence: float, n_episodes: int) -> None:
+        """Move β after an iteration.
+
+        Args:
+            kl_per_sequence: mean over the iteration's episodes of Σ_t (log π − log π_ref), in nats.
+            n_episodes: how many episodes those were.
+
+        Raises:
+            ValueError: the KL is not finite, or ``n_episodes`` is negative.
+        """
+        if not math.isfinite(kl_per_sequence) or n_episodes < 0:
+            raise ValueError(
+                f"expected a finite kl_per_sequence and n_episodes ≥ 0, got {kl_per_sequence}, {n_episodes}"
+            )
+        error = min(max(kl_per_sequence / self.target - 1, -0.2), 0.2)
+        self.beta *= 1 + error * min(n_episodes / self.horizon, 1)  # so that β stays positive in huge batches
+
+    def state_dict(self) -> dict[str, float]:
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        _check_beta(state["beta"])
+        self.beta = state["beta"]
+
+
+def _check_beta(beta: float) -> None:
+    if not (math.isfinite(beta) and beta >= 0):
+        raise ValueError(f"beta: expected a finite number of at least 0, got {beta!r}")

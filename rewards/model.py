@@ -1,0 +1,297 @@
+"""A learned reward: any ``AutoModelForSequenceClassification(num_labels=1)`` directory.
+
+What the model reads, everywhere in this package: the prompt, the completion and, if the text ended (rather
+than being cut at the length limit), the end token of the model's own tokenizer. The score is read where
+transformers reads it for a
+single sequence: at the last token that is not ``config.pad_token_id``. In the models made here PAD is never
+the end token, so that is the end token. A model from elsewhere whose PAD *is* its end token was trained to
+be read just before it, and is read there.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from textgym.files import replaced_directory
+from textgym.rewards.reading import linear_head, read_scores
+from textgym.types import Messages
+
+if TYPE_CHECKING:  # a model class costs seconds to import
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OFFSET_KEY = "textgym_reward_offset"
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModel:
+    """A reward function that asks a sequence classifier with one output.
+
+    Attributes:
+        model: the classifier, in eval mode.
+        tokenizer: its own tokenizer.
+        batch_size: sequences in one forward pass.
+        same_tokenizer: whether the policy's tokenizer is this one: then token ids pass through, otherwise
+            the text is encoded again. :meth:`bind` finds out.
+        too_long: what to do with a sequence beyond the model's context: ``"error"``, or ``"truncate"``,
+            which drops tokens from the left, with a warning.
+        name: under which it is logged.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int = 16
+    same_tokenizer: bool = False
+    too_long: Literal["error", "truncate"] = "error"
+    name: str = "reward_model"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
+        if self.too_long not in ("error", "truncate"):
+            raise ValueError(f"too_long: expected 'error' or 'truncate', got {self.too_long!r}")
+        if self.model.config.num_labels != 1:
+            raise ValueError(
+                f"expected a model with one output (num_labels=1), this {type(self.model).__name__} has "
+                f"{self.model.config.num_labels}. A classifier of several labels is no reward model; "
+                "a language model becomes one with RewardModel.from_causal_lm and train_reward_model"
+            )
+        self.model.eval()
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype = torch.float32,
+        **settings: Any,
+    ) -> RewardModel:
+        """Open a saved reward model, of ours or from elsewhere.
+
+        Args:
+            directory: a local directory with model and tokenizer, or an id on the hub.
+            device: ``"auto"`` takes an accelerator where there is one.
+            dtype: of the weights.
+            **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
+
+        Raises:
+            FileNotFoundError: nothing can be loaded from there.
+            ValueError: it is no reward model: more than one label, or no scoring head among the weights.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        _require_source(directory)
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                directory, dtype=dtype, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no reward model can be loaded from {str(directory)!r}: {error}. Expected a directory with "
+                "config.json, model.safetensors and a tokenizer, or an id that the hub serves"
+            ) from error
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"{str(directory)!r} is not a reward model: it lacks the weights {', '.join(missing)}; "
+                "a language model becomes one with RewardModel.from_causal_lm and train_reward_model"
+            )
+        return cls(model.to(_device(device)), tokenizer, **settings)
+
+    @classmethod
+    def from_causal_lm(
+        cls,
+        source: PreTrainedModel | str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        generator: torch.Generator,
+        **settings: Any,
+    ) -> RewardModel:
+        """A reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
+
+        Args:
+            source: a causal language model, or the directory of one.
+            tokenizer: that model's tokenizer; it is not changed.
+            generator: draws the head. Global random state is neither read nor changed.
+            **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
+
+        Raises:
+            ValueError: the architecture has no decoder-style classifier in transformers.
+
+        Source: head of Stiennon et al. 2020, arXiv:2009.01325, appendix B.1 (standard deviation 1/√(d+1)).
+        """
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+        lm = AutoModelForCausalLM.from_pretrained(source) if isinstance(source, str | Path) else source
+        config = copy.deepcopy(lm.config)
+        config.num_labels = 1
+        config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id
+        setattr(config, OFFSET_KEY, 0.0)
+        with torch.random.fork_rng(devices=[]):
+            model = AutoModelForSequenceClassification.from_config(config)
+        head = linear_head(model)
+        if head is None:
+            raise ValueError(f"{type(model).__name__} has no linear head named score that reads the last token")
+        model.base_model.load_state_dict(lm.base_model.state_dict())
+        nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1), generator=generator)
+        return cls(model.to(device=lm.device, dtype=lm.dtype), tokenizer, **settings)
+
+    @property
+    def offset(self) -> float:
+        """Subtracted from every score, so that demonstrations score 0; it lives in the model's config."""
+        return float(getattr(self.model.config, OFFSET_KEY, 0.0))
+
+    def set_offset(self, offset: float) -> None:
+        """Change :attr:`offset`; :meth:`save` keeps it."""
+        setattr(self.model.config, OFFSET_KEY, float(offset))
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
+        """The same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
+        return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
+
+    def __call__(
+        self,
+        prompts: list[str | Messages],
+        completions: list[str],
+        *,
+        completion_ids: list[list[int]],
+        prompt_ids: list[list[int]] | None = None,
+        finish_reason: list[str] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """Score ``N`` completions.
+
+        Args:
+            prompts: ``N`` texts, or conversations, which the tokenizer's chat template renders.
+            completions: ``N`` texts.
+            completion_ids: ``N`` lists of sampled tokens; used where the tokenizers are the same and
+                ``prompt_ids`` came.
+            prompt_ids: ``N`` lists of prompt tokens, without padding.
+            finish_reason: ``"length"`` where a text was cut off. Without this column every text counts as
+                ended, and ids are taken as they are.
+
+        Returns:
+            ``N`` scores, less the offset.
+        """
+        ended = [reason != "length" for reason in finish_reason or [""] * len(prompts)]
+        if self.same_tokenizer and prompt_ids is not None:
+            sequences = [[*prompt, *ids] for prompt, ids in zip(prompt_ids, completion_ids, strict=True)]
+            if finish_reason is not None:
+                sequences = [self._with_end(s) if e else s for s, e in zip(sequences, ended, strict=True)]
+            return self.score_ids([self._fitted(sequence) for sequence in sequences])
+        rows = zip(prompts, completions, ended, strict=True)
+        return self.score_ids([self.encode(*row) for row in rows])
+
+    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+        """``N`` scores, less the offset, of texts that ended."""
+        return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
+
+    def encode(self, prompt: str | Messages, completion: str, ended: bool = True) -> list[int]:
+        """The tokens that the model reads. Prompt and completion are encoded as one text.
+
+        Raises:
+            ValueError: there is nothing to read, the sequence is too long, or a conversation meets a
+                tokenizer without a chat template.
+        """
+        is_text = isinstance(prompt, str)  # a chat template writes the special tokens itself
+        text = prompt if isinstance(prompt, str) else self._rendered(prompt)
+        ids: list[int] = self.tokenizer(text + completion, add_special_tokens=is_text)["input_ids"]
+        return self._fitted(self._with_end(ids) if ended else ids)
+
+    def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """``N`` scores, less the offset, of token sequences that are read as they are."""
+        # Neighbours of like length waste no work on padding.
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        scores = [0.0] * len(sequences)
+        for rows in _chunks(order, self.batch_size):
+            with torch.no_grad():
+                raw = self.raw_scores([sequences[i] for i in rows]).tolist()
+            for i, score in zip(rows, raw, strict=True):
+                scores[i] = score - self.offset
+        return scores
+
+    def raw_scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """``[N]`` before the offset, differentiable: see :func:`textgym.rewards.reading.read_scores`."""
+        return read_scores(self.model, sequences)
+
+    def save(self, directory: str | Path) -> None:
+        """Write a directory that ``from_pretrained`` opens, completely or not at all.
+
+        Raises:
+            FileExistsError: something other than a saved model stands there.
+        """
+        target = Path(directory)
+        _require_replaceable(target)
+        with replaced_directory(target) as scratch:
+            self.model.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
+
+    def _with_end(self, ids: list[int]) -> list[int]:
+        """End with the model's own end token, whichever special token or stop rule ended the text."""
+        end = self.tokenizer.eos_token_id
+        if end is None or ids[-1:] == [end]:
+            return ids
+        special = ids and ids[-1] in self.tokenizer.all_special_ids
+        return [*(ids[:-1] if special else ids), end]
+
+    def _fitted(self, ids: list[int]) -> list[int]:
+        if not ids:
+            raise ValueError("prompt and completion are empty, and the tokenizer has no end token to read")
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is None or len(ids) <= limit:
+            return ids
+        too_long = f"prompt and completion have {len(ids)} tokens, the reward model reads at most {limit}"
+        if self.too_long == "error":
+            raise ValueError(f'{too_long}; shorten them, or load it with too_long="truncate"')
+        warnings.warn(f"{too_long}: dropped {len(ids) - limit} from the left", stacklevel=3)
+        return ids[-limit:]
+
+    def _rendered(self, messages: Messages) -> str:
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                "the prompt is a conversation, but the reward model's tokenizer has no chat template; "
+                "pass a text, or set tokenizer.chat_template"
+            )
+        turns = [dict(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def _require_source(directory: str | Path) -> None:
+    """Refuse what can only be a mistyped path before asking the hub, which takes half a minute to fail."""
+    path = Path(directory)
+    if path.is_dir():
+        return
+    if isinstance(directory, Path) or len(path.parts) != 2 or path.parent.exists():
+        raise FileNotFoundError(
+            f"no reward model at {str(directory)!r}: there is no such directory. Expected a directory with "
+            "config.json, model.safetensors and a tokenizer, or an id on the hub, owner/name"
+        )
+
+
+def _require_replaceable(target: Path) -> None:
+    """A save replaces a directory as a whole, so that must hold a saved model and nothing else."""
+    if not target.exists():
+        return
+    entries = list(target.iterdir()) if target.is_dir() else [target / "?"]
+    if entries and not ((target / "config.json").is_file() and all(e.is_file() for e in entries)):
+        raise FileExistsError(f"{target} exists and is not a saved reward model: choose another directory")

@@ -1,0 +1,1 @@
+"""What the ``textgym`` command does, one file for each subcommand."""

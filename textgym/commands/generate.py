@@ -1,0 +1,108 @@
+"""``textgym generate``: sample from a trained directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from textgym.agents.evaluation import play
+from textgym.agents.policy import LMPolicy
+from textgym.commands.run import CHECKPOINT
+from textgym.lm.loading import check_fits, load_causal_lm
+from textgym.lm.sampling import Sampling
+from textgym.mdp import TokenMDP
+from textgym.prompts import encode_prompts, read_rows
+from textgym.tokenization import decode_response, end_token_ids, load_tokenizer
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Sample continuations of prompts."""
+
+    model: str
+    """A run, a checkpoint, any causal language model's directory, or a hub id."""
+    prompt: tuple[str, ...] = ()
+    """Prompts to continue."""
+    prompts: Path | None = None
+    """A file of prompts: JSON Lines with a field 'prompt'."""
+    samples: int = 1
+    """Continuations of each prompt."""
+    max_new_tokens: int = 48
+    """The longest continuation, in tokens."""
+    temperature: float = 1.0
+    """Divides the logits."""
+    top_k: int = 0
+    """Sample only among the k most probable tokens; 0 for all."""
+    top_p: float = 1.0
+    """Sample only among the most probable tokens that hold this mass; 1 for all."""
+    seed: int = 0
+    """Of the random streams."""
+    out: Path | None = None
+    """Write JSON Lines here instead of printing."""
+
+
+def generate(config: GenerateConfig) -> list[dict[str, str]]:
+    """Samples, and prints or writes what came of it.
+
+    Raises:
+        ValueError, FileNotFoundError: the model, the prompts or the sizes do not fit.
+    """
+    if not config.prompt and config.prompts is None:
+        raise ValueError("nothing to continue: pass --prompt TEXT or --prompts FILE")
+    if config.out is not None and config.out.exists():
+        raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
+    source = _source(config.model)
+    tokenizer, model = load_tokenizer(source), load_causal_lm(source)
+    rows: list[Any] = [*config.prompt, *(read_rows(config.prompts) if config.prompts else [])]
+    prompts = encode_prompts(rows, tokenizer, max_length=10**9)
+    mdp = TokenMDP(
+        tokenizer=tokenizer,
+        prompts=prompts,
+        reward=_unscored,
+        end_token_ids=end_token_ids(tokenizer, model.generation_config),
+        max_prompt_length=max(len(prompt.ids) for prompt in prompts),
+        max_new_tokens=config.max_new_tokens,
+    )
+    check_fits(model, tokenizer, mdp.n_actions, mdp.width)
+    policy = LMPolicy(
+        mdp.observation_space(),
+        spaces.Discrete(mdp.n_actions),
+        lambda _: 0.0,
+        model=model,
+        prompt_length=mdp.max_prompt_length,
+        end_token_ids=mdp.end_token_ids,
+        sampling=Sampling(config.temperature, 0, config.top_k, config.top_p),
+    )
+    episodes = play(policy, mdp, np.repeat(np.arange(len(prompts)), config.samples), config.seed)
+    found = [
+        {
+            "prompt": mdp.prompts[int(index)].text,
+            "completion": decode_response(tokenizer, actions[:length].tolist(), mdp.end_token_ids),
+        }
+        for index, actions, length in zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    ]
+    _deliver(found, config.out)
+    return found
+
+
+def _source(model: str) -> str:
+    """A run's directory stands for its checkpoint."""
+    checkpoint = Path(model) / CHECKPOINT
+    return str(checkpoint) if checkpoint.is_dir() else model
+
+
+def _unscored(prompts: list[Any], **_: Any) -> list[float]:
+    return [0.0] * len(prompts)
+
+
+def _deliver(found: list[dict[str, str]], out: Path | None) -> None:
+    if out is None:
+        print("\n\n".join(f"{row['prompt']}\033[1m{row['completion']}\033[0m" for row in found))
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")

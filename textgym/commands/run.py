@@ -1,0 +1,197 @@
+"""A run: a directory with its configuration, metrics, samples, evaluation, checkpoint and report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.evaluation import Report, evaluate, samples
+from textgym.benchmarks.report import write_report
+from textgym.files import remove_directory, write_json, write_text
+from textgym.mdp import TokenMDP
+
+CHECKPOINT = "checkpoint"
+SAMPLES_KEPT = 24
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def open_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
+    """Makes the run's directory, or finds it again.
+
+    Returns:
+        Whether there is a checkpoint to continue from.
+
+    Raises:
+        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
+        ValueError: the run to resume had other settings, which are named.
+    """
+    occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    is_run = (out / "config.json").is_file()
+    if occupied and not (is_run and (overwrite or resume)):
+        mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
+        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
+    if occupied and resume:
+        _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
+        return (out / CHECKPOINT).is_dir()
+    if occupied:
+        remove_directory(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", {**config, "versions": versions()})
+    return False
+
+
+def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    """A run goes on with the settings it began with, or its numbers would mean nothing."""
+    plain = json.loads(json.dumps(new))
+    changed = [key for key in sorted({*old, *plain} - {"versions"}) if old.get(key) != plain.get(key)]
+    if changed:
+        difference = ", ".join(f"{key}: {old.get(key)!r} there, {plain.get(key)!r} here" for key in changed)
+        raise ValueError(f"--resume of {str(out)!r} with other settings ({difference}); repeat the run's own settings")
+
+
+class MetricsFile(KVWriter):
+    """Appends one JSON object per iteration to ``metrics.jsonl``.
+
+    Args:
+        path: the file.
+        iterations: how many iterations the checkpoint has seen; later lines belong to work that is done again.
+    """
+
+    def __init__(self, path: Path, iterations: int = 0) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_text(path, "".join(line + "\n" for line in lines[:iterations]))
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        row = {"iteration": int(key_values.get("time/iterations", 0))}
+        row |= {key: float(value) for key, value in sorted(key_values.items()) if np.isscalar(value)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class SaveEvery(BaseCallback):
+    """Saves a checkpoint every ``iterations`` iterations, at their boundary, and one at the end."""
+
+    def __init__(self, directory: Path, iterations: int) -> None:
+        super().__init__()
+        self.directory = directory
+        self.iterations = iterations
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        done = self._algorithm.iteration
+        if done and done % self.iterations == 0:
+            self._algorithm.save(self.directory)
+
+    def _on_training_end(self) -> None:
+        self._algorithm.save(self.directory)
+
+    @property
+    def _algorithm(self) -> SequenceAlgorithm:
+        assert isinstance(self.model, SequenceAlgorithm)
+        return self.model
+
+
+class Evaluator:
+    """Measures a policy before and after training, on the same prompts, and keeps what it found in the run."""
+
+    def __init__(self, out: Path, mdp: TokenMDP, n_episodes: int, seed: int) -> None:
+        self.out = out
+        self.mdp = mdp
+        self.n_episodes = n_episodes
+        self.seed = seed
+
+    def __call__(self, stage: str, algorithm: SequenceAlgorithm) -> Report:
+        report = evaluate(algorithm.policy, algorithm.reference_trunk, self.mdp, self.n_episodes, self.seed)
+        evaluation = _read_json(self.out / "evaluation.json")
+        write_json(self.out / "evaluation.json", {**evaluation, stage: report.summary()})
+        rows = samples(report, self.mdp, stage, algorithm.kl.beta, SAMPLES_KEPT)
+        others = [row for row in _read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
+        write_text(self.out / "samples.jsonl", "".join(lines))
+        return report
+
+
+def run(
+    algorithm: SequenceAlgorithm,
+    out: Path,
+    evaluator: Evaluator,
+    total_timesteps: int,
+    checkpoint_every: int,
+    resumed: bool,
+) -> Path:
+    """Evaluates, trains with checkpoints and metrics, evaluates again, and writes the report.
+
+    Returns:
+        The report's path.
+    """
+    algorithm.set_logger(Logger(str(out), [MetricsFile(out / "metrics.jsonl", algorithm.iteration)]))
+    if "before" not in _read_json(out / "evaluation.json"):
+        evaluator("before", algorithm)
+    remaining = total_timesteps - algorithm.num_timesteps
+    if remaining > 0:
+        callback = SaveEvery(out / CHECKPOINT, checkpoint_every)
+        algorithm.learn(remaining, callback, reset_num_timesteps=not resumed, progress_bar=True)
+    evaluator("after", algorithm)
+    return write_report(out)
+
+
+def comparison_table(out: Path) -> str:
+    """Before and after, one line a metric, with 95 % intervals."""
+    evaluation = _read_json(out / "evaluation.json")
+    before, after = evaluation["before"], evaluation["after"]
+    lines = [f"{'':14}{'before':>18}{'after':>18}"]
+    lines += [f"{name:14}{_interval(before[name]):>18}{_interval(after[name]):>18}" for name in after if name in before]
+    return "\n".join(lines)
+
+
+def sample_pairs(out: Path, count: int) -> str:
+    """Some prompts with what the policy wrote before and after."""
+    rows = _read_rows(out / "samples.jsonl")
+    by_stage = {stage: [row for row in rows if row["stage"] == stage][:count] for stage in ("before", "after")}
+    pairs = zip(by_stage["before"], by_stage["after"], strict=False)
+    return "\n\n".join(
+        f"{old['prompt']}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
+        f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
+        for old, new in pairs
+    )
+
+
+def _indented(text: str) -> str:
+    return " " + text.strip().replace("\n", "\n    ")
+
+
+def _interval(measured: Mapping[str, float]) -> str:
+    return f"{measured['mean']:.3f} ± {1.96 * measured['sem']:.3f}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,187 @@
+"""``textgym train``: a policy, a set of prompts and a reward, all of them the user's own if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from transformers import PreTrainedTokenizerBase
+
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.commands import run as runs
+from textgym.commands.settings import Hyperparameters, build, find_algorithm
+from textgym.lm.loading import check_fits, context_length, load_causal_lm
+from textgym.mdp import TokenMDP
+from textgym.prompts import Truncation, encode_prompts, read_rows
+from textgym.registration import load_task, task_mdp
+from textgym.rewards.builtin import NAMED
+from textgym.rewards.resolve import resolve_reward
+from textgym.tasks.task import Task, TextMetric
+from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.types import RewardFunction
+from textgym.vector import TokenVectorEnv
+
+MAX_SLOTS = 64
+DEFAULT_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a language model by reinforcement, against any reward, with a KL leash to where it began."""
+
+    out: Path
+    """The run's directory: configuration, metrics, samples, checkpoint, report."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0; gives prompts, sizes, the reward 'gold' and a base model."""
+    model: str | None = None
+    """A causal language model with its tokenizer: a directory or a hub id. Default: the task's base model."""
+    prompts: Path | None = None
+    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; other fields reach the reward."""
+    reward: str | None = None
+    """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
+    separated by spaces. Default: the task's gold reward."""
+    algorithm: str = "ppo"
+    """The training algorithm."""
+    total_timesteps: int = 200_000
+    """Tokens to generate in all."""
+    max_prompt_length: int | None = None
+    """P, in tokens. Default: the task's, or the longest prompt."""
+    max_new_tokens: int | None = None
+    """T, in tokens. Default: the task's, or 48."""
+    truncation: Truncation = "error"
+    """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
+    missing_end_score: float | None = None
+    """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
+    eval_episodes: int = 256
+    """Responses that are measured before and after."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+    seed: int = 0
+    """Of everything random."""
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Continue the run that stands in 'out'."""
+    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
+
+
+def train(config: TrainConfig) -> Path:
+    """Checks everything, then trains; returns the report's path.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+    """
+    find_algorithm(config.algorithm)
+    algorithm_mdp = user_mdp(config)
+    resumed = runs.open_run(config.out, described(config), config.overwrite, config.resume)
+    algorithm = make_algorithm(config, algorithm_mdp, resumed)
+    evaluator = runs.Evaluator(config.out, algorithm_mdp, config.eval_episodes, config.seed)
+    report = runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
+    print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
+    return report
+
+
+def described(config: TrainConfig) -> dict[str, Any]:
+    """The settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
+    fields = asdict(config)
+    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+    return {"command": "train", **plain}
+
+
+def make_algorithm(config: TrainConfig, mdp: TokenMDP, resumed: bool) -> SequenceAlgorithm:
+    """The algorithm in its environment: new, or from the run's checkpoint."""
+    settings = config.hyperparameters
+    env = TokenVectorEnv(mdp, min(MAX_SLOTS, settings.episodes_per_iteration), "Disabled")
+    if resumed:
+        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env)
+    return build(config.algorithm, env, config.model or mdp.base_model, settings, config.seed)
+
+
+def user_mdp(config: TrainConfig) -> TokenMDP:
+    """The token MDP that the flags describe, checked against the model's sizes."""
+    if config.task is None and (config.model is None or config.prompts is None or config.reward is None):
+        raise ValueError("without --task, all of --model, --prompts and --reward are needed")
+    task = None if config.task is None else load_task(config.task)
+    tokenizer = _tokenizer(config, task)
+    reward = _with_metrics(resolve_reward(config.reward or "gold", _named(task)), task)
+    if task is not None and config.prompts is None and config.model is None:
+        overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
+        given = {key: value for key, value in overrides.items() if value is not None}
+        mdp = task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
+        limit = None
+    else:
+        mdp, limit = _encoded_mdp(config, task, tokenizer, reward)
+    if limit is not None and mdp.width > limit:
+        raise ValueError(
+            f"max_prompt_length + max_new_tokens = {mdp.max_prompt_length} + {mdp.max_new_tokens} is more than the "
+            f"model's context of {limit} tokens; make one of them smaller"
+        )
+    return mdp
+
+
+def _encoded_mdp(
+    config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any
+) -> tuple[TokenMDP, int | None]:
+    """Prompts encoded by the user's tokenizer, and the context of the user's model."""
+    source = config.model or (task.base_model if task else None)
+    assert source is not None, "a task without a base model needs --model"
+    model = load_causal_lm(source)
+    limit = context_length(model)
+    longest = config.max_prompt_length or (task.max_prompt_length if task and config.prompts is None else None)
+    new = config.max_new_tokens or (task.max_new_tokens if task else DEFAULT_NEW_TOKENS)
+    prompts = encode_prompts(
+        _rows(config, task), tokenizer, longest or 10**9, config.truncation, str(config.prompts or config.task)
+    )
+    mdp = TokenMDP(
+        tokenizer=tokenizer,
+        prompts=prompts,
+        reward=reward,
+        end_token_ids=end_token_ids(tokenizer, model.generation_config),
+        max_prompt_length=longest or max(len(prompt.ids) for prompt in prompts),
+        max_new_tokens=new,
+        missing_end_score=config.missing_end_score,
+        base_model=Path(source),
+    )
+    check_fits(model, tokenizer, mdp.n_actions, mdp.width)
+    return mdp, limit
+
+
+def _rows(config: TrainConfig, task: Task | None) -> Sequence[Mapping[str, Any]]:
+    if config.prompts is not None:
+        return read_rows(config.prompts)
+    assert task is not None
+    return [{"prompt": prompt.content, **prompt.columns} for prompt in task.prompts()]
+
+
+def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBase:
+    if config.model is not None:
+        return load_tokenizer(config.model)
+    assert task is not None
+    return task.tokenizer
+
+
+def _named(task: Task | None) -> dict[str, RewardFunction]:
+    return {**NAMED, **({"gold": task.gold} if task else {})}
+
+
+def _with_metrics(reward: Any, task: Task | None) -> Any:
+    """The reward, with the task's gold and metrics logged beside it at weight 0."""
+    if task is None:
+        return reward
+    watched: list[Any] = [] if "gold" in reward.names else [(task.gold, 0.0)]
+    return [reward, *watched, *((as_reward(name, metric), 0.0) for name, metric in task.metrics.items())]
+
+
+def as_reward(name: str, metric: TextMetric) -> RewardFunction:
+    """A task's metric under the signature of a reward."""
+
+    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+        return metric(prompts, completions)
+
+    reward.__name__ = name
+    return reward  # type: ignore[return-value]
