@@ -1,6 +1,4 @@
 """textgym.benchmarks."""
 
 if __name__ != "textgym.benchmarks":
-    raise ImportError(
-        "import this package as textgym.benchmarks: under its bare name every class would exist twice"
-    )
+    raise ImportError("import this package as textgym.benchmarks: under its bare name every class would exist twice")

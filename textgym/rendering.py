@@ -278,9 +278,7 @@ class _Pen:
         at = (x * OVERSAMPLING, y * OVERSAMPLING)
         self.draw.text(at, text, fill=colour, font=_font(size, bold), anchor=anchor)
 
-    def box(
-        self, left: float, top: float, right: float, bottom: float, colour: RGB, radius: float = 0
-    ) -> None:
+    def box(self, left: float, top: float, right: float, bottom: float, colour: RGB, radius: float = 0) -> None:
         corners = tuple(at * OVERSAMPLING for at in (left, top, right, bottom))
         self.draw.rounded_rectangle(corners, radius * OVERSAMPLING, fill=colour)
 
@@ -335,9 +333,7 @@ def _draw_scale(pen: _Pen, scale: float) -> None:
     pen.text(left, FOOT + 14, "reward of a token", GREY, 13)
     for step in range(steps):
         level = strength(2 * (step + 0.5) / steps - 1, 1.0)
-        pen.box(
-            left + width * step / steps, FOOT + 23, left + width * (step + 1) / steps, FOOT + 33, tint(level)
-        )
+        pen.box(left + width * step / steps, FOOT + 23, left + width * (step + 1) / steps, FOOT + 33, tint(level))
     pen.text(left, FOOT + 47, f"−{scale:.2g}", GREY, 12)
     pen.text(left + width / 2, FOOT + 47, "0", GREY, 12, anchor="ms")
     pen.text(left + width, FOOT + 47, f"{scale:+.2g}", GREY, 12, anchor="rs")

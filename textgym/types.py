@@ -155,4 +155,5 @@ class Episodes:
     @property
     def lengths(self) -> IntArray:
         """``[N]`` response tokens of each episode, the end token included."""
-        return self.valid.sum(axis=1, dtype=np.int64)
+        lengths: IntArray = self.valid.sum(axis=1, dtype=np.int64)
+        return lengths
