@@ -25,6 +25,11 @@ def row_info(infos: InfoDict, row: int) -> InfoDict:
     return own
 
 
+def row_of(observation: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
+    """One row's observation, which stays as it is when the batch's arrays are used again."""
+    return {key: value[row].copy() for key, value in observation.items()}
+
+
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
@@ -73,7 +78,7 @@ class SlotVecEnv(VecEnv):
                 reset_info = {k: v for k, v in rows[row].items() if k not in ("final_obs", "final_info")}
                 last, rows[row] = rows[row]["final_obs"], dict(rows[row]["final_info"])
             else:
-                reset_info, last = {}, {key: value[row] for key, value in observation.items()}
+                reset_info, last = {}, row_of(observation, row)
             self.reset_infos[row] = reset_info
             rows[row]["terminal_observation"] = last
             rows[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textgym.agents.session import Acted, Session
-from textgym.agents.slots import Slots, SlotStep
+from textgym.agents.slots import Final, Observation, Slots, SlotStep
 from textgym.types import BoolArray, Episodes, IntArray
 
 OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
@@ -25,7 +26,10 @@ class EpisodePlan:
 
 
 class Recorder:
-    """Writes steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`."""
+    """Writes steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`.
+
+    A sequence is its first observation and the chosen tokens, so what is trained on is what was acted upon.
+    """
 
     def __init__(self, plan: EpisodePlan, width: int, prompt_length: int) -> None:
         n, horizon = len(plan.episode), width - prompt_length
@@ -39,24 +43,31 @@ class Recorder:
         self.stopped = np.zeros(n, bool)
         self.truncated = np.zeros(n, bool)
         self.components: dict[str, Any] = {}
-        self._kept: list[tuple[IntArray, IntArray, Any]] = []
+        self._kept: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
+
+    def begin(self, rows: IntArray, episodes: IntArray, observation: Observation) -> None:
+        """The given episodes begin in the rows of an observation."""
+        self.input_ids[episodes] = observation["input_ids"][rows]
+        self.attention_mask[episodes] = observation["attention_mask"][rows]
 
     def record(self, rows: IntArray, asked: IntArray, episodes: IntArray, acted: Acted, step: SlotStep) -> None:
         """One step of the ``rows`` that play the given ``episodes``; ``asked`` are the rows of ``acted.kept``."""
         t = self.length[episodes]
+        self.input_ids[episodes, self.prompt_length + t] = acted.actions[rows]
+        self.attention_mask[episodes, self.prompt_length + t] = 1
         self.log_probs[episodes, t] = acted.log_probs[rows]
         self.rewards[episodes, t] = step.rewards[rows]
         if acted.kept is not None:
             self._kept.append((episodes, t, acted.kept[np.searchsorted(asked, rows)]))
         self.length[episodes] += 1
 
-    def finish(self, row: int, episode: int, step: SlotStep) -> None:
-        """The end of an episode: its whole sequence, and what its info says."""
-        last, info = step.last(row), step.info(row)
-        self.input_ids[episode] = last["input_ids"]
-        self.attention_mask[episode] = last["attention_mask"]
-        self.truncated[episode] = step.truncated[row]
-        self.stopped[episode] = info.get("finish_reason", "stop") == "stop"
+    def finish(self, episode: int, final: Final, truncated: bool) -> None:
+        """The end of an episode, and what its info says."""
+        self._check_sequence(episode, final.observation)
+        info = final.info
+        self.truncated[episode] = truncated
+        # An environment that gives no reason has no horizon of its own.
+        self.stopped[episode] = info.get("finish_reason", "length" if truncated else "stop") == "stop"
         length = self.length[episode]
         if "token_rewards" in info:
             # A dense reward becomes known at the end; what a wrapper added to its sum stays on the last token.
@@ -64,6 +75,16 @@ class Recorder:
             self.rewards[episode, length - 1] -= sum(info["token_rewards"])
         for name, value in info.get("components", {}).items():
             self.components.setdefault(name, np.full(len(self.length), np.nan))[episode] = value
+
+    def _check_sequence(self, episode: int, last: Observation) -> None:
+        mask = self.attention_mask[episode]
+        differs = (self.input_ids[episode] != last["input_ids"]) & (mask != 0)
+        if differs.any() or (mask != last["attention_mask"]).any():
+            raise ValueError(
+                f"the last observation of episode {self.plan.episode[episode]} is not its first one followed by the "
+                "chosen tokens; an environment that writes tokens of its own, or rewrites some, can be played "
+                "(policy.act) but not trained on"
+            )
 
     def episodes(self) -> Episodes:
         """What was recorded."""
@@ -81,7 +102,7 @@ class Recorder:
             self._kept_array(),
         )
 
-    def _kept_array(self) -> Any:
+    def _kept_array(self) -> NDArray[np.int32] | None:
         if not self._kept:
             return None
         most = max(kept.shape[1] for _, _, kept in self._kept)
@@ -100,33 +121,40 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
 
     Returns:
         The episodes, or None where ``on_step`` stopped the collection.
+
+    Raises:
+        ValueError: the environment writes tokens that were not chosen.
     """
     n = len(plan.episode)
-    recorder = Recorder(plan, session.decoder.cache.width, session.prompt_length)
+    recorder = Recorder(plan, session.width, session.prompt_length)
     playing: IntArray = np.full(slots.n, -1, np.int64)  # which of the plan's episodes; -1 none
     begun = finished = 0
     observation = slots.start()
     while finished < n:
-        restarting = slots.restarting()
-        vacant = np.flatnonzero((playing < 0) & ~restarting)[: n - begun]
+        ready = ~slots.restarting()
+        vacant = np.flatnonzero((playing < 0) & ready)[: n - begun]
         if len(vacant):
-            chosen = slice(begun, begun + len(vacant))
+            chosen = np.arange(begun, begun + len(vacant))
             if slots.admits:
                 observation = slots.admit(vacant, plan.prompt_index[chosen], plan.episode[chosen])
+            assert observation is not None
             session.begin(vacant, plan.episode[chosen])
-            playing[vacant] = np.arange(begun, begun + len(vacant))
+            recorder.begin(vacant, chosen, observation)
+            playing[vacant] = chosen
             begun += len(vacant)
         assert observation is not None
-        asked = np.flatnonzero(playing >= 0 if slots.admits else ~restarting)
+        acting = playing >= 0 if slots.admits else ready
+        asked = np.flatnonzero(acting)
         acted = session.act(observation, asked, slots.action_masks())
         step = slots.step(acted.actions)
         observation = step.observation
         rows = asked[playing[asked] >= 0]
         recorder.record(rows, asked, playing[rows], acted, step)
-        for row in rows[(step.terminated | step.truncated)[rows]]:
-            recorder.finish(int(row), int(playing[row]), step)
-            playing[row] = -1
-            finished += 1
-        if on_step is not None and not on_step(step, acted, np.isin(np.arange(slots.n), asked)):
+        for row, final in step.finals.items():
+            if playing[row] >= 0:
+                recorder.finish(int(playing[row]), final, bool(step.truncated[row]))
+                playing[row] = -1
+                finished += 1
+        if on_step is not None and not on_step(step, acted, acting):
             return None
     return recorder.episodes()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
 from textgym.types import BoolArray, FloatArray, Float32Array, IntArray
 
+UNPLANNED = 2**63
+"""Episodes that nobody numbered are numbered from here on, so that they share no stream with those of a plan."""
+
 
 class Acted(NamedTuple):
     """One decision per row.
 
     Attributes:
-        actions: ``[N]`` tokens; 0 for rows that were not asked.
+        actions: ``[N]`` tokens; rows that were not asked get one that the task admits.
         log_probs: ``[N]`` under the behaviour distribution; 0 for rows that were not asked.
         kept: for each asked row ``[n, M]`` the ids that the behaviour distribution kept, -1 for none; None where
             it keeps all.
@@ -31,13 +36,47 @@ class Acted(NamedTuple):
 
 
 def episode_uniforms(seed: int, episode: int, size: int) -> FloatArray:
-    """``[size]`` uniforms in [0, 1): one for each column of an episode.
+    """``[size]`` uniforms in [0, 1): one for each position of an episode.
 
     Keyed by (seed, episode) and drawn by position, so an episode's tokens depend on neither its batch mates nor the
     number of slots nor an evaluation in between.
     """
     uniforms: FloatArray = np.random.Generator(np.random.Philox(key=[seed, episode])).random(size)
     return uniforms
+
+
+class RowStreams:
+    """The random streams of the episodes that the rows play now.
+
+    Args:
+        seed: of all streams.
+        n_rows: ``N``.
+        horizon: ``T``.
+    """
+
+    def __init__(self, seed: int, n_rows: int, horizon: int) -> None:
+        self.seed = seed
+        # One more than there are tokens: a response that is already complete may be asked about, too.
+        self._uniforms: FloatArray = np.zeros((n_rows, horizon + 1))
+        self._elapsed: IntArray = np.full(n_rows, horizon + 1)  # at the last draw; at first, any is a beginning
+        self._unplanned = count(UNPLANNED)
+
+    def begin(self, rows: Iterable[int], episodes: Iterable[int]) -> None:
+        """Says which episodes begin in which rows."""
+        for row, episode in zip(rows, episodes, strict=True):
+            self._uniforms[row] = episode_uniforms(self.seed, int(episode), self._uniforms.shape[1])
+            self._elapsed[row] = -1
+
+    def draw(self, rows: IntArray, elapsed: IntArray) -> FloatArray:
+        """``[n]`` uniforms for responses of ``elapsed`` tokens.
+
+        A row whose response has not grown since its last draw plays another episode than then.
+        """
+        anew = rows[elapsed <= self._elapsed[rows]]
+        self.begin(anew, (next(self._unplanned) for _ in anew))
+        self._elapsed[rows] = elapsed
+        uniforms: FloatArray = self._uniforms[rows, elapsed]
+        return uniforms
 
 
 class Session:
@@ -66,22 +105,19 @@ class Session:
         seed: int,
     ) -> None:
         self.decoder = PrefixDecoder(model, n_rows, width)
+        self.streams = RowStreams(seed, n_rows, width - prompt_length)
+        self.n_rows = n_rows
+        self.width = width
         self.prompt_length = prompt_length
         self.n_actions = n_actions
         self.end_ids = tuple(end_ids)
         self.sampling = sampling
-        self.seed = seed
-        self.n_rows = n_rows
-        self._next_episode = 0
-        self._uniforms: FloatArray = np.zeros((n_rows, width))
-        self._announced: BoolArray = np.zeros(n_rows, bool)
 
     def begin(self, rows: IntArray, episodes: IntArray) -> None:
         """Announces which episodes begin in which rows; rows that begin unannounced are numbered in turn."""
-        for row, episode in zip(rows, episodes, strict=True):
-            self._uniforms[row] = episode_uniforms(self.seed, int(episode), self._uniforms.shape[1])
-        self._announced[rows] = True
+        self.streams.begin(rows, episodes)
 
+    @torch.inference_mode()
     def act(
         self,
         observation: dict[str, NDArray[Any]],
@@ -98,35 +134,33 @@ class Session:
             deterministic: the most probable token instead of a sampled one.
         """
         rows = np.arange(self.n_rows) if rows is None else rows
-        mask = observation["attention_mask"]
-        logits = self.decoder.logits(observation["input_ids"], mask, rows)
-        self._number_unannounced()
-        with torch.inference_mode():
-            elapsed = mask[rows, self.prompt_length :].sum(1)
-            allowed = None if action_masks is None else torch.from_numpy(action_masks[rows]).to(logits.device)
-            behaviour = restrict(
-                logits,
-                self.sampling,
-                self.n_actions,
-                self.end_ids,
-                torch.from_numpy(elapsed).to(logits.device),
-                allowed,
-            )
-            if deterministic:
-                tokens = behaviour.argmax(-1)
-                chosen = torch.log_softmax(behaviour, -1).gather(1, tokens[:, None])[:, 0]
-            else:
-                uniforms = self._uniforms[rows, self.prompt_length + elapsed]
-                tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(logits.device))
-            restricted = allowed is not None or self.sampling.truncates
-            kept = kept_ids(behaviour).cpu().numpy() if restricted else None
-        actions = np.zeros(self.n_rows, np.int64)
+        actions = np.zeros(self.n_rows, np.int64) if action_masks is None else action_masks.argmax(1)
         log_probs = np.zeros(self.n_rows, np.float32)
+        if len(rows) == 0:
+            return Acted(actions, log_probs, None)
+        elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
+        allowed = None if action_masks is None else action_masks[rows]
+        behaviour = self._behaviour(observation, rows, elapsed, allowed)
+        if deterministic:
+            tokens = behaviour.argmax(-1)
+            chosen = behaviour.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        else:
+            uniforms = self.streams.draw(rows, elapsed)
+            tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
-        return Acted(actions, log_probs, kept)
+        restricted = allowed is not None or self.sampling.truncates
+        return Acted(actions, log_probs, kept_ids(behaviour).cpu().numpy() if restricted else None)
 
-    def _number_unannounced(self) -> None:
-        for row in np.flatnonzero(self.decoder.fresh & ~self._announced):
-            self._uniforms[row] = episode_uniforms(self.seed, self._next_episode, self._uniforms.shape[1])
-            self._next_episode += 1
-        self._announced[self.decoder.fresh] = False
+    def _behaviour(
+        self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
+    ) -> Tensor:
+        """``[n, V]`` logits of the behaviour distribution."""
+        logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
+        return restrict(
+            logits,
+            self.sampling,
+            self.n_actions,
+            self.end_ids,
+            torch.from_numpy(elapsed).to(logits.device),
+            None if allowed is None else torch.from_numpy(allowed).to(logits.device),
+        )

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.agents.bridge import SlotVecEnv, row_info
+from textgym.agents.bridge import SlotVecEnv, row_info, row_of
 from textgym.types import BoolArray, FloatArray, IntArray
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import find_attribute
 
 Observation = dict[str, NDArray[Any]]
+MaskSource: TypeAlias = Callable[[], BoolArray | None]
+
+
+class Final(NamedTuple):
+    """A finished row's last observation and info."""
+
+    observation: Observation
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,17 +35,19 @@ class SlotStep:
         observation: what to act upon next.
         rewards: ``[N]``.
         terminated: ``[N]``.
-        truncated: ``[N]``.
-        last: gives a finished row's final observation.
-        info: gives a finished row's final info.
+        truncated: ``[N]``; never together with ``terminated``, which leaves nothing to bootstrap from.
+        finals: of each row that finished.
     """
 
     observation: Observation
     rewards: FloatArray
     terminated: BoolArray
     truncated: BoolArray
-    last: Callable[[int], Observation]
-    info: Callable[[int], dict[str, Any]]
+    finals: Mapping[int, Final]
+
+    def info(self, row: int) -> dict[str, Any]:
+        """A finished row's final info."""
+        return self.finals[row].info
 
 
 class Slots(Protocol):
@@ -67,19 +77,18 @@ class Slots(Protocol):
         """``[N, V]`` where the task restricts actions."""
 
 
-def _row_of(observation: Observation, row: int) -> Observation:
-    return {key: value[row] for key, value in observation.items()}
-
-
-def _find_masks(env: Any) -> Callable[[], BoolArray | None]:
+def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
     """The environment's ``action_masks`` where its task restricts actions; else a function that gives None."""
+    inner = venv.unwrapped
+    if isinstance(inner, SyncVectorEnv):
+        masks: MaskSource = lambda: np.stack(inner.call("action_masks"))  # noqa: E731
+    else:
+        masks = getattr(inner, "action_masks", lambda: None)
     try:
-        if find_attribute(env, "mdp").allowed is not None:
-            masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
-            return masks
+        restricted = find_attribute(venv, "mdp").allowed is not None
     except AttributeError:
-        pass  # not one of ours: it has no masks that we know of
-    return lambda: None
+        restricted = False  # not one of ours: it has no masks that we know of
+    return masks if restricted else lambda: None
 
 
 class AdmittingSlots:
@@ -90,10 +99,11 @@ class AdmittingSlots:
     def __init__(self, venv: VectorEnv[Any, Any, Any]) -> None:
         self.venv = venv
         self.n = venv.num_envs
-        self.action_masks = _find_masks(venv)
+        self.action_masks = _mask_source(venv)
+        self._playing = np.zeros(self.n, bool)
 
     def start(self) -> None:
-        return None
+        self._playing[:] = False
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         def spread(values: IntArray) -> IntArray:
@@ -101,21 +111,22 @@ class AdmittingSlots:
             full[rows] = values
             return full
 
-        mask = np.isin(np.arange(self.n), rows)
+        mask = np.zeros(self.n, bool)
+        mask[rows] = True
         options = {"reset_mask": mask, "prompt_index": spread(prompt_index), "episode": spread(episode)}
         observation: Observation = self.venv.reset(options=options)[0]
+        self._playing |= mask
         return observation
 
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
-        return SlotStep(
-            observation,
-            rewards,
-            terminated,
-            truncated,
-            lambda row: _row_of(observation, row),
-            lambda row: row_info(infos, row),
-        )
+        # A row that a wrapper cut short plays on inside: that is no one's episode.
+        terminated, truncated = terminated & self._playing, truncated & self._playing & ~terminated
+        rewards = np.where(self._playing, rewards, 0.0)
+        ended = terminated | truncated
+        self._playing &= ~ended
+        finals = {int(row): Final(row_of(observation, row), row_info(infos, row)) for row in np.flatnonzero(ended)}
+        return SlotStep(observation, rewards, terminated, truncated, finals)
 
     def restarting(self) -> BoolArray:
         return np.zeros(self.n, bool)
@@ -130,11 +141,11 @@ class AutoresetSlots:
         self.venv = venv
         self.n = venv.num_envs
         self.next_step = mode is AutoresetMode.NEXT_STEP
-        self.action_masks = _find_masks(venv)
+        self.action_masks = _mask_source(venv)
         self._ended = np.zeros(self.n, bool)
 
     def start(self) -> Observation:
-        self._ended[:] = False
+        self._ended = np.zeros(self.n, bool)
         observation: Observation = self.venv.reset()[0]
         return observation
 
@@ -144,23 +155,13 @@ class AutoresetSlots:
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
         self._ended = np.asarray(terminated | truncated)
+        finals = {int(row): self._final(int(row), observation, infos) for row in np.flatnonzero(self._ended)}
+        return SlotStep(observation, rewards, terminated, truncated & ~terminated, finals)
+
+    def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
         if self.next_step:
-            return SlotStep(
-                observation,
-                rewards,
-                terminated,
-                truncated,
-                lambda row: _row_of(observation, row),
-                lambda row: row_info(infos, row),
-            )
-        return SlotStep(
-            observation,
-            rewards,
-            terminated,
-            truncated,
-            lambda row: infos["final_obs"][row],
-            lambda row: row_info(infos["final_info"], row),
-        )
+            return Final(row_of(observation, row), row_info(infos, row))
+        return Final(infos["final_obs"][row], row_info(infos["final_info"], row))
 
     def restarting(self) -> BoolArray:
         return self._ended if self.next_step else np.zeros(self.n, bool)
@@ -185,16 +186,11 @@ class VecEnvSlots:
         raise TypeError("rows of this environment restart by themselves")
 
     def step(self, actions: IntArray) -> SlotStep:
+        observation: Any
         observation, rewards, dones, infos = self.venv.step(actions)
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & dones
-        return SlotStep(
-            dict(observation),  # type: ignore[arg-type]
-            rewards,
-            dones & ~truncated,
-            truncated,
-            lambda row: infos[row]["terminal_observation"],
-            lambda row: infos[row],
-        )
+        finals = {int(row): Final(infos[row]["terminal_observation"], infos[row]) for row in np.flatnonzero(dones)}
+        return SlotStep(dict(observation), rewards, dones & ~truncated, truncated, finals)
 
     def restarting(self) -> BoolArray:
         return np.zeros(self.n, bool)

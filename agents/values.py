@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from textgym.lm.loading import accepted, frozen_dropout, position_ids
+from textgym.lm.loading import frozen_dropout
+from textgym.lm.scoring import response_states
 from textgym.rewards.model import RewardModel
 
 
@@ -19,7 +20,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = nn.utils.skip_init(nn.Linear, hidden_size, 1)  # its own init draws from the global generator
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -51,11 +52,8 @@ class SeparateValue(nn.Module):
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
         """``[n, T+1]`` from the sequences themselves; the policy's states are not used."""
-        first = int(attention_mask.any(0).int().argmax())
-        ids, mask = input_ids[:, first:], attention_mask[:, first:]
-        optional = accepted(self.trunk, position_ids=position_ids(mask))
-        own = self.trunk(input_ids=ids, attention_mask=mask, use_cache=False, **optional).last_hidden_state
-        values: Tensor = self.head(own[:, prompt_length - 1 - first :])
+        own = response_states(self.trunk, input_ids, attention_mask, prompt_length)
+        values: Tensor = self.head(own)
         return values
 
 

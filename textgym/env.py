@@ -16,14 +16,14 @@ from textgym.vector import Observation, TokenVectorEnv
 class TokenEnv(gym.Env[Observation, np.int64]):
     """A language task: each step chooses the next token. See :class:`textgym.vector.TokenVectorEnv`."""
 
-    metadata: dict[str, Any] = TokenVectorEnv.metadata  # noqa: RUF012
+    metadata: dict[str, Any] = TokenVectorEnv.metadata
 
     def __init__(self, mdp: TokenMDP, render_mode: str | None = None) -> None:
         self._row = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED, render_mode)
         self.mdp = mdp
         self.render_mode = render_mode
         self.observation_space = mdp.observation_space()  # type: ignore[assignment]
-        self.action_space = mdp.action_space()  # type: ignore[assignment]
+        self.action_space = mdp.action_space()
 
     @property
     def prompt_length(self) -> int:
@@ -38,18 +38,22 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins an episode with a prompt drawn from ``self.np_random``, or with ``options["prompt_index"]``."""
+        """Begins an episode; ``options`` may hold one ``prompt_index`` and one ``episode``.
+
+        What is not given is drawn from ``self.np_random``.
+        """
         super().reset(seed=seed)
         self._row.generators[0] = self.np_random
-        self._row.base_seed = self.np_random_seed
-        options = {k: np.array([v]) for k, v in (options or {}).items() if k in ("prompt_index", "episode")}
-        observation, info = self._row.reset(options=options)
-        return _only_row(observation), _only_info(info)
+        self._row.base_seed = max(self.np_random_seed, 0)  # -1 tells that the generator was set by hand
+        infos = self._row.restart(None, {name: np.array([value]) for name, value in (options or {}).items()})
+        return self._observation(), infos[0]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Appends one token; see :meth:`textgym.vector.TokenVectorEnv.step` for what ends an episode and why."""
-        observation, reward, terminated, truncated, info = self._row.step(np.asarray(action).reshape(1))
-        return _only_row(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _only_info(info)
+        if np.ndim(action) != 0:
+            raise ValueError(f"action is {action!r}; expected one integer")
+        rewards, terminated, infos = self._row.advance(np.asarray(action)[None])
+        return self._observation(), float(rewards[0]), bool(terminated[0]), False, infos.get(0, {})
 
     def action_masks(self) -> BoolArray:
         """``[V]``: which tokens the task admits now."""
@@ -61,18 +65,5 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         frames = self._row.render()
         return None if frames is None else frames[0]
 
-
-def _only_row(observation: Observation) -> Observation:
-    return {key: value[0] for key, value in observation.items()}
-
-
-def _only_info(info: dict[str, Any]) -> dict[str, Any]:
-    """Undoes Gymnasium's batching of infos for one row: plain values again, without the ``_key`` masks."""
-    return {key: _only_value(value) for key, value in info.items() if not key.startswith("_") and key != "active"}
-
-
-def _only_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _only_info(value)
-    first = value[0]
-    return first.item() if isinstance(first, np.generic) else first
+    def _observation(self) -> Observation:
+        return {key: value[0] for key, value in self._row.observation().items()}

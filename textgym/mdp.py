@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.functions import RESERVED
 from textgym.tokenization import filler_id
 from textgym.types import BoolArray, IntArray, MaskArray, Prompt
 
@@ -20,6 +22,10 @@ StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 
 ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 """``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: which tokens a task admits next."""
+
+
+ENVIRONMENT_COLUMNS = {*RESERVED, "prompt_ids", "episode_seed", "finish_reason"}
+"""What rewards receive from the environment; no column of the data may have these names."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,32 @@ class TokenMDP:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}; expected at least 1")
-        if not self.prompts:
-            raise ValueError("prompts is empty; expected at least one prompt")
+        for name, size in (("max_new_tokens", self.max_new_tokens), ("vocabulary_size", self.n_actions)):
+            if size < 1:
+                raise ValueError(f"{name}={size}; expected at least 1")
+        if self.missing_end_score is not None and not math.isfinite(self.missing_end_score):
+            raise ValueError(f"missing_end_score={self.missing_end_score}; expected a finite number or None")
         outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
         if outside:
             raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
+        if not self.prompts:
+            raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
-            if not 0 < len(prompt.ids) <= self.max_prompt_length:
-                raise ValueError(
-                    f"prompt {number} has {len(prompt.ids)} tokens; expected 1 to "
-                    f"max_prompt_length={self.max_prompt_length}: {prompt.text[:80]!r}"
-                )
+            self._check_prompt(number, prompt)
+
+    def _check_prompt(self, number: int, prompt: Prompt) -> None:
+        if not 0 < len(prompt.ids) <= self.max_prompt_length:
+            raise ValueError(
+                f"prompt {number} has {len(prompt.ids)} tokens; expected 1 to "
+                f"max_prompt_length={self.max_prompt_length}: {prompt.text[:80]!r}"
+            )
+        if not 0 <= min(prompt.ids) <= max(prompt.ids) < self.n_tokens:
+            raise ValueError(
+                f"prompt {number} holds ids from {min(prompt.ids)} to {max(prompt.ids)}, the vocabulary has "
+                f"{self.n_tokens} tokens; encode prompts with the task's own tokenizer"
+            )
+        if taken := sorted(prompt.columns.keys() & ENVIRONMENT_COLUMNS):
+            raise ValueError(f"prompt {number} has columns {taken}, names that rewards know otherwise; rename them")
 
     @property
     def rewards(self) -> WeightedRewards:
@@ -79,7 +98,12 @@ class TokenMDP:
     @property
     def n_actions(self) -> int:
         """``V``."""
-        return self.vocabulary_size or len(self.tokenizer)
+        return len(self.tokenizer) if self.vocabulary_size is None else self.vocabulary_size
+
+    @property
+    def n_tokens(self) -> int:
+        """How many different ids an observation may hold: the prompts may use tokens that no action chooses."""
+        return max(self.n_actions, len(self.tokenizer))
 
     @property
     def width(self) -> int:
@@ -96,10 +120,9 @@ class TokenMDP:
 
         The mask is explicit since a policy may sample the filler id.
         """
-        top = max(self.n_actions, len(self.tokenizer)) - 1
         return spaces.Dict(
             {
-                "input_ids": spaces.Box(0, top, (self.width,), np.int64),
+                "input_ids": spaces.Box(0, self.n_tokens - 1, (self.width,), np.int64),
                 "attention_mask": spaces.Box(0, 1, (self.width,), np.int8),
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -28,17 +28,20 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"prompts={str(path)!r}: no such file; expected JSON Lines with a field 'prompt'")
-    if path.is_dir() or path.suffix == ".parquet":
-        rows = _read_with_datasets(path)
-    else:
-        rows = list(_read_json_lines(path))
+    read = _read_with_datasets if path.is_dir() or path.suffix == ".parquet" else _read_json_lines
+    rows = list(read(path))
     if not rows:
         raise ValueError(f"prompts={str(path)!r} is empty; expected at least one row with a field 'prompt'")
     return rows
 
 
 def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); expected JSON Lines in UTF-8") from error
+    # str.splitlines would also cut at U+2028 and its like, which may stand in JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -50,12 +53,13 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _read_with_datasets(path: Path) -> list[dict[str, Any]]:
+def _read_with_datasets(path: Path) -> Iterator[dict[str, Any]]:
     import datasets  # takes seconds to import
 
-    if path.is_dir():
-        return [dict(row) for row in datasets.load_from_disk(str(path))]
-    return [dict(row) for row in datasets.Dataset.from_parquet(str(path))]
+    data = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
+    if isinstance(data, datasets.DatasetDict):
+        raise ValueError(f"prompts={str(path)!r} holds the splits {sorted(data)}; give the directory of one of them")
+    yield from map(dict, data)
 
 
 def read_prompts(
@@ -91,9 +95,9 @@ def encode_prompts(
     if not parsed:
         raise ValueError(f"{source} is empty; expected at least one prompt")
     texts = [content if isinstance(content, str) else render_chat(tokenizer, content) for content, _ in parsed]
-    # A chat template writes the special tokens itself.
+    has_template = bool(tokenizer.chat_template)  # which writes the special tokens itself
     encoded = [
-        tokenizer(text, add_special_tokens=isinstance(content, str))["input_ids"]
+        tokenizer(text, add_special_tokens=isinstance(content, str) or not has_template)["input_ids"]
         for text, (content, _) in zip(texts, parsed, strict=True)
     ]
     prompts = []
@@ -119,9 +123,17 @@ def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str,
     if "prompt" not in fields:
         raise ValueError(f"{where}: no field 'prompt'; got the fields {sorted(fields)}")
     content = fields.pop("prompt")
-    if not isinstance(content, str | Sequence) or len(content) == 0:
-        raise ValueError(f"{where}: prompt is {content!r}; expected a text or a list of messages")
+    if not content or not (isinstance(content, str) or _is_conversation(content)):
+        raise ValueError(
+            f"{where}: prompt is {content!r}; expected a text, or a list of messages with 'role' and 'content'"
+        )
     return content, fields
+
+
+def _is_conversation(content: Any) -> bool:
+    return isinstance(content, list | tuple) and all(
+        isinstance(message, Mapping) and message.keys() >= {"role", "content"} for message in content
+    )
 
 
 def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:

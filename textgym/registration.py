@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
+from textgym.rewards.builtin import NAMED
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task
@@ -26,8 +27,8 @@ def load_task(name: str) -> Task:
     if short not in TASKS:
         ids = [f"textgym/{known}-v0" for known in TASKS]
         near = difflib.get_close_matches(name, [*ids, *TASKS], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"task={name!r} is unknown{hint} Known tasks: {', '.join(ids)}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}")
     module, function = TASKS[short].split(":")
     task: Task = getattr(importlib.import_module(module), function)()
     return task
@@ -39,14 +40,14 @@ def task_mdp(task: Task, reward: Any = "gold", split: str = "train", **overrides
     Args:
         task: prompts, sizes, gold reward.
         reward: the task's ``"gold"``; any callable in TRL's signature; ``"rm:DIR"``, ``"module:function"`` or the
-            name of a built-in; or a list of them, or of ``(reward, weight)``.
+            name of a built-in, several as in ``"length,0.1 gold"``; or a list of them, or of ``(reward, weight)``.
         split: which prompts.
         overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
     fields: dict[str, Any] = {
         "tokenizer": task.tokenizer,
         "prompts": task.prompts(split),
-        "reward": resolve_reward(reward, {"gold": task.gold}),
+        "reward": resolve_reward(reward, {**NAMED, "gold": task.gold}),
         "end_token_ids": task.end_token_ids,
         "max_prompt_length": task.max_prompt_length,
         "max_new_tokens": task.max_new_tokens,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.types import Messages
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
@@ -17,6 +21,13 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: nothing there can be read as a tokenizer.
     """
+    directory = Path(directory_or_id)
+    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would make an empty tokenizer from the model's type, without a word.
+        raise ValueError(
+            f"model={str(directory)!r}: no tokenizer stands beside the weights; expected one of "
+            f"{', '.join(TOKENIZER_FILES)}. Save it there with tokenizer.save_pretrained(directory)"
+        )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory_or_id))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -80,14 +91,16 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_
     return str(tokenizer.decode(list(body), skip_special_tokens=True))
 
 
-def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Each token as the text that it adds, for display: decoded pieces join to the whole text.
+def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
+    """Each token as the text that it adds to those before it, for display.
 
-    Tokens of an unfinished multi-byte character show as the replacement sign.
+    Tokens of an unfinished multi-byte character show as the replacement sign, or as nothing.
+
+    Args:
+        tokenizer: decodes.
+        ids: the tokens to show.
+        before: tokens that stand before them, such as the prompt's; they decide whether a word begins with a space.
     """
-    texts = [str(tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
-    starts = ["", *texts[:-1]]
-    return [
-        text[len(before) :] if text.startswith(before) else text[-1:]
-        for before, text in zip(starts, texts, strict=True)
-    ]
+    texts = [str(tokenizer.decode([*before, *ids[:i]])) for i in range(len(ids) + 1)]
+    common = [commonprefix(pair) for pair in pairwise(texts)]  # noqa: RUF071 - of texts, not of paths
+    return [text[len(start) :] for start, text in zip(common, texts[1:], strict=True)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -15,9 +16,13 @@ from numpy.typing import NDArray
 from textgym.mdp import TokenMDP
 from textgym.rendering import Frame, ansi, rgb_array
 from textgym.tokenization import decode_response, token_strings
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
 
 Observation = dict[str, NDArray[Any]]
+RowInfos: TypeAlias = dict[int, dict[str, Any]]
+"""The infos of some rows, before Gymnasium's batching."""
+
+OPTIONS = ("reset_mask", "prompt_index", "episode")
 
 
 class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
@@ -28,8 +33,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     ``reset(options=…)`` accepts, beside Gymnasium's ``reset_mask``, the arrays ``prompt_index`` ``[N]`` and
     ``episode`` ``[N]``, read where the mask is True: which prompt a row begins with, and the running number from
-    which ``episode_seed`` (the reward's only source of randomness) is derived. Without them rows draw both from
-    their own generator, seeded ``seed + i`` as in Gymnasium.
+    which (with the last seed given) ``episode_seed``, the reward's only source of randomness, is derived. What is
+    not given, a row draws from its own generator, seeded ``seed + i`` as in Gymnasium.
 
     Under ``AutoresetMode.DISABLED`` a row that has ended idles until it is reset: its action is ignored, its
     reward is 0, its observation unchanged, and ``info["active"]`` is False for it.
@@ -53,15 +58,14 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = mdp.observation_space()  # type: ignore[assignment]
-        self.single_action_space = mdp.action_space()  # type: ignore[assignment]
+        self.single_observation_space = mdp.observation_space()
+        self.single_action_space = mdp.action_space()
         self.observation_space = batch_space(mdp.observation_space(), num_envs)
         self.action_space = batch_space(mdp.action_space(), num_envs)
 
         self.generators: list[np.random.Generator | None] = [None] * num_envs
-        self.base_seed = 0
-        self._is_end = np.zeros(mdp.n_actions, bool)
-        self._is_end[list(mdp.end_token_ids)] = True
+        self.base_seed: int | None = None
+        self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
         self._mask: MaskArray = np.zeros((num_envs, mdp.width), np.int8)
         self._length: IntArray = np.zeros(num_envs, np.int64)
@@ -70,7 +74,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._episode_seed: IntArray = np.zeros(num_envs, np.int64)
         self._token_rewards: FloatArray = np.zeros((num_envs, mdp.max_new_tokens))
         self._finish_reason: list[FinishReason | None] = [None] * num_envs
-        self._started = False
+        self._admitted: BoolArray | None = None  # the action masks of the present state, once somebody asked
+        self._started: BoolArray = np.zeros(num_envs, bool)
 
     # What agents need to know of the layout; found through wrappers with ``get_wrapper_attr``.
 
@@ -90,87 +95,96 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins new episodes in all rows, or in those of ``options["reset_mask"]``."""
-        options = options or {}
+        infos = self._batch(self.restart(seed, options or {}))
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            infos["active"] = self._live.copy()
+        return self.observation(), infos
+
+    def restart(self, seed: int | Sequence[int | None] | None, options: Mapping[str, Any]) -> RowInfos:
+        """:meth:`reset` without copying observations and batching infos."""
+        if unknown := sorted(set(options) - set(OPTIONS)):
+            raise ValueError(f"options {unknown} are unknown; expected some of {', '.join(OPTIONS)}")
         chosen = self._reset_mask(options.get("reset_mask"))
-        self._seed_rows(seed, chosen)
-        rows = np.flatnonzero(chosen)
-        if "prompt_index" in options:
-            self._begin(rows, *self._given_starts(rows, options))
-        else:
-            self._begin(rows, *self._drawn_starts(rows))
-        self._started = True
-        infos: dict[str, Any] = {}
-        for row in rows:
-            infos = self._add_info(infos, self._row_info(row), row)
-        return self.observation(), self._with_active(infos, self._live)
+        rows = np.flatnonzero(chosen).tolist()
+        given = {name: self._given(name, options[name], rows) for name in OPTIONS[1:] if name in options}
+        self._seed_rows(seed, rows)
+        infos = self._begin(rows, given)
+        self._show()
+        return infos
 
     def _reset_mask(self, mask: Any) -> BoolArray:
         if mask is None:
             return np.ones(self.num_envs, bool)
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+        chosen: NDArray[Any] = np.asarray(mask)
+        if chosen.dtype != np.bool_ or chosen.shape != (self.num_envs,):
             raise ValueError(
-                f"options['reset_mask'] has dtype {mask.dtype} and shape {mask.shape}; expected a bool array "
+                f"options['reset_mask'] has dtype {chosen.dtype} and shape {chosen.shape}; expected a bool array "
                 f"of shape ({self.num_envs},)"
             )
-        if not mask.any():
+        if not chosen.any():
             raise ValueError("options['reset_mask'] selects no row; expected at least one True")
-        return mask
+        return chosen
 
-    def _seed_rows(self, seed: int | Sequence[int | None] | None, chosen: BoolArray) -> None:
+    def _given(self, name: str, values: Any, rows: list[int]) -> IntArray:
+        """Checks an option that holds one integer for each row."""
+        array = np.asarray(values)
+        if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
+            raise ValueError(f"options[{name!r}] must hold {self.num_envs} integers, got {values!r}")
+        n_prompts = len(self.mdp.prompts)
+        if name == "prompt_index" and any(not 0 <= i < n_prompts for i in array[rows]):
+            raise ValueError(f"options['prompt_index'] holds {array[rows]}; there are {n_prompts} prompts")
+        if name == "episode" and any(array[rows] < 0):
+            raise ValueError(f"options['episode'] holds {array[rows]}; expected running numbers from 0")
+        return array
+
+    def _seed_rows(self, seed: int | Sequence[int | None] | None, rows: list[int]) -> None:
+        seeds: Sequence[int | None]
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
             seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} entries; expected one for each of the {self.num_envs} rows")
-        for row in np.flatnonzero(chosen):
+        for row in rows:
             if seeds[row] is not None or self.generators[row] is None:
-                self.generators[row], used = seeding.np_random(seeds[row])
-                self.base_seed = used if row == 0 else self.base_seed
+                self.generators[row] = seeding.np_random(seeds[row])[0]
+        # One seed for all rows, so that an episode draws the same in every slot.
+        self.base_seed = next((s for s in seeds if s is not None), self.base_seed)
+        if self.base_seed is None:
+            self.base_seed = seeding.np_random()[1]
 
-    def _drawn_starts(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        starts = [(g.integers(len(self.mdp.prompts)), g.integers(2**63)) for g in map(self._generator, rows)]
-        index, episode_seed = np.array(starts, np.int64).T
-        return index, episode_seed
-
-    def _generator(self, row: int) -> np.random.Generator:
-        generator = self.generators[row]
-        assert generator is not None, "rows are seeded before they draw"
-        return generator
-
-    def _given_starts(self, rows: IntArray, options: dict[str, Any]) -> tuple[IntArray, IntArray]:
-        index = np.asarray(options["prompt_index"])
-        episode = np.asarray(options.get("episode", index))
-        for name, value in (("prompt_index", index), ("episode", episode)):
-            if value.shape != (self.num_envs,) or value.dtype.kind not in "iu":
-                raise ValueError(f"options[{name!r}] must hold {self.num_envs} integers, got {value!r}")
-        bad = [int(i) for i in index[rows] if not 0 <= i < len(self.mdp.prompts)]
-        if bad:
-            raise ValueError(f"options['prompt_index'] holds {bad}; there are {len(self.mdp.prompts)} prompts")
-        seeds = [np.random.SeedSequence([self.base_seed, int(e)]).generate_state(1, np.uint64)[0] for e in episode[rows]]
-        return index[rows].astype(np.int64), (np.array(seeds, np.uint64) >> np.uint64(1)).astype(np.int64)
-
-    def _begin(self, rows: IntArray, prompt_index: IntArray, episode_seed: IntArray) -> None:
-        width = self.mdp.max_prompt_length
-        self._ids[rows] = self.mdp.filler
-        self._mask[rows] = 0
-        for row, index in zip(rows, prompt_index, strict=True):
-            ids = self.mdp.prompts[index].ids
+    def _begin(self, rows: list[int], given: Mapping[str, IntArray] | None = None) -> RowInfos:
+        """Puts new episodes into rows; gives what their infos say of it."""
+        for row in rows:
+            self._draw_start(row, given or {})
+            ids, width = self._prompt(row).ids, self.mdp.max_prompt_length
+            self._ids[row] = self.mdp.filler
+            self._mask[row] = 0
             self._ids[row, width - len(ids) : width] = ids
             self._mask[row, width - len(ids) : width] = 1
             self._finish_reason[row] = None
         self._length[rows] = 0
         self._token_rewards[rows] = 0.0
-        self._live[rows] = True
-        self._prompt_index[rows] = prompt_index
-        self._episode_seed[rows] = episode_seed
+        self._live[rows] = self._started[rows] = True
+        self._admitted = None
+        return {row: self._start_info(row) for row in rows}
+
+    def _draw_start(self, row: int, given: Mapping[str, IntArray]) -> None:
+        """Chooses a row's prompt and ``episode_seed``: as given, else from the row's generator."""
+        generator = self.generators[row]
+        assert generator is not None, "rows are seeded before they draw"
+        index, episode = given.get("prompt_index"), given.get("episode")
+        self._prompt_index[row] = generator.integers(len(self.mdp.prompts)) if index is None else index[row]
+        self._episode_seed[row] = generator.integers(2**63) if episode is None else self._seed_of(int(episode[row]))
+
+    def _seed_of(self, episode: int) -> int:
+        """The ``episode_seed`` of a numbered episode: 63 bits, as a generator draws them."""
+        state = np.random.SeedSequence([self.base_seed or 0, episode]).generate_state(1, np.uint64)
+        return int(state[0]) >> 1
 
     # --- step --------------------------------------------------------------------------------------------
 
-    def step(
-        self, actions: IntArray
-    ) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+    def step(self, actions: IntArray) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Appends one token to every live row.
 
         ``terminated`` is True on an end token, on the task's stop rule **and** on the horizon T: the score is
@@ -182,120 +196,111 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, or when no row is live.
             ValueError: an action that is not an integer in ``[0, V)``, or that the task's mask forbids.
+            textgym.rewards.RewardError: a mistake in the reward.
         """
-        live = self._live.copy()
-        if not self._started or (self.autoreset_mode is AutoresetMode.DISABLED and not live.any()):
-            raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
-        self._append(live, self._checked(actions, live))
-        finished = np.flatnonzero(self._ended(live))
-        rewards = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, bool)
-        terminated[finished] = True
-        final_infos = self._finish(finished, rewards)
-        infos = self._autoreset(live, final_infos)
-        return self.observation(), rewards, terminated, np.zeros(self.num_envs, bool), self._with_active(infos, live)
+        active = self._live.copy()
+        rewards, terminated, row_infos = self.advance(actions)
+        infos = self._batch(row_infos)
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            infos["active"] = active
+        return self.observation(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
-    def _checked(self, actions: Any, live: BoolArray) -> IntArray:
+    def advance(self, actions: Any) -> tuple[FloatArray, BoolArray, RowInfos]:
+        """:meth:`step` without copying observations and batching infos: rewards, terminated, infos."""
+        ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
+        if not ready:
+            raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
+        live, idle = np.flatnonzero(self._live).tolist(), np.flatnonzero(~self._live).tolist()
+        self._append(live, self._checked(actions, live))
+        final_infos = self._finish(self._ended(live))
+        finished = list(final_infos)
+        rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        rewards[finished] = [info["score"] for info in final_infos.values()]
+        terminated[finished] = True
+        infos = self._autoreset(idle, final_infos)
+        self._show()
+        return rewards, terminated, infos
+
+    def _checked(self, actions: Any, live: list[int]) -> IntArray:
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(
                 f"actions has shape {actions.shape} and dtype {actions.dtype}; expected {self.num_envs} integers"
             )
         used = actions[live]
-        if used.size and not (0 <= used.min() and used.max() < self.mdp.n_actions):
-            bad = used[(used < 0) | (used >= self.mdp.n_actions)]
+        if bad := [int(action) for action in used if not 0 <= action < self.mdp.n_actions]:
             raise ValueError(f"action {bad[0]} lies outside the {self.mdp.n_actions} tokens of the vocabulary")
-        if self.mdp.allowed is not None and not self.action_masks()[live, used].all():
-            raise ValueError("an action is forbidden by the task's mask; choose among env.action_masks()")
-        return actions.astype(np.int64, copy=False)
+        if self.mdp.allowed is not None and len(forbidden := used[~self._admits()[live, used]]):
+            raise ValueError(f"action {forbidden[0]} is forbidden by the task's mask; choose among env.action_masks()")
+        checked: IntArray = actions.astype(np.int64, copy=False)
+        return checked
 
-    def _append(self, live: BoolArray, actions: IntArray) -> None:
-        rows = np.flatnonzero(live)
-        columns = self.mdp.max_prompt_length + self._length[rows]
-        self._ids[rows, columns] = actions[rows]
-        self._mask[rows, columns] = 1
-        self._length[rows] += 1
+    def _append(self, live: list[int], actions: IntArray) -> None:
+        columns = self.mdp.max_prompt_length + self._length[live]
+        self._ids[live, columns] = actions[live]
+        self._mask[live, columns] = 1
+        self._length[live] += 1
+        self._admitted = None
 
-    def _ended(self, live: BoolArray) -> BoolArray:
-        last = self._ids[np.arange(self.num_envs), self.mdp.max_prompt_length + self._length - 1]
-        stopped = live & self._is_end[np.minimum(last, self.mdp.n_actions - 1)]
+    def _ended(self, live: list[int]) -> list[int]:
+        """The rows that their last token has ended; notes why."""
+        last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
+        stopped = self._is_end[last]
         if self.mdp.stop is not None:
-            for row in np.flatnonzero(live & ~stopped):
-                stopped[row] = self.mdp.stop(self.response(row))
-        ended: BoolArray = stopped | (live & (self._length == self.mdp.max_new_tokens))
-        for row in np.flatnonzero(ended):
-            self._finish_reason[row] = "stop" if stopped[row] else "length"
-        return ended
+            stopped |= np.array([bool(self.mdp.stop(self.response(row))) for row in live], bool)
+        at_horizon = self._length[live] == self.mdp.max_new_tokens
+        for i in np.flatnonzero(stopped | at_horizon):
+            self._finish_reason[live[i]] = "stop" if stopped[i] else "length"
+        return [live[i] for i in np.flatnonzero(stopped | at_horizon)]
 
-    def _finish(self, rows: IntArray, rewards: FloatArray) -> dict[int, dict[str, Any]]:
-        """Scores the rows that ended, writes their rewards and returns what their infos say of it."""
-        if not len(rows):
-            return {}
+    def _finish(self, rows: list[int]) -> RowInfos:
+        """Scores the rows that ended; gives what their infos say of it."""
         self._live[rows] = False
-        responses = {int(row): self.response(row) for row in rows}
-        texts = {row: decode_response(self.mdp.tokenizer, ids, self.mdp.end_token_ids) for row, ids in responses.items()}
-        infos = {row: {"finish_reason": self._finish_reason[row], "completion": text} for row, text in texts.items()}
+        infos: RowInfos = {row: self._final_info(row) for row in rows}
         fixed = self.mdp.missing_end_score
-        scored = [row for row in responses if fixed is None or self._finish_reason[row] == "stop"]
-        for row in set(responses) - set(scored):
-            rewards[row] = self._token_rewards[row, self._length[row] - 1] = fixed
-        if scored:
-            self._score(scored, responses, texts, rewards, infos)
-        for row in responses:
-            infos[row]["score"] = float(rewards[row])
+        unended = [] if fixed is None else [row for row in rows if self._finish_reason[row] == "length"]
+        self._token_rewards[unended, self._length[unended] - 1] = fixed
+        self._score([row for row in rows if row not in unended], infos)
+        for row in rows:
+            infos[row]["score"] = float(self._token_rewards[row].sum())
         return infos
 
-    def _score(
-        self,
-        rows: list[int],
-        responses: dict[int, list[int]],
-        texts: dict[int, str],
-        rewards: FloatArray,
-        infos: dict[int, dict[str, Any]],
-    ) -> None:
-        prompts = [self.mdp.prompts[self._prompt_index[row]] for row in rows]
+    def _score(self, rows: list[int], infos: RowInfos) -> None:
+        """Asks the reward, once for all rows, and notes what it gave."""
+        if not rows:
+            return
+        prompts = [self._prompt(row) for row in rows]
         names = sorted({name for prompt in prompts for name in prompt.columns})
         columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
         columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]
-        columns["episode_seed"] = [int(self._episode_seed[row]) for row in rows]
+        columns["episode_seed"] = self._episode_seed[rows].tolist()
         columns["finish_reason"] = [self._finish_reason[row] for row in rows]
-        batch = self.mdp.rewards.score(
-            [prompt.content for prompt in prompts], [texts[r] for r in rows], [responses[r] for r in rows], columns
-        )
-        for position, (row, total) in enumerate(zip(rows, batch.totals, strict=True)):
-            length = self._length[row]
-            if isinstance(total, float):
-                self._token_rewards[row, length - 1] = total
-            else:
-                self._token_rewards[row, :length] = total
-                infos[row]["token_rewards"] = list(total)
-            rewards[row] = self._token_rewards[row, :length].sum()
-            values = {name: scores[position] for name, scores in batch.components.items()}
+        completions = [infos[row]["completion"] for row in rows]
+        responses = [self.response(row) for row in rows]
+        batch = self.mdp.rewards.score([prompt.content for prompt in prompts], completions, responses, columns)
+        for i, (row, total) in enumerate(zip(rows, batch.totals, strict=True)):
+            scores = {name: column[i] for name, column in batch.components.items()}
             # A component that does not apply is left out: its key's mask says so.
-            infos[row]["components"] = {name: value for name, value in values.items() if value == value}
+            infos[row]["components"] = {name: score for name, score in scores.items() if not math.isnan(score)}
+            if isinstance(total, float):
+                self._token_rewards[row, self._length[row] - 1] = total
+            else:
+                self._token_rewards[row, : len(total)] = total
+                infos[row]["token_rewards"] = list(total)
 
-    def _autoreset(self, was_live: BoolArray, final_infos: dict[int, dict[str, Any]]) -> dict[str, Any]:
-        """Resets what the autoreset mode resets now, and gathers every row's info as Gymnasium batches it."""
-        infos: dict[str, Any] = {}
+    def _autoreset(self, idle: list[int], final_infos: RowInfos) -> RowInfos:
+        """Begins what the autoreset mode begins now; gives every row's info."""
+        infos = final_infos
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            for row, info in final_infos.items():
-                final = {"final_obs": self._row_observation(row), "final_info": {**self._masks(row), **info}}
-                infos = self._add_info(infos, final, row)
-            restarted = np.array(sorted(final_infos), np.int64)
+            finals: RowInfos = {
+                row: {"final_obs": self._row_observation(row), "final_info": {**info, **self._mask_info(row)}}
+                for row, info in final_infos.items()
+            }
+            infos = {row: {**info, **finals[row]} for row, info in self._begin(list(finals)).items()}
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            restarted = np.flatnonzero(~was_live)
-        else:
-            restarted = np.array([], np.int64)
-        if len(restarted):
-            self._begin(restarted, *self._drawn_starts(restarted))
-            for row in restarted:
-                infos = self._add_info(infos, self._row_info(row), row)
-        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            for row, info in final_infos.items():
-                infos = self._add_info(infos, info, row)
+            infos = {**final_infos, **self._begin(idle)}
         if self.mdp.allowed is not None:
-            infos["action_mask"] = self.action_masks().astype(np.int8)
-            infos["_action_mask"] = np.ones(self.num_envs, bool)
+            infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
 
     # --- what can be seen ----------------------------------------------------------------------------------
@@ -312,15 +317,25 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     def action_masks(self) -> BoolArray:
         """``[N, V]``: which tokens the task admits; all of them for rows that have ended."""
-        masks = np.ones((self.num_envs, self.mdp.n_actions), bool)
-        if self.mdp.allowed is not None and self._live.any():
-            masks[self._live] = self.mdp.allowed(self._ids[self._live], self._mask[self._live])
-        return masks
+        return self._admits().copy()
 
-    def render(self) -> tuple[Any, ...] | None:  # type: ignore[override]
-        """One frame per row, as ``render_mode`` says; ``"human"`` prints and returns None."""
+    def _admits(self) -> BoolArray:
+        """:meth:`action_masks`, worked out once in each state."""
+        if self._admitted is None:
+            self._admitted = np.ones((self.num_envs, self.mdp.n_actions), bool)
+            if self.mdp.allowed is not None and self._live.any():
+                self._admitted[self._live] = self.mdp.allowed(self._ids[self._live], self._mask[self._live])
+        return self._admitted
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame per row, as ``render_mode`` says.
+
+        As Gymnasium has it, ``"human"`` returns None and prints by itself at every reset and step.
+        """
         if self.render_mode is None:
             return None
+        if not self._started.any():
+            raise gym.error.ResetNeeded("nothing can be rendered before the first reset()")
         frames = [self.frame(row) for row in range(self.num_envs)]
         if self.render_mode == "rgb_array":
             return tuple(rgb_array(frame) for frame in frames)
@@ -330,27 +345,41 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         print("\n\n".join(texts))
         return None
 
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
     def frame(self, row: int) -> Frame:
         """What a picture of one row shows."""
         response = self.response(row)
+        prompt = self._prompt(row)
         return Frame(
-            prompt=self.mdp.prompts[self._prompt_index[row]].text,
-            tokens=tuple(token_strings(self.mdp.tokenizer, response)),
+            prompt=prompt.text if self._started[row] else "",
+            tokens=tuple(token_strings(self.mdp.tokenizer, response, before=prompt.ids)),
             rewards=tuple(self._token_rewards[row, : len(response)].tolist()),
             finish_reason=self._finish_reason[row],
+            horizon=self.mdp.max_new_tokens,
         )
+
+    def _prompt(self, row: int) -> Prompt:
+        return self.mdp.prompts[int(self._prompt_index[row])]
 
     def _row_observation(self, row: int) -> Observation:
         return {"input_ids": self._ids[row].copy(), "attention_mask": self._mask[row].copy()}
 
-    def _row_info(self, row: int) -> dict[str, Any]:
-        index = int(self._prompt_index[row])
-        return {"prompt": self.mdp.prompts[index].text, "prompt_index": index, **self._masks(row)}
+    def _start_info(self, row: int) -> dict[str, Any]:
+        return {"prompt": self._prompt(row).text, "prompt_index": int(self._prompt_index[row]), **self._mask_info(row)}
 
-    def _masks(self, row: int) -> dict[str, Any]:
-        return {} if self.mdp.allowed is None else {"action_mask": self.action_masks()[row].astype(np.int8)}
+    def _final_info(self, row: int) -> dict[str, Any]:
+        text = decode_response(self.mdp.tokenizer, self.response(row), self.mdp.end_token_ids)
+        return {"finish_reason": self._finish_reason[row], "completion": text}
 
-    def _with_active(self, infos: dict[str, Any], live: BoolArray) -> dict[str, Any]:
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            infos["active"] = live.copy()
-        return infos
+    def _mask_info(self, row: int) -> dict[str, Any]:
+        return {} if self.mdp.allowed is None else {"action_mask": self._admits()[row].astype(np.int8)}
+
+    def _batch(self, infos: RowInfos) -> dict[str, Any]:
+        """Infos as Gymnasium batches them: an array for each key, beside a mask of the rows that have it."""
+        batch: dict[str, Any] = {}
+        for row, info in infos.items():
+            batch = self._add_info(batch, info, row)
+        return batch

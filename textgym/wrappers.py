@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.loading import check_fits, frozen_dropout
 from textgym.lm.sampling import Sampling, restrict
+from textgym.mdp import TokenMDP
 from textgym.types import BoolArray, FloatArray, IntArray
 
 Observation = dict[str, NDArray[Any]]
@@ -43,27 +46,53 @@ def find_attribute(env: Any, name: str) -> Any:
     raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
 
 
-class _TokenLogProbs:
-    """Follows a vector environment and gives log-probabilities of the tokens chosen in it."""
+def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
+    """A function that gives the tokens which a task admits now, or None where it admits all.
 
-    def __init__(self, model: PreTrainedModel, env: Any, n_rows: int, sampling: Sampling) -> None:
-        self.prompt_length = int(find_attribute(env, "prompt_length"))
-        self.end_ids: Sequence[int] = find_attribute(env, "end_token_ids")
-        space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
-        actions = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
-        self.n_actions = int(actions.n)
-        self.sampling = sampling.shared
-        self.decoder = PrefixDecoder(model, n_rows, space["input_ids"].shape[0])
+    ``[N, V]`` for a vector environment, ``[V]`` for a single one.
+
+    Raises:
+        AttributeError: the environment is none of this package.
+    """
+    if find_attribute(env, "mdp").allowed is None:
+        return lambda: None
+    inner = env.unwrapped
+    if isinstance(inner, SyncVectorEnv):
+        return lambda: np.stack(inner.call("action_masks"))
+    masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
+    return masks
+
+
+class _TokenLogProbs:
+    """Follows an environment's rows and gives log-probabilities of the tokens chosen in them."""
+
+    def __init__(self, model: PreTrainedModel, mdp: TokenMDP, n_rows: int, sampling: Sampling) -> None:
+        check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width)
+        self.mdp = mdp
+        self.sampling = sampling
+        self.decoder = PrefixDecoder(model, n_rows, mdp.width)
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
         """``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
-        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.prompt_length :].sum(1))
-        allowed = None if masks is None else torch.from_numpy(masks[rows]).to(logits.device)
-        behaviour = restrict(logits, self.sampling, self.n_actions, self.end_ids, elapsed.to(logits.device), allowed)
+        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.mdp.max_prompt_length :].sum(1))
+        behaviour = restrict(
+            logits,
+            self.sampling,
+            self.mdp.n_actions,
+            self.mdp.end_token_ids,
+            elapsed.to(logits.device),
+            None if masks is None else torch.from_numpy(masks[rows]).to(logits.device),
+        )
         chosen = torch.from_numpy(actions[rows]).to(logits.device)
         log_probs: FloatArray = behaviour.log_softmax(-1).gather(1, chosen[:, None])[:, 0].double().cpu().numpy()
+        if not np.isfinite(log_probs).all():
+            row = rows[~np.isfinite(log_probs)][0]
+            raise ValueError(
+                f"the agent chose token {actions[row]} in row {row}, which {self.sampling} excludes there; sample as "
+                "the wrapper is told to"
+            )
         return log_probs
 
 
@@ -72,23 +101,23 @@ class _KLPenalty:
 
     def __init__(
         self,
-        env: Any,
+        mdp: TokenMDP,
         n_rows: int,
         reference: PreTrainedModel,
         beta: float,
         sampling: Sampling,
         policy: ActingPolicy | None,
     ) -> None:
-        if beta < 0:
-            raise ValueError(f"beta={beta}; expected 0 or more")
-        if policy is not None and policy.sampling.shared != sampling.shared:
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta={beta}; expected a number from 0")
+        if policy is not None and policy.sampling.shared != sampling:
             raise ValueError(
-                f"the wrapper samples with {sampling.shared}, the policy with {policy.sampling.shared}; "
+                f"the wrapper samples with {sampling}, the policy with {policy.sampling.shared}; "
                 "temperature and minimum length must be the same for both"
             )
         self.beta = beta
-        self.reference = _TokenLogProbs(reference.eval(), env, n_rows, sampling)
-        self.policy = None if policy is None else _TokenLogProbs(policy.lm, env, n_rows, sampling)
+        self.reference = _TokenLogProbs(frozen_dropout(reference), mdp, n_rows, sampling)
+        self.policy = None if policy is None else _TokenLogProbs(policy.lm, mdp, n_rows, policy.sampling)
 
     def __call__(
         self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None
@@ -103,27 +132,24 @@ class _KLPenalty:
         return paid
 
 
-def _restricted_masks(env: Any) -> BoolArray | None:
-    """The task's action masks, where it restricts actions."""
-    mdp = find_attribute(env, "mdp")
-    masks: BoolArray | None = None if mdp.allowed is None else find_attribute(env, "action_masks")()
-    return masks
-
-
-class VectorReferenceKL(VectorWrapper[Observation, IntArray, NDArray[Any]]):
+class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
     """Pays the KL to a reference in every step of a vector environment.
 
     An environment cannot know π, so by default this pays only ``β·log π_ref(a|s)``: with the agent's own entropy
     bonus of weight β (which only approximates the other half) that is KL shaping for stock agents. Given
     ``policy``, it pays all of ``−β·(log π − log π_ref)``. Our own agents compute the penalty after the rollout and
-    need no wrapper.
+    need no wrapper. ``info["kl_reward"]`` tells what was paid.
 
     Args:
-        env: a vector environment of this package.
+        env: a vector environment of this package, or Gymnasium's ``SyncVectorEnv`` of its single environments.
         reference: the model that the policy shall stay near.
         beta: β, 0 or more.
         sampling: the policy's; temperature and minimum length define both distributions.
         policy: an ``LMPolicy``, to pay the whole penalty.
+
+    Raises:
+        ValueError: the reference does not fit the task, or temperature or minimum length are not the policy's. In
+            ``step``: a token that temperature, minimum length or the task's mask exclude.
     """
 
     def __init__(
@@ -136,25 +162,30 @@ class VectorReferenceKL(VectorWrapper[Observation, IntArray, NDArray[Any]]):
     ) -> None:
         super().__init__(env)
         self.kl_sampling = (sampling or Sampling()).shared
-        self._penalty = _KLPenalty(env, env.num_envs, reference, beta, self.kl_sampling, policy)
-        self._restarts = env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+        mdp: TokenMDP = find_attribute(env, "mdp")
+        self._penalty = _KLPenalty(mdp, env.num_envs, reference, beta, self.kl_sampling, policy)
+        self._masks = find_action_masks(env)
+        self._mode = AutoresetMode(env.metadata["autoreset_mode"])
         self._observation: Observation = {}
-        self._ended: BoolArray = np.zeros(env.num_envs, bool)
+        self._playing: BoolArray = np.zeros(env.num_envs, bool)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        chosen = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._observation, info = self.env.reset(seed=seed, options=options)
-        self._ended[mask] = False
+        self._playing[chosen] = True
         return self._observation, info
 
     def step(self, actions: IntArray) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        rows = np.flatnonzero(~self._ended)
-        paid = self._penalty(self._observation, np.asarray(actions), rows, _restricted_masks(self.env))
-        idle = self._ended & (self.env.metadata["autoreset_mode"] is AutoresetMode.DISABLED)
+        before, playing, masks = self._observation, self._playing, self._masks()
         self._observation, rewards, terminated, truncated, info = self.env.step(actions)
-        if not self._restarts:
-            self._ended = idle | np.asarray(terminated | truncated)
-        return self._observation, rewards + paid, terminated, truncated, {**info, "kl_reward": paid}
+        paid = self._penalty(before, np.asarray(actions), np.flatnonzero(playing), masks)
+        done = np.asarray(terminated | truncated)
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._playing = ~done  # the next step of a finished row only resets it
+        elif self._mode is AutoresetMode.DISABLED:
+            self._playing = playing & ~done
+        shown = {"kl_reward": paid, "_kl_reward": playing.copy()}
+        return self._observation, rewards + paid, terminated, truncated, {**info, **shown}
 
 
 class ReferenceKL(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
@@ -170,7 +201,8 @@ class ReferenceKL(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
     ) -> None:
         super().__init__(env)
         self.kl_sampling = (sampling or Sampling()).shared
-        self._penalty = _KLPenalty(env, 1, reference, beta, self.kl_sampling, policy)
+        self._penalty = _KLPenalty(find_attribute(env, "mdp"), 1, reference, beta, self.kl_sampling, policy)
+        self._masks = find_action_masks(env)
         self._observation: Observation = {}
 
     def reset(
@@ -180,9 +212,9 @@ class ReferenceKL(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
         return self._observation, info
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        masks = _restricted_masks(self.env)
-        rows = {key: value[None] for key, value in self._observation.items()}
-        own = None if masks is None else masks[None]
-        paid = float(self._penalty(rows, np.asarray([action]), np.arange(1), own)[0])
+        before, masks = self._observation, self._masks()
         self._observation, reward, terminated, truncated, info = self.env.step(action)
+        row = {key: value[None] for key, value in before.items()}
+        own = None if masks is None else masks[None]
+        paid = float(self._penalty(row, np.array([action]), np.arange(1), own)[0])
         return self._observation, float(reward) + paid, terminated, truncated, {**info, "kl_reward": paid}

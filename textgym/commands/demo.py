@@ -84,7 +84,9 @@ def demo(config: DemoConfig) -> Path:
     if config.kl_coef is not None:
         settings = Hyperparameters(**{**asdict(settings), "kl_coef": config.kl_coef})
     task = load_task(config.task)
-    runs.open_run(config.out, _described(config, settings), config.overwrite, resume=False)
+    described = _described(config, settings)
+    runs.check_run(config.out, described, config.overwrite, resume=False)
+    runs.begin_run(config.out, described)
     print(f"{task.name}: {task.description}\n\n1. rank samples of the base model, K = {K}")
     rankings, gold = ranked_samples(task, budget.rankings, config.seed)
     write_rankings(config.out / "rankings.jsonl", rankings)

@@ -29,8 +29,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def open_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
-    """Makes the run's directory, or finds it again.
+def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
+    """Whether a run may begin or go on in a directory; nothing is written.
 
     Returns:
         Whether there is a checkpoint to continue from.
@@ -39,19 +39,24 @@ def open_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool
         FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
         ValueError: the run to resume had other settings, which are named.
     """
-    occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
     is_run = (out / "config.json").is_file()
-    if occupied and not (is_run and (overwrite or resume)):
+    if not (is_run and (overwrite or resume)):
         mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
         raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
-    if occupied and resume:
-        _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
-        return (out / CHECKPOINT).is_dir()
-    if occupied:
+    if not resume:
+        return False
+    _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
+    return (out / CHECKPOINT).is_dir()
+
+
+def begin_run(out: Path, config: Mapping[str, Any]) -> None:
+    """Makes the directory of a new run; what :func:`check_run` allowed to be replaced is removed."""
+    if out.is_dir():
         remove_directory(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True)
     write_json(out / "config.json", {**config, "versions": versions()})
-    return False
 
 
 def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:

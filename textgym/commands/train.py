@@ -75,10 +75,12 @@ def train(config: TrainConfig) -> Path:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
     find_algorithm(config.algorithm)
-    algorithm_mdp = user_mdp(config)
-    resumed = runs.open_run(config.out, described(config), config.overwrite, config.resume)
-    algorithm = make_algorithm(config, algorithm_mdp, resumed)
-    evaluator = runs.Evaluator(config.out, algorithm_mdp, config.eval_episodes, config.seed)
+    resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
+    mdp = user_mdp(config)
+    algorithm = make_algorithm(config, mdp, resumed)
+    if not resumed:
+        runs.begin_run(config.out, described(config))
+    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
     report = runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")

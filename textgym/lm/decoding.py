@@ -8,38 +8,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textgym.lm.cache import DecodeWindow, PrefillWindow, SlotCache
+from textgym.lm.cache import SlotCache
 from textgym.lm.loading import accepted, position_ids
-from textgym.types import BoolArray, IntArray
+from textgym.lm.weights import WeightsWatch
+from textgym.types import IntArray
 
 
 class PrefixDecoder:
     """Follows the rows of a vector environment with a key-value cache.
 
-    Each call compares every row's observation with what is cached for it: a row that grew by one token decodes that
-    token; any other row (reset, edited by a wrapper, grown by a whole turn) is prefilled. So it needs no word from
-    the environment, and nothing breaks when a wrapper interferes. A change of the model's parameters empties the
-    cache.
-
-    Rows that are not asked for leave the batch: the asked rows that decode occupy the cache's first slots, so that
-    the model reads a view of it.
+    Each call compares every asked row's observation with what it saw of it in the last call: a row that grew by one
+    token decodes that token; any other row (reset, edited by a wrapper, grown by a whole turn) is prefilled. So it
+    needs no word from the environment, and nothing breaks when a wrapper interferes. Rows that are not asked for
+    leave the batch and are forgotten; a change of the model's weights forgets all.
 
     Args:
         model: any causal transformers model that takes a ``Cache``.
         n_rows: ``N``.
         width: ``P + T``.
+
+    Raises:
+        ValueError: the model keeps a recurrent state, which is no cache of columns.
     """
 
     def __init__(self, model: PreTrainedModel, n_rows: int, width: int) -> None:
+        if getattr(model, "_is_stateful", False):
+            raise ValueError(
+                f"{type(model).__name__} keeps a recurrent state; expected a model whose layers all take a key-value "
+                "cache"
+            )
         self.model = model
-        self.cache = SlotCache(n_rows, width)
-        self.fresh: BoolArray = np.zeros(n_rows, bool)
-        """``[N]``: which rows the last call found to begin anew."""
-        self._tokens: IntArray = np.full((n_rows, width), -1, np.int64)  # what is cached; -1 where no token stands
-        self._end: IntArray = np.zeros(n_rows, np.int64)  # columns cached; 0 for none
-        self._slot: IntArray = np.arange(n_rows)
-        self._columns = np.arange(width)
-        self._weights_version = -1
+        self.n_rows = n_rows
+        self.width = width
+        self.cache: SlotCache
+        self._weights = WeightsWatch(model)
+        self._optional = accepted(model, position_ids=True, logits_to_keep=True)
+        self._order: IntArray = np.arange(0)  # the last call's rows, in the order of their slots
+        self._tokens: IntArray = np.full((n_rows, width), -1, np.int64)  # what they showed; -1 where no token stands
+        self._end: IntArray = np.zeros(n_rows, np.int64)  # and in which column it ended
 
     @torch.inference_mode()
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
@@ -48,7 +54,7 @@ class PrefixDecoder:
         Args:
             input_ids: ``[N, P+T]``.
             attention_mask: ``[N, P+T]``.
-            rows: ``[n]`` the rows that are asked for.
+            rows: ``[n]`` the rows that are asked for, each once.
 
         Returns:
             ``[n, V]`` in the order of ``rows``.
@@ -56,92 +62,71 @@ class PrefixDecoder:
         Raises:
             ValueError: a row's attention mask is empty.
         """
-        self._forget_if_trained()
-        seen = attention_mask.astype(bool)
-        tokens = np.where(seen, input_ids, -1)
-        end = np.where(seen.any(1), self.cache.width - seen[:, ::-1].argmax(1), 0)
-        if not end[rows].all():
+        seen = attention_mask[rows].astype(bool)
+        if not seen.any(1).all():
             raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
-        before = self._columns < self._end[:, None]
-        extends = (self._end > 0) & (end == self._end + 1) & ((tokens == self._tokens) | ~before).all(1)
-        decoding, anew = rows[extends[rows]], rows[~extends[rows]]
-        self._settle(decoding, anew)
-        out: Tensor | None = None
-        position = np.empty(self.cache.n_slots, np.int64)
-        position[rows] = np.arange(len(rows))
-        for group, run in [(decoding, self._decode), *((g, self._prefill) for g in _by_value(anew, end))]:
-            if len(group) == 0:
-                continue
-            part = run(group, tokens, seen, end)
-            if len(group) == len(rows) and (group == rows).all():
-                out = part
-                continue
-            out = part.new_empty(len(rows), part.shape[1]) if out is None else out
-            out[torch.from_numpy(position[group])] = part
-        assert out is not None, "rows must not be empty"
-        self._tokens[rows], self._end[rows] = tokens[rows], end[rows]
-        self.fresh[:] = False
-        self.fresh[anew] = True
-        return out
+        if self._weights.changed():
+            self._order = np.arange(0)
+            self.cache = SlotCache(self.n_rows, self.width, self.model.device)
+        tokens = np.where(seen, input_ids[rows], -1)
+        end = self.width - seen[:, ::-1].argmax(1)
+        span = end - seen.argmax(1)
 
-    def _forget_if_trained(self) -> None:
-        # Tensors count their in-place changes, so an optimiser step or a loaded state cannot go unnoticed.
-        version = sum(parameter._version for parameter in self.model.parameters())
-        if version != self._weights_version:
-            self._weights_version = version
-            self._end[:] = 0
-            # Rows back in their places: a resumed run must batch as the uninterrupted one does, to be equal in bits.
-            self._slot[:] = np.arange(self.cache.n_slots)
+        place = np.full(self.n_rows, -1)  # of a row among the asked; -1 for the others
+        place[rows] = np.arange(len(rows))
+        kept = self._settle(place, tokens, end)
+        anew = np.setdiff1d(np.arange(len(rows)), kept)
+        self.cache.align(len(kept), int(span[kept].max(initial=1)) - 1, int(span[anew].max(initial=0)))
+        parts = []
+        if len(kept):
+            parts.append(self._decode(tokens[kept, end[kept] - 1], int(span[kept].max())))
+        if len(anew):
+            parts.append(self._prefill(len(kept), tokens[anew], end[anew], int(span[anew].max())))
+        batch = np.concatenate([kept, anew])
+        self._order, self._tokens[rows], self._end[rows] = rows[batch], tokens, end
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        in_order = (batch[:-1] < batch[1:]).all()
+        return logits if in_order else logits[self._on_device(np.argsort(batch))]
 
-    def _settle(self, decoding: IntArray, anew: IntArray) -> None:
-        """Gives the decoding rows the first slots, moving those that stand further back, then the new rows."""
-        n = len(decoding)
-        ordered = decoding[np.argsort(self._slot[decoding], kind="stable")]
-        taken = self._slot[ordered]
-        holes = np.setdiff1d(np.arange(n), taken[taken < n])
-        for row, hole in zip(ordered[taken >= n], holes, strict=True):
-            self.cache.move(int(self._slot[row]), int(hole), int(self._end[row]))
-            self._slot[row] = hole
-        others = np.setdiff1d(np.arange(self.cache.n_slots), decoding)
-        idle = np.setdiff1d(others, anew)
-        self._end[idle] = 0  # their slots are given away
-        self._slot[np.concatenate([anew, idle])] = np.arange(n, self.cache.n_slots)
+    def _settle(self, place: IntArray, tokens: IntArray, end: IntArray) -> IntArray:
+        """Gives the asked rows that grew by one token the first slots; the others are forgotten.
 
-    def _decode(self, rows: IntArray, tokens: IntArray, seen: BoolArray, end: IntArray) -> Tensor:
-        order = np.argsort(self._slot[rows], kind="stable")  # slot order is batch order
-        in_order = rows[order]
-        columns = end[in_order] - 1
-        first, last = int(seen[in_order].argmax(1).min()), int(columns.max()) + 1
-        mask = torch.from_numpy(seen[in_order, first:last])
-        self.cache.window = DecodeWindow(self._on_device(torch.from_numpy(columns)), first, last)
-        ids = torch.from_numpy(tokens[in_order, columns])[:, None]
-        positions = torch.from_numpy(seen[in_order].sum(1) - 1)[:, None]
-        logits = self._forward(ids, mask, positions)
-        return logits if (order[:-1] < order[1:]).all() else logits[torch.from_numpy(np.argsort(order))]
+        Returns:
+            their places among the asked, in the order of the slots.
+        """
+        rows, self._order = self._order, np.arange(0)  # nothing is known if the model raises
+        at = place[rows]
+        grown = (end[at] == self._end[rows] + 1) & (np.count_nonzero(tokens[at] != self._tokens[rows], axis=1) == 1)
+        stays = (at >= 0) & grown
+        n = np.count_nonzero(stays)
+        holes, astray = np.flatnonzero(~stays[:n]), n + np.flatnonzero(stays[n:])
+        if len(holes):
+            self.cache.move(self._on_device(astray), self._on_device(holes))
+            at[holes] = at[astray]
+        kept: IntArray = at[:n]
+        return kept
 
-    def _prefill(self, rows: IntArray, tokens: IntArray, seen: BoolArray, end: IntArray) -> Tensor:
-        first, last = int(seen[rows].argmax(1).min()), int(end[rows[0]])
-        mask = torch.from_numpy(seen[rows, first:last])
-        slots = self._on_device(torch.from_numpy(self._slot[rows]))
-        self.cache.window = PrefillWindow(slots, first, last)
-        ids = torch.from_numpy(np.maximum(tokens[rows, first:last], 0))
-        return self._forward(ids, mask, position_ids(mask))
+    def _decode(self, ids: IntArray, longest: int) -> Tensor:
+        mask = self.cache.append(len(ids), longest)
+        return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
+
+    def _prefill(self, start: int, tokens: IntArray, end: IntArray, longest: int) -> Tensor:
+        columns = end[:, None] + np.arange(-longest, 0)
+        ids = np.where(columns < 0, -1, np.take_along_axis(tokens, np.maximum(columns, 0), 1))
+        mask = self._on_device(ids >= 0)
+        self.cache.fill(start, mask)
+        return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        optional = accepted(self.model, position_ids=self._on_device(positions), logits_to_keep=1)
+        optional = {"position_ids": positions, "logits_to_keep": 1}
         logits: Tensor = self.model(
-            input_ids=self._on_device(ids),
-            attention_mask=self._on_device(mask),
+            input_ids=ids,
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-            **optional,
+            **{name: optional[name] for name in self._optional},
         ).logits
         return logits[:, -1]
 
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.model.device)
-
-
-def _by_value(rows: IntArray, end: IntArray) -> list[IntArray]:
-    """The rows in groups that end in the same column, so that one causal mask serves each group."""
-    return [rows[end[rows] == value] for value in np.unique(end[rows])]
+    def _on_device(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self.cache.mask.device)

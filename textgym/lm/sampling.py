@@ -68,11 +68,15 @@ def restrict(
     Raises:
         ValueError: some row has no token left.
     """
-    scaled = logits[:, :n_actions].float() / sampling.temperature
+    scaled = logits[:, :n_actions].float()
+    if sampling.temperature != 1:
+        scaled = scaled / sampling.temperature
     if sampling.min_new_tokens and len(end_ids):
         assert elapsed is not None
+        ends = torch.zeros(n_actions, dtype=torch.bool, device=logits.device)
+        ends[list(end_ids)] = True
         too_early = (elapsed < sampling.min_new_tokens)[:, None]
-        scaled[:, list(end_ids)] = scaled[:, list(end_ids)].masked_fill(too_early, -torch.inf)
+        scaled = scaled.masked_fill(too_early & ends, -torch.inf)
     if allowed is not None:
         scaled = scaled.masked_fill(~allowed, -torch.inf)
         if not torch.isfinite(scaled).any(-1).all():
@@ -81,11 +85,16 @@ def restrict(
         threshold = scaled.topk(sampling.top_k).values[:, -1:]
         scaled = scaled.masked_fill(scaled < threshold, -torch.inf)
     if sampling.top_p < 1:
-        ranked, order = scaled.sort(descending=True)
-        mass_before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
-        outside = (mass_before >= sampling.top_p).scatter(1, order, mass_before >= sampling.top_p)
-        scaled = scaled.masked_fill(outside, -torch.inf)
+        # Stable, so that equally probable tokens are kept alike in every batch.
+        ranked, order = scaled.sort(descending=True, stable=True)
+        probs = ranked.softmax(-1)
+        outside = probs.cumsum(-1) - probs >= sampling.top_p
+        scaled = scaled.masked_fill(outside.scatter(1, order, outside), -torch.inf)
     return scaled
+
+
+BLOCK = 64
+"""Tokens whose probabilities are summed before the one is sought; near √V for the usual vocabularies."""
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,20 +109,44 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         tokens ``[n]`` and their log-probabilities ``[n]`` float32.
     """
-    log_probs = torch.log_softmax(logits, -1)
-    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
+    probs = logits.softmax(-1)
+    # First a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
+    whole = probs.shape[1] // BLOCK * BLOCK
+    blocks = probs[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    mass = torch.cat([blocks, probs[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+    block, rest = _invert(mass, uniforms[:, None] * mass.sum(-1, keepdim=True))
+    inside = block * BLOCK + torch.arange(BLOCK, device=logits.device)
+    beyond = inside >= probs.shape[1]
+    among = probs.gather(1, inside.masked_fill(beyond, 0)).double().masked_fill(beyond, 0.0)
+    token = block * BLOCK + _invert(among, rest)[0]
+    return token[:, 0], probs.gather(1, token)[:, 0].log()
+
+
+def _invert(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the cumulative mass goes beyond the target; never where there is none.
+
+    Args:
+        mass: ``[n, m]`` float64, 0 or more.
+        target: ``[n, 1]``, 0 or more.
+
+    Returns:
+        indices ``[n, 1]``, and how much of the target lies inside the mass found ``[n, 1]``.
+    """
+    cumulative = mass.cumsum(-1)
     total = cumulative[:, -1:]
-    # Rounding may not lift a target to the total, beyond which no token stands.
-    target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target, right=True)
-    return tokens[:, 0], log_probs.gather(1, tokens)[:, 0]
+    # Rounding may not lift a target to the total, beyond which there is nothing.
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)
+    before = cumulative.gather(1, index) - mass.gather(1, index)
+    return index, (target - before).clamp(min=0)
 
 
 def kept_ids(logits: Tensor) -> Tensor:
-    """``[n, M]`` int32: the tokens with finite logits, padded with -1 to the longest row."""
+    """``[n, M]`` int32: the tokens with finite logits in ascending order, padded with -1 to the longest row."""
     finite = torch.isfinite(logits)
     counts = finite.sum(-1)
-    # A stable sort puts the finite ids first, in ascending order.
-    order = finite.byte().sort(-1, descending=True, stable=True).indices[:, : int(counts.max())]
-    inside = torch.arange(order.shape[1], device=logits.device) < counts[:, None]
-    return order.masked_fill(~inside, -1).to(torch.int32)
+    row, token = finite.nonzero(as_tuple=True)
+    first = counts.cumsum(0) - counts
+    kept = token.new_full((len(logits), int(counts.max())), -1, dtype=torch.int32)
+    kept[row, torch.arange(len(row), device=row.device) - first[row]] = token.int()
+    return kept

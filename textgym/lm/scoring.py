@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from textgym.lm.loading import accepted, position_ids
+from textgym.lm.loading import position_ids
 from textgym.lm.sampling import Sampling, restrict
 
 CHUNK_ELEMENTS = 2**24
@@ -65,15 +65,31 @@ class Trunk:
             attention_mask: ``[n, P+T]``.
             prompt_length: ``P``.
         """
-        # Columns that hold only padding to the left are not computed.
-        first = int(attention_mask.any(0).int().argmax())
-        ids, mask = input_ids[:, first:], attention_mask[:, first:]
-        optional = accepted(self.base, position_ids=position_ids(mask))
-        states: Tensor = self.base(
-            input_ids=ids, attention_mask=mask, use_cache=False, **optional
-        ).last_hidden_state
-        return states[:, prompt_length - 1 - first :]
+        return response_states(self.base, input_ids, attention_mask, prompt_length)
 
+
+def response_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+    """``[n, T+1, d]``: a trunk's states before each response token, and the one after the last.
+
+    Each row's tokens are moved to the left first: what is computed then is as wide as the longest sequence (not as
+    the longest prompt and the longest response together), and a plain causal pass needs no padding mask, since
+    nothing looks to its right.
+
+    Args:
+        trunk: a model without its output head.
+        input_ids: ``[n, P+T]``.
+        attention_mask: ``[n, P+T]``.
+        prompt_length: ``P``.
+    """
+    positions = position_ids(attention_mask)
+    longest = int(attention_mask.sum(1).max())
+    tokens_first = attention_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
+    packed = input_ids.gather(1, tokens_first)
+    states: Tensor = trunk(
+        input_ids=packed, attention_mask=torch.ones_like(packed), use_cache=False
+    ).last_hidden_state
+    wanted = positions[:, prompt_length - 1 :, None].expand(-1, -1, states.shape[-1])
+    return states.gather(1, wanted)
 
 def score_responses(
     head: Callable[[Tensor], Tensor],

@@ -1,0 +1,211 @@
+"""PPO learns, repeats to the bit, begins every iteration at ratio 1, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecMonitor
+
+from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp
+from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.ppo import PPO
+from textgym.lm.sampling import Sampling
+from textgym.rewards.kl import AdaptiveKL
+from textgym.rewards.model import RewardModel
+from textgym.vector import TokenVectorEnv
+
+SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+
+
+def make_env(rows: int = 8, **settings: Any) -> TokenVectorEnv:
+    return TokenVectorEnv(word_mdp(**settings), rows, "Disabled")
+
+
+def make_ppo(seed: int = 0, rows: int = 8, **changes: Any) -> PPO:
+    model = changes.pop("model", None) or tiny_gpt2()
+    return PPO("LMPolicy", make_env(rows), model=model, seed=seed, **{**SMALL, **changes})
+
+
+def parameters(algorithm: PPO) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in algorithm.policy.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Watch(BaseCallback):
+    """Keeps what each iteration logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_start(self) -> None:
+        dump = self.model.logger.dump
+
+        def keep(step: int = 0) -> None:
+            self.logged.append(dict(self.model.logger.name_to_value))
+            dump(step)
+
+        self.model.logger.dump = keep  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
+def test_learns_to_emit_token_7(make_model: Any) -> None:
+    env = make_env(32, reward=emit(7), max_new_tokens=8)
+    algorithm = PPO(
+        "LMPolicy", env, 3e-3, model=make_model(), value="separate", episodes_per_iteration=64, kl=0.0, seed=0
+    )
+    algorithm.learn(25_000)
+    rewards, _ = evaluate_policy(algorithm, VecMonitor(SlotVecEnv(make_env(32, max_new_tokens=8))), 64)
+    assert rewards >= 0.95  # the maximum is 1
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.7, min_new_tokens=2, top_k=6), Sampling(top_p=0.8)]
+)
+@pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
+def test_ratio_is_1_at_the_first_minibatch(make_model: Any, sampling: Sampling) -> None:
+    watch = Watch()
+    make_ppo(model=make_model(), sampling=sampling).learn(250, watch)
+    errors = [logged["train/first_minibatch_ratio_error"] for logged in watch.logged]
+    assert len(errors) >= 3
+    assert max(errors) < 1e-4
+
+
+def test_ratio_check_notices_another_temperature() -> None:
+    """The check can fail: training under another distribution than was sampled from shows at once."""
+    algorithm, watch = make_ppo(), Watch()
+    algorithm._session.sampling = Sampling(temperature=0.5)
+    algorithm.learn(50, watch)
+    assert watch.logged[0]["train/first_minibatch_ratio_error"] > 1e-2
+
+
+def test_same_seed_same_bits_and_another_seed_not() -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        algorithm = make_ppo(seed)
+        algorithm.learn(150)
+        assert algorithm.iteration == 2
+        runs.append(parameters(algorithm))
+    assert equal(runs[0], runs[1])
+    assert not equal(runs[0], runs[2])
+
+
+def test_an_evaluation_in_between_changes_no_bit() -> None:
+    plain, watched = make_ppo(), make_ppo()
+    plain.learn(300)
+    callback = EvalCallback(SlotVecEnv(make_env(4)), n_eval_episodes=4, eval_freq=3, deterministic=False, warn=False)
+    watched.learn(300, callback)
+    assert callback.n_calls > 6
+    assert equal(parameters(plain), parameters(watched))
+
+
+def test_global_generators_stay_as_they_are() -> None:
+    np.random.seed(5)  # noqa: NPY002 - the global generator is what is watched
+    torch.manual_seed(5)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index] # noqa: NPY002
+    make_ppo().learn(100)
+    np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # type: ignore[index] # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize("value", ["trunk", "separate"])
+def test_resume_is_bit_exact(tmp_path: Path, value: str) -> None:
+    whole = make_ppo(value=value, kl=AdaptiveKL(0.05, target=1.0, horizon=100))
+    whole.learn(1000, CheckpointCallback(15, str(tmp_path)))
+    checkpoints = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("_")[-2]))
+    assert len(checkpoints) > 3
+    resumed = PPO.load(checkpoints[2], make_env())
+    assert 0 < resumed.num_timesteps < 1000
+    resumed.learn(1000 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert (resumed.num_timesteps, resumed.iteration) == (whole.num_timesteps, whole.iteration)
+    assert resumed.kl.beta == whole.kl.beta
+    assert equal(parameters(whole), parameters(resumed))
+
+
+def test_checkpoint_opens_with_from_pretrained(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    algorithm = make_ppo()
+    algorithm.learn(100)
+    algorithm.save(tmp_path / "model.zip")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    ids = torch.tensor([[2, 3, 4]])
+    torch.testing.assert_close(model(ids).logits, algorithm.policy.lm(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, name: str) -> None:
+    algorithm = make_ppo()
+    algorithm.save(tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        PPO.load(tmp_path / "model", make_env())
+
+
+def test_value_from_a_reward_model_begins_as_its_score(tmp_path: Path) -> None:
+    mdp = word_mdp()
+    reward_model = RewardModel.from_causal_lm(tiny_gpt2(), mdp.tokenizer, torch.Generator().manual_seed(1))
+    reward_model.set_offset(0.25)
+    reward_model.save(tmp_path / "rm")
+    algorithm = make_ppo(value=tmp_path / "rm")
+    ids, mask = torch.tensor([[0, 0, 2, 3, 5, 6]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    with torch.no_grad():
+        values = algorithm.policy.evaluate(ids, mask).values
+    # The value of the state after two tokens is what the reward model says of the text so far.
+    assert values[0, 2].item() == pytest.approx(reward_model.score_ids([[2, 3, 5, 6]])[0], abs=1e-5)
+
+
+def test_budget_counts_generated_tokens() -> None:
+    algorithm, steps = make_ppo(), []
+
+    class Count(BaseCallback):
+        def _on_step(self) -> bool:
+            steps.append(int((self.locals["actions"] >= 0).sum()))
+            return True
+
+    lengths = []
+    algorithm._train = lambda episodes: lengths.append(int(episodes.lengths.sum()))  # type: ignore[method-assign]
+    algorithm.learn(200, Count())
+    assert algorithm.num_timesteps == sum(lengths)
+
+
+def test_stopping_callback_ends_training() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls < 5
+
+    algorithm = make_ppo()
+    algorithm.learn(10_000, Stop())
+    assert algorithm.iteration == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"minibatch_size": 17}, "minibatch_size=17"),
+        ({"n_epochs": 0}, "n_epochs=0"),
+        ({"gae_lambda": 1.5}, "gae_lambda=1.5"),
+        ({"clip_range": 0.0}, "clip_range=0.0"),
+        ({"model": tiny_gpt2(vocabulary_size=8)}, "fewer than the 16 actions"),
+        ({"model": tiny_gpt2(positions=8)}, "context of 8 tokens"),
+        ({"reference": tiny_gpt2(vocabulary_size=8)}, "reference embeds 8"),
+        ({"value": "nowhere"}, "value='nowhere'"),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_ppo(**changes)

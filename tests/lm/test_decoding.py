@@ -1,0 +1,263 @@
+"""Cached decoding gives what an uncached pass over each row alone gives, whatever happens to the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.helpers import tiny_gpt2, tiny_llama
+from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.loading import load_causal_lm
+
+N, P, T = 5, 6, 10
+WIDTH = P + T
+
+
+def tiny_gemma(**_: Any) -> PreTrainedModel:
+    """Interleaves full attention with a window that is shorter than an episode."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=5,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Gemma2ForCausalLM(config).eval()
+
+
+def tiny_bloom() -> PreTrainedModel:
+    """Positions are slopes that it computes from the two-dimensional attention mask."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=16, hidden_size=32, n_layer=2, n_head=4, pad_token_id=0, eos_token_id=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return BloomForCausalLM(config).eval()
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": tiny_gpt2,
+    "llama": tiny_llama,
+    "gemma2": tiny_gemma,
+    "bloom": tiny_bloom,
+}
+
+
+@pytest.fixture(scope="module", params=[*MODELS, "stories260K"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    if request.param in MODELS:
+        return MODELS[request.param]()
+    return load_causal_lm(request.getfixturevalue("assets") / "models" / "stories260K")
+
+
+@torch.no_grad()
+def uncached(model: PreTrainedModel, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+    """Each row alone, without its padding."""
+    rows = [torch.from_numpy(i[m.astype(bool)])[None] for i, m in zip(ids, mask, strict=True)]
+    return torch.cat([model(row).logits[:, -1] for row in rows])
+
+
+class Rows:
+    """Observations that are reset, extended and rewritten at random."""
+
+    def __init__(self, vocabulary_size: int, rng: np.random.Generator, n: int = N) -> None:
+        self.rng = rng
+        self.vocabulary_size = vocabulary_size
+        self.ids = np.zeros((n, WIDTH), np.int64)
+        self.mask = np.zeros((n, WIDTH), np.int8)
+        for row in range(n):
+            self.reset(row)
+
+    def tokens(self, n: int) -> np.ndarray:
+        return self.rng.integers(self.vocabulary_size, size=n)
+
+    def end(self, row: int) -> int:
+        return int(np.flatnonzero(self.mask[row])[-1]) + 1
+
+    def reset(self, row: int) -> None:
+        length = self.rng.integers(1, P + 1)
+        self.ids[row], self.mask[row] = 0, 0
+        self.ids[row, P - length : P], self.mask[row, P - length : P] = self.tokens(length), 1
+
+    def grow(self, row: int, n: int = 1) -> None:
+        end = self.end(row)
+        n = min(n, WIDTH - end)
+        self.ids[row, end : end + n], self.mask[row, end : end + n] = self.tokens(n), 1
+
+    def edit(self, row: int) -> None:
+        """Another token somewhere, as a wrapper may write it."""
+        column = self.rng.choice(np.flatnonzero(self.mask[row]))
+        self.ids[row, column] = self.tokens(1)[0]
+
+    def shorten(self, row: int) -> None:
+        self.mask[row, self.end(row) - 1] = self.mask[row].sum() == 1
+
+    def turn_around(self, row: int) -> None:
+        """Edits one token and appends another in the same step."""
+        self.edit(row)
+        self.grow(row)
+
+    def change(self, row: int) -> None:
+        if self.end(row) == WIDTH:
+            return self.reset(row)
+        moves = [self.grow, self.reset, self.edit, self.shorten, self.turn_around, lambda r: self.grow(r, 3)]
+        return self.rng.choice(np.array(moves, object), p=[0.75, 0.05, 0.05, 0.05, 0.05, 0.05])(row)
+
+
+def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Log-probabilities to 1e-5; those of improbable tokens (−25 and below) to the precision of fp32."""
+    torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1), atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cached_equals_uncached_through_everything(model, seed, monkeypatch):
+    """Rows leave the batch, come back, restart, are rewritten and grow, a random few at a time."""
+    monkeypatch.setattr("textgym.lm.cache.SPARE_COLUMNS", 3)  # so that columns are also moved back to the left
+    rng = np.random.default_rng(seed)
+    rows = Rows(model.config.vocab_size, rng)
+    decoder = PrefixDecoder(model, N, WIDTH)
+    for _ in range(60):
+        asked = rng.permutation(np.flatnonzero(rng.random(N) < 0.7))
+        if len(asked) == 0:
+            continue
+        got = decoder.logits(rows.ids, rows.mask, asked)
+        expected = uncached(model, rows.ids[asked], rows.mask[asked])
+        assert_same(got, expected)
+        for row in asked[rng.random(len(asked)) < 0.9]:
+            rows.change(row)
+
+
+def count_tokens(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Records how many tokens each forward pass reads."""
+    read: list[int] = []
+    forward = model.forward
+
+    def counting(input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        read.append(input_ids.numel())
+        return forward(input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counting)
+    return read
+
+
+def test_an_extended_row_costs_one_token(monkeypatch):
+    model = tiny_gpt2()
+    rows = Rows(16, np.random.default_rng(0))
+    decoder = PrefixDecoder(model, N, WIDTH)
+    decoder.logits(rows.ids, rows.mask, np.arange(N))
+    read = count_tokens(model, monkeypatch)
+    for _ in range(T):
+        for row in range(N):
+            rows.grow(row)
+        decoder.logits(rows.ids, rows.mask, np.arange(N))
+    assert read == [N] * T
+
+
+def test_a_batch_that_loses_rows_goes_on_without_a_prefill(monkeypatch):
+    """Rows end one after another, those in front before those behind, and each later call is smaller."""
+    model, twin = tiny_gpt2(), tiny_gpt2()
+    rows = Rows(16, np.random.default_rng(0))
+    decoder = PrefixDecoder(model, N, WIDTH)
+    decoder.logits(rows.ids, rows.mask, np.arange(N))
+    read = count_tokens(model, monkeypatch)
+    for asked in (np.array([1, 2, 3, 4]), np.array([3, 4]), np.array([4])):
+        for row in asked:
+            rows.grow(row)
+        got = decoder.logits(rows.ids, rows.mask, asked)
+        assert_same(got, uncached(twin, rows.ids[asked], rows.mask[asked]))
+    assert read == [4, 2, 1]
+
+
+def test_a_failed_call_leaves_nothing_wrong_behind():
+    model = tiny_gpt2()
+    rows = Rows(16, np.random.default_rng(0))
+    decoder = PrefixDecoder(model, N, WIDTH)
+    empty = rows.mask.copy()
+    empty[2] = 0
+    with pytest.raises(ValueError, match="attention_mask is all 0"):
+        decoder.logits(rows.ids, empty, np.arange(N))
+    got = decoder.logits(rows.ids, empty, np.array([0, 1]))
+    assert_same(got, uncached(model, rows.ids[:2], rows.mask[:2]))
+
+
+def optimise(**settings: Any) -> Callable[[PreTrainedModel], None]:
+    def change(model: PreTrainedModel) -> None:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, **settings)
+        model(torch.tensor([[1, 2, 3]])).logits.square().sum().backward()
+        optimizer.step()
+
+    return change
+
+
+def load_another(model: PreTrainedModel) -> None:
+    model.load_state_dict(tiny_gpt2(seed=1).state_dict())
+
+
+def assign_data(model: PreTrainedModel) -> None:
+    """As averaged weights are swapped in."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [optimise(), optimise(foreach=True), optimise(fused=True), load_another, assign_data],
+    ids=["adam", "foreach", "fused", "load_state_dict", "data"],
+)
+def test_a_change_of_weights_empties_the_cache(change):
+    model = tiny_gpt2()
+    rows = Rows(16, np.random.default_rng(0))
+    decoder = PrefixDecoder(model, N, WIDTH)
+    everyone = np.arange(N)
+    decoder.logits(rows.ids, rows.mask, everyone)
+    before = uncached(model, rows.ids, rows.mask)
+    change(model)
+    for row in range(N):
+        rows.grow(row)
+    got = decoder.logits(rows.ids, rows.mask, everyone)
+    expected = uncached(model, rows.ids, rows.mask)
+    assert_same(got, expected)
+    assert not torch.allclose(before, expected, atol=1e-2)
+
+
+def test_what_diverged_weights_computed_does_not_outlive_them():
+    """A masked column enters the attention with weight 0, and 0 · NaN is NaN."""
+    model = tiny_gpt2()
+    good = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = Rows(16, np.random.default_rng(0))
+    decoder = PrefixDecoder(model, N, WIDTH)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    assert decoder.logits(rows.ids, rows.mask, np.arange(N)).isnan().all()
+    model.load_state_dict(good)
+    for _ in range(2):
+        got = decoder.logits(rows.ids, rows.mask, np.arange(N))
+        assert_same(got, uncached(model, rows.ids, rows.mask))
+        for row in range(N):
+            rows.grow(row)
+
+
+def test_a_recurrent_model_is_refused():
+    """Its state is no cache of columns."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=16, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(ValueError, match="MambaForCausalLM"):
+        PrefixDecoder(MambaForCausalLM(config), N, WIDTH)

@@ -1,0 +1,285 @@
+"""The commands from the outside: what a user types, what stands on disk afterwards, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import tiny_gpt2, word_tokenizer
+from textgym.cli import main
+
+REWARD = '''
+import asyncio
+
+
+def sevens(completions, **kwargs):
+    """As TRL has it: texts in, floats out."""
+    return [float(text.split().count("w5")) for text in completions]
+
+
+async def later(completion_ids, **kwargs):
+    await asyncio.sleep(0)
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def breaks(completions, **kwargs):
+    return [1.0 / len([w for w in text.split() if w == "nowhere"]) for text in completions]
+
+
+def too_few(completions, **kwargs):
+    return [0.0]
+
+
+def not_a_number(completions, **kwargs):
+    return [float("nan") for _ in completions]
+
+
+def words(completions, **kwargs):
+    return ["good" for _ in completions]
+
+
+CALLS = 0
+
+
+def breaks_later(completions, **kwargs):
+    global CALLS
+    CALLS += 1
+    if CALLS > 40:
+        raise RuntimeError("the service is down")
+    return [0.0 for _ in completions]
+'''
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a model with its tokenizer, prompts, and a file of rewards."""
+    monkeypatch.chdir(tmp_path)
+    tiny_gpt2().save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    prompts = [{"prompt": f"w{i} w{i + 1}"} for i in range(6)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps(row) for row in prompts))
+    (tmp_path / "rewards.py").write_text(REWARD)
+    return tmp_path
+
+
+TRAIN = [
+    *("train", "--model", "model", "--prompts", "prompts.jsonl", "--max-new-tokens", "6", "--eval-episodes", "8"),
+    *("--episodes-per-iteration", "8", "--minibatch-size", "4", "--checkpoint-every", "1"),
+]
+
+
+def train(*flags: str, reward: str = "rewards.py:sevens", tokens: int = 150, out: str = "run") -> None:
+    main([*TRAIN, "--reward", reward, "--total-timesteps", str(tokens), "--out", out, *flags])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must end with a message; the message."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code in (1, 2)
+    return re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+class Page(HTMLParser):
+    """What a report loads, and which tags it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_demo_from_start_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    main(["demo", "--tiny", "--out", str(out)])
+    printed = capsys.readouterr().out
+    for name in ("score", "gold", "kl", "grammatical", "length"):
+        assert re.search(rf"^{name} +-?\d+\.\d+ ± \d+\.\d+ +-?\d+\.\d+ ± \d+\.\d+$", printed, re.MULTILINE), name
+    assert printed.count("before (") == 3
+
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["before"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)  # the policy begins as the reference
+    assert evaluation["after"]["kl"]["mean"] > 0
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in metrics] == list(range(1, len(metrics) + 1))
+    assert all(row["train/first_minibatch_ratio_error"] < 1e-4 for row in metrics)
+
+    page = (out / "report.html").read_text()
+    parsed = Page(page)
+    assert "svg" in parsed.tags  # curves
+    assert not [load for load in parsed.loads if not load.startswith(("#", "data:"))]  # self-contained
+    sample = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"].split('"')[0].strip() in page
+    assert (out / "reward_model" / "model.safetensors").is_file()
+    assert (out / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_train_and_generate_with_ones_own_things(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("--kl-target", "2")
+    assert "before" in capsys.readouterr().out
+    assert (place / "run" / "report.html").is_file()
+    main(["generate", "--model", "run", "--prompt", "w1 w2", "--samples", "3", "--max-new-tokens", "4"])
+    assert capsys.readouterr().out.count("w1 w2") == 3
+    main(["generate", "--model", "run", "--prompts", "prompts.jsonl", "--out", "texts.jsonl"])
+    rows = [json.loads(line) for line in (place / "texts.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == [f"w{i} w{i + 1}" for i in range(6)]
+
+
+def test_generate_repeats_with_its_seed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for seed in ("0", "0", "1"):
+        main(["generate", "--model", "model", "--prompt", "w1", "--samples", "8", "--seed", seed])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_async_reward_and_weights(place: Path) -> None:
+    train(reward="rewards.py:later,0.5 rewards.py:sevens length,0.0")
+    rows = [json.loads(line) for line in (place / "run" / "samples.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        assert row["score"] == pytest.approx(0.5 * row["later"] + row["sevens"])
+        assert row["length"] == len(row["completion"].split())
+
+
+def test_task_with_gold_reward(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--total-timesteps", "200", "--eval-episodes", "8", "--episodes-per-iteration", "8"]
+    main(["train", "--task", "textgym/Reviews-v0", "--minibatch-size", "8", *flags, "--out", str(out)])
+    after = json.loads((out / "evaluation.json").read_text())["after"]
+    assert after["score"] == pytest.approx(after["gold"])
+    assert "grammatical" in after
+
+
+def test_yaml_settings_and_flags_that_win(place: Path) -> None:
+    (place / "settings.yaml").write_text(
+        "model: model\nprompts: prompts.jsonl\nreward: rewards.py:sevens\nmax_new_tokens: 6\nseed: 3\n"
+        "total_timesteps: 60\neval_episodes: 8\nepisodes_per_iteration: 8\nminibatch_size: 4\nkl_coef: 0.2\n"
+    )
+    main(["train", "--config", "settings.yaml", "--seed", "4", "--out", "run"])
+    config = json.loads((place / "run" / "config.json").read_text())
+    assert config["seed"] == 4
+    assert config["hyperparameters"]["kl_coef"] == 0.2
+
+
+def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(out="whole", tokens=400)
+    train(out="parts", tokens=400, reward="rewards.py:sevens")
+    # The second run is put back to where a kill might have left it: an earlier checkpoint, too many metrics lines.
+    train("--overwrite", out="parts", tokens=150)
+    config = json.loads((place / "parts" / "config.json").read_text())
+    config["total_timesteps"] = 400
+    (place / "parts" / "config.json").write_text(json.dumps(config))
+    assert "other settings" in fails(capsys, *TRAIN, "--reward", "length", "--out", "parts", "--resume")
+    with (place / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 99}\n')
+    train("--resume", out="parts", tokens=400)
+
+    def iterations(name: str) -> list[int]:
+        return [json.loads(line)["iteration"] for line in (place / name / "metrics.jsonl").read_text().splitlines()]
+
+    assert iterations("parts") == iterations("whole")
+
+
+def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tokens=50)
+    marker = (place / "run" / "metrics.jsonl").read_text()
+    flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50"]
+    assert "--overwrite" in fails(capsys, *TRAIN, *flags, "--out", "run")
+    assert (place / "run" / "metrics.jsonl").read_text() == marker
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.txt").write_text("years of work")
+    assert "not a run" in fails(capsys, *TRAIN, *flags, "--out", "mine", "--overwrite")
+    assert (place / "mine" / "thesis.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--prompts", "missing.jsonl"], "missing.jsonl"),
+        (["--prompts", "empty.jsonl"], "empty"),
+        (["--prompts", "torn.jsonl"], "torn.jsonl, line 2"),
+        (["--max-prompt-length", "1"], "2 tokens"),
+        (["--model", "bare"], "no tokenizer"),
+        (["--model", "narrow"], "16 tokens, the model embeds 8"),
+        (["--max-new-tokens", "80"], "context of 64"),
+        (["--task", "textgym/Revues-v0"], "Reviews-v0"),
+        (["--reward", "lenght"], "'length'"),
+        (["--reward", "rewards.py:seven"], "sevens"),
+        (["--reward", "rm:nowhere"], "nowhere"),
+        (["--algorithm", "pppo"], "'ppo'"),
+        (["--temperature", "0"], "temperature"),
+        (["--minibatch-size", "9"], "minibatch_size=9"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    (place / "empty.jsonl").write_text("")
+    (place / "torn.jsonl").write_text('{"prompt": "w1"}\n{"prompt": "w\n')
+    tiny_gpt2().save_pretrained(place / "bare")
+    tiny_gpt2(vocabulary_size=8).save_pretrained(place / "narrow")
+    word_tokenizer().save_pretrained(place / "narrow")
+    base = [*TRAIN, "--reward", "rewards.py:sevens", "--out", "run"]
+    assert message in fails(capsys, *base, *flags)
+    assert not (place / "run").exists()
+
+
+def test_truncated_weights_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = place / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    said = fails(capsys, *TRAIN, "--reward", "rewards.py:sevens", "--out", "run")
+    assert "cannot be loaded" in said
+    assert not (place / "run").exists()
+
+
+def test_damaged_checkpoint_is_named_on_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tokens=50)
+    weights = place / "run" / "checkpoint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "run", "--resume"]
+    assert "model.safetensors is damaged" in fails(capsys, *TRAIN, *flags)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [("breaks", "division by zero"), ("too_few", "1"), ("not_a_number", "nan"), ("words", "good")],
+)
+def test_wrong_rewards_stop_the_run(
+    place: Path, capsys: pytest.CaptureFixture[str], reward: str, message: str
+) -> None:
+    said = fails(capsys, *TRAIN, "--reward", f"rewards.py:{reward}", "--out", "run")
+    assert message in said
+    assert reward in said
+
+
+def test_a_reward_that_breaks_later_leaves_the_last_checkpoint(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(
+        capsys, *TRAIN, "--reward", "rewards.py:breaks_later", "--total-timesteps", "5000", "--out", "run"
+    )
+    assert "the service is down" in said
+    assert "w" in said  # the prompt is shown
+    main(["generate", "--model", "run", "--prompt", "w1"])
+
+
+def test_generate_without_prompts(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--prompt" in fails(capsys, "generate", "--model", "model")
+
+
+def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("demo", "train", "generate"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+    assert "Published: 0.95" in re.sub(r"\s+", " ", capsys.readouterr().out)

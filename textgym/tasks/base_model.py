@@ -1,0 +1,145 @@
+"""Rebuild the shipped base model of ``textgym/Reviews-v0``: its tokenizer, and a small GPT-2 that writes reviews.
+
+    python -m textgym.tasks.base_model --out DIR [--steps N] [--seed S]
+
+The model imitates the whole language, blame as much as praise: where reinforcement learning starts from, and
+the reference that it is held to. Reviews are drawn afresh in every step, so there is nothing to overfit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from textgym.tasks.reviews import corpus
+
+PAD, EOS = "<pad>", "<eos>"
+VOCABULARY_TEXTS = 20_000  # enough for the rarest word to appear about fifty times
+POSITIONS = 128  # twice the longest review: room for prompts of one's own
+STEPS, BATCH, WARMUP = 4_000, 128, 100
+LEARNING_RATE = 4e-3
+IGNORED = -100  # marks the targets that are padding
+CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
+
+    Trained merges would spend most of a small vocabulary on pieces of words. With ``ignore_merges`` a word of
+    the vocabulary needs none, so a token is a word, and rewards fall on words.
+    """
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [PAD, EOS, *alphabet, *sorted(set(words) - set(alphabet))]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        padding_side="left",
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:
+    """An untrained GPT-2; the global random state stays as it was."""
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=96,
+        n_layer=3,
+        n_head=4,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own function, in one kernel
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config).eval()
+
+
+def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int) -> float:
+    """Next-token cross-entropy on fresh reviews, learning rate warmed up, then linear to zero.
+
+    Returns the mean loss of the last tenth of the steps, in nats per token.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARMUP, (steps - step) / steps)
+    )
+    losses = []
+    progress = tqdm(_batches(tokenizer, rng, steps), total=steps, desc="base model", mininterval=5)
+    for inputs, targets in progress:
+        trained = targets != IGNORED
+        hidden = model.transformer(input_ids=inputs, use_cache=False).last_hidden_state[trained]
+        loss = cross_entropy(model.lm_head(hidden), targets[trained])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    return float(np.mean(losses[-max(1, steps // 10) :]))
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``steps`` pairs (inputs, targets) of fresh reviews, each ``[BATCH, length]``."""
+    for first in range(0, steps, CHUNK):
+        texts = [prompt + continuation for prompt, continuation in corpus(rng, CHUNK * BATCH)]
+        rows = sorted(tokenizer(texts)["input_ids"], key=len)
+        for place in rng.permutation(CHUNK)[: steps - first]:
+            yield _shifted(rows[place * BATCH : (place + 1) * BATCH], int(tokenizer.eos_token_id))
+
+
+def _shifted(rows: Sequence[list[int]], end: int) -> tuple[Tensor, Tensor]:
+    """Each row and what follows each of its tokens, the end included.
+
+    Padded on the right, where a causal model never looks, so that no mask is needed.
+    """
+    width = max(map(len, rows))
+    inputs = [row + [end] * (width - len(row)) for row in rows]
+    targets = [[*row[1:], end] + [IGNORED] * (width - len(row)) for row in rows]
+    return torch.tensor(inputs), torch.tensor(targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Rebuild the base model of textgym/Reviews-v0.")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH} reviews")
+    parser.add_argument("--seed", type=int, default=1, help="of the corpus and of the weights")
+    arguments = parser.parse_args()
+
+    rng = np.random.default_rng(arguments.seed)
+    tokenizer = build_tokenizer("".join(review) for review in corpus(rng, VOCABULARY_TEXTS))
+    model = build_model(tokenizer, arguments.seed)
+    loss = train(model, tokenizer, rng, arguments.steps)
+    tokenizer.save_pretrained(arguments.out)
+    model.save_pretrained(arguments.out)
+    print(f"{model.num_parameters():,} parameters, loss {loss:.4f} nats a token, in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

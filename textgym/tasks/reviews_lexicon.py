@@ -1,0 +1,165 @@
+"""The words of the film reviews, by part of speech. Data only: ``reviews_language`` has the sentences.
+
+``GOOD`` and ``BAD`` hold the words that carry sentiment, under the same parts of speech (the verbs of advice
+apart); all others are neutral. A good word is good, and a bad word bad, in every sentence, so that a reader can
+check a score by eye.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GOOD: Mapping[str, tuple[str, ...]] = {
+    "adjective": _words(
+        """beautiful brilliant captivating charming clever dazzling delightful elegant excellent fresh
+        funny graceful gripping inspired lively lovely magical memorable moving perfect polished
+        powerful sharp splendid stunning superb tender thrilling touching vivid warm witty wonderful"""
+    ),
+    "comparative": _words("better cleverer fresher funnier livelier lovelier richer sharper smarter warmer wittier"),
+    "adverb": _words(
+        """beautifully brilliantly cleverly deftly elegantly flawlessly gracefully perfectly splendidly
+        superbly vividly wonderfully"""
+    ),
+    "noun": _words("delight gem joy marvel masterpiece pleasure success treasure treat triumph wonder"),
+    "shine": _words("dazzle delight excel glow shine sing soar sparkle succeed triumph"),
+    "please": _words("amuse captivate charm delight enchant excite grip impress inspire please thrill touch"),
+    "pleased": _words("amused captivated charmed delighted enchanted excited happy impressed inspired moved thrilled"),
+    "loved": _words("admired adored applauded cherished enjoyed liked loved praised treasured"),
+    "recommend": ("recommend",),
+    "worth": ("worth",),
+}
+
+BAD: Mapping[str, tuple[str, ...]] = {
+    "adjective": _words(
+        """awful awkward bland boring cheap clumsy confusing dreadful dreary dull feeble flat
+        forgettable hollow lazy lifeless messy muddled painful pointless predictable shallow silly
+        sloppy stale stiff tasteless tedious terrible thin tiresome ugly weak"""
+    ),
+    "comparative": _words("clumsier duller feebler flatter lazier messier sillier sloppier thinner weaker worse"),
+    "adverb": _words(
+        """awkwardly badly clumsily dreadfully feebly lazily painfully poorly sloppily stiffly terribly
+        weakly"""
+    ),
+    "noun": _words("blunder bore chore disaster dud failure flop mess mistake nuisance ordeal"),
+    "shine": _words("collapse crumble drag fail falter flounder sag struggle stumble suffer"),
+    "please": _words("annoy bore confuse depress disappoint disgust exhaust frustrate insult irritate offend tire"),
+    "pleased": _words(
+        "annoyed bored confused depressed disappointed exhausted frustrated irritated tired unhappy weary"
+    ),
+    "loved": _words("despised detested disliked endured hated loathed mocked regretted resented"),
+    "avoid": ("avoid", "skip"),
+    "miss": ("miss", "skip"),
+}
+
+NEGATIONS = ("not", "never", "hardly", "far from")
+NEGATORS = (*NEGATIONS, "no", "less", "cannot")
+"""All words that turn the sentiment of the next sentiment word; ``NEGATIONS`` also fit after "is"."""
+
+# What a review judges. Two groups, so that a contrast never sets a thing against itself.
+TALE = _words("climax dialogue ending finale mystery opening pacing plot premise romance script story")
+CRAFT = _words("acting cast direction editing lighting music photography sound soundtrack staging")
+TALES = _words("characters flashbacks heroes quarrels scenes speeches twists villains")
+CRAFTS = _words("chases colors costumes dances landscapes performances sets songs stunts visuals")
+MOMENT = _words("chapter frame gesture line minute moment scene shot song")
+
+PLAIN = _words("familiar modern modest odd old plain quiet serious simple sober strange traditional unusual")
+
+# Neutral words that praise ("+") and blame ("-") prefer, as people do: "simply superb" but "rather dull".
+DEGREE = {"+": _words("always really simply truly"), "-": _words("mostly often rather soon")}
+WHOM = {
+    "+": ("everyone", "the audience", "the children", "the whole family"),
+    "-": ("both of us", "me", "the critics", "us"),
+}
+STAGE = {
+    "+": ("From start to finish", "In the first half", "Toward the end", "With every minute"),
+    "-": ("After the first hour", "Before the final act", "For long stretches", "In the second half"),
+}
+EXPECTATION = {
+    "+": ("I expected", "most {genres}", "the poster suggests", "the trailer", "we expected"),
+    "-": ("I remembered", "other {genres}", "the book", "the first part", "the original"),
+}
+
+READER = (
+    "all of you",
+    "anyone who follows {genres}",
+    "families",
+    "friends of {genres}",
+    "my {companion}",
+    "you",
+)
+PRICE = (
+    "a second look",
+    "an evening",
+    "the journey",
+    "the money",
+    "the ticket",
+    "the wait",
+    "two hours",
+    "your time",
+)
+
+GENRE: Mapping[str, str] = {
+    "comedy": "comedies",
+    "crime story": "crime stories",
+    "documentary": "documentaries",
+    "drama": "dramas",
+    "fairy tale": "fairy tales",
+    "family film": "family films",
+    "ghost story": "ghost stories",
+    "heist film": "heist films",
+    "horror film": "horror films",
+    "love story": "love stories",
+    "musical": "musicals",
+    "road movie": "road movies",
+    "spy film": "spy films",
+    "thriller": "thrillers",
+    "war film": "war films",
+    "western": "westerns",
+}
+
+COMPANION = _words(
+    """aunt brother cousin daughter father friend grandfather grandmother mother neighbor nephew niece
+    partner roommate sister son teacher uncle"""
+)
+ROLE = _words(
+    """baker captain clerk dancer detective doctor farmer judge lawyer nurse painter pilot priest sailor
+    sheriff singer soldier spy thief waiter widow writer"""
+)
+FIRST_NAME = _words(
+    "Alice Anna Clara Daniel Elena Henry Julia Laura Marco Nina Oscar Peter Ruth Simon Thomas Vera Victor"
+)
+LAST_NAME = _words("Brandt Doyle Ferro Hale Keller Marsh Moreno Novak Okafor Quinn Rossi Silva Tanaka Weber")
+PLACE = _words(
+    """Athens Boston Cairo Chicago Dublin Geneva Havana Kyoto Lima Lisbon Madrid Naples Oslo Prague
+    Vienna Warsaw"""
+)
+DECADE = _words("twenties thirties forties fifties sixties seventies eighties nineties")
+DAY = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+TIME = _words("night week weekend month spring summer autumn winter")
+VENUE = (
+    "at a festival",
+    "at home",
+    "at school",
+    "at the cinema",
+    "in the park",
+    "on a plane",
+    "on the train",
+)
+EVENT = ("a long walk", "dinner", "lunch", "school", "the concert", "work")
+
+TITLE_ADJECTIVE = _words(
+    """Amber Ancient Blue Borrowed Burning Copper Crimson Distant Forgotten Frozen Glass Golden Green
+    Hidden Iron Last Midnight Northern Painted Paper Restless Scarlet Second Secret Seventh Silent
+    Silver Sleeping Velvet Wandering"""
+)
+TITLE_NOUN = _words(
+    """Bridge Captain Carnival Clock Compass Crown Door Forest Garden Guest Harbor Harvest Island
+    Kingdom Lantern Letter Lighthouse Map Mirror Mountain Orchard Piano River Road Shadow Sparrow
+    Station Tower Train Valley Voyage Widow Window"""
+)
+TITLE_TIME = _words("Autumn Midnight Spring Summer Sunday Winter")
