@@ -35,9 +35,8 @@ from textgym.lm.loading import check_fits, context_length, embedding_rows, froze
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
 from textgym.prompts import prompt_order
-from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController, shape_rewards
+from textgym.rewards.kl import FixedKL, KLController, shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array
-from textgym.wrappers import find_attribute
 
 MAX_SLOTS = 64
 """Rows that play at once when an environment is made from its id."""
@@ -133,8 +132,8 @@ class SequenceAlgorithm(BaseAlgorithm):
     ) -> None:
         if episodes_per_iteration < 2 or not 0 < minibatch_size <= episodes_per_iteration:
             raise ValueError(
-                f"episodes_per_iteration={episodes_per_iteration}, minibatch_size={minibatch_size}; expected at least 2 "
-                "episodes, and minibatches of at least 1 and at most all of them"
+                f"episodes_per_iteration={episodes_per_iteration}, minibatch_size={minibatch_size}; expected at least "
+                "2 episodes, and minibatches of at least 1 and at most all of them"
             )
         if n_epochs < 1:
             raise ValueError(f"n_epochs={n_epochs}; expected at least 1")
@@ -220,10 +219,25 @@ class SequenceAlgorithm(BaseAlgorithm):
         ).to(self.device)
         if mdp_model is not None:
             check_fits(self.policy.lm, mdp_model.tokenizer, self.policy.n_actions, self.policy.width)
-        self.reference = self._load_reference().to(self.device)
+        self._check_wrapper()
+        self.reference = self._load_reference()
+        self.reference.to(self.device)  # type: ignore[arg-type]  # transformers wraps it without its types
         self.reference_trunk = Trunk(self.reference)
         self._slots = make_slots(self.env)
         self._session = self.policy.session(self._slots.n)
+
+    def _check_wrapper(self) -> None:
+        """A ``ReferenceKL`` wrapper must measure the distribution that is sampled, and be the only one who pays."""
+        wrapper = self._env_attribute("kl_sampling", None)
+        if wrapper is None:
+            return
+        if wrapper != self.sampling.shared:
+            raise ValueError(f"the ReferenceKL wrapper has {wrapper}, the policy {self.sampling}; make them equal")
+        if self.kl.beta > 0:
+            raise ValueError(
+                f"the environment's ReferenceKL wrapper pays the KL already, and kl={self.kl.beta} would pay it again; "
+                "pass kl=0, or leave the wrapper out"
+            )
 
     def _load_reference(self) -> PreTrainedModel:
         source = self.reference_source
@@ -237,13 +251,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         limit = context_length(reference)
         if limit is not None and limit < self.policy.width:
             raise ValueError(f"the reference's context of {limit} tokens is shorter than P + T = {self.policy.width}")
-        return reference.eval().requires_grad_(False)
+        reference.eval().requires_grad_(False)
+        return reference
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
         assert self.env is not None
-        source: Any = self.env.venv if isinstance(self.env, SlotVecEnv) else self.env.get_attr("unwrapped", [0])[0]
         try:
-            return find_attribute(source, name)
+            return self.env.get_attr(name, [0])[0]
         except AttributeError as error:
             if default:
                 return default[0]
@@ -355,9 +369,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         states = self.reference_trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1]
         actions = ids[:, policy.prompt_length :]
         head, shared = self.reference_trunk.head, policy.sampling.shared
-        return score_responses(
-            head, states, actions, valid, shared, policy.n_actions, policy.end_token_ids
-        ).log_probs
+        return score_responses(head, states, actions, valid, shared, policy.n_actions, policy.end_token_ids).log_probs
 
     def _values(self, ids: Tensor, mask: Tensor) -> Tensor:
         policy = self.policy
@@ -375,7 +387,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept)
             loss, logs = self.loss(evaluation, batch)
             self.policy.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1
@@ -407,11 +419,9 @@ class SequenceAlgorithm(BaseAlgorithm):
                 rows = torch.from_numpy(order[start : start + self.minibatch_size])
                 # Columns beyond the longest response of the minibatch hold nothing.
                 longest = int(tensors["valid"][rows].sum(1).max())
-                width = episodes.prompt_length + longest
-                cut = {
-                    name: tensor[rows][:, : width if name in ("input_ids", "attention_mask") else longest].to(self.device)
-                    for name, tensor in tensors.items()
-                }
+                columns = dict.fromkeys(tensors, longest)
+                columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
+                cut = {name: tensor[rows][:, : columns[name]].to(self.device) for name, tensor in tensors.items()}
                 yield Minibatch(**cut, kept=None if kept is None else kept[rows][:, :longest].to(self.device))
 
     # --- saving ----------------------------------------------------------------------------------------------

@@ -34,6 +34,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def call_rows(venv: VectorEnv[Any, Any, Any], method: str, *args: Any, **kwargs: Any) -> Any:
+    """A method's results: the vector environment's own, or those of every row's environment."""
+    inner = venv.unwrapped
+    if not hasattr(inner, method) and hasattr(inner, "call"):
+        return inner.call(method, *args, **kwargs)
+    return find_attribute(venv, method)(*args, **kwargs)
+
+
 class SlotVecEnv(VecEnv):
     """Steps a Gymnasium vector environment under stable-baselines3's contract: finished rows restart at once.
 
@@ -73,7 +81,7 @@ class SlotVecEnv(VecEnv):
         observation, rewards, terminated, truncated, infos = self.venv.step(self._actions)
         dones = np.asarray(terminated | truncated)
         rows = [row_info(infos, row) for row in range(self.num_envs)]
-        for row in np.flatnonzero(dones):
+        for row in np.flatnonzero(dones).tolist():
             if self.mode is AutoresetMode.SAME_STEP:
                 reset_info = {k: v for k, v in rows[row].items() if k not in ("final_obs", "final_info")}
                 last, rows[row] = rows[row]["final_obs"], dict(rows[row]["final_info"])
@@ -84,7 +92,7 @@ class SlotVecEnv(VecEnv):
             rows[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         if self.mode is AutoresetMode.DISABLED and dones.any():
             observation, infos = self.venv.reset(options={"reset_mask": dones})
-            for row in np.flatnonzero(dones):
+            for row in np.flatnonzero(dones).tolist():
                 self.reset_infos[row] = row_info(infos, row)
         return observation, rewards.astype(np.float32), dones, rows
 
@@ -96,12 +104,9 @@ class SlotVecEnv(VecEnv):
     def close(self) -> None:
         self.venv.close()
 
-    def render(self, mode: str | None = None) -> Any:
-        frames = self.venv.render()
-        return frames[0] if frames else None
-
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        return list(self.venv.render() or [])
+        frames: Any = self.venv.render()
+        return list(frames or [])
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         value = find_attribute(self.venv, attr_name)
@@ -111,8 +116,9 @@ class SlotVecEnv(VecEnv):
         setattr(self.venv.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        results = find_attribute(self.venv, method_name)(*args, **kwargs)
-        return [results[row] for row in self._get_indices(indices)]
+        results = call_rows(self.venv, method_name, *args, **kwargs)
+        by_row = isinstance(results, Sequence | np.ndarray) and len(results) == self.num_envs
+        return [results[row] if by_row else results for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]

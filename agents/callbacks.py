@@ -12,14 +12,16 @@ class TokenProgressBar(BaseCallback):
     """Counts generated tokens; stable-baselines3's own bar counts every row, idle ones too."""
 
     bar: tqdm[Any]
+    total: int
 
     def _on_training_start(self) -> None:
-        total = self.locals["total_timesteps"]
-        self.bar = tqdm(total=total, initial=self.model.num_timesteps, unit="tok", unit_scale=True, desc="training")
+        self.total = int(self.locals["total_timesteps"])
+        done = self.model.num_timesteps
+        self.bar = tqdm(total=self.total, initial=done, unit="tok", unit_scale=True, desc="training")
 
     def _on_step(self) -> bool:
         # The last iteration may go beyond the total.
-        self.bar.update(min(self.model.num_timesteps, self.bar.total) - self.bar.n)
+        self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
         return True
 
     def _on_training_end(self) -> None:

@@ -69,7 +69,8 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
     training = directory / "training"
     value: Any = algorithm.policy.value
     value.head.load_state_dict(load_file(training / "value_head.safetensors"))
-    _load_optimizer(algorithm.policy.optimizer, load_file(training / "optimizer.safetensors"), state["optimizer_groups"])
+    moments = load_file(training / "optimizer.safetensors")
+    _load_optimizer(algorithm.policy.optimizer, moments, state["optimizer_groups"])
     for name, count in state["counters"].items():
         setattr(algorithm, name, count)
 
@@ -119,7 +120,9 @@ def _save_value(value: nn.Module, training: Path) -> None:
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     state = optimizer.state_dict()
     tensors = {
-        f"{index}.{name}": value.contiguous() for index, moments in state["state"].items() for name, value in moments.items()
+        f"{index}.{name}": value.contiguous()
+        for index, moments in state["state"].items()
+        for name, value in moments.items()
     }
     return tensors, state["param_groups"]
 
@@ -130,4 +133,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value.clone()
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-

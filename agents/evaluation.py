@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.metrics import mean_and_error
+from textgym.agents.metrics import mean_and_error, several
 from textgym.agents.policy import LMPolicy
 from textgym.agents.slots import AdmittingSlots
 from textgym.lm.sampling import restrict
@@ -51,7 +51,7 @@ class Report:
         """Mean and standard error of score, components, KL in nats per sequence, and length."""
         columns = {
             "score": self.episodes.rewards.sum(1),
-            **self.episodes.components,
+            **several(self.episodes.components),
             "kl": self.kl.sum(1),
             "length": self.episodes.lengths,
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from textgym.rewards.kl import k1, k3
-from textgym.types import Episodes, Float32Array
+from textgym.types import Episodes, Float32Array, FloatArray
 
 
 def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
@@ -18,6 +20,11 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
     return {name: float(present.mean()), f"{name}_sem": float(error)}
 
 
+def several(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+    """The components of a composed reward; none where there is but one, which the score shows already."""
+    return components if len(components) > 1 else {}
+
+
 def rollout_metrics(episodes: Episodes, ref_log_probs: Float32Array) -> dict[str, float]:
     """Score, KL (nats per sequence), length and ends, with standard errors where episodes vary.
 
@@ -26,7 +33,8 @@ def rollout_metrics(episodes: Episodes, ref_log_probs: Float32Array) -> dict[str
     valid = episodes.valid
     # After the end both log-probabilities are 0, so that nothing is added there.
     per_token = [np.where(valid, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
-    components = (mean_and_error(f"components/{name}", np.asarray(x)) for name, x in episodes.components.items())
+    parts = several(episodes.components)
+    components = (mean_and_error(f"components/{name}", np.asarray(x)) for name, x in parts.items())
     metrics = {
         **mean_and_error("score", episodes.rewards.sum(1)),
         **mean_and_error("kl", per_token[0]),

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
-from textgym.types import BoolArray, FloatArray, Float32Array, IntArray
+from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63
 """Episodes that nobody numbered are numbered from here on, so that they share no stream with those of a plan."""
@@ -41,7 +41,8 @@ def episode_uniforms(seed: int, episode: int, size: int) -> FloatArray:
     Keyed by (seed, episode) and drawn by position, so an episode's tokens depend on neither its batch mates nor the
     number of slots nor an evaluation in between.
     """
-    uniforms: FloatArray = np.random.Generator(np.random.Philox(key=[seed, episode])).random(size)
+    key = np.array([seed, episode], np.uint64)  # a list of large numbers would be rounded to floats
+    uniforms: FloatArray = np.random.Generator(np.random.Philox(key=key)).random(size)
     return uniforms
 
 

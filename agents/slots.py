@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.bridge import SlotVecEnv, row_info, row_of
 from textgym.types import BoolArray, FloatArray, IntArray
 from textgym.vector import TokenVectorEnv
-from textgym.wrappers import find_attribute
+from textgym.wrappers import find_action_masks
 
 Observation = dict[str, NDArray[Any]]
 MaskSource: TypeAlias = Callable[[], BoolArray | None]
@@ -78,17 +78,10 @@ class Slots(Protocol):
 
 
 def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
-    """The environment's ``action_masks`` where its task restricts actions; else a function that gives None."""
-    inner = venv.unwrapped
-    if isinstance(inner, SyncVectorEnv):
-        masks: MaskSource = lambda: np.stack(inner.call("action_masks"))  # noqa: E731
-    else:
-        masks = getattr(inner, "action_masks", lambda: None)
     try:
-        restricted = find_attribute(venv, "mdp").allowed is not None
+        return find_action_masks(venv)
     except AttributeError:
-        restricted = False  # not one of ours: it has no masks that we know of
-    return masks if restricted else lambda: None
+        return lambda: None  # not one of ours: it has no masks that we know of
 
 
 class AdmittingSlots:
@@ -125,7 +118,7 @@ class AdmittingSlots:
         rewards = np.where(self._playing, rewards, 0.0)
         ended = terminated | truncated
         self._playing &= ~ended
-        finals = {int(row): Final(row_of(observation, row), row_info(infos, row)) for row in np.flatnonzero(ended)}
+        finals = {row: Final(row_of(observation, row), row_info(infos, row)) for row in np.flatnonzero(ended).tolist()}
         return SlotStep(observation, rewards, terminated, truncated, finals)
 
     def restarting(self) -> BoolArray:
@@ -150,12 +143,12 @@ class AutoresetSlots:
         return observation
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
-        raise TypeError("rows of this environment restart by themselves")
+        raise NotImplementedError("rows of this environment restart by themselves")
 
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
         self._ended = np.asarray(terminated | truncated)
-        finals = {int(row): self._final(int(row), observation, infos) for row in np.flatnonzero(self._ended)}
+        finals = {row: self._final(row, observation, infos) for row in np.flatnonzero(self._ended).tolist()}
         return SlotStep(observation, rewards, terminated, truncated & ~terminated, finals)
 
     def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
@@ -175,21 +168,23 @@ class VecEnvSlots:
     def __init__(self, venv: VecEnv) -> None:
         self.venv = venv
         self.n = venv.num_envs
-        mdp = getattr(venv.get_attr("unwrapped", [0])[0], "mdp", None)
-        self._restricted = getattr(mdp, "allowed", None) is not None
+        try:
+            self._restricted = venv.get_attr("mdp", [0])[0].allowed is not None
+        except AttributeError:
+            self._restricted = False  # not one of ours
 
     def start(self) -> Observation:
         observation: Any = self.venv.reset()
         return dict(observation)
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
-        raise TypeError("rows of this environment restart by themselves")
+        raise NotImplementedError("rows of this environment restart by themselves")
 
     def step(self, actions: IntArray) -> SlotStep:
         observation: Any
         observation, rewards, dones, infos = self.venv.step(actions)
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & dones
-        finals = {int(row): Final(infos[row]["terminal_observation"], infos[row]) for row in np.flatnonzero(dones)}
+        finals = {row: Final(infos[row]["terminal_observation"], infos[row]) for row in np.flatnonzero(dones).tolist()}
         return SlotStep(dict(observation), rewards, dones & ~truncated, truncated, finals)
 
     def restarting(self) -> BoolArray:

@@ -61,7 +61,9 @@ def hidden_size(model: PreTrainedModel) -> int:
     """Width of the states that the output head reads."""
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Module)
-    return int(head.weight.shape[1])  # type: ignore[union-attr, arg-type]
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return int(weight.shape[1])
 
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:

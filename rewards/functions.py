@@ -78,7 +78,7 @@ def reward_name(reward: Callable[..., object]) -> str:
     if isinstance(reward, functools.partial):
         return reward_name(reward.func)
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
-    return name.strip("<>") if isinstance(name, str) else type(reward).__name__
+    return name.strip("<>").lstrip("_") if isinstance(name, str) else type(reward).__name__
 
 
 def call_reward(

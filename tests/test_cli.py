@@ -254,20 +254,14 @@ def test_damaged_checkpoint_is_named_on_resume(place: Path, capsys: pytest.Captu
     ("reward", "message"),
     [("breaks", "division by zero"), ("too_few", "1"), ("not_a_number", "nan"), ("words", "good")],
 )
-def test_wrong_rewards_stop_the_run(
-    place: Path, capsys: pytest.CaptureFixture[str], reward: str, message: str
-) -> None:
+def test_wrong_rewards_stop_the_run(place: Path, capsys: pytest.CaptureFixture[str], reward: str, message: str) -> None:
     said = fails(capsys, *TRAIN, "--reward", f"rewards.py:{reward}", "--out", "run")
     assert message in said
     assert reward in said
 
 
-def test_a_reward_that_breaks_later_leaves_the_last_checkpoint(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = fails(
-        capsys, *TRAIN, "--reward", "rewards.py:breaks_later", "--total-timesteps", "5000", "--out", "run"
-    )
+def test_a_reward_that_breaks_later_leaves_the_last_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, *TRAIN, "--reward", "rewards.py:breaks_later", "--total-timesteps", "5000", "--out", "run")
     assert "the service is down" in said
     assert "w" in said  # the prompt is shown
     main(["generate", "--model", "run", "--prompt", "w1"])

@@ -51,7 +51,7 @@ async def counted(completions, **_):
     return [len(text) for text in completions]
 
 
-def without_w1(input_ids, attention_mask):  # noqa: ARG001
+def without_w1(input_ids, attention_mask):
     allowed = np.ones((len(input_ids), 16), bool)
     allowed[:, W1] = False
     return allowed
@@ -74,7 +74,7 @@ CASES: dict[str, Callable[[], TokenMDP]] = {
 class Lawful(gym.spaces.Discrete):
     """The checkers sample blindly, so this space keeps the law for them."""
 
-    def sample(self, mask=None, probability=None):  # noqa: ARG002
+    def sample(self, mask=None, probability=None):
         allowed = np.ones(16, np.int8)
         allowed[W1] = 0
         return super().sample(mask=allowed)
@@ -136,8 +136,9 @@ def test_sizes():
 
 
 def test_prompts_are_drawn_uniformly_and_by_the_seed_alone():
+    env = TokenEnv(word_mdp(prompts=["w0", "w1", "w2"]))
+
     def drawn(seed: int) -> list[int]:
-        env = TokenEnv(word_mdp(prompts=["w0", "w1", "w2"]))
         return [env.reset(seed=seed)[1]["prompt_index"], *(env.reset()[1]["prompt_index"] for _ in range(299))]
 
     np.random.seed(0)  # noqa: NPY002 - shows that the global generator is neither read nor moved
@@ -318,12 +319,12 @@ def test_the_parts_of_a_dense_reward_stand_in_info():
 
 
 # Rewards as TRL's documentation has them: functions of the columns they name.
-def format_reward(prompts, completions, ground_truth, **kwargs):  # noqa: ARG001
+def format_reward(prompts, completions, ground_truth, **kwargs):
     matches = [re.search(r"w(\d)", completion) for completion in completions]
     return [1.0 if m and m.group(1) == truth else 0.0 for m, truth in zip(matches, ground_truth, strict=True)]
 
 
-async def async_reward(prompts, completions, **kwargs):  # noqa: ARG001
+async def async_reward(prompts, completions, **kwargs):
     await asyncio.sleep(0.001)
     return [len(completion.split()) for completion in completions]
 
@@ -366,6 +367,15 @@ def test_a_component_that_does_not_apply_is_left_out():
     info = last_info(word_mdp([sometimes, emit(W0)]), [W0, W0, EOS])
     assert info["components"] == pytest.approx({"reward": 2 / 3})
     assert info["score"] == pytest.approx(2 / 3)
+
+
+def _private(completions, **_):
+    return [3.0 for _ in completions]
+
+
+def test_a_component_may_have_any_name():
+    """Also one with an underscore, which marks something else in Gymnasium's batched infos."""
+    assert last_info(word_mdp([_private, emit(W0)]), [W0, EOS])["components"] == {"_private": 3.0, "reward": 0.5}
 
 
 def broken(completions, **_):
@@ -508,6 +518,10 @@ BAD_MDPS: dict[str, tuple[dict[str, Any], str]] = {
     "a prompt too long": ({"max_prompt_length": 2}, r"prompt 3 has 3 tokens.*max_prompt_length=2.*'w3 w4 w5'"),
     "an empty prompt": ({"prompts": (Prompt("", "", ()),)}, "prompt 1 has 0 tokens"),
     "a foreign prompt": ({"prompts": (Prompt("x", "x", (99,)),)}, r"prompt 1 .*99.*16 tokens"),
+    "a column with a taken name": (
+        {"prompts": (Prompt("w0", "w0", (2,), {"finish_reason": "x"}),)},
+        r"prompt 1 has columns \['finish_reason'\]",
+    ),
     "no actions": ({"vocabulary_size": 0}, "vocabulary_size=0"),
     "a score that is none": ({"missing_end_score": math.nan}, "missing_end_score=nan"),
 }

@@ -130,7 +130,7 @@ def test_gymnasium_names_the_nearest_id():
 
 
 @pytest.mark.parametrize("name", ["Toy", "Toy-v0", "textgym/Toy-v0", "textgym:textgym/Toy-v0"])
-def test_a_task_goes_by_its_name_or_its_id(toy_id, name):  # noqa: ARG001
+def test_a_task_goes_by_its_name_or_its_id(toy_id, name):
     assert load_task(name) is toy()
 
 

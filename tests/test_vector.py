@@ -326,6 +326,31 @@ def test_every_dense_row_keeps_its_own_parts():
     assert info["token_rewards"].tolist() == [None, [2.0, 1.0], [3.0, 1.0]]
 
 
+def test_an_episode_owes_nothing_to_the_one_before_it():
+    env = TokenVectorEnv(word_mdp(emit(W0)), 1, "Disabled")
+    for response, score in (([W0, W0, W0, W1, EOS], 0.6), ([W1, EOS], 0.0), ([W0, W1, W1, EOS], 0.25)):
+        env.reset()
+        rewards = [env.step(batch(token))[1][0] for token in response]
+        assert rewards == [0.0] * (len(response) - 1) + [score]
+
+
+def test_a_frame_shows_each_reward_at_its_token():
+    def mixed(completion_ids, **_):
+        return [[float(i) for i in ids] if ids[0] == W0 else 7.0 for ids in completion_ids]
+
+    env = TokenVectorEnv(word_mdp(mixed), 2, "Disabled")
+    env.reset(options={"prompt_index": batch(0, 1)})
+    env.step(batch(W0, W1))
+    assert [env.frame(row).rewards for row in (0, 1)] == [(0.0,), (0.0,)]
+    env.step(batch(EOS, EOS))
+    assert [env.frame(row).rewards for row in (0, 1)] == [(2.0, 1.0), (0.0, 7.0)]
+    assert [(env.frame(row).prompt, env.frame(row).tokens) for row in (0, 1)] == [
+        ("w0 w1", (" w0", " <eos>")),
+        ("w2", (" w1", " <eos>")),
+    ]
+    assert env.frame(0).finish_reason == "stop"
+
+
 # --- seeds -------------------------------------------------------------------------------------------------------
 
 
@@ -446,7 +471,7 @@ def test_step_after_every_row_has_ended():
     ],
 )
 def test_bad_actions_are_refused_and_change_nothing(actions, message):
-    def without_w1(input_ids, attention_mask):  # noqa: ARG001
+    def without_w1(input_ids, attention_mask):
         return np.tile(np.arange(16) != W1, (len(input_ids), 1))
 
     env = TokenVectorEnv(word_mdp(allowed=without_w1), 2)
@@ -507,7 +532,7 @@ def test_what_is_returned_is_the_callers_own():
     twin = TokenVectorEnv(word_mdp(allowed=not_the_last(16)), 2, "Disabled")
     twin.reset(seed=0)
     for array in (*observation.values(), info["action_mask"], info["active"], env.action_masks()):
-        array[:] = 1
+        array[:] = 0
     assert_same(env.step(batch(W0, W0)), twin.step(batch(W0, W0)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         argv = with_yaml(argv)
     except (OSError, ValueError) as error:
         _stop(error, 2)
-    subcommands = {name: config for name, (config, _) in COMMANDS.items()}
+    subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
     config = tyro.extras.subcommand_cli_from_dict(
         subcommands, prog="textgym", description="Gymnasium for language generation.", args=argv
     )

@@ -210,7 +210,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
         if not ready:
             raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
-        live, idle = np.flatnonzero(self._live).tolist(), np.flatnonzero(~self._live).tolist()
+        live, idle = np.flatnonzero(self._live), np.flatnonzero(~self._live).tolist()
         self._append(live, self._checked(actions, live))
         final_infos = self._finish(self._ended(live))
         finished = list(final_infos)
@@ -221,45 +221,49 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._show()
         return rewards, terminated, infos
 
-    def _checked(self, actions: Any, live: list[int]) -> IntArray:
+    def _checked(self, actions: Any, live: NDArray[np.intp]) -> IntArray:
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(
                 f"actions has shape {actions.shape} and dtype {actions.dtype}; expected {self.num_envs} integers"
             )
         used = actions[live]
-        if bad := [int(action) for action in used if not 0 <= action < self.mdp.n_actions]:
+        if len(bad := used[(used < 0) | (used >= self.mdp.n_actions)]):
             raise ValueError(f"action {bad[0]} lies outside the {self.mdp.n_actions} tokens of the vocabulary")
         if self.mdp.allowed is not None and len(forbidden := used[~self._admits()[live, used]]):
             raise ValueError(f"action {forbidden[0]} is forbidden by the task's mask; choose among env.action_masks()")
         checked: IntArray = actions.astype(np.int64, copy=False)
         return checked
 
-    def _append(self, live: list[int], actions: IntArray) -> None:
+    def _append(self, live: NDArray[np.intp], actions: IntArray) -> None:
         columns = self.mdp.max_prompt_length + self._length[live]
         self._ids[live, columns] = actions[live]
         self._mask[live, columns] = 1
         self._length[live] += 1
         self._admitted = None
 
-    def _ended(self, live: list[int]) -> list[int]:
+    def _ended(self, live: NDArray[np.intp]) -> list[int]:
         """The rows that their last token has ended; notes why."""
         last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
         stopped = self._is_end[last]
         if self.mdp.stop is not None:
-            stopped |= np.array([bool(self.mdp.stop(self.response(row))) for row in live], bool)
-        at_horizon = self._length[live] == self.mdp.max_new_tokens
-        for i in np.flatnonzero(stopped | at_horizon):
-            self._finish_reason[live[i]] = "stop" if stopped[i] else "length"
-        return [live[i] for i in np.flatnonzero(stopped | at_horizon)]
+            stopped |= np.array([bool(self.mdp.stop(self.response(int(row)))) for row in live], bool)
+        ended = stopped | (self._length[live] == self.mdp.max_new_tokens)
+        rows: list[int] = live[ended].tolist()
+        for row, stop in zip(rows, stopped[ended], strict=True):
+            self._finish_reason[row] = "stop" if stop else "length"
+        return rows
 
     def _finish(self, rows: list[int]) -> RowInfos:
         """Scores the rows that ended; gives what their infos say of it."""
+        if not rows:
+            return {}
         self._live[rows] = False
         infos: RowInfos = {row: self._final_info(row) for row in rows}
-        fixed = self.mdp.missing_end_score
-        unended = [] if fixed is None else [row for row in rows if self._finish_reason[row] == "length"]
-        self._token_rewards[unended, self._length[unended] - 1] = fixed
+        unended: list[int] = []
+        if self.mdp.missing_end_score is not None:
+            unended = [row for row in rows if self._finish_reason[row] == "length"]
+            self._token_rewards[unended, self._length[unended] - 1] = self.mdp.missing_end_score
         self._score([row for row in rows if row not in unended], infos)
         for row in rows:
             infos[row]["score"] = float(self._token_rewards[row].sum())

@@ -9,9 +9,7 @@ def test_clipped_surrogate_by_hand() -> None:
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
     # Clipping binds only where it makes the objective smaller.
-    torch.testing.assert_close(
-        clipped_surrogate(ratio, advantages, 0.2), torch.tensor([-1.2, 1.5, -0.5, 0.8, -2.2])
-    )
+    torch.testing.assert_close(clipped_surrogate(ratio, advantages, 0.2), torch.tensor([-1.2, 1.5, -0.5, 0.8, -2.2]))
 
 
 def test_clipped_value_loss_by_hand() -> None:

@@ -142,3 +142,13 @@ def test_exact_kl_is_the_mean_of_k1() -> None:
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
     # Exact per state, so it varies less than the sampled log-ratio.
     assert report.kl.sum(1).std() < sampled.std()
+
+
+@pytest.mark.parametrize(
+    ("kl", "temperature", "message"), [(0.1, 1.0, "pays the KL already"), (0.0, 0.5, "make them equal")]
+)
+def test_wrapper_that_does_not_fit_the_agent_is_refused(kl: float, temperature: float, message: str) -> None:
+    env = TokenVectorEnv(word_mdp(), 4, "Disabled")
+    wrapped = VectorReferenceKL(env, tiny_gpt2(seed=1), BETA, Sampling())
+    with pytest.raises(ValueError, match=message):
+        PPO("LMPolicy", wrapped, model=tiny_gpt2(), kl=kl, sampling=Sampling(temperature))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.ppo import PPO
+from textgym.env import TokenEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.rewards.model import RewardModel
@@ -209,3 +211,11 @@ def test_stopping_callback_ends_training() -> None:
 def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_ppo(**changes)
+
+
+def test_trains_in_a_single_gymnasium_environment() -> None:
+    """stable-baselines3 wraps it into its own one-row vector; TimeLimit truncates, and training goes on."""
+    env = gym.wrappers.TimeLimit(TokenEnv(word_mdp()), 4)
+    algorithm = PPO("LMPolicy", env, model=tiny_gpt2(), **{**SMALL, "episodes_per_iteration": 4, "minibatch_size": 4})
+    algorithm.learn(40)
+    assert algorithm.num_timesteps >= 40

@@ -23,11 +23,11 @@ def call(reward, columns=COLUMNS):
 
 
 # As in TRL's documentation of custom rewards, whose functions name what they use.
-def trl_reward(completions, answer, **kwargs):  # noqa: ARG001
+def trl_reward(completions, answer, **kwargs):
     return [1.0 if text == a else 0.0 for text, a in zip(completions, answer, strict=True)]
 
 
-async def trl_async_reward(prompts, completions, completion_ids, **kwargs):  # noqa: ARG001
+async def trl_async_reward(prompts, completions, completion_ids, **kwargs):
     await asyncio.sleep(0)
     return [float(len(ids)) for ids in completion_ids]
 

@@ -6,10 +6,10 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -81,9 +81,14 @@ class MetricsFile(KVWriter):
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         write_text(path, "".join(line + "\n" for line in lines[:iterations]))
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        row = {"iteration": int(key_values.get("time/iterations", 0))}
-        row |= {key: float(value) for key, value in sorted(key_values.items()) if np.isscalar(value)}
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        row: dict[str, Any] = {"iteration": int(key_values.get("time/iterations", 0))}
+        row |= {key: float(value) for key, value in sorted(key_values.items()) if isinstance(value, Real)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -199,4 +204,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines: a sample may hold separators that only str counts as line ends.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

@@ -62,24 +62,20 @@ def find_algorithm(name: str) -> type[SequenceAlgorithm]:
 
 def build(algorithm: str, env: Any, model: Any, settings: Hyperparameters, seed: int) -> SequenceAlgorithm:
     """An algorithm in an environment."""
-    return find_algorithm(algorithm)(
-        "LMPolicy",
-        env,
-        settings.learning_rate,
-        model=model,
-        value=settings.value,
-        episodes_per_iteration=settings.episodes_per_iteration,
-        minibatch_size=settings.minibatch_size,
-        n_epochs=settings.n_epochs,
-        gae_lambda=settings.gae_lambda,
-        clip_range=settings.clip_range,
-        clip_range_vf=settings.clip_range_vf,
-        vf_coef=settings.vf_coef,
-        max_grad_norm=settings.max_grad_norm,
-        kl=controller(settings),
-        sampling=Sampling(settings.temperature, settings.min_new_tokens, settings.top_k, settings.top_p),
-        seed=seed,
-    )
+    own = {name: getattr(settings, name) for name in ("gae_lambda", "clip_range", "clip_range_vf", "vf_coef")}
+    arguments: dict[str, Any] = {
+        "model": model,
+        "value": settings.value,
+        "episodes_per_iteration": settings.episodes_per_iteration,
+        "minibatch_size": settings.minibatch_size,
+        "n_epochs": settings.n_epochs,
+        "max_grad_norm": settings.max_grad_norm,
+        "kl": controller(settings),
+        "sampling": Sampling(settings.temperature, settings.min_new_tokens, settings.top_k, settings.top_p),
+        "seed": seed,
+        **own,
+    }
+    return find_algorithm(algorithm)("LMPolicy", env, settings.learning_rate, **arguments)
 
 
 def controller(settings: Hyperparameters) -> KLController:

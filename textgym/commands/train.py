@@ -18,10 +18,10 @@ from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.builtin import NAMED
+from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task, TextMetric
 from textgym.tokenization import end_token_ids, load_tokenizer
-from textgym.types import RewardFunction
 from textgym.vector import TokenVectorEnv
 
 MAX_SLOTS = 64
@@ -39,7 +39,7 @@ class TrainConfig:
     model: str | None = None
     """A causal language model with its tokenizer: a directory or a hub id. Default: the task's base model."""
     prompts: Path | None = None
-    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; other fields reach the reward."""
+    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; others reach the reward."""
     reward: str | None = None
     """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
     separated by spaces. Default: the task's gold reward."""
@@ -113,7 +113,7 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
     reward = _with_metrics(resolve_reward(config.reward or "gold", _named(task)), task)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
-        given = {key: value for key, value in overrides.items() if value is not None}
+        given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
         mdp = task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
         limit = None
     else:
@@ -167,7 +167,7 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
     return task.tokenizer
 
 
-def _named(task: Task | None) -> dict[str, RewardFunction]:
+def _named(task: Task | None) -> dict[str, Reward]:
     return {**NAMED, **({"gold": task.gold} if task else {})}
 
 
@@ -179,11 +179,11 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
     return [reward, *watched, *((as_reward(name, metric), 0.0) for name, metric in task.metrics.items())]
 
 
-def as_reward(name: str, metric: TextMetric) -> RewardFunction:
+def as_reward(name: str, metric: TextMetric) -> Reward:
     """A task's metric under the signature of a reward."""
 
     def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
         return metric(prompts, completions)
 
     reward.__name__ = name
-    return reward  # type: ignore[return-value]
+    return reward

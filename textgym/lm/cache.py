@@ -37,7 +37,7 @@ class SlotLayer(CacheLayerMixin):
     is_sliding = False  # a model's sliding window is its mask's business: every column is here
 
     def __init__(self, n_slots: int, columns: int, window: Window) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.n_slots = n_slots
         self.columns = columns
         self.window = window
@@ -59,7 +59,7 @@ class SlotLayer(CacheLayerMixin):
         assert self.values is not None
         return self.keys, self.values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self.buffers

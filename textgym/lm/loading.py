@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +14,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.tokenization import first_line
 
+ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
+"""Where a model comes from: a directory, a hub id, or a function that builds a fresh one."""
 
-def load_causal_lm(directory_or_id: str | Path, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """A causal language model in fp32 and eval mode, from a directory or a hub id.
+
+def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """A causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
 
     Raises:
-        ValueError: it cannot be read, for instance because a weights file is truncated.
+        ValueError: it cannot be read, for instance because a weights file is truncated, or some of its weights are
+            nowhere, which transformers would replace by random ones.
     """
+    if callable(source):
+        built: Any = source()
+        return frozen_dropout(built.to(device))
     from transformers import AutoModelForCausalLM  # takes seconds to import
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(directory_or_id), dtype=torch.float32)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(source), dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:
         # safetensors, json and the hub client each raise errors of their own.
         raise ValueError(
-            f"model={str(directory_or_id)!r} cannot be loaded as a causal language model: {type(error).__name__}: "
+            f"model={str(source)!r} cannot be loaded as a causal language model: {type(error).__name__}: "
             f"{first_line(error)}. Expected a directory with config.json and intact weights, or a hub id"
         ) from error
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ValueError(
+            f"model={str(source)!r} holds no weights for {sorted(found['missing_keys'])}; expected a causal "
+            "language model with its output head"
+        )
     return frozen_dropout(own_memory(model.to(device)))
 
 
@@ -104,7 +120,8 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def accepted(model: nn.Module, **arguments: Any) -> dict[str, Any]:
+def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
     """Those of the arguments that the model's ``forward`` takes (models without learned positions lack some)."""
-    parameters = inspect.signature(model.forward).parameters
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrappers pass all on
+    parameters = inspect.signature(inner.forward).parameters
     return {name: value for name, value in arguments.items() if name in parameters}

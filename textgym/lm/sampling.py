@@ -27,7 +27,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}; expected more than 0 (predict deterministically instead)")
+            raise ValueError(
+                f"temperature={self.temperature}; expected more than 0 (predict deterministically instead)"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}; expected a share in (0, 1]")
         if self.top_k < 0 or self.min_new_tokens < 0:

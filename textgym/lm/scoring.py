@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from textgym.lm.loading import position_ids
+from textgym.lm.loading import embedding_rows, position_ids
 from textgym.lm.sampling import Sampling, restrict
 
 CHUNK_ELEMENTS = 2**24
@@ -47,14 +47,28 @@ class Trunk:
 
     @torch.no_grad()
     def _check_split(self) -> None:
-        ids = torch.arange(4, device=self.model.device)[None] % self.head.weight.shape[0]  # type: ignore[operator]
+        """Follows one pass: the head must read what the trunk gives, and give what the logits are."""
+        head_read: list[Tensor] = []
+        head_gave: list[Tensor] = []
+
+        def amplify(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            # A fresh model's logits are small, where a cap would change nothing.
+            head_read.append(inputs[0])
+            head_gave.append(1e3 * output)
+            return head_gave[-1]
+
+        ids = torch.arange(4, device=self.model.device)[None] % embedding_rows(self.model)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        whole = self.model(**inputs).logits
-        parts = self.head(self.base(**inputs).last_hidden_state)
-        if whole.shape != parts.shape or not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
+        hook = self.head.register_forward_hook(amplify)
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            hook.remove()
+        states = self.base(**inputs).last_hidden_state
+        if not (_equal(head_read, states) and _equal(head_gave, logits)):
             raise ValueError(
-                f"{type(self.model).__name__} changes its logits after the output head (soft-capping or scaling), "
-                "which training does not support; switch it off in the model's config"
+                f"{type(self.model).__name__} does more than apply its output head to its trunk (soft-capping or "
+                "scaling), which training does not support; switch it off in the model's config"
             )
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
@@ -66,6 +80,10 @@ class Trunk:
             prompt_length: ``P``.
         """
         return response_states(self.base, input_ids, attention_mask, prompt_length)
+
+
+def _equal(passed: list[Tensor], expected: Tensor) -> bool:
+    return len(passed) == 1 and passed[0].shape == expected.shape and torch.allclose(passed[0], expected, rtol=1e-4)
 
 
 def response_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
@@ -85,11 +103,10 @@ def response_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor,
     longest = int(attention_mask.sum(1).max())
     tokens_first = attention_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
     packed = input_ids.gather(1, tokens_first)
-    states: Tensor = trunk(
-        input_ids=packed, attention_mask=torch.ones_like(packed), use_cache=False
-    ).last_hidden_state
+    states: Tensor = trunk(input_ids=packed, attention_mask=torch.ones_like(packed), use_cache=False).last_hidden_state
     wanted = positions[:, prompt_length - 1 :, None].expand(-1, -1, states.shape[-1])
     return states.gather(1, wanted)
+
 
 def score_responses(
     head: Callable[[Tensor], Tensor],
@@ -123,7 +140,9 @@ def score_responses(
         else:
             inside = logits.gather(1, kept.clamp(min=0).long()).masked_fill(kept < 0, -torch.inf)
             log_probs = torch.log_softmax(inside, -1)
-            chosen = log_probs.masked_fill(kept != actions[:, None], 0.0).sum(-1, keepdim=True)
+            is_chosen = kept == actions[:, None]
+            chosen = log_probs.gather(1, is_chosen.int().argmax(-1, keepdim=True))
+            chosen = chosen.masked_fill(~is_chosen.any(-1, keepdim=True), -torch.inf)
         # 0 · log 0 = 0, also in the gradient
         finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
         return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
@@ -135,7 +154,7 @@ def score_responses(
     else:
         starts = range(0, len(inputs[0]), size)
         slices = [[None if x is None else x[i : i + size] for x in inputs] for i in starts]
-        parts = [checkpoint(chunk, *one, use_reentrant=False) for one in slices]
+        parts = [checkpoint(chunk, *one, use_reentrant=False, preserve_rng_state=False) for one in slices]
     log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
     empty = torch.zeros(valid.shape, dtype=log_probs.dtype, device=valid.device)
     return TokenScores(empty.masked_scatter(valid, log_probs), empty.masked_scatter(valid, entropy))
