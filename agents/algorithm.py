@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.advantages import Advantages
+from textgym.agents.batches import Minibatch, Scored, minibatches, score_episodes
 from textgym.agents.bridge import SlotVecEnv, is_vector
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.checkpoint import kl_from_state, load_value, read_state, restore, save_checkpoint
@@ -33,44 +32,13 @@ from textgym.agents.session import Acted
 from textgym.agents.slots import SlotStep, make_slots
 from textgym.lm.loading import check_fits, context_length, embedding_rows, frozen_copy, load_causal_lm
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk, score_responses
+from textgym.lm.scoring import Trunk
 from textgym.prompts import prompt_order
-from textgym.rewards.kl import FixedKL, KLController, shape_rewards
-from textgym.types import BoolArray, Episodes, Float32Array
+from textgym.rewards.kl import FixedKL, KLController
+from textgym.types import BoolArray, Episodes
 
 MAX_SLOTS = 64
 """Rows that play at once when an environment is made from its id."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An iteration's episodes with what the models say of them.
-
-    Attributes:
-        episodes: as collected.
-        ref_log_probs: ``[N, T]`` of the sampled tokens under the reference.
-        values: ``[N, T+1]`` at the rollout.
-        shaped: ``[N, T]`` rewards with the KL penalty.
-    """
-
-    episodes: Episodes
-    ref_log_probs: Float32Array
-    values: Float32Array
-    shaped: Float32Array
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """Rows of an iteration as tensors, ``[n, P+T]`` ids and mask, ``[n, T]`` the rest."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    valid: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    kept: Tensor | None
 
 
 def linear_decay(initial: float) -> Schedule:
@@ -352,30 +320,7 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def score(self, episodes: Episodes) -> Scored:
         """One pass of policy and reference over an iteration's episodes, and the shaped rewards."""
-        ref_log_probs = np.zeros_like(episodes.log_probs)
-        values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
-        with torch.no_grad():
-            for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // self.minibatch_size)):
-                ids = torch.from_numpy(episodes.input_ids[rows]).to(self.device)
-                mask = torch.from_numpy(episodes.attention_mask[rows]).to(self.device)
-                ref_log_probs[rows] = self._reference_log_probs(ids, mask).cpu().numpy()
-                values[rows] = self._values(ids, mask).cpu().numpy()
-        shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, self.kl.beta)
-        return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32))
-
-    def _reference_log_probs(self, ids: Tensor, mask: Tensor) -> Tensor:
-        policy = self.policy
-        valid = mask[:, policy.prompt_length :].bool()
-        states = self.reference_trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1]
-        actions = ids[:, policy.prompt_length :]
-        head, shared = self.reference_trunk.head, policy.sampling.shared
-        return score_responses(head, states, actions, valid, shared, policy.n_actions, policy.end_token_ids).log_probs
-
-    def _values(self, ids: Tensor, mask: Tensor) -> Tensor:
-        policy = self.policy
-        states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
-        values: Tensor = policy.value(states, ids, mask, policy.prompt_length)
-        return values
+        return score_episodes(self.policy, self.reference_trunk, episodes, self.kl.beta, self.minibatch_size)
 
     def _train(self, episodes: Episodes) -> None:
         """``n_epochs`` over the iteration's minibatches."""
@@ -383,7 +328,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         scored = self.score(episodes)
         estimated = self.estimate_advantages(scored)
         logged: list[dict[str, float]] = []
-        for batch in self._minibatches(scored, estimated):
+        order = np.random.default_rng([self.seed or 0, self.iteration])
+        for batch in minibatches(scored, estimated, self.minibatch_size, self.n_epochs, order, self.device):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept)
             loss, logs = self.loss(evaluation, batch)
             self.policy.optimizer.zero_grad()
@@ -397,32 +343,6 @@ class SequenceAlgorithm(BaseAlgorithm):
         self._record(scored, estimated, logged)
         kl = (episodes.log_probs - scored.ref_log_probs).sum(1).mean()
         self.kl.update(float(kl), len(episodes))
-
-    def _minibatches(self, scored: Scored, estimated: Advantages) -> Iterator[Minibatch]:
-        """Shuffled rows for each epoch, in an order that is a function of seed and iteration alone."""
-        episodes = scored.episodes
-        arrays = {
-            "input_ids": episodes.input_ids,
-            "attention_mask": episodes.attention_mask,
-            "valid": episodes.valid,
-            "log_probs": episodes.log_probs,
-            "values": scored.values[:, :-1],
-            "advantages": estimated.advantages,
-            "returns": estimated.returns,
-        }
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        kept = None if episodes.kept is None else torch.from_numpy(episodes.kept)
-        generator = np.random.default_rng([self.seed or 0, self.iteration])
-        for _ in range(self.n_epochs):
-            order = generator.permutation(len(episodes))
-            for start in range(0, len(episodes), self.minibatch_size):
-                rows = torch.from_numpy(order[start : start + self.minibatch_size])
-                # Columns beyond the longest response of the minibatch hold nothing.
-                longest = int(tensors["valid"][rows].sum(1).max())
-                columns = dict.fromkeys(tensors, longest)
-                columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
-                cut = {name: tensor[rows][:, : columns[name]].to(self.device) for name, tensor in tensors.items()}
-                yield Minibatch(**cut, kept=None if kept is None else kept[rows][:, :longest].to(self.device))
 
     # --- saving ----------------------------------------------------------------------------------------------
 

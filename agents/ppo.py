@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.advantages import Advantages, gae, whiten
-from textgym.agents.algorithm import Minibatch, Scored, SequenceAlgorithm
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.batches import Minibatch, Scored
 from textgym.agents.losses import clipped_surrogate, clipped_value_loss, masked_mean
 from textgym.agents.policy import Evaluation
 from textgym.lm.sampling import Sampling

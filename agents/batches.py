@@ -1,0 +1,124 @@
+"""What training reads: an iteration's episodes with what the models say of them, cut into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgym.agents.advantages import Advantages
+from textgym.agents.policy import LMPolicy
+from textgym.lm.scoring import Trunk, score_responses
+from textgym.rewards.kl import shape_rewards
+from textgym.types import Episodes, Float32Array
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An iteration's episodes with what the models say of them.
+
+    Attributes:
+        episodes: as collected.
+        ref_log_probs: ``[N, T]`` of the sampled tokens under the reference.
+        values: ``[N, T+1]`` at the rollout.
+        shaped: ``[N, T]`` rewards with the KL penalty.
+    """
+
+    episodes: Episodes
+    ref_log_probs: Float32Array
+    values: Float32Array
+    shaped: Float32Array
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Rows of an iteration as tensors, ``[n, P+T]`` ids and mask, ``[n, T]`` the rest."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    valid: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    kept: Tensor | None
+
+
+@torch.no_grad()
+def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta: float, batch_size: int) -> Scored:
+    """One pass of critic and reference over ``N`` episodes, and their rewards shaped by the KL.
+
+    Args:
+        policy: whose critic judges, and whose temperature and minimum length the reference shares.
+        reference: what the KL is measured to.
+        episodes: as collected.
+        beta: β.
+        batch_size: episodes in one forward pass.
+    """
+    ref_log_probs = np.zeros_like(episodes.log_probs)
+    values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
+    for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
+        ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
+        mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
+        states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
+        values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
+        ref_log_probs[rows] = (
+            score_responses(
+                reference.head,
+                reference.hidden_states(ids, mask, policy.prompt_length)[:, :-1],
+                ids[:, policy.prompt_length :],
+                mask[:, policy.prompt_length :].bool(),
+                policy.sampling.shared,
+                policy.n_actions,
+                policy.end_token_ids,
+            )
+            .log_probs.cpu()
+            .numpy()
+        )
+    shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
+    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32))
+
+
+def minibatches(
+    scored: Scored,
+    estimated: Advantages,
+    size: int,
+    n_epochs: int,
+    generator: np.random.Generator,
+    device: torch.device,
+) -> Iterator[Minibatch]:
+    """Every episode once per epoch, in an order that the generator draws anew for each.
+
+    Args:
+        scored: ``N`` episodes.
+        estimated: their advantages and value targets.
+        size: episodes in a minibatch; the last of an epoch may be smaller.
+        n_epochs: passes over the episodes.
+        generator: draws the order.
+        device: where the tensors go.
+    """
+    episodes = scored.episodes
+    arrays = {
+        "input_ids": episodes.input_ids,
+        "attention_mask": episodes.attention_mask,
+        "valid": episodes.valid,
+        "log_probs": episodes.log_probs,
+        "values": scored.values[:, :-1],
+        "advantages": estimated.advantages,
+        "returns": estimated.returns,
+    }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    kept = None if episodes.kept is None else torch.from_numpy(episodes.kept)
+    for _ in range(n_epochs):
+        order = generator.permutation(len(episodes))
+        for start in range(0, len(episodes), size):
+            rows = torch.from_numpy(order[start : start + size])
+            # Columns beyond the longest response of the minibatch hold nothing.
+            longest = int(tensors["valid"][rows].sum(1).max())
+            columns = dict.fromkeys(tensors, longest)
+            columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
+            cut = {name: tensor[rows][:, : columns[name]].to(device) for name, tensor in tensors.items()}
+            yield Minibatch(**cut, kept=None if kept is None else kept[rows][:, :longest].to(device))
