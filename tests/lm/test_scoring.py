@@ -200,6 +200,13 @@ def test_changed_logits_are_refused():
     Trunk(Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=None, **SIZES)).eval())
 
 
+def test_a_model_without_a_named_trunk_is_refused():
+    model = tiny_gpt2()
+    model.base_model_prefix = "nothing"
+    with pytest.raises(ValueError, match="GPT2LMHeadModel names no trunk"):
+        Trunk(model)
+
+
 def test_looking_at_a_model_leaves_it_as_it_was():
     model = tiny_gpt2()
     ids = torch.tensor([[1, 2, 3]])

@@ -273,3 +273,12 @@ def test_training_learns_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     (short, _), (long, again) = losses(1), losses(20)
     assert long < short - 0.5
     assert long == again
+
+
+def test_sharpening_scales_all_logits() -> None:
+    tokenizer = base_model.build_tokenizer([OPENING])
+    model = base_model.build_model(tokenizer, 0)
+    ids = torch.tensor([tokenizer(OPENING)["input_ids"]])
+    before = model(input_ids=ids).logits
+    base_model.sharpen(model, 1.5)
+    torch.testing.assert_close(model(input_ids=ids).logits, 1.5 * before)

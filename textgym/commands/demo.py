@@ -37,21 +37,22 @@ class Budget:
     """How much of everything the demo does."""
 
     rankings: int
+    reward_epochs: int
     total_timesteps: int
     eval_episodes: int
     settings: Hyperparameters
 
 
 FULL = Budget(
-    rankings=512,
-    total_timesteps=120_000,
+    rankings=2048,
+    reward_epochs=2,
+    total_timesteps=60_000,
     eval_episodes=512,
-    settings=Hyperparameters(
-        learning_rate=1e-3, episodes_per_iteration=128, minibatch_size=32, kl_coef=0.1, value="trunk"
-    ),
+    settings=Hyperparameters(learning_rate=1e-3, episodes_per_iteration=128, minibatch_size=32, kl_coef=0.1),
 )
 TINY = Budget(
     rankings=16,
+    reward_epochs=1,
     total_timesteps=600,
     eval_episodes=16,
     settings=Hyperparameters(learning_rate=1e-3, episodes_per_iteration=16, minibatch_size=8, kl_coef=0.1),
@@ -91,7 +92,7 @@ def demo(config: DemoConfig) -> Path:
     rankings, gold = ranked_samples(task, budget.rankings, config.seed)
     write_rankings(config.out / "rankings.jsonl", rankings)
     print("2. train the reward model on the rankings")
-    reward_model = learned_reward(task, rankings, gold, config.out, config.seed)
+    reward_model = learned_reward(task, rankings, gold, budget.reward_epochs, config.out, config.seed)
     print("3. train the policy against the reward model")
     mdp = demo_mdp(task, reward_model, "train")
     env = TokenVectorEnv(mdp, min(64, settings.episodes_per_iteration), "Disabled")
@@ -151,14 +152,20 @@ def ranked_samples(task: Task, n_prompts: int, seed: int) -> tuple[list[Ranking]
 
 
 def learned_reward(
-    task: Task, rankings: list[Ranking], gold: np.ndarray[Any, Any], out: Path, seed: int
+    task: Task, rankings: list[Ranking], gold: np.ndarray[Any, Any], epochs: int, out: Path, seed: int
 ) -> RewardModel:
     """A reward model trained on the rankings; its demonstrations (the task's reference texts) score 0."""
     generator = torch.Generator().manual_seed(seed)
     model = RewardModel.from_causal_lm(str(task.base_model), task.tokenizer, generator)
     references = [(p.text, str(p.columns["reference"])) for p in task.prompts("train")[:256]]
     report = train_reward_model(
-        model, rankings, learning_rate=1e-3, generator=generator, demonstrations=references, heldout=0.125
+        model,
+        rankings,
+        learning_rate=2e-3,
+        generator=generator,
+        demonstrations=references,
+        heldout=0.125,
+        epochs=epochs,
     )
     model.save(out / "reward_model")
     ceiling = agreement_ceiling(gold, LABEL_TEMPERATURE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def _unscored(prompts: list[Any], **_: Any) -> list[float]:
 
 def _deliver(found: list[dict[str, str]], out: Path | None) -> None:
     if out is None:
-        print("\n\n".join(f"{row['prompt']}\033[1m{row['completion']}\033[0m" for row in found))
+        begin, end = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+        print("\n\n".join(f"{row['prompt']}{begin}{row['completion']}{end}" for row in found))
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")

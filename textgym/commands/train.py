@@ -110,7 +110,7 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
     task = None if config.task is None else load_task(config.task)
     tokenizer = _tokenizer(config, task)
-    reward = _with_metrics(resolve_reward(config.reward or "gold", _named(task)), task)
+    reward = _with_metrics(resolve_reward(config.reward or (task and task.reward) or "gold", _named(task)), task)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -147,7 +147,7 @@ def _encoded_mdp(
         max_prompt_length=longest or max(len(prompt.ids) for prompt in prompts),
         max_new_tokens=new,
         missing_end_score=config.missing_end_score,
-        base_model=Path(source),
+        base_model=source,
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width)
     return mdp, limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,25 +10,28 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-SPARE_COLUMNS = 64
-"""Beyond a row's longest prefix: so many tokens are decoded before the columns are moved back to the left."""
+SPARE_COLUMNS = 16
+"""How many tokens fit in before the columns are packed anew: several, since packing copies all that is cached; few,
+since what lies close together is read up to twice as fast."""
 
 
 @dataclass
 class Window:
-    """What one forward pass writes and reads; all layers look here.
+    """Where a forward pass writes and reads; all layers look here.
 
     Attributes:
         slots: of which slots.
         first: the column where reading begins.
         start: the column where writing begins.
         end: the column where both end.
+        columns: how many columns are allocated.
     """
 
-    slots: slice
-    first: int
-    start: int
-    end: int
+    slots: slice = field(default_factory=lambda: slice(0))
+    first: int = 0
+    start: int = 0
+    end: int = 0
+    columns: int = 0
 
 
 class SlotLayer(CacheLayerMixin):
@@ -36,21 +39,18 @@ class SlotLayer(CacheLayerMixin):
 
     is_sliding = False  # a model's sliding window is its mask's business: every column is here
 
-    def __init__(self, n_slots: int, columns: int, window: Window) -> None:
+    def __init__(self, n_slots: int, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.n_slots = n_slots
-        self.columns = columns
         self.window = window
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = self._allocate(key_states)
-        self.values = self._allocate(value_states)
+        self.keys, self.values = (self._allocate(states) for states in (key_states, value_states))
         self.is_initialized = True
 
     def _allocate(self, states: Tensor) -> Tensor:
         # Zeros, since a masked column still enters the attention with weight 0, and 0 · NaN is NaN.
-        heads, size = states.shape[1], states.shape[3]
-        return states.new_zeros(self.n_slots, heads, self.columns, size)
+        return states.new_zeros(self.n_slots, states.shape[1], self.window.columns, states.shape[3])
 
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
@@ -58,6 +58,13 @@ class SlotLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         return self.keys, self.values
+
+    def pack(self, n: int, source: slice, target: slice) -> None:
+        """Copies columns of the first n slots into new buffers."""
+        packed = [self._allocate(buffer) for buffer in self.buffers]
+        for new, old in zip(packed, self.buffers, strict=True):
+            new[:n, :, target] = old[:n, :, source]
+        self.keys, self.values = packed
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -77,7 +84,7 @@ class SlotLayer(CacheLayerMixin):
         return self.window.start - self.window.first
 
     def get_max_length(self) -> int:
-        return self.columns
+        return self.window.columns
 
 
 class SlotCache(Cache):
@@ -85,49 +92,53 @@ class SlotCache(Cache):
 
     Whenever a row begins, its tokens are laid down so that they end in the column where all others end. To the model
     this is an ordinary left-padded batch: a decode writes one column and reads a view, and masks, sliding windows and
-    distances between tokens are what the model's own code makes of them.
+    distances between tokens are what the model's own code makes of them. Nothing is copied in most steps.
 
     Args:
         n_slots: ``N``.
-        width: ``P + T``, the most tokens that a slot holds.
         device: the model's.
     """
 
-    def __init__(self, n_slots: int, width: int, device: torch.device | str = "cpu") -> None:
-        self.columns = width + SPARE_COLUMNS
-        self.window = Window(slice(0), 0, 0, 0)
-        layer = partial(SlotLayer, n_slots, self.columns, self.window)
-        super().__init__(layer_class_to_replicate=layer)  # type: ignore[arg-type]
-        self.mask = torch.zeros(n_slots, self.columns, dtype=torch.bool, device=device)
+    def __init__(self, n_slots: int, device: torch.device | str = "cpu") -> None:
+        self.window = Window()
+        super().__init__(layer_class_to_replicate=partial(SlotLayer, n_slots, self.window))  # type: ignore[arg-type]
+        self.mask = torch.zeros(n_slots, 0, dtype=torch.bool, device=device)
         """``[N, columns]`` True where a token stands."""
         self.end = 0
         """The column where every slot's tokens end."""
 
     def align(self, n: int, longest: int, longest_new: int) -> None:
-        """Chooses where the next tokens end: the first n slots, of at most ``longest`` columns, each gain one token,
-        and others begin with up to ``longest_new``."""
-        end = self.end + 1 if n else longest_new
-        if not longest_new <= end <= self.columns:
+        """Chooses where the next tokens end, and makes room for them.
+
+        Args:
+            n: the first n slots each gain one token; what the others held is forgotten.
+            longest: columns of the longest of them.
+            longest_new: columns of the longest that begins in another slot.
+        """
+        end = self.end + 1
+        if n == 0 or not longest_new <= end <= self.window.columns:
             end = max(longest + 1, longest_new)
-            self._shift(n, slice(self.end - longest, self.end), slice(end - 1 - longest, end - 1))
+            source, target = slice(self.end - longest, self.end), slice(end - 1 - longest, end - 1)
+            self._pack(n, end - 1 + SPARE_COLUMNS, source, target)
         self.end = end
 
-    def _shift(self, n: int, source: slice, target: slice) -> None:
-        for buffer in self._buffers():
-            buffer[:n, :, target] = buffer[:n, :, source].clone()  # the two may overlap
-        moved = self.mask[:n, source].clone()
-        self.mask[:n] = False
-        self.mask[:n, target] = moved
+    def _pack(self, n: int, columns: int, source: slice, target: slice) -> None:
+        self.window.columns = columns
+        for layer in self._slot_layers():
+            layer.pack(n, source, target)
+        packed = self.mask.new_zeros(len(self.mask), columns)
+        packed[:n, target] = self.mask[:n, source]
+        self.mask = packed
+
+    def _slot_layers(self) -> list[SlotLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SlotLayer)]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copies slots over others."""
-        used = slice(0, self.end)
-        for buffer in self._buffers():
-            buffer[targets, :, used] = buffer[sources, :, used]
+        for layer in self._slot_layers():
+            for buffer in layer.buffers:
+                buffer[targets] = buffer[sources]
         self.mask[targets] = self.mask[sources]
-
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for layer in self.layers if isinstance(layer, SlotLayer) for buffer in layer.buffers]
 
     def append(self, n: int, longest: int) -> Tensor:
         """Readies the first n slots for one token each.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,33 @@ from textgym.lm.cache import SlotCache
 from textgym.lm.loading import accepted, position_ids
 from textgym.lm.weights import WeightsWatch
 from textgym.types import IntArray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What observations show.
+
+    Attributes:
+        tokens: ``[n, P+T]``; -1 where no token stands.
+        end: ``[n]`` one past the last token's column.
+        span: ``[n]`` columns from the first token to the last.
+    """
+
+    tokens: IntArray
+    end: IntArray
+    span: IntArray
+
+    @classmethod
+    def of(cls, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+        seen = attention_mask.astype(bool)
+        if not seen.any(1).all():
+            raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
+        end = seen.shape[1] - seen[:, ::-1].argmax(1)
+        return cls(np.where(seen, input_ids, -1), end, end - seen.argmax(1))
+
+
+def _longest(spans: IntArray) -> int:
+    return int(spans.max(initial=0))
 
 
 class PrefixDecoder:
@@ -62,42 +91,36 @@ class PrefixDecoder:
         Raises:
             ValueError: a row's attention mask is empty.
         """
-        seen = attention_mask[rows].astype(bool)
-        if not seen.any(1).all():
-            raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
+        shown = Shown.of(input_ids[rows], attention_mask[rows])
         if self._weights.changed():
             self._order = np.arange(0)
-            self.cache = SlotCache(self.n_rows, self.width, self.model.device)
-        tokens = np.where(seen, input_ids[rows], -1)
-        end = self.width - seen[:, ::-1].argmax(1)
-        span = end - seen.argmax(1)
-
-        place = np.full(self.n_rows, -1)  # of a row among the asked; -1 for the others
-        place[rows] = np.arange(len(rows))
-        kept = self._settle(place, tokens, end)
-        anew = np.setdiff1d(np.arange(len(rows)), kept)
-        self.cache.align(len(kept), int(span[kept].max(initial=1)) - 1, int(span[anew].max(initial=0)))
+            self.cache = SlotCache(self.n_rows, self.model.device)
+        kept = self._settle(rows, shown)
+        anew = np.delete(np.arange(len(rows)), kept)
+        self.cache.align(len(kept), max(_longest(shown.span[kept]) - 1, 0), _longest(shown.span[anew]))
         parts = []
         if len(kept):
-            parts.append(self._decode(tokens[kept, end[kept] - 1], int(span[kept].max())))
+            parts.append(self._decode(shown, kept))
         if len(anew):
-            parts.append(self._prefill(len(kept), tokens[anew], end[anew], int(span[anew].max())))
+            parts.append(self._prefill(shown, anew, len(kept)))
         batch = np.concatenate([kept, anew])
-        self._order, self._tokens[rows], self._end[rows] = rows[batch], tokens, end
+        self._order, self._tokens[rows], self._end[rows] = rows[batch], shown.tokens, shown.end
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         in_order = (batch[:-1] < batch[1:]).all()
         return logits if in_order else logits[self._on_device(np.argsort(batch))]
 
-    def _settle(self, place: IntArray, tokens: IntArray, end: IntArray) -> IntArray:
+    def _settle(self, rows: IntArray, shown: Shown) -> IntArray:
         """Gives the asked rows that grew by one token the first slots; the others are forgotten.
 
         Returns:
             their places among the asked, in the order of the slots.
         """
-        rows, self._order = self._order, np.arange(0)  # nothing is known if the model raises
-        at = place[rows]
-        grown = (end[at] == self._end[rows] + 1) & (np.count_nonzero(tokens[at] != self._tokens[rows], axis=1) == 1)
-        stays = (at >= 0) & grown
+        known, self._order = self._order, np.arange(0)  # nothing is known if the model raises
+        places = np.full(self.n_rows, -1)
+        places[rows] = np.arange(len(rows))
+        at = places[known]
+        n_new = np.count_nonzero(shown.tokens[at] != self._tokens[known], axis=1)
+        stays = (at >= 0) & (shown.end[at] == self._end[known] + 1) & (n_new == 1)
         n = np.count_nonzero(stays)
         holes, astray = np.flatnonzero(~stays[:n]), n + np.flatnonzero(stays[n:])
         if len(holes):
@@ -106,22 +129,23 @@ class PrefixDecoder:
         kept: IntArray = at[:n]
         return kept
 
-    def _decode(self, ids: IntArray, longest: int) -> Tensor:
-        mask = self.cache.append(len(ids), longest)
+    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
+        ids = shown.tokens[kept, shown.end[kept] - 1]
+        mask = self.cache.append(len(kept), _longest(shown.span[kept]))
         return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
-    def _prefill(self, start: int, tokens: IntArray, end: IntArray, longest: int) -> Tensor:
-        columns = end[:, None] + np.arange(-longest, 0)
-        ids = np.where(columns < 0, -1, np.take_along_axis(tokens, np.maximum(columns, 0), 1))
+    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
+        columns = shown.end[anew, None] + np.arange(-_longest(shown.span[anew]), 0)
+        ids = np.where(columns < 0, -1, np.take_along_axis(shown.tokens[anew], np.maximum(columns, 0), 1))
         mask = self._on_device(ids >= 0)
-        self.cache.fill(start, mask)
+        self.cache.fill(slot, mask)
         return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         optional = {"position_ids": positions, "logits_to_keep": 1}
         logits: Tensor = self.model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=mask.long(),
             past_key_values=self.cache,
             use_cache=True,
             **{name: optional[name] for name in self._optional},

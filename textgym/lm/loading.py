@@ -31,9 +31,7 @@ def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> P
     from transformers import AutoModelForCausalLM  # takes seconds to import
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=torch.float32, output_loading_info=True
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
     except Exception as error:
         # safetensors, json and the hub client each raise errors of their own.
         raise ValueError(

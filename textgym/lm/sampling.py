@@ -115,32 +115,31 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     # First a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
     whole = probs.shape[1] // BLOCK * BLOCK
     blocks = probs[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
-    mass = torch.cat([blocks, probs[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
-    block, rest = _invert(mass, uniforms[:, None] * mass.sum(-1, keepdim=True))
+    rest = probs[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)
+    block, fraction = _invert(torch.cat([blocks, rest], 1), uniforms[:, None])
     inside = block * BLOCK + torch.arange(BLOCK, device=logits.device)
     beyond = inside >= probs.shape[1]
     among = probs.gather(1, inside.masked_fill(beyond, 0)).double().masked_fill(beyond, 0.0)
-    token = block * BLOCK + _invert(among, rest)[0]
+    token = block * BLOCK + _invert(among, fraction)[0]
     return token[:, 0], probs.gather(1, token)[:, 0].log()
 
 
-def _invert(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative mass goes beyond the target; never where there is none.
+def _invert(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the cumulative mass goes beyond a fraction of the whole; never where there is none.
 
     Args:
         mass: ``[n, m]`` float64, 0 or more.
-        target: ``[n, 1]``, 0 or more.
+        fraction: ``[n, 1]`` in [0, 1).
 
     Returns:
-        indices ``[n, 1]``, and how much of the target lies inside the mass found ``[n, 1]``.
+        indices ``[n, 1]``, and how far into the mass found the fraction reaches ``[n, 1]``, again in [0, 1).
     """
     cumulative = mass.cumsum(-1)
-    total = cumulative[:, -1:]
-    # Rounding may not lift a target to the total, beyond which there is nothing.
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    target = fraction * cumulative[:, -1:]  # less than the whole, also when rounded
     index = torch.searchsorted(cumulative, target, right=True)
-    before = cumulative.gather(1, index) - mass.gather(1, index)
-    return index, (target - before).clamp(min=0)
+    found = mass.gather(1, index)
+    before = cumulative.gather(1, index) - found
+    return index, ((target - before) / found).clamp(0, 1 - 2**-53)
 
 
 def kept_ids(logits: Tensor) -> Tensor:

@@ -34,12 +34,15 @@ class Trunk:
     """A causal model taken apart into trunk and output head, so that logits arise only where they are needed.
 
     Raises:
-        ValueError: the model does more than apply a linear head to its trunk (soft-capped or scaled logits).
+        ValueError: the model does more than apply a linear head to its trunk (soft-capped or scaled logits), or
+            names none.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.base: nn.Module = model.base_model
+        if self.base is model:
+            raise ValueError(f"{type(model).__name__} names no trunk (base_model); expected one below the output head")
         head = model.get_output_embeddings()
         assert isinstance(head, nn.Module)
         self.head = head

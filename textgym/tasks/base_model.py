@@ -9,7 +9,6 @@ the reference that it is held to. Reviews are drawn afresh in every step, so the
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from textgym.tasks.reviews import corpus
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_TEXTS = 20_000  # enough for the rarest word to appear about fifty times
 POSITIONS = 128  # twice the longest review: room for prompts of one's own
-STEPS, BATCH, WARMUP = 4_000, 128, 100
-LEARNING_RATE = 4e-3
+STEPS, BATCH, WARMUP = 6_500, 64, 100
+LEARNING_RATE = 5e-3
+SHARPNESS = 1.1  # see sharpen
 IGNORED = -100  # marks the targets that are padding
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
@@ -39,9 +39,9 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     the vocabulary needs none, so a token is a word, and rewards fall on words.
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
+    words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [PAD, EOS, *alphabet, *sorted(set(words) - set(alphabet))]
+    pieces = [PAD, EOS, *alphabet, *sorted(words - set(alphabet))]
     tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,7 +61,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,
         n_embd=96,
-        n_layer=3,
+        n_layer=2,
         n_head=4,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function, in one kernel
         resid_pdrop=0.0,
@@ -73,7 +73,9 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(config).eval()
+        model = GPT2LMHeadModel(config)
+    model.eval()
+    return model
 
 
 def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int) -> float:
@@ -101,6 +103,17 @@ def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.ra
         losses.append(loss.item())
         progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     return float(np.mean(losses[-max(1, steps // 10) :]))
+
+
+@torch.no_grad()
+def sharpen(model: GPT2LMHeadModel, factor: float) -> None:
+    """Multiply all logits by ``factor``, through the last layer norm.
+
+    Cross-entropy leaves a little probability on hundreds of words that do not fit; together they would spoil
+    one review in forty. A tenth more sharpness halves that, and hardly moves what fits: it is nearly uniform.
+    """
+    model.transformer.ln_f.weight.mul_(factor)
+    model.transformer.ln_f.bias.mul_(factor)
 
 
 def _batches(
@@ -136,6 +149,7 @@ def main() -> None:
     tokenizer = build_tokenizer("".join(review) for review in corpus(rng, VOCABULARY_TEXTS))
     model = build_model(tokenizer, arguments.seed)
     loss = train(model, tokenizer, rng, arguments.steps)
+    sharpen(model, SHARPNESS)
     tokenizer.save_pretrained(arguments.out)
     model.save_pretrained(arguments.out)
     print(f"{model.num_parameters():,} parameters, loss {loss:.4f} nats a token, in {arguments.out}")

@@ -104,8 +104,7 @@ _JUDGEMENTS: WeightedRules = {
         "The {things} {+are}.": 4,
         "It {+is}.": 2,
         "Although the {thing} is {plain}, it {+is}.": 2,
-        "{~+stage}, the {thing} {+is}.": 2,
-        "{~+stage}, the {things} {+are}.": 1.5,
+        "{~+stage}, {+clause}.": 3,
         "The {tale} is {+adjective} and the {crafts} are {~+adjective}.": 2,
         "It is {negation} {-a noun}.": 1,
         "{name} plays the {role} {+adverb}.": 2,
@@ -116,33 +115,31 @@ _JUDGEMENTS: WeightedRules = {
     },
 }
 
-# What stands after the prompt, up to the end of the first judgement.
+# The first judgement, or what a prompt that breaks off within it leaves to say.
 _FIRST: WeightedRules = {
-    "+first opening": {" {+sentence}": 1},
+    "+first opening": {" {+sentence}": 8, " {+mixed}": 1, " {fact}": 1},
     "+first thing": {" {+is}.": 1},
     "+first things": {" {+are}.": 1},
     "+first name": {" plays the {role} {+adverb}.": 1},
     "+first companion": {" {+loved} {part}.": 1},
 }
 
+# At most two more sentences. Whatever their kinds and polarities, they may follow each other.
 _COMPOSITION: WeightedRules = {
+    "+after": {"": 1, "{~+next}": 10, "{~+next}{+last}": 5},
+    "+next": {" {+sentence}": 8, " {turn}, {-clause}.": 4, " {+mixed}": 0.5, " {fact}": 1},
+    # Nearly always short, so that few reviews outgrow the horizon.
+    "+last": {" {~+brief}": 8, " {turn}, it {-shines}.": 2, "{~+next}": 0.5},
+    "+clause": {"the {thing} {+is}": 5, "the {things} {+are}": 4, "it {+is}": 1},
     "+mixed": {
-        "Although the {tale} is {~+adjective}, the {craft} {-is}.": 2,
-        "Despite the {~+adjective} {tale}, the {crafts} {-are}.": 1,
-        "The {craft} is {~+adjective}, but the {tale} {-is}.": 2,
-        "The {crafts} are {~+adjective}, but the {tales} {-are}.": 1,
+        "Although the {tale} is {~+adjective}, {-craft clause}.": 2,
+        "Although the {tales} are {~+adjective}, {-craft clause}.": 1,
+        "Despite the {~+adjective} {tale}, {-craft clause}.": 1,
+        "The {craft} is {~+adjective}, but {-tale clause}.": 2,
+        "The {crafts} are {~+adjective}, but {-tale clause}.": 1,
     },
-    # What may follow a judgement of the same polarity.
-    "+after": {
-        "": 1,
-        " {+sentence}": 8,
-        " {+sentence} {~+brief}": 3,
-        " {+sentence} {turn}, it {~-shines}.": 1,
-        " {turn}, {-clause}.": 3,
-        " {turn}, {-clause}. {~-brief}": 2,
-        " {fact} {+sentence}": 1,
-    },
-    # Short enough to be the third sentence: with two long ones before it, few reviews outgrow the horizon.
+    "+tale clause": {"the {tale} {+is}": 2, "the {tales} {+are}": 1},
+    "+craft clause": {"the {craft} {+is}": 2, "the {crafts} {+are}": 1},
     "+brief": {
         "It {+shines}.": 1,
         "It is {+a noun}.": 2,
@@ -151,8 +148,7 @@ _COMPOSITION: WeightedRules = {
         "It left {~+whom} {+pleased}.": 2,
         "{+verdict}": 3,
     },
-    **_usually("adjective", "degree", "whom", "stage", "expectation", "shines", "brief", "sentence", "after"),
-    "+clause": {"the {thing} {+is}": 5, "the {things} {+are}": 4, "it {+is}": 1},
+    **_usually("adjective", "degree", "whom", "stage", "expectation", "brief", "next", "after"),
 }
 
 _VERDICTS: Rules = {
@@ -211,14 +207,6 @@ _PROMPTS: Rules = {
 
 _CONTINUATIONS: Rules = {
     **{f"{cut} rest": [f"{{+first {cut}}}{{~+after}}", f"{{-first {cut}}}{{~-after}}"] for cut in _CUTS},
-    "opening rest": {
-        "{+first opening}{~+after}": 8,
-        "{-first opening}{~-after}": 8,
-        " {+mixed} {~-sentence}": 1,
-        " {-mixed} {~+sentence}": 1,
-        " {fact} {+sentence}": 1,
-        " {fact} {-sentence}": 1,
-    },
     **{f"{cut} praise": {f"{{+first {cut}}} {{+sentence}}": 5, f"{{+first {cut}}}": 1} for cut in _CUTS},
 }
 

@@ -16,14 +16,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 GOOD: Mapping[str, tuple[str, ...]] = {
     "adjective": _words(
-        """beautiful brilliant captivating charming clever dazzling delightful elegant excellent fresh
-        funny graceful gripping inspired lively lovely magical memorable moving perfect polished
-        powerful sharp splendid stunning superb tender thrilling touching vivid warm witty wonderful"""
+        """beautiful brilliant charming clever dazzling delightful elegant excellent fresh funny
+        graceful gripping inspired lively lovely magical memorable moving perfect sharp stunning superb
+        tender thrilling touching vivid warm witty wonderful"""
     ),
-    "comparative": _words("better cleverer fresher funnier livelier lovelier richer sharper smarter warmer wittier"),
+    "comparative": _words("better cleverer fresher funnier lovelier richer sharper smarter warmer wittier"),
     "adverb": _words(
-        """beautifully brilliantly cleverly deftly elegantly flawlessly gracefully perfectly splendidly
-        superbly vividly wonderfully"""
+        """beautifully brilliantly cleverly deftly elegantly flawlessly gracefully perfectly superbly
+        vividly wonderfully"""
     ),
     "noun": _words("delight gem joy marvel masterpiece pleasure success treasure treat triumph wonder"),
     "shine": _words("dazzle delight excel glow shine sing soar sparkle succeed triumph"),
@@ -36,20 +36,18 @@ GOOD: Mapping[str, tuple[str, ...]] = {
 
 BAD: Mapping[str, tuple[str, ...]] = {
     "adjective": _words(
-        """awful awkward bland boring cheap clumsy confusing dreadful dreary dull feeble flat
-        forgettable hollow lazy lifeless messy muddled painful pointless predictable shallow silly
-        sloppy stale stiff tasteless tedious terrible thin tiresome ugly weak"""
+        """awful awkward bland boring cheap clumsy confusing dreadful dreary dull flat forgettable lazy
+        lifeless messy muddled painful pointless predictable shallow silly sloppy tasteless tedious
+        terrible thin tiresome ugly weak"""
     ),
-    "comparative": _words("clumsier duller feebler flatter lazier messier sillier sloppier thinner weaker worse"),
-    "adverb": _words(
-        """awkwardly badly clumsily dreadfully feebly lazily painfully poorly sloppily stiffly terribly
-        weakly"""
-    ),
+    "comparative": _words("clumsier duller flatter lazier messier sillier sloppier thinner weaker worse"),
+    "adverb": _words("awkwardly badly clumsily dreadfully lazily painfully poorly sloppily stiffly terribly weakly"),
     "noun": _words("blunder bore chore disaster dud failure flop mess mistake nuisance ordeal"),
     "shine": _words("collapse crumble drag fail falter flounder sag struggle stumble suffer"),
     "please": _words("annoy bore confuse depress disappoint disgust exhaust frustrate insult irritate offend tire"),
     "pleased": _words(
-        "annoyed bored confused depressed disappointed exhausted frustrated irritated tired unhappy weary"
+        """annoyed bored confused depressed disappointed exhausted frustrated irritated tired unhappy
+        weary"""
     ),
     "loved": _words("despised detested disliked endured hated loathed mocked regretted resented"),
     "avoid": ("avoid", "skip"),
@@ -123,21 +121,16 @@ GENRE: Mapping[str, str] = {
 }
 
 COMPANION = _words(
-    """aunt brother cousin daughter father friend grandfather grandmother mother neighbor nephew niece
-    partner roommate sister son teacher uncle"""
+    """aunt brother cousin daughter father friend grandfather grandmother mother neighbor sister son
+    teacher uncle"""
 )
 ROLE = _words(
-    """baker captain clerk dancer detective doctor farmer judge lawyer nurse painter pilot priest sailor
-    sheriff singer soldier spy thief waiter widow writer"""
+    """baker captain dancer detective doctor farmer lawyer nurse painter pilot sailor sheriff singer
+    soldier widow writer"""
 )
-FIRST_NAME = _words(
-    "Alice Anna Clara Daniel Elena Henry Julia Laura Marco Nina Oscar Peter Ruth Simon Thomas Vera Victor"
-)
-LAST_NAME = _words("Brandt Doyle Ferro Hale Keller Marsh Moreno Novak Okafor Quinn Rossi Silva Tanaka Weber")
-PLACE = _words(
-    """Athens Boston Cairo Chicago Dublin Geneva Havana Kyoto Lima Lisbon Madrid Naples Oslo Prague
-    Vienna Warsaw"""
-)
+FIRST_NAME = _words("Alice Anna Clara Elena Julia Laura Marco Nina Oscar Peter Simon Thomas Vera")
+LAST_NAME = _words("Doyle Ferro Hale Keller Marsh Moreno Novak Quinn Rossi Silva Tanaka Weber")
+PLACE = _words("Cairo Chicago Dublin Havana Kyoto Lisbon Madrid Naples Oslo Prague Vienna Warsaw")
 DECADE = _words("twenties thirties forties fifties sixties seventies eighties nineties")
 DAY = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 TIME = _words("night week weekend month spring summer autumn winter")
@@ -153,13 +146,11 @@ VENUE = (
 EVENT = ("a long walk", "dinner", "lunch", "school", "the concert", "work")
 
 TITLE_ADJECTIVE = _words(
-    """Amber Ancient Blue Borrowed Burning Copper Crimson Distant Forgotten Frozen Glass Golden Green
-    Hidden Iron Last Midnight Northern Painted Paper Restless Scarlet Second Secret Seventh Silent
-    Silver Sleeping Velvet Wandering"""
+    """Ancient Blue Burning Copper Crimson Distant Forgotten Frozen Golden Green Hidden Iron Last
+    Midnight Northern Painted Paper Scarlet Second Secret Seventh Silent Silver Wandering"""
 )
 TITLE_NOUN = _words(
-    """Bridge Captain Carnival Clock Compass Crown Door Forest Garden Guest Harbor Harvest Island
-    Kingdom Lantern Letter Lighthouse Map Mirror Mountain Orchard Piano River Road Shadow Sparrow
-    Station Tower Train Valley Voyage Widow Window"""
+    """Bridge Captain Clock Crown Door Forest Garden Harbor Harvest Island Kingdom Letter Lighthouse Map
+    Mirror Mountain Orchard Piano River Road Shadow Station Tower Train Valley Voyage Window"""
 )
 TITLE_TIME = _words("Autumn Midnight Spring Summer Sunday Winter")
