@@ -4,6 +4,8 @@ Importing it registers the tasks, so that ``gym.make("textgym/Reviews-v0")`` fin
 ``gym.make("textgym:textgym/Reviews-v0")`` imports it by itself.
 """
 
+from typing import Any
+
 import gymnasium as gym
 
 from textgym.tasks import TASKS
@@ -17,3 +19,12 @@ for _name in TASKS:
         vector_entry_point="textgym.registration:make_vector_env",
         kwargs={"task": _name},
     )
+
+
+def __getattr__(name: str) -> Any:
+    """``textgym.optimum``, imported when it is asked for: it needs torch and transformers."""
+    if name == "optimum":
+        from textgym.benchmarks.optimum import optimum
+
+        return optimum
+    raise AttributeError(f"module 'textgym' has no attribute {name!r}")

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.generate import GenerateConfig, generate
+from textgym.commands.optimum import OptimumConfig, show_optimum
 from textgym.commands.train import TrainConfig, train
 from textgym.rewards.functions import RewardError
 
@@ -20,6 +21,7 @@ COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "demo": (DemoConfig, demo),
     "train": (TrainConfig, train),
     "generate": (GenerateConfig, generate),
+    "optimum": (OptimumConfig, show_optimum),
 }
 BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, ImportError, AttributeError, TypeError)
 

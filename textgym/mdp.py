@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
+from textgym.lm.loading import ModelSource
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import RESERVED
 from textgym.tokenization import filler_id
@@ -45,7 +45,8 @@ class TokenMDP:
         allowed: which tokens may be chosen in each state, or None for all.
         missing_end_score: paid instead of the reward to a response that reached the horizon without an end
             token (the "EOS trick" of Ziegler 2019); None pays the reward as usual.
-        base_model: where a policy for this task may start from. The environment itself never reads it.
+        base_model: where a policy for this task may start from: a directory, or a function that builds a fresh
+            model. The environment itself never reads it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,7 +59,7 @@ class TokenMDP:
     stop: StopRule | None = None
     allowed: ActionRule | None = None
     missing_end_score: float | None = None
-    base_model: Path | None = None
+    base_model: ModelSource | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))

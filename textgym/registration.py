@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
@@ -17,12 +19,21 @@ from textgym.tasks.task import Task
 from textgym.vector import TokenVectorEnv
 
 
-def load_task(name: str) -> Task:
+def load_task(name: str, **parameters: Any) -> Task:
     """A shipped task by its name (``"Reviews"``) or id (``"textgym/Reviews-v0"``).
+
+    Args:
+        name: of the task.
+        parameters: the task's own, such as ``sigma`` of Noise.
 
     Raises:
         ValueError: there is none of that name; the nearest is named.
     """
+    return task_function(name)(**parameters)
+
+
+def task_function(name: str) -> Callable[..., Task]:
+    """The function that makes a task; see :func:`load_task`."""
     short = name.removeprefix("textgym:").removeprefix("textgym/").removesuffix("-v0")
     if short not in TASKS:
         ids = [f"textgym/{known}-v0" for known in TASKS]
@@ -30,35 +41,45 @@ def load_task(name: str) -> Task:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}")
     module, function = TASKS[short].split(":")
-    task: Task = getattr(importlib.import_module(module), function)()
-    return task
+    maker: Callable[..., Task] = getattr(importlib.import_module(module), function)
+    return maker
 
 
-def task_mdp(task: Task, reward: Any = "gold", split: str = "train", **overrides: Any) -> TokenMDP:
+def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: Any) -> TokenMDP:
     """The token MDP of a task.
 
     Args:
         task: prompts, sizes, gold reward.
-        reward: the task's ``"gold"``; any callable in TRL's signature; ``"rm:DIR"``, ``"module:function"`` or the
-            name of a built-in, several as in ``"length,0.1 gold"``; or a list of them, or of ``(reward, weight)``.
+        reward: by default what the task pays; its ``"gold"``; any callable in TRL's signature; ``"rm:DIR"``,
+            ``"module:function"`` or the name of a built-in, several as in ``"length,0.1 gold"``; or a list of them,
+            or of ``(reward, weight)``.
         split: which prompts.
         overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
     fields: dict[str, Any] = {
         "tokenizer": task.tokenizer,
         "prompts": task.prompts(split),
-        "reward": resolve_reward(reward, {**NAMED, "gold": task.gold}),
+        "reward": resolve_reward(task.reward or "gold" if reward is None else reward, {**NAMED, "gold": task.gold}),
         "end_token_ids": task.end_token_ids,
         "max_prompt_length": task.max_prompt_length,
         "max_new_tokens": task.max_new_tokens,
+        "vocabulary_size": task.vocabulary_size,
         "base_model": task.base_model,
     }
     return TokenMDP(**{**fields, **overrides})
 
 
+def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
+    """A task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`."""
+    own = inspect.signature(task_function(task)).parameters
+    parameters = {name: value for name, value in settings.items() if name in own}
+    rest = {name: value for name, value in settings.items() if name not in own}
+    return task_mdp(load_task(task, **parameters), **rest)
+
+
 def make_env(task: str, render_mode: str | None = None, **settings: Any) -> TokenEnv:
-    """Entry point of ``gym.make``; ``settings`` are those of :func:`task_mdp`."""
-    return TokenEnv(task_mdp(load_task(task), **settings), render_mode)
+    """Entry point of ``gym.make``; ``settings`` are those of :func:`made_mdp`."""
+    return TokenEnv(made_mdp(task, settings), render_mode)
 
 
 def make_vector_env(
@@ -68,5 +89,5 @@ def make_vector_env(
     render_mode: str | None = None,
     **settings: Any,
 ) -> TokenVectorEnv:
-    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`task_mdp`."""
-    return TokenVectorEnv(task_mdp(load_task(task), **settings), num_envs, autoreset_mode, render_mode)
+    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`."""
+    return TokenVectorEnv(made_mdp(task, settings), num_envs, autoreset_mode, render_mode)

@@ -2,4 +2,19 @@
 
 TASKS: dict[str, str] = {
     "Reviews": "textgym.tasks.reviews:reviews",
+    "Emit": "textgym.tasks.diagnostic.bandits:emit",
+    "Noise": "textgym.tasks.diagnostic.bandits:noise",
+    "Scale": "textgym.tasks.diagnostic.bandits:scale",
+    "Vocabulary": "textgym.tasks.diagnostic.bandits:vocabulary",
+    "Needle": "textgym.tasks.diagnostic.bandits:needle",
+    "Copy": "textgym.tasks.diagnostic.memory:copy",
+    "Recall": "textgym.tasks.diagnostic.memory:recall",
+    "Delayed": "textgym.tasks.diagnostic.credit:delayed",
+    "Dense": "textgym.tasks.diagnostic.credit:dense",
+    "Length": "textgym.tasks.diagnostic.credit:length",
+    "Prior": "textgym.tasks.diagnostic.tradeoffs:prior",
+    "Trap": "textgym.tasks.diagnostic.tradeoffs:trap",
 }
+
+DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
+"""The tasks whose optimum is known exactly."""

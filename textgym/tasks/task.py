@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from textgym.lm.loading import ModelSource
 from textgym.types import Prompt, RewardFunction
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -30,7 +30,12 @@ class Task:
         max_prompt_length: ``P``.
         max_new_tokens: ``T``, the horizon.
         metrics: further measures of a completion, such as whether it is grammatical.
-        base_model: directory of the model that policies start from, and the KL reference.
+        base_model: the model that policies start from, and the KL reference: a directory, or a function that builds
+            a fresh one.
+        reward: what environments pay unless told otherwise, where that is not the gold reward: noise, another
+            scale, a proxy.
+        vocabulary_size: ``V``, where prompts use tokens that no action chooses; None for the tokenizer's length.
+        beta: the price of a nat of KL at which the task is scored, where its optimum is known.
     """
 
     name: str
@@ -42,7 +47,10 @@ class Task:
     max_prompt_length: int
     max_new_tokens: int
     metrics: Mapping[str, TextMetric] = field(default_factory=dict)
-    base_model: Path | None = None
+    base_model: ModelSource | None = None
+    reward: RewardFunction | None = None
+    vocabulary_size: int | None = None
+    beta: float | None = None
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:
         """The prompts of a split; ValueError names the splits there are."""

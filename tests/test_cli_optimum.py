@@ -1,0 +1,54 @@
+"""``textgym optimum`` from the outside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from textgym.cli import main
+from textgym.registration import load_task
+
+
+def numbers(line: str) -> list[float]:
+    return [float(x) for x in re.findall(r"-?\d+\.\d+", line)]
+
+
+def test_a_saved_model_is_measured_against_the_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = load_task("Emit")
+    model = task.base_model()  # type: ignore[operator, misc]
+    model.lm_head.weight.data *= 1.5
+    model.save_pretrained(tmp_path / "checkpoint")
+    main(["optimum", "--task", "textgym/Emit-v0", "--beta", "0.1", "--policy", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "textgym/Emit-v0: 16 responses to 1 prompts, beta 0.1"
+    rows = {line.split()[0]: numbers(line) for line in lines[3:]}
+    assert rows["reference"][4] == 0
+    assert rows["optimum"][4] == 1
+    objective, reward, kl, regret, _ = rows["policy"]
+    assert kl > 0.01
+    assert objective == pytest.approx(reward - 0.1 * kl, abs=1e-4)
+    assert rows["optimum"][0] - objective == pytest.approx(0.1 * regret, abs=1e-4)
+
+
+def test_the_tasks_own_beta_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["optimum", "--task", "Needle"])
+    assert "beta 0.05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "Emit", "--beta", "0"], "expected a finite number above 0"),
+        (["--task", "Reviews"], "has no beta of its own"),
+        (["--task", "Reviews", "--beta", "0.1"], "limit=1,000,000"),
+        (["--task", "Emitt"], "did you mean"),
+        (["--task", "Emit", "--policy", str(Path(__file__).parent)], "cannot be loaded"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["optimum", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

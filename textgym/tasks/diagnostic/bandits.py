@@ -1,0 +1,108 @@
+"""What to say, where nothing but the words counts: Emit, Noise, Scale, Vocabulary, Needle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from textgym.tasks.diagnostic.build import ResponseScore, as_reward, diagnostic, letters, uniform
+from textgym.tasks.task import Task
+from textgym.types import FloatArray
+
+ARMS = 16
+BETA = 0.05
+
+
+def emit(arms: int = ARMS, seed: int = 0) -> Task:
+    """A bandit: each of ``arms`` words has a value, and one word is said."""
+    description = "Say the most valuable word: a bandit over tokens, without any further difficulty."
+    return _bandit("Emit", description, arms, seed)
+
+
+def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
+    """Emit, with normal noise of standard deviation ``sigma`` added to the reward."""
+    _check(sigma >= 0, "sigma", sigma, "0 or more")
+    reward = NoisyReward(arm_value(arms, seed), sigma)
+    description = f"Say the most valuable word, although the reward has normal noise of standard deviation {sigma}."
+    return _bandit("Noise", description, arms, seed, reward=reward)
+
+
+def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
+    """Emit, with reward and β both multiplied by ``factor``: the optimal policy stays the same."""
+    _check(factor > 0, "factor", factor, "more than 0")
+    value = arm_value(arms, seed)
+    reward = as_reward("scaled", lambda ids, columns: factor * _number(value(ids, columns)))
+    description = f"Say the most valuable word, where the reward is {factor:g} times as large, and β with it."
+    return _bandit("Scale", description, arms, seed, reward=reward, beta=BETA * factor)
+
+
+def vocabulary(size: int = 256, horizon: int = 2, seed: int = 0) -> Task:
+    """``size`` words of which one in 32 is good."""
+    _check(size >= 32, "size", size, "at least 32")
+    good = set(np.random.default_rng(seed).permutation(size)[: size // 32].tolist())
+    return diagnostic(
+        "Vocabulary",
+        f"Say good words only, one in 32 of {size}: many actions, few of them worth anything.",
+        lambda ids, _: sum(i in good for i in ids) / len(ids),
+        words=letters(size),
+        horizon=horizon,
+        beta=BETA,
+        chances=uniform(size),
+    )
+
+
+def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
+    """One response of ``words ** horizon`` earns everything."""
+    secret = np.random.default_rng(seed).integers(words, size=horizon).tolist()
+    return diagnostic(
+        "Needle",
+        f"Say the one response that earns anything, which the reference says once in {words**horizon:,} times.",
+        lambda ids, _: float(ids == secret),
+        words=letters(words),
+        horizon=horizon,
+        beta=BETA,
+        chances=uniform(words),
+    )
+
+
+def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BETA, reward: Any = None) -> Task:
+    _check(arms >= 2, "arms", arms, "at least 2")
+    chances: FloatArray = np.random.default_rng([seed, 1]).dirichlet(np.full(arms, 2.0))
+    value = arm_value(arms, seed)
+    return diagnostic(
+        name, description, value, words=letters(arms), horizon=1, beta=beta, chances=chances, reward=reward
+    )
+
+
+def arm_value(arms: int, seed: int) -> ResponseScore:
+    """The values 0, 1/(n−1), …, 1 in a shuffled order, of the first word said."""
+    values = (np.random.default_rng(seed).permutation(arms) / (arms - 1)).tolist()
+    return lambda ids, _: values[ids[0]]
+
+
+class NoisyReward:
+    """A score plus normal noise that the episode's seed decides; ``expected`` is the score itself."""
+
+    name = "noisy"
+
+    def __init__(self, score: ResponseScore, sigma: float) -> None:
+        self.sigma = sigma
+        self.expected = as_reward("noisy", score)
+
+    def __call__(
+        self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[float]:
+        means: Any = self.expected(prompts, completions, completion_ids=completion_ids, **columns)
+        draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
+        return [mean + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
+
+
+def _number(score: float | list[float]) -> float:
+    assert isinstance(score, float | int)
+    return score
+
+
+def _check(holds: bool, name: str, got: Any, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={got}; expected {expected}")

@@ -1,0 +1,52 @@
+"""Saying what the prompt says: Copy, Recall."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from textgym.tasks.diagnostic.build import diagnostic, letters, uniform
+from textgym.tasks.task import Task
+
+FILLERS = ("x", "y")
+
+
+def copy(symbols: int = 4, length: int = 2) -> Task:
+    """Repeat ``length`` words, each one of ``symbols``."""
+    words = letters(symbols)
+    return diagnostic(
+        "Copy",
+        f"Repeat the {length} words of the prompt: the best response differs from prompt to prompt.",
+        lambda ids, columns: float(np.mean(np.equal(ids, columns["target"]))),
+        words=words,
+        horizon=length,
+        beta=0.05,
+        chances=uniform(symbols),
+        prompts=[
+            {"prompt": " ".join(words[i] for i in target), "target": list(target)}
+            for target in product(range(symbols), repeat=length)
+        ],
+    )
+
+
+def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Task:
+    """Say the prompt's first word, ``gap`` words of filler later."""
+    rng = np.random.default_rng(seed)
+    words = letters(cues)
+    rows: list[dict[str, Any]] = [
+        {"prompt": " ".join([words[cue], *rng.choice(FILLERS, gap), "?"]), "cue": cue}
+        for cue in range(cues)
+        for _ in range(variants)
+    ]
+    return diagnostic(
+        "Recall",
+        f"Say the first word of the prompt, which {gap} words of filler have followed: a memory far back.",
+        lambda ids, columns: float(ids[0] == columns["cue"]),
+        words=words,
+        horizon=1,
+        beta=0.05,
+        chances=uniform(cues),
+        prompts=rows,
+    )
