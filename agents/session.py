@@ -133,6 +133,9 @@ class Session:
             rows: ``[n]`` the rows that are asked; None for all.
             action_masks: ``[N, V]`` bool, the task's own restriction, or None.
             deterministic: the most probable token instead of a sampled one.
+
+        Raises:
+            ValueError: the model's logits are NaN.
         """
         rows = np.arange(self.n_rows) if rows is None else rows
         actions = np.zeros(self.n_rows, np.int64) if action_masks is None else action_masks.argmax(1)
@@ -149,6 +152,8 @@ class Session:
             uniforms = self.streams.draw(rows, elapsed)
             tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
+        if np.isnan(log_probs).any():
+            raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
         restricted = allowed is not None or self.sampling.truncates
         return Acted(actions, log_probs, kept_ids(behaviour).cpu().numpy() if restricted else None)
 

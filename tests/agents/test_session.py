@@ -215,6 +215,15 @@ def test_no_row_asked_is_no_decision():
     assert acted.kept is None
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_diverged_model_is_named(deterministic):
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="logits are NaN"):
+        session_for(model, MDP, 1).act(observed(([2], [])), deterministic=deterministic)
+
+
 def test_a_complete_response_may_be_asked_about():
     """A loop over all rows of an environment under DISABLED asks the idle ones, too."""
     full = [5] * MDP.max_new_tokens

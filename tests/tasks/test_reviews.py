@@ -189,7 +189,7 @@ def test_sizes_hold(task: Task, pairs: list[tuple[str, str]]) -> None:
     assert max(lengths) <= task.max_prompt_length == 24
     continuations = task.tokenizer([continuation for _, continuation in pairs])["input_ids"]
     responses = np.array([len(ids) + 1 for ids in continuations])
-    assert np.mean(responses > task.max_new_tokens) < 1e-3
+    assert np.mean(responses > task.max_new_tokens) < 2e-3
     assert 12 < responses.mean() < 20
 
 

@@ -109,7 +109,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         uniforms: ``[n]`` float64 in [0, 1).
 
     Returns:
-        tokens ``[n]`` and their log-probabilities ``[n]`` float32.
+        tokens ``[n]`` and their log-probabilities ``[n]`` float32; NaN where a row holds NaN.
     """
     probs = logits.softmax(-1)
     # First a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
@@ -120,7 +120,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     inside = block * BLOCK + torch.arange(BLOCK, device=logits.device)
     beyond = inside >= probs.shape[1]
     among = probs.gather(1, inside.masked_fill(beyond, 0)).double().masked_fill(beyond, 0.0)
-    token = block * BLOCK + _invert(among, fraction)[0]
+    token = (block * BLOCK + _invert(among, fraction)[0]).clamp(max=probs.shape[1] - 1)
     return token[:, 0], probs.gather(1, token)[:, 0].log()
 
 
@@ -136,7 +136,7 @@ def _invert(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """
     cumulative = mass.cumsum(-1)
     target = fraction * cumulative[:, -1:]  # less than the whole, also when rounded
-    index = torch.searchsorted(cumulative, target, right=True)
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[1] - 1)  # of NaN, anything
     found = mass.gather(1, index)
     before = cumulative.gather(1, index) - found
     return index, ((target - before) / found).clamp(0, 1 - 2**-53)

@@ -22,7 +22,7 @@ from textgym.tasks.task import Task
 from textgym.types import Prompt
 
 MAX_PROMPT_LENGTH = 24
-MAX_NEW_TOKENS = 32  # fewer than one review in a thousand is longer, its end token included
+MAX_NEW_TOKENS = 32  # about one review in a thousand is longer, its end token included
 SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
 BASE_MODEL = Path(__file__).parent / "assets" / "base"
 
