@@ -48,7 +48,7 @@ FULL = Budget(
     reward_epochs=2,
     total_timesteps=60_000,
     eval_episodes=512,
-    settings=Hyperparameters(learning_rate=1e-3, episodes_per_iteration=128, minibatch_size=32, kl_coef=0.1),
+    settings=Hyperparameters(learning_rate=5e-4, episodes_per_iteration=128, minibatch_size=32, kl_coef=0.3),
 )
 TINY = Budget(
     rankings=16,

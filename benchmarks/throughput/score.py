@@ -1,0 +1,116 @@
+"""The four measures, as rows of a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from textgym.benchmarks.throughput.peers import Generation, StockIteration
+from textgym.benchmarks.throughput.task import Collection, Iteration, Size
+from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
+from textgym.lm import sampling
+from textgym.types import FloatArray
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number with its target.
+
+    Attributes:
+        name: what was measured.
+        size: on which model and episodes.
+        value: median, lowest and highest over the repetitions.
+        target: what it should be; None where a tiny model says nothing about it.
+        at_least: whether more is better.
+        note: what a reader must know beside.
+    """
+
+    name: str
+    size: str
+    value: Spread
+    target: float | None
+    at_least: bool
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median keeps the target."""
+        if self.target is None:
+            return None
+        return self.value.median >= self.target if self.at_least else self.value.median <= self.target
+
+
+def collection_speed(size: Size, repeats: int, target: float | None) -> Measure:
+    """Tokens per second of our loop over those of ``generate``."""
+    seconds = in_turns({"ours": Collection(size), "peer": Generation(size)}, repeats)
+    tokens = size.prompts * size.new_tokens
+    note = f"{tokens / np.median(seconds['ours']):.0f} tokens/s"
+    ratio = Spread.of(seconds["peer"] / seconds["ours"])
+    return Measure("collection over generate()", size.name, ratio, target, True, note)
+
+
+def layer_shares(size: Size, repeats: int, target: float | None) -> list[Measure]:
+    """What collection spends outside the cached decoder and the sampling; and outside the bare forward pass."""
+    run = Collection(size)
+    run()
+    outside = np.array([_outside(run, bare) for _ in range(repeats) for bare in (False, True)]).reshape(-1, 2)
+    return [
+        Measure("share of the Gymnasium layer", size.name, Spread.of(outside[:, 0]), target, False),
+        Measure("… with the cache's bookkeeping", size.name, Spread.of(outside[:, 1]), None, False),
+    ]
+
+
+def _outside(run: Collection, bare: bool) -> float:
+    """The share of one collection that is neither the model's work nor sampling."""
+    watch = Stopwatch()
+    model: Any = run.model if bare else run.session.decoder
+    method = "forward" if bare else "logits"
+    with (
+        patch.object(model, method, watch.around(getattr(model, method))),
+        patch("textgym.agents.session.restrict", watch.around(sampling.restrict)),
+        patch("textgym.agents.session.draw", watch.around(sampling.draw)),
+    ):
+        start = time.process_time()
+        run()
+        whole = time.process_time() - start
+    return 1 - watch.seconds / whole
+
+
+def iteration_speed(size: Size, repeats: int, share: int, target: float | None) -> Measure:
+    """Time of a stock PPO iteration over ours."""
+    stock = StockIteration(size, share)
+    seconds = in_turns({"ours": Iteration(size), "peer": stock}, repeats)
+    scaled = f"stock timed on 1/{stock.share:g} of the episodes, scaled linearly"
+    note = f"{np.median(seconds['ours']):.2f} s{'; ' + scaled if stock.share > 1 else ''}"
+    ratio = Spread.of(stock.share * seconds["peer"] / seconds["ours"])
+    return Measure("PPO iteration over stock SB3", size.name, ratio, target, True, note)
+
+
+def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:
+    """The exponent with which collection time grows in the response's length."""
+    runs = {str(length): Collection(size.but(new_tokens=length)) for length in lengths}
+    seconds = np.array(list(in_turns(runs, repeats).values()))
+    exponents = Spread.of(np.array([_exponent(lengths, column) for column in seconds.T]))
+    note = f"{' → '.join(map(str, lengths))} new tokens"
+    return Measure("growth exponent in length", size.name, exponents, target, False, note)
+
+
+def _exponent(lengths: Sequence[int], seconds: FloatArray) -> float:
+    return float(np.polyfit(np.log(lengths), np.log(seconds), 1)[0])
+
+
+def table(measures: Sequence[Measure]) -> str:
+    """Aligned text."""
+    verdicts = {None: "", True: "met", False: "MISSED"}
+    rows = [("measure", "size", "median", "min–max", "target", "", "")]
+    for m in measures:
+        spread = f"{m.value.low:.2f}–{m.value.high:.2f}"
+        target = "" if m.target is None else f"{'≥' if m.at_least else '≤'} {m.target:g}"
+        rows.append((m.name, m.size, f"{m.value.median:.2f}", spread, target, verdicts[m.met], m.note))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,134 @@
+"""What is timed: random GPT-2 models that continue random prompts, all to the same length, for a reward of 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from textgym.agents.collect import EpisodePlan, collect
+from textgym.agents.ppo import PPO
+from textgym.agents.session import Session
+from textgym.agents.slots import AdmittingSlots
+from textgym.lm.sampling import Sampling
+from textgym.mdp import TokenMDP
+from textgym.types import Episodes, IntArray, Prompt
+from textgym.vector import TokenVectorEnv
+
+MINIBATCHES = 4
+"""Gradient steps of an epoch, for everyone."""
+EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and what it is asked for; all prompts are played at once."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    prompts: int
+    prompt_length: int
+    new_tokens: int
+
+    @property
+    def name(self) -> str:
+        episodes = f"{self.prompts} × ({self.prompt_length} + {self.new_tokens})"
+        return f"{self.layers}×{self.width}, V {self.vocabulary}, {episodes}"
+
+    def but(self, **changes: int) -> Size:
+        return replace(self, **changes)
+
+
+SMALL = Size(layers=4, width=128, heads=4, vocabulary=1000, prompts=64, prompt_length=16, new_tokens=48)
+LARGE = Size(layers=6, width=384, heads=6, vocabulary=8000, prompts=32, prompt_length=16, new_tokens=64)
+TINY = Size(layers=1, width=16, heads=2, vocabulary=50, prompts=8, prompt_length=4, new_tokens=4)
+
+
+def make_model(size: Size) -> GPT2LMHeadModel:
+    """Without end tokens and dropout, so that everyone does the same work."""
+    config = GPT2Config(
+        n_layer=size.layers,
+        n_embd=size.width,
+        n_head=size.heads,
+        vocab_size=size.vocabulary,
+        n_positions=size.prompt_length + size.new_tokens,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: GPT2LMHeadModel = GPT2LMHeadModel(config).eval()
+    return model
+
+
+def prompt_ids(size: Size) -> IntArray:
+    """``[prompts, prompt_length]``."""
+    ids: IntArray = np.random.default_rng(0).integers(1, size.vocabulary, (size.prompts, size.prompt_length))
+    return ids
+
+
+def nothing(completions: list[str], **_: Any) -> list[float]:
+    """A reward that costs nothing."""
+    return [0.0] * len(completions)
+
+
+def make_mdp(size: Size) -> TokenMDP:
+    words = {f"w{i}": i for i in range(size.vocabulary)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), pad_token="w0")
+    prompts = [Prompt(text := str(tokenizer.decode(ids)), text, tuple(ids)) for ids in prompt_ids(size).tolist()]
+    return TokenMDP(tokenizer, prompts, nothing, (), size.prompt_length, size.new_tokens)
+
+
+def make_env(size: Size) -> TokenVectorEnv:
+    env = TokenVectorEnv(make_mdp(size), size.prompts, "Disabled")
+    env.reset(seed=0)
+    return env
+
+
+class Collection:
+    """Our collection loop; a call plays every prompt once."""
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.slots = AdmittingSlots(make_env(size))
+        self.model = make_model(size)
+        mdp = self.slots.venv.unwrapped.mdp  # type: ignore[attr-defined]
+        self.session = Session(
+            self.model, size.prompts, mdp.width, mdp.max_prompt_length, mdp.n_actions, (), Sampling(), seed=0
+        )
+
+    def __call__(self) -> Episodes:
+        numbers = np.arange(self.size.prompts)
+        episodes = collect(self.slots, self.session, EpisodePlan(numbers, numbers))
+        assert episodes is not None
+        return episodes
+
+
+class Iteration:
+    """A whole iteration of our PPO: collection, scores of policy and reference, four epochs."""
+
+    def __init__(self, size: Size) -> None:
+        self.tokens = size.prompts * size.new_tokens
+        self.algorithm = PPO(
+            "LMPolicy",
+            make_env(size),
+            model=make_model(size),
+            episodes_per_iteration=size.prompts,
+            minibatch_size=size.prompts // MINIBATCHES,
+            n_epochs=EPOCHS,
+            seed=0,
+            device="cpu",
+        )
+
+    def __call__(self) -> None:
+        self.algorithm.learn(self.tokens)

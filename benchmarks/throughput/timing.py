@@ -1,0 +1,63 @@
+"""Timing in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from textgym.types import FloatArray
+
+Run: TypeAlias = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What several repetitions gave."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Spread:
+        return cls(float(np.median(values)), float(values.min()), float(values.max()))
+
+
+def in_turns(runs: Mapping[str, Run], repeats: int) -> dict[str, FloatArray]:
+    """``[repeats]`` seconds of each run: A B A B …, after one of each that does not count.
+
+    Seconds of this process on the processor, not on the wall: with one thread, what the machine does besides does not
+    count.
+    """
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+class Stopwatch:
+    """Adds up the time that is spent inside functions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.process_time() - start
+
+        return timed
