@@ -103,6 +103,8 @@ class SequenceAlgorithm(BaseAlgorithm):
                 f"episodes_per_iteration={episodes_per_iteration}, minibatch_size={minibatch_size}; expected at least "
                 "2 episodes, and minibatches of at least 1 and at most all of them"
             )
+        if not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm}; expected more than 0")
         if n_epochs < 1:
             raise ValueError(f"n_epochs={n_epochs}; expected at least 1")
         if isinstance(env, str):
@@ -187,6 +189,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         ).to(self.device)
         if mdp_model is not None:
             check_fits(self.policy.lm, mdp_model.tokenizer, self.policy.n_actions, self.policy.width)
+        if getattr(mdp_model, "allowed", None) is not None and self.sampling.truncates:
+            raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
         self._check_wrapper()
         self.reference = self._load_reference()
         self.reference.to(self.device)  # type: ignore[arg-type]  # transformers wraps it without its types
@@ -211,7 +215,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         source = self.reference_source
         if source is None:
             return frozen_copy(self.policy.lm)
-        reference = source if isinstance(source, PreTrainedModel) else load_causal_lm(source)
+        # A copy, since freezing the caller's model might freeze the policy.
+        reference = frozen_copy(source if isinstance(source, PreTrainedModel) else load_causal_lm(source))
         if embedding_rows(reference) < self.policy.n_actions:
             raise ValueError(
                 f"the reference embeds {embedding_rows(reference)} tokens, the task has {self.policy.n_actions} actions"
@@ -219,7 +224,6 @@ class SequenceAlgorithm(BaseAlgorithm):
         limit = context_length(reference)
         if limit is not None and limit < self.policy.width:
             raise ValueError(f"the reference's context of {limit} tokens is shorter than P + T = {self.policy.width}")
-        reference.eval().requires_grad_(False)
         return reference
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
@@ -364,6 +368,9 @@ class SequenceAlgorithm(BaseAlgorithm):
         **changes: Any,
     ) -> Self:
         """Continues from a checkpoint: the next iteration is the very one that would have followed.
+
+        In an environment whose rows restart by themselves (any but ours under DISABLED autoreset) the prompts come
+        from the environment's own generators, which no checkpoint holds: there it goes on, but not to the bit.
 
         Args:
             path: what :meth:`save` wrote.

@@ -60,24 +60,25 @@ def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta:
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
+    # What a task forbids, it forbids the reference too; top-k and top-p are the policy's own.
+    whole = episodes.kept is None or policy.sampling.truncates
+    task_kept = None if whole else torch.from_numpy(episodes.kept)
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
         states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
         values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
-        ref_log_probs[rows] = (
-            score_responses(
-                reference.head,
-                reference.hidden_states(ids, mask, policy.prompt_length)[:, :-1],
-                ids[:, policy.prompt_length :],
-                mask[:, policy.prompt_length :].bool(),
-                policy.sampling.shared,
-                policy.n_actions,
-                policy.end_token_ids,
-            )
-            .log_probs.cpu()
-            .numpy()
+        scores = score_responses(
+            reference.head,
+            reference.hidden_states(ids, mask, policy.prompt_length)[:, :-1],
+            ids[:, policy.prompt_length :],
+            mask[:, policy.prompt_length :].bool(),
+            policy.sampling.shared,
+            policy.n_actions,
+            policy.end_token_ids,
+            None if task_kept is None else task_kept[rows].to(policy.device),
         )
+        ref_log_probs[rows] = scores.log_probs.cpu().numpy()
     shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
     return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32))
 

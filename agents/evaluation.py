@@ -13,7 +13,7 @@ from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.metrics import mean_and_error, several
 from textgym.agents.policy import LMPolicy
 from textgym.agents.slots import AdmittingSlots
-from textgym.lm.sampling import restrict
+from textgym.lm.sampling import Sampling, restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rewards.kl import exact_kl
@@ -66,6 +66,16 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
     return Report(episodes, visited_kl(policy, reference, episodes))
 
 
+def task_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
+    """``[n, T, V]`` the tokens that the task admitted; None where it admits all."""
+    if episodes.kept is None or policy.sampling.truncates:
+        return None
+    kept = torch.from_numpy(episodes.kept[rows]).long()
+    # One column more, which takes what stands for no token.
+    admitted = torch.zeros(*kept.shape[:2], policy.n_actions + 1, dtype=torch.bool)
+    return admitted.scatter(2, kept.where(kept >= 0, policy.n_actions), True)[..., :-1]
+
+
 @torch.no_grad()
 def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
     """``[N, T]`` KL(π‖π_ref) of the behaviour distributions in every visited state; 0 after the end."""
@@ -76,14 +86,16 @@ def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_siz
         valid = mask[:, policy.prompt_length :].bool()
         elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
 
-        def behaviour(trunk: Trunk, ids: Tensor = ids, mask: Tensor = mask, elapsed: Tensor = elapsed) -> Tensor:
-            valid = mask[:, policy.prompt_length :].bool()
-            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1]
-            shared = policy.sampling.shared
-            return restrict(trunk.head(states[valid]), shared, policy.n_actions, policy.end_token_ids, elapsed)
+        allowed = task_mask(episodes, rows, policy)
+        inside = None if allowed is None else allowed.to(valid.device)[valid]
+
+        def behaviour(trunk: Trunk, sampling: Sampling) -> Tensor:
+            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][valid]  # noqa: B023
+            logits = trunk.head(states)
+            return restrict(logits, sampling, policy.n_actions, policy.end_token_ids, elapsed, inside)  # noqa: B023
 
         part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
-        part[valid] = exact_kl(behaviour(policy.trunk), behaviour(reference))
+        part[valid] = exact_kl(behaviour(policy.trunk, policy.sampling), behaviour(reference, policy.sampling.shared))
         kl[rows] = part.cpu().numpy()
     return kl
 

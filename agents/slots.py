@@ -97,6 +97,8 @@ class AdmittingSlots:
 
     def start(self) -> None:
         self._playing[:] = False
+        core: Any = self.venv.unwrapped
+        core.idle()  # what a reset of all rows began is nobody's episode
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         def spread(values: IntArray) -> IntArray:

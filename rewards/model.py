@@ -130,7 +130,11 @@ class RewardModel:
         """
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-        lm = AutoModelForCausalLM.from_pretrained(source) if isinstance(source, str | Path) else source
+        lm = (
+            AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            if isinstance(source, str | Path)
+            else source
+        )
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id

@@ -14,6 +14,7 @@ from textgym.cli import main
 
 REWARD = '''
 import asyncio
+from pathlib import Path
 
 
 def sevens(completions, **kwargs):
@@ -43,6 +44,14 @@ def words(completions, **kwargs):
 
 
 CALLS = 0
+
+
+def fused(completions, **kwargs):
+    global CALLS
+    CALLS += 1
+    if CALLS > 25 and Path("fuse").exists():
+        raise RuntimeError("the fuse blew")
+    return [float(text.split().count("w5")) for text in completions]
 
 
 def breaks_later(completions, **kwargs):
@@ -172,22 +181,23 @@ def test_yaml_settings_and_flags_that_win(place: Path) -> None:
 
 
 def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(out="whole", tokens=400)
-    train(out="parts", tokens=400, reward="rewards.py:sevens")
-    # The second run is put back to where a kill might have left it: an earlier checkpoint, too many metrics lines.
-    train("--overwrite", out="parts", tokens=150)
-    config = json.loads((place / "parts" / "config.json").read_text())
-    config["total_timesteps"] = 400
-    (place / "parts" / "config.json").write_text(json.dumps(config))
+    train(out="whole", tokens=400, reward="rewards.py:fused")
+    (place / "fuse").touch()
+    flags = ["--reward", "rewards.py:fused", "--total-timesteps", "400", "--out", "parts"]
+    assert "the fuse blew" in fails(capsys, *TRAIN, *flags)
+    (place / "fuse").unlink()
     assert "other settings" in fails(capsys, *TRAIN, "--reward", "length", "--out", "parts", "--resume")
     with (place / "parts" / "metrics.jsonl").open("a") as file:
-        file.write('{"iteration": 99}\n')
-    train("--resume", out="parts", tokens=400)
+        file.write('{"iteration": 99}\n')  # of an iteration that no checkpoint saw
+    train("--resume", out="parts", tokens=400, reward="rewards.py:fused")
 
-    def iterations(name: str) -> list[int]:
-        return [json.loads(line)["iteration"] for line in (place / name / "metrics.jsonl").read_text().splitlines()]
+    def result(name: str) -> tuple[bytes, str, list[int]]:
+        out = place / name
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        weights = (out / "checkpoint" / "model.safetensors").read_bytes()
+        return weights, (out / "evaluation.json").read_text(), [json.loads(line)["iteration"] for line in lines]
 
-    assert iterations("parts") == iterations("whole")
+    assert result("parts") == result("whole")
 
 
 def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,8 +208,9 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
     assert (place / "run" / "metrics.jsonl").read_text() == marker
     (place / "mine").mkdir()
     (place / "mine" / "thesis.txt").write_text("years of work")
-    assert "not a run" in fails(capsys, *TRAIN, *flags, "--out", "mine", "--overwrite")
-    assert (place / "mine" / "thesis.txt").is_file()
+    for foreign, kept in (("mine", "thesis.txt"), ("model", "model.safetensors")):
+        assert "not a run" in fails(capsys, *TRAIN, *flags, "--out", foreign, "--overwrite")
+        assert (place / foreign / kept).is_file()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +230,11 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
         (["--algorithm", "pppo"], "'ppo'"),
         (["--temperature", "0"], "temperature"),
         (["--minibatch-size", "9"], "minibatch_size=9"),
+        (["--max-new-tokens", "0"], "max_new_tokens=0"),
+        (["--eval-episodes", "0"], "eval_episodes=0"),
+        (["--checkpoint-every", "0"], "checkpoint_every=0"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--max-grad-norm", "-1"], "max_grad_norm=-1"),
     ],
 )
 def test_bad_input_stops_before_anything_is_written(
@@ -263,7 +279,7 @@ def test_wrong_rewards_stop_the_run(place: Path, capsys: pytest.CaptureFixture[s
 def test_a_reward_that_breaks_later_leaves_the_last_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, *TRAIN, "--reward", "rewards.py:breaks_later", "--total-timesteps", "5000", "--out", "run")
     assert "the service is down" in said
-    assert "w" in said  # the prompt is shown
+    assert re.search(r"prompt[^\n]*w\d w\d", said)
     main(["generate", "--model", "run", "--prompt", "w1"])
 
 

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "generate": (GenerateConfig, generate),
     "optimum": (OptimumConfig, show_optimum),
 }
-BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, ImportError, AttributeError, TypeError)
+BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,6 +56,7 @@ def with_yaml(argv: list[str]) -> list[str]:
         ValueError: the file is not a mapping of settings.
         OSError: it cannot be read.
     """
+    argv = [part for text in argv for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     if "--config" not in argv:
         return argv
     at = argv.index("--config")

@@ -25,7 +25,12 @@ def replaced_directory(target: str | Path) -> Iterator[Path]:
         yield new
         if target.exists():
             target.rename(old)
-        new.rename(target)
+        try:
+            new.rename(target)
+        except BaseException:
+            if old.exists():  # or it would go with the scratch directory
+                old.rename(target)
+            raise
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -307,6 +307,10 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
 
+    def idle(self) -> None:
+        """Lets every row wait for its next reset: none of them plays on, and none is scored."""
+        self._live[:] = False
+
     # --- what can be seen ----------------------------------------------------------------------------------
 
     def observation(self) -> Observation:

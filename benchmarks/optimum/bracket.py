@@ -90,7 +90,11 @@ def bracket(
                 f"a policy samples with {policy.sampling}, the bracket is that of {shared}; make them equal"
             )
     proposals = [_as_policy(find_reference(mdp, reference), mdp, shared), *policies]
-    plays = [_play_all(policy, mdp, samples, seed) for policy in proposals]
+    if mdp.allowed is not None:
+        raise ValueError("the task restricts actions, which a bracket does not support; use textgym.optimum")
+    # A seed for each: with common random numbers the halves of the mixture would not be independent.
+    seeds = np.random.SeedSequence(seed).generate_state(len(proposals)).tolist()
+    plays = [_play_all(policy, mdp, samples, own) for policy, own in zip(proposals, seeds, strict=True)]
     prior = proposals[0]
     values = [
         objective_interval(_rewards(played, mdp), _log_ratio(policy, prior, played, mdp), beta)

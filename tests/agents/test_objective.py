@@ -152,3 +152,57 @@ def test_wrapper_that_does_not_fit_the_agent_is_refused(kl: float, temperature: 
     wrapped = VectorReferenceKL(env, tiny_gpt2(seed=1), BETA, Sampling())
     with pytest.raises(ValueError, match=message):
         PPO("LMPolicy", wrapped, model=tiny_gpt2(), kl=kl, sampling=Sampling(temperature))
+
+
+def test_masked_task_restricts_the_reference_too() -> None:
+    """The task's mask renormalises policy and reference; wrapper and agent agree on it."""
+
+    def allowed(input_ids: np.ndarray[Any, Any], _: Any) -> np.ndarray[Any, Any]:
+        masks = np.ones((len(input_ids), 8), bool)
+        masks[:, [2, 5]] = False
+        return masks
+
+    mdp = word_mdp(weighted, ["w0 w1"], 4, 5, 6, allowed=allowed)
+    models = {"model": tiny_gpt2(8, initializer_range=0.4), "reference": tiny_gpt2(8, 1, initializer_range=0.4)}
+    env = TokenVectorEnv(mdp, 8, "Disabled")
+    algorithm = PPO("LMPolicy", env, kl=BETA, episodes_per_iteration=32, **models)
+    episodes = play(algorithm.policy, mdp, np.zeros(16, int), seed=3)
+    agent = algorithm.score(episodes).shaped.sum(1)
+    wrapped = VectorReferenceKL(
+        TokenVectorEnv(mdp, 16, "Disabled"), algorithm.reference, BETA, Sampling(), algorithm.policy
+    )
+    wrapped.reset(seed=0)
+    paid, live = np.zeros(16), np.ones(16, bool)
+    for t in range(5):
+        actions = np.where(live, episodes.actions[:, t], 3)
+        _, rewards, terminated, _, _ = wrapped.step(actions)
+        paid += np.where(live, rewards, 0)
+        live &= ~terminated
+        if not live.any():
+            break
+    np.testing.assert_allclose(paid, agent, atol=1e-4)
+
+
+def test_kl_of_a_truncated_policy_counts_the_truncation() -> None:
+    """Policy and reference are one model, but the policy samples from 2 tokens only."""
+    mdp = word_mdp(weighted, ["w0 w1"], 4, 3, 6)
+    algorithm = PPO(
+        "LMPolicy",
+        TokenVectorEnv(mdp, 8, "Disabled"),
+        model=tiny_gpt2(8, initializer_range=0.4),
+        sampling=Sampling(top_k=2),
+        episodes_per_iteration=32,
+    )
+    report = evaluate(algorithm.policy, algorithm.reference_trunk, mdp, 3000, seed=0)
+    reference = algorithm.score(report.episodes).ref_log_probs
+    sampled = np.where(report.episodes.valid, k1(report.episodes.log_probs, reference), 0).sum(1)
+    difference = sampled - report.kl.sum(1)
+    assert report.kl.sum(1).mean() > 0.1  # before truncation counted it was 0
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
+
+
+def test_reference_given_as_the_model_itself_does_not_freeze_the_policy() -> None:
+    model = tiny_gpt2()
+    env = TokenVectorEnv(word_mdp(), 4, "Disabled")
+    algorithm = PPO("LMPolicy", env, model=model, reference=model, episodes_per_iteration=32)
+    assert all(parameter.requires_grad for parameter in algorithm.policy.lm.parameters())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
 from textgym.commands import run as runs
-from textgym.commands.settings import Hyperparameters, build
+from textgym.commands.settings import Hyperparameters, build, controller
 from textgym.commands.train import as_reward
 from textgym.files import write_json
 from textgym.lm.loading import load_causal_lm
@@ -85,9 +85,10 @@ def demo(config: DemoConfig) -> Path:
     if config.kl_coef is not None:
         settings = Hyperparameters(**{**asdict(settings), "kl_coef": config.kl_coef})
     task = load_task(config.task)
+    _check(config, task, budget, settings)
     described = _described(config, settings)
     runs.check_run(config.out, described, config.overwrite, resume=False)
-    runs.begin_run(config.out, described)
+    runs.begin_run(config.out, described, config.overwrite)
     print(f"{task.name}: {task.description}\n\n1. rank samples of the base model, K = {K}")
     rankings, gold = ranked_samples(task, budget.rankings, config.seed)
     write_rankings(config.out / "rankings.jsonl", rankings)
@@ -103,6 +104,16 @@ def demo(config: DemoConfig) -> Path:
     print(f"\nheld-out prompts, mean ± 95 % interval\n{runs.comparison_table(config.out)}")
     print(f"\n{runs.sample_pairs(config.out, 3)}\n\n{time.monotonic() - started:.0f} s; report: {report}")
     return report
+
+
+def _check(config: DemoConfig, task: Task, budget: Budget, settings: Hyperparameters) -> None:
+    """Everything that could fail for the user's settings, before a run's directory is touched."""
+    controller(settings)
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}; expected 0 or more")
+    prompts = task.prompts("train")
+    if not isinstance(task.base_model, Path) or "validation" not in task.splits or len(prompts) < budget.rankings:
+        raise ValueError(f"task={config.task!r} has no shipped model and splits to show; use textgym/Reviews-v0")
 
 
 def _described(config: DemoConfig, settings: Hyperparameters) -> dict[str, Any]:

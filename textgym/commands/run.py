@@ -41,21 +41,35 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    is_run = (out / "config.json").is_file()
+    is_run = _is_run(out)
     if not (is_run and (overwrite or resume)):
         mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
         raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
     if not resume:
         return False
     _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
+    cut_off = next(out.glob(f".{CHECKPOINT}.*"), None)
+    if cut_off is not None and not (out / CHECKPOINT).is_dir():
+        raise ValueError(
+            f"the run was killed while a checkpoint was replaced; the older one is in {str(cut_off / 'old')!r}: rename "
+            f"it to {str(out / CHECKPOINT)!r}"
+        )
     return (out / CHECKPOINT).is_dir()
 
 
-def begin_run(out: Path, config: Mapping[str, Any]) -> None:
-    """Makes the directory of a new run; what :func:`check_run` allowed to be replaced is removed."""
-    if out.is_dir():
+def _is_run(out: Path) -> bool:
+    """Whether this command made the directory; a model's directory also holds a config.json."""
+    try:
+        return bool({"command", "versions"} <= json.loads((out / "config.json").read_text(encoding="utf-8")).keys())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
+    """Makes the directory of a new run; with ``overwrite`` the run that :func:`check_run` found there is removed."""
+    if overwrite and out.is_dir():
         remove_directory(out)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", {**config, "versions": versions()})
 
 

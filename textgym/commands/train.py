@@ -75,16 +75,26 @@ def train(config: TrainConfig) -> Path:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
     find_algorithm(config.algorithm)
+    _check_counts(config)
     resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
     mdp = user_mdp(config)
     algorithm = make_algorithm(config, mdp, resumed)
     if not resumed:
-        runs.begin_run(config.out, described(config))
+        runs.begin_run(config.out, described(config), config.overwrite)
     evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
     report = runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
+
+
+def _check_counts(config: TrainConfig) -> None:
+    for name in ("total_timesteps", "eval_episodes", "checkpoint_every", "max_prompt_length", "max_new_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; expected at least 1")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}; expected 0 or more")
 
 
 def described(config: TrainConfig) -> dict[str, Any]:
@@ -110,7 +120,7 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
     task = None if config.task is None else load_task(config.task)
     tokenizer = _tokenizer(config, task)
-    reward = _with_metrics(resolve_reward(config.reward or (task and task.reward) or "gold", _named(task)), task)
+    reward = _with_metrics(_resolved(config.reward or (task and task.reward) or "gold", task), task)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -134,17 +144,24 @@ def _encoded_mdp(
     assert source is not None, "a task without a base model needs --model"
     model = load_causal_lm(source)
     limit = context_length(model)
-    longest = config.max_prompt_length or (task.max_prompt_length if task and config.prompts is None else None)
-    new = config.max_new_tokens or (task.max_new_tokens if task else DEFAULT_NEW_TOKENS)
+    longest, new = config.max_prompt_length, config.max_new_tokens
+    if longest is None and task is not None and config.prompts is None:
+        longest = task.max_prompt_length
+    if new is None:
+        new = task.max_new_tokens if task else DEFAULT_NEW_TOKENS
     prompts = encode_prompts(
-        _rows(config, task), tokenizer, longest or 10**9, config.truncation, str(config.prompts or config.task)
+        _rows(config, task),
+        tokenizer,
+        10**9 if longest is None else longest,
+        config.truncation,
+        str(config.prompts or config.task),
     )
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=prompts,
         reward=reward,
         end_token_ids=end_token_ids(tokenizer, model.generation_config),
-        max_prompt_length=longest or max(len(prompt.ids) for prompt in prompts),
+        max_prompt_length=max(len(prompt.ids) for prompt in prompts) if longest is None else longest,
         max_new_tokens=new,
         missing_end_score=config.missing_end_score,
         base_model=source,
@@ -165,6 +182,13 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
         return load_tokenizer(config.model)
     assert task is not None
     return task.tokenizer
+
+
+def _resolved(spec: Any, task: Task | None) -> Any:
+    try:
+        return resolve_reward(spec, _named(task))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _named(task: Task | None) -> dict[str, Reward]:
