@@ -16,7 +16,7 @@ help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run.stamp  ## train a policy and write its report into runs/demo, or into OUT=…
-	$(BIN)/textgym demo --out $(OUT)
+	$(BIN)/textgym demo --out $(OUT) --overwrite
 
 test: lint unit package  ## everything that must hold: lint, unit and package
 

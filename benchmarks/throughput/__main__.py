@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import transformers
 from tqdm import tqdm
 
 from textgym.benchmarks.throughput.score import (
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()  # generate() suspects padding where there is none
     done = list(tqdm(measures(arguments.quick), desc="throughput", unit="measure", disable=None))
     print(table(done))
     if arguments.json:
