@@ -374,8 +374,8 @@ def _private(completions, **_):
 
 
 def test_a_component_may_have_any_name():
-    """Also one with an underscore, which marks something else in Gymnasium's batched infos."""
-    assert last_info(word_mdp([_private, emit(W0)]), [W0, EOS])["components"] == {"_private": 3.0, "reward": 0.5}
+    """Also one with an underscore, which marks something else in Gymnasium's batched infos, and is left out."""
+    assert last_info(word_mdp([_private, emit(W0)]), [W0, EOS])["components"] == {"private": 3.0, "reward": 0.5}
 
 
 def broken(completions, **_):
