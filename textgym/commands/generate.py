@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
-from textgym.commands.run import CHECKPOINT
+from textgym.commands.run import model_source
 from textgym.lm.loading import check_fits, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
@@ -57,7 +57,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         raise ValueError("nothing to continue: pass --prompt TEXT or --prompts FILE")
     if config.out is not None and config.out.exists():
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
-    source = _source(config.model)
+    source = model_source(config.model)
     tokenizer, model = load_tokenizer(source), load_causal_lm(source)
     rows: list[Any] = [*config.prompt, *(read_rows(config.prompts) if config.prompts else [])]
     prompts = encode_prompts(rows, tokenizer, max_length=10**9)
@@ -89,12 +89,6 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
     ]
     _deliver(found, config.out)
     return found
-
-
-def _source(model: str) -> str:
-    """A run's directory stands for its checkpoint."""
-    checkpoint = Path(model) / CHECKPOINT
-    return str(checkpoint) if checkpoint.is_dir() else model
 
 
 def _unscored(prompts: list[Any], **_: Any) -> list[float]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.optimum.tree import LIMIT
-from textgym.commands.run import CHECKPOINT
+from textgym.commands.run import model_source
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
@@ -45,7 +44,7 @@ def show_optimum(config: OptimumConfig) -> Optimum:
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")
-    policy = None if config.policy is None else load_causal_lm(_model_directory(config.policy))
+    policy = None if config.policy is None else load_causal_lm(model_source(config.policy))
     found = optimum(
         task_mdp(task, config.reward),
         beta,
@@ -69,9 +68,3 @@ def table(rows: dict[str, PolicyValue]) -> str:
         for name, v in rows.items()
     ]
     return "\n".join(lines)
-
-
-def _model_directory(source: str) -> str:
-    """A run's directory stands for its checkpoint."""
-    checkpoint = Path(source) / CHECKPOINT
-    return str(checkpoint) if checkpoint.is_dir() else source

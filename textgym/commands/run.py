@@ -24,6 +24,12 @@ SAMPLES_KEPT = 24
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
 
+def model_source(source: str) -> str:
+    """Where a model lies: a run's directory stands for its checkpoint."""
+    checkpoint = Path(source) / CHECKPOINT
+    return str(checkpoint) if checkpoint.is_dir() else source
+
+
 def versions() -> dict[str, str]:
     """What made the numbers."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
