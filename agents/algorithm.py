@@ -29,16 +29,13 @@ from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.metrics import rollout_metrics
 from textgym.agents.policy import Evaluation, LMPolicy
 from textgym.agents.session import Acted
-from textgym.agents.slots import SlotStep, make_slots
+from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
 from textgym.lm.loading import check_fits, context_length, embedding_rows, frozen_copy, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk
 from textgym.prompts import prompt_order
 from textgym.rewards.kl import FixedKL, KLController
 from textgym.types import BoolArray, Episodes
-
-MAX_SLOTS = 64
-"""Rows that play at once when an environment is made from its id."""
 
 
 def linear_decay(initial: float) -> Schedule:

@@ -12,21 +12,18 @@ from torch import Tensor
 from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.metrics import mean_and_error, several
 from textgym.agents.policy import LMPolicy
-from textgym.agents.slots import AdmittingSlots
+from textgym.agents.slots import AdmittingSlots, admitting_env
 from textgym.lm.sampling import Sampling, restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rewards.kl import exact_kl
 from textgym.tokenization import decode_response, token_strings
 from textgym.types import Episodes, FloatArray, IntArray
-from textgym.vector import TokenVectorEnv
-
-MAX_SLOTS = 64
 
 
 def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
     """One sampled response to each of the given prompts."""
-    env = TokenVectorEnv(mdp, min(MAX_SLOTS, len(prompt_index)), "Disabled")
+    env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
     slots = AdmittingSlots(env)
     episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))

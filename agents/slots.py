@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.bridge import SlotVecEnv, row_info, row_of
+from textgym.mdp import TokenMDP
 from textgym.types import BoolArray, FloatArray, IntArray
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import find_action_masks
 
 Observation = dict[str, NDArray[Any]]
 MaskSource: TypeAlias = Callable[[], BoolArray | None]
+
+MAX_SLOTS = 64
+"""Rows that play at once, unless an environment with more is given."""
+
+
+def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
+    """An environment that plays exactly the episodes it is given, for batches of ``n_episodes``."""
+    return TokenVectorEnv(mdp, min(MAX_SLOTS, n_episodes), AutoresetMode.DISABLED)
 
 
 class Final(NamedTuple):

@@ -15,7 +15,7 @@ from textgym.lm.loading import ModelSource
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import RESERVED
 from textgym.tokenization import filler_id
-from textgym.types import BoolArray, IntArray, MaskArray, Prompt
+from textgym.types import BoolArray, FinishReason, IntArray, MaskArray, Prompt
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 """``stop(response_ids)``: whether a task ends here, beside its end tokens."""
@@ -131,3 +131,15 @@ class TokenMDP:
     def action_space(self) -> spaces.Discrete:
         """``Discrete(V)``."""
         return spaces.Discrete(self.n_actions)
+
+
+def reward_columns(
+    prompts: Sequence[Prompt], episode_seed: Sequence[int], finish_reason: Sequence[FinishReason | None]
+) -> dict[str, list[Any]]:
+    """The columns that a reward receives for ``n`` responses: the data's own, and those that are always there."""
+    names = sorted({name for prompt in prompts for name in prompt.columns})
+    columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]
+    columns["episode_seed"] = list(episode_seed)
+    columns["finish_reason"] = list(finish_reason)
+    return columns

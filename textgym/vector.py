@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textgym.mdp import TokenMDP
+from textgym.mdp import TokenMDP, reward_columns
 from textgym.rendering import Frame, ansi, rgb_array
 from textgym.tokenization import decode_response, token_strings
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
@@ -274,11 +274,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if not rows:
             return
         prompts = [self._prompt(row) for row in rows]
-        names = sorted({name for prompt in prompts for name in prompt.columns})
-        columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-        columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]
-        columns["episode_seed"] = self._episode_seed[rows].tolist()
-        columns["finish_reason"] = [self._finish_reason[row] for row in rows]
+        reasons = [self._finish_reason[row] for row in rows]
+        columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons)
         completions = [infos[row]["completion"] for row in rows]
         responses = [self.response(row) for row in rows]
         batch = self.mdp.rewards.score([prompt.content for prompt in prompts], completions, responses, columns)

@@ -7,13 +7,13 @@ thousand rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast, overload
+from typing import TypeAlias, cast, overload
 
 import numpy as np
 
-from textgym.mdp import TokenMDP
+from textgym.mdp import TokenMDP, reward_columns
 from textgym.rewards.compose import WeightedRewards
 from textgym.tokenization import decode_response
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray
@@ -202,13 +202,7 @@ def _score(
     prompts = [mdp.prompts[i] for i in level.prompt[row].tolist()]
     ids = np.concatenate([level.tokens[row], token[:, None]], axis=1).tolist()
     reasons: list[FinishReason] = ["stop" if stop else "length" for stop in level.stopped[row, token]]
-    names = sorted({name for prompt in prompts for name in prompt.columns})
-    columns: Mapping[str, list[Any]] = {
-        **{name: [prompt.columns.get(name) for prompt in prompts] for name in names},
-        "prompt_ids": [list(prompt.ids) for prompt in prompts],
-        "episode_seed": [seed] * len(ids),
-        "finish_reason": reasons,
-    }
+    columns = reward_columns(prompts, [seed] * len(ids), reasons)
     texts = cast(list[str], LazyTexts(mdp, ids))
     totals = rewards.score([prompt.content for prompt in prompts], texts, ids, columns).totals
     return np.array([total if isinstance(total, float | int) else sum(total) for total in totals], np.float64)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
+from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.settings import Hyperparameters, build, controller
 from textgym.commands.train import as_reward
@@ -26,7 +27,6 @@ from textgym.rewards.training import train_reward_model
 from textgym.tasks.task import Task
 from textgym.tokenization import decode_response
 from textgym.types import Ranking
-from textgym.vector import TokenVectorEnv
 
 K = 4  # completions ranked together
 LABEL_TEMPERATURE = 0.1  # the labeller sees a difference of 0.1 in gold with odds e : 1
@@ -96,7 +96,7 @@ def demo(config: DemoConfig) -> Path:
     reward_model = learned_reward(task, rankings, gold, budget.reward_epochs, config.out, config.seed)
     print("3. train the policy against the reward model")
     mdp = demo_mdp(task, reward_model, "train")
-    env = TokenVectorEnv(mdp, min(64, settings.episodes_per_iteration), "Disabled")
+    env = admitting_env(mdp, settings.episodes_per_iteration)
     algorithm = build("ppo", env, task.base_model, settings, config.seed)
     heldout = demo_mdp(task, reward_model, "validation")
     evaluator = runs.Evaluator(config.out, heldout, budget.eval_episodes, config.seed)

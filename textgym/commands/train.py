@@ -11,6 +11,7 @@ import tyro
 from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.settings import Hyperparameters, build, find_algorithm
 from textgym.lm.loading import check_fits, context_length, load_causal_lm
@@ -22,9 +23,7 @@ from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task, TextMetric
 from textgym.tokenization import end_token_ids, load_tokenizer
-from textgym.vector import TokenVectorEnv
 
-MAX_SLOTS = 64
 DEFAULT_NEW_TOKENS = 48
 
 
@@ -108,7 +107,7 @@ def described(config: TrainConfig) -> dict[str, Any]:
 def make_algorithm(config: TrainConfig, mdp: TokenMDP, resumed: bool) -> SequenceAlgorithm:
     """The algorithm in its environment: new, or from the run's checkpoint."""
     settings = config.hyperparameters
-    env = TokenVectorEnv(mdp, min(MAX_SLOTS, settings.episodes_per_iteration), "Disabled")
+    env = admitting_env(mdp, settings.episodes_per_iteration)
     if resumed:
         return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env)
     return build(config.algorithm, env, config.model or mdp.base_model, settings, config.seed)
