@@ -50,16 +50,17 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
     Args:
         task: prompts, sizes, gold reward.
-        reward: by default what the task pays; its ``"gold"``; any callable in TRL's signature; ``"rm:DIR"``,
+        reward: by default what the task pays; its ``"gold"``; one of its proxies by name; any callable in TRL's signature; ``"rm:DIR"``,
             ``"module:function"`` or the name of a built-in, several as in ``"length,0.1 gold"``; or a list of them,
             or of ``(reward, weight)``.
         split: which prompts.
         overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
+    named = {**NAMED, **{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
     fields: dict[str, Any] = {
         "tokenizer": task.tokenizer,
         "prompts": task.prompts(split),
-        "reward": resolve_reward(task.reward or "gold" if reward is None else reward, {**NAMED, "gold": task.gold}),
+        "reward": resolve_reward(task.reward or "gold" if reward is None else reward, named),
         "end_token_ids": task.end_token_ids,
         "max_prompt_length": task.max_prompt_length,
         "max_new_tokens": task.max_new_tokens,

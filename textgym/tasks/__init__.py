@@ -1,7 +1,7 @@
 """Tasks: each one file. The table says which function makes a task; nothing is imported before it is asked for."""
 
 TASKS: dict[str, str] = {
-    "Reviews": "textgym.tasks.reviews:reviews",
+    "Reviews": "textgym.tasks.mini.reviews:reviews",
     "Emit": "textgym.tasks.diagnostic.bandits:emit",
     "Noise": "textgym.tasks.diagnostic.bandits:noise",
     "Scale": "textgym.tasks.diagnostic.bandits:scale",
@@ -15,6 +15,9 @@ TASKS: dict[str, str] = {
     "Prior": "textgym.tasks.diagnostic.tradeoffs:prior",
     "Trap": "textgym.tasks.diagnostic.tradeoffs:trap",
 }
+
+MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker)
+"""The tasks in English, from our own grammars."""
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """The tasks whose optimum is known exactly."""

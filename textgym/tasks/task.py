@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +13,38 @@ from textgym.types import Prompt, RewardFunction
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
 """``metric(prompts, completions)``: one number per completion."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A tempting reward that is not what is wanted.
+
+    Attributes:
+        reward: a reward function.
+        temptation: one sentence: why one would take it.
+        hack: a completion of a prompt that this reward likes as well as the reference text or better, and the
+            gold reward does not.
+    """
+
+    reward: RewardFunction
+    temptation: str
+    hack: Callable[[Prompt], str]
+
+
+def per_text(score: Callable[[str, str, Mapping[str, Any]], float]) -> RewardFunction:
+    """A reward function from ``score(prompt, completion, columns)``, which sees one text at a time."""
+
+    def reward(
+        prompts: list[Any],
+        completions: list[str],
+        *,
+        completion_ids: list[list[int]],  # noqa: ARG001 - the signature is TRL's
+        **columns: list[Any],
+    ) -> list[float]:
+        rows = ({name: values[row] for name, values in columns.items()} for row in range(len(completions)))
+        return [score(*row) for row in zip(prompts, completions, rows, strict=True)]
+
+    return reward
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,7 @@ class Task:
         reward: what environments pay unless told otherwise, where that is not the gold reward: noise, another
             scale, a proxy.
         vocabulary_size: ``V``, where prompts use tokens that no action chooses; None for the tokenizer's length.
+        proxies: rewards that look like the gold one and can be hacked; environments know them by name.
         beta: the price of a nat of KL at which the task is scored, where its optimum is known.
     """
 
@@ -50,6 +83,7 @@ class Task:
     base_model: ModelSource | None = None
     reward: RewardFunction | None = None
     vocabulary_size: int | None = None
+    proxies: Mapping[str, Proxy] = field(default_factory=dict)
     beta: float | None = None
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:

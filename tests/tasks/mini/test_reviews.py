@@ -10,10 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from textgym.tasks import base_model
-from textgym.tasks import reviews_lexicon as lexicon
-from textgym.tasks.reviews import BASE_MODEL, SPLITS, corpus, gold, grammatical, reviews, sentiment
-from textgym.tasks.reviews_language import CUT, LANGUAGE
+from textgym.tasks.mini import base_model
+from textgym.tasks.mini import reviews_lexicon as lexicon
+from textgym.tasks.mini.base_model import corpus
+from textgym.tasks.mini.miniature import BASE_MODEL, SPLITS
+from textgym.tasks.mini.reviews import reviews, sentiment
+from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
 from textgym.tasks.task import Task
 
 OPENING = 'I watched "The Silent Harbor" on Friday with my sister.'

@@ -1,9 +1,10 @@
-"""Rebuild the shipped base model of ``textgym/Reviews-v0``: its tokenizer, and a small GPT-2 that writes reviews.
+"""Rebuild what the mini tasks share: their tokenizer, and a small GPT-2 that writes all their languages.
 
-    python -m textgym.tasks.base_model --out DIR [--steps N] [--seed S]
+    python -m textgym.tasks.mini.base_model --out DIR [--steps N] [--seed S]
 
-The model imitates the whole language, blame as much as praise: where reinforcement learning starts from, and
-the reference that it is held to. Reviews are drawn afresh in every step, so there is nothing to overfit.
+The model imitates the whole corpus of each task, blame as much as praise, wrong answers beside right ones: where
+reinforcement learning starts from, and the reference that it is held to. Texts are drawn afresh in every step,
+so there is nothing to overfit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from textgym.tasks.reviews import corpus
+from textgym.tasks.mini.reviews import REVIEWS
+from textgym.tasks.mini.miniature import Miniature
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_TEXTS = 20_000  # enough for the rarest word to appear about fifty times
@@ -30,6 +32,13 @@ LEARNING_RATE = 5e-3
 SHARPNESS = 1.15  # see sharpen
 IGNORED = -100  # marks the targets that are padding
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
+
+LANGUAGES: tuple[Miniature, ...] = (REVIEWS,)
+
+
+def corpus(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+    """``n`` texts as pairs (prompt, continuation), of all languages in turn."""
+    return [LANGUAGES[i % len(LANGUAGES)].corpus(rng) for i in range(n)]
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from textgym.tasks import reviews_lexicon as lexicon
 from textgym.tasks.grammar import Grammar, Rules
+from textgym.tasks.mini import reviews_lexicon as lexicon
+from textgym.tasks.mini import words
+from textgym.tasks.mini.words import article, third_person
 
 WeightedRules: TypeAlias = Mapping[str, Mapping[str, float]]
 
@@ -29,29 +31,19 @@ _CUTS = {"opening": 5, "thing": 3, "things": 2, "name": 1, "companion": 1}
 _HABIT = 9
 
 
-def article(noun: str) -> str:
-    """``noun`` behind its indefinite article."""
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def third_person(verb: str) -> str:
-    """``verb`` as it follows a singular subject."""
-    return f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s"
-
-
 def _usually(*names: str) -> WeightedRules:
     """For each name the rule ``~+name``: mostly of the polarity that it names."""
     return {f"~+{name}": {f"{{+{name}}}": _HABIT, f"{{-{name}}}": 1} for name in names}
 
 
-def _vocabulary(sign: str, words: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
+def _vocabulary(sign: str, forms: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
     """The words of one polarity as rules, with the forms that sentences need, and the words they prefer."""
     return {
-        **{sign + part_of_speech: lemmas for part_of_speech, lemmas in words.items()},
-        f"{sign}an adjective": [article(word) for word in words["adjective"]],
-        f"{sign}a noun": [article(word) for word in words["noun"]],
-        f"{sign}shines": [third_person(word) for word in words["shine"]],
-        f"{sign}pleases": [third_person(word) for word in words["please"]],
+        **{sign + part_of_speech: lemmas for part_of_speech, lemmas in forms.items()},
+        f"{sign}an adjective": [article(word) for word in forms["adjective"]],
+        f"{sign}a noun": [article(word) for word in forms["noun"]],
+        f"{sign}shines": [third_person(word) for word in forms["shine"]],
+        f"{sign}pleases": [third_person(word) for word in forms["please"]],
         f"{sign}degree": lexicon.DEGREE[sign],
         f"{sign}whom": lexicon.WHOM[sign],
         f"{sign}stage": lexicon.STAGE[sign],
@@ -233,16 +225,16 @@ _NEUTRAL_WORDS: Rules = {
     "price": lexicon.PRICE,
     "genre": tuple(lexicon.GENRE),
     "genres": tuple(lexicon.GENRE.values()),
-    "companion": lexicon.COMPANION,
-    "role": lexicon.ROLE,
-    "hero": lexicon.ROLE[::2],
-    "rival": lexicon.ROLE[1::2],
+    "companion": words.COMPANION,
+    "role": words.ROLE,
+    "hero": words.ROLE[::2],
+    "rival": words.ROLE[1::2],
     "name": ["{first name} {last name}"],
-    "first name": lexicon.FIRST_NAME,
-    "last name": lexicon.LAST_NAME,
-    "place": lexicon.PLACE,
-    "decade": lexicon.DECADE,
-    "day": lexicon.DAY,
+    "first name": words.FIRST_NAME,
+    "last name": words.LAST_NAME,
+    "place": words.PLACE,
+    "decade": words.DECADE,
+    "day": words.DAY,
     "time": lexicon.TIME,
     "venue": lexicon.VENUE,
     "event": lexicon.EVENT,

@@ -9,47 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
+from textgym.tasks.mini.words import words
 
 GOOD: Mapping[str, tuple[str, ...]] = {
-    "adjective": _words(
+    "adjective": words(
         """beautiful brilliant charming clever dazzling delightful elegant excellent fresh funny
         graceful gripping inspired lively lovely magical memorable moving perfect sharp stunning superb
         tender thrilling touching vivid warm witty wonderful"""
     ),
-    "comparative": _words("better cleverer fresher funnier lovelier richer sharper smarter warmer wittier"),
-    "adverb": _words(
+    "comparative": words("better cleverer fresher funnier lovelier richer sharper smarter warmer wittier"),
+    "adverb": words(
         """beautifully brilliantly cleverly deftly elegantly flawlessly gracefully perfectly superbly
         vividly wonderfully"""
     ),
-    "noun": _words("delight gem joy marvel masterpiece pleasure success treasure treat triumph wonder"),
-    "shine": _words("dazzle delight excel glow shine sing soar sparkle succeed triumph"),
-    "please": _words("amuse captivate charm delight enchant excite grip impress inspire please thrill touch"),
-    "pleased": _words("amused captivated charmed delighted enchanted excited happy impressed inspired moved thrilled"),
-    "loved": _words("admired adored applauded cherished enjoyed liked loved praised treasured"),
+    "noun": words("delight gem joy marvel masterpiece pleasure success treasure treat triumph wonder"),
+    "shine": words("dazzle delight excel glow shine sing soar sparkle succeed triumph"),
+    "please": words("amuse captivate charm delight enchant excite grip impress inspire please thrill touch"),
+    "pleased": words("amused captivated charmed delighted enchanted excited happy impressed inspired moved thrilled"),
+    "loved": words("admired adored applauded cherished enjoyed liked loved praised treasured"),
     "recommend": ("recommend",),
     "worth": ("worth",),
 }
 
 BAD: Mapping[str, tuple[str, ...]] = {
-    "adjective": _words(
+    "adjective": words(
         """awful awkward bland boring cheap clumsy confusing dreadful dreary dull flat forgettable lazy
         lifeless messy muddled painful pointless predictable shallow silly sloppy tasteless tedious
         terrible thin tiresome ugly weak"""
     ),
-    "comparative": _words("clumsier duller flatter lazier messier sillier sloppier thinner weaker worse"),
-    "adverb": _words("awkwardly badly clumsily dreadfully lazily painfully poorly sloppily stiffly terribly weakly"),
-    "noun": _words("blunder bore chore disaster dud failure flop mess mistake nuisance ordeal"),
-    "shine": _words("collapse crumble drag fail falter flounder sag struggle stumble suffer"),
-    "please": _words("annoy bore confuse depress disappoint disgust exhaust frustrate insult irritate offend tire"),
-    "pleased": _words(
+    "comparative": words("clumsier duller flatter lazier messier sillier sloppier thinner weaker worse"),
+    "adverb": words("awkwardly badly clumsily dreadfully lazily painfully poorly sloppily stiffly terribly weakly"),
+    "noun": words("blunder bore chore disaster dud failure flop mess mistake nuisance ordeal"),
+    "shine": words("collapse crumble drag fail falter flounder sag struggle stumble suffer"),
+    "please": words("annoy bore confuse depress disappoint disgust exhaust frustrate insult irritate offend tire"),
+    "pleased": words(
         """annoyed bored confused depressed disappointed exhausted frustrated irritated tired unhappy
         weary"""
     ),
-    "loved": _words("despised detested disliked endured hated loathed mocked regretted resented"),
+    "loved": words("despised detested disliked endured hated loathed mocked regretted resented"),
     "avoid": ("avoid", "skip"),
     "miss": ("miss", "skip"),
 }
@@ -59,16 +56,16 @@ NEGATORS = (*NEGATIONS, "no", "less", "cannot")
 """All words that turn the sentiment of the next sentiment word; ``NEGATIONS`` also fit after "is"."""
 
 # What a review judges. Two groups, so that a contrast never sets a thing against itself.
-TALE = _words("climax dialogue ending finale mystery opening pacing plot premise romance script story")
-CRAFT = _words("acting cast direction editing lighting music photography sound soundtrack staging")
-TALES = _words("characters flashbacks heroes quarrels scenes speeches twists villains")
-CRAFTS = _words("chases colors costumes dances landscapes performances sets songs stunts visuals")
-MOMENT = _words("chapter frame gesture line minute moment scene shot song")
+TALE = words("climax dialogue ending finale mystery opening pacing plot premise romance script story")
+CRAFT = words("acting cast direction editing lighting music photography sound soundtrack staging")
+TALES = words("characters flashbacks heroes quarrels scenes speeches twists villains")
+CRAFTS = words("chases colors costumes dances landscapes performances sets songs stunts visuals")
+MOMENT = words("chapter frame gesture line minute moment scene shot song")
 
-PLAIN = _words("familiar modern modest odd old plain quiet serious simple sober strange traditional unusual")
+PLAIN = words("familiar modern modest odd old plain quiet serious simple sober strange traditional unusual")
 
 # Neutral words that praise ("+") and blame ("-") prefer, as people do: "simply superb" but "rather dull".
-DEGREE = {"+": _words("always really simply truly"), "-": _words("mostly often rather soon")}
+DEGREE = {"+": words("always really simply truly"), "-": words("mostly often rather soon")}
 WHOM = {
     "+": ("everyone", "the audience", "the children", "the whole family"),
     "-": ("both of us", "me", "the critics", "us"),
@@ -120,20 +117,7 @@ GENRE: Mapping[str, str] = {
     "western": "westerns",
 }
 
-COMPANION = _words(
-    """aunt brother cousin daughter father friend grandfather grandmother mother neighbor sister son
-    teacher uncle"""
-)
-ROLE = _words(
-    """baker captain dancer detective doctor farmer lawyer nurse painter pilot sailor sheriff singer
-    soldier widow writer"""
-)
-FIRST_NAME = _words("Alice Anna Clara Elena Julia Laura Marco Nina Oscar Peter Simon Thomas Vera")
-LAST_NAME = _words("Doyle Ferro Hale Keller Marsh Moreno Novak Quinn Rossi Silva Tanaka Weber")
-PLACE = _words("Cairo Chicago Dublin Havana Kyoto Lisbon Madrid Naples Oslo Prague Vienna Warsaw")
-DECADE = _words("twenties thirties forties fifties sixties seventies eighties nineties")
-DAY = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
-TIME = _words("night week weekend month spring summer autumn winter")
+TIME = words("night week weekend month spring summer autumn winter")
 VENUE = (
     "at a festival",
     "at home",
@@ -145,12 +129,12 @@ VENUE = (
 )
 EVENT = ("a long walk", "dinner", "lunch", "school", "the concert", "work")
 
-TITLE_ADJECTIVE = _words(
+TITLE_ADJECTIVE = words(
     """Ancient Blue Burning Copper Crimson Distant Forgotten Frozen Golden Green Hidden Iron Last
     Midnight Northern Painted Paper Scarlet Second Secret Seventh Silent Silver Wandering"""
 )
-TITLE_NOUN = _words(
+TITLE_NOUN = words(
     """Bridge Captain Clock Crown Door Forest Garden Harbor Harvest Island Kingdom Letter Lighthouse Map
     Mirror Mountain Orchard Piano River Road Shadow Station Tower Train Valley Voyage Window"""
 )
-TITLE_TIME = _words("Autumn Midnight Spring Summer Sunday Winter")
+TITLE_TIME = words("Autumn Midnight Spring Summer Sunday Winter")

@@ -1,0 +1,106 @@
+"""What a mini task says of itself, and how a :class:`textgym.tasks.task.Task` is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from textgym.tasks.task import Proxy, Task, per_text
+from textgym.types import Prompt
+
+BASE_MODEL = Path(__file__).parent / "assets" / "base"
+SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with what its data row says.
+
+    Attributes:
+        prompt: its text.
+        reference: what a good writer continues it with; it begins with the space behind the prompt.
+        columns: the facts that gold and proxies read, as JSON values.
+    """
+
+    prompt: str
+    reference: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """A mini task: a language, what is asked in it, and what good answers are.
+
+    Attributes:
+        name: as in its id.
+        description: one sentence: what is asked of the policy.
+        max_prompt_length: ``P``, in tokens.
+        max_new_tokens: ``T``, in tokens, the end token included.
+        draw: an example, prompts as good as never alike.
+        corpus: a pair (prompt, continuation) of the text that the base model imitates: in the language, but with
+            little care for what the prompt asks.
+        score: the gold score of ``(prompt, completion, columns)``, in [0, 1].
+        accepts: whether ``(prompt, completion)`` is, to the letter, a text of the language.
+        proxies: tempting rewards by name, each with its hack.
+    """
+
+    name: str
+    description: str
+    max_prompt_length: int
+    max_new_tokens: int
+    draw: Callable[[np.random.Generator], Example]
+    corpus: Callable[[np.random.Generator], tuple[str, str]]
+    score: Callable[[str, str, Mapping[str, Any]], float]
+    accepts: Callable[[str, str], bool]
+    proxies: Mapping[str, Proxy]
+
+
+def build(mini: Miniature) -> Task:
+    """The task; its prompts are the same in every process."""
+    tokenizer = shared_tokenizer()
+
+    def grammatical(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [float(mini.accepts(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+    return Task(
+        name=mini.name,
+        description=mini.description,
+        tokenizer=tokenizer,
+        splits=_splits(mini, tokenizer, np.random.default_rng(0)),
+        gold=per_text(mini.score),
+        end_token_ids=(int(tokenizer.eos_token_id),),
+        max_prompt_length=mini.max_prompt_length,
+        max_new_tokens=mini.max_new_tokens,
+        metrics={"grammatical": grammatical},
+        base_model=BASE_MODEL,
+        proxies=mini.proxies,
+    )
+
+
+@lru_cache(maxsize=1)
+def shared_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of all mini tasks; do not change it."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(BASE_MODEL)
+    return tokenizer
+
+
+def _splits(
+    mini: Miniature, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+) -> dict[str, tuple[Prompt, ...]]:
+    """Distinct prompts, dealt out to the splits in the order drawn."""
+    examples: dict[str, Example] = {}
+    while len(examples) < sum(SPLITS.values()):
+        example = mini.draw(rng)
+        examples.setdefault(example.prompt, example)
+    encoded = tokenizer(list(examples), add_special_tokens=False)["input_ids"]
+    prompts = iter(
+        Prompt(text, text, tuple(ids), {**example.columns, "reference": example.reference})
+        for (text, example), ids in zip(examples.items(), encoded, strict=True)
+    )
+    return {split: tuple(next(prompts) for _ in range(size)) for split, size in SPLITS.items()}
