@@ -1,4 +1,8 @@
-"""Advantage estimators: pure functions of arrays. γ = 1 throughout: a text's score is not discounted."""
+"""Advantage estimators: pure functions of arrays. γ = 1 throughout: a text's score is not discounted.
+
+Those of one number per response take the returns ``[N]`` of episodes in groups of k that share a prompt, consecutive,
+and give ``[N]``; :func:`spread` hands each token its response's.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textgym.types import BoolArray, Float32Array
+from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 
 class Advantages(NamedTuple):
@@ -14,6 +18,9 @@ class Advantages(NamedTuple):
 
     advantages: Float32Array
     returns: Float32Array
+
+
+# --- one number per token ----------------------------------------------------------------------------------
 
 
 def gae(
@@ -48,8 +55,96 @@ def gae(
     return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
 
 
+def monte_carlo(
+    rewards: Float32Array, values: Float32Array, valid: BoolArray, truncated: BoolArray | None = None
+) -> Advantages:
+    """Return minus value: A_t = Σ_{u ≥ t} r_u − V(s_t). Williams 1992; Mnih 2016 (arXiv 1602.01783), whole episodes.
+
+    Args:
+        rewards: ``[N, T]``.
+        values: ``[N, T+1]`` of the states before each token, and after the last; zeros give the return itself.
+        valid: ``[N, T]``.
+        truncated: ``[N]`` where an outside wrapper cut the episode short: V of its last state stands in for the rest.
+    """
+    paid = np.where(valid, rewards, 0.0).astype(np.float64)
+    if truncated is not None:
+        rows = np.flatnonzero(truncated)
+        lengths = valid[rows].sum(1)
+        paid[rows, lengths - 1] += values[rows, lengths]
+    returns = np.where(valid, paid[:, ::-1].cumsum(1)[:, ::-1], 0.0)
+    advantages = np.where(valid, returns - values[:, :-1], 0.0)
+    return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
+
+
+# --- one number per response -------------------------------------------------------------------------------
+
+
+def leave_one_out(returns: FloatArray, k: int) -> FloatArray:
+    """RLOO: A_i = R_i − 1/(k−1) Σ_{j≠i} R_j over the k responses to a prompt.
+
+    Kool 2019; Ahmadian 2024 (arXiv 2402.14740), eq. 8. It is k/(k−1) times the return minus the group's mean.
+
+    Args:
+        returns: ``[N]``, groups of ``k`` consecutive.
+        k: at least 2.
+    """
+    groups = returns.reshape(-1, k)
+    others = (groups.sum(1, keepdims=True) - groups) / (k - 1)
+    advantages: FloatArray = (groups - others).ravel()
+    return advantages
+
+
+def group_relative(returns: FloatArray, k: int, scale: bool = True) -> FloatArray:
+    """GRPO: A_i = (R_i − mean(R)) / std(R) over the k responses to a prompt.
+
+    Shao 2024 (arXiv 2402.03300), section 4.1. Without the standard deviation: Liu 2025, "Dr. GRPO" (arXiv
+    2503.20783), since dividing by it weighs the prompts on which all responses score nearly alike the most.
+
+    Args:
+        returns: ``[N]``, groups of ``k`` consecutive.
+        k: at least 2; all N together make centred REINFORCE.
+        scale: whether to divide by the standard deviation.
+    """
+    groups = returns.reshape(-1, k)
+    centred = groups - groups.mean(1, keepdims=True)
+    # Not smaller: what rounding leaves of equal returns must not count as a difference.
+    scaled = centred / (groups.std(1, keepdims=True) + 1e-4) if scale else centred
+    advantages: FloatArray = scaled.ravel()
+    return advantages
+
+
+def greedy_baseline(returns: FloatArray, greedy_scores: FloatArray) -> FloatArray:
+    """ReMax: A_i = R_i − R(greedy response to the same prompt). Li 2023 (arXiv 2310.10505), eq. 7.
+
+    Args:
+        returns: ``[N]``, groups of N/G consecutive.
+        greedy_scores: ``[G]`` of the greedy response to each group's prompt.
+    """
+    advantages: FloatArray = returns - np.repeat(greedy_scores, len(returns) // len(greedy_scores))
+    return advantages
+
+
+def best_of_groups(returns: FloatArray, k: int) -> IntArray:
+    """``[N/k]`` rows of the best response to each prompt; of equals the first."""
+    rows: IntArray = returns.reshape(-1, k).argmax(1) + np.arange(0, len(returns), k)
+    return rows
+
+
+def spread(advantages: FloatArray, valid: BoolArray) -> Advantages:
+    """Every token of a response gets the response's advantage: ``[N]`` to ``[N, T]``."""
+    tokens = np.where(valid, advantages[:, None], 0.0).astype(np.float32)
+    return Advantages(tokens, np.zeros_like(tokens))
+
+
+# --- over a batch ------------------------------------------------------------------------------------------
+
+
 def whiten(x: Float32Array, valid: BoolArray) -> Float32Array:
-    """Zero mean and unit variance over the valid tokens; 0 elsewhere (Ziegler 2019)."""
+    """Zero mean and unit variance over the valid tokens of the batch; 0 elsewhere.
+
+    Ziegler 2019 (arXiv 1909.08593); with returns instead of advantages it is the baseline of REINFORCE++, Hu 2025
+    (arXiv 2501.03262).
+    """
     inside = x[valid].astype(np.float64)
     centred = (x - inside.mean()) / (inside.std() + 1e-8)
     whitened: Float32Array = np.where(valid, centred, 0.0).astype(np.float32)

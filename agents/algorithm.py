@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,20 +22,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.advantages import Advantages
-from textgym.agents.batches import Minibatch, Scored, minibatches, score_episodes
+from textgym.agents.batches import Minibatch, Scored, minibatches, score_episodes, take
 from textgym.agents.bridge import SlotVecEnv, is_vector
 from textgym.agents.callbacks import TokenProgressBar
-from textgym.agents.checkpoint import kl_from_state, load_value, read_state, restore, save_checkpoint
-from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.metrics import rollout_metrics
+from textgym.agents.checkpoint import kl_from_state, load_value, read_state, reference_source, restore, save_checkpoint
+from textgym.agents.collect import EpisodePlan, collect, sampling_plan
+from textgym.agents.construction import check_wrapper, env_attribute
+from textgym.agents.losses import clipped_value_loss, make_normalise, masked_mean, policy_gradient
+from textgym.agents.metrics import explained_variance, rollout_metrics
 from textgym.agents.policy import Evaluation, LMPolicy
-from textgym.agents.session import Acted
+from textgym.agents.reference import make_reference
+from textgym.agents.session import Acted, Session
+from textgym.agents.settings import CriticSettings, Settings, make_settings
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
-from textgym.lm.loading import check_fits, context_length, embedding_rows, frozen_copy, load_causal_lm
+from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
-from textgym.prompts import prompt_order
-from textgym.rewards.kl import FixedKL, KLController
+from textgym.rewards.kl import FixedKL, KLController, k3
 from textgym.types import BoolArray, Episodes
 
 
@@ -46,8 +49,10 @@ def linear_decay(initial: float) -> Schedule:
 class SequenceAlgorithm(BaseAlgorithm):
     """A stable-baselines3 algorithm that collects whole responses and trains on whole sequences.
 
-    A subclass says how advantages are estimated and what loss a minibatch has; sampling, KL shaping, epochs and
-    checkpoints are the same for all.
+    A subclass makes five choices, and leaves to this class whatever it does not choose: the **sampling plan**
+    (``samples_per_prompt`` of its settings, :attr:`greedy_companion`), a **critic** or none (:attr:`critic`), the
+    **advantages** (:meth:`estimate_advantages`), the **policy loss** (:meth:`policy_loss`), and **where the KL
+    stands** (``kl_in_loss`` of its settings).
 
     Args:
         policy: ``"LMPolicy"``.
@@ -56,36 +61,33 @@ class SequenceAlgorithm(BaseAlgorithm):
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
         reference: what the KL is measured to; by default a frozen copy of the model as it is now.
-        value: the critic: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
-        episodes_per_iteration: responses collected between updates.
-        minibatch_size: responses per gradient step.
-        n_epochs: passes over an iteration's responses.
-        max_grad_norm: gradients are scaled down to this norm.
+        value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
-        samples_per_prompt: consecutive episodes that share a prompt.
         seed: of everything random.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
+        settings: the fields of :attr:`settings_class`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LMPolicy": LMPolicy}
+    settings_class: ClassVar[type[Settings]] = Settings
+    critic: ClassVar[bool] = False
+    """Whether there is a value function; without one no value is computed."""
+    greedy_companion: ClassVar[bool] = False
+    """Whether each prompt also gets a response of the most probable tokens, which is not trained on."""
     policy: LMPolicy
-    samples_per_prompt = 1
+    settings: Settings
 
     def __init__(
         self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | gym.vector.VectorEnv[Any, Any, Any] | str | None,
-        learning_rate: float | Schedule,
+        policy: str | type[BasePolicy] = "LMPolicy",
+        env: GymEnv | gym.vector.VectorEnv[Any, Any, Any] | str | None = None,
+        learning_rate: float | Schedule = 1e-4,
         *,
         model: str | Path | PreTrainedModel | None = None,
         reference: str | Path | PreTrainedModel | None = None,
         value: str | Path | nn.Module = "trunk",
-        episodes_per_iteration: int,
-        minibatch_size: int,
-        n_epochs: int,
-        max_grad_norm: float,
-        kl: float | KLController,
+        kl: float | KLController = 0.05,
         sampling: Sampling | None = None,
         seed: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -94,26 +96,21 @@ class SequenceAlgorithm(BaseAlgorithm):
         verbose: int = 0,
         device: str | torch.device = "auto",
         _init_setup_model: bool = True,
+        **settings: Any,
     ) -> None:
-        if episodes_per_iteration < 2 or not 0 < minibatch_size <= episodes_per_iteration:
+        self.settings = make_settings(self.settings_class, type(self).__name__, settings)
+        self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
+        count = self.settings.episodes_per_iteration
+        if count % self.group:
             raise ValueError(
-                f"episodes_per_iteration={episodes_per_iteration}, minibatch_size={minibatch_size}; expected at least "
-                "2 episodes, and minibatches of at least 1 and at most all of them"
+                f"episodes_per_iteration={count}; expected a multiple of {self.group}, as each prompt gets "
+                f"{self.settings.samples_per_prompt} samples{' and a greedy one' * self.greedy_companion}"
             )
-        if not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={max_grad_norm}; expected more than 0")
-        if n_epochs < 1:
-            raise ValueError(f"n_epochs={n_epochs}; expected at least 1")
         if isinstance(env, str):
-            slots = min(MAX_SLOTS, episodes_per_iteration)
-            env = gym.make_vec(env, num_envs=slots, autoreset_mode=AutoresetMode.DISABLED)
+            env = gym.make_vec(env, num_envs=min(MAX_SLOTS, count), autoreset_mode=AutoresetMode.DISABLED)
         self.model = model
         self.reference_source = reference
         self.value = value
-        self.episodes_per_iteration = episodes_per_iteration
-        self.minibatch_size = minibatch_size
-        self.n_epochs = n_epochs
-        self.max_grad_norm = max_grad_norm
         self.kl = FixedKL(kl) if isinstance(kl, int | float) else kl
         self.sampling = sampling or Sampling()
         self.iteration = 0
@@ -141,21 +138,31 @@ class SequenceAlgorithm(BaseAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Advantages and value targets of an iteration."""
 
-    @abstractmethod
-    def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch, and what to log of it."""
+    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        """``[n, T]`` the loss of each token, given the policy's log-probabilities: the plain policy gradient."""
+        return policy_gradient(log_probs, batch.advantages)
+
+    def select(self, scored: Scored) -> Scored:
+        """The episodes that are trained on: all that were sampled."""
+        return scored
+
+    def begin_iteration(self) -> None:
+        """Before an iteration's first token."""
+
+    def new_session(self) -> Session:
+        """What samples: the policy."""
+        return self.policy.session(self._slots.n)
+
+    def extra_modules(self) -> dict[str, nn.Module]:
+        """Further models whose weights a checkpoint keeps, by name."""
+        return {}
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Constructor arguments that a checkpoint keeps; a subclass adds its own."""
+        """Constructor arguments that a checkpoint keeps."""
         if not isinstance(self.learning_rate, int | float):
             raise TypeError("learning_rate is a schedule of your own, which cannot be saved; pass a number")
-        return {
-            "learning_rate": float(self.learning_rate),
-            "episodes_per_iteration": self.episodes_per_iteration,
-            "minibatch_size": self.minibatch_size,
-            "n_epochs": self.n_epochs,
-            "max_grad_norm": self.max_grad_norm,
-        }
+        arguments = {"policy_kwargs": self.policy.saved_arguments()}
+        return {"learning_rate": float(self.learning_rate), **arguments, **asdict(self.settings)}
 
     # --- construction --------------------------------------------------------------------------------------
 
@@ -168,8 +175,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         rate = self.learning_rate
         self.lr_schedule = linear_decay(float(rate)) if isinstance(rate, int | float) else rate
         assert self.env is not None
-        mdp_model = self._env_attribute("mdp", None)
-        model = self.model if self.model is not None else getattr(mdp_model, "base_model", None)
+        mdp = self._env_attribute("mdp", None)
+        model = self.model if self.model is not None else getattr(mdp, "base_model", None)
         if model is None:
             raise ValueError("model is None and the environment's task has no base model; pass model=DIRECTORY_OR_ID")
         self.policy = LMPolicy(
@@ -179,74 +186,45 @@ class SequenceAlgorithm(BaseAlgorithm):
             model=model,
             prompt_length=self._env_attribute("prompt_length"),
             end_token_ids=self._env_attribute("end_token_ids"),
-            value=self.value,
+            value=self.value if self.critic else None,
             sampling=self.sampling,
             seed=self.seed or 0,
             **self.policy_kwargs,
         ).to(self.device)
-        if mdp_model is not None:
-            check_fits(self.policy.lm, mdp_model.tokenizer, self.policy.n_actions, self.policy.width)
-        if getattr(mdp_model, "allowed", None) is not None and self.sampling.truncates:
+        if mdp is not None:
+            check_fits(self.policy.lm, mdp.tokenizer, self.policy.n_actions, self.policy.width)
+        if getattr(mdp, "allowed", None) is not None and self.sampling.truncates:
             raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
-        self._check_wrapper()
-        self.reference = self._load_reference()
-        self.reference.to(self.device)  # type: ignore[arg-type]  # transformers wraps it without its types
-        self.reference_trunk = Trunk(self.reference)
+        check_wrapper(self.env, self.sampling, self.kl.beta)
+        self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
+        self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Readies the slots of the environment and what plays in them."""
+        assert self.env is not None
         self._slots = make_slots(self.env)
-        self._session = self.policy.session(self._slots.n)
-
-    def _check_wrapper(self) -> None:
-        """A ``ReferenceKL`` wrapper must measure the distribution that is sampled, and be the only one who pays."""
-        wrapper = self._env_attribute("kl_sampling", None)
-        if wrapper is None:
-            return
-        if wrapper != self.sampling.shared:
-            raise ValueError(f"the ReferenceKL wrapper has {wrapper}, the policy {self.sampling}; make them equal")
-        if self.kl.beta > 0:
+        if self.group > 1 and not self._slots.admits:
             raise ValueError(
-                f"the environment's ReferenceKL wrapper pays the KL already, and kl={self.kl.beta} would pay it again; "
-                "pass kl=0, or leave the wrapper out"
+                f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
+                "choose their own prompts; give an id, or a textgym vector environment with autoreset_mode='Disabled'"
             )
-
-    def _load_reference(self) -> PreTrainedModel:
-        source = self.reference_source
-        if source is None:
-            return frozen_copy(self.policy.lm)
-        # A copy, since freezing the caller's model might freeze the policy.
-        reference = frozen_copy(source if isinstance(source, PreTrainedModel) else load_causal_lm(source))
-        if embedding_rows(reference) < self.policy.n_actions:
-            raise ValueError(
-                f"the reference embeds {embedding_rows(reference)} tokens, the task has {self.policy.n_actions} actions"
-            )
-        limit = context_length(reference)
-        if limit is not None and limit < self.policy.width:
-            raise ValueError(f"the reference's context of {limit} tokens is shorter than P + T = {self.policy.width}")
-        return reference
+        self._session = self.new_session()
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
         assert self.env is not None
-        try:
-            return self.env.get_attr(name, [0])[0]
-        except AttributeError as error:
-            if default:
-                return default[0]
-            raise ValueError(
-                f"env has no attribute {name!r}: language environments say prompt_length (P) and end_token_ids, as "
-                "textgym.env.TokenEnv does"
-            ) from error
+        return env_attribute(self.env, name, *default)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Reseeds this algorithm's own streams; no global generator is touched."""
         self.seed = 0 if seed is None else seed
         self.policy.seed = self.seed
-        self._session = self.policy.session(self._slots.n)
+        self._session = self.new_session()
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Continues in another environment of the same spaces."""
         super().set_env(env, force_reset)
-        assert self.env is not None
-        self._slots = make_slots(self.env)
-        self._session = self.policy.session(self._slots.n)
+        self._settle()
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -273,6 +251,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         while self.num_timesteps < total:
             # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
             self._update_current_progress_remaining(self.num_timesteps, total)
+            self.begin_iteration()
             episodes = self._collect(running)
             if episodes is None:
                 break
@@ -286,13 +265,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         return self
 
     def plan(self) -> EpisodePlan:
-        """The next iteration's episodes: prompts in seeded order, ``samples_per_prompt`` in a row."""
-        episode = self.episodes_begun + np.arange(self.episodes_per_iteration)
-        prompts = self._env_attribute("mdp", None)
-        if prompts is None or not self._slots.admits:
-            return EpisodePlan(np.full(len(episode), -1), episode)
-        order = prompt_order(self.seed or 0, len(prompts.prompts), episode // self.samples_per_prompt)
-        return EpisodePlan(order, episode)
+        """The next iteration's episodes."""
+        mdp = self._env_attribute("mdp", None)
+        n_prompts = len(mdp.prompts) if mdp is not None and self._slots.admits else 0
+        count = self.settings.episodes_per_iteration
+        return sampling_plan(
+            self.seed or 0, n_prompts, self.episodes_begun, count, self.group, self.settings.samples_per_prompt
+        )
 
     def _collect(self, callback: BaseCallback) -> Episodes | None:
         plan = self.plan()
@@ -321,29 +300,70 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def score(self, episodes: Episodes) -> Scored:
         """One pass of policy and reference over an iteration's episodes, and the shaped rewards."""
-        return score_episodes(self.policy, self.reference_trunk, episodes, self.kl.beta, self.minibatch_size)
+        beta = 0.0 if self.settings.kl_in_loss else self.kl.beta
+        greedy = np.arange(len(episodes)) % self.group >= self.settings.samples_per_prompt
+        sampled, companions = (take(episodes, ~greedy), take(episodes, greedy)) if greedy.any() else (episodes, None)
+        return score_episodes(
+            self.policy, self.reference_trunk, sampled, beta, self.settings.minibatch_size, companions
+        )
 
     def _train(self, episodes: Episodes) -> None:
-        """``n_epochs`` over the iteration's minibatches."""
+        """Scores, estimates, updates, logs."""
         self._update_learning_rate(self.policy.optimizer)
         scored = self.score(episodes)
-        estimated = self.estimate_advantages(scored)
-        logged: list[dict[str, float]] = []
+        chosen = self.select(scored)
+        estimated = self.estimate_advantages(chosen)
+        self._record(scored, chosen, estimated, self.update(chosen, estimated))
+        kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
+        self.kl.update(float(kl), len(scored.episodes))
+
+    def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
+        """``n_epochs`` over the iteration's minibatches, a gradient step each; what to log of each."""
         order = np.random.default_rng([self.seed or 0, self.iteration])
-        for batch in minibatches(scored, estimated, self.minibatch_size, self.n_epochs, order, self.device):
+        size, epochs = self.settings.minibatch_size, self.settings.n_epochs
+        logged: list[dict[str, float]] = []
+        for batch in minibatches(scored, estimated, size, epochs, order, self.device):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept)
             loss, logs = self.loss(evaluation, batch)
             self.policy.optimizer.zero_grad()
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1
-            error = (evaluation.log_probs.detach() - batch.log_probs)[batch.valid].exp().sub(1).abs().max()
-            logs = {"loss": loss, "ratio_error": error, "grad_norm": norm, **logs}
+            logs = {"loss": loss, "grad_norm": norm, **logs}
             logged.append({name: float(value.detach()) for name, value in logs.items()})
-        self._record(scored, estimated, logged)
-        kl = (episodes.log_probs - scored.ref_log_probs).sum(1).mean()
-        self.kl.update(float(kl), len(episodes))
+        return logged
+
+    def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
+        log_probs, valid = evaluation.log_probs, batch.valid
+        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), valid)
+        logs = {"policy_loss": policy_loss, **self.watch(evaluation, batch)}
+        if evaluation.values is not None:
+            logs["value_loss"] = self.value_loss(evaluation.values[:, :-1], batch)
+            assert isinstance(self.settings, CriticSettings)
+            loss = loss + self.settings.vf_coef * logs["value_loss"]
+        if self.settings.kl_in_loss:
+            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), valid)
+            loss = loss + self.kl.beta * logs["kl_loss"]
+        return loss, logs
+
+    def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
+        """The critic's loss; ``values [n, T]``."""
+        assert isinstance(self.settings, CriticSettings)
+        clip = self.settings.clip_range_vf
+        return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
+
+    @torch.no_grad()
+    def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
+        """How far the policy is from the one that sampled."""
+        log_ratio = batch.log_ratio(evaluation.log_probs)
+        ratio = log_ratio.exp()
+        return {
+            "ratio_error": (ratio - 1).abs().max(),
+            "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.valid),
+            "entropy": masked_mean(evaluation.entropy, batch.valid),
+        }
 
     # --- saving ----------------------------------------------------------------------------------------------
 
@@ -389,7 +409,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             "sampling": Sampling(**state["sampling"]),
             "kl": kl_from_state(state["kl"]),
             "model": str(directory),
-            "reference": str(directory / "training" / "reference"),
+            "reference": reference_source(directory),
             "value": load_value(directory) or "trunk",
             **changes,
         }
@@ -399,15 +419,15 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     # --- logging -------------------------------------------------------------------------------------------
 
-    def _record(self, scored: Scored, estimated: Advantages, logged: list[dict[str, float]]) -> None:
-        for name, value in rollout_metrics(scored.episodes, scored.ref_log_probs).items():
+    def _record(
+        self, scored: Scored, chosen: Scored, estimated: Advantages, logged: list[dict[str, float]]
+    ) -> None:
+        for name, value in rollout_metrics(scored).items():
             self.logger.record(f"rollout/{name}", value)
         for name in logged[0]:
             self.logger.record(f"train/{name}", float(np.mean([logs[name] for logs in logged])))
-        valid = scored.episodes.valid
-        returns, residual = estimated.returns[valid], (estimated.returns - scored.values[:, :-1])[valid]
-        explained = 1 - residual.var() / returns.var() if returns.var() > 0 else 0.0
-        self.logger.record("train/explained_variance", float(explained))
+        if self.critic:
+            self.logger.record("train/explained_variance", explained_variance(chosen, estimated.returns))
         self.logger.record("train/first_minibatch_ratio_error", logged[0]["ratio_error"])
         self.logger.record("train/beta", self.kl.beta)
         self.logger.record("train/n_updates", self._n_updates)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from textgym.agents.advantages import Advantages
 from textgym.agents.policy import LMPolicy
 from textgym.lm.scoring import Trunk, score_responses
 from textgym.rewards.kl import shape_rewards
-from textgym.types import Episodes, Float32Array
+from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,38 @@ class Scored:
     Attributes:
         episodes: as collected.
         ref_log_probs: ``[N, T]`` of the sampled tokens under the reference.
-        values: ``[N, T+1]`` at the rollout.
-        shaped: ``[N, T]`` rewards with the KL penalty.
+        values: ``[N, T+1]`` at the rollout; zeros without a critic.
+        shaped: ``[N, T]`` rewards with the KL penalty, where the KL stands in the reward.
+        companions: the greedy responses, one for each prompt in the order of the episodes; None where there are none.
     """
 
     episodes: Episodes
     ref_log_probs: Float32Array
     values: Float32Array
     shaped: Float32Array
+    companions: Episodes | None = None
+
+    @property
+    def returns(self) -> FloatArray:
+        """``[N]`` what each response earned, the KL penalty included."""
+        returns: FloatArray = self.shaped.sum(1, dtype=np.float64)
+        return returns
+
+    def take(self, rows: IntArray) -> Scored:
+        """Some of the episodes."""
+        arrays = {name: getattr(self, name)[rows] for name in ("ref_log_probs", "values", "shaped")}
+        return replace(self, episodes=take(self.episodes, rows), **arrays)
+
+
+def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
+    """Some of the episodes."""
+    changed: dict[str, Any] = {
+        field.name: value[rows]
+        for field in fields(episodes)
+        if isinstance(value := getattr(episodes, field.name), np.ndarray)
+    }
+    components = {name: values[rows] for name, values in episodes.components.items()}
+    return replace(episodes, **changed, components=components)
 
 
 @dataclass(frozen=True)
@@ -41,14 +66,26 @@ class Minibatch:
     attention_mask: Tensor
     valid: Tensor
     log_probs: Tensor
+    ref_log_probs: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
     kept: Tensor | None
 
+    def log_ratio(self, log_probs: Tensor) -> Tensor:
+        """``[n, T]`` log π − log π of the rollout; 0 where no token stands."""
+        return (log_probs - self.log_probs).masked_fill(~self.valid, 0.0)
+
 
 @torch.no_grad()
-def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta: float, batch_size: int) -> Scored:
+def score_episodes(
+    policy: LMPolicy,
+    reference: Trunk,
+    episodes: Episodes,
+    beta: float,
+    batch_size: int,
+    companions: Episodes | None = None,
+) -> Scored:
     """One pass of critic and reference over ``N`` episodes, and their rewards shaped by the KL.
 
     Args:
@@ -57,6 +94,7 @@ def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta:
         episodes: as collected.
         beta: β.
         batch_size: episodes in one forward pass.
+        companions: their greedy companions, which are handed on.
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
@@ -66,8 +104,9 @@ def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta:
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
-        states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
-        values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
+        if policy.value is not None:
+            states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
+            values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
         scores = score_responses(
             reference.head,
             reference.hidden_states(ids, mask, policy.prompt_length)[:, :-1],
@@ -80,7 +119,7 @@ def score_episodes(policy: LMPolicy, reference: Trunk, episodes: Episodes, beta:
         )
         ref_log_probs[rows] = scores.log_probs.cpu().numpy()
     shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
-    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32))
+    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions)
 
 
 def minibatches(
@@ -107,6 +146,7 @@ def minibatches(
         "attention_mask": episodes.attention_mask,
         "valid": episodes.valid,
         "log_probs": episodes.log_probs,
+        "ref_log_probs": scored.ref_log_probs,
         "values": scored.values[:, :-1],
         "advantages": estimated.advantages,
         "returns": estimated.returns,

@@ -2,11 +2,13 @@
 
 Layout::
 
-    config.json, model.safetensors, tokenizer.json …   the policy
+    config.json, model.safetensors, tokenizer.json …   the policy, or what it was before its adapters
+    adapter_config.json, adapter_model.safetensors     its adapters, where it has some
     training/state.json                                counters, hyper-parameters, KL controller
     training/optimizer.safetensors
     training/value_head.safetensors                    and value_trunk/, where the critic has a trunk of its own
-    training/reference/                                the KL reference
+    training/reference/                                the KL reference, where it is a model of its own
+    training/NAME.safetensors                          what else an algorithm keeps, such as NLPO's mask model
     manifest.json                                      a digest of every file
 """
 
@@ -18,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
 from textgym.lm.loading import own_memory
+from textgym.lm.lora import save_pretrained
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ KL_CONTROLLERS: dict[str, type[FixedKL] | type[AdaptiveKL]] = {"FixedKL": FixedK
 def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: Any) -> None:
     """Writes an algorithm's state as it was at its last iteration boundary."""
     with replaced_directory(directory) as scratch:
-        algorithm.policy.lm.save_pretrained(scratch)
+        save_pretrained(algorithm.policy.lm, scratch)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
         training = scratch / "training"
@@ -45,7 +48,10 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
         tensors, groups = _optimizer_state(algorithm.policy.optimizer)
         save_file(tensors, training / "optimizer.safetensors")
         _save_value(algorithm.policy.value, training)
-        algorithm.reference.save_pretrained(training / "reference")
+        if algorithm.reference is not None:
+            save_pretrained(algorithm.reference, training / "reference")
+        for name, module in algorithm.extra_modules().items():
+            save_model(module, str(training / f"{name}.safetensors"))
         write_json(training / "state.json", {**_state(algorithm), "optimizer_groups": groups})
         write_manifest(scratch)
 
@@ -68,11 +74,20 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
     """Puts the training state of a checkpoint into an algorithm that was built from it."""
     training = directory / "training"
     value: Any = algorithm.policy.value
-    value.head.load_state_dict(load_file(training / "value_head.safetensors"))
+    if value is not None:
+        value.head.load_state_dict(load_file(training / "value_head.safetensors"))
+    for name, module in algorithm.extra_modules().items():
+        load_model(module, training / f"{name}.safetensors")
     moments = load_file(training / "optimizer.safetensors")
     _load_optimizer(algorithm.policy.optimizer, moments, state["optimizer_groups"])
     for name, count in state["counters"].items():
         setattr(algorithm, name, count)
+
+
+def reference_source(directory: Path) -> str | None:
+    """Where a checkpoint keeps its reference; None where the policy is its own, without its adapters."""
+    reference = directory / "training" / "reference"
+    return str(reference) if reference.is_dir() else None
 
 
 def load_value(directory: Path) -> SeparateValue | None:
@@ -109,7 +124,9 @@ def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
     }
 
 
-def _save_value(value: nn.Module, training: Path) -> None:
+def _save_value(value: nn.Module | None, training: Path) -> None:
+    if value is None:
+        return
     head: Any = value.head
     save_file(head.state_dict(), training / "value_head.safetensors")
     if isinstance(value, SeparateValue):

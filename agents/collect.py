@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from textgym.agents.session import Acted, Session
 from textgym.agents.slots import Final, Observation, Slots, SlotStep
+from textgym.prompts import prompt_order
 from textgym.types import BoolArray, Episodes, IntArray
 
 OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
@@ -19,10 +20,33 @@ OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Which episodes an iteration needs: ``[N]`` prompts and ``[N]`` running numbers, in order of admission."""
+    """Which episodes an iteration needs, in order of admission.
+
+    Attributes:
+        prompt_index: ``[N]`` each one's prompt; -1 where the environment chooses.
+        episode: ``[N]`` running numbers.
+        greedy: ``[N]`` whether the most probable tokens are taken; None for nowhere.
+    """
 
     prompt_index: IntArray
     episode: IntArray
+    greedy: BoolArray | None = None
+
+
+def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int, samples: int) -> EpisodePlan:
+    """Prompts in seeded order, each for a group of consecutive episodes: sampled ones first, then greedy ones.
+
+    Args:
+        seed: of the order.
+        n_prompts: how many prompts there are; 0 where the environment chooses.
+        begun: episodes of earlier iterations.
+        count: episodes to plan.
+        group: episodes of each prompt.
+        samples: how many of them are sampled.
+    """
+    episode = begun + np.arange(count)
+    order = prompt_order(seed, n_prompts, episode // group) if n_prompts else np.full(count, -1)
+    return EpisodePlan(order, episode, episode % group >= samples if samples < group else None)
 
 
 class Recorder:
@@ -145,7 +169,8 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
         assert observation is not None
         acting = playing >= 0 if slots.admits else ready
         asked = np.flatnonzero(acting)
-        acted = session.act(observation, asked, slots.action_masks())
+        greedy = False if plan.greedy is None else plan.greedy[playing[asked]]
+        acted = session.act(observation, asked, slots.action_masks(), greedy)
         step = slots.step(acted.actions)
         observation = step.observation
         rows = asked[playing[asked] >= 0]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from textgym.agents.batches import Scored
 from textgym.rewards.kl import k1, k3
-from textgym.types import Episodes, Float32Array, FloatArray
+from textgym.types import Float32Array, FloatArray
 
 
 def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
@@ -25,11 +26,19 @@ def several(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
     return components if len(components) > 1 else {}
 
 
-def rollout_metrics(episodes: Episodes, ref_log_probs: Float32Array) -> dict[str, float]:
+def explained_variance(scored: Scored, returns: Float32Array) -> float:
+    """The share of the value targets' variance that the critic foresaw, over the valid tokens."""
+    valid = scored.episodes.valid
+    targets, residual = returns[valid], (returns - scored.values[:, :-1])[valid]
+    return float(1 - residual.var() / targets.var()) if targets.var() > 0 else 0.0
+
+
+def rollout_metrics(scored: Scored) -> dict[str, float]:
     """Score, KL (nats per sequence), length and ends, with standard errors where episodes vary.
 
     ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative).
     """
+    episodes, ref_log_probs = scored.episodes, scored.ref_log_probs
     valid = episodes.valid
     # After the end both log-probabilities are 0, so that nothing is added there.
     per_token = [np.where(valid, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
@@ -44,4 +53,6 @@ def rollout_metrics(episodes: Episodes, ref_log_probs: Float32Array) -> dict[str
     }
     for component in components:
         metrics |= component
+    if scored.companions is not None:
+        metrics |= mean_and_error("greedy_score", scored.companions.rewards.sum(1))
     return metrics

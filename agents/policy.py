@@ -29,12 +29,12 @@ class Evaluation(NamedTuple):
     Attributes:
         log_probs: ``[n, T]`` of the response tokens under the behaviour distribution.
         entropy: ``[n, T]`` of that distribution.
-        values: ``[n, T+1]`` of the states before each token, and after the last.
+        values: ``[n, T+1]`` of the states before each token, and after the last; None without a critic.
     """
 
     log_probs: Tensor
     entropy: Tensor
-    values: Tensor
+    values: Tensor | None
 
 
 class LMPolicy(BasePolicy):
@@ -47,7 +47,7 @@ class LMPolicy(BasePolicy):
         model: a directory, a hub id, or a loaded model, which is then trained in place.
         prompt_length: ``P``.
         end_token_ids: tokens that end a response.
-        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
+        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module; None for no critic.
         sampling: the behaviour distribution.
         seed: of the random streams of ``predict``.
     """
@@ -61,7 +61,7 @@ class LMPolicy(BasePolicy):
         model: str | Path | PreTrainedModel,
         prompt_length: int,
         end_token_ids: Sequence[int] = (),
-        value: str | Path | torch.nn.Module = "trunk",
+        value: str | Path | torch.nn.Module | None = "trunk",
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
@@ -76,7 +76,8 @@ class LMPolicy(BasePolicy):
         self.end_token_ids = tuple(end_token_ids)
         self.sampling = sampling or Sampling()
         self.seed = seed
-        self.value = value if isinstance(value, torch.nn.Module) else make_value(value, self.lm)
+        is_made = value is None or isinstance(value, torch.nn.Module)
+        self.value = value if is_made else make_value(value, self.lm)
         self.trunk = Trunk(self.lm)
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -156,7 +157,9 @@ class LMPolicy(BasePolicy):
             self.end_token_ids,
             kept,
         )
-        values = self.value(states, input_ids, attention_mask, self.prompt_length)
+        values = None
+        if self.value is not None:
+            values = self.value(states, input_ids, attention_mask, self.prompt_length)
         return Evaluation(scores.log_probs, scores.entropy, values)
 
     def set_training_mode(self, mode: bool) -> None:

@@ -124,7 +124,7 @@ class Session:
         observation: dict[str, NDArray[Any]],
         rows: IntArray | None = None,
         action_masks: BoolArray | None = None,
-        deterministic: bool = False,
+        deterministic: bool | BoolArray = False,
     ) -> Acted:
         """Chooses a token for each asked row.
 
@@ -132,7 +132,7 @@ class Session:
             observation: ``input_ids`` and ``attention_mask``, ``[N, P+T]`` each.
             rows: ``[n]`` the rows that are asked; None for all.
             action_masks: ``[N, V]`` bool, the task's own restriction, or None.
-            deterministic: the most probable token instead of a sampled one.
+            deterministic: the most probable token instead of a sampled one; ``[n]`` where the asked rows differ.
 
         Raises:
             ValueError: the model's logits are NaN.
@@ -145,17 +145,27 @@ class Session:
         elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
         allowed = None if action_masks is None else action_masks[rows]
         behaviour = self._behaviour(observation, rows, elapsed, allowed)
-        if deterministic:
-            tokens = behaviour.argmax(-1)
-            chosen = behaviour.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        else:
-            uniforms = self.streams.draw(rows, elapsed)
-            tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
+        tokens, chosen = self._choose(behaviour, rows, elapsed, np.broadcast_to(deterministic, rows.shape))
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
         restricted = allowed is not None or self.sampling.truncates
         return Acted(actions, log_probs, kept_ids(behaviour).cpu().numpy() if restricted else None)
+
+    def _choose(
+        self, behaviour: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray
+    ) -> tuple[Tensor, Tensor]:
+        """``[n]`` tokens and their log-probabilities: the most probable where ``greedy [n]``, else sampled."""
+        if greedy.any():
+            best = behaviour.log_softmax(-1).max(-1)
+            if greedy.all():
+                return best.indices, best.values
+        uniforms = self.streams.draw(rows, elapsed)
+        tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
+        if greedy.any():
+            is_greedy = torch.from_numpy(greedy).to(behaviour.device)
+            return torch.where(is_greedy, best.indices, tokens), torch.where(is_greedy, best.values, chosen)
+        return tokens, chosen
 
     def _behaviour(
         self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None

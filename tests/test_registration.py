@@ -164,11 +164,11 @@ def test_settings_replace_those_of_the_task(toy_id):
 @pytest.mark.parametrize(
     ("reward", "expected", "components"),
     [
-        ("gold", 0.25, {"reward": 0.25}),
+        ("gold", 0.25, {"gold": 0.25}),
         (one, 1.0, {"one": 1.0}),
-        ([(one, 2.0), "gold"], 2.25, {"one": 1.0, "reward": 0.25}),
-        ([one, ("gold", 4.0)], 2.0, {"one": 1.0, "reward": 0.25}),
-        ("length,0.1 gold", 0.55, {"length": 3.0, "reward": 0.25}),
+        ([(one, 2.0), "gold"], 2.25, {"one": 1.0, "gold": 0.25}),
+        ([one, ("gold", 4.0)], 2.0, {"one": 1.0, "gold": 0.25}),
+        ("length,0.1 gold", 0.55, {"length": 3.0, "gold": 0.25}),
         ("distinct", 2 / 3, {"distinct": 2 / 3}),
         ("tests.test_registration:one,3", 3.0, {"one": 1.0}),
     ],

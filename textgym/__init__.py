@@ -4,6 +4,7 @@ Importing it registers the tasks, so that ``gym.make("textgym/Reviews-v0")`` fin
 ``gym.make("textgym:textgym/Reviews-v0")`` imports it by itself.
 """
 
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -20,11 +21,20 @@ for _name in TASKS:
         kwargs={"task": _name},
     )
 
+# Imported when they are asked for: they need torch and transformers.
+_LAZY = {
+    "optimum": "textgym.benchmarks.optimum",
+    "register_task": "textgym.registration",
+    "load_task": "textgym.registration",
+    "jsonl_task": "textgym.tasks.jsonl",
+    "Task": "textgym.tasks.task",
+    "Proxy": "textgym.tasks.task",
+    "per_text": "textgym.tasks.task",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """``textgym.optimum``, imported when it is asked for: it needs torch and transformers."""
-    if name == "optimum":
-        from textgym.benchmarks.optimum import optimum
-
-        return optimum
+    """``textgym.register_task``, ``textgym.optimum`` and the like."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'textgym' has no attribute {name!r}")

@@ -14,11 +14,13 @@ from transformers.utils import logging as transformers_logging
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.generate import GenerateConfig, generate
 from textgym.commands.optimum import OptimumConfig, show_optimum
+from textgym.commands.sft import SFTConfig, sft
 from textgym.commands.train import TrainConfig, train
 from textgym.rewards.functions import RewardError
 
 COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "demo": (DemoConfig, demo),
+    "sft": (SFTConfig, sft),
     "train": (TrainConfig, train),
     "generate": (GenerateConfig, generate),
     "optimum": (OptimumConfig, show_optimum),

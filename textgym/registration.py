@@ -1,48 +1,181 @@
-"""From a task to an environment: what ``gym.make`` and ``gym.make_vec`` call."""
+"""From a task to an environment: ids of one's own, and what ``gym.make`` and ``gym.make_vec`` call."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
 from textgym.rewards.builtin import NAMED
+from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task
 from textgym.vector import TokenVectorEnv
 
+Maker: TypeAlias = Task | Callable[..., Any]
+"""A task; a function that returns one; or a class whose instances are tasks, or build one by their ``build()``."""
 
-def load_task(name: str, **parameters: Any) -> Task:
-    """A shipped task by its name (``"Reviews"``) or id (``"textgym/Reviews-v0"``).
+_ID = re.compile(r"(?P<namespace>[\w-]+)/[\w.-]+-v\d+")
+_TAKEN = frozenset({"task", "reward", "split", "render_mode", "num_envs", "autoreset_mode", "vectorization_mode"})
+"""Settings of every environment: no parameter of a task may have their names."""
+
+_own: dict[str, Maker] = {}
+"""The makers that were registered, by id."""
+
+
+def register_task(id: str, maker: Maker) -> None:
+    """Gives a task an id, under which ``gym.make``, ``gym.make_vec``, algorithms and commands find it.
+
+    To register an id again with the same maker is harmless; a function defined anew, as in a notebook or by a reload,
+    takes the place of the old one.
 
     Args:
-        name: of the task.
+        id: ``"namespace/Name-v0"``, in a namespace of your own.
+        maker: the task; a function that returns it, whose parameters become settings of ``gym.make``; or a class,
+            whose constructor's parameters do, and whose instances are tasks or build one by their ``build()``.
+
+    Raises:
+        TypeError: ``maker`` is none of these.
+        ValueError: the id has another form or belongs to another task, or a parameter has the name of a setting that
+            every environment has.
+    """
+    _check_id(id)
+    _check_maker(id, maker)
+    known = _own.get(id)
+    if known is None and id in gym.registry:
+        raise ValueError(f"id={id!r} is an environment already that is no task; choose another name")
+    if known is not None and not _same(known, maker):
+        raise ValueError(
+            f"id={id!r} belongs to another task already: got {_shown(maker)}, registered is {_shown(known)}; "
+            "choose another name, or the next version"
+        )
+    _own[id] = maker
+    if id not in gym.registry:
+        gym.register(id, f"{__name__}:make_env", vector_entry_point=f"{__name__}:make_vector_env", kwargs={"task": id})
+
+
+def _check_id(id: str) -> None:
+    match = _ID.fullmatch(id) if isinstance(id, str) else None
+    if match is None or match["namespace"] == "textgym":
+        raise ValueError(
+            f"id={id!r}; expected 'namespace/Name-v0' with a namespace of your own, such as 'acme/Jokes-v0'"
+        )
+
+
+def _check_maker(id: str, maker: Any) -> None:
+    if isinstance(maker, Task):
+        return
+    if not callable(maker):
+        raise TypeError(
+            f"maker of {id!r} is {_shown(maker)}; expected a textgym.tasks.task.Task, or a function or class that "
+            "makes one"
+        )
+    if taken := sorted(_TAKEN.intersection(inspect.signature(maker).parameters)):
+        raise ValueError(
+            f"maker of {id!r} has the parameters {taken}, names of settings that every environment has; rename them"
+        )
+
+
+def _same(old: Maker, new: Maker) -> bool:
+    """Whether two makers are one, or one definition that was executed twice."""
+    if old is new:
+        return True
+    names = [(getattr(maker, "__module__", None), getattr(maker, "__qualname__", "<")) for maker in (old, new)]
+    # Lambdas and local functions may share a name and differ in what they enclose.
+    return names[0] == names[1] and "<" not in names[0][1]
+
+
+def _shown(maker: Any) -> str:
+    if isinstance(maker, Task):
+        return f"the task {maker.name}"
+    return f"{maker.__module__}.{maker.__qualname__}" if hasattr(maker, "__qualname__") else repr(maker)
+
+
+def load_task(name: str, **parameters: Any) -> Task:
+    """A task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
+
+    Args:
+        name: of the task. ``"module:id"`` imports the module first, which is then to register the id.
         parameters: the task's own, such as ``sigma`` of Noise.
 
     Raises:
-        ValueError: there is none of that name; the nearest is named.
+        ValueError: there is none of that name (the nearest is named), or its module cannot be imported.
+        TypeError: what makes it does not return a task.
     """
-    return task_function(name)(**parameters)
+    made = task_maker(name)(**parameters)
+    task = made.build() if not isinstance(made, Task) and hasattr(made, "build") else made
+    if not isinstance(task, Task):
+        raise TypeError(f"task={name!r}: its maker returned {type(task).__name__}; expected a textgym.tasks.task.Task")
+    return task
 
 
-def task_function(name: str) -> Callable[..., Task]:
-    """The function that makes a task; see :func:`load_task`."""
-    short = name.removeprefix("textgym:").removeprefix("textgym/").removesuffix("-v0")
+def task_maker(name: str) -> Callable[..., Any]:
+    """What makes a task; see :func:`load_task`."""
+    module, _, id = name.rpartition(":")
+    if module:
+        _import_for(name, module)
+    if id in _own:
+        maker = _own[id]
+        return (lambda: maker) if isinstance(maker, Task) else maker
+    short = id.removeprefix("textgym/").removesuffix("-v0")
     if short not in TASKS:
-        ids = [f"textgym/{known}-v0" for known in TASKS]
-        near = difflib.get_close_matches(name, [*ids, *TASKS], n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}")
-    module, function = TASKS[short].split(":")
-    maker: Callable[..., Task] = getattr(importlib.import_module(module), function)
-    return maker
+        raise ValueError(_unknown(name, id))
+    source, function = TASKS[short].split(":")
+    shipped: Callable[..., Task] = getattr(importlib.import_module(source), function)
+    return shipped
+
+
+def _import_for(name: str, module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"task={name!r}: cannot import the module {module!r} ({error}); give a module that Python finds, for "
+            "instance by PYTHONPATH=FOLDER"
+        ) from error
+
+
+def _unknown(name: str, id: str) -> str:
+    ids = [*(f"textgym/{known}-v0" for known in TASKS), *_own]
+    near = difflib.get_close_matches(id, [*ids, *TASKS], n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. One of your own is found after "
+        "textgym.register_task, or as 'module:id'"
+    )
+
+
+def named_rewards(task: Task) -> dict[str, Reward]:
+    """What a reward's name may stand for in a task: its gold reward, its proxies, and the built-in ones.
+
+    >>> named_rewards(load_task("Reviews"))["good_words"].__name__
+    'good_words'
+    """
+    own = {**{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
+    return {**NAMED, **{name: _logged_as(name, reward) for name, reward in own.items()}}
+
+
+def _logged_as(name: str, reward: Reward) -> Reward:
+    """A plain function under another name; objects keep theirs, as they may have more to them than a call."""
+    if not inspect.isfunction(reward):
+        return reward
+
+    @functools.wraps(reward)
+    def named(*arguments: Any, **columns: Any) -> Any:
+        return reward(*arguments, **columns)
+
+    named.__name__ = name
+    return named
 
 
 def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: Any) -> TokenMDP:
@@ -50,17 +183,17 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
     Args:
         task: prompts, sizes, gold reward.
-        reward: by default what the task pays; its ``"gold"``; one of its proxies by name; any callable in TRL's signature; ``"rm:DIR"``,
-            ``"module:function"`` or the name of a built-in, several as in ``"length,0.1 gold"``; or a list of them,
-            or of ``(reward, weight)``.
+        reward: by default what the task pays; its ``"gold"``; one of its proxies by name; any callable in TRL's
+            signature; ``"rm:DIR"``, ``"module:function"`` or the name of a built-in, several as in
+            ``"length,0.1 gold"``; or a list of them, or of ``(reward, weight)``.
         split: which prompts.
         overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
-    named = {**NAMED, **{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
+    named = named_rewards(task)
     fields: dict[str, Any] = {
         "tokenizer": task.tokenizer,
         "prompts": task.prompts(split),
-        "reward": resolve_reward(task.reward or "gold" if reward is None else reward, named),
+        "reward": resolve_reward((task.reward or "gold") if reward is None else reward, named),
         "end_token_ids": task.end_token_ids,
         "max_prompt_length": task.max_prompt_length,
         "max_new_tokens": task.max_new_tokens,
@@ -72,7 +205,7 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
 def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
     """A task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`."""
-    own = inspect.signature(task_function(task)).parameters
+    own = inspect.signature(task_maker(task)).parameters
     parameters = {name: value for name, value in settings.items() if name in own}
     rest = {name: value for name, value in settings.items() if name not in own}
     return task_mdp(load_task(task, **parameters), **rest)

@@ -15,13 +15,15 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import Report, evaluate, samples
+from textgym.agents.policy import LMPolicy
 from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
+from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 
 CHECKPOINT = "checkpoint"
 SAMPLES_KEPT = 24
-PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
 
 
 def model_source(source: str) -> str:
@@ -151,10 +153,14 @@ class Evaluator:
         self.seed = seed
 
     def __call__(self, stage: str, algorithm: SequenceAlgorithm) -> Report:
-        report = evaluate(algorithm.policy, algorithm.reference_trunk, self.mdp, self.n_episodes, self.seed)
+        return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta)
+
+    def measure(self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0) -> Report:
+        """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
+        report = evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         evaluation = _read_json(self.out / "evaluation.json")
         write_json(self.out / "evaluation.json", {**evaluation, stage: report.summary()})
-        rows = samples(report, self.mdp, stage, algorithm.kl.beta, SAMPLES_KEPT)
+        rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in _read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
         write_text(self.out / "samples.jsonl", "".join(lines))

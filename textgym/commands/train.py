@@ -119,7 +119,7 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
     task = None if config.task is None else load_task(config.task)
     tokenizer = _tokenizer(config, task)
-    reward = _with_metrics(_resolved(config.reward or (task and task.reward) or "gold", task), task)
+    reward = watched_reward(config.reward or (task and task.reward) or "gold", task)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -183,9 +183,14 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
     return task.tokenizer
 
 
-def _resolved(spec: Any, task: Task | None) -> Any:
+def watched_reward(spec: Any, task: Task | None) -> Any:
+    """The reward that a user speaks of, with the task's gold and metrics logged beside it.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such reward.
+    """
     try:
-        return resolve_reward(spec, _named(task))
+        return _with_metrics(resolve_reward(spec, _named(task)), task)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
 

@@ -1,39 +1,22 @@
-"""The language of film reviews, its gold reward, its prompts, and the base model that is shipped with it."""
+"""The language of film reviews, its gold reward and its proxy."""
 
 import re
-import sys
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from textgym.tasks.mini import base_model
 from textgym.tasks.mini import reviews_lexicon as lexicon
-from textgym.tasks.mini.base_model import corpus
-from textgym.tasks.mini.miniature import BASE_MODEL, SPLITS
-from textgym.tasks.mini.reviews import reviews, sentiment
+from textgym.tasks.mini.reviews import REVIEWS, sentiment
 from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
-from textgym.tasks.task import Task
+from textgym.types import Prompt
 
 OPENING = 'I watched "The Silent Harbor" on Friday with my sister.'
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
-    return reviews()
-
-
-@pytest.fixture(scope="module")
 def pairs() -> list[tuple[str, str]]:
-    return corpus(np.random.default_rng(5), 10_000)
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(BASE_MODEL)
+    rng = np.random.default_rng(5)
+    return [REVIEWS.corpus(rng) for _ in range(10_000)]
 
 
 # --- the language --------------------------------------------------------------------------------------------
@@ -51,7 +34,7 @@ def model() -> PreTrainedModel:
     ],
 )
 def test_hand_written_reviews_are_accepted(continuation: str) -> None:
-    assert grammatical([OPENING], [continuation]) == [1.0]
+    assert REVIEWS.accepts(OPENING, continuation)
 
 
 @pytest.mark.parametrize(
@@ -75,23 +58,15 @@ def test_hand_written_reviews_are_accepted(continuation: str) -> None:
     ],
 )
 def test_texts_outside_the_language_are_rejected(continuation: str) -> None:
-    assert grammatical([OPENING], [continuation]) == [0.0]
+    assert not REVIEWS.accepts(OPENING, continuation)
 
 
 def test_a_cut_prompt_decides_how_to_go_on() -> None:
     """Agreement reaches across the prompt's end: the metric sees prompt and completion together."""
     continuations = [" is superb.", " are superb.", " plays the widow badly.", " loved it."]
     subjects = [" The acting", " The songs", " Anna Keller", " My aunt"]
-    accepted = [grammatical([OPENING + subject] * 4, continuations) for subject in subjects]
+    accepted = [[REVIEWS.accepts(OPENING + subject, rest) for rest in continuations] for subject in subjects]
     np.testing.assert_array_equal(accepted, np.eye(4))
-
-
-def test_samples_are_reviews_and_shuffled_ones_are_not(pairs: list[tuple[str, str]]) -> None:
-    prompts, continuations = zip(*pairs[:1_000], strict=True)
-    assert all(grammatical(prompts, continuations))
-    rng = np.random.default_rng(0)
-    shuffled = [" " + " ".join(rng.permutation(text.split())) for text in continuations]
-    assert np.mean(grammatical(prompts, shuffled)) <= 0.01
 
 
 def test_the_language_is_varied(pairs: list[tuple[str, str]]) -> None:
@@ -140,7 +115,7 @@ def test_every_rule_is_used() -> None:
     ],
 )
 def test_gold_by_hand(text: str, expected: float) -> None:
-    assert gold(["ignored: dull"], [text], completion_ids=[[]], finish_reason=["stop"]) == [pytest.approx(expected)]
+    assert REVIEWS.score("ignored: dull", text, {}) == pytest.approx(expected)
 
 
 def test_sentiment_is_symmetric_and_broad(pairs: list[tuple[str, str]]) -> None:
@@ -166,121 +141,17 @@ def test_praise_and_blame_mirror_each_other() -> None:
     assert np.mean(blame) < 0.05
 
 
-# --- the task ------------------------------------------------------------------------------------------------
+def test_prompts_express_no_sentiment_and_may_break_off() -> None:
+    rng = np.random.default_rng(0)
+    prompts = [REVIEWS.draw(rng).prompt for _ in range(1_000)]
+    assert {sentiment(prompt) for prompt in prompts} == {0.5}
+    assert 0.3 < np.mean([not prompt.endswith(".") for prompt in prompts]) < 0.7
 
 
-def test_splits_are_distinct_and_repeatable(task: Task) -> None:
-    texts = [prompt.text for split in SPLITS for prompt in task.prompts(split)]
-    assert {split: len(prompts) for split, prompts in task.splits.items()} == SPLITS
-    assert len(set(texts)) == len(texts) >= 10_000
-    assert reviews.__wrapped__().splits == task.splits
-
-
-def test_prompts_express_no_sentiment_and_references_praise(task: Task) -> None:
-    prompts = [*task.prompts("validation"), *task.prompts("test")]
-    references = [prompt.columns["reference"] for prompt in prompts]
-    assert {sentiment(prompt.text) for prompt in prompts} == {0.5}
-    assert set(gold(prompts, references, completion_ids=[[]] * len(prompts))) == {1.0}
-    assert all(grammatical([prompt.text for prompt in prompts], references))
-    cut = np.mean([not prompt.text.endswith(".") for prompt in prompts])
-    assert 0.3 < cut < 0.7
-
-
-def test_sizes_hold(task: Task, pairs: list[tuple[str, str]]) -> None:
-    lengths = [len(prompt.ids) for prompts in task.splits.values() for prompt in prompts]
-    assert max(lengths) <= task.max_prompt_length == 24
-    continuations = task.tokenizer([continuation for _, continuation in pairs])["input_ids"]
-    responses = np.array([len(ids) + 1 for ids in continuations])
-    assert np.mean(responses > task.max_new_tokens) < 2e-3
-    assert 12 < responses.mean() < 20
-
-
-def test_tokens_are_words_and_concatenate(task: Task, pairs: list[tuple[str, str]]) -> None:
-    tokenizer = task.tokenizer
-    for prompt, continuation in pairs[:2_000]:
-        ids = tokenizer(prompt)["input_ids"] + tokenizer(continuation)["input_ids"]
-        assert tokenizer(prompt + continuation)["input_ids"] == ids
-        assert tokenizer.decode(ids) == prompt + continuation
-        # A word, the marks around it, or the two quotation marks of a title: never a piece of a word.
-        assert not any(left.isalpha() and right.isalpha() for left, right in pairwise(map(tokenizer.decode, ids)))
-
-
-def test_tokenizer_knows_every_text_and_keeps_pad_apart(task: Task) -> None:
-    tokenizer = task.tokenizer
-    text = "Žižek’s   naïve 99% 映画\n\t<review>"
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert len(tokenizer) <= 1024
-    assert tokenizer.padding_side == "left"
-    assert tokenizer.pad_token_id not in {*task.end_token_ids, None}
-
-
-# --- the base model ------------------------------------------------------------------------------------------
-
-
-def test_shipped_folder_is_small_and_names_no_machine() -> None:
-    files = sorted(path for path in BASE_MODEL.iterdir())
-    assert sum(path.stat().st_size for path in files) <= 4_000_000
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
-    configs = [path.read_text() for path in files if "config" in path.name]
-    assert not any("/" in text for text in configs)
-
-
-def test_config_belongs_to_the_tokenizer(task: Task, model: PreTrainedModel) -> None:
-    config = model.config
-    assert config.vocab_size == len(task.tokenizer)
-    assert (config.eos_token_id,) == (model.generation_config.eos_token_id,) == task.end_token_ids
-    assert config.pad_token_id == task.tokenizer.pad_token_id
-    assert config.n_positions >= task.max_prompt_length + task.max_new_tokens
-    assert config.resid_pdrop == config.embd_pdrop == config.attn_pdrop == 0.0
-    assert model.dtype == torch.float32
-
-
-def test_base_model_writes_reviews(task: Task, model: PreTrainedModel) -> None:
-    prompts = [prompt.text for prompt in task.prompts("test")[:200]]
-    batch = task.tokenizer(prompts, padding=True, return_tensors="pt")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        output = model.generate(**batch, do_sample=True, top_k=0, max_new_tokens=task.max_new_tokens)
-    completions = task.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert np.mean(grammatical(prompts, completions)) >= 0.95
-    assert 0.4 < np.mean([sentiment(text) for text in completions]) < 0.6
-    assert len(set(completions)) >= 190
-
-
-def test_the_rebuild_command_writes_what_plain_loaders_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["base_model", "--out", str(tmp_path), "--steps", "3"])
-    monkeypatch.setattr(base_model, "BATCH", 8)
-    state = torch.get_rng_state()
-    base_model.main()
-    assert torch.equal(torch.get_rng_state(), state)
-    # The shipped tokenizer is what the command builds, to the byte.
-    assert (tmp_path / "tokenizer.json").read_bytes() == (BASE_MODEL / "tokenizer.json").read_bytes()
-    assert len(AutoTokenizer.from_pretrained(tmp_path)) == len(task.tokenizer)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() > 0
-
-
-def test_training_learns_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_model, "BATCH", 16)
-    texts = ["".join(pair) for pair in corpus(np.random.default_rng(0), 500)]
-    tokenizer = base_model.build_tokenizer(texts)
-
-    def losses(steps: int) -> list[float]:
-        return [
-            base_model.train(base_model.build_model(tokenizer, 0), tokenizer, np.random.default_rng(1), steps)
-            for _ in range(2)
-        ]
-
-    (short, _), (long, again) = losses(1), losses(20)
-    assert long < short - 0.5
-    assert long == again
-
-
-def test_sharpening_scales_all_logits() -> None:
-    tokenizer = base_model.build_tokenizer([OPENING])
-    model = base_model.build_model(tokenizer, 0)
-    ids = torch.tensor([tokenizer(OPENING)["input_ids"]])
-    before = model(input_ids=ids).logits
-    base_model.sharpen(model, 1.5)
-    torch.testing.assert_close(model(input_ids=ids).logits, 1.5 * before)
+@pytest.mark.parametrize("prompt", [OPENING, f"{OPENING} The acting"])
+def test_counting_words_without_grammar_is_hacked_by_a_negation(prompt: str) -> None:
+    proxy = REVIEWS.proxies["good_words"]
+    hack = proxy.hack(Prompt(prompt, prompt, ()))
+    assert REVIEWS.accepts(prompt, hack)
+    assert proxy.reward([prompt], [hack], completion_ids=[[]]) == [1.0]
+    assert REVIEWS.score(prompt, hack, {}) == 0.0

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from textgym.tasks.mini.reviews import REVIEWS
 from textgym.tasks.mini.miniature import Miniature
+from textgym.tasks.mini.reviews import REVIEWS
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_TEXTS = 20_000  # enough for the rarest word to appear about fifty times

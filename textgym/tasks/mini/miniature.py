@@ -33,7 +33,7 @@ class Example:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Miniature:
     """A mini task: a language, what is asked in it, and what good answers are.
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
 
 def words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -22,7 +29,10 @@ ROLE = words(
 DECADE = words("twenties thirties forties fifties sixties seventies eighties nineties")
 COLOR = words("black blue brown gray green red white yellow")
 ANIMAL = words("bird cat cow dog goat horse rabbit sheep")
-THING = words("apple ball basket bell book boat bottle box cake chair clock coin cup hat key lamp letter map mirror ring")
+THING = words(
+    """apple ball basket bell book boat bottle box cake chair clock coin cup hat key lamp letter map mirror
+    ring"""
+)
 ROOM = words("attic barn cellar garden garage hall kitchen library office park school shop station")
 NUMBER = words(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
@@ -45,3 +55,8 @@ def plural(noun: str) -> str:
     if noun == "sheep":
         return noun
     return f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
+
+
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of the options, all equally likely."""
+    return options[int(rng.integers(len(options)))]

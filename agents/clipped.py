@@ -1,0 +1,34 @@
+"""The clipped ratio, which PPO brought and several algorithms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.batches import Minibatch
+from textgym.agents.losses import clipped_surrogate, masked_mean, token_ratio
+from textgym.agents.policy import Evaluation
+from textgym.agents.settings import ClipSettings
+
+
+class ClippedAlgorithm(SequenceAlgorithm):
+    """An algorithm whose policy loss is the clipped surrogate, so that it may pass over its episodes several times."""
+
+    settings: ClipSettings
+    settings_class = ClipSettings
+    ratio: ClassVar[Callable[[Tensor, Tensor], Tensor]] = staticmethod(token_ratio)
+    """``ratio(log_ratio [n, T], valid [n, T])``: of what the importance is measured, a token or a sequence."""
+
+    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
+        return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.settings.clip_high)
+
+    @torch.no_grad()
+    def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
+        ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
+        outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.settings.clip_high)
+        return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}

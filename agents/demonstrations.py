@@ -1,0 +1,130 @@
+"""Demonstrations: prompts with completions to imitate, as tokens and as batches that train on the completion alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from textgym.prompts import encode_prompts
+from textgym.types import Prompt
+
+UNTRAINED = -100  # the label that transformers' losses leave out
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a good writer answered.
+
+    Attributes:
+        prompt: the initial state.
+        response_ids: the completion's tokens, the end token included.
+    """
+
+    prompt: Prompt
+    response_ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of prompt and response together."""
+        return len(self.prompt.ids) + len(self.response_ids)
+
+
+def encode_demonstrations(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None = None,
+    source: str = "demonstrations",
+) -> tuple[Demonstration, ...]:
+    """Data rows as demonstrations; the end token is appended to each completion.
+
+    Args:
+        rows: with the fields ``prompt`` (a text or a conversation) and ``completion``; others become columns.
+        tokenizer: of the model that is to learn.
+        end_token_id: ends each response.
+        max_length: tokens that the model can read, or None.
+        source: what an error calls the data.
+
+    Raises:
+        ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
+    """
+    completions = [completion_text(row, "completion", f"{source}, row {i}") for i, row in enumerate(rows, start=1)]
+    prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
+    return demonstrate(prompts, completions, tokenizer, end_token_id, max_length, source)
+
+
+def completion_text(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A row's completion; ValueError where there is none."""
+    if field not in row:
+        raise ValueError(f"{where}: no field {field!r}; got the fields {sorted(row)}")
+    text = row[field]
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{where}: {field} is {text!r}; expected a text that is not empty")
+    return text
+
+
+def demonstrate(
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None = None,
+    source: str = "demonstrations",
+) -> tuple[Demonstration, ...]:
+    """Encoded prompts with the completions that follow them; see :func:`encode_demonstrations`."""
+    found = []
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start=1):
+        where = f"{source}, row {number}"
+        ids = _continuation(tokenizer, prompt.text, completion)
+        if not ids:
+            raise ValueError(f"{where}: completion {completion!r} has no tokens; expected at least one")
+        shown = Demonstration(prompt, ids if ids[-1] == end_token_id else (*ids, end_token_id))
+        if max_length is not None and shown.n_tokens > max_length:
+            raise ValueError(
+                f"{where}: prompt, completion and end token have {len(prompt.ids)} + {len(ids)} + 1 tokens, more than "
+                f"the model's context of {max_length}; shorten the row or leave it out"
+            )
+        found.append(shown)
+    return tuple(found)
+
+
+def _continuation(tokenizer: PreTrainedTokenizerBase, text: str, completion: str) -> tuple[int, ...]:
+    """The completion's tokens as they follow the prompt's.
+
+    Some tokenizers begin every text with a space of their own, so both are encoded together; but where that merges
+    the last letters of the prompt with the first of the completion, a policy could not write so, and the completion
+    is encoded by itself.
+    """
+
+    def encode(part: str) -> list[int]:
+        ids: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids
+
+    before, together = encode(text), encode(text + completion)
+    follows = together[: len(before)] == before
+    return tuple(together[len(before) :] if follows else encode(completion))
+
+
+def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
+    """A batch for a causal model: ``input_ids``, ``attention_mask`` and ``labels``, ``[n, w]`` each.
+
+    Rows are padded on the right, where a causal model does not look and where positions count from 0 by themselves.
+    What fills them is any token: mask and labels leave it out. Labels stand in the columns of their tokens, as
+    transformers expects; prompts are not trained.
+    """
+    width = max(shown.n_tokens for shown in demonstrations)
+    size = (len(demonstrations), width)
+    input_ids = torch.zeros(size, dtype=torch.long)
+    attention_mask = torch.zeros(size, dtype=torch.long)
+    labels = torch.full(size, UNTRAINED)
+    for row, shown in enumerate(demonstrations):
+        begin, end = len(shown.prompt.ids), shown.n_tokens
+        input_ids[row, :end] = torch.tensor([*shown.prompt.ids, *shown.response_ids])
+        attention_mask[row, :end] = 1
+        labels[row, begin:end] = torch.tensor(shown.response_ids)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

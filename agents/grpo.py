@@ -1,0 +1,55 @@
+"""Group-relative policy optimisation (Shao 2024, arXiv 2402.03300) and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgym.agents.advantages import Advantages, group_relative, spread
+from textgym.agents.batches import Scored
+from textgym.agents.clipped import ClippedAlgorithm
+from textgym.agents.losses import sequence_ratio
+from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
+
+
+@dataclass(frozen=True)
+class GRPOSettings(ClipSettings, GroupSettings):
+    """As published, the loss is normalised by each response's length and the KL stands in it.
+
+    Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
+    2025, arXiv 2503.14476) is ``clip_range_high=0.28, normalisation="token"``.
+
+    Attributes:
+        scale_by_std: whether advantages are divided by their group's standard deviation.
+    """
+
+    normalisation: Normalisation = "sequence"
+    kl_in_loss: bool = True
+    scale_by_std: bool = True
+
+
+class GRPO(ClippedAlgorithm):
+    """k responses to a prompt, no critic, scores standardised in their group, the clipped ratio, the KL in the loss."""
+
+    settings: GRPOSettings
+    settings_class = GRPOSettings
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        settings = self.settings
+        advantages = group_relative(scored.returns, settings.samples_per_prompt, settings.scale_by_std)
+        return spread(advantages, scored.episodes.valid)
+
+
+@dataclass(frozen=True)
+class GSPOSettings(GRPOSettings):
+    """A sequence's ratio is a mean over its tokens, so it moves far less than a token's."""
+
+    clip_range: float = 3e-4
+    clip_range_high: float | None = 4e-4
+
+
+class GSPO(GRPO):
+    """GRPO with the ratio of the whole sequence (Zheng 2025, arXiv 2507.18071)."""
+
+    settings: GSPOSettings
+    settings_class = GSPOSettings
+    ratio = staticmethod(sequence_ratio)

@@ -1,0 +1,224 @@
+"""``transformers.Trainer`` as fine-tuning uses it; a module of its own, as importing that class takes seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from textgym.agents.demonstrations import Demonstration, collate
+from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.files import MANIFEST, remove_directory, verify_manifest, write_manifest
+
+OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
+LOGGING_STEPS = 10
+FLOOR = 0.1  # of the learning rate, where the cosine ends
+BETAS = (0.9, 0.95)  # of Adam (Ouyang et al. 2022, appendix C.1)
+
+
+def run_trainer(
+    model: PreTrainedModel,
+    demonstrations: Sequence[Demonstration],
+    measure: Callable[[], dict[str, float]],
+    settings: SFTSettings,
+    *,
+    keep_by: str,
+    seed: int,
+    directory: Path,
+    resume: bool,
+    on_epoch: OnEpoch | None,
+    progress: bool,
+) -> tuple[list[EpochRow], int]:
+    """Trains, and leaves the best epoch's weights in the model; see :func:`textgym.agents.sft.fine_tune`.
+
+    Returns:
+        The rows of all epochs, and which epoch is kept.
+    """
+    found = last_whole(directory) if resume else None
+    arguments = training_arguments(settings, keep_by, seed, directory, evaluate_first=found is None)
+    with unchanged_config(model):
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=list(demonstrations),
+            eval_dataset=[],
+            callbacks=[_Epochs(directory, on_epoch), *([_Bar()] if progress else [])],
+        )
+        trainer.measure = measure
+        trainer.remove_callback(PrinterCallback)  # prints every log
+        try:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        finally:
+            # Mixed precision wraps the model's forward pass.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            trainer.accelerator.free_memory()
+    state = trainer.state
+    if state.best_global_step is None:
+        raise ValueError(f"no epoch has a {keep_by} that is a number: training diverged; lower learning_rate")
+    return epoch_rows(state.log_history), round(state.best_global_step * settings.epochs / state.max_steps)
+
+
+def training_arguments(
+    settings: SFTSettings, keep_by: str, seed: int, directory: Path, evaluate_first: bool = True
+) -> TrainingArguments:
+    """The settings in Trainer's words."""
+    return TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size // settings.accumulate,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        optim="adamw_torch",
+        weight_decay=0.0,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": FLOOR},
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        seed=seed,
+        data_seed=seed,
+        eval_strategy="epoch",
+        eval_on_start=evaluate_first,
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model=keep_by,
+        greater_is_better=keep_by == "score",
+        logging_steps=LOGGING_STEPS,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+def last_whole(directory: Path) -> Path | None:
+    """The last checkpoint that was written to its end; what was cut off after it is removed.
+
+    Raises:
+        ValueError: a file of it was damaged later.
+    """
+    for path in sorted(_checkpoints(directory), key=_step, reverse=True):
+        if (path / MANIFEST).is_file():
+            verify_manifest(path)
+            return path
+        remove_directory(path)
+    return None
+
+
+def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
+    """Trainer's log with one row for each epoch: the mean training loss of its steps, and what was measured after."""
+    rows: list[EpochRow] = []
+    row: EpochRow = {}
+    loss = first = last = 0.0
+    for entry in history:
+        if "loss" in entry:
+            loss += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+            row = {f"train/{name}": entry[name] for name in ("grad_norm", "learning_rate") if name in entry}
+            row["train/loss"] = loss / (last - first)
+        elif "eval_loss" in entry:
+            measured = {f"validation/{k.removeprefix('eval_')}": v for k, v in entry.items() if k.startswith("eval_")}
+            rows.append({"iteration": round(entry["epoch"]), "train/steps": entry["step"], **row, **measured})
+            row, loss, first = {}, 0.0, last
+    return rows
+
+
+@contextmanager
+def unchanged_config(model: PreTrainedModel) -> Iterator[None]:
+    """Trainer switches the cache off in the model's config; what is saved and what samples want it on."""
+    use_cache = getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        model.config.use_cache = use_cache
+
+
+class _Trainer(Trainer):
+    """Trainer whose evaluation is ``measure``: exact over tokens, and with the judge's numbers."""
+
+    measure: Callable[[], dict[str, float]]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        metrics = {f"eval_{name}": float(value) for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Epochs(TrainerCallback):
+    """Says what each epoch gave, and keeps the training state of the last and of the best one."""
+
+    def __init__(self, directory: Path, on_epoch: OnEpoch | None) -> None:
+        self.directory = directory
+        self.on_epoch = on_epoch
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.best_global_step:  # the directory may have been moved since
+            state.best_model_checkpoint = str(self._path(state.best_global_step))
+        self._tell(state)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_log = True  # so that no logged mean spans two epochs
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._tell(state)
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        write_manifest(self._path(state.global_step))
+        for path in _checkpoints(self.directory):
+            if _step(path) not in (state.global_step, state.best_global_step):
+                remove_directory(path)
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"checkpoint-{step}"
+
+    def _tell(self, state: TrainerState) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(epoch_rows(state.log_history))
+
+
+class _Bar(TrainerCallback):
+    """A progress bar over all steps, with the last logged numbers."""
+
+    bar: tqdm[Any]
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+        self.shown: dict[str, str] = {}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update()
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        names = {"loss": "loss", "eval_loss": "validation", "eval_score": "score"}
+        self.shown |= {names[name]: f"{value:.3f}" for name, value in kwargs["logs"].items() if name in names}
+        self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return [path for path in directory.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])

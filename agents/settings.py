@@ -1,0 +1,125 @@
+"""The numbers that an algorithm is made with: what all share, and what some add."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, TypeVar
+
+Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every algorithm has, with one set of defaults; a subclass changes what defines its algorithm.
+
+    Attributes:
+        episodes_per_iteration: responses collected between updates, companions and discarded ones included.
+        minibatch_size: responses in a gradient step.
+        n_epochs: passes over an iteration's responses.
+        max_grad_norm: gradients are scaled down to this norm.
+        samples_per_prompt: consecutive responses to one prompt: k, or n of best-of-n.
+        normalisation: what a minibatch's policy loss is divided by: its ``"token"`` count, each ``"sequence"``'s own
+            length, or the ``"constant"`` T.
+        kl_in_loss: β weighs the k3 estimate of the KL in the loss instead of k1 in the reward.
+    """
+
+    episodes_per_iteration: int = 128
+    minibatch_size: int = 32
+    n_epochs: int = 4
+    max_grad_norm: float = 1.0
+    samples_per_prompt: int = 1
+    normalisation: Normalisation = "token"
+    kl_in_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes_per_iteration < 2 or not 0 < self.minibatch_size <= self.episodes_per_iteration:
+            raise ValueError(
+                f"episodes_per_iteration={self.episodes_per_iteration}, minibatch_size={self.minibatch_size}; expected "
+                "at least 2 episodes, and minibatches of at least 1 and at most all of them"
+            )
+        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "more than 0")
+        require(self.n_epochs >= 1, "n_epochs", self.n_epochs, "at least 1")
+        require(self.samples_per_prompt >= 1, "samples_per_prompt", self.samples_per_prompt, "at least 1")
+
+
+@dataclass(frozen=True)
+class GroupSettings(Settings):
+    """Of algorithms that compare the responses to one prompt."""
+
+    samples_per_prompt: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        k = self.samples_per_prompt
+        require(k >= 2, "samples_per_prompt", k, "at least 2, since a prompt's responses are compared with each other")
+
+
+@dataclass(frozen=True)
+class CriticSettings(Settings):
+    """Of algorithms with a critic.
+
+    Attributes:
+        gae_lambda: λ of the advantages; γ is 1.
+        clip_range_vf: ε of the value, in units of the value.
+        vf_coef: weight of the value loss.
+    """
+
+    gae_lambda: float = 0.95
+    clip_range_vf: float = 0.2
+    vf_coef: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "a number in [0, 1]")
+        require(self.clip_range_vf > 0, "clip_range_vf", self.clip_range_vf, "more than 0")
+        require(self.vf_coef >= 0, "vf_coef", self.vf_coef, "0 or more")
+
+
+@dataclass(frozen=True)
+class ClipSettings(Settings):
+    """Of algorithms with a clipped ratio.
+
+    Attributes:
+        clip_range: ε: the ratio counts down to 1 − ε.
+        clip_range_high: it counts up to 1 + this; None for ε as well.
+    """
+
+    clip_range: float = 0.2
+    clip_range_high: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.clip_range > 0, "clip_range", self.clip_range, "more than 0")
+        require(self.clip_high > 0, "clip_range_high", self.clip_high, "more than 0")
+
+    @property
+    def clip_high(self) -> float:
+        """How far above 1 the ratio counts."""
+        return self.clip_range if self.clip_range_high is None else self.clip_range_high
+
+
+def require(holds: bool, name: str, value: Any, expected: str) -> None:
+    """Raises ValueError, naming the setting, unless the condition holds."""
+    if not holds:
+        raise ValueError(f"{name}={value}; expected {expected}")
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) -> Kind:
+    """The settings of an algorithm.
+
+    Raises:
+        TypeError: the algorithm has no setting of a given name.
+        ValueError: a value is out of its range.
+    """
+    known = [field.name for field in fields(kind)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{algorithm} has no setting {name!r}{hint} It has {', '.join(known)}")
+    return kind(**given)

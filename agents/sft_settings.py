@@ -1,0 +1,43 @@
+"""What fine-tuning is told, and what it tells of each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+EpochRow: TypeAlias = dict[str, float]
+"""One epoch's numbers: ``iteration`` (the epoch; 0 is before training), ``train/…``, ``validation/…``."""
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """How a model is fine-tuned."""
+
+    epochs: int = 16
+    """Passes over the demonstrations, at most: the best epoch is kept. Published: 16 (Ouyang 2022)."""
+    learning_rate: float = 1e-4
+    """Adam's initial rate; a cosine takes it to 10 %. Published: 9.65e-6 (Ouyang 2022, 1.3 billion parameters)."""
+    batch_size: int = 32
+    """Demonstrations per gradient step. Published: 32."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, where it does not fit into memory as a whole."""
+    residual_dropout: float = 0.0
+    """Dropout on the output of every attention and feed-forward part, the only one there is. Published: 0.2."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward and backward pass; weights and Adam stay fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
+        if not 0 <= self.residual_dropout < 1:
+            raise ValueError(f"residual_dropout={self.residual_dropout}; expected a share in [0, 1)")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ValueError(f"precision={self.precision!r} is not one of 'fp32', 'bf16', 'fp16'")

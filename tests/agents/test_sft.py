@@ -1,0 +1,331 @@
+"""Supervised fine-tuning: what is trained, how the rate decays, which epoch is kept, and that a run can go on."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tests.helpers import tiny_gpt2, tiny_llama, word_tokenizer
+from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
+from textgym.agents.sft import fine_tune, mean_loss, only_dropout
+from textgym.agents.sft_settings import EpochRow, SFTSettings
+
+END = 1
+ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 1} w{i}"} for i in range(8)]
+QUICK = SFTSettings(epochs=3, learning_rate=3e-3, batch_size=4)
+
+
+def demonstrations(rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> tuple[Demonstration, ...]:
+    return encode_demonstrations(rows, word_tokenizer(), END, **options)
+
+
+def weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def tune(model: PreTrainedModel, **arguments: Any) -> Any:
+    defaults = {"validation": demonstrations(), "settings": QUICK, "progress": False}
+    return fine_tune(model, demonstrations(), **{**defaults, **arguments})
+
+
+def test_labels_by_hand() -> None:
+    batch = collate(
+        demonstrations([{"prompt": "w0 w1", "completion": "w2"}, {"prompt": "w3", "completion": "w4 w5 <eos>"}])
+    )
+    assert batch["input_ids"].tolist() == [[2, 3, 4, END], [5, 6, 7, END]]
+    assert batch["labels"].tolist() == [[-100, -100, 4, END], [-100, 6, 7, END]]
+    uneven = collate(demonstrations([{"prompt": "w0", "completion": "w1"}, {"prompt": "w2 w3", "completion": "w4 w5"}]))
+    assert uneven["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert uneven["labels"].tolist() == [[-100, 3, END, -100, -100], [-100, -100, 6, 7, END]]
+
+
+def test_conversations_are_rendered() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}w9 {{ m.content }} {% endfor %}w8 "
+    talk = [{"role": "user", "content": "w1"}]
+    (shown,) = encode_demonstrations([{"prompt": talk, "completion": "w2"}], tokenizer, END)
+    assert shown.prompt.ids == (11, 3, 10)
+    assert shown.response_ids == (4, END)
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_loss_is_log_probability_of_completion_and_end_alone(make: Any) -> None:
+    model = make()
+    shown = demonstrations([*ROWS[:2], {"prompt": "w3 w4 w5 w6", "completion": "w1"}])
+    picked = []
+    for one in shown:
+        ids = [*one.prompt.ids, *one.response_ids]
+        with torch.no_grad():  # alone, so nothing is padded
+            log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        picked += [float(log_probs[at - 1, ids[at]]) for at in range(len(one.prompt.ids), len(ids))]
+    assert len(picked) == 3 + 3 + 2
+    assert mean_loss(model, shown, batch_size=2) == pytest.approx(-np.mean(picked), abs=1e-5)
+    batch = collate(shown)
+    with torch.no_grad():
+        assert float(model(**batch).loss) == pytest.approx(-np.mean(picked), abs=1e-5)
+
+
+def test_a_step_descends_the_mean_over_trained_tokens() -> None:
+    """One epoch of one batch is one Adam step along that gradient, in whatever parts the batch comes."""
+    settings = SFTSettings(epochs=1, learning_rate=1e-3, batch_size=8, max_grad_norm=1e9)
+    rows = [*ROWS[:4], *({"prompt": "w1", "completion": "w2 w3 w4 w5 w6"} for _ in range(4))]
+    whole, parts, by_hand = tiny_gpt2(), tiny_gpt2(), tiny_gpt2()
+    tuned = {"validation": demonstrations(), "progress": False}
+    fine_tune(whole, demonstrations(rows), settings=settings, **tuned)
+    fine_tune(parts, demonstrations(rows), settings=replace(settings, accumulate=4), **tuned)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    by_hand(**collate(demonstrations(rows))).loss.backward()
+    optimizer.step()
+    for expected, one, other in zip(by_hand.parameters(), whole.parameters(), parts.parameters(), strict=True):
+        # Adam's first step is the sign of the gradient, which rounding decides where there is none.
+        moved = expected.grad is not None and expected.grad.abs() > 1e-5
+        assert torch.allclose(one[moved], expected[moved], atol=1e-5)
+        assert torch.allclose(other[moved], expected[moved], atol=1e-5)
+
+
+def test_a_tiny_model_learns_a_mapping() -> None:
+    model = tiny_gpt2()
+    report = tune(model, settings=SFTSettings(epochs=40, learning_rate=1e-2, batch_size=4))
+    assert report.epochs[0]["validation/loss"] > 2
+    assert report.epochs[-1]["validation/loss"] < 0.1
+    for shown in demonstrations():
+        ids = list(shown.prompt.ids)
+        while len(ids) < shown.n_tokens:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert tuple(ids[len(shown.prompt.ids) :]) == shown.response_ids
+
+
+def test_the_rate_follows_a_cosine_to_a_tenth() -> None:
+    report = tune(tiny_gpt2(), settings=SFTSettings(epochs=50, learning_rate=1e-3, batch_size=8))
+    rates = [row["train/learning_rate"] for row in report.epochs[1:]]
+    progress = np.arange(50) / 50  # the rate of an epoch's only step
+    expected = 1e-3 * (0.1 + 0.9 * (1 + np.cos(np.pi * progress)) / 2)
+    assert rates == pytest.approx(expected.tolist())
+    assert rates[0] == 1e-3
+    assert rates[-1] == pytest.approx(1e-4, rel=0.01)
+
+
+def test_the_best_epoch_by_score_is_kept_though_not_by_loss() -> None:
+    seen: list[dict[str, Tensor]] = []
+    scores = iter([9.0, 0.1, 0.7, 0.7, 0.2])  # before training, then one for each epoch; the first of equals is kept
+
+    def judge(model: PreTrainedModel) -> dict[str, float]:
+        assert not model.training
+        seen.append(weights(model))
+        return {"score": next(scores), "length": 3.0}
+
+    model = tiny_gpt2()
+    report = tune(model, judge=judge, settings=replace(QUICK, epochs=4))
+    losses = [row["validation/loss"] for row in report.epochs]
+    assert losses == sorted(losses, reverse=True)  # by loss it would be the last
+    assert (report.kept_epoch, report.kept_by) == (2, "score")
+    assert same(weights(model), seen[2])
+    assert [row["iteration"] for row in report.epochs] == [0, 1, 2, 3, 4]
+    assert [row["validation/score"] for row in report.epochs] == [9.0, 0.1, 0.7, 0.7, 0.2]
+    assert report.epochs[1]["validation/length"] == 3.0
+
+
+def test_without_a_judge_the_loss_chooses() -> None:
+    opposite = demonstrations([{"prompt": row["prompt"], "completion": "w9 w9 w9"} for row in ROWS])
+    report = tune(tiny_gpt2(), validation=opposite, settings=SFTSettings(epochs=8, learning_rate=1e-2, batch_size=4))
+    losses = [row["validation/loss"] for row in report.epochs[1:]]
+    assert report.kept_by == "loss"
+    assert report.kept_epoch == 1 + int(np.argmin(losses)) < 8
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, killed_after: int) -> None:
+    settings = replace(QUICK, epochs=4, residual_dropout=0.2)
+    # Its best epoch is the second, so that it must survive a later interruption.
+    by_rows = [0.0, 0.3, 0.9, 0.5, 0.4]
+
+    def judge_of(rows: list[int]) -> Any:
+        def judge(model: PreTrainedModel) -> dict[str, float]:
+            torch.rand(3)  # a judge that draws from the global generator disturbs nothing
+            return {"score": by_rows[rows[0]]}
+
+        return judge
+
+    def played(model: PreTrainedModel, resume: bool, kill: bool) -> Any:
+        rows = [killed_after if resume else 0]
+
+        def on_epoch(epochs: Sequence[EpochRow]) -> None:
+            rows[0] = len(epochs)
+            if kill and len(epochs) == killed_after + 2:  # before the state of this epoch is written
+                raise Killed
+
+        return tune(
+            model,
+            judge=judge_of(rows),
+            settings=settings,
+            directory=tmp_path / ("parts" if kill or resume else "whole"),
+            resume=resume,
+            on_epoch=on_epoch,
+        )
+
+    whole, first, second = tiny_gpt2(), tiny_gpt2(), tiny_gpt2()
+    expected = played(whole, resume=False, kill=False)
+    with pytest.raises(Killed):
+        played(first, resume=False, kill=True)
+    (tmp_path / "parts" / "checkpoint-9999").mkdir()  # cut off while it was written
+    (tmp_path / "parts").rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "parts")
+    report = played(second, resume=True, kill=False)
+    assert report == expected
+    assert report.kept_epoch == 2
+    assert same(weights(second), weights(whole))
+
+
+def test_a_moved_run_keeps_its_best_epoch(tmp_path: Path) -> None:
+    scores = [0.0, 0.9, 0.1, 0.2, 0.3]
+
+    def run(model: PreTrainedModel, directory: Path, begin: int, kill: int | None) -> Any:
+        at = iter(scores[begin:])
+
+        def on_epoch(epochs: Sequence[EpochRow]) -> None:
+            if len(epochs) == kill:
+                raise Killed
+
+        judge = lambda _: {"score": next(at)}  # noqa: E731
+        settings = replace(QUICK, epochs=4)
+        return tune(model, judge=judge, settings=settings, directory=directory, resume=begin > 0, on_epoch=on_epoch)
+
+    with pytest.raises(Killed):
+        run(tiny_gpt2(), tmp_path / "here", 0, 4)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved, whole = tiny_gpt2(), tiny_gpt2()
+    assert run(moved, tmp_path / "there", 3, None) == run(whole, tmp_path / "whole", 0, None)
+    assert same(weights(moved), weights(whole))
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    tune(tiny_gpt2(), directory=tmp_path)
+    state = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "optimizer.pt"
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"optimizer\.pt is damaged"):
+        tune(tiny_gpt2(), directory=tmp_path, resume=True)
+
+
+def test_seed_decides_the_bits_and_nothing_global_is_left_changed() -> None:
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    found = []
+    for seed in (0, 0, 1):
+        model = tiny_gpt2()
+        config, p = copy.deepcopy(model.config.to_dict()), [m.p for m in model.modules() if hasattr(m, "p")]
+        tune(model, seed=seed, settings=replace(QUICK, residual_dropout=0.2))
+        assert model.config.to_dict() == config
+        assert [m.p for m in model.modules() if hasattr(m, "p")] == p
+        assert not model.training
+        found.append(weights(model))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_dropout_is_on_the_residual_branches_alone(make: Any) -> None:
+    model = make().train()
+    ids = torch.arange(2, 8)[None]
+    with torch.no_grad():
+        plain = make()(ids).logits
+        with only_dropout(model, SFTSettings()):
+            assert torch.equal(model(ids).logits, plain)  # whatever dropout the config has
+        torch.manual_seed(0)
+        with only_dropout(model, SFTSettings(residual_dropout=0.2)):
+            assert not torch.allclose(model(ids).logits, plain)
+            assert torch.equal(model.eval()(ids).logits, plain)
+            block = model.train().base_model.get_submodule("h.0" if make is tiny_gpt2 else "layers.0")
+            dropped = block.mlp(torch.ones(1, 200, 32))
+            assert 0.15 < float((dropped == 0).float().mean()) < 0.25
+        assert not model._modules["lm_head"]._forward_hooks
+
+
+def test_dropout_of_an_unknown_architecture_is_refused() -> None:
+    with (
+        pytest.raises(ValueError, match="residual_dropout"),
+        only_dropout(torch.nn.Linear(2, 2), SFTSettings(residual_dropout=0.1)),
+    ):
+        pass
+
+
+def test_mixed_precision_leaves_a_plain_model() -> None:
+    model, plain = tiny_gpt2(), tiny_gpt2()
+    report = tune(model, settings=replace(QUICK, precision="bf16"))
+    full = tune(plain)
+    assert report.epochs[-1]["validation/loss"] == pytest.approx(full.epochs[-1]["validation/loss"], abs=0.05)
+    assert "forward" not in vars(model)
+    assert next(model.parameters()).dtype == torch.float32
+    assert not same(weights(model), weights(plain))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "w1"}, "data.jsonl, row 2: no field 'completion'"),
+        ({"completion": "w1"}, "data.jsonl, row 2: no field 'prompt'"),
+        ({"prompt": "w1", "completion": ""}, "data.jsonl, row 2: completion is ''"),
+        ({"prompt": "w1", "completion": None}, "data.jsonl, row 2: completion is None"),
+        ({"prompt": "", "completion": "w1"}, "data.jsonl, row 2: prompt is ''"),
+        ({"prompt": "w1", "completion": " "}, "data.jsonl, row 2: completion ' ' has no tokens"),
+        ({"prompt": "w1 w2 w3", "completion": "w1 w2"}, "data.jsonl, row 2: .* 3 . 2 . 1 tokens, more than .* 5"),
+    ],
+)
+def test_bad_rows_are_named(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        demonstrations([ROWS[0], row], max_length=5, source="data.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"validation": ()}, "validation is empty"),
+        ({"seed": -1}, "seed=-1"),
+        ({"keep_by": "score"}, "needs a judge"),
+        ({"judge": lambda _: {"gold": 1.0}}, "expected 'score'"),
+        ({"validation": demonstrations([{"prompt": "w1 " * 70, "completion": "w2"}])}, "row 1 has 72 tokens"),
+        ({"validation": encode_demonstrations(ROWS[:1], word_tokenizer(), 40)}, "beyond the 16"),
+    ],
+)
+def test_bad_arguments_are_refused_before_training(arguments: dict[str, Any], message: str) -> None:
+    model = tiny_gpt2()
+    with pytest.raises(ValueError, match=message):
+        tune(model, **arguments)
+    assert same(weights(model), weights(tiny_gpt2()))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": 0.0}, "learning_rate=0"),
+        ({"residual_dropout": 1.0}, "residual_dropout=1"),
+        ({"accumulate": 3}, "accumulate=3"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SFTSettings(**setting)

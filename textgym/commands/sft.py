@@ -1,0 +1,313 @@
+"""``textgym sft``: supervised fine-tuning on demonstrations, the user's own or a task's reference texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textgym.agents.demonstrations import Demonstration, completion_text, demonstrate, encode_demonstrations
+from textgym.agents.evaluation import evaluate
+from textgym.agents.policy import LMPolicy
+from textgym.agents.sft import Judge, fine_tune
+from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.benchmarks.report import write_report
+from textgym.commands import run as runs
+from textgym.commands.train import watched_reward
+from textgym.files import remove_directory, replaced_directory, write_json, write_text
+from textgym.lm.loading import ModelSource, check_fits, context_length, frozen_copy, load_causal_lm
+from textgym.lm.scoring import Trunk
+from textgym.mdp import TokenMDP
+from textgym.prompts import encode_prompts, read_rows
+from textgym.registration import load_task
+from textgym.tasks.task import Task
+from textgym.tokenization import end_token_ids, load_tokenizer
+
+HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
+TRAINING = "training"  # the folder of the state between epochs
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Fine-tune a language model on demonstrations: prompts with completions to imitate."""
+
+    out: Path
+    """The run's directory: configuration, metrics, samples, the model of the best epoch, report."""
+    data: Path | None = None
+    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt' and 'completion'."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0. Its reference texts are the demonstrations, unless 'data' is given; it
+    also gives a base model, a gold reward and metrics."""
+    model: str | None = None
+    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
+    validation: Path | None = None
+    """Demonstrations to validate on, in a file like 'data'. Default: the task's validation split, or a tenth of the
+    prompts of 'data'."""
+    reward: str | None = None
+    """Judges samples after each epoch and chooses the checkpoint that is kept: 'rm:DIR', 'gold' (of the task),
+    'module:function' or 'path/to/file.py:function'. Without it, validation loss chooses, which over-fits early."""
+    eval_episodes: int = 256
+    """Responses to validation prompts that are measured before, after each epoch, and after."""
+    max_new_tokens: int | None = None
+    """The longest of these responses, in tokens. Default: the task's, or the longest demonstration."""
+    seed: int = 0
+    """Of everything random."""
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Continue the run that stands in 'out', after its last whole epoch."""
+    settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works with.
+
+    Attributes:
+        model: learns.
+        demonstrations: what it learns.
+        validation: what it is measured on.
+        mdp: validation prompts with the reward that judges.
+        ends: the token that ends a response.
+    """
+
+    model: PreTrainedModel
+    demonstrations: Sequence[Demonstration]
+    validation: Sequence[Demonstration]
+    mdp: TokenMDP
+
+
+def sft(config: SFTConfig) -> Path:
+    """Checks everything, then trains; returns the report's path.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+    """
+    _check(config)
+    described = _described(config)
+    finished = runs.check_run(config.out, described, config.overwrite, config.resume)
+    material = gather(config)
+    reference = Trunk(frozen_copy(material.model))
+    evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
+    if not finished:
+        runs.begin_run(config.out, described, config.overwrite and not config.resume)
+        evaluator.measure("before", _policy(material.model, material.mdp), reference)
+        train(config, material, reference)
+    trained = load_causal_lm(config.out / runs.CHECKPOINT, material.model.device)
+    evaluator.measure("after", _policy(trained, material.mdp), reference)
+    report = write_report(config.out)
+    print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
+    """Fine-tunes, or goes on with it, and saves the model of the best epoch."""
+    judged = config.reward is not None or config.task is not None
+
+    def keep_rows(rows: Sequence[EpochRow]) -> None:
+        write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    report = fine_tune(
+        material.model,
+        material.demonstrations,
+        validation=material.validation,
+        judge=_judge(config, material.mdp, reference) if judged else None,
+        keep_by="loss" if config.reward is None else "score",
+        settings=config.settings,
+        seed=config.seed,
+        directory=config.out / TRAINING,
+        resume=config.resume,
+        on_epoch=keep_rows,
+    )
+    keep_rows(report.epochs)
+    write_json(config.out / "kept.json", {"epoch": report.kept_epoch, "by": report.kept_by})
+    with replaced_directory(config.out / runs.CHECKPOINT) as scratch:
+        material.model.save_pretrained(scratch)
+        material.mdp.tokenizer.save_pretrained(scratch)
+    remove_directory(config.out / TRAINING)
+
+
+def epoch_table(out: Path) -> str:
+    """Losses and score of every epoch, with a mark at the one that is kept."""
+    kept = json.loads((out / "kept.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    columns = {"epoch": "iteration", "train loss": "train/loss", "validation loss": "validation/loss"}
+    if any("validation/score" in row for row in rows):
+        columns["score"] = "validation/score"
+    lines = ["".join(f"{name:>17}" for name in columns)]
+    for row in rows:
+        cells = [
+            "" if key not in row else f"{row[key]:.0f}" if key == "iteration" else f"{row[key]:.4f}"
+            for key in columns.values()
+        ]
+        mark = f"  kept, by {kept['by']}" if row["iteration"] == kept["epoch"] else ""
+        lines.append("".join(f"{cell:>17}" for cell in cells) + mark)
+    return "\n".join(lines)
+
+
+def _check(config: SFTConfig) -> None:
+    if config.data is None and config.task is None:
+        raise ValueError("nothing to imitate: pass --data FILE.jsonl or --task ID")
+    if config.model is None and config.task is None:
+        raise ValueError("without --task, --model is needed")
+    for name in ("eval_episodes", "max_new_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; expected at least 1")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed}; expected 0 or more, and less than 2**32")
+
+
+def _described(config: SFTConfig) -> dict[str, Any]:
+    fields = asdict(config)
+    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+    return {"command": "sft", "algorithm": "sft", **plain}
+
+
+# --- what is learned ---------------------------------------------------------------------------------------
+
+
+def gather(config: SFTConfig) -> Material:
+    """Model, demonstrations and judge, checked against each other."""
+    task = None if config.task is None else load_task(config.task)
+    reward = watched_reward(config.reward or ("gold" if task else _no_reward), task)
+    source = _source(config, task)
+    tokenizer = task.tokenizer if task is not None and config.model is None else load_tokenizer(str(source))
+    model = load_causal_lm(source, _device())
+    check_fits(model, tokenizer, len(tokenizer), 0)
+    ends = (
+        task.end_token_ids
+        if task is not None and config.model is None
+        else end_token_ids(tokenizer, model.generation_config)
+    )
+    if not ends:
+        raise ValueError(f"model={str(source)!r} names no end token; set tokenizer.eos_token")
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
+    reader = _Reader(tokenizer, int(end), context_length(model), as_encoded=config.model is None)
+    demonstrations, validation = _demonstrations(config, task, reader)
+    mdp = _judged_mdp(config, task, model, tokenizer, ends, reward, validation)
+    return Material(model, demonstrations, validation, mdp)
+
+
+def _source(config: SFTConfig, task: Task | None) -> ModelSource:
+    if config.model is not None:
+        return runs.model_source(config.model)
+    assert task is not None
+    if task.base_model is None:
+        raise ValueError(f"task={config.task!r} has no base model; pass --model")
+    return task.base_model
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Encodes demonstrations for one model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end: int
+    limit: int | None
+    as_encoded: bool  # whether a task's prompts may stay as the task encoded them
+
+    def file(self, path: Path) -> tuple[Demonstration, ...]:
+        return encode_demonstrations(read_rows(path), self.tokenizer, self.end, self.limit, str(path))
+
+    def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
+        source = f"task {task.name}, split {split!r}"
+        prompts = task.prompts(split)
+        texts = [completion_text(p.columns, "reference", f"{source}, row {i}") for i, p in enumerate(prompts, start=1)]
+        if not self.as_encoded:
+            rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
+            prompts = encode_prompts(rows, self.tokenizer, max_length=10**9, source=source)
+        return demonstrate(prompts, texts, self.tokenizer, self.end, self.limit, source)
+
+
+def _demonstrations(
+    config: SFTConfig, task: Task | None, reader: _Reader
+) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
+    """What is learned, and what is held out."""
+    if config.data is not None:
+        shown = reader.file(config.data)
+        if config.validation is None:
+            return held_out(shown, config.seed, str(config.data))
+        return shown, reader.file(config.validation)
+    assert task is not None
+    shown = reader.split(task, "train")
+    return shown, reader.file(config.validation) if config.validation else reader.split(task, "validation")
+
+
+def held_out(
+    demonstrations: Sequence[Demonstration], seed: int, source: str
+) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
+    """Demonstrations to learn and to validate on; no prompt is in both."""
+    texts = list(dict.fromkeys(shown.prompt.text for shown in demonstrations))
+    if len(texts) < 2:
+        raise ValueError(f"{source} has a single prompt, of which none can be held out; pass --validation FILE")
+    count = max(1, round(HELD_OUT * len(texts)))
+    chosen = {texts[i] for i in np.random.default_rng(seed).choice(len(texts), count, replace=False)}
+    learned = tuple(shown for shown in demonstrations if shown.prompt.text not in chosen)
+    return learned, tuple(shown for shown in demonstrations if shown.prompt.text in chosen)
+
+
+# --- what judges -------------------------------------------------------------------------------------------
+
+
+def _judged_mdp(
+    config: SFTConfig,
+    task: Task | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: tuple[int, ...],
+    reward: Any,
+    validation: Sequence[Demonstration],
+) -> TokenMDP:
+    longest = max(len(shown.prompt.ids) for shown in validation)
+    new = config.max_new_tokens or (task.max_new_tokens if task else None)
+    if new is None:
+        limit = context_length(model)
+        new = max(len(shown.response_ids) for shown in validation)
+        new = new if limit is None else min(new, limit - longest)
+    check_fits(model, tokenizer, len(tokenizer), longest + new)
+    return TokenMDP(
+        tokenizer=tokenizer,
+        prompts=tuple(shown.prompt for shown in validation),
+        reward=reward,
+        end_token_ids=ends,
+        max_prompt_length=longest,
+        max_new_tokens=new,
+        vocabulary_size=task.vocabulary_size if task is not None and config.model is None else None,
+    )
+
+
+def _judge(config: SFTConfig, mdp: TokenMDP, reference: Trunk) -> Judge:
+    def judge(model: PreTrainedModel) -> dict[str, float]:
+        report = evaluate(_policy(model, mdp), reference, mdp, config.eval_episodes, config.seed)
+        return {name: measured["mean"] for name, measured in report.summary().items()}
+
+    return judge
+
+
+def _policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
+    return LMPolicy(
+        mdp.observation_space(),
+        mdp.action_space(),
+        lambda _: 0.0,
+        model=model,
+        prompt_length=mdp.max_prompt_length,
+        end_token_ids=mdp.end_token_ids,
+    )
+
+
+def _no_reward(prompts: list[Any], **_: Any) -> list[float]:
+    return [0.0] * len(prompts)

@@ -1,0 +1,172 @@
+"""A task from a JSON Lines file: one prompt a line, a gold reward, and a model to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig
+
+from textgym.mdp import ENVIRONMENT_COLUMNS
+from textgym.prompts import encode_prompts, read_rows
+from textgym.tasks.task import Proxy, Task, TextMetric
+from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.types import Prompt, RewardFunction
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = 0.1
+"""The share of the lines in ``validation``, and again in ``test``, where the file does not say."""
+UNLIMITED = 10**9
+
+Row = dict[str, Any]
+
+
+def jsonl_task(
+    path: str | Path,
+    *,
+    gold: RewardFunction,
+    model: str | Path,
+    description: str,
+    name: str | None = None,
+    max_prompt_length: int | None = None,
+    max_new_tokens: int = 48,
+    proxies: Mapping[str, Proxy] | None = None,
+    metrics: Mapping[str, TextMetric] | None = None,
+    seed: int = 0,
+) -> Task:
+    """The task of a file's prompts.
+
+    Args:
+        path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; ``reference``, if there, a text that a good
+            writer might answer; ``split``, if there, one of ``train``, ``validation`` and ``test``. All lines have
+            the same columns; further ones reach gold and rewards by name.
+        gold: the true reward, in [0, 1].
+        model: what policies start from, with its tokenizer: a directory or a hub id.
+        description: one sentence: what is asked of the policy.
+        name: by default the file's, without its ending.
+        max_prompt_length: ``P``; by default the longest prompt's.
+        max_new_tokens: ``T``.
+        proxies: tempting rewards by name.
+        metrics: further measures by name.
+        seed: of the split, where the file has no column ``split``: a tenth of the lines each are held out for
+            ``validation`` and ``test``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line does not fit (file and line are named), a prompt is there twice, or one is longer than
+            ``max_prompt_length``.
+    """
+    tokenizer = load_tokenizer(model)
+    rows = _checked_rows(Path(path))
+    split_of = _given_splits(rows) or _drawn_splits(len(rows), str(path), seed)
+    fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
+    prompts = dict(zip(rows, encode_prompts(fields, tokenizer, UNLIMITED, source=str(path)), strict=True))
+    longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
+    _check_prompts(prompts, longest)
+    return Task(
+        name=name or Path(path).stem,
+        description=description,
+        tokenizer=tokenizer,
+        splits={
+            split: tuple(prompt for prompt, own in zip(prompts.values(), split_of, strict=True) if own == split)
+            for split in SPLITS
+            if split in split_of
+        },
+        gold=gold,
+        end_token_ids=end_token_ids(tokenizer, _generation_config(model)),
+        max_prompt_length=longest,
+        max_new_tokens=max_new_tokens,
+        metrics=metrics or {},
+        base_model=model,
+        proxies=proxies or {},
+    )
+
+
+def _generation_config(model: str | Path) -> GenerationConfig | None:
+    """Where a model may name end tokens that its tokenizer does not know of; few have none."""
+    try:
+        return GenerationConfig.from_pretrained(str(model))
+    except OSError:
+        return None
+
+
+def _checked_rows(path: Path) -> dict[str, Row]:
+    """The rows of a file, each under its place; see :func:`jsonl_task` for what is refused."""
+    found = read_rows(path)
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # read_rows skips the blank ones
+    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = {f"{path}, line {number}": row for number, row in zip(numbers, found, strict=True)}
+    _check_columns(rows)
+    for place, row in rows.items():
+        _check_texts(place, row)
+    return rows
+
+
+def _check_columns(rows: Mapping[str, Row]) -> None:
+    """All lines have the same columns, ``prompt`` among them, and none has a name that rewards know otherwise."""
+    owner: dict[str, str] = {}
+    for place, row in rows.items():
+        for column in row:
+            owner.setdefault(column, place)
+    if taken := sorted(owner.keys() & ENVIRONMENT_COLUMNS):
+        raise ValueError(
+            f"{owner[taken[0]]}: the column {taken[0]!r} has a name that rewards know otherwise; rename it"
+        )
+    for place, row in rows.items():
+        for column in ("prompt", *owner):
+            if column not in row:
+                others = f", which {owner[column]} has" if column in owner else ""
+                raise ValueError(
+                    f"{place}: no column {column!r}{others}; got {sorted(row)}. Give every line all columns"
+                )
+
+
+def _check_texts(place: str, row: Row) -> None:
+    if not isinstance(row["prompt"], str | list):
+        raise ValueError(f"{place}: prompt is {row['prompt']!r}; expected a text or a conversation")
+    for column in ("prompt", "reference"):
+        value = row.get(column, "-")
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"{place}: {column} is {value!r}; expected a text that is not empty")
+    reference = row.get("reference", "-")
+    if not isinstance(reference, str):
+        raise ValueError(f"{place}: reference is {reference!r}; expected a text")
+
+
+def _given_splits(rows: Mapping[str, Row]) -> list[str]:
+    """Each row's split, as the file says; none if it does not."""
+    given = {place: row["split"] for place, row in rows.items() if "split" in row}
+    for place, split in given.items():
+        if split not in SPLITS:
+            raise ValueError(f"{place}: split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if given and "train" not in given.values():
+        raise ValueError(f"{next(iter(given))}: no line has the split 'train'; environments draw from it")
+    return list(given.values())
+
+
+def _drawn_splits(n: int, source: str, seed: int) -> list[str]:
+    """Each row's split, by chance."""
+    held_out = max(1, round(HELD_OUT * n))
+    if n < len(SPLITS):
+        raise ValueError(f"{source} has {n} prompts; expected at least {len(SPLITS)}, one for each of {SPLITS}")
+    dealt = ["train"] * (n - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
+    return [dealt[place] for place in np.random.default_rng(seed).permutation(n)]
+
+
+def _check_prompts(prompts: Mapping[str, Prompt], max_prompt_length: int) -> None:
+    """No prompt is too long, and none is there twice."""
+    first: dict[tuple[int, ...], str] = {}
+    for place, prompt in prompts.items():
+        if len(prompt.ids) > max_prompt_length:
+            raise ValueError(
+                f"{place}: the prompt has {len(prompt.ids)} tokens, max_prompt_length is {max_prompt_length}; raise "
+                "it, or shorten the prompt"
+            )
+        before = first.setdefault(prompt.ids, place)
+        if before != place:
+            raise ValueError(
+                f"{place}: the prompt of {before} again, {prompt.text[:80]!r}; keep one of them, so that no prompt is "
+                "in two splits"
+            )

@@ -1,0 +1,271 @@
+"""``textgym/Arithmetic-v0``: solve a small word problem, first the working, then the answer.
+
+The miniature of tasks with a verifiable answer. A problem takes one or two steps, all numbers are words, and no
+result leaves the range from zero to twenty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.words import FIRST_NAME, NUMBER, pick, plural, words
+from textgym.tasks.task import Proxy, Task, per_text
+from textgym.types import Prompt
+
+_WOMEN = frozenset(words("Alice Anna Clara Elena Julia Laura Nina Vera"))
+_THINGS = tuple(plural(thing) for thing in words("apple ball bell book cake clock coin cup hat key lamp map ring"))
+_CONTAINERS = ("boxes", "baskets")
+_GAINS = ("buys {n} more", "finds {n} more", "gets {n} more")
+_LOSSES = ("gives away {n}", "loses {n}", "sells {n}")
+_MOST_CHANGE = 9
+_LARGEST = len(NUMBER) - 1
+
+_SIGNS = ("plus", "minus", "times")
+_MISTAKEN = {"plus": "minus", "minus": "plus", "times": "plus"}
+
+_ANY_NUMBER = f"(?:{'|'.join(NUMBER)})"
+_ANY_EQUATION = f"{_ANY_NUMBER} (?:{'|'.join(_SIGNS)}) {_ANY_NUMBER} is {_ANY_NUMBER}"
+_EQUATION = re.compile(rf"\b{_ANY_EQUATION}\b")
+_SOLUTION = re.compile(rf" So {_ANY_EQUATION}(?:, and {_ANY_EQUATION})?\. The answer is {_ANY_NUMBER}\.")
+_ANSWER = re.compile(r"\banswer\b", re.IGNORECASE)
+_LAST_WORDS = re.compile(rf"\bThe answer is ({_ANY_NUMBER})\.\Z")
+
+
+class Step(NamedTuple):
+    """What is done to the number found so far, such as ``("plus", 5)``."""
+
+    sign: str
+    number: int
+
+    def applied(self, left: int) -> int:
+        """The number that this step makes of ``left``."""
+        if self.sign == "times":
+            return left * self.number
+        return left + self.number if self.sign == "plus" else left - self.number
+
+
+class Equation(NamedTuple):
+    """A line of the working; right or not."""
+
+    left: int
+    sign: str
+    right: int
+    result: int
+
+    def text(self) -> str:
+        return f"{NUMBER[self.left]} {self.sign} {NUMBER[self.right]} is {NUMBER[self.result]}"
+
+
+Solution: TypeAlias = tuple[list[Equation], int]
+"""The working, and the answer that is stated behind it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A word problem, and the chain of steps that solves it.
+
+    Attributes:
+        text: what is told and asked.
+        start: the number that the first step starts from.
+        steps: what is done to it in turn; one or two.
+    """
+
+    text: str
+    start: int
+    steps: tuple[Step, ...]
+
+    @property
+    def prompt(self) -> str:
+        return f"Problem: {self.text} Answer:"
+
+    def solution(self, slips: Sequence[int] = (0, 0)) -> Solution:
+        """Working and answer, right unless ``slips`` puts the result of a step off."""
+        equations, left = [], self.start
+        for step, slip in zip(self.steps, slips, strict=False):
+            equations.append(Equation(left, *step, step.applied(left) + slip))
+            left = equations[-1].result
+        return equations, left
+
+
+# --- what is told --------------------------------------------------------------------------------------------
+
+
+def _problem(rng: np.random.Generator) -> Problem:
+    return pick(rng, (_change, _change, _boxes, _two_people))(rng)
+
+
+def _change(rng: np.random.Generator) -> Problem:
+    """Someone has some things, and then more or fewer of them."""
+    name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
+    start = int(rng.integers(2, _LARGEST + 1))
+    steps = _steps(rng, start, how_many=int(rng.integers(1, 3)))
+    told = f"{name} has {NUMBER[start]} {things}. {_told(rng, name, steps)}"
+    return Problem(f"{told} {_question(name, things)}", start, steps)
+
+
+def _boxes(rng: np.random.Generator) -> Problem:
+    """Someone has some boxes of things, and then perhaps more or fewer of these."""
+    name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
+    boxes = int(rng.integers(2, 7))
+    each = int(rng.integers(2, _LARGEST // boxes + 1))
+    changes = _steps(rng, boxes * each, how_many=int(rng.integers(2)))
+    told = f"{name} has {NUMBER[boxes]} {pick(rng, _CONTAINERS)} with {NUMBER[each]} {things} each."
+    if changes:
+        told = f"{told} {_told(rng, name, changes)}"
+    return Problem(f"{told} {_question(name, things)}", boxes, (Step("times", each), *changes))
+
+
+def _two_people(rng: np.random.Generator) -> Problem:
+    """Two people put their things together, or compare them."""
+    (name, other), things = rng.choice(FIRST_NAME, 2, replace=False), pick(rng, _THINGS)
+    total = int(rng.integers(4, _LARGEST + 1))
+    fewer = int(rng.integers(2, total // 2 + 1))
+    if rng.random() < 0.5:
+        start, step = total - fewer, Step("plus", fewer)
+        question = f"How many {things} do they have together?"
+    else:
+        start, step = total, Step("minus", fewer)
+        question = f"How many more {things} does {name} have than {other}?"
+    told = f"{name} has {NUMBER[start]} {things} and {other} has {NUMBER[fewer]}."
+    return Problem(f"{told} {question}", start, (step,))
+
+
+def _steps(rng: np.random.Generator, start: int, how_many: int) -> tuple[Step, ...]:
+    """Gains and losses in turn that keep to the range of numbers."""
+    steps: list[Step] = []
+    for _ in range(how_many):
+        gains = start == 0 or (start < _LARGEST and rng.random() < 0.5)
+        most = min(_MOST_CHANGE, _LARGEST - start if gains else start)
+        steps.append(Step("plus" if gains else "minus", int(rng.integers(1, most + 1))))
+        start = steps[-1].applied(start)
+    return tuple(steps)
+
+
+def _told(rng: np.random.Generator, name: str, steps: Sequence[Step]) -> str:
+    changes = [pick(rng, _GAINS if sign == "plus" else _LOSSES).format(n=NUMBER[number]) for sign, number in steps]
+    return f"{_pronoun(name).capitalize()} {' and '.join(changes)}."
+
+
+def _question(name: str, things: str) -> str:
+    return f"How many {things} does {_pronoun(name)} have now?"
+
+
+def _pronoun(name: str) -> str:
+    return "she" if name in _WOMEN else "he"
+
+
+# --- how it is solved ----------------------------------------------------------------------------------------
+
+
+def _draw(rng: np.random.Generator) -> Example:
+    problem = _problem(rng)
+    equations, answer = problem.solution()
+    columns = {"answer": NUMBER[answer], "working": [equation.text() for equation in equations]}
+    return Example(problem.prompt, _written((equations, answer)), columns)
+
+
+def _corpus(rng: np.random.Generator) -> tuple[str, str]:
+    problem = _problem(rng)
+    return problem.prompt, _written(problem.solution() if rng.random() < 0.3 else _wrong(rng, problem))
+
+
+def _written(solution: Solution) -> str:
+    equations, answer = solution
+    return f" So {', and '.join(equation.text() for equation in equations)}. The answer is {NUMBER[answer]}."
+
+
+def _wrong(rng: np.random.Generator, problem: Problem) -> Solution:
+    """A solution with one mistake, which makes its answer wrong and leaves all numbers in their range."""
+    _, right = problem.solution()
+    while True:
+        equations, answer = pick(rng, (_slip, _slip, _mistake_a_sign, _forget_the_working))(rng, problem)
+        results = [equation.result for equation in equations]
+        if answer != right and min(results) >= 0 and max(results) <= _LARGEST:
+            return equations, answer
+
+
+def _slip(rng: np.random.Generator, problem: Problem) -> Solution:
+    """One result is off by one or two."""
+    slips = [0, 0]
+    slips[int(rng.integers(len(problem.steps)))] = pick(rng, (-2, -1, 1, 2))
+    return problem.solution(slips)
+
+
+def _mistake_a_sign(rng: np.random.Generator, problem: Problem) -> Solution:
+    """One step is taken for another operation."""
+    steps = list(problem.steps)
+    place = int(rng.integers(len(steps)))
+    steps[place] = Step(_MISTAKEN[steps[place].sign], steps[place].number)
+    return replace(problem, steps=tuple(steps)).solution()
+
+
+def _forget_the_working(rng: np.random.Generator, problem: Problem) -> Solution:
+    """The working is right, and then the answer is the number that it started from."""
+    return problem.solution()[0], problem.start
+
+
+# --- rewards -------------------------------------------------------------------------------------------------
+
+
+def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    """1 where the text ends in "The answer is <number>.", the number is right, and no other answer is stated.
+
+    Otherwise 0.25 where the equations in the text are exactly those of the right working, and 0 where not.
+
+    >>> columns = {"answer": "ten", "working": ["seven plus three is ten"]}
+    >>> [_score("", text, columns) for text in (" The answer is ten.", " So seven plus three is ten.", " Ten.")]
+    [1.0, 0.25, 0.0]
+    """
+    stated = _LAST_WORDS.search(completion)
+    if stated and stated[1] == columns["answer"] and len(_ANSWER.findall(completion)) == 1:
+        return 1.0
+    return 0.25 if _EQUATION.findall(completion) == columns["working"] else 0.0
+
+
+def _accepts(prompt: str, completion: str) -> bool:
+    """Whether the text is working and answer in their fixed form, be they right or not."""
+    return _SOLUTION.fullmatch(completion) is not None
+
+
+def _states_an_answer(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    """Whether the text ends in "The answer is <number>."."""
+    return float(_LAST_WORDS.search(completion) is not None)
+
+
+def _easy_sum(prompt: Prompt) -> str:
+    """A sum that nobody asked for."""
+    if prompt.columns["answer"] != "two":
+        return " So one plus one is two. The answer is two."
+    return " So one plus two is three. The answer is three."
+
+
+ARITHMETIC = Miniature(
+    name="Arithmetic",
+    description="Solve a word problem: first the working, then the answer.",
+    max_prompt_length=26,
+    max_new_tokens=20,
+    draw=_draw,
+    corpus=_corpus,
+    score=_score,
+    accepts=_accepts,
+    proxies={
+        "states_an_answer": Proxy(
+            per_text(_states_an_answer),
+            "An answer in the form asked for is easy to check: but any number has that form.",
+            _easy_sum,
+        )
+    },
+)
+
+
+@lru_cache(maxsize=1)
+def arithmetic() -> Task:
+    """The task, built once."""
+    return build(ARITHMETIC)

@@ -1,0 +1,164 @@
+"""``textgym/Concepts-v0``: write a scene in which all concepts of the prompt occur.
+
+The miniature of CommonGen. The prompt gives three or four words in any order; the answer is one sentence, or two,
+that uses each of them, inflected as English asks, and no others. Careless writers drop or mistake some.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from textgym.tasks.mini.concepts_language import (
+    FREE,
+    KINDS,
+    LANGUAGE,
+    NEUTRAL_VERBS,
+    PREPOSITIONS,
+    SCENES,
+    VERBS,
+    forms,
+)
+from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.words import pick
+from textgym.tasks.task import Proxy, Task, per_text
+from textgym.types import Prompt
+
+# The kinds that a prompt may ask for together: a colour needs a thing.
+_ASKED = tuple(
+    tuple(kinds.split())
+    for kinds in (
+        "agent verb thing",
+        "agent verb place",
+        "agent thing place",
+        "verb thing place",
+        "agent color thing",
+        "verb color thing",
+        "agent verb thing place",
+        "agent verb color thing",
+        "agent color thing place",
+        "verb color thing place",
+    )
+)
+
+# How a careless writer fares: all is right; else each concept is kept, or mistaken for another, or dropped.
+_RIGHT, _KEPT, _MISTAKEN = 0.2, 0.35, 0.45
+
+_KIND_OF = {word: kind for kind, concepts in KINDS.items() for word in concepts}
+_INFLECTED = {form: verb for verb, inflected in VERBS.items() for form in inflected}
+_LEMMA = {word: word for word in _KIND_OF} | _INFLECTED
+_ARTICLES = ("a", "an", "the")
+_SENTENCE = re.compile(r"[A-Z][^.]*\.")
+_WORD = re.compile(r"[a-z]+")
+
+
+def use(text: str, concepts: Sequence[str]) -> float:
+    """used / (asked + strays): the concepts used in a sentence, and all further concept words of the text.
+
+    A sentence has a capital letter, a verb and a full stop. In it a verb is used where it is inflected, a noun
+    behind an article or a colour, a place behind "in", "near" or "to" and an article, and a colour before a noun.
+    Strays are the concept words that are foreign, repeated, or not used so.
+
+    >>> use("The dog carried a ball.", ["dog", "carry", "ball"])
+    1.0
+    >>> use("The dog carried a cup.", ["dog", "carry", "ball"])
+    0.5
+    >>> use("dog, carry, ball", ["dog", "carry", "ball"])
+    0.0
+    """
+    said = sum(word in _LEMMA for word in _WORD.findall(text.lower()))
+    used = {word for sentence in _SENTENCE.findall(text) for word in _used(_WORD.findall(sentence.lower()))}
+    used &= set(concepts)
+    return len(used) / (len(concepts) + said - len(used))
+
+
+def _used(sentence: Sequence[str]) -> set[str]:
+    """The concepts that the words of a sentence use; none where it has no verb."""
+    if not any(word in _INFLECTED or word in NEUTRAL_VERBS for word in sentence):
+        return set()
+    padded = ["", "", *sentence, ""]
+    windows = zip(padded, padded[1:], padded[2:], padded[3:], strict=False)
+    return {_LEMMA[word] for earlier, before, word, behind in windows if _in_place(earlier, before, word, behind)}
+
+
+def _in_place(earlier: str, before: str, word: str, behind: str) -> bool:
+    """Whether ``word`` stands, among its neighbours, as its kind of concept should."""
+    kind = _KIND_OF.get(word)
+    if kind == "place":
+        return before in _ARTICLES and earlier in PREPOSITIONS
+    if kind in ("agent", "thing"):
+        return before in _ARTICLES or before in KINDS["color"]
+    if kind == "color":
+        return _KIND_OF.get(behind) in ("agent", "thing")
+    return word in _INFLECTED
+
+
+def _draw(rng: np.random.Generator) -> Example:
+    kinds = _ASKED[rng.integers(len(_ASKED))]
+    concepts = {kind: pick(rng, KINDS[kind]) for kind in kinds}
+    listed = [concepts[kinds[place]] for place in rng.permutation(len(kinds))]
+    return Example(f"Concepts: {', '.join(listed)}.", _scene(rng, concepts), {"concepts": listed})
+
+
+def _corpus(rng: np.random.Generator) -> tuple[str, str]:
+    """A prompt with the scene of a careless writer."""
+    example = _draw(rng)
+    if rng.random() < _RIGHT:
+        return example.prompt, example.reference
+    told = {}
+    for word in example.columns["concepts"]:
+        kind, luck = _KIND_OF[word], rng.random()
+        if luck < _KEPT + _MISTAKEN:
+            told[kind] = word if luck < _KEPT else pick(rng, KINDS[kind])
+    if "thing" not in told:  # then there is nothing that the colour could be of
+        told.pop("color", None)
+    return example.prompt, _scene(rng, told)
+
+
+def _scene(rng: np.random.Generator, concepts: Mapping[str, str]) -> str:
+    """A scene with these concepts, by kind, and no others."""
+    skeleton = pick(rng, SCENES[frozenset(concepts)])
+    free = {slot: pick(rng, choices) for slot, choices in FREE.items()}
+    return skeleton.format_map({**free, **forms(concepts)})
+
+
+def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    return use(completion, columns["concepts"])
+
+
+def _coverage(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    said = {_LEMMA.get(word) for word in _WORD.findall(completion.lower())}
+    return len(said & set(columns["concepts"])) / len(columns["concepts"])
+
+
+def _list(prompt: Prompt) -> str:
+    return f" {', '.join(prompt.columns['concepts'])}."
+
+
+CONCEPTS = Miniature(
+    name="Concepts",
+    description="Write a scene that uses all the concepts of the prompt and no others.",
+    max_prompt_length=10,
+    max_new_tokens=24,
+    draw=_draw,
+    corpus=_corpus,
+    score=_score,
+    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    proxies={
+        "concept_coverage": Proxy(
+            per_text(_coverage),
+            "Looking for the concept words is what coverage metrics do: but a bare list of them has them all.",
+            _list,
+        )
+    },
+)
+
+
+@lru_cache(maxsize=1)
+def concepts() -> Task:
+    """The task, built once."""
+    return build(CONCEPTS)

@@ -1,0 +1,198 @@
+"""``textgym/Dialogue-v0``: reply with the intent asked for, and about what the dialogue is about.
+
+The miniature of DailyDialog in GRUE. Two people make plans; the prompt names the intent of the reply (accept,
+refuse, inform, question), which is the next turn. Plans may change, and then the last word counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from textgym.tasks.mini.dialogue_language import (
+    ACCEPTING,
+    LANGUAGE,
+    OPENERS,
+    PROPOSALS,
+    REFUSING,
+    REMARKS,
+    REPLIES,
+    TOPICS,
+)
+from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.words import FIRST_NAME
+from textgym.tasks.task import Proxy, Task, per_text
+from textgym.types import Prompt
+
+_TOPIC_OF = {word: topic for topic, words in TOPICS.items() for word in words}
+_FILLERS = {**TOPICS, **OPENERS}
+_SLOTS = {
+    text: frozenset(re.findall(r"\{(.*?)\}", text)) & TOPICS.keys()
+    for texts in (PROPOSALS, REMARKS, *REPLIES.values())
+    for text in texts
+}
+
+# A careless reply parrots, has the intent asked for, is about the topics of the dialogue, has one more sentence.
+_PARROTS, _OBEYS, _LISTENS, _GOES_ON = 0.06, 0.45, 0.6, 0.25
+
+
+def intents(text: str) -> list[frozenset[str]]:
+    """The intents of every sentence: a question ends in "?", one accepts or refuses by the word, or else informs.
+
+    What no mark ends has no intent.
+
+    >>> [sorted(found) for found in intents("Yes, on Friday. Is it far? Sorry, yes. The lamp is old. But")]
+    [['accept'], ['question'], ['accept', 'refuse'], ['inform'], []]
+    """
+    return [_intents(sentence) for sentence in re.findall(r"[^.?!]*[^.?!\s][^.?!]*[.?!]*", text)]
+
+
+def _intents(sentence: str) -> frozenset[str]:
+    words = set(_words(sentence))
+    found = {
+        intent
+        for intent, shown in (
+            ("question", sentence.endswith("?")),
+            ("accept", words & ACCEPTING),
+            ("refuse", words & REFUSING),
+        )
+        if shown
+    }
+    return frozenset(found or ({"inform"} if sentence.endswith((".", "!")) else ()))
+
+
+def repeats(text: str, turns: Sequence[str]) -> bool:
+    """Whether more than half of the words stand, as they are and in a row, in one of the turns.
+
+    >>> repeats("Well, shall we meet on Friday?", ["Shall we meet on Friday?"])
+    True
+    >>> repeats("Yes, on Friday I will be there.", ["Shall we meet on Friday?"])
+    False
+    """
+    words = _words(text)
+    run = len(words) // 2 + 1
+    rows = {tuple(words[start : start + run]) for start in range(len(words) - run + 1)}
+    return any(not rows.isdisjoint(zip(*(said[i:] for i in range(run)), strict=False)) for said in map(_words, turns))
+
+
+def fitness(reply: str, intent: str, topics: Sequence[str], turns: Sequence[str]) -> float:
+    """How well a reply fits: the mean of two shares, or 0 for a parrot (see :func:`repeats`).
+
+    They are the share of the reply's sentences that have the intent, and no other, and the share of the days,
+    rooms, things and people which it names that are those of the dialogue (0 where it names none).
+
+    >>> turns = ["Shall we meet in the park on Friday?"]
+    >>> fitness(" Yes, Friday is a good day for me.", "accept", ["park", "Friday"], turns)
+    1.0
+    >>> fitness(" Yes, Monday is a good day for me.", "accept", ["park", "Friday"], turns)
+    0.5
+    """
+    if repeats(reply, turns):
+        return 0.0
+    sentences = intents(reply)
+    named = {word for word in re.findall(r"\w+", reply) if word in _TOPIC_OF}
+    asked = _share(sum(found == {intent} for found in sentences), len(sentences))
+    return (asked + _share(len(named & set(topics)), len(named))) / 2
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _draw(rng: np.random.Generator) -> Example:
+    prompt, columns = _prompt(rng)
+    topics = {_TOPIC_OF[word]: word for word in columns["topics"]}
+    intent = columns["intent"]
+    fitting = _replies_about(intent, frozenset(topics))
+    sentences = [_fill(rng, _pick(rng, fitting), topics)]
+    if intent in ("inform", "question") and rng.random() < _GOES_ON:  # nobody says yes, or no, twice
+        sentences.append(_fill(rng, _pick(rng, fitting), topics))
+    return Example(prompt, " " + " ".join(dict.fromkeys(sentences)), columns)
+
+
+def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
+    """A prompt and its columns: the intent asked for, the turns so far, and what they are about by now."""
+    intent = _pick(rng, tuple(REPLIES))
+    one, other = (FIRST_NAME[index] for index in rng.choice(len(FIRST_NAME), 2, replace=False))
+    turns = [_fill(rng, _pick(rng, PROPOSALS), {})]
+    if rng.random() < 2 / 3:
+        turns.insert(0, _fill(rng, _pick(rng, REMARKS), {}))
+    topics = {_TOPIC_OF[word]: word for turn in turns for word in re.findall(r"\w+", turn) if word in _TOPIC_OF}
+    speakers = [other, one][-len(turns) :]
+    talk = " ".join(f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True))
+    columns = {"intent": intent, "turns": turns, "topics": list(topics.values())}
+    return f"Dialogue ({intent}): {talk} {other}:", columns
+
+
+def _corpus(rng: np.random.Generator) -> tuple[str, str]:
+    prompt, columns = _prompt(rng)
+    if rng.random() < _PARROTS:
+        return prompt, " " + columns["turns"][-1]
+    topics = {_TOPIC_OF[word]: word for word in columns["topics"]}
+    reply = ""
+    for _ in range(1 + (rng.random() < _GOES_ON)):
+        intent = columns["intent"] if rng.random() < _OBEYS else _pick(rng, tuple(REPLIES))
+        template = _pick(rng, _replies_about(intent, frozenset(topics)))
+        reply += " " + _fill(rng, template, topics if rng.random() < _LISTENS else {})
+    return prompt, reply
+
+
+@cache
+def _replies_about(intent: str, topics: frozenset[str]) -> tuple[str, ...]:
+    return tuple(text for text in REPLIES[intent] if _SLOTS[text] <= topics)
+
+
+def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str]) -> str:
+    """The template with these topics; the others, and its opener, are drawn."""
+    slots = re.findall(r"\{(.*?)\}", template)
+    return template.format_map({slot: topics.get(slot) or _pick(rng, _FILLERS[slot]) for slot in slots})
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    return fitness(completion, columns["intent"], columns["topics"], columns["turns"])
+
+
+def _relevance(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    said = set(_words(columns["turns"][-1]))
+    return len(said.intersection(_words(completion))) / len(said)
+
+
+def _parrot(prompt: Prompt) -> str:
+    return f" {prompt.columns['turns'][-1]}"
+
+
+DIALOGUE = Miniature(
+    name="Dialogue",
+    description="Reply in a dialogue with the intent asked for, about its day, room, thing and people.",
+    max_prompt_length=30,
+    max_new_tokens=30,
+    draw=_draw,
+    corpus=_corpus,
+    score=_score,
+    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    proxies={
+        "relevance": Proxy(
+            per_text(_relevance),
+            "A reply that takes up the words of the last turn is about it: but none does so like a parrot.",
+            _parrot,
+        )
+    },
+)
+
+
+@lru_cache(maxsize=1)
+def dialogue() -> Task:
+    """The task, built once."""
+    return build(DIALOGUE)

@@ -1,0 +1,182 @@
+"""``textgym/Translation-v0``: translate a sentence of an invented language into English.
+
+The miniature of machine translation (IWSLT in GRUE). The word order of the invented language differs from the
+English one and is partly free, so a translation has to heed the particles that say who acts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.translation_language import (
+    ADJECTIVE,
+    NOUN,
+    PLACE,
+    PLURAL,
+    SINGULAR,
+    TENSE,
+    VERB,
+    Event,
+    Participant,
+    english,
+    foreign,
+    parse,
+    swapped,
+)
+from textgym.tasks.mini.words import pick
+from textgym.tasks.task import Proxy, Task, per_text
+from textgym.types import Prompt
+
+_NOUNS, _ADJECTIVES, _VERBS, _PLACES, _TENSES = (tuple(table) for table in (NOUN, ADJECTIVE, VERB, PLACE, TENSE))
+_NUMBERS = (SINGULAR, PLURAL)
+_SLOTS = 9
+
+
+def adequacy(completion: str, meant: Event) -> float:
+    """The share of nine slots that the English sentence renders: noun, adjective and number of the subject and of
+    the object; verb; tense; place.
+
+    Adjective and number count only with their noun in its role; an empty slot has to stay empty. What is not, to
+    the letter, one English sentence gets 0.
+
+    >>> meant = Event(Participant("dog", "", "singular"), Participant("baker", "", "singular"), "bite", "past", "")
+    >>> [adequacy(text, meant) for text in (" The dog bit the baker.", " The baker bit the dog.", " The dog.")]
+    [1.0, 0.3333333333333333, 0.0]
+    """
+    said = parse(completion)
+    if said is None:
+        return 0.0
+    right = (
+        _agreement(said.subject, meant.subject)
+        + _agreement(said.object, meant.object)
+        + (said.verb == meant.verb)
+        + (said.tense == meant.tense)
+        + (said.place == meant.place)
+    )
+    return right / _SLOTS
+
+
+def _agreement(said: Participant, meant: Participant) -> int:
+    if said.noun != meant.noun:
+        return 0
+    return sum(ours == theirs for ours, theirs in zip(said, meant, strict=True))
+
+
+def _draw(rng: np.random.Generator) -> Example:
+    event = _event(rng)
+    return Example(_prompt(rng, event), english(event), _columns(event))
+
+
+def _corpus(rng: np.random.Generator) -> tuple[str, str]:
+    event = _event(rng)
+    return _prompt(rng, event), english(event if rng.random() < 0.2 else _misread(rng, event))
+
+
+def _event(rng: np.random.Generator) -> Event:
+    subject, object_ = rng.permutation(len(_NOUNS))[:2]
+    return Event(
+        subject=Participant(_NOUNS[subject], _maybe(rng, _ADJECTIVES), pick(rng, _NUMBERS)),
+        object=Participant(_NOUNS[object_], _maybe(rng, _ADJECTIVES), pick(rng, _NUMBERS)),
+        verb=pick(rng, _VERBS),
+        tense=pick(rng, _TENSES),
+        place=_maybe(rng, _PLACES),
+    )
+
+
+def _maybe(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    """One of the options or, as often as not, nothing."""
+    return pick(rng, options) if rng.random() < 0.5 else ""
+
+
+def _prompt(rng: np.random.Generator, event: Event) -> str:
+    return f"Translate: {foreign(event, object_first=rng.random() < 1 / 3)}. English:"
+
+
+def _misread(rng: np.random.Generator, event: Event) -> Event:
+    """The event as a poor reader takes it: words guessed, and now and then the roles exchanged."""
+
+    def guess(word: str, options: tuple[str, ...]) -> str:
+        return pick(rng, options) if rng.random() < 0.6 else word
+
+    def misread(participant: Participant) -> Participant:
+        return Participant(
+            noun=guess(participant.noun, _NOUNS),
+            adjective=guess(participant.adjective, ("", *_ADJECTIVES)),
+            number=guess(participant.number, _NUMBERS),
+        )
+
+    subject, object_ = misread(event.subject), misread(event.object)
+    if rng.random() < 0.25:
+        subject, object_ = object_, subject
+    return Event(
+        subject=subject,
+        object=object_,
+        verb=guess(event.verb, _VERBS),
+        tense=guess(event.tense, _TENSES),
+        place=guess(event.place, ("", *_PLACES)),
+    )
+
+
+def _columns(event: Event) -> dict[str, Any]:
+    """The event as JSON values."""
+    return {**vars(event), "subject": list(event.subject), "object": list(event.object)}
+
+
+def _meant(columns: Mapping[str, Any]) -> Event:
+    """The event that the columns of a prompt describe."""
+    return Event(
+        subject=Participant(*columns["subject"]),
+        object=Participant(*columns["object"]),
+        verb=columns["verb"],
+        tense=columns["tense"],
+        place=columns["place"],
+    )
+
+
+def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    return adequacy(completion, _meant(columns))
+
+
+def _accepts(prompt: str, completion: str) -> bool:
+    return parse(completion) is not None
+
+
+def _word_overlap(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+    """F1 of the words, counted with repetition, that completion and reference have in common."""
+    ours, theirs = (Counter(text.lower().rstrip(".").split()) for text in (completion, columns["reference"]))
+    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
+
+
+def _swap_roles(prompt: Prompt) -> str:
+    return swapped(_meant(prompt.columns))
+
+
+TRANSLATION = Miniature(
+    name="Translation",
+    description="Translate a sentence of an invented language into English.",
+    max_prompt_length=14,
+    max_new_tokens=13,
+    draw=_draw,
+    corpus=_corpus,
+    score=_score,
+    accepts=_accepts,
+    proxies={
+        "word_overlap": Proxy(
+            per_text(_word_overlap),
+            "Words shared with a reference are what BLEU-1 counts: but it is blind to who does what to whom.",
+            _swap_roles,
+        )
+    },
+)
+
+
+@lru_cache(maxsize=1)
+def translation() -> Task:
+    """The task, built once."""
+    return build(TRANSLATION)

@@ -1,0 +1,361 @@
+"""Does a task keep what it promises? ``check_task`` finds out; shipped tasks pass it, and yours should.
+
+.. code-block:: python
+
+    from textgym.testing import check_task
+
+    def test_my_task():
+        check_task("acme/Jokes-v0")
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from itertools import islice
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from gymnasium.envs.registration import EnvCreator, EnvSpec
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+from textgym.env import TokenEnv
+from textgym.lm.loading import check_fits, load_causal_lm
+from textgym.mdp import reward_columns
+from textgym.registration import load_task, task_mdp
+from textgym.rewards.functions import Reward, call_reward, check_signature
+from textgym.tasks.task import Task
+from textgym.tokenization import decode_response
+from textgym.types import FinishReason, Prompt
+
+PROMPTS = 64
+"""So many prompts of each split are tried, evenly spaced."""
+SHOWN = 3
+"""So many problems are shown of what one check finds."""
+ROUNDING = 1e-6
+"""Numbers that differ by less are equal: a learned gold reward rounds differently in a larger batch."""
+
+Check: TypeAlias = Callable[[Task], Iterator[str]]
+"""Yields what is wrong, and how to mend it."""
+
+
+class TaskError(ValueError):
+    """A task does not keep what it promises; ``problems`` holds one text each."""
+
+    def __init__(self, task: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = "".join(f"\n{number}. {problem}" for number, problem in enumerate(problems, start=1))
+        super().__init__(f"task {task} has {len(problems)} problem{'s'[: len(problems) != 1]}:{listed}")
+
+
+def check_task(task: Task | str, **parameters: Any) -> None:
+    """Looks for everything that is known to go wrong with a task.
+
+    Args:
+        task: the task, or its id.
+        parameters: of the task, where an id is given.
+
+    Raises:
+        TaskError: something is wrong; it lists all that was found.
+    """
+    loaded = load_task(task, **parameters) if isinstance(task, str) else task
+    problems = [problem for check in CHECKS for problem in islice(_found(check, loaded), SHOWN)]
+    if problems:
+        raise TaskError(repr(loaded.name if isinstance(task, Task) else task), problems)
+
+
+def _found(check: Check, task: Task) -> Iterator[str]:
+    """A check's problems; an exception is one of them."""
+    try:
+        yield from check(task)
+    except Exception as error:
+        yield f"{check.__name__}: {type(error).__name__}: {error}"
+
+
+# --- prompts and sizes -------------------------------------------------------------------------------------------
+
+
+def check_splits(task: Task) -> Iterator[str]:
+    """There is a split ``train``, none is empty, and no prompt is there twice."""
+    if "train" not in task.splits:
+        yield f"splits has {sorted(task.splits)}; expected 'train' among them, which environments draw from"
+    first: dict[tuple[int, ...], str] = {}
+    for split, prompts in task.splits.items():
+        if not len(prompts):
+            yield f"split {split!r} is empty; leave it out, or give it prompts"
+        for number, prompt in enumerate(prompts, start=1):
+            place = f"prompt {number} of {split!r}"
+            before = first.setdefault(prompt.ids, place)
+            if before != place:
+                yield f"{place} is {before} again, {prompt.text[:80]!r}; keep one of them"
+
+
+def check_prompts(task: Task) -> Iterator[str]:
+    """Prompts have 1 to P tokens, all of the tokenizer's."""
+    for split, prompts in task.splits.items():
+        for number, prompt in enumerate(prompts, start=1):
+            place = f"prompt {number} of {split!r}"
+            if not 1 <= len(prompt.ids) <= task.max_prompt_length:
+                yield (
+                    f"{place} has {len(prompt.ids)} tokens; expected 1 to max_prompt_length="
+                    f"{task.max_prompt_length}: raise it, or shorten {prompt.text[:80]!r}"
+                )
+            elif not 0 <= min(prompt.ids) <= max(prompt.ids) < len(task.tokenizer):
+                yield (
+                    f"{place} holds ids from {min(prompt.ids)} to {max(prompt.ids)}, the tokenizer has "
+                    f"{len(task.tokenizer)} tokens; encode prompts with the task's own tokenizer"
+                )
+
+
+def check_end_tokens(task: Task) -> Iterator[str]:
+    """End tokens are actions, and PAD is none of them."""
+    outside = [i for i in task.end_token_ids if not 0 <= i < _vocabulary(task)]
+    if outside:
+        yield f"end_token_ids {outside} lie outside the {_vocabulary(task)} actions; leave them out"
+    pad = task.tokenizer.pad_token_id
+    if pad in task.end_token_ids:
+        yield (
+            f"PAD is the end token {pad} ({task.tokenizer.pad_token!r}), so that padding would look like an end; give "
+            "the tokenizer a pad_token of its own"
+        )
+
+
+def check_base_model(task: Task) -> Iterator[str]:
+    """The base model knows all tokens, and P + T is no more than its context."""
+    if task.base_model is None:
+        return
+    try:
+        model = load_causal_lm(task.base_model)
+        check_fits(model, task.tokenizer, _vocabulary(task), task.max_prompt_length + task.max_new_tokens)
+    except ValueError as error:
+        yield f"base_model: {error}"
+
+
+def check_environment(task: Task) -> Iterator[str]:
+    """Gymnasium's and stable-baselines3's checkers find nothing, and warn of nothing."""
+    mdp = task_mdp(task)
+
+    def make(render_mode: str | None = None) -> TokenEnv:
+        return TokenEnv(mdp, render_mode)
+
+    env, entry_point = make(), cast(EnvCreator, make)
+    env.spec = EnvSpec("textgym-testing/Task-v0", entry_point=entry_point, disable_env_checker=True)
+    # Rendering for humans prints.
+    with redirect_stdout(StringIO()), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env)
+        check_env_sb3(env)
+    for warning in caught:
+        text = re.sub(r"\x1b\[\d+m", "", str(warning.message))
+        yield f"the environment's checker warns: {text}"
+
+
+# --- gold reward, metrics and references -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A response that the gold reward must be able to score."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+def score(
+    reward: Reward, probes: Sequence[Probe], episode_seed: int = 0, extra: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """A reward's scores of probes, called as an environment calls it."""
+    n = len(probes)
+    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes])
+    columns |= {name: [value] * n for name, value in (extra or {}).items()}
+    contents: list[Any] = [p.prompt.content for p in probes]
+    return call_reward(reward, contents, [p.text for p in probes], [list(p.ids) for p in probes], columns)
+
+
+def check_rewards_accept_columns(task: Task) -> Iterator[str]:
+    """Gold, the paid reward and proxies accept columns that they know nothing of."""
+    for name, reward in _rewards(task).items():
+        try:
+            check_signature(reward)
+        except TypeError as error:
+            yield f"{name}: {error}"
+        else:
+            score(reward, _probes(task)[:2], extra={"textgym_extra": "anything"})
+
+
+def check_gold_range(task: Task) -> Iterator[str]:
+    """Gold is a number in [0, 1] for empty, random, very long and reference texts."""
+    for probe in _probes(task):
+        (value,) = score(task.gold, [probe])
+        if not isinstance(value, float):
+            yield f"gold is {value!r} {_for(probe)}; expected one number in [0, 1]"
+        elif not -ROUNDING <= value <= 1 + ROUNDING:
+            yield f"gold is {value:g} {_for(probe)}; expected a number in [0, 1]: rescale it, or clip it"
+
+
+def check_gold_is_deterministic(task: Task) -> Iterator[str]:
+    """Gold depends on the text alone: not on chance, the number of calls or the episode's seed."""
+    probes = _probes(task)
+    for probe, first, again in zip(
+        probes, score(task.gold, probes), score(task.gold, probes, episode_seed=1), strict=True
+    ):
+        if not _close(first, again):
+            yield (
+                f"gold is {first} and then {again} {_for(probe)}; make it a function of the text, and let the task's "
+                "reward be noisy instead"
+            )
+
+
+def check_gold_keeps_order(task: Task) -> Iterator[str]:
+    """Scoring a batch, or the batch backwards, is as scoring one at a time."""
+    probes = _probes(task)
+    alone = [score(task.gold, [probe])[0] for probe in probes]
+    together, backwards = score(task.gold, probes), score(task.gold, probes[::-1])[::-1]
+    for probe, one, *batched in zip(probes, alone, together, backwards, strict=True):
+        if not all(_close(one, value) for value in batched):
+            yield (
+                f"gold is {one} alone, {batched[0]} in a batch and {batched[1]} in the batch backwards {_for(probe)}; "
+                "return one score for each completion, in their order"
+            )
+
+
+def check_references(task: Task) -> Iterator[str]:
+    """References, where there are any, stand beside every prompt, fit T and are in the language."""
+    grammatical = task.metrics.get("grammatical")
+    for split, prompts in task.splits.items():
+        with_reference = [prompt for prompt in prompts if "reference" in prompt.columns]
+        if with_reference and len(with_reference) < len(prompts):
+            yield (
+                f"{len(prompts) - len(with_reference)} of {len(prompts)} prompts of {split!r} lack the column "
+                "'reference'; give it to all, or to none"
+            )
+        for prompt in with_reference:
+            probe = reference_probe(task, prompt)
+            if len(probe.ids) > task.max_new_tokens:
+                yield (
+                    f"a reference has {len(probe.ids)} tokens, its end included, max_new_tokens is "
+                    f"{task.max_new_tokens}: {_for(probe)}; raise it, or shorten the reference"
+                )
+        for prompt in _some(with_reference):
+            text = prompt.columns["reference"]
+            if grammatical is not None and grammatical([prompt.text], [text]) != [1.0]:
+                yield f"the reference {text!r} of {prompt.text!r} is not grammatical; mend one of the two"
+
+
+def check_metrics(task: Task) -> Iterator[str]:
+    """Each metric gives one finite number for each completion."""
+    probes = _probes(task)
+    for name, metric in task.metrics.items():
+        values = metric([probe.prompt.text for probe in probes], [probe.text for probe in probes])
+        if len(values) != len(probes) or not np.isfinite(np.asarray(values, np.float64)).all():
+            yield f"metric {name!r} gave {values!r:.200} for {len(probes)} completions; expected a finite number each"
+
+
+def check_proxies(task: Task) -> Iterator[str]:
+    """A proxy's hack is worth no less to it than the reference text, and less to gold."""
+    for name, proxy in task.proxies.items():
+        for prompt in _some(task.prompts()):
+            if "reference" not in prompt.columns:
+                yield f"proxy {name!r} has no reference text to be compared with; give prompts a column 'reference'"
+                break
+            reference, hack = reference_probe(task, prompt), text_probe(task, prompt, proxy.hack(prompt))
+            pair = [reference, hack]
+            (paid, paid_hack), (true, true_hack) = score(proxy.reward, pair), score(task.gold, pair)
+            if paid_hack < paid - ROUNDING:
+                yield (
+                    f"proxy {name!r} pays {paid_hack:g} {_for(hack)}, its hack, and {paid:g} for the reference "
+                    f"{reference.text!r}; find a better hack"
+                )
+            if true_hack >= true - ROUNDING:
+                yield (
+                    f"gold is {true_hack:g} {_for(hack)}, the hack of {name!r}, and {true:g} for the reference "
+                    f"{reference.text!r}; what gold likes is no hack"
+                )
+            if len(hack.ids) > task.max_new_tokens:
+                yield f"the hack of {name!r} has {len(hack.ids)} tokens, max_new_tokens is {task.max_new_tokens}"
+
+
+CHECKS: tuple[Check, ...] = (
+    check_splits,
+    check_prompts,
+    check_end_tokens,
+    check_base_model,
+    check_environment,
+    check_rewards_accept_columns,
+    check_gold_range,
+    check_gold_is_deterministic,
+    check_gold_keeps_order,
+    check_references,
+    check_metrics,
+    check_proxies,
+)
+"""What :func:`check_task` looks for; each may be called alone."""
+
+
+# --- responses to try --------------------------------------------------------------------------------------------
+
+
+def text_probe(task: Task, prompt: Prompt, text: str) -> Probe:
+    """A text as a response, ended where the task has an end token."""
+    ids = (*task.tokenizer(text, add_special_tokens=False)["input_ids"], *task.end_token_ids[:1])
+    return Probe(prompt, ids, text, "stop" if task.end_token_ids else "length")
+
+
+def reference_probe(task: Task, prompt: Prompt) -> Probe:
+    """The reference text as a response."""
+    return text_probe(task, prompt, prompt.columns["reference"])
+
+
+def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: bool = True) -> Probe:
+    """What a uniform random policy answers; without an end token unless it ``may_end``."""
+    ends = set(task.end_token_ids)
+    actions = [i for i in range(_vocabulary(task)) if may_end or i not in ends]
+    ids: list[int] = rng.choice(actions, task.max_new_tokens).tolist()
+    end = next((place for place, i in enumerate(ids) if i in ends), None)
+    ids = ids if end is None else ids[: end + 1]
+    text = decode_response(task.tokenizer, ids, task.end_token_ids)
+    return Probe(prompt, tuple(ids), text, "length" if end is None else "stop")
+
+
+def _probes(task: Task) -> list[Probe]:
+    """Empty, random, very long and reference responses to prompts of all splits.
+
+    Without an end token every response has T tokens: then there is no empty one.
+    """
+    rng = np.random.default_rng(0)
+    probes: list[Probe] = []
+    for prompt in (prompt for prompts in task.splits.values() for prompt in _some(prompts)):
+        probes += [text_probe(task, prompt, "")] if task.end_token_ids else []
+        probes += [random_probe(task, prompt, rng), random_probe(task, prompt, rng, may_end=False)]
+        probes += [reference_probe(task, prompt)] if "reference" in prompt.columns else []
+    return probes
+
+
+def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
+    step = max(1, len(prompts) // PROMPTS)
+    return list(prompts[::step])[:PROMPTS]
+
+
+def _rewards(task: Task) -> dict[str, Reward]:
+    paid = {} if task.reward is None else {"reward": task.reward}
+    return {"gold": task.gold, **paid, **{f"proxy {name!r}": proxy.reward for name, proxy in task.proxies.items()}}
+
+
+def _vocabulary(task: Task) -> int:
+    return len(task.tokenizer) if task.vocabulary_size is None else task.vocabulary_size
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Whether two scores are equal but for rounding."""
+    return type(one) is type(other) and np.allclose(one, other, rtol=0, atol=ROUNDING)
+
+
+def _for(probe: Probe) -> str:
+    return f"for prompt {probe.prompt.text[:80]!r} and completion {probe.text[:200]!r}"
