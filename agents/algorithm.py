@@ -192,7 +192,9 @@ class SequenceAlgorithm(BaseAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         if mdp is not None:
-            check_fits(self.policy.lm, mdp.tokenizer, self.policy.n_actions, self.policy.width)
+            check_fits(
+                self.policy.lm, mdp.tokenizer, self.policy.n_actions, self.policy.width, self.policy.prompt_length
+            )
         if getattr(mdp, "allowed", None) is not None and self.sampling.truncates:
             raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
         check_wrapper(self.env, self.sampling, self.kl.beta)
@@ -323,7 +325,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         size, epochs = self.settings.minibatch_size, self.settings.n_epochs
         logged: list[dict[str, float]] = []
         for batch in minibatches(scored, estimated, size, epochs, order, self.device):
-            evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept)
+            evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
             loss, logs = self.loss(evaluation, batch)
             self.policy.optimizer.zero_grad()
             loss.backward()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.policy import LMPolicy
@@ -27,6 +27,7 @@ class Scored:
         values: ``[N, T+1]`` at the rollout; zeros without a critic.
         shaped: ``[N, T]`` rewards with the KL penalty, where the KL stands in the reward.
         companions: the greedy responses, one for each prompt in the order of the episodes; None where there are none.
+        prefix: ``[N, L, d]`` what the policy's frozen layers compute of the episodes; None where there are none.
     """
 
     episodes: Episodes
@@ -34,6 +35,7 @@ class Scored:
     values: Float32Array
     shaped: Float32Array
     companions: Episodes | None = None
+    prefix: Tensor | None = None
 
     @property
     def returns(self) -> FloatArray:
@@ -44,7 +46,8 @@ class Scored:
     def take(self, rows: IntArray) -> Scored:
         """Some of the episodes."""
         arrays = {name: getattr(self, name)[rows] for name in ("ref_log_probs", "values", "shaped")}
-        return replace(self, episodes=take(self.episodes, rows), **arrays)
+        prefix = None if self.prefix is None else self.prefix[torch.from_numpy(rows)]
+        return replace(self, episodes=take(self.episodes, rows), prefix=prefix, **arrays)
 
 
 def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
@@ -71,6 +74,7 @@ class Minibatch:
     advantages: Tensor
     returns: Tensor
     kept: Tensor | None
+    prefix: Tensor | None
 
     def log_ratio(self, log_probs: Tensor) -> Tensor:
         """``[n, T]`` log π − log π of the rollout; 0 where no token stands."""
@@ -101,15 +105,17 @@ def score_episodes(
     # What a task forbids, it forbids the reference too; top-k and top-p are the policy's own.
     whole = episodes.kept is None or policy.sampling.truncates
     task_kept = None if whole else torch.from_numpy(episodes.kept)
+    prefixes: list[Tensor | None] = []
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
+        prefixes.append(policy.trunk.prefix(ids, mask, policy.prompt_length))
         if policy.value is not None:
-            states = policy.trunk.hidden_states(ids, mask, policy.prompt_length)
+            states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
             values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
         scores = score_responses(
             reference.head,
-            reference.hidden_states(ids, mask, policy.prompt_length)[:, :-1],
+            reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1],
             ids[:, policy.prompt_length :],
             mask[:, policy.prompt_length :].bool(),
             policy.sampling.shared,
@@ -119,7 +125,16 @@ def score_episodes(
         )
         ref_log_probs[rows] = scores.log_probs.cpu().numpy()
     shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
-    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions)
+    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions, _joined(prefixes))
+
+
+def _joined(prefixes: list[Tensor | None]) -> Tensor | None:
+    """``[N, L, d]`` of batches ``[n, L_i, d]``; nothing reads what stands beyond a sequence's tokens."""
+    parts = [prefix for prefix in prefixes if prefix is not None]
+    if not parts:
+        return None
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
 
 
 def minibatches(
@@ -162,4 +177,8 @@ def minibatches(
             columns = dict.fromkeys(tensors, longest)
             columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
             cut = {name: tensor[rows][:, : columns[name]].to(device) for name, tensor in tensors.items()}
-            yield Minibatch(**cut, kept=None if kept is None else kept[rows][:, :longest].to(device))
+            yield Minibatch(
+                **cut,
+                kept=None if kept is None else kept[rows][:, :longest].to(device),
+                prefix=None if scored.prefix is None else scored.prefix[rows.to(scored.prefix.device)],
+            )

@@ -50,7 +50,7 @@ def run_trainer(
     """
     found = last_whole(directory) if resume else None
     arguments = training_arguments(settings, keep_by, seed, directory, evaluate_first=found is None)
-    with unchanged_config(model):
+    with undone_afterwards(model):
         trainer = _Trainer(
             model=model,
             args=arguments,
@@ -64,8 +64,6 @@ def run_trainer(
         try:
             trainer.train(resume_from_checkpoint=None if found is None else str(found))
         finally:
-            # Mixed precision wraps the model's forward pass.
-            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             trainer.accelerator.free_memory()
     state = trainer.state
     if state.best_global_step is None:
@@ -103,6 +101,7 @@ def training_arguments(
         logging_steps=LOGGING_STEPS,
         logging_nan_inf_filter=False,
         report_to="none",
+        use_cpu=not torch.accelerator.is_available(),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
@@ -136,19 +135,27 @@ def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
             row["train/loss"] = loss / (last - first)
         elif "eval_loss" in entry:
             measured = {f"validation/{k.removeprefix('eval_')}": v for k, v in entry.items() if k.startswith("eval_")}
-            rows.append({"iteration": round(entry["epoch"]), "train/steps": entry["step"], **row, **measured})
+            numbers = {"train/steps": entry["step"], **row, **measured}
+            rows.append({"iteration": round(entry["epoch"]), **dict(sorted(numbers.items()))})
             row, loss, first = {}, 0.0, last
     return rows
 
 
 @contextmanager
-def unchanged_config(model: PreTrainedModel) -> Iterator[None]:
-    """Trainer switches the cache off in the model's config; what is saved and what samples want it on."""
-    use_cache = getattr(model.config, "use_cache", None)
+def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
+    """Takes back what Trainer does to a model beside training it.
+
+    It switches the cache off in the config, which sampling wants on, and mixed precision wraps ``forward``.
+    """
+    use_cache, wrapped = getattr(model.config, "use_cache", None), {"forward", "_original_forward"}
+    own = {name: value for name, value in vars(model).items() if name in wrapped}
     try:
         yield
     finally:
         model.config.use_cache = use_cache
+        for name in wrapped & vars(model).keys():
+            del vars(model)[name]
+        vars(model).update(own)
 
 
 class _Trainer(Trainer):

@@ -1,4 +1,4 @@
-"""The policy: a causal language model with a value function, as stable-baselines3 knows policies."""
+"""The policy: a language model with a value function, as stable-baselines3 knows policies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
-from textgym.lm.loading import embedding_rows, frozen_dropout, load_causal_lm
+from textgym.lm.freezing import freeze, untie
+from textgym.lm.loading import embedding_rows, frozen_dropout, load_lm
+from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
 from textgym.types import BoolArray
@@ -48,6 +50,12 @@ class LMPolicy(BasePolicy):
         prompt_length: ``P``.
         end_token_ids: tokens that end a response.
         value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module; None for no critic.
+        lora: adapters to train instead of the model: a rank, or a configuration of peft's. A model that comes with
+            adapters (a ``PeftModel``, or the directory of one) needs none.
+        freeze_layers: the embeddings and so many of the lower layers are not trained; None for none. What they compute
+            is then computed once per iteration.
+        untie_head: gives an output head that is tied to the embedding weights of its own, so that it learns where the
+            embedding is frozen.
         sampling: the behaviour distribution.
         seed: of the random streams of ``predict``.
     """
@@ -62,11 +70,14 @@ class LMPolicy(BasePolicy):
         prompt_length: int,
         end_token_ids: Sequence[int] = (),
         value: str | Path | torch.nn.Module | None = "trunk",
+        lora: Any = None,
+        freeze_layers: int | None = None,
+        untie_head: bool = False,
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.lm = frozen_dropout(model) if isinstance(model, torch.nn.Module) else load_causal_lm(model)
+        self.lm = frozen_dropout(unwrapped(model)) if isinstance(model, torch.nn.Module) else load_lm(model)
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:
@@ -76,13 +87,25 @@ class LMPolicy(BasePolicy):
         self.end_token_ids = tuple(end_token_ids)
         self.sampling = sampling or Sampling()
         self.seed = seed
-        is_made = value is None or isinstance(value, torch.nn.Module)
-        self.value = value if is_made else make_value(value, self.lm)
-        self.trunk = Trunk(self.lm)
+        self.freeze_layers = freeze_layers
+        if untie_head:
+            untie(self.lm)
+        if lora is not None:
+            add_lora(self.lm, lora, freeze_layers or 0, seed)
+        elif is_adapted(self.lm):
+            train_adapters(self.lm)
+        self.value = make_value(value, self.lm)  # before any layer is frozen, which its own copy need not be
+        if freeze_layers is not None:
+            freeze(self.lm, freeze_layers)
+        self.trunk = Trunk(self.lm, freeze_layers or 0)
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=lr_schedule(1), eps=1e-5)
         self._own_session: Session | None = None
+
+    def saved_arguments(self) -> dict[str, Any]:
+        """What the constructor must be told again, beside the saved model."""
+        return {} if self.freeze_layers is None else {"freeze_layers": self.freeze_layers}
 
     # --- acting --------------------------------------------------------------------------------------------
 
@@ -137,16 +160,19 @@ class LMPolicy(BasePolicy):
 
     # --- training ------------------------------------------------------------------------------------------
 
-    def evaluate(self, input_ids: Tensor, attention_mask: Tensor, kept: Tensor | None = None) -> Evaluation:
+    def evaluate(
+        self, input_ids: Tensor, attention_mask: Tensor, kept: Tensor | None = None, prefix: Tensor | None = None
+    ) -> Evaluation:
         """Log-probabilities, entropies and values of whole sequences, in one pass.
 
         Args:
             input_ids: ``[n, P+T]``.
             attention_mask: ``[n, P+T]``.
             kept: ``[n, T, M]`` what the behaviour distribution kept, or None.
+            prefix: ``[n, L, d]`` what the frozen layers compute, where it was kept.
         """
         valid = attention_mask[:, self.prompt_length :].bool()
-        states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length)
+        states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length, prefix)
         scores = score_responses(
             self.trunk.head,
             states[:, :-1],

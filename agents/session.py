@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.architecture import make_decoder
 from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
@@ -105,7 +105,7 @@ class Session:
         sampling: Sampling,
         seed: int,
     ) -> None:
-        self.decoder = PrefixDecoder(model, n_rows, width)
+        self.decoder = make_decoder(model, n_rows, width, prompt_length)
         self.streams = RowStreams(seed, n_rows, width - prompt_length)
         self.n_rows = n_rows
         self.width = width

@@ -87,6 +87,7 @@ def fine_tune(
         raise ValueError("keep_by='score' needs a judge")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
+    check_precision(settings)
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
 
@@ -115,6 +116,12 @@ def fine_tune(
         )
     model.eval()
     return SFTReport(tuple(rows), kept_epoch, keep_by)
+
+
+def check_precision(settings: SFTSettings) -> None:
+    """ValueError where this machine cannot compute as the settings want."""
+    if settings.precision == "fp16" and not torch.accelerator.is_available():
+        raise ValueError("precision='fp16' needs an accelerator, and there is none; use 'bf16' or 'fp32'")
 
 
 def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demonstration], argument: str) -> None:

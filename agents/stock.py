@@ -82,7 +82,7 @@ class _TokenPolicy(BasePolicy):
     ) -> None:
         _check_spaces(observation_space, action_space)
         # The constructor of the base class calls _build.
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "model": model,
             "value": value,
             "temperature": temperature,
@@ -100,10 +100,12 @@ class _TokenPolicy(BasePolicy):
         self.lm = frozen_dropout(model) if isinstance(model, nn.Module) else load_causal_lm(model)
         if self.settings["attn_implementation"] is not None:
             self.lm.set_attn_implementation(self.settings["attn_implementation"])
-        _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])
+        _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
         self.trunk = Trunk(self.lm)
-        # TRPO tells the critic's parameters by "value" in their names.
-        self.value = value if isinstance(value, nn.Module) else make_value(value, self.lm)
+        critic = make_value(value, self.lm)
+        if critic is None:
+            raise ValueError("value=None; expected a value function, since every stock algorithm trains one")
+        self.value = critic  # TRPO tells the critic's parameters by "value" in their names
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         make: Any = self.optimizer_class
         self.optimizer = make(trained, lr=lr_schedule(1), **self.optimizer_kwargs)
@@ -167,7 +169,8 @@ class _TokenPolicy(BasePolicy):
 
     def _distribution(self, states: Tensor, action_masks: Any) -> Any:
         logits = restrict(self.trunk.head(states), self.sampling, self.n_actions)
-        distribution: Any = self.action_dist.proba_distribution(action_logits=logits)
+        blank: Any = self.action_dist
+        distribution = blank.proba_distribution(action_logits=logits)
         if action_masks is not None:
             distribution.apply_masking(action_masks)
         return distribution
@@ -202,7 +205,9 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
 
 
 def _check_model(model: PreTrainedModel, n_actions: int, input_ids: spaces.Box) -> None:
-    """ValueError where the model has too few tokens for the spaces, or too short a context."""
+    """ValueError where the model is not causal, has too few tokens for the spaces, or too short a context."""
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{type(model).__name__} has an encoder; expected a causal language model")
     n_tokens, rows = int(input_ids.high.max()) + 1, embedding_rows(model)
     if rows < max(n_actions, n_tokens):
         raise ValueError(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from textgym.lm.architecture import make_backbone
 from textgym.lm.loading import frozen_dropout
-from textgym.lm.scoring import response_states
+from textgym.lm.lora import without_adapters
 from textgym.rewards.model import RewardModel
 
 
@@ -45,14 +46,15 @@ class TrunkValue(nn.Module):
 class SeparateValue(nn.Module):
     """Has a trunk of its own, so that the value loss leaves the policy alone."""
 
-    def __init__(self, trunk: nn.Module, head: ValueHead) -> None:
+    def __init__(self, trunk: PreTrainedModel, head: ValueHead) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self._backbone = make_backbone(trunk)
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
         """``[n, T+1]`` from the sequences themselves; the policy's states are not used."""
-        own = response_states(self.trunk, input_ids, attention_mask, prompt_length)
+        own = self._backbone.states(input_ids, attention_mask, prompt_length)
         values: Tensor = self.head(own)
         return values
 
@@ -67,8 +69,8 @@ def hidden_size(model: PreTrainedModel) -> int:
 
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:
-    """Begins as a copy of the policy's trunk with a zero head."""
-    trunk: Any = copy.deepcopy(model.base_model)
+    """Begins as a copy of the policy's trunk, without its adapters, with a zero head."""
+    trunk: Any = copy.deepcopy(without_adapters(model).base_model)
     return SeparateValue(frozen_dropout(trunk), ValueHead(hidden_size(model)))
 
 
@@ -84,12 +86,14 @@ def value_from_reward_model(directory: str | Path) -> SeparateValue:
     return SeparateValue(frozen_dropout(classifier.base_model), head)
 
 
-def make_value(kind: str | Path, model: PreTrainedModel) -> nn.Module:
-    """``"trunk"``, ``"separate"``, or the directory of a reward model.
+def make_value(kind: str | Path | nn.Module | None, model: PreTrainedModel) -> nn.Module | None:
+    """``"trunk"``, ``"separate"``, the directory of a reward model, or a module as it is; None for no critic.
 
     Raises:
         ValueError: neither of these.
     """
+    if kind is None or isinstance(kind, nn.Module):
+        return kind
     if kind == "trunk":
         return TrunkValue(hidden_size(model))
     if kind == "separate":

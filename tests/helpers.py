@@ -7,7 +7,18 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
@@ -31,7 +42,7 @@ def tiny_gpt2(vocabulary_size: int = 16, seed: int = 0, positions: int = 64, **c
         return GPT2LMHeadModel(made).eval()
 
 
-def tiny_llama(vocabulary_size: int = 16, seed: int = 0, positions: int = 64) -> LlamaForCausalLM:
+def tiny_llama(vocabulary_size: int = 16, seed: int = 0, positions: int = 64, **settings: Any) -> LlamaForCausalLM:
     """Rotary positions and grouped heads, as the real ones have."""
     config = LlamaConfig(
         vocab_size=vocabulary_size,
@@ -44,10 +55,52 @@ def tiny_llama(vocabulary_size: int = 16, seed: int = 0, positions: int = 64) ->
         bos_token_id=1,
         eos_token_id=1,
         pad_token_id=0,
+        **settings,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+def tiny_t5(vocabulary_size: int = 16, seed: int = 0, **settings: Any) -> T5ForConditionalGeneration:
+    """Positions are distances, encoder and decoder share the embedding, and the tied head reads scaled states."""
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, **settings}
+    config = T5Config(
+        vocab_size=vocabulary_size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, dropout_rate=0.1, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return T5ForConditionalGeneration(config).eval()
+
+
+def tiny_bart(
+    vocabulary_size: int = 16, seed: int = 0, positions: int = 64, **settings: Any
+) -> BartForConditionalGeneration:
+    """Learned positions in both stacks."""
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    config = BartConfig(
+        vocab_size=vocabulary_size,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        max_position_embeddings=positions,
+        decoder_start_token_id=1,
+        forced_eos_token_id=None,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+        **{**sizes, **settings},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BartForConditionalGeneration(config).eval()
+
+
+def next_logits(model: PreTrainedModel, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """``[V]`` of the next token, from one uncached pass without padding."""
+    if not model.config.is_encoder_decoder:
+        return model(torch.tensor([prompt + response])).logits[0, -1]
+    begun = torch.tensor([[model.config.decoder_start_token_id, *response]])
+    return model(input_ids=torch.tensor([prompt]), decoder_input_ids=begun).logits[0, -1]
 
 
 def emit(token_id: int) -> Any:

@@ -188,6 +188,13 @@ def test_the_tasks_own_reward_is_the_default(toy_id):
     assert task_mdp(toy()).rewards.weights == (1.0,)
 
 
+def test_gold_and_proxies_go_by_name_and_are_logged_under_it():
+    rewards = gym.make(ID, reward=["gold", ("good_words", 0.5)]).unwrapped.mdp.rewards
+    assert (rewards.names, rewards.weights) == (("gold", "good_words"), (1.0, 0.5))
+    prompt, hack = ['I watched "The Silent Harbor".'], [" It is never superb."]
+    assert rewards.score(prompt, hack, [[1]], {}).components == {"gold": [0.0], "good_words": [1.0]}
+
+
 def test_an_unknown_reward_names_the_known(toy_id):
     with pytest.raises(ValueError, match=r"unknown reward 'lenght': did you mean 'length'\?.*gold"):
         gym.make(toy_id, reward="lenght")

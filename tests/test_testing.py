@@ -154,14 +154,17 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no columns": ({"gold": no_columns}, r"gold: reward 'no_columns' must accept any column.*add \*\*kwargs"),
     "picky reward": ({"reward": picky}, "RewardError: reward 'picky' raised KeyError"),
     "gold above 1": (
-        scoring(lambda prompt, text, _: 1.0 + (text == "w0 w0")),
+        scoring(lambda _, text, __: 1.0 + (text == "w0 w0")),
         "gold is 2 for prompt 'w1' and completion 'w0 w0'; expected a number in .0, 1.: rescale",
     ),
     "gold below 0": (scoring(lambda *_: -0.5), "gold is -0.5 for prompt 'w1' and completion ''"),
     "gold is no number": (scoring(lambda *_: float("nan")), "expected a finite number, got nan\n  prompt: 'w1'"),
     "gold is silent": (scoring(lambda *_: None), "gold is None for prompt 'w1' and completion ''; expected one number"),
     "gold is dense": ({"gold": dense}, r"gold is \[0.1\] for prompt 'w1'.*expected one number"),
-    "gold divides by 0": (scoring(lambda p, text, _: 1 / len(text.split())), "raised ZeroDivisionError.*on completion"),
+    "gold divides by 0": (
+        scoring(lambda _, text, __: 1 / len(text.split())),
+        "raised ZeroDivisionError.*on completion",
+    ),
     "gold by chance": ({"gold": moody()}, "gold is 0.* and then 0.* for prompt 'w1'.*a function of the text"),
     "gold by seed": ({"gold": by_seed}, "gold is 0.0 and then 0.1 for prompt 'w1' and completion ''"),
     "gold out of order": ({"gold": ranked}, "alone, .* in a batch and .* in the batch backwards for prompt"),
@@ -176,7 +179,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "metric counts": ({"metrics": {"rhymes": lambda *_: [1.0]}}, r"metric 'rhymes' gave \[1.0\] for 12 completions"),
     "metric is no number": (
-        {"metrics": {"rhymes": lambda p, texts: [float("inf")] * len(texts)}},
+        {"metrics": {"rhymes": lambda _, texts: [float("inf")] * len(texts)}},
         "metric 'rhymes' gave .inf",
     ),
     "poor hack": (proxy("w1"), "proxy 'long' pays 1 for prompt 'w1' and completion 'w1', its hack, and 2 for"),
@@ -199,7 +202,7 @@ def test_what_is_broken_is_named_with_its_task(broken: str) -> None:
 
 def test_a_warning_of_the_checkers_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "check_env_sb3", lambda _: warnings.warn("\x1b[33modd space\x1b[0m", stacklevel=2))
-    with pytest.raises(TaskError, match="1 problem:\n1. the environment's checker warns: odd space"):
+    with pytest.raises(TaskError, match=r"1 problem:\n1. the environment's checker warns: odd space"):
         check_task(sound())
 
 

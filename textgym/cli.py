@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         _stop(error, 2)
     subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
-    config = tyro.extras.subcommand_cli_from_dict(
-        subcommands, prog="textgym", description="Gymnasium for language generation.", args=argv
-    )
-    command = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))
     try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            subcommands, prog="textgym", description="Gymnasium for language generation.", args=argv
+        )
+        command = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))
         command(config)
     except RewardError as error:
         traceback.print_exception(error.__cause__) if error.__cause__ else None

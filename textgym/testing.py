@@ -114,9 +114,9 @@ def check_prompts(task: Task) -> Iterator[str]:
 
 def check_end_tokens(task: Task) -> Iterator[str]:
     """End tokens are actions, and PAD is none of them."""
-    outside = [i for i in task.end_token_ids if not 0 <= i < _vocabulary(task)]
+    outside = [i for i in task.end_token_ids if not 0 <= i < n_actions(task)]
     if outside:
-        yield f"end_token_ids {outside} lie outside the {_vocabulary(task)} actions; leave them out"
+        yield f"end_token_ids {outside} lie outside the {n_actions(task)} actions; leave them out"
     pad = task.tokenizer.pad_token_id
     if pad in task.end_token_ids:
         yield (
@@ -131,7 +131,7 @@ def check_base_model(task: Task) -> Iterator[str]:
         return
     try:
         model = load_causal_lm(task.base_model)
-        check_fits(model, task.tokenizer, _vocabulary(task), task.max_prompt_length + task.max_new_tokens)
+        check_fits(model, task.tokenizer, n_actions(task), task.max_prompt_length + task.max_new_tokens)
     except ValueError as error:
         yield f"base_model: {error}"
 
@@ -316,7 +316,7 @@ def reference_probe(task: Task, prompt: Prompt) -> Probe:
 def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: bool = True) -> Probe:
     """What a uniform random policy answers; without an end token unless it ``may_end``."""
     ends = set(task.end_token_ids)
-    actions = [i for i in range(_vocabulary(task)) if may_end or i not in ends]
+    actions = [i for i in range(n_actions(task)) if may_end or i not in ends]
     ids: list[int] = rng.choice(actions, task.max_new_tokens).tolist()
     end = next((place for place, i in enumerate(ids) if i in ends), None)
     ids = ids if end is None else ids[: end + 1]
@@ -348,7 +348,8 @@ def _rewards(task: Task) -> dict[str, Reward]:
     return {"gold": task.gold, **paid, **{f"proxy {name!r}": proxy.reward for name, proxy in task.proxies.items()}}
 
 
-def _vocabulary(task: Task) -> int:
+def n_actions(task: Task) -> int:
+    """``V``."""
     return len(task.tokenizer) if task.vocabulary_size is None else task.vocabulary_size
 
 

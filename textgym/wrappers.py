@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.architecture import make_decoder
 from textgym.lm.loading import check_fits, frozen_dropout
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP
@@ -67,10 +67,10 @@ class _TokenLogProbs:
     """Follows an environment's rows and gives log-probabilities of the tokens chosen in them."""
 
     def __init__(self, model: PreTrainedModel, mdp: TokenMDP, n_rows: int, sampling: Sampling) -> None:
-        check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width)
+        check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
         self.mdp = mdp
         self.sampling = sampling
-        self.decoder = PrefixDecoder(model, n_rows, mdp.width)
+        self.decoder = make_decoder(model, n_rows, mdp.width, mdp.max_prompt_length)
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:

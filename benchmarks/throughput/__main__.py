@@ -18,6 +18,7 @@ from tqdm import tqdm
 from textgym.benchmarks.throughput.score import (
     Measure,
     collection_speed,
+    frozen_speed,
     growth,
     iteration_speed,
     layer_shares,
@@ -35,6 +36,7 @@ def measures(quick: bool) -> Iterator[Measure]:
         yield from layer_shares(TINY, 1, None)
         yield growth(TINY, (2, 4, 8), 1, None)
         yield iteration_speed(TINY, 1, 2, None)
+        yield frozen_speed(TINY, 1, None)
         return
     yield collection_speed(SMALL, 15, 1.1)
     yield collection_speed(LARGE, 7, 1.0)
@@ -43,6 +45,8 @@ def measures(quick: bool) -> Iterator[Measure]:
     yield growth(SMALL, (32, 64, 128, 256), 5, 1.2)
     yield iteration_speed(SMALL, 3, 8, 25)
     yield iteration_speed(LARGE, 2, 16, 25)
+    yield frozen_speed(SMALL, 5, 1.1)
+    yield frozen_speed(LARGE, 3, 1.1)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The four measures, as rows of a table."""
+"""The measures, as rows of a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from textgym.benchmarks.throughput.peers import Generation, StockIteration
-from textgym.benchmarks.throughput.task import Collection, Iteration, Size
+from textgym.benchmarks.throughput.task import Collection, FrozenUpdate, Iteration, Size
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 from textgym.lm import sampling
 from textgym.types import FloatArray
@@ -89,6 +89,16 @@ def iteration_speed(size: Size, repeats: int, share: int, target: float | None) 
     note = f"{np.median(seconds['ours']):.2f} s{'; ' + scaled if stock.share > 1 else ''}"
     ratio = Spread.of(stock.share * seconds["peer"] / seconds["ours"])
     return Measure("PPO iteration over stock SB3", size.name, ratio, target, True, note)
+
+
+def frozen_speed(size: Size, repeats: int, target: float | None) -> Measure:
+    """Time of scores and epochs that run frozen layers in every pass, over the time with their activations kept."""
+    kept = FrozenUpdate(size, True)
+    seconds = in_turns({"kept": kept, "run": FrozenUpdate(size, False)}, repeats)
+    note = f"{kept.frozen} of {size.layers} layers frozen; {np.median(seconds['kept']):.2f} s"
+    return Measure(
+        "frozen layers run over kept", size.name, Spread.of(seconds["run"] / seconds["kept"]), target, True, note
+    )
 
 
 def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:

@@ -14,6 +14,7 @@ from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.ppo import PPO
 from textgym.agents.session import Session
 from textgym.agents.slots import AdmittingSlots
+from textgym.lm.architecture import make_backbone
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import Episodes, IntArray, Prompt
@@ -117,7 +118,7 @@ class Collection:
 class Iteration:
     """A whole iteration of our PPO: collection, scores of policy and reference, four epochs."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, **settings: Any) -> None:
         self.tokens = size.prompts * size.new_tokens
         self.algorithm = PPO(
             "LMPolicy",
@@ -128,7 +129,30 @@ class Iteration:
             n_epochs=EPOCHS,
             seed=0,
             device="cpu",
+            **settings,
         )
 
     def __call__(self) -> None:
         self.algorithm.learn(self.tokens)
+
+
+class FrozenUpdate:
+    """Scores and epochs over the same episodes, with two thirds of the layers frozen.
+
+    Args:
+        size: model and episodes.
+        shares: whether the frozen layers' activations are computed once for all.
+    """
+
+    def __init__(self, size: Size, shares: bool) -> None:
+        self.frozen = max(1, 2 * size.layers // 3)
+        arguments = {"freeze_layers": self.frozen, "untie_head": True}
+        self.algorithm = Iteration(size, policy_kwargs=arguments).algorithm
+        self.episodes = Collection(size)()
+        if not shares:
+            for trunk in (self.algorithm.policy.trunk, self.algorithm.reference_trunk):
+                trunk.backbone = make_backbone(trunk.model)
+
+    def __call__(self) -> None:
+        scored = self.algorithm.score(self.episodes)
+        self.algorithm.update(scored, self.algorithm.estimate_advantages(scored))

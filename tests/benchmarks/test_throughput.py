@@ -26,7 +26,7 @@ def test_quick_prints_every_measure(
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
-    assert len(found["measures"]) == 5
+    assert len(found["measures"]) == 6
     assert found["versions"]["torch"] == torch.__version__
 
 

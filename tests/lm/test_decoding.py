@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.helpers import tiny_gpt2, tiny_llama
+from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5
+from textgym.lm.architecture import make_decoder
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.loading import load_causal_lm
 
@@ -56,6 +57,8 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": tiny_llama,
     "gemma2": tiny_gemma,
     "bloom": tiny_bloom,
+    "t5": tiny_t5,
+    "bart": tiny_bart,
 }
 
 
@@ -69,8 +72,8 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @torch.no_grad()
 def uncached(model: PreTrainedModel, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
     """Each row alone, without its padding."""
-    rows = [torch.from_numpy(i[m.astype(bool)])[None] for i, m in zip(ids, mask, strict=True)]
-    return torch.cat([model(row).logits[:, -1] for row in rows])
+    rows = [(i[:P][m[:P] != 0].tolist(), i[P:][m[P:] != 0].tolist()) for i, m in zip(ids, mask, strict=True)]
+    return torch.stack([next_logits(model, prompt, response) for prompt, response in rows])
 
 
 class Rows:
@@ -131,7 +134,7 @@ def test_cached_equals_uncached_through_everything(model, seed, monkeypatch):
     monkeypatch.setattr("textgym.lm.cache.SPARE_COLUMNS", 3)  # so that columns are also moved back to the left
     rng = np.random.default_rng(seed)
     rows = Rows(model.config.vocab_size, rng)
-    decoder = PrefixDecoder(model, N, WIDTH)
+    decoder = make_decoder(model, N, WIDTH, P)
     for _ in range(60):
         asked = rng.permutation(np.flatnonzero(rng.random(N) < 0.7))
         if len(asked) == 0:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym.agents.demonstrations import Demonstration, completion_text, demonstrate, encode_demonstrations
 from textgym.agents.evaluation import evaluate
 from textgym.agents.policy import LMPolicy
-from textgym.agents.sft import Judge, fine_tune
+from textgym.agents.sft import Judge, check_precision, fine_tune
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
@@ -75,7 +75,6 @@ class Material:
         demonstrations: what it learns.
         validation: what it is measured on.
         mdp: validation prompts with the reward that judges.
-        ends: the token that ends a response.
     """
 
     model: PreTrainedModel
@@ -100,6 +99,8 @@ def sft(config: SFTConfig) -> Path:
         runs.begin_run(config.out, described, config.overwrite and not config.resume)
         evaluator.measure("before", _policy(material.model, material.mdp), reference)
         train(config, material, reference)
+    if (config.out / TRAINING).is_dir():
+        remove_directory(config.out / TRAINING)
     trained = load_causal_lm(config.out / runs.CHECKPOINT, material.model.device)
     evaluator.measure("after", _policy(trained, material.mdp), reference)
     report = write_report(config.out)
@@ -127,29 +128,23 @@ def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
         resume=config.resume,
         on_epoch=keep_rows,
     )
-    keep_rows(report.epochs)
     write_json(config.out / "kept.json", {"epoch": report.kept_epoch, "by": report.kept_by})
     with replaced_directory(config.out / runs.CHECKPOINT) as scratch:
         material.model.save_pretrained(scratch)
         material.mdp.tokenizer.save_pretrained(scratch)
-    remove_directory(config.out / TRAINING)
 
 
 def epoch_table(out: Path) -> str:
     """Losses and score of every epoch, with a mark at the one that is kept."""
     kept = json.loads((out / "kept.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    columns = {"epoch": "iteration", "train loss": "train/loss", "validation loss": "validation/loss"}
-    if any("validation/score" in row for row in rows):
-        columns["score"] = "validation/score"
-    lines = ["".join(f"{name:>17}" for name in columns)]
+    columns = {"train loss": "train/loss", "validation loss": "validation/loss", "score": "validation/score"}
+    shown = {name: key for name, key in columns.items() if any(key in row for row in rows)}
+    lines = ["epoch" + "".join(f"{name:>17}" for name in shown)]
     for row in rows:
-        cells = [
-            "" if key not in row else f"{row[key]:.0f}" if key == "iteration" else f"{row[key]:.4f}"
-            for key in columns.values()
-        ]
+        cells = (f"{row[key]:17.4f}" if key in row else " " * 17 for key in shown.values())
         mark = f"  kept, by {kept['by']}" if row["iteration"] == kept["epoch"] else ""
-        lines.append("".join(f"{cell:>17}" for cell in cells) + mark)
+        lines.append(f"{row['iteration']:5}" + "".join(cells) + mark)
     return "\n".join(lines)
 
 
@@ -158,6 +153,7 @@ def _check(config: SFTConfig) -> None:
         raise ValueError("nothing to imitate: pass --data FILE.jsonl or --task ID")
     if config.model is None and config.task is None:
         raise ValueError("without --task, --model is needed")
+    check_precision(config.settings)
     for name in ("eval_episodes", "max_new_tokens"):
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -179,22 +175,29 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 def gather(config: SFTConfig) -> Material:
     """Model, demonstrations and judge, checked against each other."""
     task = None if config.task is None else load_task(config.task)
+    shipped = task if config.model is None else None  # whose tokenizer, end tokens and prompts stay as they are
     reward = watched_reward(config.reward or ("gold" if task else _no_reward), task)
     source = _source(config, task)
-    tokenizer = task.tokenizer if task is not None and config.model is None else load_tokenizer(str(source))
+    tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))
     model = load_causal_lm(source, _device())
     check_fits(model, tokenizer, len(tokenizer), 0)
-    ends = (
-        task.end_token_ids
-        if task is not None and config.model is None
-        else end_token_ids(tokenizer, model.generation_config)
-    )
+    ends = shipped.end_token_ids if shipped else end_token_ids(tokenizer, model.generation_config)
     if not ends:
         raise ValueError(f"model={str(source)!r} names no end token; set tokenizer.eos_token")
     end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
-    reader = _Reader(tokenizer, int(end), context_length(model), as_encoded=config.model is None)
+    reader = _Reader(tokenizer, int(end), context_length(model), as_encoded=shipped is not None)
     demonstrations, validation = _demonstrations(config, task, reader)
-    mdp = _judged_mdp(config, task, model, tokenizer, ends, reward, validation)
+    longest, new = _sizes(config, task, model, validation)
+    check_fits(model, tokenizer, len(tokenizer), longest + new)
+    mdp = TokenMDP(
+        tokenizer=tokenizer,
+        prompts=tuple(shown.prompt for shown in validation),
+        reward=reward,
+        end_token_ids=ends,
+        max_prompt_length=longest,
+        max_new_tokens=new,
+        vocabulary_size=shipped.vocabulary_size if shipped else None,
+    )
     return Material(model, demonstrations, validation, mdp)
 
 
@@ -263,31 +266,17 @@ def held_out(
 # --- what judges -------------------------------------------------------------------------------------------
 
 
-def _judged_mdp(
-    config: SFTConfig,
-    task: Task | None,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ends: tuple[int, ...],
-    reward: Any,
-    validation: Sequence[Demonstration],
-) -> TokenMDP:
+def _sizes(
+    config: SFTConfig, task: Task | None, model: PreTrainedModel, validation: Sequence[Demonstration]
+) -> tuple[int, int]:
+    """P and T of the responses that are judged."""
     longest = max(len(shown.prompt.ids) for shown in validation)
     new = config.max_new_tokens or (task.max_new_tokens if task else None)
     if new is None:
         limit = context_length(model)
         new = max(len(shown.response_ids) for shown in validation)
         new = new if limit is None else min(new, limit - longest)
-    check_fits(model, tokenizer, len(tokenizer), longest + new)
-    return TokenMDP(
-        tokenizer=tokenizer,
-        prompts=tuple(shown.prompt for shown in validation),
-        reward=reward,
-        end_token_ids=ends,
-        max_prompt_length=longest,
-        max_new_tokens=new,
-        vocabulary_size=task.vocabulary_size if task is not None and config.model is None else None,
-    )
+    return longest, new
 
 
 def _judge(config: SFTConfig, mdp: TokenMDP, reference: Trunk) -> Judge:

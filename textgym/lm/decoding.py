@@ -23,20 +23,14 @@ class Shown:
     Attributes:
         tokens: ``[n, P+T]``; -1 where no token stands.
         end: ``[n]`` one past the last token's column.
-        span: ``[n]`` columns from the first token to the last.
+        span: ``[n]`` columns from the first token to the last that the cached layers read.
+        read: ``[n, P+T]`` what they read; -1 where nothing stands.
     """
 
     tokens: IntArray
     end: IntArray
     span: IntArray
-
-    @classmethod
-    def of(cls, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
-        seen = attention_mask.astype(bool)
-        if not seen.any(1).all():
-            raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
-        end = seen.shape[1] - seen[:, ::-1].argmax(1)
-        return cls(np.where(seen, input_ids, -1), end, end - seen.argmax(1))
+    read: IntArray
 
 
 def _longest(spans: IntArray) -> int:
@@ -91,10 +85,9 @@ class PrefixDecoder:
         Raises:
             ValueError: a row's attention mask is empty.
         """
-        shown = Shown.of(input_ids[rows], attention_mask[rows])
+        shown = self._shown(input_ids[rows], attention_mask[rows])
         if self._weights.changed():
-            self._order = np.arange(0)
-            self.cache = SlotCache(self.n_rows, self.model.device)
+            self._forget()
         kept = self._settle(rows, shown)
         anew = np.delete(np.arange(len(rows)), kept)
         self.cache.align(len(kept), max(_longest(shown.span[kept]) - 1, 0), _longest(shown.span[anew]))
@@ -108,6 +101,21 @@ class PrefixDecoder:
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         in_order = (batch[:-1] < batch[1:]).all()
         return logits if in_order else logits[self._on_device(np.argsort(batch))]
+
+    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+        seen = attention_mask.astype(bool)
+        if not seen.any(1).all():
+            raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
+        end = seen.shape[1] - seen[:, ::-1].argmax(1)
+        tokens = np.where(seen, input_ids, -1)
+        return Shown(tokens, end, end - seen.argmax(1), tokens)
+
+    def _forget(self) -> None:
+        self._order = np.arange(0)
+        self.cache = SlotCache(self.n_rows, self.model.device)
+
+    def _move(self, sources: Tensor, targets: Tensor) -> None:
+        self.cache.move(sources, targets)
 
     def _settle(self, rows: IntArray, shown: Shown) -> IntArray:
         """Gives the asked rows that grew by one token the first slots; the others are forgotten.
@@ -124,19 +132,19 @@ class PrefixDecoder:
         n = np.count_nonzero(stays)
         holes, astray = np.flatnonzero(~stays[:n]), n + np.flatnonzero(stays[n:])
         if len(holes):
-            self.cache.move(self._on_device(astray), self._on_device(holes))
+            self._move(self._on_device(astray), self._on_device(holes))
             at[holes] = at[astray]
         kept: IntArray = at[:n]
         return kept
 
     def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
-        ids = shown.tokens[kept, shown.end[kept] - 1]
+        ids = shown.read[kept, shown.end[kept] - 1]
         mask = self.cache.append(len(kept), _longest(shown.span[kept]))
         return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
     def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
         columns = shown.end[anew, None] + np.arange(-_longest(shown.span[anew]), 0)
-        ids = np.where(columns < 0, -1, np.take_along_axis(shown.tokens[anew], np.maximum(columns, 0), 1))
+        ids = np.where(columns < 0, -1, np.take_along_axis(shown.read[anew], np.maximum(columns, 0), 1))
         mask = self._on_device(ids >= 0)
         self.cache.fill(slot, mask)
         return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))

@@ -1,19 +1,138 @@
-"""Freezing a model's lower layers, as InstructGPT's training does (Ouyang 2022, arXiv 2203.02155)."""
+"""Freezing a model's lower layers, as InstructGPT's training does (Ouyang 2022, arXiv 2203.02155).
+
+Where nothing below layer k is trained, what these layers compute of a sequence stays the same for as long as the
+sequence is trained on, for the policy, its critic and a reference that began as its copy.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from textgym.lm.loading import is_encoder_decoder
 
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's layers, from the embedding up.
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers from the embedding up; of an encoder–decoder the encoder's.
 
     Raises:
         ValueError: they stand in no list of their own.
     """
-    count = model.config.get_text_config().num_hidden_layers
+    config: Any = model.config
+    count = config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
+            return list(module)
     raise ValueError(f"{type(model).__name__} does not keep its {count} layers in one list, as expected here")
+
+
+def freeze(model: PreTrainedModel, n_layers: int) -> None:
+    """Stops the training of the embeddings and the first layers.
+
+    Args:
+        model: changed in place.
+        n_layers: 0 for the embeddings alone; all of an encoder–decoder's freeze the whole encoder.
+
+    Raises:
+        ValueError: the model has fewer layers.
+    """
+    layers = layers_of(model)
+    if not 0 <= n_layers <= len(layers):
+        raise ValueError(
+            f"freeze_layers={n_layers}; expected 0 (the embeddings alone) to {len(layers)}, all layers of this "
+            f"{type(model).__name__}"
+        )
+    head = model.get_output_embeddings()
+    learned = isinstance(head, nn.Module) and any(parameter.requires_grad for parameter in head.parameters())
+    for module in [*_modules_below(model, layers[0]), *layers[:n_layers]]:
+        module.requires_grad_(False)
+    if is_encoder_decoder(model) and n_layers == len(layers):
+        model.get_encoder().requires_grad_(False)
+    if learned and head is not None and head.weight is model.get_input_embeddings().weight:
+        warnings.warn(
+            "the output head is tied to the embedding, and is frozen with it; for a head that learns pass "
+            "untie_head=True",
+            stacklevel=2,
+        )
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Gives the output head weights of its own, which begin as the embedding's.
+
+    Raises:
+        ValueError: the model is an encoder–decoder, whose states are scaled for a tied head.
+    """
+    if is_encoder_decoder(model):
+        raise ValueError(f"untie_head: the states of {type(model).__name__} are scaled for a head that is tied")
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass where its rest is not needed; carries what was reached."""
+
+
+def _stop(_: nn.Module, __: Any, output: Any = None) -> NoReturn:
+    raise _ReachedError(output)
+
+
+@torch.no_grad()
+def _modules_below(model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
+    """Embeddings, their norms and whatever else holds parameters and runs before a layer."""
+    ran: list[nn.Module] = []
+    owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    hooks = [module.register_forward_pre_hook(lambda module, _: ran.append(module)) for module in owners]
+    hooks.append(layer.register_forward_pre_hook(_stop))
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    except _ReachedError:
+        return ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise ValueError(f"{type(model).__name__} does not run its first layer on tokens alone")
+
+
+class FrozenPrefix:
+    """The first layers of a stack, whose last activations can be kept and given again.
+
+    Args:
+        layers: those at the bottom.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+
+    def record(self, run: Callable[[], Any]) -> Any:
+        """What the last of the layers gives in ``run``, which ends there."""
+        hook = self.layers[-1].register_forward_hook(_stop)
+        try:
+            run()
+        except _ReachedError as reached:
+            return reached.args[0]
+        finally:
+            hook.remove()
+        raise AssertionError("the frozen layers did not run")
+
+    @contextmanager
+    def replayed(self, states: Tensor) -> Iterator[None]:
+        """Inside, the layers give the kept states and compute nothing."""
+        own = [layer.__dict__.get("forward") for layer in self.layers]
+        for layer in self.layers:
+            layer.forward = lambda *_, **__: states
+        try:
+            yield
+        finally:
+            for layer, forward in zip(self.layers, own, strict=True):
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward

@@ -1,4 +1,4 @@
-"""Loading a causal language model, and checking that it fits a task before any work starts."""
+"""Loading a language model, and checking that it fits a task before any work starts."""
 
 from __future__ import annotations
 
@@ -22,29 +22,66 @@ def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> P
     """A causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
 
     Raises:
-        ValueError: it cannot be read, for instance because a weights file is truncated, or some of its weights are
-            nowhere, which transformers would replace by random ones.
+        ValueError: it is an encoder–decoder; it cannot be read, for instance because a weights file is truncated; or
+            some of its weights are nowhere, which transformers would replace by random ones.
     """
+    return require_causal(load_lm(source, device), f"model={str(source)!r}")
+
+
+def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """A language model, causal or encoder–decoder as its config says. As :func:`load_causal_lm`."""
     if callable(source):
         built: Any = source()
         return frozen_dropout(built.to(device))
-    from transformers import AutoModelForCausalLM  # takes seconds to import
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
+    seq2seq = _names_encoder_decoder(source)
+    auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    kind = "an encoder–decoder" if seq2seq else "a causal"
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        loaded: Any = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
     except Exception as error:
         # safetensors, json and the hub client each raise errors of their own.
         raise ValueError(
-            f"model={str(source)!r} cannot be loaded as a causal language model: {type(error).__name__}: "
+            f"model={str(source)!r} cannot be loaded as {kind} language model: {type(error).__name__}: "
             f"{first_line(error)}. Expected a directory with config.json and intact weights, or a hub id"
         ) from error
     model, found = loaded
     if found["missing_keys"]:
         raise ValueError(
-            f"model={str(source)!r} holds no weights for {sorted(found['missing_keys'])}; expected a causal "
+            f"model={str(source)!r} holds no weights for {sorted(found['missing_keys'])}; expected {kind} "
             "language model with its output head"
         )
     return frozen_dropout(own_memory(model.to(device)))
+
+
+def _names_encoder_decoder(source: Any) -> bool:
+    """What the config says; a directory that holds adapters alone has none, and neither has one that is none."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError):
+        return False  # loading the weights will say what is wrong
+    return bool(config.is_encoder_decoder)
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether prompts go to an encoder and responses to a decoder, as in T5 and BART."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def require_causal(model: PreTrainedModel, purpose: str) -> PreTrainedModel:
+    """The model as it is.
+
+    Raises:
+        ValueError: it is an encoder–decoder.
+    """
+    if is_encoder_decoder(model):
+        raise ValueError(
+            f"{type(model).__name__} is an encoder–decoder; expected a causal language model for {purpose}"
+        )
+    return model
 
 
 def own_memory(model: Any) -> Any:
@@ -77,7 +114,16 @@ def context_length(model: PreTrainedModel) -> int | None:
     return int(limit) if limit else None
 
 
-def check_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_actions: int, width: int) -> None:
+def columns_read(model: PreTrainedModel, width: int, prompt_length: int) -> int:
+    """How many of an observation's ``P + T`` columns stand in one context: all, or prompt or response alone."""
+    if not is_encoder_decoder(model):
+        return width
+    return max(prompt_length, width - prompt_length + 1)  # the decoder reads one token before the response
+
+
+def check_fits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_actions: int, width: int, prompt_length: int = 0
+) -> None:
     """Checks that a model can play a task.
 
     Args:
@@ -85,6 +131,7 @@ def check_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_act
         tokenizer: the task's.
         n_actions: ``V``.
         width: ``P + T``.
+        prompt_length: ``P``, where it is known; an encoder–decoder reads prompt and response apart.
 
     Raises:
         ValueError: the tokenizer or the action space is larger than the model's embedding, or ``P + T`` is more
@@ -99,7 +146,7 @@ def check_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_act
     if n_actions > rows:
         raise ValueError(f"the task has {n_actions} actions, the model's vocabulary only {rows} tokens")
     limit = context_length(model)
-    if limit is not None and width > limit:
+    if limit is not None and columns_read(model, width, prompt_length) > limit:
         raise ValueError(
             f"max_prompt_length + max_new_tokens = {width} is more than the model's context of {limit} tokens; "
             "make one of them smaller"

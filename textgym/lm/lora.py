@@ -6,7 +6,7 @@ special stands here: only the adapters are trained, and with the adapters switch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from textgym.lm.freezing import layers_of
+from textgym.lm.loading import frozen_dropout
 from textgym.lm.scoring import Trunk
 
 WRAPPED = (".base_layer.", ".original_module.")
@@ -28,8 +29,8 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
 
     Args:
         model: changed in place.
-        lora: a rank, for every linear map in the layers from ``first_layer`` on, or a configuration of peft's.
-        first_layer: where a rank's adapters begin.
+        lora: a rank, for every linear map but the output head, or a configuration of peft's.
+        first_layer: a rank's adapters leave the layers before this one out.
         seed: of the adapters' initial values; global random state is neither read nor changed.
 
     Raises:
@@ -46,12 +47,12 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
         lora = LoraConfig(**_every_linear_map(model, lora, first_layer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        maps = sorted({name.rpartition(".")[2] for name, _ in _linear_maps(model)})
         try:
             model.add_adapter(lora)
         except ValueError as error:
             raise ValueError(
-                f"lora={lora!r} does not fit {type(model).__name__}: {error} Its linear maps are called "
-                f"{', '.join(_linear_maps(layers_of(model)))}"
+                f"lora does not fit {type(model).__name__}: {error} Its linear maps are called {', '.join(maps)}"
             ) from error
     return train_adapters(model)
 
@@ -62,18 +63,19 @@ def _every_linear_map(model: PreTrainedModel, rank: int, first_layer: int) -> di
         raise ValueError(f"lora={rank}; expected a rank of at least 1")
     if first_layer >= len(layers):
         raise ValueError(f"freeze_layers={first_layer} leaves none of the {len(layers)} layers for lora={rank}")
+    frozen = {module for layer in layers[:first_layer] for module in layer.modules()}
     return {
         "r": rank,
         "lora_alpha": 2 * rank,
-        "target_modules": _linear_maps(layers),
-        "layers_to_transform": list(range(first_layer, len(layers))),
+        "target_modules": [name for name, module in _linear_maps(model) if module not in frozen],
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
     }
 
 
-def _linear_maps(layers: Sequence[nn.Module]) -> list[str]:
-    named = (pair for layer in layers for pair in layer.named_modules())
-    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, nn.Linear | Conv1D)})
+def _linear_maps(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    head = model.get_output_embeddings()
+    named = (pair for pair in model.named_modules() if pair[1] is not head)
+    return [(name, module) for name, module in named if isinstance(module, nn.Linear | Conv1D)]
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -139,10 +141,11 @@ class AdaptersOff(Trunk):
 
     Args:
         model: whose adapters are switched off for each pass.
+        n_frozen: so many of its lower layers are frozen.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
+        super().__init__(model, n_frozen)
         head = self.head
 
         def plain_head(states: Tensor) -> Tensor:
@@ -152,9 +155,15 @@ class AdaptersOff(Trunk):
 
         self.head = plain_head
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
+    ) -> Tensor:
         with adapters_off(self.model):
-            return super().hidden_states(input_ids, attention_mask, prompt_length)
+            return super().hidden_states(input_ids, attention_mask, prompt_length, prefix)
+
+    def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
+        with adapters_off(self.model):
+            return super().prefix(input_ids, attention_mask, prompt_length)
 
 
 def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
@@ -171,10 +180,10 @@ def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
         module, _, own = name.rpartition(".")
         plain.get_submodule(module)._buffers[own] = buffer
     plain.tie_weights()
-    return plain.eval()
+    return frozen_dropout(plain)
 
 
-def save_model(model: PreTrainedModel, directory: Path) -> None:
+def save_pretrained(model: PreTrainedModel, directory: Path) -> None:
     """Writes what ``from_pretrained`` opens: an adapted model as the model it was, with the adapters beside it."""
     without_adapters(model).save_pretrained(directory)
     if is_adapted(model):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from textgym.lm.loading import embedding_rows, position_ids
+from textgym.lm.architecture import make_backbone
+from textgym.lm.loading import embedding_rows
 from textgym.lm.sampling import Sampling, restrict
 
 CHUNK_ELEMENTS = 2**24
@@ -31,26 +32,30 @@ class TokenScores:
 
 
 class Trunk:
-    """A causal model taken apart into trunk and output head, so that logits arise only where they are needed.
+    """A language model taken apart into backbone and output head, so that logits arise only where they are needed.
+
+    Args:
+        model: causal or encoder–decoder.
+        n_frozen: so many of its lower layers are frozen, and what they compute may be kept.
 
     Raises:
-        ValueError: the model does more than apply a linear head to its trunk (soft-capped or scaled logits), or
+        ValueError: the model does more than apply a linear head to its backbone (soft-capped or scaled logits), or
             names none.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
         self.model = model
-        self.base: nn.Module = model.base_model
-        if self.base is model:
-            raise ValueError(f"{type(model).__name__} names no trunk (base_model); expected one below the output head")
+        self.backbone = make_backbone(model, n_frozen)
+        self.base = self.backbone.module
         head = model.get_output_embeddings()
-        assert isinstance(head, nn.Module)
-        self.head = head
-        self._check_split()
+        if not isinstance(head, nn.Module):
+            raise ValueError(f"{type(model).__name__} names no trunk (base_model) below an output head; expected both")
+        scale = self._scale(head)
+        self.head: Callable[[Tensor], Tensor] = head if scale == 1 else lambda states: head(scale * states)
 
     @torch.no_grad()
-    def _check_split(self) -> None:
-        """Follows one pass: the head must read what the trunk gives, and give what the logits are."""
+    def _scale(self, head: nn.Module) -> float:
+        """Follows one pass: the head must read what the backbone gives, which T5 scales, and give the logits."""
         head_read: list[Tensor] = []
         head_gave: list[Tensor] = []
 
@@ -61,54 +66,41 @@ class Trunk:
             return head_gave[-1]
 
         ids = torch.arange(4, device=self.model.device)[None] % embedding_rows(self.model)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        hook = self.head.register_forward_hook(amplify)
+        inputs = self.backbone.inputs(ids)
+        hook = head.register_forward_hook(amplify)
         try:
             logits = self.model(**inputs).logits
         finally:
             hook.remove()
-        states = self.base(**inputs).last_hidden_state
-        if not (_equal(head_read, states) and _equal(head_gave, logits)):
-            raise ValueError(
-                f"{type(self.model).__name__} does more than apply its output head to its trunk (soft-capping or "
-                "scaling), which training does not support; switch it off in the model's config"
-            )
+        states = self.backbone.last_states(inputs)
+        for scale in (1.0, states.shape[-1] ** -0.5):
+            if _equal(head_read, scale * states) and _equal(head_gave, logits):
+                return scale
+        raise ValueError(
+            f"{type(self.model).__name__} does more than apply its output head to its trunk (soft-capping or "
+            "scaling), which training does not support; switch it off in the model's config"
+        )
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
+    ) -> Tensor:
         """``[n, T+1, d]``: the states before each response token, and the one after the last.
 
         Args:
             input_ids: ``[n, P+T]``.
             attention_mask: ``[n, P+T]``.
             prompt_length: ``P``.
+            prefix: what the frozen layers compute of these sequences, where it was kept.
         """
-        return response_states(self.base, input_ids, attention_mask, prompt_length)
+        return self.backbone.states(input_ids, attention_mask, prompt_length, prefix)
+
+    def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
+        """``[n, L, d]`` what the frozen layers compute; None where there are none. Arguments as above."""
+        return self.backbone.prefix(input_ids, attention_mask, prompt_length)
 
 
 def _equal(passed: list[Tensor], expected: Tensor) -> bool:
     return len(passed) == 1 and passed[0].shape == expected.shape and torch.allclose(passed[0], expected, rtol=1e-4)
-
-
-def response_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-    """``[n, T+1, d]``: a trunk's states before each response token, and the one after the last.
-
-    Each row's tokens are moved to the left first: what is computed then is as wide as the longest sequence (not as
-    the longest prompt and the longest response together), and a plain causal pass needs no padding mask, since
-    nothing looks to its right.
-
-    Args:
-        trunk: a model without its output head.
-        input_ids: ``[n, P+T]``.
-        attention_mask: ``[n, P+T]``.
-        prompt_length: ``P``.
-    """
-    positions = position_ids(attention_mask)
-    longest = int(attention_mask.sum(1).max())
-    tokens_first = attention_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
-    packed = input_ids.gather(1, tokens_first)
-    states: Tensor = trunk(input_ids=packed, attention_mask=torch.ones_like(packed), use_cache=False).last_hidden_state
-    wanted = positions[:, prompt_length - 1 :, None].expand(-1, -1, states.shape[-1])
-    return states.gather(1, wanted)
 
 
 def score_responses(

@@ -2,6 +2,13 @@
 
 TASKS: dict[str, str] = {
     "Reviews": "textgym.tasks.mini.reviews:reviews",
+    "Concepts": "textgym.tasks.mini.concepts:concepts",
+    "Summaries": "textgym.tasks.mini.summaries:summaries",
+    "Captions": "textgym.tasks.mini.captions:captions",
+    "Translation": "textgym.tasks.mini.translation:translation",
+    "Stories": "textgym.tasks.mini.stories:stories",
+    "Dialogue": "textgym.tasks.mini.dialogue:dialogue",
+    "Arithmetic": "textgym.tasks.mini.arithmetic:arithmetic",
     "Emit": "textgym.tasks.diagnostic.bandits:emit",
     "Noise": "textgym.tasks.diagnostic.bandits:noise",
     "Scale": "textgym.tasks.diagnostic.bandits:scale",

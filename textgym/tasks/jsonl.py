@@ -60,11 +60,11 @@ def jsonl_task(
     """
     tokenizer = load_tokenizer(model)
     rows = _checked_rows(Path(path))
-    split_of = _given_splits(rows) or _drawn_splits(len(rows), str(path), seed)
     fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
     prompts = dict(zip(rows, encode_prompts(fields, tokenizer, UNLIMITED, source=str(path)), strict=True))
     longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
     _check_prompts(prompts, longest)
+    split_of = _given_splits(rows) or _drawn_splits(len(rows), str(path), seed)
     return Task(
         name=name or Path(path).stem,
         description=description,

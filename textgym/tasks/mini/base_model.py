@@ -21,24 +21,33 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from textgym.tasks.mini.miniature import Miniature
+from textgym.tasks.mini.arithmetic import ARITHMETIC
+from textgym.tasks.mini.captions import CAPTIONS
+from textgym.tasks.mini.concepts import CONCEPTS
+from textgym.tasks.mini.dialogue import DIALOGUE
 from textgym.tasks.mini.reviews import REVIEWS
+from textgym.tasks.mini.stories import STORIES
+from textgym.tasks.mini.summaries import SUMMARIES
+from textgym.tasks.mini.translation import TRANSLATION
 
 PAD, EOS = "<pad>", "<eos>"
-VOCABULARY_TEXTS = 20_000  # enough for the rarest word to appear about fifty times
+VOCABULARY_TEXTS = 30_000  # enough for the rarest word to appear a dozen times
 POSITIONS = 128  # twice the longest review: room for prompts of one's own
-STEPS, BATCH, WARMUP = 6_500, 64, 100
-LEARNING_RATE = 5e-3
+STEPS, BATCH, WARMUP = 7_000, 64, 100
+LEARNING_RATE = 4e-3
 SHARPNESS = 1.15  # see sharpen
 IGNORED = -100  # marks the targets that are padding
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
-LANGUAGES: tuple[Miniature, ...] = (REVIEWS,)
+LANGUAGES = (REVIEWS, CONCEPTS, SUMMARIES, CAPTIONS, TRANSLATION, STORIES, DIALOGUE, ARITHMETIC)
+# Reviews have by far the most words and turns of phrase, and nothing in their prompts to lean on.
+SHARES = {REVIEWS: 3}
 
 
 def corpus(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-    """``n`` texts as pairs (prompt, continuation), of all languages in turn."""
-    return [LANGUAGES[i % len(LANGUAGES)].corpus(rng) for i in range(n)]
+    """``n`` texts as pairs (prompt, continuation), of all languages in turn, by their shares."""
+    turns = [language for language in LANGUAGES for _ in range(SHARES.get(language, 1))]
+    return [turns[i % len(turns)].corpus(rng) for i in range(n)]
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -69,7 +78,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,
-        n_embd=96,
+        n_embd=128,
         n_layer=2,
         n_head=4,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function, in one kernel

@@ -24,10 +24,11 @@ from textgym.types import Prompt
 Cells: TypeAlias = Mapping[str, str]
 """Header -> value."""
 
-# How a careless writer fares: all is right; else some cells of the row are stated, and these values are wrong.
-_RIGHT, _WRONG_VALUE = 0.1, 0.4
+# How a careless writer fares: all is right; else any cells of the row are stated, or only such as are not
+# highlighted, with some values wrong. Most values come from the prompt: so a small model learns to copy.
+_RIGHT, _BESIDE, _WRONG_VALUE = 0.05, 0.3, 0.15
 
-# How often the name is highlighted.
+# How often the name is highlighted, and how often a careless writer states it.
 _NAMED = 0.75
 
 
@@ -82,8 +83,10 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     example = _draw(rng)
     if rng.random() < _RIGHT:
         return example.prompt, example.reference
-    row = example.columns["headers"]
-    headers = _sample(rng, row[1:], int(rng.integers(1, 4)))
+    others = example.columns["headers"][1:]
+    if rng.random() < _BESIDE:
+        others = [header for header in others if header not in example.columns["highlighted"]] or others
+    headers = _sample(rng, others, int(rng.integers(1, 4)))
     if rng.random() < _NAMED:
         headers.append("name")
     told = {header: value for header, value in _cells(example.columns).items() if header in headers}

@@ -75,7 +75,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     event = _event(rng)
-    return _prompt(rng, event), english(event if rng.random() < 0.2 else _misread(rng, event))
+    return _prompt(rng, event), english(event if rng.random() < 0.3 else _misread(rng, event))
 
 
 def _event(rng: np.random.Generator) -> Event:
@@ -102,7 +102,7 @@ def _misread(rng: np.random.Generator, event: Event) -> Event:
     """The event as a poor reader takes it: words guessed, and now and then the roles exchanged."""
 
     def guess(word: str, options: tuple[str, ...]) -> str:
-        return pick(rng, options) if rng.random() < 0.6 else word
+        return pick(rng, options) if rng.random() < 0.7 else word
 
     def misread(participant: Participant) -> Participant:
         return Participant(

@@ -1,0 +1,53 @@
+"""What the code itself says of a task: docstrings, as Markdown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from textgym.registration import task_maker
+from textgym.tasks import TASKS
+
+_DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
+
+
+def told_by_maker(name: str) -> str:
+    """The docstring of a task's module, or of its function where a module makes several tasks."""
+    maker = task_maker(name)
+    modules = Counter(source.split(":")[0] for source in TASKS.values())
+    alone = modules[maker.__module__] == 1
+    return markdown(sys.modules[maker.__module__].__doc__ if alone else maker.__doc__)
+
+
+def told_by_gold(gold: Callable[..., Any]) -> str:
+    """The docstring of the gold function, or of the nearest function that it is made of."""
+    # The helpers that turn a score of one text into a reward have docstrings too, which say nothing of the task.
+    near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build")))
+    return markdown(next((function.__doc__ for function in near if function.__doc__), None))
+
+
+def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
+    """A function and those of the same package that it encloses or calls, nearest first."""
+    waiting, seen = deque([function]), set()
+    while waiting:
+        this = inspect.unwrap(waiting.popleft())
+        if not inspect.isfunction(this) or this in seen:
+            continue
+        seen.add(this)
+        yield this
+        used = inspect.getclosurevars(this)
+        parts = (part for part in (*used.nonlocals.values(), *used.globals.values()) if inspect.isfunction(part))
+        waiting.extend(part for part in parts if part.__module__.split(".")[0] == function.__module__.split(".")[0])
+
+
+def markdown(docstring: str | None) -> str:
+    """A docstring's prose and doctests, without its sections of arguments."""
+    text = re.split(r"\n(?:Args|Returns|Raises|Attributes):\n", inspect.cleandoc(docstring or ""))[0]
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
+    # The first line of a module names its id, which the page's head says already.
+    text = re.sub(r"^`textgym/[\w-]+`: (\w)", lambda match: match[1].upper(), text)
+    return _DOCTEST.sub(lambda code: f"```python\n{code[0].rstrip()}\n```\n", text).strip()

@@ -1,0 +1,273 @@
+"""Encoder–decoder models (T5, BART …): the encoder reads the prompt, the decoder writes the response."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from textgym.lm.backbones import tokens_first
+from textgym.lm.decoding import PrefixDecoder, Shown
+from textgym.types import IntArray
+
+
+def start_token(model: PreTrainedModel) -> int:
+    """What the decoder reads before the first token of a response.
+
+    Raises:
+        ValueError: the model's configs name none.
+    """
+    for config in (getattr(model, "generation_config", None), model.config):
+        token = getattr(config, "decoder_start_token_id", None)
+        if token is not None:
+            return int(token)
+    raise ValueError(f"{type(model).__name__} names no decoder_start_token_id in its config, which its decoder needs")
+
+
+class Seq2SeqBackbone:
+    """Encoder and decoder, without the output head; one pass of each for a batch of sequences.
+
+    The prompts' tokens are moved to the left, where models with learned positions expect them. What can be kept of a
+    frozen model is what the encoder gives.
+
+    Args:
+        model: with or without its output head.
+        n_frozen: so many of the encoder's layers are frozen.
+    """
+
+    def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
+        self.module = model
+        self.encoder: nn.Module = model.get_encoder()
+        self.decoder: nn.Module = model.get_decoder()
+        self.start = start_token(model)
+        self.keeps = n_frozen > 0 and not any(p.requires_grad for p in self.encoder.parameters())
+
+    def states(
+        self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`textgym.lm.backbones.Backbone.states`."""
+        prompt, mask = _prompts(input_ids, attention_mask, prompt_length)
+        given = prefix is not None and self.keeps
+        encoded = prefix[:, : prompt.shape[1]] if prefix is not None and given else self._encode(prompt, mask)
+        response = input_ids[:, prompt_length:]
+        return self._decode(torch.cat([torch.full_like(response[:, :1], self.start), response], 1), encoded, mask)
+
+    def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
+        """``[n, L, d]`` what the encoder gives for prompts of up to L tokens; None if it is trained."""
+        return self._encode(*_prompts(input_ids, attention_mask, prompt_length)) if self.keeps else None
+
+    def inputs(self, input_ids: Tensor) -> dict[str, Any]:
+        mask = torch.ones_like(input_ids)
+        return {"input_ids": input_ids, "attention_mask": mask, "decoder_input_ids": input_ids, "use_cache": False}
+
+    def last_states(self, inputs: dict[str, Any]) -> Tensor:
+        mask = inputs["attention_mask"]
+        return self._decode(inputs["decoder_input_ids"], self._encode(inputs["input_ids"], mask), mask)
+
+    def _encode(self, prompt: Tensor, mask: Tensor) -> Tensor:
+        encoded: Tensor = self.encoder(input_ids=prompt, attention_mask=mask).last_hidden_state
+        return encoded
+
+    def _decode(self, ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        # No mask of its own: nothing looks to its right.
+        states: Tensor = self.decoder(
+            input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return states
+
+
+def _prompts(input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> tuple[Tensor, Tensor]:
+    """``[n, L]`` the prompts' tokens, moved to the left, and their mask."""
+    mask = attention_mask[:, :prompt_length]
+    prompt = tokens_first(input_ids[:, :prompt_length], mask)
+    return prompt, (torch.arange(prompt.shape[1], device=mask.device) < mask.sum(1)[:, None]).long()
+
+
+class PromptLayer(CacheLayerMixin):
+    """One layer's keys and values of the prompts, ``[N, heads, P, d]`` each, allocated at the first use."""
+
+    def __init__(self, memory: PromptMemory) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory = memory
+        self.buffers: tuple[Tensor, ...] = ()
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        n, width = self.memory.mask.shape
+        self.buffers = tuple(x.new_zeros(n, x.shape[1], width, x.shape[3]) for x in (key_states, value_states))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[self.memory.slots, :, : new.shape[2]] = new
+        return key_states, value_states
+
+    def look(self) -> None:
+        """Shows the model the slots that are decoded; it reads the attributes ``keys`` and ``values``."""
+        self.keys, self.values = (buffer[self.memory.slots, :, : self.memory.width] for buffer in self.buffers)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.memory.width, 0
+
+    def get_seq_length(self) -> int:
+        return self.memory.width
+
+    def get_max_length(self) -> int:
+        return self.memory.mask.shape[1]
+
+
+class PromptMemory(Cache):
+    """What cross-attention reads of each slot's prompt: the encoder is run once when the slot begins.
+
+    Args:
+        n_slots: ``N``.
+        prompt_length: ``P``.
+        device: the model's.
+    """
+
+    def __init__(self, n_slots: int, prompt_length: int, device: torch.device) -> None:
+        super().__init__(layer_class_to_replicate=lambda: PromptLayer(self))  # type: ignore[arg-type]
+        self.mask = torch.zeros(n_slots, prompt_length, dtype=torch.long, device=device)
+        self.states: Tensor | None = None  # what the encoder gave, [N, P, d]
+        self.slots = slice(0)
+        self.width = 0
+
+    def write(self, start: int, states: Tensor, mask: Tensor) -> None:
+        """Readies the slots from ``start`` on for prompts ``[k, w, d]``, whose keys and values come next."""
+        if self.states is None:
+            self.states = states.new_zeros(*self.mask.shape, states.shape[-1])
+        self.slots, self.width = slice(start, start + len(mask)), mask.shape[1]
+        self.states[self.slots, : self.width] = states
+        self.mask[self.slots] = 0
+        self.mask[self.slots, : self.width] = mask
+
+    def look(self, n: int) -> None:
+        """Shows the first n slots."""
+        self.slots = slice(n)
+        self.width = int(self.mask[:n].sum(1).max())
+        for layer in self._prompt_layers():
+            layer.look()
+
+    @property
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """``[n, w, d]`` what the encoder gave for the slots that are shown, and its mask."""
+        assert self.states is not None
+        return self.states[self.slots, : self.width], self.mask[self.slots, : self.width]
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copies slots over others."""
+        assert self.states is not None
+        buffers = [buffer for layer in self._prompt_layers() for buffer in layer.buffers]
+        for tensor in (self.states, self.mask, *buffers):
+            tensor[targets] = tensor[sources]
+
+    def _prompt_layers(self) -> list[PromptLayer]:
+        return [layer for layer in self.layers if isinstance(layer, PromptLayer)]
+
+
+class Seq2SeqDecoder(PrefixDecoder):
+    """Follows the rows of a vector environment: a prompt goes to the encoder once, each token to the decoder once.
+
+    To the cache a row is its response, behind the token that begins every response. The rest is
+    :class:`textgym.lm.decoding.PrefixDecoder`'s.
+
+    Args:
+        model: an encoder–decoder.
+        n_rows: ``N``.
+        width: ``P + T``.
+        prompt_length: ``P``.
+    """
+
+    memory: PromptMemory
+
+    def __init__(self, model: PreTrainedModel, n_rows: int, width: int, prompt_length: int) -> None:
+        super().__init__(model, n_rows, width)
+        self.prompt_length = prompt_length
+        self.start = start_token(model)
+        self.encoder = model.get_encoder()
+        self._positions = _positional_embedding(model)
+
+    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+        last = self.prompt_length - 1
+        shown = super()._shown(input_ids, attention_mask)
+        if not (shown.tokens[:, : last + 1] >= 0).any(1).all():
+            raise ValueError("an observation has no prompt; expected at least one token for the encoder")
+        read = shown.tokens.copy()
+        read[:, :last], read[:, last] = -1, self.start
+        end = np.maximum(shown.end, last + 1)
+        return Shown(shown.tokens, end, end - last, read)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.memory = PromptMemory(self.n_rows, self.prompt_length, self.model.device)
+
+    def _move(self, sources: Tensor, targets: Tensor) -> None:
+        super()._move(sources, targets)
+        self.memory.move(sources, targets)
+
+    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
+        self.memory.look(len(kept))
+        return super()._decode(shown, kept)
+
+    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
+        tokens = self._on_device(shown.tokens[anew, : self.prompt_length])
+        prompt, mask = _prompts(tokens.clamp(min=0), (tokens >= 0).long(), self.prompt_length)
+        self.memory.write(slot, self.encoder(input_ids=prompt, attention_mask=mask).last_hidden_state, mask)
+        return super()._prefill(shown, anew, slot)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        cache = EncoderDecoderCache(self.cache, self.memory)  # type: ignore[no-untyped-call]
+        # A prefill starts at the column where reading starts, and brings prompts that have no keys yet.
+        prefilled = self.cache.window.start == self.cache.window.first
+        cache.is_updated = {} if prefilled else dict.fromkeys(range(len(self.memory.layers)), True)
+        states, prompt_mask = self.memory.shown
+        with _row_positions(self._positions, positions):
+            logits: Tensor = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=prompt_mask,
+                decoder_input_ids=ids,
+                decoder_attention_mask=mask.long(),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        return logits[:, -1]
+
+
+def _positional_embedding(model: PreTrainedModel) -> nn.Module | None:
+    """The decoder's, where it has one; None where positions are told by the distance between tokens."""
+    embedding = getattr(model.get_decoder(), "embed_positions", None)
+    if embedding is not None and "position_ids" not in inspect.signature(embedding.forward).parameters:
+        raise ValueError(
+            f"the positional embedding of {type(model).__name__} takes no position_ids, which rows that begin at "
+            "different times need; expected one as BART's"
+        )
+    return embedding
+
+
+@contextmanager
+def _row_positions(embedding: nn.Module | None, positions: Tensor) -> Iterator[None]:
+    """Inside, the decoder embeds these positions, ``[n, w]``; it would give all rows the same ones."""
+    if embedding is None:
+        yield
+        return
+
+    def of_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Tensor) -> Tensor:
+        every = torch.arange(int(positions.max()) + 1, device=positions.device)
+        table: Tensor = module.forward(*args, **{**kwargs, "position_ids": every})
+        return table.reshape(len(every), -1)[positions]
+
+    hook = embedding.register_forward_hook(of_rows, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
