@@ -109,10 +109,19 @@ class LMPolicy(BasePolicy):
 
     # --- acting --------------------------------------------------------------------------------------------
 
-    def session(self, n_rows: int, seed: int | None = None, sampling: Sampling | None = None) -> Session:
-        """A cache and random streams for ``n_rows`` rows; each player holds its own."""
+    def session(
+        self,
+        n_rows: int,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        model: PreTrainedModel | None = None,
+    ) -> Session:
+        """A cache and random streams for ``n_rows`` rows; each player holds its own.
+
+        ``seed``, ``sampling`` and ``model`` are the policy's where none are given.
+        """
         return Session(
-            self.lm,
+            self.lm if model is None else model,
             n_rows,
             self.width,
             self.prompt_length,

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from textgym.agents.values import make_value
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import accepted, context_length, embedding_rows, frozen_dropout, load_causal_lm
+from textgym.lm.loading import accepted, context_length, embedding_rows, frozen_dropout, load_causal_lm, require_causal
 from textgym.lm.sampling import Sampling, restrict
 from textgym.lm.scoring import Trunk
 
@@ -97,7 +97,8 @@ class _TokenPolicy(BasePolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         model, value = self.settings["model"], self.settings["value"]
-        self.lm = frozen_dropout(model) if isinstance(model, nn.Module) else load_causal_lm(model)
+        lm = frozen_dropout(model) if isinstance(model, nn.Module) else load_causal_lm(model)
+        self.lm = require_causal(lm, "stock algorithms, which read prompt and response as one")
         if self.settings["attn_implementation"] is not None:
             self.lm.set_attn_implementation(self.settings["attn_implementation"])
         _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])  # type: ignore[index]

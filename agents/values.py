@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from textgym.lm.architecture import make_backbone
+from textgym.lm.architecture import make_backbone, trunk_of
 from textgym.lm.loading import frozen_dropout
 from textgym.lm.lora import without_adapters
 from textgym.rewards.model import RewardModel
+from textgym.rewards.reading import linear_head
 
 
 class ValueHead(nn.Module):
@@ -70,7 +71,7 @@ def hidden_size(model: PreTrainedModel) -> int:
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:
     """Begins as a copy of the policy's trunk, without its adapters, with a zero head."""
-    trunk: Any = copy.deepcopy(without_adapters(model).base_model)
+    trunk: Any = copy.deepcopy(trunk_of(without_adapters(model)))
     return SeparateValue(frozen_dropout(trunk), ValueHead(hidden_size(model)))
 
 
@@ -78,7 +79,13 @@ def value_from_reward_model(directory: str | Path) -> SeparateValue:
     """Begins as a reward model (Stiennon 2020, Ouyang 2022): its trunk, its head, its offset as the bias."""
     reward_model = RewardModel.load(directory)
     classifier: Any = reward_model.model
-    weight = classifier.score.weight.detach()
+    score = linear_head(classifier)
+    if score is None:
+        raise ValueError(
+            f"value={str(directory)!r}: {type(classifier).__name__} has no linear head that reads one position; "
+            "expected a reward model on a causal trunk"
+        )
+    weight = score.weight.detach()
     head = ValueHead(weight.shape[1])
     with torch.no_grad():
         head.linear.weight.copy_(weight)

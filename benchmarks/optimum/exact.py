@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from textgym.benchmarks.optimum.models import TreeArrays, tree_log_probs
 from textgym.benchmarks.optimum.soft import expectation, log_ratios, soft_optimum
 from textgym.benchmarks.optimum.tree import LIMIT, Tree, n_sequences, prefix_tree, score_tree
-from textgym.lm.loading import ModelSource, check_fits, load_causal_lm
+from textgym.lm.loading import ModelSource, check_fits, load_causal_lm, require_causal
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.rewards.resolve import resolve_reward
@@ -194,14 +194,14 @@ def find_reference(mdp: TokenMDP, reference: ModelSource | PreTrainedModel | Non
     if source is None:
         raise ValueError("reference is None and the task has no base model; pass reference=DIRECTORY_OR_MODEL")
     model = source if isinstance(source, PreTrainedModel) else load_causal_lm(source)
+    require_causal(model, "the exact optimum")
     check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width)
     return model
 
 
 def _model_and_sampling(policy: Policy, shared: Sampling) -> tuple[PreTrainedModel, Sampling]:
-    if isinstance(policy, PreTrainedModel):
-        return policy, shared
-    return policy.lm, policy.sampling
+    model, sampling = (policy, shared) if isinstance(policy, PreTrainedModel) else (policy.lm, policy.sampling)
+    return require_causal(model, "its exact objective"), sampling
 
 
 def check_beta(beta: float) -> None:

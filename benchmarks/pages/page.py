@@ -29,7 +29,7 @@ def page(name: str, budget: Budget) -> str:
     parts = [
         f"# {task.name}",
         task.description,
-        told_by_maker(name).removeprefix(task.description).strip(),
+        told_by_maker(name),
         call(name),
         f"## Sizes\n\n{sizes(task)}",
         f"## Reward and gold\n\n{pays(task)}",

@@ -16,11 +16,14 @@ _DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
 
 
 def told_by_maker(name: str) -> str:
-    """The docstring of a task's module, or of its function where a module makes several tasks."""
+    """The docstring of a task's function, or of its module where that makes no other.
+
+    The head of such a module says what the task's description says, and is left out.
+    """
     maker = task_maker(name)
     modules = Counter(source.split(":")[0] for source in TASKS.values())
     alone = modules[maker.__module__] == 1
-    return markdown(sys.modules[maker.__module__].__doc__ if alone else maker.__doc__)
+    return markdown(sys.modules[maker.__module__].__doc__).partition("\n\n")[2] if alone else markdown(maker.__doc__)
 
 
 def told_by_gold(gold: Callable[..., Any]) -> str:
@@ -48,6 +51,4 @@ def markdown(docstring: str | None) -> str:
     """A docstring's prose and doctests, without its sections of arguments."""
     text = re.split(r"\n(?:Args|Returns|Raises|Attributes):\n", inspect.cleandoc(docstring or ""))[0]
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
-    # The first line of a module names its id, which the page's head says already.
-    text = re.sub(r"^`textgym/[\w-]+`: (\w)", lambda match: match[1].upper(), text)
     return _DOCTEST.sub(lambda code: f"```python\n{code[0].rstrip()}\n```\n", text).strip()

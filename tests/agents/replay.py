@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tests.helpers import next_logits
 from textgym.agents.session import Session
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP
@@ -32,7 +33,8 @@ def behaviour(
     model: PreTrainedModel, tokens: list[int], mdp: TokenMDP, sampling: Sampling, elapsed: int, allowed=None
 ) -> torch.Tensor:
     """``[V]`` log-probabilities of the next token, from one row without padding."""
-    logits = model(torch.tensor([tokens])).logits[:, -1]
+    begun = len(tokens) - elapsed
+    logits = next_logits(model, tokens[:begun], tokens[begun:])[None]
     masks = None if allowed is None else torch.from_numpy(np.asarray(allowed))[None]
     kept = restrict(logits, sampling, mdp.n_actions, mdp.end_token_ids, torch.tensor([elapsed]), masks)
     return kept.log_softmax(-1)[0]

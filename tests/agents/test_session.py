@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.agents.replay import behaviour, prompt_and_response, session_for
-from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
+from tests.helpers import tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
 from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.session import Session, episode_uniforms
 from textgym.agents.slots import AdmittingSlots
@@ -33,13 +33,13 @@ def disabled(mdp: TokenMDP, n: int) -> TokenVectorEnv:
     return TokenVectorEnv(mdp, n, "Disabled")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "stories260K"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart", "stories260K"])
 def test_every_token_is_its_uniforms_in_an_uncached_pass(name, request):
     """Ragged prompts, early ends, partial admissions: 60 episodes in 4 slots that idle now and then."""
     if name == "stories260K":
         model = load_causal_lm(request.getfixturevalue("assets") / "models" / "stories260K")
     else:
-        model = {"gpt2": GPT2, "llama": LLAMA}[name]
+        model = {"gpt2": GPT2, "llama": LLAMA, "t5": tiny_t5(), "bart": tiny_bart()}[name]
     sampling = Sampling(temperature=1.3, min_new_tokens=2)
     rng = np.random.default_rng(0)
     env, session = disabled(MDP, 4), session_for(model, MDP, 4, sampling, seed=5)

@@ -148,7 +148,7 @@ def test_tokens_stand_over_their_rewards_and_long_responses_are_wrapped() -> Non
 
 def test_docstrings_become_markdown() -> None:
     told = markdown(
-        """``textgym/Some-v0``: says ``this`` by :func:`~some.where`.
+        """Says ``this`` by :func:`~some.where`.
 
         >>> 1 + 1
         2
@@ -165,5 +165,5 @@ def test_docstrings_become_markdown() -> None:
 
 def test_what_is_told_comes_from_the_nearest_docstring() -> None:
     assert told_by_maker("Noise").startswith("Emit, with normal noise of standard deviation `sigma`")
-    assert told_by_maker("Reviews").startswith("Continue a film review")
+    assert told_by_maker("Reviews").startswith("The miniature of controlled sentiment")
     assert told_by_gold(lambda: None) == ""

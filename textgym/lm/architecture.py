@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from transformers import PreTrainedModel
 
 from textgym.lm.backbones import Backbone, CausalBackbone
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import is_encoder_decoder
+from textgym.lm.loading import is_encoder_decoder, shared_copy
 from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
 
 
@@ -34,3 +36,13 @@ def make_decoder(model: PreTrainedModel, n_rows: int, width: int, prompt_length:
     if is_encoder_decoder(model):
         return Seq2SeqDecoder(model, n_rows, width, prompt_length)
     return PrefixDecoder(model, n_rows, width)
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without its output head, as a transformers model of its own that shares its memory."""
+    if model.base_model is not model:
+        return cast(PreTrainedModel, model.base_model)
+    from transformers import AutoModel  # takes seconds to import
+
+    # T5's encoder and decoder stand beside its head, not below it.
+    return shared_copy(AutoModel.from_config, model, lambda name: name)

@@ -53,7 +53,8 @@ def freeze(model: PreTrainedModel, n_layers: int) -> None:
     for module in [*_modules_below(model, layers[0]), *layers[:n_layers]]:
         module.requires_grad_(False)
     if is_encoder_decoder(model) and n_layers == len(layers):
-        model.get_encoder().requires_grad_(False)
+        encoder: nn.Module = model.get_encoder()
+        encoder.requires_grad_(False)
     if learned and head is not None and head.weight is model.get_input_embeddings().weight:
         warnings.warn(
             "the output head is tied to the embedding, and is frozen with it; for a head that learns pass "

@@ -95,6 +95,25 @@ def own_memory(model: Any) -> Any:
     return model
 
 
+def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Callable[[str], str]) -> PreTrainedModel:
+    """A module of another make that holds a model's tensors, without copying them.
+
+    Args:
+        make: from the model's config.
+        model: holds every tensor that the new module has.
+        names: from the names of the model's tensors to those of the new module.
+    """
+    with torch.device("meta"):  # allocates nothing, draws nothing
+        made = make(model.config)
+    tensors = {names(name): tensor for name, tensor in model.state_dict().items()}
+    made.load_state_dict({name: tensors[name] for name in made.state_dict()}, assign=True)
+    for name, buffer in model.named_buffers():
+        owner, _, own = names(name).rpartition(".")
+        made.get_submodule(owner)._buffers[own] = buffer
+    made.tie_weights()
+    return frozen_dropout(made)
+
+
 def frozen_dropout(model: Any) -> PreTrainedModel:
     """The model in eval mode: during RL, dropout would make rollout and training two policies."""
     evaluated: PreTrainedModel = model.eval()

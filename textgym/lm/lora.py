@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from textgym.lm.freezing import layers_of
-from textgym.lm.loading import frozen_dropout
+from textgym.lm.loading import shared_copy
 from textgym.lm.scoring import Trunk
 
 WRAPPED = (".base_layer.", ".original_module.")
@@ -61,13 +61,14 @@ def _every_linear_map(model: PreTrainedModel, rank: int, first_layer: int) -> di
     layers = layers_of(model)
     if rank < 1:
         raise ValueError(f"lora={rank}; expected a rank of at least 1")
-    if first_layer >= len(layers):
-        raise ValueError(f"freeze_layers={first_layer} leaves none of the {len(layers)} layers for lora={rank}")
     frozen = {module for layer in layers[:first_layer] for module in layer.modules()}
+    targets = [name for name, module in _linear_maps(model) if module not in frozen]
+    if not targets:
+        raise ValueError(f"freeze_layers={first_layer} leaves none of the {len(layers)} layers for lora={rank}")
     return {
         "r": rank,
         "lora_alpha": 2 * rank,
-        "target_modules": [name for name, module in _linear_maps(model) if module not in frozen],
+        "target_modules": targets,
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
     }
 
@@ -170,17 +171,13 @@ def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it was before its adapters, as a module of its own that shares their memory."""
     if not is_adapted(model):
         return model
-    tensors = model.state_dict()
-    for wrapped in WRAPPED:
-        tensors = {name.replace(wrapped, "."): tensor for name, tensor in tensors.items()}
-    with torch.device("meta"):  # allocates nothing, draws nothing
-        plain = type(model)(model.config)
-    plain.load_state_dict({name: tensors[name] for name in plain.state_dict()}, assign=True)
-    for name, buffer in model.named_buffers():
-        module, _, own = name.rpartition(".")
-        plain.get_submodule(module)._buffers[own] = buffer
-    plain.tie_weights()
-    return frozen_dropout(plain)
+
+    def plain(name: str) -> str:
+        for wrapped in WRAPPED:
+            name = name.replace(wrapped, ".")
+        return name
+
+    return shared_copy(type(model), model, plain)
 
 
 def save_pretrained(model: PreTrainedModel, directory: Path) -> None:

@@ -45,7 +45,7 @@ class Seq2SeqBackbone:
     """
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
-        self.module = model
+        self.module: nn.Module = model
         self.encoder: nn.Module = model.get_encoder()
         self.decoder: nn.Module = model.get_decoder()
         self.start = start_token(model)
@@ -226,7 +226,7 @@ class Seq2SeqDecoder(PrefixDecoder):
         return super()._prefill(shown, anew, slot)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        cache = EncoderDecoderCache(self.cache, self.memory)  # type: ignore[no-untyped-call]
+        cache = EncoderDecoderCache(self.cache, self.memory)
         # A prefill starts at the column where reading starts, and brings prompts that have no keys yet.
         prefilled = self.cache.window.start == self.cache.window.first
         cache.is_updated = {} if prefilled else dict.fromkeys(range(len(self.memory.layers)), True)

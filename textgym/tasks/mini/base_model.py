@@ -25,6 +25,7 @@ from textgym.tasks.mini.arithmetic import ARITHMETIC
 from textgym.tasks.mini.captions import CAPTIONS
 from textgym.tasks.mini.concepts import CONCEPTS
 from textgym.tasks.mini.dialogue import DIALOGUE
+from textgym.tasks.mini.miniature import Miniature
 from textgym.tasks.mini.reviews import REVIEWS
 from textgym.tasks.mini.stories import STORIES
 from textgym.tasks.mini.summaries import SUMMARIES
@@ -33,10 +34,10 @@ from textgym.tasks.mini.translation import TRANSLATION
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_TEXTS = 30_000  # enough for the rarest word to appear a dozen times
 POSITIONS = 128  # twice the longest review: room for prompts of one's own
-STEPS, BATCH, WARMUP = 7_000, 64, 100
+STEPS, BATCH, WARMUP = 5_500, 64, 100
 LEARNING_RATE = 4e-3
 SHARPNESS = 1.15  # see sharpen
-IGNORED = -100  # marks the targets that are padding
+IGNORED = -100  # marks the targets that are not trained
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
 LANGUAGES = (REVIEWS, CONCEPTS, SUMMARIES, CAPTIONS, TRANSLATION, STORIES, DIALOGUE, ARITHMETIC)
@@ -44,10 +45,20 @@ LANGUAGES = (REVIEWS, CONCEPTS, SUMMARIES, CAPTIONS, TRANSLATION, STORIES, DIALO
 SHARES = {REVIEWS: 3}
 
 
-def corpus(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-    """``n`` texts as pairs (prompt, continuation), of all languages in turn, by their shares."""
+def corpus(rng: np.random.Generator, n: int, care: float = 0.0) -> list[tuple[str, str]]:
+    """``n`` texts as pairs (prompt, continuation), of all languages in turn, by their shares.
+
+    A share ``care`` of them are reference texts; the rest is what careless writers write.
+    """
     turns = [language for language in LANGUAGES for _ in range(SHARES.get(language, 1))]
-    return [turns[i % len(turns)].corpus(rng) for i in range(n)]
+    return [_text(turns[i % len(turns)], rng, care) for i in range(n)]
+
+
+def _text(language: Miniature, rng: np.random.Generator, care: float) -> tuple[str, str]:
+    if rng.random() >= care:
+        return language.corpus(rng)
+    example = language.draw(rng)
+    return example.prompt, example.reference
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -97,7 +108,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
 
 
 def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int) -> float:
-    """Next-token cross-entropy on fresh reviews, learning rate warmed up, then linear to zero.
+    """Cross-entropy of the continuations of fresh texts, learning rate warmed up, then linear to zero.
 
     Returns the mean loss of the last tenth of the steps, in nats per token.
     """
@@ -138,34 +149,43 @@ def sharpen(model: GPT2LMHeadModel, factor: float) -> None:
 def _batches(
     tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """``steps`` pairs (inputs, targets) of fresh reviews, each ``[BATCH, length]``."""
+    """``steps`` pairs (inputs, targets) of fresh texts, each ``[BATCH, length]``.
+
+    Copying words from the prompt is slow to learn from writers who mostly copy wrong ones, so they grow careless
+    bit by bit: the first texts are references, and those of the second half the corpus proper.
+    """
     for first in range(0, steps, CHUNK):
-        texts = [prompt + continuation for prompt, continuation in corpus(rng, CHUNK * BATCH)]
-        rows = sorted(tokenizer(texts)["input_ids"], key=len)
+        pairs = corpus(rng, CHUNK * BATCH, care=max(0.0, 1 - 2 * first / steps))
+        prompts, continuations = (tokenizer(list(texts))["input_ids"] for texts in zip(*pairs, strict=True))
+        rows = sorted(zip(prompts, continuations, strict=True), key=lambda row: len(row[0]) + len(row[1]))
         for place in rng.permutation(CHUNK)[: steps - first]:
             yield _shifted(rows[place * BATCH : (place + 1) * BATCH], int(tokenizer.eos_token_id))
 
 
-def _shifted(rows: Sequence[list[int]], end: int) -> tuple[Tensor, Tensor]:
-    """Each row and what follows each of its tokens, the end included.
+def _shifted(rows: Sequence[tuple[list[int], list[int]]], end: int) -> tuple[Tensor, Tensor]:
+    """Each text, and the token that follows each of the continuation's, the end included.
 
-    Padded on the right, where a causal model never looks, so that no mask is needed.
+    What stands in a prompt is chance, and is not trained. Padded on the right, where a causal model never looks,
+    so that no mask is needed.
     """
-    width = max(map(len, rows))
-    inputs = [row + [end] * (width - len(row)) for row in rows]
-    targets = [[*row[1:], end] + [IGNORED] * (width - len(row)) for row in rows]
+    width = max(len(prompt) + len(continuation) for prompt, continuation in rows)
+    inputs, targets = [], []
+    for prompt, continuation in rows:
+        padding = width - len(prompt) - len(continuation)
+        inputs.append([*prompt, *continuation, *[end] * padding])
+        targets.append([*[IGNORED] * (len(prompt) - 1), *continuation, end, *[IGNORED] * padding])
     return torch.tensor(inputs), torch.tensor(targets)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Rebuild the base model of textgym/Reviews-v0.")
+    parser = argparse.ArgumentParser(description="Rebuild the tokenizer and the base model of the mini tasks.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH} reviews")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH} texts")
     parser.add_argument("--seed", type=int, default=1, help="of the corpus and of the weights")
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(arguments.seed)
-    tokenizer = build_tokenizer("".join(review) for review in corpus(rng, VOCABULARY_TEXTS))
+    tokenizer = build_tokenizer("".join(text) for text in corpus(rng, VOCABULARY_TEXTS))
     model = build_model(tokenizer, arguments.seed)
     loss = train(model, tokenizer, rng, arguments.steps)
     sharpen(model, SHARPNESS)
