@@ -3,9 +3,35 @@
 if __name__ != "textgym.agents":
     raise ImportError("import this package as textgym.agents: under its bare name every class would exist twice")
 
+from textgym.agents.a2c import A2C
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.best_of_n import BestOfN
 from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.expert_iteration import ExpertIteration
+from textgym.agents.grpo import GRPO, GSPO
+from textgym.agents.nlpo import NLPO
 from textgym.agents.policy import LMPolicy
 from textgym.agents.ppo import PPO
+from textgym.agents.reinforce import Reinforce
+from textgym.agents.remax import ReMax
+from textgym.agents.rloo import RLOO
 from textgym.agents.session import Session
+from textgym.agents.trpo import TRPO
 
-__all__ = ["PPO", "LMPolicy", "Session", "SlotVecEnv"]
+__all__ = [
+    "A2C",
+    "GRPO",
+    "GSPO",
+    "NLPO",
+    "PPO",
+    "RLOO",
+    "TRPO",
+    "BestOfN",
+    "ExpertIteration",
+    "LMPolicy",
+    "ReMax",
+    "Reinforce",
+    "SequenceAlgorithm",
+    "Session",
+    "SlotVecEnv",
+]

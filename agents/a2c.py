@@ -15,7 +15,6 @@ class A2CSettings(CriticSettings):
     """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
 
     n_epochs: int = 1
-    gae_lambda: float = 1.0
 
 
 class A2C(SequenceAlgorithm):

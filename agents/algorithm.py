@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,35 +17,30 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from textgym.agents.advantages import Advantages
-from textgym.agents.batches import Minibatch, Scored, minibatches, score_episodes, take
+from textgym.agents.batches import Scored, score_episodes, take
 from textgym.agents.bridge import SlotVecEnv, is_vector
 from textgym.agents.callbacks import TokenProgressBar
-from textgym.agents.checkpoint import kl_from_state, load_value, read_state, reference_source, restore, save_checkpoint
+from textgym.agents.checkpoint import constructor_arguments, read_state, restore, save_checkpoint
+from textgym.agents.choices import Choices
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
-from textgym.agents.construction import check_wrapper, env_attribute
-from textgym.agents.losses import clipped_value_loss, make_normalise, masked_mean, policy_gradient
-from textgym.agents.metrics import explained_variance, rollout_metrics
-from textgym.agents.policy import Evaluation, LMPolicy
+from textgym.agents.construction import check_wrapper, env_attribute, linear_decay
+from textgym.agents.losses import make_normalise
+from textgym.agents.metrics import explained_variance, iteration_metrics
+from textgym.agents.policy import LMPolicy
 from textgym.agents.reference import make_reference
 from textgym.agents.session import Acted, Session
-from textgym.agents.settings import CriticSettings, Settings, make_settings
+from textgym.agents.settings import make_settings
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
-from textgym.rewards.kl import FixedKL, KLController, k3
+from textgym.rewards.kl import FixedKL, KLController
 from textgym.types import BoolArray, Episodes
 
 
-def linear_decay(initial: float) -> Schedule:
-    """From ``initial`` to 0 over the whole run."""
-    return lambda remaining: initial * remaining
-
-
-class SequenceAlgorithm(BaseAlgorithm):
+class SequenceAlgorithm(Choices, BaseAlgorithm):
     """A stable-baselines3 algorithm that collects whole responses and trains on whole sequences.
 
     A subclass makes five choices, and leaves to this class whatever it does not choose: the **sampling plan**
@@ -60,23 +54,19 @@ class SequenceAlgorithm(BaseAlgorithm):
         learning_rate: initial value of a linear decay to 0 over the whole run, or a schedule.
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
-        reference: what the KL is measured to; by default a frozen copy of the model as it is now.
+        reference: what the KL is measured to; by default a frozen copy of the model as it is now, and for a model with
+            adapters the model itself without them.
         value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
         seed: of everything random.
-        policy_kwargs, stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
+        policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, as :class:`LMPolicy` explains them.
+        stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
         settings: the fields of :attr:`settings_class`.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LMPolicy": LMPolicy}
-    settings_class: ClassVar[type[Settings]] = Settings
-    critic: ClassVar[bool] = False
-    """Whether there is a value function; without one no value is computed."""
-    greedy_companion: ClassVar[bool] = False
-    """Whether each prompt also gets a response of the most probable tokens, which is not trained on."""
     policy: LMPolicy
-    settings: Settings
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LMPolicy": LMPolicy}
 
     def __init__(
         self,
@@ -132,19 +122,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    # --- what an algorithm chooses -------------------------------------------------------------------------
-
-    @abstractmethod
-    def estimate_advantages(self, scored: Scored) -> Advantages:
-        """Advantages and value targets of an iteration."""
-
-    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
-        """``[n, T]`` the loss of each token, given the policy's log-probabilities: the plain policy gradient."""
-        return policy_gradient(log_probs, batch.advantages)
-
-    def select(self, scored: Scored) -> Scored:
-        """The episodes that are trained on: all that were sampled."""
-        return scored
+    # --- what an algorithm may add ---------------------------------------------------------------------------
 
     def begin_iteration(self) -> None:
         """Before an iteration's first token."""
@@ -315,57 +293,14 @@ class SequenceAlgorithm(BaseAlgorithm):
         scored = self.score(episodes)
         chosen = self.select(scored)
         estimated = self.estimate_advantages(chosen)
-        self._record(scored, chosen, estimated, self.update(chosen, estimated))
+        logged = self.update(chosen, estimated)
+        foreseen = explained_variance(chosen, estimated.returns) if self.critic else None
+        for name, value in iteration_metrics(scored, logged, foreseen).items():
+            self.logger.record(name, value)
+        self.logger.record("train/beta", self.kl.beta)
+        self.logger.record("train/n_updates", self._n_updates)
         kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
         self.kl.update(float(kl), len(scored.episodes))
-
-    def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
-        """``n_epochs`` over the iteration's minibatches, a gradient step each; what to log of each."""
-        order = np.random.default_rng([self.seed or 0, self.iteration])
-        size, epochs = self.settings.minibatch_size, self.settings.n_epochs
-        logged: list[dict[str, float]] = []
-        for batch in minibatches(scored, estimated, size, epochs, order, self.device):
-            evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
-            loss, logs = self.loss(evaluation, batch)
-            self.policy.optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
-            self.policy.optimizer.step()
-            self._n_updates += 1
-            logs = {"loss": loss, "grad_norm": norm, **logs}
-            logged.append({name: float(value.detach()) for name, value in logs.items()})
-        return logged
-
-    def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
-        log_probs, valid = evaluation.log_probs, batch.valid
-        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), valid)
-        logs = {"policy_loss": policy_loss, **self.watch(evaluation, batch)}
-        if evaluation.values is not None:
-            logs["value_loss"] = self.value_loss(evaluation.values[:, :-1], batch)
-            assert isinstance(self.settings, CriticSettings)
-            loss = loss + self.settings.vf_coef * logs["value_loss"]
-        if self.settings.kl_in_loss:
-            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), valid)
-            loss = loss + self.kl.beta * logs["kl_loss"]
-        return loss, logs
-
-    def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
-        """The critic's loss; ``values [n, T]``."""
-        assert isinstance(self.settings, CriticSettings)
-        clip = self.settings.clip_range_vf
-        return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
-
-    @torch.no_grad()
-    def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
-        """How far the policy is from the one that sampled."""
-        log_ratio = batch.log_ratio(evaluation.log_probs)
-        ratio = log_ratio.exp()
-        return {
-            "ratio_error": (ratio - 1).abs().max(),
-            "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.valid),
-            "entropy": masked_mean(evaluation.entropy, batch.valid),
-        }
 
     # --- saving ----------------------------------------------------------------------------------------------
 
@@ -405,34 +340,12 @@ class SequenceAlgorithm(BaseAlgorithm):
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
-        built = {
-            **state["hyperparameters"],
-            "seed": state["seed"],
-            "sampling": Sampling(**state["sampling"]),
-            "kl": kl_from_state(state["kl"]),
-            "model": str(directory),
-            "reference": reference_source(directory),
-            "value": load_value(directory) or "trunk",
-            **changes,
-        }
+        built = {**constructor_arguments(directory, state), **changes}
         algorithm = cls("LMPolicy", env, device=device, **built)
         restore(algorithm, directory, state)
         return algorithm
 
     # --- logging -------------------------------------------------------------------------------------------
-
-    def _record(
-        self, scored: Scored, chosen: Scored, estimated: Advantages, logged: list[dict[str, float]]
-    ) -> None:
-        for name, value in rollout_metrics(scored).items():
-            self.logger.record(f"rollout/{name}", value)
-        for name in logged[0]:
-            self.logger.record(f"train/{name}", float(np.mean([logs[name] for logs in logged])))
-        if self.critic:
-            self.logger.record("train/explained_variance", explained_variance(chosen, estimated.returns))
-        self.logger.record("train/first_minibatch_ratio_error", logged[0]["ratio_error"])
-        self.logger.record("train/beta", self.kl.beta)
-        self.logger.record("train/n_updates", self._n_updates)
 
     def _dump_logs(self) -> None:
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)

@@ -103,7 +103,7 @@ def score_episodes(
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
     # What a task forbids, it forbids the reference too; top-k and top-p are the policy's own.
-    whole = episodes.kept is None or policy.sampling.truncates
+    whole = episodes.kept is None or policy.truncates
     task_kept = None if whole else torch.from_numpy(episodes.kept)
     prefixes: list[Tensor | None] = []
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):

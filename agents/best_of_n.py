@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textgym.agents.expert_iteration import ExpertIteration
 from textgym.agents.session import Session
+from textgym.agents.settings import GroupSettings
+
+
+@dataclass(frozen=True)
+class BestOfNSettings(GroupSettings):
+    """More samples than elsewhere: n alone decides how far from the reference the policy comes."""
+
+    samples_per_prompt: int = 16
 
 
 class BestOfN(ExpertIteration):
@@ -13,5 +23,13 @@ class BestOfN(ExpertIteration):
     arXiv 2401.01879). The ratio to the sampler drifts away from 1 as the policy leaves the reference.
     """
 
+    settings: BestOfNSettings
+    settings_class = BestOfNSettings
+
     def new_session(self) -> Session:
+        if self.reference is None:
+            raise ValueError(
+                "BestOfN samples from a reference that stays as it is, but that of an adapted policy is its own trunk; "
+                "pass reference=MODEL, a copy of what the adapters were added to"
+            )
         return self.policy.session(self._slots.n, model=self.reference)

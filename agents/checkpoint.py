@@ -28,6 +28,7 @@ from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
 from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
+from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 
 if TYPE_CHECKING:
@@ -68,6 +69,19 @@ def read_state(directory: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise ValueError(f"{str(directory)!r} has checkpoint format {state['format']}; this version reads {FORMAT}")
     return state
+
+
+def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """What an algorithm is built with again."""
+    return {
+        **state["hyperparameters"],
+        "seed": state["seed"],
+        "sampling": Sampling(**state["sampling"]),
+        "kl": kl_from_state(state["kl"]),
+        "model": str(directory),
+        "reference": reference_source(directory),
+        "value": load_value(directory) or "trunk",
+    }
 
 
 def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -19,9 +18,11 @@ class ClippedAlgorithm(SequenceAlgorithm):
     """An algorithm whose policy loss is the clipped surrogate, so that it may pass over its episodes several times."""
 
     settings: ClipSettings
-    settings_class = ClipSettings
-    ratio: ClassVar[Callable[[Tensor, Tensor], Tensor]] = staticmethod(token_ratio)
-    """``ratio(log_ratio [n, T], valid [n, T])``: of what the importance is measured, a token or a sequence."""
+    settings_class: ClassVar[type[ClipSettings]] = ClipSettings
+
+    def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
+        """``[n, T]`` the importance of each token, from log-ratios ``[n, T]``: its own."""
+        return token_ratio(log_ratio)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)

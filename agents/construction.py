@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.lm.sampling import Sampling
+
+
+def linear_decay(initial: float) -> Schedule:
+    """From ``initial`` to 0 over the whole run."""
+    return lambda remaining: initial * remaining
 
 
 def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:

@@ -13,7 +13,7 @@ from textgym.agents.collect import EpisodePlan, collect
 from textgym.agents.metrics import mean_and_error, several
 from textgym.agents.policy import LMPolicy
 from textgym.agents.slots import AdmittingSlots, admitting_env
-from textgym.lm.sampling import Sampling, restrict
+from textgym.lm.sampling import restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rewards.kl import exact_kl
@@ -63,9 +63,9 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
     return Report(episodes, visited_kl(policy, reference, episodes))
 
 
-def task_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
-    """``[n, T, V]`` the tokens that the task admitted; None where it admits all."""
-    if episodes.kept is None or policy.sampling.truncates:
+def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
+    """``[n, T, V]`` the tokens that could be sampled; None for all."""
+    if episodes.kept is None:
         return None
     kept = torch.from_numpy(episodes.kept[rows]).long()
     # One column more, which takes what stands for no token.
@@ -82,17 +82,20 @@ def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_siz
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
         valid = mask[:, policy.prompt_length :].bool()
         elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
+        kept = kept_mask(episodes, rows, policy)
+        inside = None if kept is None else kept.to(valid.device)[valid]
+        shared = policy.sampling.shared
 
-        allowed = task_mask(episodes, rows, policy)
-        inside = None if allowed is None else allowed.to(valid.device)[valid]
-
-        def behaviour(trunk: Trunk, sampling: Sampling) -> Tensor:
+        def behaviour(trunk: Trunk, allowed: Tensor | None) -> Tensor:
             states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][valid]  # noqa: B023
             logits = trunk.head(states)
-            return restrict(logits, sampling, policy.n_actions, policy.end_token_ids, elapsed, inside)  # noqa: B023
+            return restrict(logits, shared, policy.n_actions, policy.end_token_ids, elapsed, allowed)  # noqa: B023
 
         part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
-        part[valid] = exact_kl(behaviour(policy.trunk, policy.sampling), behaviour(reference, policy.sampling.shared))
+        # What a task forbids, it forbids the reference too; top-k, top-p and NLPO's mask are the policy's own.
+        part[valid] = exact_kl(
+            behaviour(policy.trunk, inside), behaviour(reference, None if policy.truncates else inside)
+        )
         kl[rows] = part.cpu().numpy()
     return kl
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from textgym.agents.advantages import Advantages, group_relative, spread
 from textgym.agents.batches import Scored
 from textgym.agents.clipped import ClippedAlgorithm
@@ -12,7 +14,7 @@ from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
 
 
 @dataclass(frozen=True)
-class GRPOSettings(ClipSettings, GroupSettings):
+class GRPOSettings(GroupSettings, ClipSettings):
     """As published, the loss is normalised by each response's length and the KL stands in it.
 
     Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
@@ -39,17 +41,12 @@ class GRPO(ClippedAlgorithm):
         return spread(advantages, scored.episodes.valid)
 
 
-@dataclass(frozen=True)
-class GSPOSettings(GRPOSettings):
-    """A sequence's ratio is a mean over its tokens, so it moves far less than a token's."""
-
-    clip_range: float = 3e-4
-    clip_range_high: float | None = 4e-4
-
-
 class GSPO(GRPO):
-    """GRPO with the ratio of the whole sequence (Zheng 2025, arXiv 2507.18071)."""
+    """GRPO with the ratio of the whole sequence (Zheng 2025, arXiv 2507.18071).
 
-    settings: GSPOSettings
-    settings_class = GSPOSettings
-    ratio = staticmethod(sequence_ratio)
+    A sequence's ratio is a mean over its tokens, which moves less the more there are: published for responses of
+    thousands of tokens are ``clip_range=3e-4, clip_range_high=4e-4``.
+    """
+
+    def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
+        return sequence_ratio(log_ratio, valid)

@@ -14,12 +14,11 @@ from textgym.agents.settings import Normalisation
 # --- ratios --------------------------------------------------------------------------------------------------
 
 
-def token_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
+def token_ratio(log_ratio: Tensor) -> Tensor:
     """ρ_t = π(a_t|s_t) / π_old(a_t|s_t). Schulman 2017 (arXiv 1707.06347).
 
     Args:
         log_ratio: ``[n, T]`` log π − log π_old, 0 where no token stands.
-        valid: ``[n, T]``.
     """
     return log_ratio.exp()
 
@@ -27,7 +26,9 @@ def token_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
 def sequence_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
     """GSPO: s = (π(y|x) / π_old(y|x))^(1/|y|), one for all tokens of a response. Zheng 2025 (arXiv 2507.18071), eq. 7.
 
-    Arguments as :func:`token_ratio`.
+    Args:
+        log_ratio: ``[n, T]`` log π − log π_old, 0 where no token stands.
+        valid: ``[n, T]``.
 
     Returns:
         ``[n, T]``, equal along T.
@@ -103,4 +104,9 @@ def constant_mean(x: Tensor, valid: Tensor, tokens: int) -> Tensor:
 
 def make_normalise(kind: Normalisation, horizon: int) -> Normalise:
     """The function of a name; ``"constant"`` divides by the horizon T."""
-    return {"token": masked_mean, "sequence": sequence_mean, "constant": partial(constant_mean, tokens=horizon)}[kind]
+    kinds: dict[Normalisation, Normalise] = {
+        "token": masked_mean,
+        "sequence": sequence_mean,
+        "constant": partial(constant_mean, tokens=horizon),
+    }
+    return kinds[kind]

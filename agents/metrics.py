@@ -56,3 +56,19 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
     if scored.companions is not None:
         metrics |= mean_and_error("greedy_score", scored.companions.rewards.sum(1))
     return metrics
+
+
+def iteration_metrics(scored: Scored, logged: list[dict[str, float]], foreseen: float | None) -> dict[str, float]:
+    """What an iteration logs: of its episodes, and the mean of what its updates said.
+
+    Args:
+        scored: the sampled episodes.
+        logged: what each update said.
+        foreseen: the critic's explained variance, where there is a critic.
+    """
+    rollout = {f"rollout/{name}": value for name, value in rollout_metrics(scored).items()}
+    train = {f"train/{name}": float(np.mean([logs[name] for logs in logged])) for name in logged[0]}
+    train["train/first_minibatch_ratio_error"] = logged[0]["ratio_error"]
+    if foreseen is not None:
+        train["train/explained_variance"] = foreseen
+    return rollout | train

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
 from textgym.lm.freezing import freeze, untie
@@ -101,7 +102,13 @@ class LMPolicy(BasePolicy):
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=lr_schedule(1), eps=1e-5)
+        self.mask: NucleusMask | None = None  # NLPO's; no module of the policy, which would save and count it
         self._own_session: Session | None = None
+
+    @property
+    def truncates(self) -> bool:
+        """Whether what may be sampled depends on a model, so that it is stored and the reference is not bound to it."""
+        return self.sampling.truncates or self.mask is not None
 
     def saved_arguments(self) -> dict[str, Any]:
         """What the constructor must be told again, beside the saved model."""
@@ -129,6 +136,7 @@ class LMPolicy(BasePolicy):
             self.end_token_ids,
             sampling or self.sampling,
             self.seed if seed is None else seed,
+            self.mask,
         )
 
     def act(

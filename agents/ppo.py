@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from textgym.agents.advantages import Advantages, gae, whiten
 from textgym.agents.batches import Scored
 from textgym.agents.clipped import ClippedAlgorithm
-from textgym.agents.settings import ClipSettings, CriticSettings
+from textgym.agents.settings import ClipSettings, GAESettings
 
 
 @dataclass(frozen=True)
-class PPOSettings(ClipSettings, CriticSettings):
+class PPOSettings(ClipSettings, GAESettings):
     """Defaults as published (Ziegler 2019, Ouyang 2022, Huang 2024)."""
+
+
+def whitened_gae(scored: Scored, lam: float) -> Advantages:
+    """Generalised advantages of the shaped rewards, whitened over the iteration's tokens."""
+    episodes = scored.episodes
+    estimated = gae(scored.shaped, scored.values, episodes.valid, lam, episodes.truncated)
+    return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)
 
 
 class PPO(ClippedAlgorithm):
@@ -27,6 +34,4 @@ class PPO(ClippedAlgorithm):
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
-        episodes = scored.episodes
-        estimated = gae(scored.shaped, scored.values, episodes.valid, self.settings.gae_lambda, episodes.truncated)
-        return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)
+        return whitened_gae(scored, self.settings.gae_lambda)

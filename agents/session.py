@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textgym.agents.masking import NucleusMask
 from textgym.lm.architecture import make_decoder
 from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
@@ -92,6 +93,7 @@ class Session:
         end_ids: tokens that end a response.
         sampling: the behaviour distribution.
         seed: of the random streams.
+        mask: restricts what is sampled, by a model that has a cache of its own; None for no such mask.
     """
 
     def __init__(
@@ -104,8 +106,11 @@ class Session:
         end_ids: Sequence[int],
         sampling: Sampling,
         seed: int,
+        mask: NucleusMask | None = None,
     ) -> None:
         self.decoder = make_decoder(model, n_rows, width, prompt_length)
+        self.mask = mask
+        self.mask_decoder = None if mask is None else make_decoder(mask.model, n_rows, width, prompt_length)
         self.streams = RowStreams(seed, n_rows, width - prompt_length)
         self.n_rows = n_rows
         self.width = width
@@ -149,12 +154,10 @@ class Session:
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
-        restricted = allowed is not None or self.sampling.truncates
+        restricted = allowed is not None or self.sampling.truncates or self.mask is not None
         return Acted(actions, log_probs, kept_ids(behaviour).cpu().numpy() if restricted else None)
 
-    def _choose(
-        self, behaviour: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray
-    ) -> tuple[Tensor, Tensor]:
+    def _choose(self, behaviour: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
         """``[n]`` tokens and their log-probabilities: the most probable where ``greedy [n]``, else sampled."""
         if greedy.any():
             best = behaviour.log_softmax(-1).max(-1)
@@ -163,7 +166,7 @@ class Session:
         uniforms = self.streams.draw(rows, elapsed)
         tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
         if greedy.any():
-            is_greedy = torch.from_numpy(greedy).to(behaviour.device)
+            is_greedy = torch.from_numpy(greedy.copy()).to(behaviour.device)
             return torch.where(is_greedy, best.indices, tokens), torch.where(is_greedy, best.values, chosen)
         return tokens, chosen
 
@@ -171,12 +174,11 @@ class Session:
         self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
     ) -> Tensor:
         """``[n, V]`` logits of the behaviour distribution."""
-        logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
-        return restrict(
-            logits,
-            self.sampling,
-            self.n_actions,
-            self.end_ids,
-            torch.from_numpy(elapsed).to(logits.device),
-            None if allowed is None else torch.from_numpy(allowed).to(logits.device),
-        )
+        shown = observation["input_ids"], observation["attention_mask"], rows
+        logits = self.decoder.logits(*shown)
+        so_far = torch.from_numpy(elapsed).to(logits.device)
+        admitted = None if allowed is None else torch.from_numpy(allowed).to(logits.device)
+        if self.mask is not None and self.mask_decoder is not None:
+            judged = self.mask_decoder.logits(*shown)
+            admitted = self.mask.admits(judged, self.sampling, self.n_actions, self.end_ids, so_far, admitted)
+        return restrict(logits, self.sampling, self.n_actions, self.end_ids, so_far, admitted)

@@ -61,20 +61,32 @@ class CriticSettings(Settings):
     """Of algorithms with a critic.
 
     Attributes:
-        gae_lambda: λ of the advantages; γ is 1.
         clip_range_vf: ε of the value, in units of the value.
         vf_coef: weight of the value loss.
     """
 
-    gae_lambda: float = 0.95
     clip_range_vf: float = 0.2
     vf_coef: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "a number in [0, 1]")
         require(self.clip_range_vf > 0, "clip_range_vf", self.clip_range_vf, "more than 0")
         require(self.vf_coef >= 0, "vf_coef", self.vf_coef, "0 or more")
+
+
+@dataclass(frozen=True)
+class GAESettings(CriticSettings):
+    """Of algorithms with generalised advantage estimation.
+
+    Attributes:
+        gae_lambda: λ; γ is 1.
+    """
+
+    gae_lambda: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "a number in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -121,5 +133,5 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{algorithm} has no setting {name!r}{hint} It has {', '.join(known)}")
+            raise TypeError(f"{algorithm} has no setting {name!r}{hint}; it has {', '.join(known)}")
     return kind(**given)

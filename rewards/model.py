@@ -124,17 +124,15 @@ class RewardModel:
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
-            ValueError: the architecture has no decoder-style classifier in transformers.
+            ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers.
 
         Source: head of Stiennon et al. 2020, arXiv:2009.01325, appendix B.1 (standard deviation 1/√(d+1)).
         """
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+        from transformers import AutoModelForSequenceClassification
 
-        lm = (
-            AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-            if isinstance(source, str | Path)
-            else source
-        )
+        from textgym.lm.loading import load_causal_lm, require_causal
+
+        lm = load_causal_lm(source) if isinstance(source, str | Path) else require_causal(source, "a reward model")
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id

@@ -63,13 +63,7 @@ def words(prompt: str, completion: str, columns: Any) -> float:
 # --- tasks that pass ---------------------------------------------------------------------------------------------
 
 
-def task_names() -> list[Any]:
-    why = "two of Recall's prompts are one; to be mended in textgym/tasks/diagnostic/memory.py"
-    doubled = pytest.mark.xfail(raises=TaskError, strict=True, reason=why)
-    return [pytest.param(name, marks=[doubled] if name == "Recall" else []) for name in TASKS]
-
-
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", TASKS)
 def test_every_shipped_task_passes(name: str) -> None:
     check_task(f"textgym/{name}-v0")
 

@@ -31,6 +31,7 @@ BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line and runs a command; bad input ends it with status 2 and one message."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

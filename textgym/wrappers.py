@@ -110,6 +110,8 @@ class _KLPenalty:
     ) -> None:
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta={beta}; expected a number from 0")
+        if getattr(policy, "mask", None) is not None:
+            raise ValueError("the policy samples under NLPO's mask, which the wrapper does not see; leave policy out")
         if policy is not None and policy.sampling.shared != sampling:
             raise ValueError(
                 f"the wrapper samples with {sampling}, the policy with {policy.sampling.shared}; "

@@ -1,4 +1,4 @@
-"""``python -m textgym.benchmarks.diagnostic``: PPO, one set of hyper-parameters, on every diagnostic task."""
+"""``python -m textgym.benchmarks.diagnostic``: an algorithm, one set of hyper-parameters, on every diagnostic task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from textgym.agents.names import find_algorithm
 from textgym.benchmarks.diagnostic.runs import run_all
 from textgym.benchmarks.diagnostic.score import score_table
 from textgym.benchmarks.diagnostic.settings import Settings
@@ -19,7 +20,7 @@ from textgym.tasks import DIAGNOSTIC
 
 @dataclass(frozen=True)
 class Experiment:
-    """PPO with one set of hyper-parameters on the diagnostic tasks, scored by its distance to the exact optimum."""
+    """An algorithm with one set of hyper-parameters on the diagnostic tasks, scored by the distance to the optimum."""
 
     tasks: tuple[str, ...] = DIAGNOSTIC
     """Which tasks, by name."""
@@ -37,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experiment = tyro.cli(Experiment, args=arguments, prog="python -m textgym.benchmarks.diagnostic")
     if experiment.seeds < 1 or experiment.jobs < 1:
         raise SystemExit(f"error: seeds={experiment.seeds}, jobs={experiment.jobs}; expected at least 1 of each")
+    try:
+        find_algorithm(experiment.settings.algorithm)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     started = time.perf_counter()
     runs = run_all(experiment.tasks, experiment.seeds, experiment.settings, experiment.jobs)
-    shown = ", ".join(f"{name}={value:g}" for name, value in asdict(experiment.settings).items())
+    shown = ", ".join(f"{name}={value}" for name, value in asdict(experiment.settings).items() if value is not None)
     wall = time.perf_counter() - started
-    table = f"{score_table(runs)}\nPPO: {shown}. {wall:.0f} s on {experiment.jobs} processes.\n"
+    table = f"{score_table(runs)}\n{shown}. {wall:.0f} s on {experiment.jobs} processes.\n"
     print(table)
     if experiment.out is not None:
         write_text(experiment.out, table)

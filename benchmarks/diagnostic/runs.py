@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from tqdm import tqdm
 
-from textgym.agents.ppo import PPO
+from textgym.agents.names import find_algorithm
 from textgym.benchmarks.diagnostic.settings import Settings
 from textgym.benchmarks.optimum.exact import optimum
 from textgym.registration import load_task, task_mdp
@@ -61,12 +61,11 @@ def run(job: tuple[str, int], settings: Settings) -> Run:
         raise ValueError(f"task={name!r} has no beta, so it is not scored; expected a diagnostic task")
     mdp = task_mdp(task)
     best = optimum(mdp, task.beta)
-    chosen = asdict(settings)
-    episodes = chosen.pop("episodes")
     slots = min(SLOTS, settings.episodes_per_iteration)
-    ppo = PPO("LMPolicy", TokenVectorEnv(mdp, slots, AutoresetMode.DISABLED), kl=task.beta, seed=seed, **chosen)
-    ppo.learn(episodes * mdp.max_new_tokens, log_interval=0)
-    reached = best.evaluate(ppo.policy)
+    env = TokenVectorEnv(mdp, slots, AutoresetMode.DISABLED)
+    algorithm = find_algorithm(settings.algorithm)("LMPolicy", env, kl=task.beta, seed=seed, **settings.arguments())
+    algorithm.learn(settings.episodes * mdp.max_new_tokens, log_interval=0)
+    reached = best.evaluate(algorithm.policy)
     spent = time.process_time() - started
     return Run(
         task.name, seed, task.beta, best.value, best.reference.objective, reached.objective, reached.score, spent

@@ -89,6 +89,8 @@ def bracket(
             raise ValueError(
                 f"a policy samples with {policy.sampling}, the bracket is that of {shared}; make them equal"
             )
+        if policy.mask is not None:
+            raise ValueError("a policy samples under NLPO's mask, which a bracket does not support; use optimum()")
     proposals = [_as_policy(find_reference(mdp, reference), mdp, shared), *policies]
     if mdp.allowed is not None:
         raise ValueError("the task restricts actions, which a bracket does not support; use textgym.optimum")

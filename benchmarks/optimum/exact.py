@@ -113,7 +113,7 @@ class Optimum:
                 "sampling=policy.sampling.shared to optimum()"
             )
         check_fits(model, self.mdp.tokenizer, self.mdp.n_actions, self.mdp.width)
-        return tree_log_probs(self.tree, self.mdp, model, sampling)
+        return tree_log_probs(self.tree, self.mdp, model, sampling, getattr(policy, "mask", None))
 
     def next_token_probs(self, prompt_index: int, response: tuple[int, ...] = ()) -> FloatArray:
         """``[V]`` π*(·| prompt, response so far).

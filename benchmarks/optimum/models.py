@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from textgym.benchmarks.optimum.tree import Level, Tree
+from textgym.agents.masking import NucleusMask
+from textgym.benchmarks.optimum.tree import Tree
 from textgym.lm.loading import accepted
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP
@@ -25,21 +26,29 @@ TOKENS_AT_ONCE = 2**13
 """So many tokens are cached for one batch; large enough for the arithmetic to outweigh the calls."""
 
 
-def tree_log_probs(tree: Tree, mdp: TokenMDP, model: PreTrainedModel, sampling: Sampling) -> TreeArrays:
-    """Log-probabilities of the behaviour distribution; -inf where a token is left out.
+def tree_log_probs(
+    tree: Tree, mdp: TokenMDP, model: PreTrainedModel, sampling: Sampling, mask: NucleusMask | None = None
+) -> TreeArrays:
+    """Log-probabilities of the behaviour distribution, NLPO's mask included; -inf where a token is left out.
 
     Computed by the model in its own precision and normalised in float64, so that each row sums to 1 to the last bit
     that matters.
     """
-    return tuple(
-        _behaviour(level, t, logits, mdp, sampling)
-        for t, (level, logits) in enumerate(zip(tree, tree_logits(tree, mdp, model), strict=True))
-    )
+    judged = [None] * len(tree) if mask is None else tree_logits(tree, mdp, mask.model)
+    found = []
+    for t, (level, logits, own) in enumerate(zip(tree, tree_logits(tree, mdp, model), judged, strict=True)):
+        elapsed = torch.full((len(logits),), t)
+        allowed = None if mdp.allowed is None else torch.from_numpy(level.allowed)
+        if mask is not None and own is not None:
+            shown = torch.from_numpy(own)
+            allowed = mask.admits(shown, sampling, mdp.n_actions, mdp.end_token_ids, elapsed, allowed)
+        found.append(_behaviour(logits, elapsed, allowed, mdp, sampling))
+    return tuple(found)
 
 
-def _behaviour(level: Level, t: int, logits: Float32Array, mdp: TokenMDP, sampling: Sampling) -> FloatArray:
-    elapsed = torch.full((len(logits),), t)
-    allowed = None if mdp.allowed is None else torch.from_numpy(level.allowed)
+def _behaviour(
+    logits: Float32Array, elapsed: Tensor, allowed: Tensor | None, mdp: TokenMDP, sampling: Sampling
+) -> FloatArray:
     kept = restrict(torch.from_numpy(logits), sampling, mdp.n_actions, mdp.end_token_ids, elapsed, allowed)
     log_probs: FloatArray = kept.double().log_softmax(-1).numpy()
     return log_probs

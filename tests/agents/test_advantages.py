@@ -1,9 +1,18 @@
-"""GAE against numbers worked out by hand, and against what it must equal in special cases."""
+"""Estimators against numbers worked out by hand, and against what they must equal in special cases."""
 
 import numpy as np
 import pytest
 
-from textgym.agents.advantages import gae, whiten
+from textgym.agents.advantages import (
+    best_of_groups,
+    gae,
+    greedy_baseline,
+    group_relative,
+    leave_one_out,
+    monte_carlo,
+    spread,
+    whiten,
+)
 
 
 def test_gae_by_hand() -> None:
@@ -48,3 +57,69 @@ def test_whitening_counts_valid_tokens_only() -> None:
     x = np.array([[1.0, 3.0, 100.0]], np.float32)
     valid = np.array([[True, True, False]])
     np.testing.assert_allclose(whiten(x, valid), [[-1.0, 1.0, 0.0]], atol=1e-6)
+
+
+# --- returns of whole episodes -----------------------------------------------------------------------------------
+
+
+def random_episodes(n: int = 6, horizon: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rewards, values and valid tokens of ragged episodes."""
+    rng = np.random.default_rng(0)
+    valid = np.arange(horizon) < rng.integers(1, horizon + 1, size=n)[:, None]
+    rewards = np.where(valid, rng.normal(size=(n, horizon)), 0).astype(np.float32)
+    return rewards, rng.normal(size=(n, horizon + 1)).astype(np.float32), valid
+
+
+@pytest.mark.parametrize("cut", [None, [True, False, True, False, False, True]])
+def test_monte_carlo_is_gae_with_lambda_one(cut: list[bool] | None) -> None:
+    rewards, values, valid = random_episodes()
+    truncated = None if cut is None else np.array(cut)
+    for a, b in zip(
+        monte_carlo(rewards, values, valid, truncated), gae(rewards, values, valid, 1.0, truncated), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_gae_with_lambda_one_and_a_zero_critic_is_the_return() -> None:
+    rewards, values, valid = random_episodes()
+    to_go = np.where(valid, rewards[:, ::-1].cumsum(1)[:, ::-1], 0)
+    np.testing.assert_allclose(gae(rewards, 0 * values, valid, 1.0).advantages, to_go, atol=1e-5)
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+RETURNS = np.array([1.0, 2.0, 6.0, 4.0, 4.0, 4.0])
+
+
+def test_groups_by_hand() -> None:
+    np.testing.assert_allclose(leave_one_out(RETURNS, 3), [1 - 4, 2 - 3.5, 6 - 1.5, 0, 0, 0])
+    np.testing.assert_allclose(group_relative(RETURNS, 3, scale=False), [-2, -1, 3, 0, 0, 0])
+    np.testing.assert_allclose(greedy_baseline(RETURNS, np.array([2.0, 5.0])), [-1, 0, 4, -1, -1, -1])
+    assert best_of_groups(RETURNS, 3).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_rloo_is_the_group_mean_baseline_times_k_over_k_minus_1(k: int) -> None:
+    returns = np.random.default_rng(0).normal(size=6)
+    expected = group_relative(returns, k, scale=False) * k / (k - 1)
+    np.testing.assert_allclose(leave_one_out(returns, k), expected)
+
+
+def test_grpo_without_std_and_with_one_group_is_centred_reinforce() -> None:
+    np.testing.assert_allclose(group_relative(RETURNS, len(RETURNS), scale=False), RETURNS - RETURNS.mean())
+
+
+def test_grpo_has_unit_deviation_in_every_group_that_differs() -> None:
+    advantages = group_relative(np.array([1.0, 2.0, 6.0, 400.0, 100.0, 200.0]), 3).reshape(2, 3)
+    np.testing.assert_allclose(advantages.std(1), 1, rtol=1e-3)
+    np.testing.assert_allclose(advantages.mean(1), 0, atol=1e-12)
+
+
+def test_rounding_is_no_difference_between_equal_returns() -> None:
+    returns = np.full(3, 0.1 + 0.2) + np.array([0, 1e-8, 0])
+    assert np.abs(group_relative(returns, 3)).max() < 1e-3
+
+
+def test_every_token_gets_its_responses_advantage() -> None:
+    valid = np.array([[True, True, False], [True, False, False]])
+    assert spread(np.array([2.0, -1.0]), valid).advantages.tolist() == [[2, 2, 0], [-1, 0, 0]]

@@ -95,8 +95,9 @@ def test_another_reference_computes_its_own() -> None:
     np.testing.assert_allclose(scored.ref_log_probs, expected, atol=1e-6)
 
 
-def test_resume_is_bit_exact(tmp_path: Path) -> None:
-    whole = make_ppo()
+@pytest.mark.parametrize("lora", [None, 1])
+def test_resume_is_bit_exact(lora: Any, tmp_path: Path) -> None:
+    whole = make_ppo(lora=lora)
     whole.learn(1)
     whole.save(tmp_path / "half")
     resumed = PPO.load(tmp_path / "half", make_env())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -15,8 +16,12 @@ from tests.agents.replay import replayed_log_probs
 from tests.helpers import emit, tiny_bart, tiny_gpt2, tiny_t5, word_mdp
 from textgym.agents.evaluation import evaluate, play
 from textgym.agents.ppo import PPO
+from textgym.agents.stock import TokenActorCriticPolicy
+from textgym.benchmarks.optimum.exact import find_reference
+from textgym.env import TokenEnv
 from textgym.lm.lora import add_lora
 from textgym.lm.sampling import Sampling
+from textgym.rewards.model import RewardModel
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import VectorReferenceKL
 
@@ -152,6 +157,18 @@ def test_adapters_on_a_frozen_encoder(make: Make) -> None:
 def test_models_that_are_too_small(model: PreTrainedModel, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_ppo(model)
+
+
+def test_where_a_causal_model_is_needed(make: Make) -> None:
+    mdp, stock = word_mdp(), TokenEnv(word_mdp())
+    refused: list[Callable[[PreTrainedModel], Any]] = [
+        lambda model: find_reference(mdp, model),
+        lambda model: RewardModel.from_causal_lm(model, mdp.tokenizer, torch.Generator()),
+        lambda model: stable_baselines3.PPO(TokenActorCriticPolicy, stock, policy_kwargs={"model": model}),
+    ]
+    for build in refused:
+        with pytest.raises(ValueError, match="is an encoder–decoder; expected a causal language model for"):
+            build(make())
 
 
 def test_a_reference_of_the_other_kind_serves() -> None:

@@ -121,6 +121,12 @@ def test_what_is_written_opens_anywhere(make, tmp_path: Path):
     assert trained(train_adapters(load_causal_lm(tmp_path / "here"))) == trained(model)
 
 
+def test_their_own_dropout_is_off():
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, lora_dropout=0.5)
+    model = moved(add_lora(tiny_gpt2(), config, 0, 0))
+    assert torch.equal(logits(model), logits(model))
+
+
 @wrapping
 def test_pefts_wrapper_is_taken_off():
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5
+from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
 from textgym.lm.architecture import make_decoder
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.loading import check_fits, load_causal_lm, load_lm
 from textgym.lm.lora import adapters_off, add_lora, save_pretrained
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
+from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
 
 P, T, V = 5, 7, 13
 LENGTHS = [(1, 7), (5, 1), (3, 4), (2, 2)]
@@ -128,9 +129,13 @@ def test_a_model_that_says_no_start_is_refused():
         Trunk(model)
 
 
-def test_prompt_and_response_have_a_context_each():
-    from tests.helpers import word_tokenizer
+def test_causal_models_are_no_encoder_decoders():
+    for make in (lambda m: Seq2SeqBackbone(m), lambda m: Seq2SeqDecoder(m, 2, P + T, P)):
+        with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder–decoder"):
+            make(tiny_gpt2())
 
+
+def test_prompt_and_response_have_a_context_each():
     check_fits(tiny_bart(positions=10), word_tokenizer(), 16, 19, prompt_length=10)
     with pytest.raises(ValueError, match="= 20 is more than the model's context of 10 tokens"):
         check_fits(tiny_bart(positions=10), word_tokenizer(), 16, 20, prompt_length=10)

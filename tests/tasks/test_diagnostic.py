@@ -166,6 +166,7 @@ def test_the_traps_optimum_loses_gold() -> None:
         ("Scale", {"factor": 0.0}, "factor=0.0"),
         ("Emit", {"arms": 1}, "arms=1"),
         ("Vocabulary", {"size": 8}, "size=8"),
+        ("Recall", {"gap": 2}, "variants=8"),
         ("Length", {"targets": (9,)}, "lengths from 1 to"),
         ("Prior", {"rarity": 0.0}, "rarity=0.0"),
     ],

@@ -130,7 +130,7 @@ def _described(config: DemoConfig, settings: Hyperparameters) -> dict[str, Any]:
 def demo_mdp(task: Task, reward_model: RewardModel, split: str) -> TokenMDP:
     """The task paid by the reward model, with gold and metrics watched at weight 0."""
     watched = [(as_reward(name, metric), 0.0) for name, metric in task.metrics.items()]
-    return task_mdp(task, [reward_model, (task.gold, 0.0), *watched], split)
+    return task_mdp(task, [reward_model, ("gold", 0.0), *watched], split)
 
 
 def ranked_samples(task: Task, n_prompts: int, seed: int) -> tuple[list[Ranking], np.ndarray[Any, Any]]:

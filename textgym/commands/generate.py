@@ -14,7 +14,7 @@ from gymnasium import spaces
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
 from textgym.commands.run import model_source
-from textgym.lm.loading import check_fits, load_causal_lm
+from textgym.lm.loading import check_fits, load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_rows
@@ -58,7 +58,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
     if config.out is not None and config.out.exists():
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
     source = model_source(config.model)
-    tokenizer, model = load_tokenizer(source), load_causal_lm(source)
+    tokenizer, model = load_tokenizer(source), load_lm(source)
     rows: list[Any] = [*config.prompt, *(read_rows(config.prompts) if config.prompts else [])]
     prompts = encode_prompts(rows, tokenizer, max_length=10**9)
     mdp = TokenMDP(
@@ -69,7 +69,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         max_prompt_length=max(len(prompt.ids) for prompt in prompts),
         max_new_tokens=config.max_new_tokens,
     )
-    check_fits(model, tokenizer, mdp.n_actions, mdp.width)
+    check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
     policy = LMPolicy(
         mdp.observation_space(),
         spaces.Discrete(mdp.n_actions),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +11,14 @@ import tyro
 from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.names import find_algorithm
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
-from textgym.commands.settings import Hyperparameters, build, find_algorithm
-from textgym.lm.loading import check_fits, context_length, load_causal_lm
+from textgym.commands.settings import Hyperparameters, build, resolve
+from textgym.lm.loading import check_fits, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
-from textgym.registration import load_task, task_mdp
+from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
@@ -43,7 +44,8 @@ class TrainConfig:
     """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
     separated by spaces. Default: the task's gold reward."""
     algorithm: str = "ppo"
-    """The training algorithm."""
+    """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
+    expert-iteration."""
     total_timesteps: int = 200_000
     """Tokens to generate in all."""
     max_prompt_length: int | None = None
@@ -73,7 +75,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
-    find_algorithm(config.algorithm)
+    config = replace(config, hyperparameters=resolve(config.algorithm, config.hyperparameters))
     _check_counts(config)
     resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
     mdp = user_mdp(config)
@@ -123,26 +125,15 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-        mdp = task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
-        limit = None
-    else:
-        mdp, limit = _encoded_mdp(config, task, tokenizer, reward)
-    if limit is not None and mdp.width > limit:
-        raise ValueError(
-            f"max_prompt_length + max_new_tokens = {mdp.max_prompt_length} + {mdp.max_new_tokens} is more than the "
-            f"model's context of {limit} tokens; make one of them smaller"
-        )
-    return mdp
+        return task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
+    return _encoded_mdp(config, task, tokenizer, reward)
 
 
-def _encoded_mdp(
-    config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any
-) -> tuple[TokenMDP, int | None]:
-    """Prompts encoded by the user's tokenizer, and the context of the user's model."""
+def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any) -> TokenMDP:
+    """Prompts encoded by the user's tokenizer, checked against the user's model."""
     source = config.model or (task.base_model if task else None)
     assert source is not None, "a task without a base model needs --model"
-    model = load_causal_lm(source)
-    limit = context_length(model)
+    model = load_lm(source)
     longest, new = config.max_prompt_length, config.max_new_tokens
     if longest is None and task is not None and config.prompts is None:
         longest = task.max_prompt_length
@@ -165,8 +156,8 @@ def _encoded_mdp(
         missing_end_score=config.missing_end_score,
         base_model=source,
     )
-    check_fits(model, tokenizer, mdp.n_actions, mdp.width)
-    return mdp, limit
+    check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
+    return mdp
 
 
 def _rows(config: TrainConfig, task: Task | None) -> Sequence[Mapping[str, Any]]:
@@ -190,20 +181,16 @@ def watched_reward(spec: Any, task: Task | None) -> Any:
         ValueError, FileNotFoundError: there is no such reward.
     """
     try:
-        return _with_metrics(resolve_reward(spec, _named(task)), task)
+        return _with_metrics(resolve_reward(spec, named_rewards(task) if task else NAMED), task)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
-
-
-def _named(task: Task | None) -> dict[str, Reward]:
-    return {**NAMED, **({"gold": task.gold} if task else {})}
 
 
 def _with_metrics(reward: Any, task: Task | None) -> Any:
     """The reward, with the task's gold and metrics logged beside it at weight 0."""
     if task is None:
         return reward
-    watched: list[Any] = [] if "gold" in reward.names else [(task.gold, 0.0)]
+    watched: list[Any] = [] if "gold" in reward.names else [(named_rewards(task)["gold"], 0.0)]
     return [reward, *watched, *((as_reward(name, metric), 0.0) for name, metric in task.metrics.items())]
 
 

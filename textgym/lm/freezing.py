@@ -71,10 +71,10 @@ def untie(model: PreTrainedModel) -> None:
     """
     if is_encoder_decoder(model):
         raise ValueError(f"untie_head: the states of {type(model).__name__} are scaled for a head that is tied")
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
+    head: Any = model.get_output_embeddings()
     if head.weight is model.get_input_embeddings().weight:
-        head.weight = nn.Parameter(head.weight.detach().clone())
+        weight: Any = head.weight
+        head.weight = nn.Parameter(weight.detach().clone())
         model.config.tie_word_embeddings = False
 
 

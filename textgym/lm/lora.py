@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from textgym.lm.freezing import layers_of
-from textgym.lm.loading import shared_copy
+from textgym.lm.loading import frozen_dropout, shared_copy
 from textgym.lm.scoring import Trunk
 
 WRAPPED = (".base_layer.", ".original_module.")
@@ -114,7 +114,7 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
     model.set_adapter(model.active_adapters())
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"the adapters of {type(model).__name__} hold no parameter to train")
-    return model
+    return frozen_dropout(model)  # adapters may bring their own
 
 
 @contextmanager

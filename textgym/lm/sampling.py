@@ -87,12 +87,24 @@ def restrict(
         threshold = scaled.topk(sampling.top_k).values[:, -1:]
         scaled = scaled.masked_fill(scaled < threshold, -torch.inf)
     if sampling.top_p < 1:
-        # Stable, so that equally probable tokens are kept alike in every batch.
-        ranked, order = scaled.sort(descending=True, stable=True)
-        probs = ranked.softmax(-1)
-        outside = probs.cumsum(-1) - probs >= sampling.top_p
-        scaled = scaled.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+        scaled = scaled.masked_fill(~nucleus(scaled, sampling.top_p), -torch.inf)
     return scaled
+
+
+def nucleus(logits: Tensor, mass: float) -> Tensor:
+    """``[n, V]`` bool: the smallest set of most probable tokens that holds this mass (Holtzman 2019); 1 for all.
+
+    Args:
+        logits: ``[n, V]``, -inf for tokens that are left out.
+        mass: in (0, 1].
+    """
+    if mass == 1:
+        return torch.isfinite(logits)  # a rounded sum may pass 1 before the last token
+    # Stable, so that equally probable tokens are kept alike in every batch.
+    ranked, order = logits.sort(descending=True, stable=True)
+    probs = ranked.softmax(-1)
+    inside = probs.cumsum(-1) - probs < mass
+    return inside.scatter(1, order, inside)
 
 
 BLOCK = 64

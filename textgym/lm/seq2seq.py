@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from textgym.lm.backbones import tokens_first
 from textgym.lm.decoding import PrefixDecoder, Shown
+from textgym.lm.loading import is_encoder_decoder
 from textgym.types import IntArray
 
 
@@ -24,8 +25,10 @@ def start_token(model: PreTrainedModel) -> int:
     """What the decoder reads before the first token of a response.
 
     Raises:
-        ValueError: the model's configs name none.
+        ValueError: the model is no encoder–decoder, or its configs name none.
     """
+    if not is_encoder_decoder(model):
+        raise ValueError(f"{type(model).__name__} is no encoder–decoder; expected a model such as T5 or BART")
     for config in (getattr(model, "generation_config", None), model.config):
         token = getattr(config, "decoder_start_token_id", None)
         if token is not None:
@@ -46,9 +49,9 @@ class Seq2SeqBackbone:
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
         self.module: nn.Module = model
+        self.start = start_token(model)
         self.encoder: nn.Module = model.get_encoder()
         self.decoder: nn.Module = model.get_decoder()
-        self.start = start_token(model)
         self.keeps = n_frozen > 0 and not any(p.requires_grad for p in self.encoder.parameters())
 
     def states(
@@ -56,8 +59,8 @@ class Seq2SeqBackbone:
     ) -> Tensor:
         """As :meth:`textgym.lm.backbones.Backbone.states`."""
         prompt, mask = _prompts(input_ids, attention_mask, prompt_length)
-        given = prefix is not None and self.keeps
-        encoded = prefix[:, : prompt.shape[1]] if prefix is not None and given else self._encode(prompt, mask)
+        kept = None if prefix is None or not self.keeps else prefix[:, : prompt.shape[1]]
+        encoded = self._encode(prompt, mask) if kept is None else kept
         response = input_ids[:, prompt_length:]
         return self._decode(torch.cat([torch.full_like(response[:, :1], self.start), response], 1), encoded, mask)
 

@@ -31,11 +31,8 @@ class Proxy:
     hack: Callable[[Prompt], str]
 
 
-def per_text(score: Callable[[str, str, Mapping[str, Any]], float], name: str | None = None) -> RewardFunction:
-    """A reward function from ``score(prompt, completion, columns)``, which sees one text at a time.
-
-    It is logged under ``name``, by default that of ``score``.
-    """
+def per_text(score: Callable[[str, str, Mapping[str, Any]], float]) -> RewardFunction:
+    """A reward function from ``score(prompt, completion, columns)``, which sees one text at a time."""
 
     def reward(
         prompts: list[Any],
@@ -47,7 +44,7 @@ def per_text(score: Callable[[str, str, Mapping[str, Any]], float], name: str | 
         rows = ({name: values[row] for name, values in columns.items()} for row in range(len(completions)))
         return [score(*row) for row in zip(prompts, completions, rows, strict=True)]
 
-    reward.__name__ = name or score.__name__
+    reward.__name__ = score.__name__
     return reward
 
 

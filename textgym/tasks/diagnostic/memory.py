@@ -33,12 +33,14 @@ def copy(symbols: int = 4, length: int = 2) -> Task:
 
 def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Task:
     """Say the prompt's first word, ``gap`` words of filler later."""
+    if variants > 2**gap:
+        raise ValueError(f"variants={variants}; expected at most 2**gap = {2**gap}, so that no two prompts are alike")
     rng = np.random.default_rng(seed)
     words = letters(cues)
     rows: list[dict[str, Any]] = [
-        {"prompt": " ".join([words[cue], *rng.choice(FILLERS, gap), "?"]), "cue": cue}
+        {"prompt": " ".join([words[cue], *(FILLERS[filler >> place & 1] for place in range(gap)), "?"]), "cue": cue}
         for cue in range(cues)
-        for _ in range(variants)
+        for filler in rng.choice(2**gap, variants, replace=False)
     ]
     return diagnostic(
         "Recall",

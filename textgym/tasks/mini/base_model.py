@@ -36,7 +36,7 @@ VOCABULARY_TEXTS = 30_000  # enough for the rarest word to appear a dozen times
 POSITIONS = 128  # twice the longest review: room for prompts of one's own
 STEPS, BATCH, WARMUP = 5_500, 64, 100
 LEARNING_RATE = 4e-3
-SHARPNESS = 1.15  # see sharpen
+SHARPNESS = 1.3  # see sharpen
 IGNORED = -100  # marks the targets that are not trained
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
@@ -138,9 +138,8 @@ def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.ra
 def sharpen(model: GPT2LMHeadModel, factor: float) -> None:
     """Multiply all logits by ``factor``, through the last layer norm.
 
-    Cross-entropy leaves a little probability on hundreds of words that do not fit; together they would spoil
-    one review in forty. A little more sharpness leaves a third of that (at a cost of 0.01 nats a token), and
-    hardly moves what fits, since it is nearly uniform.
+    Cross-entropy leaves a little probability on hundreds of words that do not fit; together they would spoil one
+    text in twenty. A little more sharpness leaves half of that, and hardly moves what fits, since it is nearly uniform.
     """
     model.transformer.ln_f.weight.mul_(factor)
     model.transformer.ln_f.bias.mul_(factor)

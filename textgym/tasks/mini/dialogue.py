@@ -24,7 +24,7 @@ from textgym.tasks.mini.dialogue_language import (
     TOPICS,
 )
 from textgym.tasks.mini.miniature import Example, Miniature, build
-from textgym.tasks.mini.words import FIRST_NAME
+from textgym.tasks.mini.words import FIRST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -112,19 +112,19 @@ def _draw(rng: np.random.Generator) -> Example:
     topics = {_TOPIC_OF[word]: word for word in columns["topics"]}
     intent = columns["intent"]
     fitting = _replies_about(intent, frozenset(topics))
-    sentences = [_fill(rng, _pick(rng, fitting), topics)]
+    sentences = [_fill(rng, pick(rng, fitting), topics)]
     if intent in ("inform", "question") and rng.random() < _GOES_ON:  # nobody says yes, or no, twice
-        sentences.append(_fill(rng, _pick(rng, fitting), topics))
+        sentences.append(_fill(rng, pick(rng, fitting), topics))
     return Example(prompt, " " + " ".join(dict.fromkeys(sentences)), columns)
 
 
 def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     """A prompt and its columns: the intent asked for, the turns so far, and what they are about by now."""
-    intent = _pick(rng, tuple(REPLIES))
+    intent = pick(rng, tuple(REPLIES))
     one, other = (FIRST_NAME[index] for index in rng.choice(len(FIRST_NAME), 2, replace=False))
-    turns = [_fill(rng, _pick(rng, PROPOSALS), {})]
+    turns = [_fill(rng, pick(rng, PROPOSALS), {})]
     if rng.random() < 2 / 3:
-        turns.insert(0, _fill(rng, _pick(rng, REMARKS), {}))
+        turns.insert(0, _fill(rng, pick(rng, REMARKS), {}))
     topics = {_TOPIC_OF[word]: word for turn in turns for word in re.findall(r"\w+", turn) if word in _TOPIC_OF}
     speakers = [other, one][-len(turns) :]
     talk = " ".join(f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True))
@@ -139,8 +139,8 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     topics = {_TOPIC_OF[word]: word for word in columns["topics"]}
     reply = ""
     for _ in range(1 + (rng.random() < _GOES_ON)):
-        intent = columns["intent"] if rng.random() < _OBEYS else _pick(rng, tuple(REPLIES))
-        template = _pick(rng, _replies_about(intent, frozenset(topics)))
+        intent = columns["intent"] if rng.random() < _OBEYS else pick(rng, tuple(REPLIES))
+        template = pick(rng, _replies_about(intent, frozenset(topics)))
         reply += " " + _fill(rng, template, topics if rng.random() < _LISTENS else {})
     return prompt, reply
 
@@ -153,11 +153,7 @@ def _replies_about(intent: str, topics: frozenset[str]) -> tuple[str, ...]:
 def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str]) -> str:
     """The template with these topics; the others, and its opener, are drawn."""
     slots = re.findall(r"\{(.*?)\}", template)
-    return template.format_map({slot: topics.get(slot) or _pick(rng, _FILLERS[slot]) for slot in slots})
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[int(rng.integers(len(options)))]
+    return template.format_map({slot: topics.get(slot) or pick(rng, _FILLERS[slot]) for slot in slots})
 
 
 def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:

@@ -73,7 +73,7 @@ def build(mini: Miniature) -> Task:
         description=mini.description,
         tokenizer=tokenizer,
         splits=_splits(mini, tokenizer, np.random.default_rng(0)),
-        gold=per_text(mini.score, "gold"),
+        gold=per_text(mini.score),
         end_token_ids=(int(tokenizer.eos_token_id),),
         max_prompt_length=mini.max_prompt_length,
         max_new_tokens=mini.max_new_tokens,

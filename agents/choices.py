@@ -1,0 +1,104 @@
+"""What an algorithm chooses, and the loss and the update that follow from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgym.agents.advantages import Advantages
+from textgym.agents.batches import Minibatch, Scored, minibatches
+from textgym.agents.losses import Normalise, clipped_value_loss, masked_mean, policy_gradient
+from textgym.agents.policy import Evaluation, LMPolicy
+from textgym.agents.settings import CriticSettings, Settings
+from textgym.rewards.kl import KLController, k3
+
+
+class Choices(ABC):
+    """The half of :class:`textgym.agents.algorithm.SequenceAlgorithm` that algorithms change; the other is the loop."""
+
+    settings_class: ClassVar[type[Settings]] = Settings
+    critic: ClassVar[bool] = False
+    """Whether there is a value function; without one no value is computed."""
+    greedy_companion: ClassVar[bool] = False
+    """Whether each prompt also gets a response of the most probable tokens, which is not trained on."""
+    settings: Settings
+    policy: LMPolicy
+    kl: KLController
+    normalise: Normalise
+    device: torch.device
+    seed: int | None
+    iteration: int
+    _n_updates: int
+
+    # --- choices -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Advantages and value targets of an iteration."""
+
+    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        """``[n, T]`` the loss of each token, given the policy's log-probabilities: the plain policy gradient."""
+        return policy_gradient(log_probs, batch.advantages)
+
+    def select(self, scored: Scored) -> Scored:
+        """The episodes that are trained on: all that were sampled."""
+        return scored
+
+    # --- what follows --------------------------------------------------------------------------------------
+
+    def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
+        """``n_epochs`` over the iteration's minibatches, a gradient step each; what to log of each."""
+        order = np.random.default_rng([self.seed or 0, self.iteration])
+        size, epochs = self.settings.minibatch_size, self.settings.n_epochs
+        logged: list[dict[str, float]] = []
+        for batch in minibatches(scored, estimated, size, epochs, order, self.device):
+            evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
+            loss, logs = self.loss(evaluation, batch)
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
+            self.policy.optimizer.step()
+            self._n_updates += 1
+            logs = {"loss": loss, "grad_norm": norm, **logs}
+            logged.append({name: float(value.detach()) for name, value in logs.items()})
+        return logged
+
+    def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
+        loss, logs = self.actor_loss(evaluation.log_probs, batch)
+        logs = {**logs, **self.watch(evaluation, batch)}
+        if evaluation.values is not None:
+            logs["value_loss"] = self.value_loss(evaluation.values[:, :-1], batch)
+            assert isinstance(self.settings, CriticSettings)
+            loss = loss + self.settings.vf_coef * logs["value_loss"]
+        return loss, logs
+
+    def actor_loss(self, log_probs: Tensor, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss, and the KL's where it stands in the loss; what to log of them."""
+        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.valid)
+        logs = {"policy_loss": policy_loss}
+        if self.settings.kl_in_loss:
+            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), batch.valid)
+            loss = loss + self.kl.beta * logs["kl_loss"]
+        return loss, logs
+
+    def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
+        """The critic's loss; ``values [n, T]``."""
+        assert isinstance(self.settings, CriticSettings)
+        clip = self.settings.clip_range_vf
+        return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
+
+    @torch.no_grad()
+    def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
+        """How far the policy is from the one that sampled."""
+        log_ratio = batch.log_ratio(evaluation.log_probs)
+        ratio = log_ratio.exp()
+        return {
+            "ratio_error": (ratio - 1).abs().max(),
+            "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.valid),
+            "entropy": masked_mean(evaluation.entropy, batch.valid),
+        }

@@ -1,0 +1,64 @@
+"""Natural language policy optimisation (Ramamurthy 2022, arXiv 2210.01241): PPO over a nucleus that follows slowly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from textgym.agents.masking import NucleusMask
+from textgym.agents.ppo import PPO, PPOSettings
+from textgym.agents.session import Session
+from textgym.agents.settings import require
+
+
+@dataclass(frozen=True)
+class NLPOSettings(PPOSettings):
+    """PPO's, and those of the mask.
+
+    Attributes:
+        top_mask: the mass of the mask model's nucleus.
+        min_tokens_to_keep: so many of its most probable tokens are kept in any case.
+        target_update: iterations between refreshes of the mask model.
+    """
+
+    top_mask: float = 0.9
+    min_tokens_to_keep: int = 1
+    target_update: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.top_mask <= 1, "top_mask", self.top_mask, "a share in (0, 1]")
+        require(self.min_tokens_to_keep >= 1, "min_tokens_to_keep", self.min_tokens_to_keep, "at least 1")
+        require(self.target_update >= 1, "target_update", self.target_update, "at least 1")
+
+
+class NLPO(PPO):
+    """PPO that samples only what the mask model, a copy of the policy refreshed now and then, finds plausible.
+
+    What the mask kept is stored with the episodes, and training renormalises over it. Everyone who plays the policy
+    plays it under the mask.
+    """
+
+    settings: NLPOSettings
+    settings_class = NLPOSettings
+
+    @property
+    def mask(self) -> NucleusMask:
+        """The mask, with its model."""
+        assert self.policy.mask is not None
+        return self.policy.mask
+
+    def new_session(self) -> Session:
+        if self.policy.mask is None:
+            if getattr(self._env_attribute("mdp", None), "allowed", None) is not None:
+                raise ValueError("NLPO's mask does not go with a task that restricts actions; expected another task")
+            self.policy.mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
+        return super().new_session()
+
+    def begin_iteration(self) -> None:
+        if self.iteration % self.settings.target_update == 0:
+            self.mask.refresh(self.policy.lm)
+
+    def extra_modules(self) -> dict[str, nn.Module]:
+        return {"mask_model": self.mask.model}

@@ -1,0 +1,100 @@
+"""Trust region policy optimisation (Schulman 2015, arXiv 1502.05477)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgym.agents.advantages import Advantages
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.batches import Minibatch, Scored, minibatches
+from textgym.agents.ppo import whitened_gae
+from textgym.agents.settings import GAESettings, require
+from textgym.agents.trust_region import TrustRegion, flat
+
+
+@dataclass(frozen=True)
+class TRPOSettings(GAESettings):
+    """Adam, its learning rate and ``n_epochs`` are the critic's alone; the policy takes one step an iteration.
+
+    Attributes:
+        target_kl: mean KL(π_old‖π) over the states of an iteration that a step may reach, in nats.
+        cg_steps: of the conjugate gradient.
+        cg_damping: is added to the curvature.
+    """
+
+    target_kl: float = 0.01
+    cg_steps: int = 10
+    cg_damping: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("target_kl", "cg_steps", "cg_damping"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+
+
+class TRPO(SequenceAlgorithm):
+    """A critic, generalised advantages, and one natural gradient step per iteration, within a bound on the KL."""
+
+    settings: TRPOSettings
+    settings_class = TRPOSettings
+    critic = True
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        return whitened_gae(scored, self.settings.gae_lambda)
+
+    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        return -batch.log_ratio(log_probs).exp() * batch.advantages
+
+    def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
+        """One step of the policy in its trust region, then ``n_epochs`` of the critic."""
+        order = np.random.default_rng([self.seed or 0, self.iteration])
+        size = self.settings.minibatch_size
+        batches = list(minibatches(scored, estimated, size, 1, order, self.device))
+        logged = [self._step(batches)]
+        for batch in minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device):
+            logged[0]["value_loss"] = self._fit_critic(batch)
+        self._n_updates += 1
+        return logged
+
+    def _surrogate(self, batch: Minibatch, n_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch's share of the loss."""
+        evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
+        loss, _ = self.actor_loss(evaluation.log_probs, batch)
+        return loss * (int(batch.valid.sum()) / n_tokens), self.watch(evaluation, batch)
+
+    def _step(self, batches: list[Minibatch]) -> dict[str, float]:
+        settings = self.settings
+        parameters = [p for p in self.policy.lm.parameters() if p.requires_grad]
+        region = TrustRegion(self.policy, batches, parameters)
+        gradient, loss, watched = torch.zeros((), device=self.device), 0.0, []
+        for batch in batches:
+            part, logs = self._surrogate(batch, region.n_tokens)
+            gradient = gradient + flat(torch.autograd.grad(part, parameters))
+            loss += float(part.detach())
+            watched.append({name: float(value) for name, value in logs.items()})
+        step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)
+
+        def surrogate() -> float:
+            return sum(float(self._surrogate(batch, region.n_tokens)[0]) for batch in batches)
+
+        fraction, kl = region.search(step, settings.target_kl, surrogate)
+        means = {name: float(np.mean([logs[name] for logs in watched])) for name in watched[0]}
+        return {**means, "policy_loss": loss, "step_kl": kl, "step_fraction": fraction}
+
+    def _fit_critic(self, batch: Minibatch) -> float:
+        """A gradient step that leaves the policy as it is, also where critic and policy share a trunk."""
+        policy, shown = self.policy, (batch.input_ids, batch.attention_mask)
+        assert policy.value is not None
+        with torch.no_grad():
+            states = policy.trunk.hidden_states(*shown, policy.prompt_length, batch.prefix)
+        values = policy.value(states, *shown, policy.prompt_length)[:, :-1]
+        loss = self.settings.vf_coef * self.value_loss(values, batch)
+        policy.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.value.parameters(), self.settings.max_grad_norm)
+        policy.optimizer.step()
+        return float(loss.detach())

@@ -1,0 +1,237 @@
+"""What holds for every algorithm: ratio 1 at first, bit-exact resume, an honest budget, and what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import CheckpointCallback
+
+from tests.agents.replay import prompt_and_response
+from tests.agents.test_ppo import Watch, equal, parameters
+from tests.helpers import tiny_gpt2, word_mdp
+from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, ReMax, SequenceAlgorithm
+from textgym.agents.advantages import Advantages
+from textgym.agents.batches import minibatches
+from textgym.agents.names import ALGORITHMS
+from textgym.benchmarks.diagnostic.runs import run
+from textgym.benchmarks.diagnostic.settings import Settings
+from textgym.env import TokenEnv
+from textgym.lm.sampling import Sampling
+from textgym.rewards.kl import AdaptiveKL
+from textgym.types import Episodes
+from textgym.vector import TokenVectorEnv
+
+N_WORDS = 30
+OWN: dict[str, dict[str, Any]] = {"best-of-n": {"samples_per_prompt": 4}, "nlpo": {"target_update": 2}}
+"""What the tests give to some, so that few episodes do."""
+
+
+def make_env(**settings: Any) -> TokenVectorEnv:
+    return TokenVectorEnv(word_mdp(n_words=N_WORDS, **settings), 8, "Disabled")
+
+
+def make(name: str, **changes: Any) -> SequenceAlgorithm:
+    arguments = {
+        "episodes_per_iteration": 16,
+        "minibatch_size": 4,
+        "kl": 0.05,
+        "seed": 0,
+        **OWN.get(name, {}),
+        **changes,
+    }
+    return ALGORITHMS[name]("LMPolicy", make_env(), 3e-3, model=tiny_gpt2(N_WORDS + 2), **arguments)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_ratio_is_1_at_the_first_minibatch(name: str) -> None:
+    watch = Watch()
+    algorithm = make(name, sampling=Sampling(temperature=0.7, min_new_tokens=2, top_k=20))
+    algorithm.learn(250, watch)
+    errors = [logged["train/first_minibatch_ratio_error"] for logged in watch.logged]
+    assert len(errors) >= 3
+    # The policy of best-of-n leaves the reference, which goes on sampling.
+    assert max(errors[:1] if name == "best-of-n" else errors) < 1e-4
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_resume_is_bit_exact(name: str, tmp_path: Path) -> None:
+    whole = make(name, kl=AdaptiveKL(0.05, target=1.0, horizon=100))
+    whole.learn(500, CheckpointCallback(10, str(tmp_path)))
+    checkpoints = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("_")[-2]))
+    resumed = type(whole).load(checkpoints[len(checkpoints) // 2], make_env())
+    assert 0 < resumed.num_timesteps < 500
+    resumed.learn(500 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert (resumed.num_timesteps, resumed.iteration) == (whole.num_timesteps, whole.iteration)
+    assert resumed.settings == whole.settings
+    assert equal(parameters(whole), parameters(resumed))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_generated_token_counts(name: str) -> None:
+    algorithm = make(name)
+    lengths: list[int] = []
+
+    def note(episodes: Episodes) -> None:
+        assert len(episodes) == 16
+        lengths.append(int(episodes.lengths.sum()))
+
+    algorithm._train = note  # type: ignore[method-assign]
+    algorithm.learn(200)
+    assert algorithm.num_timesteps == sum(lengths)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
+    algorithm = make(name)
+    assert (algorithm.policy.value is not None) == algorithm.critic
+    assert algorithm.critic == isinstance(algorithm, PPO | A2C | TRPO)
+
+
+@pytest.mark.parametrize("name", ["remax", "rloo", "nlpo", "grpo", "a2c", "best-of-n"])
+def test_learns_the_bandit(name: str) -> None:
+    settings = Settings(algorithm=name, episodes=2048, minibatch_size=16, episodes_per_iteration=128)
+    assert run(("Emit", 0), settings).score > 0.9
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_is_a_short_declaration(name: str) -> None:
+    module = inspect.getmodule(ALGORITHMS[name])
+    assert module is not None
+    assert len(inspect.getsource(module).splitlines()) <= 100
+    assert not {"learn", "_collect", "_train"} & vars(ALGORITHMS[name]).keys()
+
+
+# --- sampling plans ----------------------------------------------------------------------------------------------
+
+
+def collected(algorithm: SequenceAlgorithm) -> Episodes:
+    kept: list[Episodes] = []
+    algorithm._train = kept.append  # type: ignore[method-assign,assignment]
+    algorithm.learn(1)
+    return kept[0]
+
+
+def test_groups_share_their_prompt_and_nothing_else() -> None:
+    episodes = collected(make("rloo"))
+    assert (episodes.prompt_index.reshape(4, 4) == episodes.prompt_index[::4, None]).all()
+    assert len({tuple(row) for row in episodes.actions.tolist()}) > 8
+
+
+def test_the_companion_is_greedy_and_is_not_trained_on() -> None:
+    algorithm = make("remax")
+    episodes = collected(algorithm)
+    scored = algorithm.score(episodes)
+    companions = scored.companions
+    assert companions is not None
+    assert (len(scored.episodes), len(companions)) == (8, 8)
+    assert (scored.episodes.prompt_index == companions.prompt_index).all()
+    for i in range(8):
+        prompt, response = prompt_and_response(companions, i)
+        for t, token in enumerate(response):
+            with torch.no_grad():
+                logits = algorithm.policy.lm(torch.tensor([prompt + response[:t]])).logits[0, -1]
+            assert token == int(logits[: N_WORDS + 2].argmax())
+    advantages = algorithm.estimate_advantages(scored).advantages
+    expected = scored.returns - companions.rewards.sum(1)
+    np.testing.assert_allclose(advantages[:, 0], expected, atol=1e-5)
+
+
+def test_the_best_of_each_group_is_imitated() -> None:
+    algorithm = make("expert-iteration")
+    scored = algorithm.score(collected(algorithm))
+    chosen = algorithm.select(scored)
+    assert chosen.returns.tolist() == scored.returns.reshape(-1, 4).max(1).tolist()
+    batch = next(minibatches(chosen, algorithm.estimate_advantages(chosen), 4, 1, np.random.default_rng(0), "cpu"))
+    evaluation = algorithm.policy.evaluate(batch.input_ids, batch.attention_mask)
+    loss, _ = algorithm.loss(evaluation, batch)
+    torch.testing.assert_close(loss, -evaluation.log_probs[batch.valid].mean())
+
+
+def test_best_of_n_goes_on_sampling_from_the_reference() -> None:
+    algorithm = make("best-of-n")
+    algorithm.learn(300)
+    episodes = collected(algorithm)
+    reference = algorithm.score(episodes).ref_log_probs
+    np.testing.assert_allclose(episodes.log_probs, reference, atol=1e-5)
+    moved = algorithm.policy.evaluate(torch.from_numpy(episodes.input_ids), torch.from_numpy(episodes.attention_mask))
+    assert (moved.log_probs - torch.from_numpy(reference)).abs().max() > 0.01
+
+
+# --- where the KL stands -----------------------------------------------------------------------------------------
+
+
+def test_the_kl_stands_in_the_reward_or_in_the_loss() -> None:
+    for in_loss in (False, True):
+        algorithm = make("rloo", kl_in_loss=in_loss, kl=0.5)
+        algorithm.learn(200)
+        scored = algorithm.score(collected(algorithm))
+        assert np.array_equal(scored.shaped, scored.episodes.rewards) == in_loss
+        batch = next(minibatches(scored, algorithm.estimate_advantages(scored), 8, 1, np.random.default_rng(0), "cpu"))
+        loss, logs = algorithm.loss(algorithm.policy.evaluate(batch.input_ids, batch.attention_mask), batch)
+        kl = 0.5 * logs["kl_loss"] if in_loss else 0.0
+        torch.testing.assert_close(loss, logs["policy_loss"] + kl)
+
+
+# --- neighbours --------------------------------------------------------------------------------------------------
+
+
+def test_ppo_at_its_first_minibatch_is_a2c_with_the_same_advantages() -> None:
+    gradients = []
+    scored, estimated = None, Advantages(np.zeros(0), np.zeros(0))  # type: ignore[arg-type]
+    for name in ("ppo", "a2c", "trpo"):
+        algorithm = make(name)
+        if scored is None:
+            scored = algorithm.score(collected(algorithm))
+            estimated = algorithm.estimate_advantages(scored)
+        batch = next(minibatches(scored, estimated, 16, 1, np.random.default_rng(0), "cpu"))
+        algorithm.loss(algorithm.policy.evaluate(batch.input_ids, batch.attention_mask), batch)[0].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in algorithm.policy.parameters() if p.grad is not None]))
+    scale = gradients[0].abs().max()
+    for other in gradients[1:]:
+        assert (gradients[0] - other).abs().max() < 1e-5 * scale
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (RLOO, {"samples_per_prompt": 1}, "samples_per_prompt=1; expected at least 2"),
+        (GRPO, {"samples_per_prompt": 1}, "samples_per_prompt=1"),
+        (BestOfN, {"samples_per_prompt": 1}, "samples_per_prompt=1"),
+        (ExpertIteration, {"samples_per_prompt": 1}, "samples_per_prompt=1"),
+        (RLOO, {"samples_per_prompt": 3}, "expected a multiple of 3"),
+        (ReMax, {"episodes_per_iteration": 15, "minibatch_size": 5}, "1 samples and a greedy one"),
+        (GRPO, {"clip_range_high": 0.0}, "clip_range_high=0.0"),
+        (NLPO, {"top_mask": 0.0}, r"top_mask=0.0; expected a share in \(0, 1\]"),
+        (NLPO, {"top_mask": 1.5}, "top_mask=1.5"),
+        (NLPO, {"min_tokens_to_keep": 0}, "min_tokens_to_keep=0"),
+        (NLPO, {"target_update": 0}, "target_update=0"),
+        (TRPO, {"target_kl": 0.0}, "target_kl=0.0"),
+    ],
+)
+def test_bad_settings_are_named(kind: type[SequenceAlgorithm], settings: dict[str, Any], message: str) -> None:
+    sizes = {"episodes_per_iteration": 16, "minibatch_size": 4, **OWN.get("", {})}
+    with pytest.raises(ValueError, match=message):
+        kind("LMPolicy", make_env(), model=tiny_gpt2(N_WORDS + 2), **{**sizes, **settings})
+
+
+def test_a_setting_of_another_algorithm_is_named() -> None:
+    with pytest.raises(TypeError, match=re.escape("RLOO has no setting 'clip_range'")):
+        make("rloo", clip_range=0.2)
+    with pytest.raises(TypeError, match="did you mean 'clip_range'"):
+        make("ppo", clip_rang=0.2)
+
+
+@pytest.mark.parametrize("name", ["rloo", "remax"])
+def test_groups_need_an_environment_that_admits_prompts(name: str) -> None:
+    sizes = {"episodes_per_iteration": 16, "minibatch_size": 4}
+    with pytest.raises(ValueError, match="responses to each prompt, but the environment's rows choose"):
+        ALGORITHMS[name]("LMPolicy", TokenEnv(word_mdp()), model=tiny_gpt2(), **sizes)

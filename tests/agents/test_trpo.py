@@ -1,0 +1,78 @@
+"""TRPO's step: inside its region, along the natural gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tests.agents.test_algorithms import make
+from tests.agents.test_ppo import Watch, equal
+from textgym.agents.batches import minibatches
+from textgym.agents.evaluation import visited_kl
+from textgym.agents.trpo import TRPO
+from textgym.agents.trust_region import TrustRegion, flat, twice_differentiable
+from textgym.lm.sampling import Sampling
+from textgym.lm.scoring import Trunk
+from textgym.types import Episodes
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 2, top_k=20)])
+def test_the_exact_kl_of_a_step_is_at_most_the_target(sampling: Sampling) -> None:
+    algorithm, twin, watch, found = make("trpo", sampling=sampling), make("trpo", sampling=sampling), Watch(), []
+    train = algorithm._train
+
+    def check(episodes: Episodes) -> None:
+        twin.policy.lm.load_state_dict(copy.deepcopy(algorithm.policy.lm.state_dict()))
+        train(episodes)
+        kl = visited_kl(twin.policy, Trunk(algorithm.policy.lm), episodes)
+        if not sampling.truncates:  # there, the new policy's own kept tokens count
+            found.append(kl[episodes.valid].mean())
+
+    algorithm._train = check  # type: ignore[method-assign]
+    algorithm.learn(250, watch)
+    steps = [logged["train/step_kl"] for logged in watch.logged]
+    assert len(steps) >= 3
+    assert 0.001 < max(steps) <= 0.01
+    np.testing.assert_allclose(found, steps[: len(found)], atol=1e-5)
+
+
+def test_the_curvature_is_that_of_the_kl() -> None:
+    """Against a difference quotient: KL(θ + εv) ≈ ½ε²·vᵀFv."""
+    algorithm = make("trpo")
+    kept: list[Episodes] = []
+    algorithm._train = kept.append  # type: ignore[method-assign,assignment]
+    algorithm.learn(1)
+    scored = algorithm.score(kept[0])
+    estimated = algorithm.estimate_advantages(scored)
+    batches = list(minibatches(scored, estimated, 8, 1, np.random.default_rng(0), torch.device("cpu")))
+    weights = list(algorithm.policy.lm.parameters())
+    region = TrustRegion(algorithm.policy, batches, weights)
+    vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
+    with twice_differentiable():
+        curvature = float(vector @ region.curvature(vector, 0.0))
+    assert region.kl() == pytest.approx(0, abs=1e-7)
+    with torch.no_grad():
+        start = 0
+        for p in weights:
+            p += 1e-3 * vector[start : start + p.numel()].view_as(p)
+            start += p.numel()
+    assert region.kl() == pytest.approx(0.5e-6 * curvature, rel=0.05)
+
+
+def test_the_critic_learns_and_leaves_the_policy_alone() -> None:
+    algorithm = make("trpo", target_kl=1e-12)  # the policy stays where it is, up to rounding
+    assert isinstance(algorithm, TRPO)
+    algorithm._step = lambda _: {"ratio_error": 0.0}  # type: ignore[method-assign]
+    before = copy.deepcopy(algorithm.policy.lm.state_dict())
+    algorithm.learn(200)
+    assert equal(before, algorithm.policy.lm.state_dict())
+    assert algorithm.policy.value.head.linear.bias.abs() > 0  # type: ignore[union-attr]
+
+
+def test_no_global_generator_is_touched() -> None:
+    before = torch.get_rng_state()
+    make("trpo").learn(100)
+    assert torch.equal(torch.get_rng_state(), before)
