@@ -169,6 +169,11 @@ class _Trainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Silent about weights that are tied to others: a checkpoint holds those once."""
+        if load_result.unexpected_keys or not self.model.all_tied_weights_keys.keys() >= set(load_result.missing_keys):
+            super()._issue_warnings_after_load(load_result)
+
 
 class _Epochs(TrainerCallback):
     """Says what each epoch gave, and keeps the training state of the last and of the best one."""

@@ -19,7 +19,7 @@ from textgym.rewards.builtin import NAMED
 from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks import TASKS
-from textgym.tasks.task import Task
+from textgym.tasks.task import Task, TextMetric
 from textgym.vector import TokenVectorEnv
 
 Maker: TypeAlias = Task | Callable[..., Any]
@@ -156,13 +156,21 @@ def _unknown(name: str, id: str) -> str:
 
 
 def named_rewards(task: Task) -> dict[str, Reward]:
-    """What a reward's name may stand for in a task: its gold reward, its proxies, and the built-in ones.
+    """What a reward's name may stand for in a task: its gold reward, its proxies and metrics, and the built-in ones.
 
     >>> named_rewards(load_task("Reviews"))["good_words"].__name__
     'good_words'
     """
-    own = {**{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
+    metrics = {name: _metric_reward(metric) for name, metric in task.metrics.items()}
+    own = {**metrics, **{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
     return {**NAMED, **{name: _logged_as(name, reward) for name, reward in own.items()}}
+
+
+def _metric_reward(metric: TextMetric) -> Reward:
+    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+        return metric(prompts, completions)
+
+    return reward
 
 
 def _logged_as(name: str, reward: Reward) -> Reward:

@@ -24,7 +24,7 @@ from textgym.types import Prompt
 from textgym.vector import TokenVectorEnv
 
 IMITATION = SFTSettings(epochs=1, learning_rate=1e-3)
-"""One pass over few references: this row is to say what imitation is worth, not how far it goes."""
+"""One pass over some references: this row is to say what imitation is worth, not how far it goes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Budget:
     """
 
     responses: int = 256
-    references: int = 1024
+    references: int = 4096
     seed: int = 0
 
 

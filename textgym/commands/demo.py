@@ -16,7 +16,6 @@ from textgym.agents.policy import LMPolicy
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.settings import Hyperparameters, build, controller
-from textgym.commands.train import as_reward
 from textgym.files import write_json
 from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP
@@ -44,9 +43,9 @@ class Budget:
 
 
 FULL = Budget(
-    rankings=2048,
+    rankings=1536,
     reward_epochs=2,
-    total_timesteps=60_000,
+    total_timesteps=50_000,
     eval_episodes=512,
     settings=Hyperparameters(learning_rate=5e-4, episodes_per_iteration=128, minibatch_size=32, kl_coef=0.3),
 )
@@ -129,8 +128,7 @@ def _described(config: DemoConfig, settings: Hyperparameters) -> dict[str, Any]:
 
 def demo_mdp(task: Task, reward_model: RewardModel, split: str) -> TokenMDP:
     """The task paid by the reward model, with gold and metrics watched at weight 0."""
-    watched = [(as_reward(name, metric), 0.0) for name, metric in task.metrics.items()]
-    return task_mdp(task, [reward_model, ("gold", 0.0), *watched], split)
+    return task_mdp(task, [reward_model, *((name, 0.0) for name in ("gold", *task.metrics))], split)
 
 
 def ranked_samples(task: Task, n_prompts: int, seed: int) -> tuple[list[Ranking], np.ndarray[Any, Any]]:

@@ -20,9 +20,8 @@ from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
-from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
-from textgym.tasks.task import Task, TextMetric
+from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
 
 DEFAULT_NEW_TOKENS = 48
@@ -190,15 +189,5 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
     """The reward, with the task's gold and metrics logged beside it at weight 0."""
     if task is None:
         return reward
-    watched: list[Any] = [] if "gold" in reward.names else [(named_rewards(task)["gold"], 0.0)]
-    return [reward, *watched, *((as_reward(name, metric), 0.0) for name, metric in task.metrics.items())]
-
-
-def as_reward(name: str, metric: TextMetric) -> Reward:
-    """A task's metric under the signature of a reward."""
-
-    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
-        return metric(prompts, completions)
-
-    reward.__name__ = name
-    return reward
+    named = named_rewards(task)
+    return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]
