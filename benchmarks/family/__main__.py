@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -26,7 +26,7 @@ class Experiment:
 
     experiment: tyro.conf.Positional[Literal["diagnostic", "reviews", "nlpo-mask"]]
     """The diagnostic tasks, scored by their optimum; the gold reward of Reviews, 100k tokens; or on Reviews NLPO with
-    a refreshed mask against one that stays as it was, and PPO without a mask."""
+    a refreshed mask against one that stays as it was."""
     out: Path
     """The results file, JSON Lines."""
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
@@ -43,8 +43,8 @@ def grid(experiment: Experiment) -> list[Job]:
     """The runs of an experiment, seed by seed, so that what was done of a killed one compares fairly."""
     seeds = range(experiment.seeds)
     if experiment.experiment == "nlpo-mask":
-        arms = [("nlpo", {}), ("nlpo", {"target_update": NEVER}), ("ppo", {})]
-        return [Job("Reviews", name, seed, TOKENS, settings) for seed in seeds for name, settings in arms]
+        arms: list[dict[str, Any]] = [{}, {"target_update": NEVER}]
+        return [Job("Reviews", "nlpo", seed, TOKENS, settings) for seed in seeds for settings in arms]
     if experiment.experiment == "reviews":
         return [Job("Reviews", name, seed, TOKENS) for seed in seeds for name in experiment.algorithms]
     return [Job(task, name, seed) for seed in seeds for name in experiment.algorithms for task in DIAGNOSTIC]
