@@ -171,7 +171,8 @@ class _Trainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Silent about weights that are tied to others: a checkpoint holds those once."""
-        if load_result.unexpected_keys or not self.model.all_tied_weights_keys.keys() >= set(load_result.missing_keys):
+        model: Any = self.model
+        if load_result.unexpected_keys or set(load_result.missing_keys) - model.all_tied_weights_keys.keys():
             super()._issue_warnings_after_load(load_result)
 
 

@@ -71,9 +71,7 @@ def read_results(path: Path) -> dict[str, Result]:
             key = json.dumps(row["job"], sort_keys=True)
             result = row["result"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}:{number}: expected a line with a job and its result, got {line[:80]!r}"
-            ) from error
+            raise ValueError(f"{path}:{number}: expected a job and its result, got {line[:80]!r}") from error
         if key in found:
             raise ValueError(f"{path}:{number}: this run has a result above already; expected one for each: {key}")
         found[key] = result

@@ -25,11 +25,11 @@ class Pages:
     """The folder."""
     task: tuple[str, ...] = tuple(TASKS)
     """Which tasks, by name."""
-    responses: int = 256
+    responses: int = Budget.responses
     """Sampled by each policy."""
-    references: int = 1024
+    references: int = Budget.references
     """Imitated by the fine-tuned base model; 0 for none."""
-    seed: int = 0
+    seed: int = Budget.seed
     """Of everything random."""
 
 
