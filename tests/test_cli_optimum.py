@@ -37,6 +37,27 @@ def test_the_tasks_own_beta_is_the_default(capsys: pytest.CaptureFixture[str]) -
     assert "beta 0.05" in capsys.readouterr().out
 
 
+def test_a_larger_variant_is_sampled_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """This one can be enumerated as well, so the intervals can be checked."""
+    task = load_task("Emit", arms=64)
+    model = task.base_model()  # type: ignore[operator, misc]
+    model.save_pretrained(tmp_path / "checkpoint")
+    variant = ["optimum", "--task", "Emit", "--parameters", "arms", "64", "--beta", "0.5"]
+    main(variant)
+    exact = {line.split()[0]: numbers(line) for line in capsys.readouterr().out.splitlines()[3:]}
+    main([*variant, "--samples", "4096", "--policy", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "4,096 samples for each of 1 prompts" in lines[0]
+    sampled = {line.split()[0]: numbers(line) for line in lines[3:6]}
+    for name in ("reference", "policy"):
+        mean, low, high = sampled[name]
+        assert low < mean < high
+        assert abs(mean - exact["reference"][0]) < high - low  # about four standard errors
+    mean, low, high = sampled["optimum"]
+    assert abs(mean - exact["optimum"][0]) < high - low
+    assert re.search(r"rests on \d+ effective samples", lines[-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -45,6 +45,7 @@ class Bracket:
     Attributes:
         lower: the best J(π) among the policies tried, the reference included: J* is no less.
         best: which policy that was; -1 for the reference.
+        values: J of the reference, and of each policy in turn.
         estimate: J* by importance sampling from that policy and the reference.
         effective_samples: Kish's (Σw)²/Σw² of the importance weights of π*, the least over the prompts. It cannot
             see rewards that no sample reached: where nothing was found, all weights are equal.
@@ -52,6 +53,7 @@ class Bracket:
 
     lower: Interval
     best: int
+    values: tuple[Interval, ...]
     estimate: Interval
     effective_samples: float
 
@@ -91,7 +93,7 @@ def bracket(
             )
         if policy.mask is not None:
             raise ValueError("a policy samples under NLPO's mask, which a bracket does not support; use optimum()")
-    proposals = [_as_policy(find_reference(mdp, reference), mdp, shared), *policies]
+    proposals = [policy_of(find_reference(mdp, reference), mdp, shared), *policies]
     if mdp.allowed is not None:
         raise ValueError("the task restricts actions, which a bracket does not support; use textgym.optimum")
     # A seed for each: with common random numbers the halves of the mixture would not be independent.
@@ -113,7 +115,7 @@ def bracket(
             f"below {FEW} it is likely too low: give a better policy, more samples or a larger beta",
             stacklevel=2,
         )
-    return Bracket(values[best], best - 1, estimate, effective)
+    return Bracket(values[best], best - 1, tuple(values), estimate, effective)
 
 
 def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Interval:
@@ -195,7 +197,7 @@ def _log_probs(policy: LMPolicy, episodes: Episodes) -> FloatArray:
     return log_probs
 
 
-def _as_policy(model: PreTrainedModel, mdp: TokenMDP, sampling: Sampling) -> LMPolicy:
+def policy_of(model: PreTrainedModel, mdp: TokenMDP, sampling: Sampling) -> LMPolicy:
     """The reference as a policy that can play."""
     return LMPolicy(
         mdp.observation_space(),

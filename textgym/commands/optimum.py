@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from textgym.agents.policy import LMPolicy
+from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket, policy_of
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.optimum.tree import LIMIT
 from textgym.commands.run import model_source
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
+from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
 
 
 @dataclass(frozen=True)
 class OptimumConfig:
-    """Compute the exact optimum of E[R] - beta KL in a task, by enumerating every response."""
+    """Compute the optimum of E[R] - beta KL in a task, exactly by enumerating every response, or by sampling."""
 
     task: str
     """A task's id, such as textgym/Emit-v0."""
+    parameters: dict[str, int | float] = field(default_factory=dict)
+    """The task's own parameters, such as 'size 4096' of Vocabulary, for a variant of another size."""
     beta: float | None = None
     """β, the price of a nat of KL. Default: that at which the task is scored."""
     policy: str | None = None
@@ -32,32 +38,56 @@ class OptimumConfig:
     """No end token before so many tokens, for policy and reference."""
     limit: int = LIMIT
     """Responses that are enumerated at most."""
+    samples: int | None = None
+    """Sample so many responses to each prompt instead: for tasks that are too large, with 95 % intervals."""
+    seed: int = 0
+    """Of the samples."""
 
 
-def show_optimum(config: OptimumConfig) -> Optimum:
+def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     """Prints the optimum beside the reference and the policy.
 
     Raises:
         ValueError: there is no β, too many responses, or a model does not fit the task.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, **config.parameters)
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")
     policy = None if config.policy is None else load_causal_lm(model_source(config.policy))
-    found = optimum(
-        task_mdp(task, config.reward),
-        beta,
-        reference=config.reference,
-        sampling=Sampling(config.temperature, config.min_new_tokens),
-        limit=config.limit,
-    )
+    mdp = task_mdp(task, config.reward)
+    sampling = Sampling(config.temperature, config.min_new_tokens)
+    if config.samples is not None:
+        policies = [] if policy is None else [policy_of(policy, mdp, sampling)]
+        return _show_bracket(config, mdp, beta, policies, sampling)
+    found = optimum(mdp, beta, reference=config.reference, sampling=sampling, limit=config.limit)
     rows = {"reference": found.reference, "optimum": found.best}
     if policy is not None:
         rows["policy"] = found.evaluate(policy)
-    print(f"{config.task}: {found.n_sequences:,} responses to {len(found.mdp.prompts)} prompts, beta {beta:g}\n")
+    print(f"{config.task}: {found.n_sequences:,} responses to {len(mdp.prompts)} prompts, beta {beta:g}\n")
     print(table(rows))
     return found
+
+
+def _show_bracket(
+    config: OptimumConfig, mdp: TokenMDP, beta: float, policies: list[LMPolicy], sampling: Sampling
+) -> Bracket:
+    assert config.samples is not None
+    found = bracket(
+        mdp, beta, policies, samples=config.samples, reference=config.reference, sampling=sampling, seed=config.seed
+    )
+    rows = dict(zip(("reference", "policy"), found.values, strict=False)) | {"optimum": found.estimate}
+    print(f"{config.task}: {config.samples:,} samples for each of {len(mdp.prompts)} prompts, beta {beta:g}\n")
+    print(interval_table(rows))
+    print(f"\nThe optimum is an estimate that rests on {found.effective_samples:.0f} effective samples.")
+    return found
+
+
+def interval_table(rows: Mapping[str, Interval]) -> str:
+    """One line a policy: J, as sampled."""
+    lines = [f"{'':10}{'J':>12}{'95 % interval':>26}"]
+    lines += [f"{name:10}{v.mean:12.5f}{f'{v.low:.5f} ... {v.high:.5f}':>26}" for name, v in rows.items()]
+    return "\n".join(lines)
 
 
 def table(rows: dict[str, PolicyValue]) -> str:
