@@ -30,6 +30,7 @@ from textgym.agents.construction import check_wrapper, env_attribute, linear_dec
 from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
+from textgym.agents.pretraining import Pretraining, check_pretraining
 from textgym.agents.reference import make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings
@@ -59,6 +60,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
+        pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
         seed: of everything random.
         policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, as :class:`LMPolicy` explains them.
         stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
@@ -79,6 +81,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         value: str | Path | nn.Module = "trunk",
         kl: float | KLController = 0.05,
         sampling: Sampling | None = None,
+        pretraining: Pretraining | None = None,
         seed: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -103,6 +106,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.value = value
         self.kl = FixedKL(kl) if isinstance(kl, int | float) else kl
         self.sampling = sampling or Sampling()
+        self.pretraining = pretraining
         self.iteration = 0
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
@@ -176,6 +180,8 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         if getattr(mdp, "allowed", None) is not None and self.sampling.truncates:
             raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
         check_wrapper(self.env, self.sampling, self.kl.beta)
+        if self.pretraining is not None:
+            check_pretraining(self.pretraining, self.policy.trunk)
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
         self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)
         self._settle()
@@ -330,11 +336,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             path: what :meth:`save` wrote.
             env: the environment to go on in.
             device: as in the constructor.
-            changes: constructor arguments that shall differ.
+            changes: constructor arguments that shall differ; and ``pretraining``, whose texts no checkpoint holds.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: a file is damaged, or the checkpoint is another algorithm's.
+            ValueError: a file is damaged, or the checkpoint is another algorithm's, or has another ``pretraining``.
         """
         directory = _directory(path)
         state = read_state(directory)

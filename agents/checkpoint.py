@@ -24,6 +24,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from textgym.agents.pretraining import check_same
 from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
 from textgym.lm.loading import own_memory
@@ -85,7 +86,12 @@ def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, A
 
 
 def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]) -> None:
-    """Puts the training state of a checkpoint into an algorithm that was built from it."""
+    """Puts the training state of a checkpoint into an algorithm that was built from it.
+
+    Raises:
+        ValueError: it was built with another ``pretraining``.
+    """
+    check_same(state.get("pretraining"), algorithm.pretraining)
     training = directory / "training"
     value: Any = algorithm.policy.value
     if value is not None:
@@ -127,6 +133,7 @@ def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
         "hyperparameters": algorithm.hyperparameters(),
         "sampling": asdict(algorithm.sampling),
         "kl": {"controller": type(kl).__name__, "settings": asdict(kl)},
+        "pretraining": None if algorithm.pretraining is None else algorithm.pretraining.described(),
         "seed": algorithm.seed,
         "counters": {
             "num_timesteps": algorithm.boundary_timesteps,

@@ -13,6 +13,7 @@ from textgym.agents.advantages import Advantages
 from textgym.agents.batches import Minibatch, Scored, minibatches
 from textgym.agents.losses import Normalise, clipped_value_loss, masked_mean, policy_gradient
 from textgym.agents.policy import Evaluation, LMPolicy
+from textgym.agents.pretraining import Pretraining
 from textgym.agents.settings import CriticSettings, Settings
 from textgym.rewards.kl import KLController, k3
 
@@ -28,6 +29,7 @@ class Choices(ABC):
     settings: Settings
     policy: LMPolicy
     kl: KLController
+    pretraining: Pretraining | None
     normalise: Normalise
     device: torch.device
     seed: int | None
@@ -60,12 +62,22 @@ class Choices(ABC):
             loss, logs = self.loss(evaluation, batch)
             self.policy.optimizer.zero_grad()
             loss.backward()
+            text_loss, text_logs = self.pretraining_loss()
+            if text_loss.requires_grad:  # its gradients join those that are there
+                text_loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1
-            logs = {"loss": loss, "grad_norm": norm, **logs}
+            logs = {"loss": loss, "grad_norm": norm, **logs, **text_logs}
             logged.append({name: float(value.detach()) for name, value in logs.items()})
         return logged
+
+    def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """γ times the loss on the next update's pretraining text, 0 where there is none; what to log of it."""
+        if self.pretraining is None:
+            return torch.zeros((), device=self.device), {}
+        loss = self.pretraining.loss(self.policy.trunk, self.seed or 0, self._n_updates)
+        return self.pretraining.coefficient * loss, {"ptx_loss": loss}
 
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""

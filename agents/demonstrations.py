@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import encode_prompts
+from textgym.tasks.task import Task
 from textgym.types import Prompt
 
 UNTRAINED = -100  # the label that transformers' losses leave out
@@ -56,6 +57,27 @@ def encode_demonstrations(
     completions = [completion_text(row, "completion", f"{source}, row {i}") for i, row in enumerate(rows, start=1)]
     prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
     return demonstrate(prompts, completions, tokenizer, end_token_id, max_length, source)
+
+
+def task_demonstrations(
+    task: Task,
+    split: str,
+    end_token_id: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_length: int | None = None,
+) -> tuple[Demonstration, ...]:
+    """The reference texts of a split; in another tokenizer than the task's, if one is given.
+
+    Raises:
+        ValueError: a prompt has no reference, or cannot be learned from.
+    """
+    source = f"task {task.name}, split {split!r}"
+    prompts = task.prompts(split)
+    texts = [completion_text(p.columns, "reference", f"{source}, row {i}") for i, p in enumerate(prompts, start=1)]
+    if tokenizer is not None:
+        rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
+        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
+    return demonstrate(prompts, texts, tokenizer or task.tokenizer, end_token_id, max_length, source)
 
 
 def completion_text(row: Mapping[str, Any], field: str, where: str) -> str:

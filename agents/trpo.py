@@ -51,10 +51,8 @@ class TRPO(SequenceAlgorithm):
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
         """One step of the policy in its trust region, then ``n_epochs`` of the critic."""
-        order = np.random.default_rng([self.seed or 0, self.iteration])
-        size = self.settings.minibatch_size
-        batches = list(minibatches(scored, estimated, size, 1, order, self.device))
-        logged = [self._step(batches)]
+        order, size = np.random.default_rng([self.seed or 0, self.iteration]), self.settings.minibatch_size
+        logged = [self._step(list(minibatches(scored, estimated, size, 1, order, self.device)))]
         for batch in minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device):
             logged[0]["value_loss"] = self._fit_critic(batch)
         self._n_updates += 1
@@ -67,19 +65,21 @@ class TRPO(SequenceAlgorithm):
         return loss * (int(batch.valid.sum()) / n_tokens), self.watch(evaluation, batch)
 
     def _step(self, batches: list[Minibatch]) -> dict[str, float]:
-        settings = self.settings
-        parameters = [p for p in self.policy.lm.parameters() if p.requires_grad]
+        settings, parameters = self.settings, [p for p in self.policy.lm.parameters() if p.requires_grad]
         region = TrustRegion(self.policy, batches, parameters)
-        gradient, loss, watched = torch.zeros((), device=self.device), 0.0, []
+        anchor, text = self.pretraining_loss()
+        gradient = flat(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
+        loss, watched = 0.0, []
         for batch in batches:
             part, logs = self._surrogate(batch, region.n_tokens)
             gradient = gradient + flat(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
-            watched.append({name: float(value) for name, value in logs.items()})
+            watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)
 
         def surrogate() -> float:
-            return sum(float(self._surrogate(batch, region.n_tokens)[0]) for batch in batches)
+            shares = (float(self._surrogate(batch, region.n_tokens)[0]) for batch in batches)
+            return sum(shares, float(self.pretraining_loss()[0]))
 
         fraction, kl = region.search(step, settings.target_kl, surrogate)
         means = {name: float(np.mean([logs[name] for logs in watched])) for name in watched[0]}

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from textgym.rewards.preferences import Render, read_preferences
 from textgym.types import FloatArray, IntArray, Ranking
 
 
-def read_rankings(path: str | Path) -> list[Ranking]:
-    """Read JSON Lines: ``{"prompt", "completions", "ranks"}`` or pairs ``{"prompt", "chosen", "rejected"}``.
+class HasPrompt(Protocol):
+    """A ranking, a judgement, or either as tokens."""
 
-    All values are texts (render a conversation with its chat template first); rank 0 is the best.
+    @property
+    def prompt(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=HasPrompt)
+
+
+def read_rankings(path: str | Path, render: Render | None = None) -> list[Ranking]:
+    """Read rankings and pairs; see :func:`textgym.rewards.preferences.read_preferences`.
 
     Raises:
-        ValueError: a line is malformed; the message names the file and the line.
+        FileNotFoundError: there is no such file.
+        ValueError: a row cannot be learned from; the message names the file and the row.
     """
-    rankings = []
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                rankings.append(_parsed(json.loads(line)))
-            except ValueError as error:  # json.JSONDecodeError is one
-                raise ValueError(f"{path}, line {number}: {error}") from error
+    found = read_preferences(path, render)
+    rankings = [r for r in found if isinstance(r, Ranking)]
+    if len(rankings) < len(found):
+        raise ValueError(f"{path} holds labels of single completions; expected rankings or pairs")
     return rankings
 
 
@@ -132,12 +137,13 @@ def agreement_ceiling(scores: ArrayLike, temperature: float) -> float:
 
 
 def split_rankings(
-    rankings: Sequence[Ranking], heldout: float, generator: torch.Generator
-) -> tuple[list[Ranking], list[Ranking]]:
-    """Put about a share ``heldout`` of the *prompts* aside; all rankings of a prompt stay together.
+    rankings: Sequence[Asked], heldout: float, generator: torch.Generator
+) -> tuple[list[Asked], list[Asked]]:
+    """Put about a share ``heldout`` of the *prompts* aside; what was said of one prompt stays
+    together.
 
     Returns:
-        The rankings for training, and those held out, at least one each.
+        What is for training, and those held out, at least one each.
 
     Raises:
         ValueError: the share is not between 0 and 1, or there is only one prompt.
@@ -153,26 +159,6 @@ def split_rankings(
     count = min(max(1, round(heldout * len(prompts))), len(prompts) - 1)
     aside = {prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()}
     return [r for r in rankings if r.prompt not in aside], [r for r in rankings if r.prompt in aside]
-
-
-def _parsed(row: Any) -> Ranking:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"expected an object, got {type(row).__name__}")
-    if "chosen" in row and "rejected" in row:
-        row = {"prompt": row.get("prompt"), "completions": [row["chosen"], row["rejected"]], "ranks": [0, 1]}
-    if missing := sorted({"prompt", "completions", "ranks"} - set(row)):
-        raise ValueError(
-            f"missing {', '.join(missing)}; expected the fields prompt, completions, ranks, "
-            f"or prompt, chosen, rejected; got {', '.join(row) or 'none'}"
-        )
-    prompt, completions, ranks = row["prompt"], row["completions"], row["ranks"]
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt: expected a text, got {type(prompt).__name__}; render conversations first")
-    if not (isinstance(completions, list) and all(isinstance(c, str) for c in completions)):
-        raise ValueError(f"completions: expected texts, got {completions!r:.200}; render conversations first")
-    if not (isinstance(ranks, list) and all(type(r) is int for r in ranks)):
-        raise ValueError(f"ranks: expected a list of integers, 0 for the best, got {ranks!r:.200}")
-    return Ranking(prompt, tuple(completions), tuple(ranks))
 
 
 def _scores(scores: ArrayLike) -> FloatArray:

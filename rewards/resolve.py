@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.ensemble import load_reward_model
 from textgym.rewards.functions import Reward, check_signature
-from textgym.rewards.model import RewardModel
 
 Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 
@@ -22,7 +22,7 @@ Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 def resolve_reward(
     spec: Spec | Sequence[Spec],
     named: Mapping[str, Reward],
-    load_model: Callable[[str], Reward] = RewardModel.load,
+    load_model: Callable[[str], Reward] = load_reward_model,
 ) -> WeightedRewards:
     """Find the reward that ``spec`` speaks of.
 
@@ -30,7 +30,7 @@ def resolve_reward(
 
     - ``NAME``: one of ``named``, as in ``"gold,0.5 length,-0.01"``;
     - ``module:function``, or ``path/to/file.py:function``;
-    - ``rm:DIR``: a reward model's directory.
+    - ``rm:DIR``: the directory of a reward model, of an ensemble, or of the run that trained either.
 
     Callables are taken as they are; a list may hold all of these, and ``(reward, weight)`` pairs. An item
     of a list is not split at spaces.

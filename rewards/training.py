@@ -1,20 +1,26 @@
-"""Training a reward model from ranked completions."""
+"""Training a reward model from ranked completions, or from labels of single ones."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
+from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
+from textgym.rewards.preferences import Preference, completions_of, untied_pairs
 from textgym.rewards.rankings import split_rankings
 from textgym.types import Ranking
+
+Value = TypeVar("Value")
 
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 MAX_GRAD_NORM = 1.0
@@ -76,6 +82,19 @@ def kwise_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     return per_prompt.mean()
 
 
+def binary_loss(scores: Tensor, good: Tensor) -> Tensor:
+    """``−log σ(r)`` for a good completion and ``−log σ(−r)`` for a bad one, the mean over ``B``.
+
+    Args:
+        scores: ``[B]`` r, differentiable.
+        good: ``[B]`` bool.
+
+    Returns:
+        ``[]``.
+    """
+    return -logsigmoid(torch.where(good, scores, -scores)).mean()
+
+
 def train_reward_model(
     model: RewardModel,
     rankings: Sequence[Ranking],
@@ -108,81 +127,138 @@ def train_reward_model(
         ValueError: a setting is out of range or a ranking cannot be learned from; the message names the
             row. Nothing has been trained then.
     """
-    _check_settings(learning_rate, epochs, batch_size)
+    settings = FitSettings(learning_rate, epochs, batch_size)
     if isinstance(heldout, float | int):
         train, aside = split_rankings(rankings, heldout, generator)
     else:
         train, aside = list(rankings), list(heldout)
-    encoded = _encoded(model, train, "rankings")
-    encoded_aside = _encoded(model, aside, "heldout")
+    examples = encode_preferences(model, train, "rankings")
+    examples_aside = encode_preferences(model, aside, "heldout")
     shown = [model.encode(prompt, completion) for prompt, completion in demonstrations or []]
-    losses = _fit(model, encoded, learning_rate, epochs, batch_size, generator, progress)
-    model.set_offset(0.0)
+    losses = fit(model, examples, settings, generator, progress)
     if shown:
-        model.set_offset(sum(model.score_ids(shown)) / len(shown))
-    loss, by_distance = _evaluated(model, encoded_aside)
-    hits = [hit for distance_hits in by_distance.values() for hit in distance_hits]
+        center(model, shown)
+    scores = split_like(examples_aside, model.score_ids(sequences_of(examples_aside)))
+    pairs = [pair_margins(own, r.ranks) for own, r in zip(scores, aside, strict=True)]
+    margins, distances = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return RewardModelReport(
         train_loss=tuple(losses),
-        train_pairs=sum(_untied(item.ranks) for item in encoded),
-        heldout_pairs=len(hits),
-        heldout_loss=loss,
-        heldout_accuracy=sum(hits) / len(hits),
-        accuracy_by_rank_distance={d: sum(h) / len(h) for d, h in sorted(by_distance.items())},
+        train_pairs=sum(untied_pairs(r.ranks) for r in train),
+        heldout_pairs=len(margins),
+        heldout_loss=mean_loss(examples_aside, scores),
+        heldout_accuracy=pair_accuracy(margins) or 0.0,
+        accuracy_by_rank_distance=accuracy_by_distance(margins, distances),
         offset=model.offset,
     )
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class FitSettings:
+    """How a reward model is fitted; see :func:`train_reward_model`."""
+
+    learning_rate: float
+    epochs: int = 1
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a number greater than 0, got {self.learning_rate}")
+        for name, value in {"epochs": self.epochs, "batch_size": self.batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A preference as a reward model reads it: each completion is encoded once.
+
+    Attributes:
+        preference: what the labeller said.
+        sequences: prompt and completion as tokens, for each completion.
+    """
+
+    preference: Preference
     sequences: list[list[int]]
-    ranks: tuple[int, ...]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's text."""
+        return self.preference.prompt
 
 
-def _encoded(model: RewardModel, rankings: Sequence[Ranking], argument: str) -> list[_Encoded]:
-    if not rankings:
-        raise ValueError(f"{argument}: got no rankings, expected at least one")
-    encoded = []
-    for row, ranking in enumerate(rankings):
-        where = f"{argument}, row {row} (prompt {ranking.prompt[:60]!r})"
-        if not _untied(ranking.ranks):
+def encode_preferences(model: RewardModel, preferences: Sequence[Preference], source: str) -> list[Example]:
+    """What the model reads of each preference.
+
+    Raises:
+        ValueError: there is none, or one cannot be learned from. The message names ``source`` and the row, from 1.
+    """
+    if not preferences:
+        raise ValueError(f"{source}: got no rankings, expected at least one")
+    examples = []
+    for row, preference in enumerate(preferences, start=1):
+        where = f"{source}, row {row} (prompt {preference.prompt[:60]!r})"
+        completions = completions_of(preference)
+        if isinstance(preference, Ranking) and not untied_pairs(preference.ranks):
             raise ValueError(f"{where}: all ranks are tied, which teaches nothing; drop the row")
-        if not all(ranking.completions) and model.tokenizer.eos_token_id is None:
+        if not all(completions) and model.tokenizer.eos_token_id is None:
             raise ValueError(f"{where}: a completion is empty, and the tokenizer has no end token to read")
         try:
-            sequences = [model.encode(ranking.prompt, completion) for completion in ranking.completions]
+            sequences = [model.encode(preference.prompt, completion) for completion in completions]
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        encoded.append(_Encoded(sequences, ranking.ranks))
-    return encoded
+        examples.append(Example(preference, sequences))
+    return examples
 
 
-def _fit(
+def fit(
     model: RewardModel,
-    data: list[_Encoded],
-    learning_rate: float,
-    epochs: int,
-    batch_size: int,
+    examples: Sequence[Example],
+    settings: FitSettings,
     generator: torch.Generator,
-    progress: bool,
+    progress: bool = True,
 ) -> list[float]:
+    """Fit the model, in place, and forget its offset; the loss of each step. See :func:`train_reward_model`."""
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5)
-    order = torch.cat([torch.randperm(len(data), generator=generator) for _ in range(epochs)])
-    batches = torch.split(order, batch_size)
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
+    order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
+    batches = torch.split(order, settings.batch_size)
     losses = []
     with tqdm(batches, desc="reward model", unit="batch", disable=not progress) as bar:
         for step, rows in enumerate(bar):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _schedule(step, len(batches))
-            loss = _loss(model, [data[i] for i in rows.tolist()])
+                group["lr"] = settings.learning_rate * _schedule(step, len(batches))
+            batch = [examples[i] for i in rows.tolist()]
+            loss = _loss(batch, model.raw_scores(sequences_of(batch)))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
             optimizer.step()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    model.set_offset(0.0)
     return losses
+
+
+def center(model: RewardModel, sequences: Sequence[Sequence[int]]) -> None:
+    """Set the model's offset so that these sequences score 0 on average."""
+    model.set_offset(0.0)
+    model.set_offset(math.fsum(model.score_ids(sequences)) / len(sequences))
+
+
+def sequences_of(examples: Sequence[Example]) -> list[list[int]]:
+    """All sequences, one example's after another's."""
+    return [sequence for example in examples for sequence in example.sequences]
+
+
+def split_like(examples: Sequence[Example], values: Sequence[Value]) -> list[list[Value]]:
+    """One value for each of :func:`sequences_of`, as one list for each example."""
+    rest = iter(values)
+    return [list(islice(rest, len(example.sequences))) for example in examples]
+
+
+def mean_loss(examples: Sequence[Example], scores: Sequence[Sequence[float]]) -> float:
+    """The loss that scores have on what the labeller said; log 2 is guessing."""
+    return _loss(examples, torch.tensor([score for own in scores for score in own])).item()
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -191,38 +267,14 @@ def _schedule(step: int, steps: int) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def _loss(model: RewardModel, items: Sequence[_Encoded]) -> Tensor:
-    """The mean over prompts of the K-wise loss, in one forward pass; K may differ between the prompts."""
-    scores = model.raw_scores([sequence for item in items for sequence in item.sequences])
-    per_prompt = [
-        kwise_loss(own[None], torch.tensor([item.ranks], device=own.device))
-        for own, item in zip(torch.split(scores, [len(item.ranks) for item in items]), items, strict=True)
-    ]
-    return torch.stack(per_prompt).mean()
+def _loss(examples: Sequence[Example], scores: Tensor) -> Tensor:
+    """The mean over examples of their losses; K may differ between them."""
+    parts = torch.split(scores, [len(example.sequences) for example in examples])
+    losses = [_example_loss(example.preference, own) for example, own in zip(examples, parts, strict=True)]
+    return torch.stack(losses).mean()
 
 
-def _evaluated(model: RewardModel, data: Sequence[_Encoded]) -> tuple[float, dict[int, list[float]]]:
-    """The K-wise loss, and by rank distance the hit of each pair: 1, ½ where the scores are equal, or 0."""
-    losses: list[float] = []
-    by_distance: dict[int, list[float]] = defaultdict(list)
-    everyone = iter(model.score_ids([sequence for item in data for sequence in item.sequences]))
-    for item in data:
-        scores = list(islice(everyone, len(item.ranks)))
-        losses.append(kwise_loss(torch.tensor([scores]), torch.tensor([item.ranks])).item())
-        for (rank_i, score_i), (rank_j, score_j) in combinations(zip(item.ranks, scores, strict=True), 2):
-            if rank_i != rank_j:
-                margin = (score_i - score_j) * (rank_j - rank_i)
-                by_distance[abs(rank_i - rank_j)].append(0.5 if margin == 0 else float(margin > 0))
-    return sum(losses) / len(losses), by_distance
-
-
-def _untied(ranks: Sequence[int]) -> int:
-    return sum(i != j for i, j in combinations(ranks, 2))
-
-
-def _check_settings(learning_rate: float, epochs: int, batch_size: int) -> None:
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate: expected a number greater than 0, got {learning_rate}")
-    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+def _example_loss(preference: Preference, scores: Tensor) -> Tensor:
+    if isinstance(preference, Ranking):
+        return kwise_loss(scores[None], torch.tensor([preference.ranks], device=scores.device))
+    return binary_loss(scores, torch.tensor([preference.good], device=scores.device))

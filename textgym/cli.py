@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.generate import GenerateConfig, generate
 from textgym.commands.optimum import OptimumConfig, show_optimum
+from textgym.commands.reward_model import RewardModelConfig, reward_model
 from textgym.commands.sft import SFTConfig, sft
 from textgym.commands.train import TrainConfig, train
 from textgym.rewards.functions import RewardError
@@ -21,6 +22,7 @@ from textgym.rewards.functions import RewardError
 COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "demo": (DemoConfig, demo),
     "sft": (SFTConfig, sft),
+    "reward-model": (RewardModelConfig, reward_model),
     "train": (TrainConfig, train),
     "generate": (GenerateConfig, generate),
     "optimum": (OptimumConfig, show_optimum),

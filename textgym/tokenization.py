@@ -61,6 +61,17 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = N
     return tuple(sorted({*from_model, *token_id_set(tokenizer.eos_token_id)}))
 
 
+def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> int:
+    """The end token that a text to imitate closes with: the tokenizer's, if a response ends with it.
+
+    Raises:
+        ValueError: there is no end token.
+    """
+    if not end_ids:
+        raise ValueError("the model and its tokenizer name no end token; set tokenizer.eos_token")
+    return int(tokenizer.eos_token_id if tokenizer.eos_token_id in end_ids else end_ids[0])
+
+
 def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabulary_size: int) -> int:
     """The id that stands where no token is: PAD if the tokenizer has one of its own, else any but an end token.
 

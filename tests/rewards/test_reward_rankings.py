@@ -92,7 +92,7 @@ def test_labelling_mistakes():
 
 def test_files_round_trip_and_pairs_are_read(tmp_path):
     path = tmp_path / "rankings.jsonl"
-    rankings = [Ranking("prompt ü", ("a", "b\nc", ""), (1, 0, 1)), Ranking("q", ("x", "y"), (0, 1))]
+    rankings = [Ranking("prompt ü", ("a", "b\nc", "d"), (1, 0, 1)), Ranking("q", ("x", "y"), (0, 1))]
     write_rankings(path, rankings)
     assert read_rankings(path) == rankings
     path.write_text(json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad"}) + "\n\n", encoding="utf-8")
@@ -102,22 +102,22 @@ def test_files_round_trip_and_pairs_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "Expecting"),
-        ("[]", "expected an object, got list"),
-        ('{"prompt": "p"}', "missing completions, ranks; expected the fields .* got prompt"),
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object, got list"),
+        ('{"prompt": "p"}', "expected the fields .* got prompt"),
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [0]}', "2 completions and 1 ranks"),
         ('{"prompt": "p", "completions": ["a"], "ranks": [0]}', "at least 2"),
-        ('{"prompt": "p", "completions": ["a", 3], "ranks": [0, 1]}', "completions: expected texts"),
+        ('{"prompt": "p", "completions": ["a", 3], "ranks": [0, 1]}', "completions, number 2: expected a text"),
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 1.5]}', "ranks: expected a list of integers"),
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [true, false]}', "ranks"),
         ('{"prompt": [{"role": "user"}], "completions": ["a", "b"], "ranks": [0, 1]}', "render conversations"),
-        ('{"chosen": "a", "rejected": "b"}', "prompt: expected a text, got NoneType"),
+        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt: expected a text, got int"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"bad\.jsonl, line 2: .*{message}"):
+    with pytest.raises(ValueError, match=rf"bad\.jsonl, (line|row) 2: .*{message}"):
         read_rankings(path)
 
 

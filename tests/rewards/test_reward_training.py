@@ -166,12 +166,12 @@ def test_progress_is_shown_on_request(reward, capsys):
         (
             [Ranking("p", ("good", "dull"), (0, 1)), Ranking("q", ("a", "b"), (2, 2))],
             {"heldout": [Ranking("p", ("good", "dull"), (0, 1))]},
-            r"rankings, row 1 \(prompt 'q'\): all ranks are tied",
+            r"rankings, row 2 \(prompt 'q'\): all ranks are tied",
         ),
         (
             [Ranking("p", ("good", "dull " * 40), (0, 1))],
             {"heldout": [Ranking("p", ("good", "dull"), (0, 1))]},
-            r"rankings, row 0 .*41 tokens, the reward model reads at most 32",
+            r"rankings, row 1 .*41 tokens, the reward model reads at most 32",
         ),
         ([Ranking("p", ("good", "dull"), (0, 1))], {}, "pass the held-out rankings themselves"),
         ([Ranking("p", ("good", "dull"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
@@ -144,13 +144,29 @@ class SaveEvery(BaseCallback):
 
 
 class Evaluator:
-    """Measures a policy before and after training, on the same prompts, and keeps what it found in the run."""
+    """Measures a policy before and after training, on the same prompts, and keeps what it found in the run.
 
-    def __init__(self, out: Path, mdp: TokenMDP, n_episodes: int, seed: int) -> None:
+    Args:
+        out: the run.
+        mdp: prompts, and the reward that judges.
+        n_episodes: responses.
+        seed: of the sampling.
+        further: measures something else of the policy, as mean and standard error by name.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        mdp: TokenMDP,
+        n_episodes: int,
+        seed: int,
+        further: Callable[[LMPolicy], Mapping[str, Mapping[str, float]]] | None = None,
+    ) -> None:
         self.out = out
         self.mdp = mdp
         self.n_episodes = n_episodes
         self.seed = seed
+        self.further = further or (lambda _: {})
 
     def __call__(self, stage: str, algorithm: SequenceAlgorithm) -> Report:
         return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta)
@@ -159,7 +175,8 @@ class Evaluator:
         """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
         report = evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         evaluation = _read_json(self.out / "evaluation.json")
-        write_json(self.out / "evaluation.json", {**evaluation, stage: report.summary()})
+        found = {**report.summary(), **self.further(policy)}
+        write_json(self.out / "evaluation.json", {**evaluation, stage: found})
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in _read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
@@ -198,6 +215,15 @@ def comparison_table(out: Path) -> str:
     lines = [f"{'':14}{'before':>18}{'after':>18}"]
     lines += [f"{name:14}{_interval(before[name]):>18}{_interval(after[name]):>18}" for name in after if name in before]
     return "\n".join(lines)
+
+
+def alignment_tax(out: Path) -> str:
+    """What the loss on held-out pretraining text became, as one line; empty where none was measured."""
+    evaluation = _read_json(out / "evaluation.json")
+    before, after = (evaluation[stage].get("ptx_loss", {}).get("mean") for stage in ("before", "after"))
+    if before is None or after is None:
+        return ""
+    return f"alignment tax: {after - before:+.4f} nats per token of held-out pretraining text"
 
 
 def sample_pairs(out: Path, count: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.names import find_algorithm
+from textgym.agents.pretraining import Pretraining
 from textgym.agents.settings import Normalisation
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
@@ -98,7 +99,14 @@ def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
     return replace(settings, **{name: made[name] for name in known})
 
 
-def build(algorithm: str, env: Any, model: Any, settings: Hyperparameters, seed: int) -> SequenceAlgorithm:
+def build(
+    algorithm: str,
+    env: Any,
+    model: Any,
+    settings: Hyperparameters,
+    seed: int,
+    pretraining: Pretraining | None = None,
+) -> SequenceAlgorithm:
     """An algorithm in an environment."""
     kind = find_algorithm(algorithm)
     made = resolve(algorithm, settings)
@@ -111,6 +119,7 @@ def build(algorithm: str, env: Any, model: Any, settings: Hyperparameters, seed:
         value=settings.value,
         kl=controller(settings),
         sampling=Sampling(settings.temperature, settings.min_new_tokens, settings.top_k, settings.top_p),
+        pretraining=pretraining,
         seed=seed,
         **own,
     )

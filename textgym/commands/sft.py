@@ -13,7 +13,7 @@ import torch
 import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.agents.demonstrations import Demonstration, completion_text, demonstrate, encode_demonstrations
+from textgym.agents.demonstrations import Demonstration, encode_demonstrations, task_demonstrations
 from textgym.agents.evaluation import evaluate
 from textgym.agents.policy import LMPolicy
 from textgym.agents.sft import Judge, check_precision, fine_tune
@@ -25,10 +25,10 @@ from textgym.files import remove_directory, replaced_directory, write_json, writ
 from textgym.lm.loading import ModelSource, check_fits, context_length, frozen_copy, load_causal_lm
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts, read_rows
+from textgym.prompts import read_rows
 from textgym.registration import load_task
 from textgym.tasks.task import Task
-from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.tokenization import end_token_ids, load_tokenizer, trained_end
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
 TRAINING = "training"  # the folder of the state between epochs
@@ -184,8 +184,7 @@ def gather(config: SFTConfig) -> Material:
     ends = shipped.end_token_ids if shipped else end_token_ids(tokenizer, model.generation_config)
     if not ends:
         raise ValueError(f"model={str(source)!r} names no end token; set tokenizer.eos_token")
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
-    reader = _Reader(tokenizer, int(end), context_length(model), as_encoded=shipped is not None)
+    reader = _Reader(tokenizer, trained_end(tokenizer, ends), context_length(model), as_encoded=shipped is not None)
     demonstrations, validation = _demonstrations(config, task, reader)
     longest, new = _sizes(config, task, model, validation)
     check_fits(model, tokenizer, len(tokenizer), longest + new)
@@ -227,13 +226,7 @@ class _Reader:
         return encode_demonstrations(read_rows(path), self.tokenizer, self.end, self.limit, str(path))
 
     def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
-        source = f"task {task.name}, split {split!r}"
-        prompts = task.prompts(split)
-        texts = [completion_text(p.columns, "reference", f"{source}, row {i}") for i, p in enumerate(prompts, start=1)]
-        if not self.as_encoded:
-            rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
-            prompts = encode_prompts(rows, self.tokenizer, max_length=10**9, source=source)
-        return demonstrate(prompts, texts, self.tokenizer, self.end, self.limit, source)
+        return task_demonstrations(task, split, self.end, None if self.as_encoded else self.tokenizer, self.limit)
 
 
 def _demonstrations(

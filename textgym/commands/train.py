@@ -11,9 +11,14 @@ import tyro
 from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.demonstrations import Demonstration
+from textgym.agents.likelihood import check_readable
 from textgym.agents.names import find_algorithm
+from textgym.agents.policy import LMPolicy
+from textgym.agents.pretraining import Pretraining, pretraining_loss
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
+from textgym.commands.pretraining import pretraining_texts
 from textgym.commands.settings import Hyperparameters, build, resolve
 from textgym.lm.loading import check_fits, load_lm
 from textgym.mdp import TokenMDP
@@ -55,6 +60,14 @@ class TrainConfig:
     """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
     missing_end_score: float | None = None
     """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
+    pretraining: str | None = None
+    """Text that every update learns beside the reward, so that little is forgotten (PPO-ptx, with any algorithm): a
+    file with the column 'text', a .txt with a text a line, 'task' for the task's references, or 'mini' for what the
+    mini tasks' base model learned from. Loss on held-out text is measured before and after."""
+    ptx_coef: float | None = None
+    """γ, the weight of that text's loss per token; 0 only measures. Default: 1. Published: 27.8 (Ouyang 2022)."""
+    ptx_batch_size: int | None = None
+    """Texts in each update. Default: 32."""
     eval_episodes: int = 256
     """Responses that are measured before and after."""
     checkpoint_every: int = 10
@@ -78,12 +91,20 @@ def train(config: TrainConfig) -> Path:
     _check_counts(config)
     resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
     mdp = user_mdp(config)
-    algorithm = make_algorithm(config, mdp, resumed)
+    pretraining, held_out = gather_pretraining(config, mdp)
+    algorithm = make_algorithm(config, mdp, resumed, pretraining)
+    check_readable(algorithm.policy.trunk, held_out, "held-out text")
     if not resumed:
         runs.begin_run(config.out, described(config), config.overwrite)
-    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
+
+    def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
+        return {"ptx_loss": pretraining_loss(policy.trunk, held_out)} if held_out else {}
+
+    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed, forgotten)
     report = runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    if held_out:
+        print(runs.alignment_tax(config.out))
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
 
@@ -105,13 +126,28 @@ def described(config: TrainConfig) -> dict[str, Any]:
     return {"command": "train", **plain}
 
 
-def make_algorithm(config: TrainConfig, mdp: TokenMDP, resumed: bool) -> SequenceAlgorithm:
+def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
+    """What is learned beside the reward, and the held-out text that measures what was forgotten; None without."""
+    own = {"coefficient": config.ptx_coef, "batch_size": config.ptx_batch_size}
+    given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    if config.pretraining is None:
+        if given:
+            raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
+        return None, ()
+    task = None if config.task is None else load_task(config.task)
+    learned, held_out = pretraining_texts(config.pretraining, task, mdp)
+    return Pretraining(learned, **given), held_out
+
+
+def make_algorithm(
+    config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
+) -> SequenceAlgorithm:
     """The algorithm in its environment: new, or from the run's checkpoint."""
     settings = config.hyperparameters
     env = admitting_env(mdp, settings.episodes_per_iteration)
     if resumed:
-        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env)
-    return build(config.algorithm, env, config.model or mdp.base_model, settings, config.seed)
+        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
+    return build(config.algorithm, env, config.model or mdp.base_model, settings, config.seed, pretraining)
 
 
 def user_mdp(config: TrainConfig) -> TokenMDP:
