@@ -139,13 +139,19 @@ def spread(advantages: FloatArray, valid: BoolArray) -> Advantages:
 # --- over a batch ------------------------------------------------------------------------------------------
 
 
+ROUNDING = 1e-6
+"""Numbers that differ by less are equal: log-probabilities of the rollout and of a batched pass round differently."""
+
+
 def whiten(x: Float32Array, valid: BoolArray) -> Float32Array:
-    """Zero mean and unit variance over the valid tokens of the batch; 0 elsewhere.
+    """Zero mean and unit variance over the valid tokens of the batch; 0 elsewhere, and where all are equal.
 
     Ziegler 2019 (arXiv 1909.08593); with returns instead of advantages it is the baseline of REINFORCE++, Hu 2025
     (arXiv 2501.03262).
     """
     inside = x[valid].astype(np.float64)
-    centred = (x - inside.mean()) / (inside.std() + 1e-8)
-    whitened: Float32Array = np.where(valid, centred, 0.0).astype(np.float32)
+    spread = inside.std()
+    if spread < ROUNDING:  # or noise would be blown up to a signal
+        return np.zeros_like(x, np.float32)
+    whitened: Float32Array = np.where(valid, (x - inside.mean()) / (spread + 1e-8), 0.0).astype(np.float32)
     return whitened

@@ -11,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
@@ -26,7 +25,17 @@ from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.checkpoint import constructor_arguments, read_state, restore, save_checkpoint
 from textgym.agents.choices import Choices
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
-from textgym.agents.construction import check_wrapper, env_attribute, linear_decay
+from textgym.agents.construction import (
+    check_arguments,
+    check_same_task,
+    check_spaces,
+    check_wrapper,
+    env_attribute,
+    linear_decay,
+    make_admitting,
+    make_controller,
+    task_identity,
+)
 from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
@@ -37,7 +46,7 @@ from textgym.agents.settings import make_settings
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
-from textgym.rewards.kl import FixedKL, KLController
+from textgym.rewards.kl import KLController
 from textgym.types import BoolArray, Episodes
 
 
@@ -91,6 +100,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         _init_setup_model: bool = True,
         **settings: Any,
     ) -> None:
+        check_arguments(policy, env)
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
@@ -100,11 +110,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
                 f"{self.settings.samples_per_prompt} samples{' and a greedy one' * self.greedy_companion}"
             )
         if isinstance(env, str):
-            env = gym.make_vec(env, num_envs=min(MAX_SLOTS, count), autoreset_mode=AutoresetMode.DISABLED)
+            env = make_admitting(env, min(MAX_SLOTS, count))
         self.model = model
         self.reference_source = reference
         self.value = value
-        self.kl = FixedKL(kl) if isinstance(kl, int | float) else kl
+        self.kl = make_controller(kl)
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining
         self.iteration = 0
@@ -157,6 +167,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         rate = self.learning_rate
         self.lr_schedule = linear_decay(float(rate)) if isinstance(rate, int | float) else rate
         assert self.env is not None
+        check_spaces(self.observation_space, self.action_space)
         mdp = self._env_attribute("mdp", None)
         model = self.model if self.model is not None else getattr(mdp, "base_model", None)
         if model is None:
@@ -208,8 +219,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self._session = self.new_session()
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Continues in another environment of the same spaces."""
-        super().set_env(env, force_reset)
+        """Continues in another environment of the same sizes and vocabulary; ValueError names what differs."""
+        assert self.env is not None
+        wrapped = self._wrap_env(env, self.verbose)
+        check_same_task(task_identity(self.env), wrapped)
+        super().set_env(wrapped, force_reset)
         self._settle()
 
     # --- the loop ------------------------------------------------------------------------------------------
@@ -340,14 +354,18 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: a file is damaged, or the checkpoint is another algorithm's, or has another ``pretraining``.
+            ValueError: a file is damaged, the checkpoint is another algorithm's or has another ``pretraining``, or the
+                environment has other sizes or another vocabulary than the one it was trained in.
         """
         directory = _directory(path)
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
         built = {**constructor_arguments(directory, state), **changes}
-        algorithm = cls("LMPolicy", env, device=device, **built)
+        algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
+        assert algorithm.env is not None
+        check_same_task(state.get("task"), algorithm.env)
+        algorithm._setup_model()
         restore(algorithm, directory, state)
         return algorithm
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from textgym.agents.construction import task_identity
 from textgym.agents.pretraining import check_same
 from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
@@ -127,6 +128,7 @@ def kl_from_state(state: dict[str, Any]) -> KLController:
 
 def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
     kl: Any = algorithm.kl
+    assert algorithm.env is not None
     return {
         "format": FORMAT,
         "algorithm": type(algorithm).__name__,
@@ -135,6 +137,7 @@ def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
         "kl": {"controller": type(kl).__name__, "settings": asdict(kl)},
         "pretraining": None if algorithm.pretraining is None else algorithm.pretraining.described(),
         "seed": algorithm.seed,
+        "task": task_identity(algorithm.env),
         "counters": {
             "num_timesteps": algorithm.boundary_timesteps,
             "boundary_timesteps": algorithm.boundary_timesteps,

@@ -36,6 +36,8 @@ class EpisodePlan:
 def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int, samples: int) -> EpisodePlan:
     """Prompts in seeded order, each for a group of consecutive episodes: sampled ones first, then greedy ones.
 
+    An iteration begins with a new prompt, also where the groups of earlier ones were of another size.
+
     Args:
         seed: of the order.
         n_prompts: how many prompts there are; 0 where the environment chooses.
@@ -44,9 +46,10 @@ def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int,
         group: episodes of each prompt.
         samples: how many of them are sampled.
     """
-    episode = begun + np.arange(count)
-    order = prompt_order(seed, n_prompts, episode // group) if n_prompts else np.full(count, -1)
-    return EpisodePlan(order, episode, episode % group >= samples if samples < group else None)
+    place = np.arange(count)
+    prompt = -(-begun // group) + place // group
+    order = prompt_order(seed, n_prompts, prompt) if n_prompts else np.full(count, -1)
+    return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None)
 
 
 class Recorder:

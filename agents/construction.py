@@ -1,13 +1,100 @@
-"""What an algorithm is built from: the environment's sizes, and whether its wrapper fits."""
+"""What an algorithm is built from: the environment, its sizes, and whether it and its wrapper fit."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.lm.sampling import Sampling
+from textgym.rewards.kl import FixedKL, KLController
+
+
+def check_arguments(policy: Any, env: Any) -> None:
+    """ValueError where the policy has another name than ``"LMPolicy"``, or there is no environment."""
+    if isinstance(policy, str) and policy != "LMPolicy":
+        hint = f"; for the environment write env={policy!r}" if env is None else ""
+        raise ValueError(f"policy={policy!r} is unknown; expected 'LMPolicy'{hint}")
+    if env is None:
+        raise ValueError("env is None; pass env=ID, such as env='textgym/Reviews-v0', or an environment")
+
+
+def make_controller(kl: Any) -> KLController:
+    """A controller of β, or a fixed β as one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(kl, bool) or not (isinstance(kl, Real) or hasattr(kl, "beta")):
+        raise TypeError(f"kl={kl!r}; expected a number, β, or a controller such as textgym.rewards.kl.AdaptiveKL")
+    controller: KLController = FixedKL(float(kl)) if isinstance(kl, Real) else kl
+    return controller
+
+
+def make_admitting(id: str, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """The vector environment of an id, whose rows wait to be given their prompts.
+
+    Raises:
+        ValueError: it is no language task.
+    """
+    try:
+        return gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    except TypeError as error:
+        if "autoreset_mode" not in str(error):
+            raise
+        raise ValueError(f"env={id!r} is no language task: its vector environment has no autoreset_mode") from error
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """ValueError where the spaces are not those of a language task."""
+    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
+    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"observation_space={observation_space}, action_space={action_space}; expected those of a language task: a "
+            "Dict of input_ids and attention_mask, and Discrete"
+        )
+
+
+def task_identity(env: VecEnv) -> dict[str, Any]:
+    """What must be the same where training goes on: P, T, V, and the vocabulary, where there is one, by its digest."""
+    space: Any = env.observation_space
+    actions: Any = env.action_space
+    prompt_length = int(env_attribute(env, "prompt_length"))
+    mdp = env_attribute(env, "mdp", None)
+    vocabulary = None if mdp is None else sorted(mdp.tokenizer.get_vocab().items())
+    digest = None if vocabulary is None else hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:12]
+    width = int(space["input_ids"].shape[0])
+    return {"P": prompt_length, "T": width - prompt_length, "V": int(actions.n), "vocabulary": digest}
+
+
+def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
+    """Refuses an environment that an algorithm does not know the sizes or the vocabulary of.
+
+    Args:
+        known: what :func:`task_identity` said before; None where nobody kept it.
+        env: to go on in.
+
+    Raises:
+        ValueError: something differs; both are named.
+    """
+    if known is None:
+        return
+    found = task_identity(env)
+    comparable = [name for name in found if known[name] is not None and found[name] is not None]
+    if any(known[name] != found[name] for name in comparable):
+        there, here = (", ".join(f"{name}={task[name]}" for name in comparable) for task in (known, found))
+        raise ValueError(
+            f"trained in a task of {there}; the environment has {here}. Go on in the same task, or begin anew with "
+            "model=DIRECTORY in a task that fits the model"
+        )
 
 
 def linear_decay(initial: float) -> Schedule:

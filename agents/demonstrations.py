@@ -73,11 +73,21 @@ def task_demonstrations(
     """
     source = f"task {task.name}, split {split!r}"
     prompts = task.prompts(split)
+    require_references(task, split)
     texts = [completion_text(p.columns, "reference", f"{source}, row {i}") for i, p in enumerate(prompts, start=1)]
     if tokenizer is not None:
         rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
         prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
     return demonstrate(prompts, texts, tokenizer or task.tokenizer, end_token_id, max_length, source)
+
+
+def require_references(task: Task, split: str = "train") -> None:
+    """ValueError where no prompt of a split has a reference text, as in the diagnostic tasks."""
+    if not any("reference" in prompt.columns for prompt in task.prompts(split)):
+        raise ValueError(
+            f"task {task.name}, split {split!r}: its prompts have no reference texts to imitate; give demonstrations "
+            "of your own"
+        )
 
 
 def completion_text(row: Mapping[str, Any], field: str, where: str) -> str:
@@ -99,20 +109,32 @@ def demonstrate(
     source: str = "demonstrations",
 ) -> tuple[Demonstration, ...]:
     """Encoded prompts with the completions that follow them; see :func:`encode_demonstrations`."""
-    found = []
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start=1):
-        where = f"{source}, row {number}"
-        ids = _continuation(tokenizer, prompt.text, completion)
-        if not ids:
-            raise ValueError(f"{where}: completion {completion!r} has no tokens; expected at least one")
-        shown = Demonstration(prompt, ids if ids[-1] == end_token_id else (*ids, end_token_id))
-        if max_length is not None and shown.n_tokens > max_length:
-            raise ValueError(
-                f"{where}: prompt, completion and end token have {len(prompt.ids)} + {len(ids)} + 1 tokens, more than "
-                f"the model's context of {max_length}; shorten the row or leave it out"
-            )
-        found.append(shown)
-    return tuple(found)
+    pairs = zip(prompts, completions, strict=True)
+    return tuple(
+        demonstrate_one(*pair, tokenizer, end_token_id, max_length, f"{source}, row {number}")
+        for number, pair in enumerate(pairs, start=1)
+    )
+
+
+def demonstrate_one(
+    prompt: Prompt,
+    completion: str,
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None,
+    where: str,
+) -> Demonstration:
+    """One of :func:`demonstrate`; ``where`` is what an error calls the row."""
+    ids = _continuation(tokenizer, prompt.text, completion)
+    if not ids:
+        raise ValueError(f"{where}: completion {completion!r} has no tokens; expected at least one")
+    shown = Demonstration(prompt, ids if ids[-1] == end_token_id else (*ids, end_token_id))
+    if max_length is not None and shown.n_tokens > max_length:
+        raise ValueError(
+            f"{where}: prompt, completion and end token have {len(prompt.ids)} + {len(ids)} + 1 tokens, more than "
+            f"the model's context of {max_length}; shorten the row or leave it out"
+        )
+    return shown
 
 
 def _continuation(tokenizer: PreTrainedTokenizerBase, text: str, completion: str) -> tuple[int, ...]:

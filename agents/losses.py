@@ -102,6 +102,11 @@ def constant_mean(x: Tensor, valid: Tensor, tokens: int) -> Tensor:
     return x.masked_fill(~valid, 0.0).sum(1).mean() / tokens
 
 
+def weight(kind: Normalisation, valid: Tensor) -> int:
+    """What a batch weighs in the mean over several, ``valid [n, T]``: its tokens where these are averaged, or n."""
+    return int(valid.sum()) if kind == "token" else len(valid)
+
+
 def make_normalise(kind: Normalisation, horizon: int) -> Normalise:
     """The function of a name; ``"constant"`` divides by the horizon T."""
     kinds: dict[Normalisation, Normalise] = {

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from textgym.lm.loading import frozen_copy
 from textgym.lm.sampling import Sampling, nucleus, restrict
 
+MASK_MODEL = "mask_model"
+"""The name under which a checkpoint keeps the mask's model."""
+
 
 class NucleusMask:
     """A frozen copy of a model, whose nucleus, most probable tokens and the end tokens are what may be sampled.

@@ -39,6 +39,7 @@ def find_algorithm(name: str) -> type[SequenceAlgorithm]:
         ValueError: there is none; the nearest is named.
     """
     if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"algorithm={name!r} is unknown; did you mean {near!r}? Known: {', '.join(ALGORITHMS)}")
+        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from textgym.agents.masking import NucleusMask
+from textgym.agents.masking import MASK_MODEL, NucleusMask
 from textgym.agents.ppo import PPO, PPOSettings
 from textgym.agents.session import Session
 from textgym.agents.settings import require
@@ -61,4 +61,4 @@ class NLPO(PPO):
             self.mask.refresh(self.policy.lm)
 
     def extra_modules(self) -> dict[str, nn.Module]:
-        return {"mask_model": self.mask.model}
+        return {MASK_MODEL: self.mask.model}

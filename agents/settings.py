@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
 
@@ -40,6 +40,9 @@ class Settings:
                 "at least 2 episodes, and minibatches of at least 1 and at most all of them"
             )
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "more than 0")
+        kinds = get_args(Normalisation)
+        require(self.normalisation in kinds, "normalisation", repr(self.normalisation), f"one of {', '.join(kinds)}")
+        require(isinstance(self.kl_in_loss, bool), "kl_in_loss", repr(self.kl_in_loss), "True or False")
         require(self.n_epochs >= 1, "n_epochs", self.n_epochs, "at least 1")
         require(self.samples_per_prompt >= 1, "samples_per_prompt", self.samples_per_prompt, "at least 1")
 
@@ -121,6 +124,16 @@ def require(holds: bool, name: str, value: Any, expected: str) -> None:
 Kind = TypeVar("Kind", bound=Settings)
 
 
+ELSEWHERE = {
+    "kl_coef": "kl",
+    "beta": "kl",
+    "kl_target": "kl",
+    **dict.fromkeys(("temperature", "top_k", "top_p", "min_new_tokens"), "sampling"),
+    **dict.fromkeys(("lora", "freeze_layers", "untie_head"), "policy_kwargs"),
+}
+"""What the command line calls otherwise, or papers do: the constructor's argument that it is, or is a part of."""
+
+
 def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) -> Kind:
     """The settings of an algorithm.
 
@@ -131,7 +144,7 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
     known = [field.name for field in fields(kind)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{algorithm} has no setting {name!r}{hint}; it has {', '.join(known)}")
     return kind(**given)

@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 
 from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.lm.loading import context_length, embedding_rows
+from textgym.lm.loading import context_length, embedding_rows, require_causal
+from textgym.lm.lora import is_adapted
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a model in eval mode; its ``"score"`` decides which checkpoint is kept, if it is there."""
@@ -88,6 +89,9 @@ def fine_tune(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
     check_precision(settings)
+    require_causal(model, "fine-tuning")
+    if is_adapted(model):
+        raise ValueError("the model has adapters, which fine-tuning does not support; expected a plain model")
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
 

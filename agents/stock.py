@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from textgym.agents.construction import check_spaces
 from textgym.agents.values import make_value
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.loading import accepted, context_length, embedding_rows, frozen_dropout, load_causal_lm, require_causal
@@ -65,7 +66,7 @@ class _TokenPolicy(BasePolicy):
         stock: what stable-baselines3 itself passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
 
     Raises:
-        ValueError: the spaces are not those of a language task, or the model is too small for them.
+        ValueError: the spaces are not those of a language task, there is no model, or it is too small for them.
     """
 
     def __init__(
@@ -74,13 +75,15 @@ class _TokenPolicy(BasePolicy):
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
         *,
-        model: str | Path | Callable[[], PreTrainedModel] | PreTrainedModel,
+        model: str | Path | Callable[[], PreTrainedModel] | PreTrainedModel | None = None,
         value: str | Path | nn.Module = "trunk",
         temperature: float = 1.0,
         attn_implementation: str | None = None,
         **stock: Any,
     ) -> None:
-        _check_spaces(observation_space, action_space)
+        check_spaces(observation_space, action_space)
+        if model is None:
+            raise ValueError('model is None; pass policy_kwargs={"model": DIRECTORY_OR_ID}')
         # The constructor of the base class calls _build.
         self.settings: dict[str, Any] = {
             "model": model,
@@ -194,15 +197,6 @@ class TokenActorCriticPolicy(_TokenPolicy, ActorCriticPolicy):
 
 class MaskableTokenActorCriticPolicy(_TokenPolicy, MaskableActorCriticPolicy):
     """The policy for MaskablePPO, which never chooses what the task forbids; else :class:`TokenActorCriticPolicy`."""
-
-
-def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
-    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
-        raise ValueError(
-            f"observation_space={observation_space}, action_space={action_space}; expected those of a language task: a "
-            "Dict of input_ids and attention_mask, and Discrete"
-        )
 
 
 def _check_model(model: PreTrainedModel, n_actions: int, input_ids: spaces.Box) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from textgym.agents.advantages import Advantages
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Minibatch, Scored, minibatches
+from textgym.agents.losses import weight
 from textgym.agents.ppo import whitened_gae
 from textgym.agents.settings import GAESettings, require
 from textgym.agents.trust_region import TrustRegion, flat
@@ -53,33 +54,32 @@ class TRPO(SequenceAlgorithm):
         """One step of the policy in its trust region, then ``n_epochs`` of the critic."""
         order, size = np.random.default_rng([self.seed or 0, self.iteration]), self.settings.minibatch_size
         logged = [self._step(list(minibatches(scored, estimated, size, 1, order, self.device)))]
-        for batch in minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device):
-            logged[0]["value_loss"] = self._fit_critic(batch)
+        fits = minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device)
+        logged[0]["value_loss"] = float(np.mean([self._fit_critic(batch) for batch in fits]))
         self._n_updates += 1
         return logged
 
-    def _surrogate(self, batch: Minibatch, n_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch's share of the loss."""
+    def _surrogate(self, batch: Minibatch, total: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch's share of the loss, whose weights sum to ``total``."""
         evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
         loss, _ = self.actor_loss(evaluation.log_probs, batch)
-        return loss * (int(batch.valid.sum()) / n_tokens), self.watch(evaluation, batch)
+        return loss * (weight(self.settings.normalisation, batch.valid) / total), self.watch(evaluation, batch)
 
     def _step(self, batches: list[Minibatch]) -> dict[str, float]:
         settings, parameters = self.settings, [p for p in self.policy.lm.parameters() if p.requires_grad]
         region = TrustRegion(self.policy, batches, parameters)
         anchor, text = self.pretraining_loss()
         gradient = flat(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
-        loss, watched = 0.0, []
+        loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
         for batch in batches:
-            part, logs = self._surrogate(batch, region.n_tokens)
+            part, logs = self._surrogate(batch, total)
             gradient = gradient + flat(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
             watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)
 
         def surrogate() -> float:
-            shares = (float(self._surrogate(batch, region.n_tokens)[0]) for batch in batches)
-            return sum(shares, float(self.pretraining_loss()[0]))
+            return sum((float(self._surrogate(one, total)[0]) for one in batches), float(self.pretraining_loss()[0]))
 
         fraction, kl = region.search(step, settings.target_kl, surrogate)
         means = {name: float(np.mean([logs[name] for logs in watched])) for name in watched[0]}
@@ -92,9 +92,9 @@ class TRPO(SequenceAlgorithm):
         with torch.no_grad():
             states = policy.trunk.hidden_states(*shown, policy.prompt_length, batch.prefix)
         values = policy.value(states, *shown, policy.prompt_length)[:, :-1]
-        loss = self.settings.vf_coef * self.value_loss(values, batch)
+        loss = self.value_loss(values, batch)
         policy.optimizer.zero_grad()
-        loss.backward()
+        (self.settings.vf_coef * loss).backward()
         torch.nn.utils.clip_grad_norm_(policy.value.parameters(), self.settings.max_grad_norm)
         policy.optimizer.step()
         return float(loss.detach())

@@ -37,10 +37,14 @@ def run_grid(jobs: Sequence[Job], work: Callable[[Job], Result], path: Path, pro
     with ProcessPoolExecutor(processes, context) as pool:
         keys = {pool.submit(work, job): key for key, job in waiting.items()}
         progress = tqdm(as_completed(keys), desc="runs", initial=len(done), total=len(done) + len(keys), disable=None)
-        for finished in progress:
-            key = keys[finished]
-            done[key] = finished.result()
-            append_line(path, {"job": json.loads(key), "result": done[key]})
+        try:
+            for finished in progress:
+                key = keys[finished]
+                done[key] = finished.result()
+                append_line(path, {"job": json.loads(key), "result": done[key]})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what waits would be done, and thrown away
+            raise
     return [done[job_key(job)] for job in jobs]
 
 

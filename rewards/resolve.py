@@ -75,7 +75,7 @@ def _reward(text: str, named: Mapping[str, Reward], load_model: Callable[[str], 
         return load_model(text.removeprefix("rm:"))
     if colon:
         return _from_module(text, source, name)
-    near = difflib.get_close_matches(text, named, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(text, named, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; "

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import MISSING, fields, is_dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.cli import main
+from textgym.cli import COMMANDS, main
+from textgym.tasks.mini.miniature import BASE_MODEL
 
 REWARD = '''
 import asyncio
@@ -180,6 +183,51 @@ def test_yaml_settings_and_flags_that_win(place: Path) -> None:
     assert config["hyperparameters"]["kl_coef"] == 0.2
 
 
+def booleans(kind: Any) -> list[str]:
+    """Every setting of a command that is True or False, or None besides."""
+    hints = get_type_hints(kind)
+    inner = [name for hint in hints.values() if is_dataclass(hint) for name in booleans(hint)]
+    return inner + [name for name, hint in hints.items() if hint in (bool, bool | None)]
+
+
+BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name in booleans(kind)]
+
+
+def setting(config: Any, name: str) -> Any:
+    """A setting wherever it stands in a command's configuration."""
+    if hasattr(config, name):
+        return getattr(config, name)
+    (inner,) = (value for value in vars(config).values() if is_dataclass(value) and hasattr(value, name))
+    return getattr(inner, name)
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize(("command", "name"), BOOLEANS)
+def test_every_boolean_in_yaml(
+    command: str, name: str, value: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    kind, _ = COMMANDS[command]
+    monkeypatch.setitem(COMMANDS, command, (kind, seen.append))
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    lines = [f"{name}: {str(value).lower()}", *(f"{needed}: something" for needed in required)]
+    (tmp_path / "settings.yaml").write_text("\n".join(lines))
+    main([command, "--config", str(tmp_path / "settings.yaml")])
+    assert setting(seen[0], name) is value
+
+
+def test_the_optional_booleans_are_among_them() -> None:
+    assert {("train", "kl_in_loss"), ("train", "scale_by_std"), ("train", "resume")} <= set(BOOLEANS)
+
+
+def test_train_goes_on_from_a_runs_model(place: Path) -> None:
+    train(tokens=50)
+    flags = [flag if flag != "model" else "run" for flag in TRAIN]
+    main([*flags, "--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "next"])
+    config = json.loads((place / "next" / "config.json").read_text())
+    assert config["model"] == "run/checkpoint"
+
+
 def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(out="whole", tokens=400, reward="rewards.py:fused")
     (place / "fuse").touch()
@@ -198,6 +246,14 @@ def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.Capture
         return weights, (out / "evaluation.json").read_text(), [json.loads(line)["iteration"] for line in lines]
 
     assert result("parts") == result("whole")
+
+
+def test_resume_says_what_it_finds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("--resume", tokens=50)
+    assert "nothing stands in 'run', so the run begins anew" in capsys.readouterr().out
+    flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "run", "--resume"]
+    said = fails(capsys, *TRAIN, *flags, "--kl-coef", "0.3")
+    assert "other settings (kl_coef: 0.05 there, 0.3 here)" in said
 
 
 def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +277,7 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
         (["--prompts", "torn.jsonl"], "torn.jsonl, line 2"),
         (["--max-prompt-length", "1"], "2 tokens"),
         (["--model", "bare"], "no tokenizer"),
+        (["--model", "/nowhere/at/all"], "'/nowhere/at/all': no such directory"),
         (["--model", "narrow"], "16 tokens, the model embeds 8"),
         (["--max-new-tokens", "80"], "context of 64"),
         (["--task", "textgym/Revues-v0"], "Reviews-v0"),
@@ -228,6 +285,7 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
         (["--reward", "rewards.py:seven"], "sevens"),
         (["--reward", "rm:nowhere"], "nowhere"),
         (["--algorithm", "pppo"], "'ppo'"),
+        (["--algorithm", "xyz"], "algorithm='xyz' is unknown; Known: ppo"),
         (["--temperature", "0"], "temperature"),
         (["--minibatch-size", "9"], "minibatch_size=9"),
         (["--max-new-tokens", "0"], "max_new_tokens=0"),
@@ -248,6 +306,11 @@ def test_bad_input_stops_before_anything_is_written(
     base = [*TRAIN, "--reward", "rewards.py:sevens", "--out", "run"]
     assert message in fails(capsys, *base, *flags)
     assert not (place / "run").exists()
+
+
+def test_a_foreign_vocabulary_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "train", "--task", "Emit", "--model", str(BASE_MODEL), "--out", "run")
+    assert re.search(r"a vocabulary of \d+ tokens, which is not that of task Emit, of \d+ tokens", said)
 
 
 def test_truncated_weights_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

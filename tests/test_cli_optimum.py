@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from textgym.agents import NLPO, PPO
+from textgym.benchmarks.optimum import optimum
 from textgym.cli import main
+from textgym.lm.sampling import Sampling
 from textgym.registration import load_task
 
 
@@ -56,6 +59,23 @@ def test_a_larger_variant_is_sampled_and_says_so(tmp_path: Path, capsys: pytest.
     mean, low, high = sampled["optimum"]
     assert abs(mean - exact["optimum"][0]) < high - low
     assert re.search(r"rests on \d+ effective samples", lines[-1])
+
+
+def test_a_checkpoint_is_measured_as_it_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sampling = Sampling(temperature=0.7, top_k=3)
+    algorithm = NLPO(
+        env="textgym/Copy-v0", learning_rate=3e-3, sampling=Sampling(0.7), top_mask=0.6, kl=0.05, seed=0
+    ).learn(512)
+    algorithm.save(tmp_path / "nlpo")
+    shaped = PPO(env="textgym/Copy-v0", sampling=sampling, seed=0)
+    shaped.save(tmp_path / "ppo")
+    for name, saved in (("nlpo", algorithm), ("ppo", shaped)):
+        main(["optimum", "--task", "Copy", "--policy", str(tmp_path / name)])
+        (said,) = (numbers(line) for line in capsys.readouterr().out.splitlines() if line.startswith("policy"))
+        exact = optimum("textgym/Copy-v0", 0.05, sampling=Sampling(0.7)).evaluate(saved.policy)
+        assert said == pytest.approx(
+            [exact.objective, exact.reward, exact.kl, exact.kl_to_optimum, exact.score], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(

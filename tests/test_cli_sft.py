@@ -131,7 +131,7 @@ def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.Capture
 
 
 def test_a_task_gives_model_demonstrations_and_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textgym.commands import sft as command
+    from textgym.commands import learner as command
     from textgym.registration import load_task
 
     task = load_task("textgym/Reviews-v0")
@@ -219,6 +219,7 @@ def test_bad_input_stops_before_anything_is_written(
         (["--model", "model"], "--data FILE.jsonl or --task"),
         (["--data", "data.jsonl"], "--model is needed"),
         (["--task", "textgym/Sparse-v0"], "Sparse"),
+        (["--task", "textgym/Emit-v0"], "task Emit, split 'train': its prompts have no reference texts"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -1,4 +1,4 @@
-"""The listing of docs/algorithms.md does what the page says."""
+"""The listings of docs/algorithms.md and of its neighbours do what the pages say."""
 
 from __future__ import annotations
 
@@ -6,17 +6,46 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from textgym.agents import names
 
-PAGE = (Path(__file__).parents[1] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+
+
+def listings(page: str) -> list[str]:
+    """Every Python listing of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def executed(page: str, listing: str) -> dict[str, Any]:
+    """The names that a listing leaves behind."""
+    names_of_listing: dict[str, Any] = {"__name__": "listing"}
+    exec(compile(listing, page, "exec", dont_inherit=True), names_of_listing)
+    return names_of_listing
 
 
 def test_the_listing_runs_and_is_short() -> None:
-    (listing,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (listing,) = listings("docs/algorithms.md")
     assert len(listing.splitlines()) < 40
-    names_of_listing: dict[str, Any] = {"__name__": "listing"}
-    exec(compile(listing, "docs/algorithms.md", "exec", dont_inherit=True), names_of_listing)
-    assert names_of_listing["score"] > 0.8
+    assert executed("docs/algorithms.md", listing)["score"] > 0.8
+
+
+@pytest.mark.parametrize("listing", listings("docs/policies.md"))
+def test_the_listings_on_policies_run(listing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = executed("docs/policies.md", listing)
+    assert (found.get("algorithm") or found["stock"]).num_timesteps >= 128
+
+
+@pytest.mark.parametrize(("page", "needle"), [("README.md", "best.evaluate"), ("docs/diagnostic.md", "best.evaluate")])
+def test_the_listing_on_the_optimum_runs(page: str, needle: str) -> None:
+    (listing,) = (listing for listing in listings(page) if needle in listing)
+    short = re.sub(r"learn\([\d_]+\)", "learn(64)", listing)
+    found = executed(page, short)
+    assert short != listing
+    assert found["value"].objective < found["best"].value
 
 
 def test_the_table_names_every_algorithm() -> None:

@@ -206,3 +206,22 @@ def test_entry_points_are_those_that_are_registered():
         module, name = getattr(spec, entry).split(":")
         assert (module, name) == (registration.__name__, function)
         assert callable(getattr(registration, name))
+
+
+@pytest.mark.parametrize("name", ["foo", "textgym/Foo-v0", "acme/Foo-v0"])
+def test_what_resembles_nothing_gets_no_suggestion(name):
+    with pytest.raises(ValueError, match="is unknown") as caught:
+        load_task(name)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_an_unknown_setting_is_named_with_the_nearest_and_the_list():
+    with pytest.raises(TypeError, match=r"no setting 'sigm'; did you mean 'sigma'\?; it has sigma, .*max_new_tokens"):
+        gym.make("textgym/Noise-v0", sigm=2.0)
+    with pytest.raises(TypeError, match="no setting 'max_tokens'; did you mean 'max_new_tokens'"):
+        gym.make_vec("textgym/Noise-v0", num_envs=2, max_tokens=2)
+
+
+def test_a_task_is_shown_in_one_line(monkeypatch):
+    monkeypatch.setitem(TASKS, "Toy", "tests.test_registration:toy")
+    assert repr(load_task("Toy")) == "Task('Toy', V=16, P=2, T=5, prompts={train: 2, test: 1})"

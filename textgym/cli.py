@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
 
 import tyro
 import yaml
 from transformers.utils import logging as transformers_logging
 
 from textgym.commands.demo import DemoConfig, demo
+from textgym.commands.dpo import DPOConfig, dpo
 from textgym.commands.generate import GenerateConfig, generate
 from textgym.commands.optimum import OptimumConfig, show_optimum
 from textgym.commands.reward_model import RewardModelConfig, reward_model
@@ -23,10 +25,14 @@ COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "demo": (DemoConfig, demo),
     "sft": (SFTConfig, sft),
     "reward-model": (RewardModelConfig, reward_model),
+    "dpo": (DPOConfig, dpo),
     "train": (TrainConfig, train),
     "generate": (GenerateConfig, generate),
     "optimum": (OptimumConfig, show_optimum),
 }
+DESCRIPTION = (
+    "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win."
+)
 BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
@@ -42,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(error, 2)
     subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            subcommands, prog="textgym", description="Gymnasium for language generation.", args=argv
-        )
+        config = tyro.extras.subcommand_cli_from_dict(subcommands, prog="textgym", description=DESCRIPTION, args=argv)
         command = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))
         command(config)
     except RewardError as error:
@@ -75,13 +79,29 @@ def with_yaml(argv: list[str]) -> list[str]:
             raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected a mapping of settings such as 'seed: 1', got {type(settings).__name__}")
-    flags = [text for key, value in settings.items() for text in _flag(str(key), value)]
+    optional = _optional_booleans(COMMANDS[argv[0]][0]) if argv[0] in COMMANDS else set()
+    flags = [
+        text
+        for key, value in settings.items()
+        for text in _flag(str(key).replace("-", "_"), value, str(key).replace("-", "_") in optional)
+    ]
     return [argv[0], *flags, *argv[1:at], *argv[at + 2 :]]
 
 
-def _flag(key: str, value: Any) -> list[str]:
+def _optional_booleans(config: Any) -> set[str]:
+    """Settings that are True, False or None: their flags take a value, where those of plain booleans take none."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(config).items():
+        if is_dataclass(hint):
+            found |= _optional_booleans(hint)
+        elif hint == bool | None:
+            found.add(name)
+    return found
+
+
+def _flag(key: str, value: Any, takes_value: bool) -> list[str]:
     name = key.replace("_", "-")
-    if isinstance(value, bool):
+    if isinstance(value, bool) and not takes_value:
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]

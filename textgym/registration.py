@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -147,12 +148,20 @@ def _import_for(name: str, module: str) -> None:
 
 def _unknown(name: str, id: str) -> str:
     ids = [*(f"textgym/{known}-v0" for known in TASKS), *_own]
-    near = difflib.get_close_matches(id, [*ids, *TASKS], n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    # Compared without what most ids have in common.
+    shown = {short: f"textgym/{short}-v0" if "/" in id else short for short in TASKS} | {
+        _short(own): own for own in _own
+    }
+    near = difflib.get_close_matches(_short(id), shown, n=1, cutoff=0.5)
+    hint = f"did you mean {shown[near[0]]!r}? " if near else ""
     return (
         f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. One of your own is found after "
         "textgym.register_task, or as 'module:id'"
     )
+
+
+def _short(id: str) -> str:
+    return id.rpartition("/")[2].partition("-v")[0]
 
 
 def named_rewards(task: Task) -> dict[str, Reward]:
@@ -212,8 +221,18 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
 
 def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
-    """A task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`."""
+    """A task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`.
+
+    Raises:
+        TypeError: neither has a setting of a given name; the nearest is named.
+    """
     own = inspect.signature(task_maker(task)).parameters
+    known = [*own, "reward", "split", *(field.name for field in fields(TokenMDP) if field.name != "reward")]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"task={task!r} has no setting {name!r}{hint}; it has {', '.join(known)}")
     parameters = {name: value for name, value in settings.items() if name in own}
     rest = {name: value for name, value in settings.items() if name not in own}
     return task_mdp(load_task(task, **parameters), **rest)

@@ -21,6 +21,7 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: nothing there can be read as a tokenizer.
     """
+    check_exists(directory_or_id)
     directory = Path(directory_or_id)
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
         # transformers would make an empty tokenizer from the model's type, without a word.
@@ -38,6 +39,16 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
     if len(tokenizer) == 0:
         raise ValueError(f"model={str(directory_or_id)!r}: its tokenizer has no tokens")
     return tokenizer
+
+
+def check_exists(directory_or_id: str | Path) -> None:
+    """ValueError for what can only be a directory, by its form, and is none; hub ids hold one slash at most."""
+    path = Path(directory_or_id)
+    is_path = (
+        isinstance(directory_or_id, Path) or path.is_absolute() or len(path.parts) > 2 or path.parts[:1] == ("..",)
+    )
+    if is_path and not path.exists():
+        raise ValueError(f"model={str(directory_or_id)!r}: no such directory")
 
 
 def first_line(error: BaseException) -> str:

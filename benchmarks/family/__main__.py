@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from textgym.agents.names import ALGORITHMS, find_algorithm
-from textgym.benchmarks.family.runs import Job, run
+from textgym.benchmarks.family.runs import Job, diagnostic_job, gold_job, run
 from textgym.benchmarks.family.tables import diagnostic_table, gold_table
 from textgym.benchmarks.grid import run_grid
 from textgym.files import write_text
@@ -44,10 +44,10 @@ def grid(experiment: Experiment) -> list[Job]:
     seeds = range(experiment.seeds)
     if experiment.experiment == "nlpo-mask":
         arms: list[dict[str, Any]] = [{}, {"target_update": NEVER}]
-        return [Job("Reviews", "nlpo", seed, TOKENS, settings) for seed in seeds for settings in arms]
+        return [gold_job("Reviews", "nlpo", seed, TOKENS, **settings) for seed in seeds for settings in arms]
     if experiment.experiment == "reviews":
-        return [Job("Reviews", name, seed, TOKENS) for seed in seeds for name in experiment.algorithms]
-    return [Job(task, name, seed) for seed in seeds for name in experiment.algorithms for task in DIAGNOSTIC]
+        return [gold_job("Reviews", name, seed, TOKENS) for seed in seeds for name in experiment.algorithms]
+    return [diagnostic_job(task, name, seed) for seed in seeds for name in experiment.algorithms for task in DIAGNOSTIC]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,6 +32,7 @@ class Job:
         seed: of everything random in training.
         tokens: the budget; for a diagnostic task that of ``benchmarks.diagnostic``, and 0 here.
         settings: of the algorithm, where they are not its own defaults.
+        fixed: everything else that the numbers depend on, so that no file mixes runs of different defaults.
     """
 
     task: str
@@ -39,6 +40,25 @@ class Job:
     seed: int
     tokens: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+def diagnostic_job(task: str, algorithm: str, seed: int, **settings: Any) -> Job:
+    """A run on a diagnostic task, with the settings of ``benchmarks.diagnostic``."""
+    used = Settings(algorithm=algorithm, **settings)
+    own = find_algorithm(algorithm).settings_class(**_without_rate(used.arguments()))
+    return Job(task, algorithm, seed, 0, settings, {**asdict(used), **asdict(own)})
+
+
+def gold_job(task: str, algorithm: str, seed: int, tokens: int, **settings: Any) -> Job:
+    """A run for a task's gold reward."""
+    own = find_algorithm(algorithm).settings_class(**settings)
+    fixed = {"learning_rate": LEARNING_RATE, "beta": BETA, "slots": SLOTS, "evaluated": EVALUATED, **asdict(own)}
+    return Job(task, algorithm, seed, tokens, settings, fixed)
+
+
+def _without_rate(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != "learning_rate"}
 
 
 def run(job: Job) -> dict[str, Any]:

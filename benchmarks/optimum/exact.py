@@ -91,7 +91,8 @@ class Optimum:
         """The value of a policy, without sampling.
 
         Raises:
-            ValueError: the policy's temperature or minimum length is another than the optimum's.
+            ValueError: the policy's temperature or minimum length is another than the optimum's, or it plays a task of
+                other sizes.
         """
         return self._measure(self.policy_log_probs(policy))
 
@@ -112,6 +113,7 @@ class Optimum:
                 f"the policy samples with {sampling.shared}, the optimum is that of {self.sampling}; pass "
                 "sampling=policy.sampling.shared to optimum()"
             )
+        _check_sizes(policy, self.mdp)
         check_fits(model, self.mdp.tokenizer, self.mdp.n_actions, self.mdp.width)
         return tree_log_probs(self.tree, self.mdp, model, sampling, getattr(policy, "mask", None))
 
@@ -202,6 +204,16 @@ def find_reference(mdp: TokenMDP, reference: ModelSource | PreTrainedModel | Non
 def _model_and_sampling(policy: Policy, shared: Sampling) -> tuple[PreTrainedModel, Sampling]:
     model, sampling = (policy, shared) if isinstance(policy, PreTrainedModel) else (policy.lm, policy.sampling)
     return require_causal(model, "its exact objective"), sampling
+
+
+def _check_sizes(policy: Policy, mdp: TokenMDP) -> None:
+    """ValueError where a policy was made for another task; a model by itself has no sizes of a task."""
+    names = ("prompt_length", "width", "n_actions")
+    own = tuple(getattr(policy, name, None) for name in names)
+    task = (mdp.max_prompt_length, mdp.width, mdp.n_actions)
+    if None not in own and own != task:
+        there, here = (f"P={p}, T={w - p}, V={v}" for p, w, v in (own, task))  # type: ignore[operator]
+        raise ValueError(f"the policy plays a task of {there}; the optimum is that of {here}")
 
 
 def check_beta(beta: float) -> None:

@@ -123,3 +123,11 @@ def test_rounding_is_no_difference_between_equal_returns() -> None:
 def test_every_token_gets_its_responses_advantage() -> None:
     valid = np.array([[True, True, False], [True, False, False]])
     assert spread(np.array([2.0, -1.0]), valid).advantages.tolist() == [[2, 2, 0], [-1, 0, 0]]
+
+
+def test_rounding_noise_is_no_signal() -> None:
+    """Equal rewards, shaped with log-probabilities that two passes rounded differently, say nothing."""
+    noise = np.random.default_rng(0).normal(scale=1e-8, size=(6, 5)).astype(np.float32)
+    valid = np.ones((6, 5), bool)
+    np.testing.assert_array_equal(whiten(0.5 + noise, valid), 0.0)
+    assert whiten(0.5 + 1e4 * noise, valid).std() == pytest.approx(1, rel=1e-3)

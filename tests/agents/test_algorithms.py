@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -228,6 +229,31 @@ def test_a_setting_of_another_algorithm_is_named() -> None:
         make("rloo", clip_range=0.2)
     with pytest.raises(TypeError, match="did you mean 'clip_range'"):
         make("ppo", clip_rang=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("kl_coef", "kl"), ("temperature", "sampling"), ("lora", "policy_kwargs")]
+)
+def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: str) -> None:
+    with pytest.raises(TypeError, match=f"has no setting '{name}'; did you mean '{argument}'"):
+        make("ppo", **{name: 0.2})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "env is None; pass env=ID"),
+        ({"policy": "textgym/Emit-v0"}, ValueError, "expected 'LMPolicy'; for the environment write env='textgym/Emit"),
+        ({"policy": "MlpPolicy", "env": "textgym/Emit-v0"}, ValueError, "policy='MlpPolicy' is unknown; expected 'LM"),
+        ({"env": "CartPole-v1"}, ValueError, "env='CartPole-v1' is no language task"),
+        ({"env": gym.make("CartPole-v1")}, ValueError, "expected those of a language task"),
+        ({"env": "textgym/Emit-v0", "kl": "0.1"}, TypeError, "kl='0.1'; expected a number"),
+        ({"env": "textgym/Emit-v0", "kl": True}, TypeError, "kl=True; expected a number"),
+    ],
+)
+def test_mistaken_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        PPO(**arguments)
 
 
 @pytest.mark.parametrize("name", ["rloo", "remax"])

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tests.agents.replay import prompt_and_response, replayed_log_probs, session_for
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.collect import EpisodePlan, collect
+from textgym.agents.collect import EpisodePlan, collect, sampling_plan
 from textgym.agents.slots import Slots, make_slots
 from textgym.env import TokenEnv
 from textgym.lm.loading import load_causal_lm
@@ -332,3 +332,15 @@ def test_monitoring_changes_nothing():
     monitored, bare = play(make_slots(env), mdp, 9), play(dummy(mdp, 3, plain), mdp, 9)
     assert (monitored.input_ids == bare.input_ids).all()
     assert (monitored.rewards == bare.rewards).all()
+
+
+@pytest.mark.parametrize("begun", [0, 12, 15])
+def test_groups_begin_with_the_iteration(begun: int) -> None:
+    """Also where earlier ones were of another size: the estimators count from the iteration's first episode."""
+    plan = sampling_plan(seed=0, n_prompts=50, begun=begun, count=12, group=4, samples=3)
+    groups = plan.prompt_index.reshape(3, 4)
+    assert (groups == groups[:, :1]).all()
+    assert len(set(groups[:, 0])) == 3
+    assert plan.greedy is not None
+    np.testing.assert_array_equal(plan.greedy.reshape(3, 4), [[False, False, False, True]] * 3)
+    np.testing.assert_array_equal(plan.episode, begun + np.arange(12))

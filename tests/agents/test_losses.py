@@ -15,7 +15,9 @@ from textgym.agents.losses import (
     sequence_mean,
     sequence_ratio,
     token_ratio,
+    weight,
 )
+from textgym.agents.settings import Normalisation
 
 RAGGED = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -56,6 +58,15 @@ def test_normalisations_agree_on_equal_lengths() -> None:
     x, valid = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 3, dtype=torch.bool)
     for kind in ("sequence", "constant"):
         torch.testing.assert_close(make_normalise(kind, 3)(x, valid), masked_mean(x, valid))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["token", "sequence", "constant"])
+def test_parts_of_a_batch_weigh_what_makes_them_the_whole(kind: Normalisation) -> None:
+    x, mean = torch.tensor([[1.0, 2.0, 3.0], [8.0, 99.0, 99.0], [4.0, 5.0, 99.0]]), make_normalise(kind, 10)
+    valid = torch.cat([RAGGED, torch.tensor([[True, True, False]])])
+    parts = [slice(0, 1), slice(1, 3)]
+    shares = [weight(kind, valid[part]) * mean(x[part], valid[part]) for part in parts]
+    torch.testing.assert_close(sum(shares) / weight(kind, valid), mean(x, valid))
 
 
 def test_sequence_ratio_by_hand() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp
+from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
 from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
+from textgym.files import write_manifest
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.rewards.model import RewardModel
@@ -219,3 +224,40 @@ def test_trains_in_a_single_gymnasium_environment() -> None:
     algorithm = PPO("LMPolicy", env, model=tiny_gpt2(), **{**SMALL, "episodes_per_iteration": 4, "minibatch_size": 4})
     algorithm.learn(40)
     assert algorithm.num_timesteps >= 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"max_prompt_length": 5, "max_new_tokens": 5}, r"P=4, T=6, V=16.*has P=5, T=5, V=16"),
+        ({"n_words": 13}, r"P=4, T=6, V=16.*has P=4, T=6, V=15"),
+        ({"tokenizer": "other"}, r"vocabulary=(\w+); the environment has P=4, T=6, V=16, vocabulary=(?!\1)"),
+    ],
+)
+def test_no_training_goes_on_in_a_foreign_task(tmp_path: Path, changes: dict[str, Any], difference: str) -> None:
+    algorithm = make_ppo()
+    algorithm.save(tmp_path / "saved")
+    mdp = word_mdp(**{name: value for name, value in changes.items() if name != "tokenizer"})
+    if "tokenizer" in changes:
+        text = word_tokenizer().backend_tokenizer.to_str().replace('"w13"', '"x13"')
+        renamed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), eos_token="<eos>")
+        mdp = replace(mdp, tokenizer=renamed)
+    foreign = TokenVectorEnv(mdp, 8, "Disabled")
+    with pytest.raises(ValueError, match=difference):
+        PPO.load(tmp_path / "saved", foreign)
+    with pytest.raises(ValueError, match=difference):
+        algorithm.set_env(foreign)
+    with pytest.raises(ValueError, match="env is None"):
+        PPO.load(tmp_path / "saved")
+    algorithm.set_env(make_env())
+
+
+def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> None:
+    make_ppo().save(tmp_path / "saved")
+    file = tmp_path / "saved" / "training" / "state.json"
+    state = json.loads(file.read_text())
+    del state["task"]
+    file.write_text(json.dumps(state))
+    (tmp_path / "saved" / "manifest.json").unlink()
+    write_manifest(tmp_path / "saved")
+    assert PPO.load(tmp_path / "saved", make_env()).num_timesteps == 0

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.helpers import tiny_gpt2, tiny_llama, word_tokenizer
+from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
 from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
 from textgym.agents.sft import fine_tune, mean_loss, only_dropout
 from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.lm.lora import add_lora
 
 END = 1
 ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 1} w{i}"} for i in range(8)]
@@ -51,6 +52,14 @@ def test_labels_by_hand() -> None:
     uneven = collate(demonstrations([{"prompt": "w0", "completion": "w1"}, {"prompt": "w2 w3", "completion": "w4 w5"}]))
     assert uneven["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert uneven["labels"].tolist() == [[-100, 3, END, -100, -100], [-100, -100, 6, 7, END]]
+
+
+def test_models_that_it_cannot_train_are_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match=r"encoder–decoder; expected a causal language model for fine-tuning"):
+        tune(tiny_t5())
+    adapted = add_lora(tiny_gpt2(), 1, first_layer=0, seed=0)
+    with pytest.raises(ValueError, match="the model has adapters"):
+        tune(adapted)
 
 
 def test_conversations_are_rendered() -> None:

@@ -328,6 +328,7 @@ def test_a_wider_head_never_samples_beyond_the_actions() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"model": None}, r'model is None; pass policy_kwargs=\{"model": DIRECTORY_OR_ID\}'),
         ({"value": None}, "value=None"),
         ({"value": "nowhere"}, "expected 'trunk', 'separate'"),
         ({"temperature": 0.0}, "temperature=0"),

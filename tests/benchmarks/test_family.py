@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from textgym.benchmarks.family import __main__ as family
-from textgym.benchmarks.family.runs import Job, run
+from textgym.benchmarks.family.runs import Job, diagnostic_job, gold_job, run
 from textgym.benchmarks.family.tables import diagnostic_table, gold_table
 from textgym.benchmarks.grid import append_line, job_key
 
@@ -61,6 +61,14 @@ def test_bad_input_stops_before_any_run(tmp_path: Path, flags: list[str]) -> Non
     with pytest.raises(SystemExit, match="error: "):
         family.main(["reviews", "--out", str(out), *flags])
     assert not out.exists()
+
+
+def test_a_run_names_all_that_its_numbers_depend_on() -> None:
+    diagnostic, gold = diagnostic_job("Emit", "grpo", 0, n_epochs=2), gold_job("Reviews", "nlpo", 0, 100, top_mask=0.5)
+    assert diagnostic.fixed["n_epochs"] == 2
+    assert {"episodes", "learning_rate", "clip_range", "scale_by_std"} <= diagnostic.fixed.keys()
+    assert gold.fixed["top_mask"] == 0.5
+    assert {"learning_rate", "beta", "evaluated", "target_update"} <= gold.fixed.keys()
 
 
 def test_runs_of_both_kinds() -> None:

@@ -57,6 +57,14 @@ def test_a_failed_job_keeps_what_was_done(tmp_path: Path) -> None:
     assert set(read_results(results)) == {job_key(fine)}
 
 
+def test_a_failed_job_calls_off_those_that_wait(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    broken = Square(0, str(tmp_path / "no" / "\0"))
+    with pytest.raises(ValueError, match="null"):
+        run_grid([broken, *(Square(number, str(log)) for number in range(1, 40))], square, tmp_path / "results.jsonl")
+    assert not log.exists() or len(ran(log)) < 10
+
+
 @pytest.mark.parametrize("line", ["{", '{"job": 1}', "[]"])
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"

@@ -255,3 +255,10 @@ def test_environments_and_ids_are_taken() -> None:
     assert len(set(values)) == 1
     with pytest.raises(AttributeError, match="no attribute 'optimal'"):
         textgym.optimal  # noqa: B018
+
+
+def test_a_policy_of_other_sizes_is_refused() -> None:
+    best = optimum(small(), 0.1, reference=models()[0])
+    other = policy_of(word_mdp(hashed, ["w0"], 5, 3, V - 2), models()[0])
+    with pytest.raises(ValueError, match="plays a task of P=5, T=3, V=5; the optimum is that of P=4, T=4, V=5"):
+        best.evaluate(other)

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from textgym.agents.evaluation import play
-from textgym.agents.policy import LMPolicy
+from textgym.agents.saved import saved_policy
 from textgym.commands.run import model_source
 from textgym.lm.loading import check_fits, load_lm
-from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_rows
 from textgym.tokenization import decode_response, end_token_ids, load_tokenizer
@@ -35,11 +33,13 @@ class GenerateConfig:
     """Continuations of each prompt."""
     max_new_tokens: int = 48
     """The longest continuation, in tokens."""
-    temperature: float = 1.0
-    """Divides the logits."""
-    top_k: int = 0
+    temperature: float | None = None
+    """Divides the logits. Default, here and below: as the policy was trained, or all of its distribution at 1."""
+    min_new_tokens: int | None = None
+    """No end token before so many tokens."""
+    top_k: int | None = None
     """Sample only among the k most probable tokens; 0 for all."""
-    top_p: float = 1.0
+    top_p: float | None = None
     """Sample only among the most probable tokens that hold this mass; 1 for all."""
     seed: int = 0
     """Of the random streams."""
@@ -70,14 +70,14 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         max_new_tokens=config.max_new_tokens,
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
-    policy = LMPolicy(
-        mdp.observation_space(),
-        spaces.Discrete(mdp.n_actions),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-        sampling=Sampling(config.temperature, 0, config.top_k, config.top_p),
+    policy = saved_policy(
+        source,
+        mdp,
+        model,
+        temperature=config.temperature,
+        min_new_tokens=config.min_new_tokens,
+        top_k=config.top_k,
+        top_p=config.top_p,
     )
     episodes = play(policy, mdp, np.repeat(np.arange(len(prompts)), config.samples), config.seed)
     found = [

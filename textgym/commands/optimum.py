@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from textgym.agents.policy import LMPolicy
-from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket, policy_of
+from textgym.agents.saved import saved_policy
+from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.optimum.tree import LIMIT
 from textgym.commands.run import model_source
-from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
@@ -27,15 +28,16 @@ class OptimumConfig:
     beta: float | None = None
     """β, the price of a nat of KL. Default: that at which the task is scored."""
     policy: str | None = None
-    """A run, a checkpoint, or any causal language model's directory, to be measured against the optimum."""
+    """A run, a checkpoint, or any causal language model's directory, to be measured against the optimum. A checkpoint
+    is measured as it was trained: with its sampling settings and, after nlpo, under its mask."""
     reference: str | None = None
     """The KL reference: a directory or a hub id. Default: the task's base model."""
     reward: str | None = None
     """As for 'textgym train'. Default: what the task pays."""
-    temperature: float = 1.0
-    """Divides the logits of policy and reference."""
-    min_new_tokens: int = 0
-    """No end token before so many tokens, for policy and reference."""
+    temperature: float | None = None
+    """Divides the logits of policy and reference. Default: as the policy was trained, or 1."""
+    min_new_tokens: int | None = None
+    """No end token before so many tokens, for policy and reference. Default: as the policy was trained, or 0."""
     limit: int = LIMIT
     """Responses that are enumerated at most."""
     samples: int | None = None
@@ -54,12 +56,13 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")
-    policy = None if config.policy is None else load_causal_lm(model_source(config.policy))
     mdp = task_mdp(task, config.reward)
-    sampling = Sampling(config.temperature, config.min_new_tokens)
+    own: dict[str, Any] = {"temperature": config.temperature, "min_new_tokens": config.min_new_tokens}
+    policy = None if config.policy is None else saved_policy(model_source(config.policy), mdp, **own)
+    given = {name: value for name, value in own.items() if value is not None}
+    sampling = Sampling(**given) if policy is None else policy.sampling.shared
     if config.samples is not None:
-        policies = [] if policy is None else [policy_of(policy, mdp, sampling)]
-        return _show_bracket(config, mdp, beta, policies, sampling)
+        return _show_bracket(config, mdp, beta, [] if policy is None else [policy], sampling)
     found = optimum(mdp, beta, reference=config.reference, sampling=sampling, limit=config.limit)
     rows = {"reference": found.reference, "optimum": found.best}
     if policy is not None:

@@ -48,6 +48,8 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
         ValueError: the run to resume had other settings, which are named.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if resume:
+            print(f"--resume: nothing stands in {str(out)!r}, so the run begins anew")
         return False
     is_run = _is_run(out)
     if not (is_run and (overwrite or resume)):
@@ -62,6 +64,8 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
             f"the run was killed while a checkpoint was replaced; the older one is in {str(cut_off / 'old')!r}: rename "
             f"it to {str(out / CHECKPOINT)!r}"
         )
+    if not (out / CHECKPOINT).is_dir():
+        print(f"--resume: {str(out)!r} has no checkpoint yet")
     return (out / CHECKPOINT).is_dir()
 
 
@@ -83,11 +87,19 @@ def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
 
 def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
     """A run goes on with the settings it began with, or its numbers would mean nothing."""
-    plain = json.loads(json.dumps(new))
-    changed = [key for key in sorted({*old, *plain} - {"versions"}) if old.get(key) != plain.get(key)]
+    there, here = _flat(old), _flat(json.loads(json.dumps(new)))
+    changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     if changed:
-        difference = ", ".join(f"{key}: {old.get(key)!r} there, {plain.get(key)!r} here" for key in changed)
+        difference = ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
         raise ValueError(f"--resume of {str(out)!r} with other settings ({difference}); repeat the run's own settings")
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their own names, those inside of a group too; versions are no settings."""
+    kept = {name: value for name, value in config.items() if name != "versions"}
+    groups = [_flat(value) for value in kept.values() if isinstance(value, dict)]
+    plain = {name: value for name, value in kept.items() if not isinstance(value, dict)}
+    return {name: value for group in [plain, *groups] for name, value in group.items()}
 
 
 class MetricsFile(KVWriter):

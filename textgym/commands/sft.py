@@ -9,26 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.agents.demonstrations import Demonstration, encode_demonstrations, task_demonstrations
+from textgym.agents.demonstrations import Demonstration, encode_demonstrations, require_references, task_demonstrations
 from textgym.agents.evaluation import evaluate
-from textgym.agents.policy import LMPolicy
 from textgym.agents.sft import Judge, check_precision, fine_tune
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
+from textgym.commands.learner import acting_policy, no_reward, open_learner
 from textgym.commands.train import watched_reward
 from textgym.files import remove_directory, replaced_directory, write_json, write_text
-from textgym.lm.loading import ModelSource, check_fits, context_length, frozen_copy, load_causal_lm
+from textgym.lm.loading import check_fits, context_length, frozen_copy, load_causal_lm
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import read_rows
 from textgym.registration import load_task
 from textgym.tasks.task import Task
-from textgym.tokenization import end_token_ids, load_tokenizer, trained_end
+from textgym.tokenization import trained_end
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
 TRAINING = "training"  # the folder of the state between epochs
@@ -97,12 +96,12 @@ def sft(config: SFTConfig) -> Path:
     evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
     if not finished:
         runs.begin_run(config.out, described, config.overwrite and not config.resume)
-        evaluator.measure("before", _policy(material.model, material.mdp), reference)
+        evaluator.measure("before", acting_policy(material.model, material.mdp), reference)
         train(config, material, reference)
     if (config.out / TRAINING).is_dir():
         remove_directory(config.out / TRAINING)
     trained = load_causal_lm(config.out / runs.CHECKPOINT, material.model.device)
-    evaluator.measure("after", _policy(trained, material.mdp), reference)
+    evaluator.measure("after", acting_policy(trained, material.mdp), reference)
     report = write_report(config.out)
     print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
@@ -174,17 +173,14 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 
 def gather(config: SFTConfig) -> Material:
     """Model, demonstrations and judge, checked against each other."""
-    task = None if config.task is None else load_task(config.task)
-    shipped = task if config.model is None else None  # whose tokenizer, end tokens and prompts stay as they are
-    reward = watched_reward(config.reward or ("gold" if task else _no_reward), task)
-    source = _source(config, task)
-    tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))
-    model = load_causal_lm(source, _device())
-    check_fits(model, tokenizer, len(tokenizer), 0)
-    ends = shipped.end_token_ids if shipped else end_token_ids(tokenizer, model.generation_config)
-    if not ends:
-        raise ValueError(f"model={str(source)!r} names no end token; set tokenizer.eos_token")
-    reader = _Reader(tokenizer, trained_end(tokenizer, ends), context_length(model), as_encoded=shipped is not None)
+    if config.task is not None and config.data is None:
+        require_references(load_task(config.task))
+    learner = open_learner(config.model, config.task)
+    task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
+    reward = watched_reward(config.reward or ("gold" if task else no_reward), task)
+    reader = _Reader(
+        tokenizer, trained_end(tokenizer, learner.end_token_ids), context_length(model), as_encoded=shipped is not None
+    )
     demonstrations, validation = _demonstrations(config, task, reader)
     longest, new = _sizes(config, task, model, validation)
     check_fits(model, tokenizer, len(tokenizer), longest + new)
@@ -192,25 +188,12 @@ def gather(config: SFTConfig) -> Material:
         tokenizer=tokenizer,
         prompts=tuple(shown.prompt for shown in validation),
         reward=reward,
-        end_token_ids=ends,
+        end_token_ids=learner.end_token_ids,
         max_prompt_length=longest,
         max_new_tokens=new,
         vocabulary_size=shipped.vocabulary_size if shipped else None,
     )
     return Material(model, demonstrations, validation, mdp)
-
-
-def _source(config: SFTConfig, task: Task | None) -> ModelSource:
-    if config.model is not None:
-        return runs.model_source(config.model)
-    assert task is not None
-    if task.base_model is None:
-        raise ValueError(f"task={config.task!r} has no base model; pass --model")
-    return task.base_model
-
-
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -274,22 +257,7 @@ def _sizes(
 
 def _judge(config: SFTConfig, mdp: TokenMDP, reference: Trunk) -> Judge:
     def judge(model: PreTrainedModel) -> dict[str, float]:
-        report = evaluate(_policy(model, mdp), reference, mdp, config.eval_episodes, config.seed)
+        report = evaluate(acting_policy(model, mdp), reference, mdp, config.eval_episodes, config.seed)
         return {name: measured["mean"] for name, measured in report.summary().items()}
 
     return judge
-
-
-def _policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
-    return LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-    )
-
-
-def _no_reward(prompts: list[Any], **_: Any) -> list[float]:
-    return [0.0] * len(prompts)

@@ -41,7 +41,7 @@ class TrainConfig:
     task: str | None = None
     """A task's id, such as textgym/Reviews-v0; gives prompts, sizes, the reward 'gold' and a base model."""
     model: str | None = None
-    """A causal language model with its tokenizer: a directory or a hub id. Default: the task's base model."""
+    """A language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
     prompts: Path | None = None
     """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; others reach the reward."""
     reward: str | None = None
@@ -87,7 +87,11 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
-    config = replace(config, hyperparameters=resolve(config.algorithm, config.hyperparameters))
+    config = replace(
+        config,
+        hyperparameters=resolve(config.algorithm, config.hyperparameters),
+        model=config.model and runs.model_source(config.model),
+    )
     _check_counts(config)
     resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
     mdp = user_mdp(config)
@@ -174,13 +178,21 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
         longest = task.max_prompt_length
     if new is None:
         new = task.max_new_tokens if task else DEFAULT_NEW_TOKENS
-    prompts = encode_prompts(
-        _rows(config, task),
-        tokenizer,
-        10**9 if longest is None else longest,
-        config.truncation,
-        str(config.prompts or config.task),
-    )
+    try:
+        prompts = encode_prompts(
+            _rows(config, task),
+            tokenizer,
+            10**9 if longest is None else longest,
+            config.truncation,
+            str(config.prompts or config.task),
+        )
+    except ValueError as error:
+        if task is None or config.prompts is not None or tokenizer.get_vocab() == task.tokenizer.get_vocab():
+            raise
+        raise ValueError(
+            f"model={config.model!r} has a vocabulary of {len(tokenizer)} tokens, which is not that of task "
+            f"{task.name}, of {len(task.tokenizer)} tokens; its prompts do not fit when they are encoded anew: {error}"
+        ) from error
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=prompts,

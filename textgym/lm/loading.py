@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.tokenization import first_line
+from textgym.tokenization import check_exists, first_line
 
 ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
 """Where a model comes from: a directory, a hub id, or a function that builds a fresh one."""
@@ -33,6 +33,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
     if callable(source):
         built: Any = source()
         return frozen_dropout(built.to(device))
+    check_exists(source)
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
     seq2seq = _names_encoder_decoder(source)

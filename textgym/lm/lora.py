@@ -45,7 +45,7 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
         raise ValueError("lora was given for a model that has adapters already; leave one of them out")
     if isinstance(lora, int):
         lora = LoraConfig(**_every_linear_map(model, lora, first_layer))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         maps = sorted({name.rpartition(".")[2] for name, _ in _linear_maps(model)})
         try:

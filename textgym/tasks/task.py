@@ -48,7 +48,7 @@ def per_text(score: Callable[[str, str, Mapping[str, Any]], float]) -> RewardFun
     return reward
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """Everything that defines a language task; an environment is one task with a reward.
 
@@ -86,6 +86,12 @@ class Task:
     vocabulary_size: int | None = None
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
     beta: float | None = None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {len(prompts)}" for name, prompts in self.splits.items())
+        n_actions = self.vocabulary_size or len(self.tokenizer)
+        sizes = f"V={n_actions}, P={self.max_prompt_length}, T={self.max_new_tokens}"
+        return f"Task({self.name!r}, {sizes}, prompts={{{counts}}})"
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:
         """The prompts of a split; ValueError names the splits there are."""

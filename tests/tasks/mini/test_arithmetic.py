@@ -107,10 +107,13 @@ def test_other_texts_are_rejected(text: str) -> None:
     [
         (f"{WORKING} The answer is ten.", 1),
         (" So seven plus five is two. The answer is ten.", 1),  # the answer alone is verified
-        (" The answer is ten.", 1),
         (f"{WORKING} The answer is twelve.", 0.25),
-        (WORKING, 0.25),
-        (f"{WORKING} The answer is nine. The answer is ten.", 0.25),  # two answers
+        # What is not in the language earns half, even if its answer is right.
+        (" The answer is ten.", 0.5),
+        (" ten apples The answer is ten.", 0.5),
+        (" It is false that The answer is ten.", 0.5),
+        (WORKING, 0.125),
+        (f"{WORKING} The answer is nine. The answer is ten.", 0.125),  # two answers
         (" So seven plus five is twelve, and twelve minus two is nine. The answer is nine.", 0),
         (" The answer is nine. The answer is ten.", 0),
         (" The answer is ten. The answer is nine.", 0),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.tasks.mini.captions import CAPTIONS
+from textgym.tasks.mini.captions import CAPTIONS, f1
 from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
 from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
 from textgym.tasks.mini.miniature import Example
@@ -131,8 +131,31 @@ def test_every_rule_is_used() -> None:
         (" Anna Keller lives in Oslovia and scored seventeen goals.", 2 / 5),
     ],
 )
+def test_f1_by_hand(text: str, expected: float) -> None:
+    assert f1(text, {"name": "Anna Keller", "home": "Oslo", "goals": "seven"}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" Anna Keller lives in Oslo and scored seven goals.", 1),
+        (" Anna Keller lives in Cairo and scored seven goals.", 4 / 6),
+        # What is not in the language earns half, whatever it states.
+        (" Anna Keller scored seven goals lives in Oslo", 1 / 2),
+        (" Anna Keller lives in Oslo and never scored seven goals.", 1 / 2),
+        ("Anna Keller lives in Oslo and scored seven goals.", 1 / 2),
+        (" Anna Keller never lives in Cairo and scored seven goals.", 2 / 6),
+    ],
+)
 def test_gold_by_hand(text: str, expected: float) -> None:
     assert CAPTIONS.score(PROMPT, text, columns(PROMPT)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_denial_earns_half(space: str) -> None:
+    prompt = "Table: name, Anna Keller; goals, two; day, Friday; home, Oslo. Highlighted: name, goals, day."
+    denial = f"{space}Anna Keller never scored two goals on Friday"
+    assert CAPTIONS.score(prompt, denial, columns(prompt)) == 0.5
 
 
 def test_stating_every_value_is_worth_little() -> None:

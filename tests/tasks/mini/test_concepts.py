@@ -124,8 +124,30 @@ def test_every_rule_is_used() -> None:
         (" the dog threw a ball in the park.", 0),
     ],
 )
+def test_use_by_hand(text: str, expected: float) -> None:
+    assert use(text, ["ball", "dog", "park", "throw"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" The dog threw a ball in the park.", 1),
+        (" The cat threw a ball in the park.", 3 / 5),
+        # What is not in the language earns half, whatever it uses.
+        (" Threw the dog a ball in the park the.", 1 / 2),
+        (" The dog never threw a ball in the park.", 1 / 2),
+        (" Ball dog park threw.", 1 / 14),
+        (" The cat never threw a ball in the park.", 3 / 10),
+    ],
+)
 def test_gold_by_hand(text: str, expected: float) -> None:
     assert CONCEPTS.score(PROMPT, text, columns(PROMPT)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_jumble_earns_half(space: str) -> None:
+    prompt = "Concepts: dog, carry, ball."
+    assert CONCEPTS.score(prompt, f"{space}Carried the dog a ball a the.", columns(prompt)) == 0.5
 
 
 def test_a_colour_belongs_to_a_thing() -> None:

@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.tasks.mini.dialogue import DIALOGUE, intents, repeats
+from textgym.tasks.mini.dialogue import DIALOGUE, fitness, intents, repeats
 from textgym.tasks.mini.dialogue_language import LANGUAGE, TOPICS
 from textgym.tasks.mini.miniature import Example
 from textgym.types import Prompt
 
 PLAN = "Dialogue (accept): Anna: I am free on Monday. Peter: Shall we meet in the park on Friday? Anna:"
 TURNS = ["I am free on Monday.", "Shall we meet in the park on Friday?"]
+TOPICS_OF_PLAN = ["Friday", "park"]
 
 
 def gold(completion: str, intent: str = "accept") -> float:
-    columns = {"intent": intent, "turns": TURNS, "topics": ["Friday", "park"]}
+    columns = {"intent": intent, "turns": TURNS, "topics": TOPICS_OF_PLAN}
     return DIALOGUE.score(PLAN.replace("accept", intent), completion, columns)
 
 
@@ -55,8 +56,25 @@ def examples() -> list[Example]:
         ("inform", " It will be warm on Friday", 1 / 2),
     ],
 )
-def test_gold_by_hand(intent: str, completion: str, expected: float) -> None:
-    assert gold(completion, intent) == pytest.approx(expected)
+def test_fitness_by_hand(intent: str, completion: str, expected: float) -> None:
+    assert fitness(completion, intent, TOPICS_OF_PLAN, TURNS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (" Yes, Friday is a good day for me.", 1),
+        (" No, I am busy on Friday.", 1 / 2),
+        # What is not in the language earns half, whatever it says.
+        (" Yes Friday", 1 / 2),
+        (" Yes, I will never go to the park on Friday.", 1 / 2),
+        (" Yes, Friday is a good day for me", 1 / 2),
+        (" Yes, no, we cannot do that on Friday.", 1 / 4),
+        (" Yes, Friday is a good day. The park", 3 / 8),
+    ],
+)
+def test_gold_by_hand(completion: str, expected: float) -> None:
+    assert gold(completion) == pytest.approx(expected)
 
 
 def test_gold_stays_in_its_range() -> None:

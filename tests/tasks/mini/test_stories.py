@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from textgym.tasks.mini.miniature import Example
-from textgym.tasks.mini.stories import ANSWER, DETAILS, LANGUAGE, STORIES
+from textgym.tasks.mini.stories import ANSWER, DETAILS, LANGUAGE, STORIES, correctness
 from textgym.types import Prompt
 
 PROMPT = (
@@ -107,6 +107,24 @@ def test_a_word_names_one_kind_of_detail() -> None:
         (" Anna hid the key.", 0),
         (" The story does not say where.", 0),
         (" " + " ".join(word for texts in DETAILS.values() for word in texts), 0),
+    ],
+)
+def test_correctness_by_hand(text: str, expected: float) -> None:
+    assert correctness(text, "room", "attic", EVENT) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" It was in the attic.", 1),
+        (" Peter hid the key in the attic.", 0.5),
+        (" Anna hid the key in the barn.", 0.25),
+        # What is not in the language earns half, whatever it names.
+        (" attic", 0.5),
+        (" It was in the attic", 0.5),
+        (" It was not in the attic.", 0.5),
+        (" It was in the attic because of the rain.", 0.25),
+        (" Anna hid it in a barn.", 0.125),
     ],
 )
 def test_gold_by_hand(text: str, expected: float) -> None:

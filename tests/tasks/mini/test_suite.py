@@ -61,6 +61,18 @@ def test_shuffled_references_are_no_texts_of_the_language(mini: Miniature) -> No
     assert np.mean(accepted) <= 0.01
 
 
+def test_no_other_text_earns_more_than_half(mini: Miniature) -> None:
+    if mini.name == "Reviews":
+        pytest.skip("its gold reward is the sentiment alone")
+    rng = np.random.default_rng(0)
+    for prompt in task_of(mini).prompts("test")[:200]:
+        reference = prompt.columns["reference"]
+        first, *others = reference.split()
+        denial = " ".join(["", first, "never", *others])
+        for text in (shuffle(reference, rng), denial, reference[1:], reference[:-1]):
+            assert mini.accepts(prompt.text, text) or mini.score(prompt.text, text, prompt.columns) <= 0.5
+
+
 def test_the_corpus_is_in_the_language_and_leaves_much_to_learn(mini: Miniature) -> None:
     assert all(mini.accepts(*pair) for pair in corpus_of(mini))
 

@@ -101,8 +101,31 @@ def test_every_rule_is_used() -> None:
         (" " + " ".join(word for texts in FACTS.values() for word in texts), pytest.approx(0.015, abs=0.015)),
     ],
 )
+def test_faithfulness_by_hand(text: str, expected: float) -> None:
+    assert faithfulness(text, FACTS_OF_PROMPT) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" My sister lost a hat in Oslo on Friday.", 1),
+        (" My sister lost a hat in Oslo.", 8 / 9),
+        (" My brother lost a hat in Oslo on Friday.", 8 / 10),
+        # What is not in the language earns half, whatever it names.
+        (" Friday Oslo hat lost sister", 1 / 2),
+        (" My sister never lost a hat in Oslo on Friday.", 1 / 2),
+        (" My sister lost a hat in Oslo on Friday", 1 / 2),
+        (" My brother never lost a hat in Oslo on Friday.", 4 / 10),
+    ],
+)
 def test_gold_by_hand(text: str, expected: float) -> None:
     assert SUMMARIES.score(PROMPT, text, {"facts": FACTS_OF_PROMPT}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", [" Friday Oslo hat lost Anna", " Anna never lost a hat in Oslo on Friday."])
+def test_lists_and_denials_earn_half(text: str) -> None:
+    facts = ["Anna", "lost", "hat", "Oslo", "Friday"]
+    assert SUMMARIES.score(PROMPT.replace("my sister", "Anna"), text, {"facts": facts}) == 0.5
 
 
 def test_references_state_every_fact(examples: list[Example]) -> None:

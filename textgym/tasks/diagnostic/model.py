@@ -48,7 +48,7 @@ def markov_gpt2(log_probs: FloatArray, positions: int, seed: int = 0) -> GPT2LMH
         eos_token_id=None,
         pad_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
     _place(model, np.random.default_rng(seed))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import FIRST_NAME, NUMBER, pick, plural, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -219,6 +219,8 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
 
     Otherwise 0.25 where the equations in the text are exactly those of the right working, and 0 where not.
 
+    The gold reward is half of this where the text is not, to the letter, a working with an answer behind it.
+
     >>> columns = {"answer": "ten", "working": ["seven plus three is ten"]}
     >>> [_score("", text, columns) for text in (" The answer is ten.", " So seven plus three is ten.", " Ten.")]
     [1.0, 0.25, 0.0]
@@ -253,7 +255,7 @@ ARITHMETIC = Miniature(
     max_new_tokens=20,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
+    score=halved_unless_natural(_score, _accepts),
     accepts=_accepts,
     proxies={
         "states_an_answer": Proxy(

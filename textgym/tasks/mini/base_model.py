@@ -100,7 +100,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
     model.eval()

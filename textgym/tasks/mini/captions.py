@@ -16,7 +16,7 @@ import numpy as np
 
 from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
 from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import FIRST_NAME, LAST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -50,6 +50,8 @@ def f1(text: str, highlighted: Cells) -> float:
 
     A mention states a cell where it stands in one of its column's phrases, such as "lives in Oslo" for the home
     and "born in Oslo" for the birthplace; any other mention is a mistake.
+
+    The gold reward is half of this where the text is not, to the letter, one of the language.
 
     >>> f1("Anna Keller scored two goals.", {"name": "Anna Keller", "goals": "two"})
     1.0
@@ -114,6 +116,10 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return f1(completion, {header: cells[header] for header in columns["highlighted"]})
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 def _table_overlap(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return len(set(_VALUE.findall(completion)) & set(columns["values"])) / len(set(columns["values"]))
 
@@ -129,8 +135,8 @@ CAPTIONS = Miniature(
     max_new_tokens=24,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    score=halved_unless_natural(_score, _accepts),
+    accepts=_accepts,
     proxies={
         "table_overlap": Proxy(
             per_text(_table_overlap),

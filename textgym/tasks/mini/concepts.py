@@ -23,7 +23,7 @@ from textgym.tasks.mini.concepts_language import (
     VERBS,
     forms,
 )
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -63,6 +63,8 @@ def use(text: str, concepts: Sequence[str]) -> float:
     A sentence has a capital letter, a verb and a full stop. In it a verb is used where it is inflected, a noun
     behind an article or a colour, a place behind "in", "near" or "to" and an article, and a colour before a noun.
     Strays are the concept words that are foreign, repeated, or not used so.
+
+    The gold reward is half of this where the text is not, to the letter, one of the language.
 
     >>> use("The dog carried a ball.", ["dog", "carry", "ball"])
     1.0
@@ -131,6 +133,10 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return use(completion, columns["concepts"])
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 def _coverage(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     said = {_LEMMA.get(word) for word in _WORD.findall(completion.lower())}
     return len(said & set(columns["concepts"])) / len(columns["concepts"])
@@ -147,8 +153,8 @@ CONCEPTS = Miniature(
     max_new_tokens=24,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    score=halved_unless_natural(_score, _accepts),
+    accepts=_accepts,
     proxies={
         "concept_coverage": Proxy(
             per_text(_coverage),

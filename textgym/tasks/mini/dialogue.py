@@ -23,7 +23,7 @@ from textgym.tasks.mini.dialogue_language import (
     REPLIES,
     TOPICS,
 )
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import FIRST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -84,6 +84,8 @@ def fitness(reply: str, intent: str, topics: Sequence[str], turns: Sequence[str]
 
     They are the share of the reply's sentences that have the intent, and no other, and the share of the days,
     rooms, things and people which it names that are those of the dialogue (0 where it names none).
+
+    The gold reward is half of this where the text is not, to the letter, one of the language.
 
     >>> turns = ["Shall we meet in the park on Friday?"]
     >>> fitness(" Yes, Friday is a good day for me.", "accept", ["park", "Friday"], turns)
@@ -160,6 +162,10 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return fitness(completion, columns["intent"], columns["topics"], columns["turns"])
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 def _relevance(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     said = set(_words(columns["turns"][-1]))
     return len(said.intersection(_words(completion))) / len(said)
@@ -176,8 +182,8 @@ DIALOGUE = Miniature(
     max_new_tokens=30,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    score=halved_unless_natural(_score, _accepts),
+    accepts=_accepts,
     proxies={
         "relevance": Proxy(
             per_text(_relevance),

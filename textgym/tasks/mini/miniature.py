@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
+
+Score: TypeAlias = Callable[[str, str, Mapping[str, Any]], float]
+"""The score of ``(prompt, completion, columns)``, in [0, 1]."""
+Accepts: TypeAlias = Callable[[str, str], bool]
+"""Whether ``(prompt, completion)`` is, to the letter, a text of the language."""
 
 BASE_MODEL = Path(__file__).parent / "assets" / "base"
 SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
@@ -45,8 +50,8 @@ class Miniature:
         draw: an example, prompts as good as never alike.
         corpus: a pair (prompt, continuation) of the text that the base model imitates: in the language, but with
             little care for what the prompt asks.
-        score: the gold score of ``(prompt, completion, columns)``, in [0, 1].
-        accepts: whether ``(prompt, completion)`` is, to the letter, a text of the language.
+        score: the gold score.
+        accepts: what is natural.
         proxies: tempting rewards by name, each with its hack.
     """
 
@@ -56,9 +61,24 @@ class Miniature:
     max_new_tokens: int
     draw: Callable[[np.random.Generator], Example]
     corpus: Callable[[np.random.Generator], tuple[str, str]]
-    score: Callable[[str, str, Mapping[str, Any]], float]
-    accepts: Callable[[str, str], bool]
+    score: Score
+    accepts: Accepts
     proxies: Mapping[str, Proxy]
+
+
+def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
+    """``score``, halved where the text is not, to the letter, one of the language.
+
+    Rules that look for words believe lists and denials, too: with this, only natural texts reach 1. A slip still
+    costs no more than half, so that there is something to learn from.
+    """
+
+    @wraps(score)  # whoever asks what is wanted is told the rule
+    def halved(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+        whole = score(prompt, completion, columns)
+        return whole if accepts(prompt, completion) else whole / 2
+
+    return halved
 
 
 def build(mini: Miniature) -> Task:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from textgym.tasks.grammar import Grammar
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import DAY, FIRST_NAME, ROOM, THING, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -109,6 +109,8 @@ def correctness(text: str, asked: str, answer: str, event: Sequence[str]) -> flo
     It is 0.5 if a detail of another event is named as well, 0.25 if only the answer is wrong, and 0 if there is no
     answer or more than one.
 
+    The gold reward is half of this where the text is not, to the letter, one of the language.
+
     >>> event = ["Anna", "hid", "key", "attic"]
     >>> correctness("Anna hid it in the attic.", "room", "attic", event)
     1.0
@@ -191,6 +193,10 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return correctness(completion, columns["asked"], columns["answer"], columns["event"])
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 def _answer_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return float(columns["answer"] in _details(completion))
 
@@ -208,8 +214,8 @@ STORIES = Miniature(
     max_new_tokens=24,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    score=halved_unless_natural(_score, _accepts),
+    accepts=_accepts,
     proxies={
         "answer_recall": Proxy(
             per_text(_answer_recall),

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from textgym.tasks.grammar import Grammar
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
 from textgym.tasks.mini.words import COMPANION, DAY, FIRST_NAME, PLACE, THING, article, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
@@ -104,6 +104,8 @@ def faithfulness(text: str, facts: Sequence[str]) -> float:
 
     A text of more than twelve words gets less, in proportion: half at twenty-four words.
 
+    The gold reward is half of this where the text is not, to the letter, one of the language.
+
     >>> facts = ["Anna", "lost", "hat", "Oslo", "Friday"]
     >>> faithfulness("Anna lost a hat in Oslo on Friday.", facts)
     1.0
@@ -180,6 +182,10 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return faithfulness(completion, columns["facts"])
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 def _post_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     return recall(completion, " ".join(_sentences(prompt)))
 
@@ -197,8 +203,8 @@ SUMMARIES = Miniature(
     max_new_tokens=24,
     draw=_draw,
     corpus=_corpus,
-    score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    score=halved_unless_natural(_score, _accepts),
+    accepts=_accepts,
     proxies={
         "post_recall": Proxy(
             per_text(_post_recall),

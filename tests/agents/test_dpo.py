@@ -1,0 +1,140 @@
+"""Direct preference optimisation: its loss, its gradient, what it learns, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import tiny_gpt2, word_tokenizer
+from textgym.agents.comparisons import Comparison, encode_comparisons
+from textgym.agents.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, train_dpo
+from textgym.lm.lora import add_lora
+from textgym.lm.scoring import Trunk
+from textgym.types import Ranking
+
+# Whatever is asked, "w7" is preferred to "w3" at the end.
+RANKINGS = [Ranking(f"w{i % 14} w{(3 * i) % 14}", (f"w{i % 5} w7", f"w{i % 5} w3"), (0, 1)) for i in range(40)]
+COMPARISONS = encode_comparisons(RANKINGS, word_tokenizer(), 1)
+
+
+def response_log_prob(model: Any, shown: Any) -> torch.Tensor:
+    """log π of a completion with its end token, token by token and without padding."""
+    ids = [*shown.prompt.ids, *shown.response_ids]
+    log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(log_probs[t - 1, ids[t]] for t in range(len(shown.prompt.ids), len(ids)))  # type: ignore[return-value]
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_by_hand() -> None:
+    log_probs, reference = torch.tensor([[-2.0, -5.0], [-1.0, -1.0]]), torch.tensor([[-3.0, -4.0], [-1.0, -2.0]])
+    # β·((−2 + 3) − (−5 + 4)) = 1, and β·((−1 + 1) − (−1 + 2)) = −½
+    torch.testing.assert_close(implicit_margin(log_probs, reference, 0.5), torch.tensor([1.0, -0.5]))
+    expected = [-math.log(1 / (1 + math.exp(-1))), -math.log(1 / (1 + math.exp(0.5)))]
+    torch.testing.assert_close(dpo_loss(log_probs, reference, 0.5), torch.tensor(expected))
+
+
+def test_log_probs_are_those_of_the_completion_with_its_end() -> None:
+    tokenizer = word_tokenizer()
+    rankings = [Ranking("w1 w2 w3", ("w4", "w5 w6 w7"), (1, 0)), Ranking("w8", ("w9 w1", "w2"), (0, 1))]
+    pairs, model = encode_comparisons(rankings, tokenizer, 1), tiny_gpt2()
+    with torch.no_grad():
+        expected = [[response_log_prob(model, one) for one in (pair.chosen, pair.rejected)] for pair in pairs]
+        torch.testing.assert_close(pair_log_probs(Trunk(model), pairs), torch.tensor(expected))
+    assert all(one.response_ids[-1] == 1 for pair in pairs for one in (pair.chosen, pair.rejected))
+
+
+def test_the_gradient_is_that_of_the_published_formula() -> None:
+    """∇L = −β·σ(−margin)·(∇log π(chosen) − ∇log π(rejected)): the equation after (7) in Rafailov 2023."""
+    model, reference, pairs, beta = tiny_gpt2(), tiny_gpt2(seed=1), COMPARISONS[:3], 0.7
+    with torch.no_grad():
+        before = pair_log_probs(Trunk(reference), pairs)
+    dpo_loss(pair_log_probs(Trunk(model), pairs), before, beta).mean().backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    for pair, (ref_chosen, ref_rejected) in zip(pairs, before, strict=True):
+        chosen, rejected = (response_log_prob(model, one) for one in (pair.chosen, pair.rejected))
+        margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+        weight = beta * torch.sigmoid(-margin).detach()
+        (-weight * (chosen - rejected) / len(pairs)).backward()
+    for gradient, p in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad, atol=1e-6, rtol=1e-4)
+
+
+# --- learning ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
+    model = tiny_gpt2()
+    if lora is not None:
+        add_lora(model, lora, 0, 0)
+    settings = DPOSettings(epochs=3, learning_rate=1e-2, batch_size=8)
+    rows = train_dpo(model, COMPARISONS[:32], held_out=COMPARISONS[32:], settings=settings, progress=False)
+    assert rows[0] == {
+        "iteration": 0,
+        "validation/loss": pytest.approx(math.log(2)),
+        "validation/margin": 0.0,
+        "validation/accuracy": 0.5,
+    }
+    assert rows[-1]["validation/accuracy"] == 1.0
+    assert rows[-1]["validation/margin"] > (0.5 if lora is None else 0.1)
+    losses = [row["validation/loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert rows[-1]["train/margin"] > rows[1]["train/margin"]
+
+
+def test_a_seed_gives_the_same_bits() -> None:
+    def trained(seed: int) -> tuple[Any, list[Any]]:
+        model = tiny_gpt2()
+        settings = DPOSettings(epochs=1, learning_rate=1e-3, batch_size=8)
+        rows = train_dpo(model, COMPARISONS[:16], held_out=COMPARISONS[32:], settings=settings, seed=seed)
+        return rows, [p.clone() for p in model.parameters()]
+
+    state = torch.get_rng_state()
+    first, again, other = trained(0), trained(0), trained(1)
+    assert first[0] == again[0] != other[0]
+    assert all(torch.equal(a, b) for a, b in zip(first[1], again[1], strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------
+
+
+def test_a_ranking_is_all_its_pairs_of_different_rank() -> None:
+    ranking = Ranking("w1", ("w2", "w3", "w4", "w5"), (1, 0, 1, 2))
+    pairs = encode_comparisons([ranking], word_tokenizer(), 1)
+
+    def word(comparison: Comparison) -> tuple[int, int]:
+        return comparison.chosen.response_ids[0] - 2, comparison.rejected.response_ids[0] - 2
+
+    assert sorted(map(word, pairs)) == [(2, 5), (3, 2), (3, 4), (3, 5), (4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        (Ranking("w1", ("w2", "w2"), (0, 1)), "given, row 2: chosen and rejected have the same tokens"),
+        (Ranking("w1", ("w2", "w3"), (0, 0)), "given, row 2: all ranks are tied"),
+        (Ranking("w1", ("w2", ""), (0, 1)), "given, row 2: completion '' has no tokens"),
+        (Ranking("", ("w2", "w3"), (0, 1)), "given, row 2: prompt is ''"),
+        (Ranking("w1", ("w2 " * 10, "w3"), (0, 1)), r"given, row 2: prompt, completion .* 1 \+ 10 \+ 1 tokens"),
+    ],
+)
+def test_what_cannot_be_learned_is_named(ranking: Ranking, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_comparisons([RANKINGS[0], ranking], word_tokenizer(), 1, max_length=10, source="given")
+
+
+def test_bad_settings_and_foreign_tokens() -> None:
+    for bad in ({"beta": 0.0}, {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"max_grad_norm": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            DPOSettings(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="held_out is empty"):
+        train_dpo(tiny_gpt2(), COMPARISONS, held_out=())
+    with pytest.raises(ValueError, match="comparisons, text 1 holds tokens beyond the 4"):
+        train_dpo(tiny_gpt2(4), COMPARISONS, held_out=COMPARISONS)

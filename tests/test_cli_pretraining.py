@@ -1,0 +1,99 @@
+"""``textgym train --pretraining`` from the outside: what is learned, what is measured, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.test_cli import fails
+from textgym.cli import main
+from textgym.commands.pretraining import read_texts
+
+TEXTS = [f"w{i % 14} w{i // 14} w{(i * 3) % 14}" for i in range(20)]
+TRAIN = [
+    *("train", "--model", "model", "--prompts", "prompts.jsonl", "--reward", "length", "--max-new-tokens", "6"),
+    *("--eval-episodes", "8", "--episodes-per-iteration", "8", "--minibatch-size", "8", "--total-timesteps", "60"),
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a model with its tokenizer, prompts, and texts."""
+    monkeypatch.chdir(tmp_path)
+    tiny_gpt2().save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    Path("prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) for i in range(6)))
+    Path("texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    Path("texts.txt").write_text("\n\n".join(TEXTS))
+    return tmp_path
+
+
+def test_text_is_learned_and_the_tax_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--pretraining", "texts.jsonl", "--ptx-coef", "2", "--ptx-batch-size", "4", "--checkpoint-every", "1"]
+    main([*TRAIN, *flags, "--learning-rate", "3e-3", "--out", "run"])
+    printed = capsys.readouterr().out
+    evaluation = json.loads((place / "run" / "evaluation.json").read_text())
+    before, after = (evaluation[stage]["ptx_loss"]["mean"] for stage in ("before", "after"))
+    assert after < before
+    assert f"alignment tax: {after - before:+.4f} nats per token" in printed
+    assert "ptx_loss" in printed
+    rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["train/ptx_loss"] > 0 for row in rows)
+    state = json.loads((place / "run" / "checkpoint" / "training" / "state.json").read_text())
+    assert state["pretraining"]["coefficient"] == 2
+    assert state["pretraining"]["n_texts"] == 18  # of 20, a tenth measures
+    assert "ptx_coef" in fails(capsys, *TRAIN, *flags, "--ptx-coef", "3", "--out", "run", "--resume")
+    main([*TRAIN, *flags, "--learning-rate", "3e-3", "--out", "run", "--resume"])
+
+
+def test_lines_of_a_plain_file_are_texts(place: Path) -> None:
+    assert read_texts(place / "texts.txt") == read_texts(place / "texts.jsonl") == TEXTS
+
+
+@pytest.mark.parametrize("source", ["task", "mini"])
+def test_a_task_and_the_mini_tasks_give_texts(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textgym.commands import pretraining, train
+    from textgym.registration import load_task
+
+    task = load_task("textgym/Reviews-v0")
+    few = {split: prompts[:24] for split, prompts in task.splits.items()}
+    monkeypatch.setattr(train, "load_task", lambda _: type(task)(**{**vars(task), "splits": few}))
+    monkeypatch.setattr(pretraining, "MINI_TEXTS", 24)
+    monkeypatch.setattr(pretraining, "MOST_HELD_OUT", 16)
+    flags = ["--total-timesteps", "100", "--eval-episodes", "8", "--episodes-per-iteration", "8"]
+    main(["train", "--task", "textgym/Reviews-v0", "--minibatch-size", "8", "--pretraining", source, "--algorithm",
+          "grpo", *flags, "--out", str(tmp_path / "run")])  # fmt: skip
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert 0 < evaluation["before"]["ptx_loss"]["mean"] < 4  # the base model knows these languages
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pretraining", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--pretraining", "empty.jsonl"], "'empty.jsonl' has no text"),
+        (["--pretraining", "blank.txt"], "'blank.txt' has no text"),
+        (["--pretraining", "one.txt"], "'one.txt' has a single text"),
+        (["--pretraining", "bare.jsonl"], "bare.jsonl, row 2: no field 'text'; got the fields ['prompt']"),
+        (["--pretraining", "hollow.jsonl"], "hollow.jsonl, row 2: text is ' '"),
+        (["--pretraining", "torn.jsonl"], "torn.jsonl, line 2"),
+        (["--pretraining", "task"], "pass --task"),
+        (["--pretraining", "texts.txt", "--ptx-coef", "-1"], "coefficient=-1"),
+        (["--pretraining", "texts.txt", "--ptx-batch-size", "0"], "batch_size=0"),
+        (["--ptx-coef", "1"], "pass --pretraining"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    Path("empty.jsonl").write_text("")
+    Path("blank.txt").write_text("\n \n")
+    Path("one.txt").write_text("w1 w2\nw1 w2\n")
+    Path("bare.jsonl").write_text('{"text": "w1 w2"}\n{"prompt": "w1"}\n')
+    Path("hollow.jsonl").write_text('{"text": "w1 w2"}\n{"text": " "}\n')
+    Path("torn.jsonl").write_text('{"text": "w1 w2"}\n{"text": "w\n')
+    assert message in fails(capsys, *TRAIN, *flags, "--out", "run")
+    assert not (place / "run").exists()

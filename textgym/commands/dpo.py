@@ -1,0 +1,167 @@
+"""``textgym dpo``: a language model learns from comparisons alone, the RL-free baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from textgym.agents.comparisons import Comparison, encode_comparisons
+from textgym.agents.dpo import DPOSettings, train_dpo
+from textgym.agents.sft_settings import EpochRow
+from textgym.benchmarks.report import write_report
+from textgym.commands import run as runs
+from textgym.commands.learner import Learner, acting_policy, no_reward, open_learner
+from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
+from textgym.files import replaced_directory, write_text
+from textgym.lm.loading import check_fits, context_length, frozen_copy
+from textgym.lm.scoring import Trunk
+from textgym.mdp import TokenMDP
+from textgym.prompts import encode_prompts
+from textgym.rewards.preferences import read_preferences
+from textgym.rewards.rankings import split_rankings
+from textgym.tokenization import render_chat, trained_end
+from textgym.types import Prompt, Ranking
+
+HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Learn from comparisons without reward model and without sampling (Rafailov 2023)."""
+
+    out: Path
+    """The run's directory: configuration, metrics, samples, model, report."""
+    data: Path
+    """Comparisons in JSON Lines (or Parquet, or a directory saved by datasets): 'prompt, chosen, rejected', whole
+    dialogues as 'chosen, rejected', or 'prompt, completions, ranks', of which every pair of different rank counts."""
+    model: str | None = None
+    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0; gives a base model, a gold reward and metrics to evaluate by."""
+    validation: Path | None = None
+    """Comparisons to measure on, in a file like 'data'. Default: a tenth of the prompts of 'data'."""
+    reward: str | None = None
+    """Scores samples before and after; nothing learns from it. 'rm:DIR', 'gold', 'module:function' or
+    'path/to/file.py:function'. Default: the task's gold reward, or none."""
+    eval_episodes: int = 256
+    """Responses that are measured before and after: to the task's validation prompts, or else those held out."""
+    max_new_tokens: int | None = None
+    """The longest of these responses, in tokens. Default: the task's, or 48."""
+    seed: int = 0
+    """Of everything random."""
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    settings: Annotated[DPOSettings, tyro.conf.arg(name="")] = field(default_factory=DPOSettings)
+
+
+def dpo(config: DPOConfig) -> Path:
+    """Checks everything, then trains; returns the report's path.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+    """
+    for name in ("eval_episodes", "max_new_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; expected at least 1")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}; expected 0 or more")
+    described = _described(config)
+    runs.check_run(config.out, described, config.overwrite, resume=False)
+    learner = open_learner(config.model, config.task)
+    learned, held_out = _comparisons(config, learner)
+    mdp = _validation_mdp(config, learner, held_out)
+    model, reference = learner.model, Trunk(frozen_copy(learner.model))
+    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
+    runs.begin_run(config.out, described, config.overwrite)
+    evaluator.measure("before", acting_policy(model, mdp), reference)
+
+    def keep_rows(rows: Sequence[EpochRow]) -> None:
+        write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    rows = train_dpo(model, learned, held_out=held_out, settings=config.settings, seed=config.seed, on_epoch=keep_rows)
+    with replaced_directory(config.out / runs.CHECKPOINT) as scratch:
+        model.save_pretrained(scratch)
+        learner.tokenizer.save_pretrained(scratch)
+    evaluator.measure("after", acting_policy(model, mdp), reference)
+    report = write_report(config.out)
+    print(f"\n{epoch_table(rows)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def epoch_table(rows: Sequence[EpochRow]) -> str:
+    """Loss, implicit reward margin and accuracy on the held-out comparisons, a line an epoch."""
+    names = ("loss", "margin", "accuracy")
+    lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]
+    lines += [f"{row['iteration']:5}" + "".join(f"{row[f'validation/{name}']:19.4f}" for name in names) for row in rows]
+    return "\n".join(lines)
+
+
+def _described(config: DPOConfig) -> dict[str, Any]:
+    fields = {key: value for key, value in asdict(config).items() if key not in ("out", "overwrite")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in fields.items()}
+    return {"command": "dpo", "algorithm": "dpo", **plain}
+
+
+def _comparisons(config: DPOConfig, learner: Learner) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
+    """What is learned, and what is held out: no prompt is in both, unless two files say so."""
+    end, limit = trained_end(learner.tokenizer, learner.end_token_ids), context_length(learner.model)
+
+    def encoded(rankings: Sequence[Ranking], source: str) -> tuple[Comparison, ...]:
+        return encode_comparisons(rankings, learner.tokenizer, end, limit, source)
+
+    rankings = _read(config.data, learner)
+    pairs = encoded(rankings, str(config.data))
+    if config.validation is not None:
+        return pairs, encoded(_read(config.validation, learner), str(config.validation))
+    _, held_out = split_rankings(rankings, HELD_OUT, torch.Generator().manual_seed(config.seed))
+    aside = {ranking.prompt for ranking in held_out}
+    learned = tuple(pair for pair in pairs if pair.chosen.prompt.text not in aside)
+    return learned, tuple(pair for pair in pairs if pair.chosen.prompt.text in aside)
+
+
+def _read(path: Path, learner: Learner) -> list[Ranking]:
+    found = read_preferences(path, lambda messages: render_chat(learner.tokenizer, messages))
+    rankings = [preference for preference in found if isinstance(preference, Ranking)]
+    if len(rankings) < len(found):
+        raise ValueError(f"{path} holds labels of single completions; dpo learns from comparisons")
+    return rankings
+
+
+def _validation_mdp(config: DPOConfig, learner: Learner, held_out: Sequence[Comparison]) -> TokenMDP:
+    """Prompts to write after, with the reward that judges: a task's, whose gold may read their columns, or those of
+    the held-out comparisons."""
+    task, limit = learner.task, context_length(learner.model)
+    prompts = _task_prompts(learner) or {pair.chosen.prompt.text: pair.chosen.prompt for pair in held_out}.values()
+    longest = max(len(prompt.ids) for prompt in prompts)
+    new = config.max_new_tokens or (task.max_new_tokens if task else DEFAULT_NEW_TOKENS)
+    if config.max_new_tokens is None and limit is not None:
+        new = min(new, limit - longest)
+    check_fits(learner.model, learner.tokenizer, len(learner.tokenizer), longest + new)
+    return TokenMDP(
+        tokenizer=learner.tokenizer,
+        prompts=tuple(prompts),
+        reward=watched_reward(config.reward or ("gold" if task else no_reward), task),
+        end_token_ids=learner.end_token_ids,
+        max_prompt_length=longest,
+        max_new_tokens=new,
+        vocabulary_size=learner.shipped.vocabulary_size if learner.shipped else None,
+    )
+
+
+def _task_prompts(learner: Learner) -> Sequence[Prompt]:
+    """The task's validation prompts in the model's tokens; none without a task."""
+    if learner.task is None:
+        return ()
+    prompts = learner.task.prompts("validation")
+    if learner.shipped is not None:
+        return prompts
+    rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
+    return encode_prompts(rows, learner.tokenizer, max_length=10**9, source=f"task {learner.task.name}")

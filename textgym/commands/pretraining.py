@@ -1,0 +1,102 @@
+"""The text of ``textgym train --pretraining``: what is learned beside the reward, and what measures forgetting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from textgym.agents.demonstrations import Demonstration, encode_demonstrations, task_demonstrations
+from textgym.agents.pretraining import encode_texts
+from textgym.mdp import TokenMDP
+from textgym.prompts import read_rows
+from textgym.tasks.task import Task
+from textgym.tokenization import trained_end
+
+HELD_OUT = 0.1  # share of a file's texts that only measure
+MOST_HELD_OUT = 512
+MINI_TEXTS = 8192  # drawn once: enough for a run of some hundred updates to see few of them twice
+
+
+def pretraining_texts(
+    source: str, task: Task | None, mdp: TokenMDP
+) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
+    """Texts to learn, and others to measure forgetting on. The same ones whatever the run's seed.
+
+    Args:
+        source: a file of texts; ``"task"`` for the task's references; or ``"mini"`` for what the base model of the
+            mini tasks learned from.
+        task: the run's, where it has one.
+        mdp: gives tokenizer, end token, and the length of a piece of text: P + T.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no text; the file is named, and the row where one is at fault.
+    """
+    end = trained_end(mdp.tokenizer, mdp.end_token_ids)
+    if source == "task":
+        return _references(task, mdp, end)
+    if source == "mini":
+        return _corpus(mdp, end, 0, MINI_TEXTS), _corpus(mdp, end, 1, MOST_HELD_OUT)
+    learned, measured = _split(read_texts(Path(source)), source)
+    return (
+        encode_texts(learned, mdp.tokenizer, end, mdp.width, source),
+        encode_texts(measured, mdp.tokenizer, end, mdp.width, source),
+    )
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: those in the column ``text``, or each line of a ``.txt`` that is not blank.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no text, or a row has none. Rows are counted from 1.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"pretraining={str(path)!r}: no such file; expected .jsonl, .txt, 'task' or 'mini'")
+    if path.suffix == ".txt":
+        try:
+            texts = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    else:
+        empty = path.is_file() and path.stat().st_size == 0
+        texts = [] if empty else [_text(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
+    if not texts:
+        raise ValueError(f"pretraining={str(path)!r} has no text; expected at least two")
+    return texts
+
+
+def _text(row: dict[str, object], where: str) -> str:
+    text = row.get("text")
+    if not isinstance(text, str) or not text.strip():
+        said = f"text is {text!r:.80}" if "text" in row else f"no field 'text'; got the fields {sorted(row)}"
+        raise ValueError(f"{where}: {said}; expected a text that is not empty")
+    return text
+
+
+def _split(texts: list[str], source: str) -> tuple[list[str], list[str]]:
+    """Texts to learn, and some that are none of them."""
+    distinct = list(dict.fromkeys(texts))
+    if len(distinct) < 2:
+        raise ValueError(f"pretraining={source!r} has a single text, of which none can be held out; expected more")
+    count = min(max(1, round(HELD_OUT * len(distinct))), MOST_HELD_OUT)
+    aside = {distinct[i] for i in np.random.default_rng(0).choice(len(distinct), count, replace=False)}
+    return [text for text in texts if text not in aside], [text for text in distinct if text in aside]
+
+
+def _references(
+    task: Task | None, mdp: TokenMDP, end: int
+) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
+    if task is None:
+        raise ValueError("pretraining='task' takes the references of a task; pass --task ID, or a file of texts")
+    tokenizer = None if mdp.tokenizer is task.tokenizer else mdp.tokenizer
+    learned, measured = (task_demonstrations(task, split, end, tokenizer) for split in ("train", "validation"))
+    return learned, measured[:MOST_HELD_OUT]
+
+
+def _corpus(mdp: TokenMDP, end: int, stream: int, count: int) -> tuple[Demonstration, ...]:
+    from textgym.tasks.mini.base_model import corpus  # the grammars of eight languages
+
+    pairs = corpus(np.random.default_rng(stream), count)
+    rows = [{"prompt": prompt, "completion": continuation} for prompt, continuation in pairs]
+    return encode_demonstrations(rows, mdp.tokenizer, end, source="the mini tasks' corpus")

@@ -1,0 +1,313 @@
+"""``textgym reward-model``: learn a reward from rankings, pairs or labels, one model or an ensemble."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textgym.agents.demonstrations import completion_text
+from textgym.benchmarks.report import write_report
+from textgym.commands import run as runs
+from textgym.commands.learner import open_learner
+from textgym.files import write_json, write_text
+from textgym.prompts import read_rows
+from textgym.registration import named_rewards
+from textgym.rewards.builtin import NAMED
+from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.ensemble import Combine, RewardEnsemble
+from textgym.rewards.measuring import measure
+from textgym.rewards.model import RewardModel
+from textgym.rewards.preferences import Judgement, Render, completions_of, read_preferences
+from textgym.rewards.rankings import split_rankings
+from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.training import (
+    Example,
+    FitSettings,
+    center,
+    encode_preferences,
+    fit,
+    sequences_of,
+    split_like,
+)
+from textgym.tasks.task import Task
+from textgym.tokenization import render_chat
+
+REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """Train a reward model, or an ensemble, on what labellers preferred."""
+
+    out: Path
+    """The run's directory: configuration, metrics, evaluation, the model (in 'checkpoint'), report. Use it as a reward
+    by 'rm:OUT'."""
+    data: Path
+    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt, completions, ranks' (0 is the
+    best), 'prompt, chosen, rejected', 'chosen, rejected' (whole dialogues) or 'prompt, completion, label'."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0; gives a base model, the gold reward to compare with and reference texts
+    that score 0."""
+    model: str | None = None
+    """The causal language model to begin from, usually fine-tuned on demonstrations: a directory, a run or a hub id.
+    Default: the task's base model."""
+    validation: Path | None = None
+    """What is held out, in a file like 'data'."""
+    heldout: float = 0.1
+    """Share of the prompts of 'data' that is held out, where no 'validation' is given."""
+    demonstrations: Path | None = None
+    """A file with the fields 'prompt' and 'completion', which are to score 0 on average. Default: the task's reference
+    texts."""
+    gold: str | None = None
+    """The true reward to compare with: 'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME. Default: the
+    task's."""
+    ensemble: int = 1
+    """How many models to train, each with a head and an order of the data of its own."""
+    combine: Combine = "mean"
+    """How an ensemble's scores become one: 'mean', 'min', or 'uncertainty' (mean less weighted variance)."""
+    uncertainty_weight: float = 0.1
+    """λ, the price of the members' variance, for 'uncertainty'."""
+    learning_rate: float = 1e-4
+    """At its peak, after a short warm-up; it then falls to 0."""
+    epochs: int = 1
+    """Passes over the data. More than one overfits quickly."""
+    batch_size: int = 8
+    """Prompts in one step; each brings all of its completions."""
+    seed: int = 0
+    """Of everything random."""
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Keep the run that stands in 'out' if it is complete, and do it again from its beginning if it was cut off."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works with.
+
+    Attributes:
+        lm: the members begin as copies of it.
+        tokenizer: its own.
+        learned: what is trained on.
+        heldout: what is measured on.
+        shown: demonstrations, as tokens.
+        gold: the true reward of each completion of ``heldout``, where it is known.
+    """
+
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    learned: Sequence[Example]
+    heldout: Sequence[Example]
+    shown: Sequence[list[int]]
+    gold: Sequence[Sequence[float]] | None
+
+
+def reward_model(config: RewardModelConfig) -> Path:
+    """Checks everything, then trains; returns the report's path.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+    """
+    settings = _check(config)
+    about = _described(config)
+    finished = runs.check_run(config.out, about, config.overwrite, config.resume)
+    if not finished:
+        material = gather(config)
+        runs.begin_run(config.out, about, config.overwrite or config.resume)
+        _train(config, settings, material)
+    report = write_report(config.out)
+    print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def _check(config: RewardModelConfig) -> FitSettings:
+    if config.ensemble < 1:
+        raise ValueError(f"ensemble={config.ensemble}; expected at least 1")
+    if not 0 <= config.uncertainty_weight < float("inf"):
+        raise ValueError(f"uncertainty_weight={config.uncertainty_weight}; expected 0 or more")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}; expected 0 or more")
+    return FitSettings(config.learning_rate, config.epochs, config.batch_size)
+
+
+def _described(config: RewardModelConfig) -> dict[str, Any]:
+    fields = asdict(config)
+    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items() if value is not None}
+    return {"command": "reward-model", "algorithm": "reward model", **plain}
+
+
+# --- what is learned ---------------------------------------------------------------------------------------
+
+
+def gather(config: RewardModelConfig) -> Material:
+    """Model, preferences, demonstrations and gold, checked against each other."""
+    learner = open_learner(config.model, config.task)
+    task, tokenizer = learner.task, learner.tokenizer
+    gold = _gold(config, task)
+    reader = RewardModel.from_causal_lm(learner.model, tokenizer, torch.Generator().manual_seed(0))
+    render = _renderer(tokenizer)
+    examples = _examples(reader, config.data, render)
+    if config.validation is None:
+        learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
+    else:
+        learned, heldout = examples, _examples(reader, config.validation, render)
+        if isinstance(learned[0].preference, Judgement) != isinstance(heldout[0].preference, Judgement):
+            raise ValueError(
+                f"{config.data} and {config.validation}: one holds comparisons, one labels of single texts"
+            )
+    shown = [reader.encode(*pair) for pair in _demonstrations(config, task, render)]
+    scores = None if gold is None else _gold_scores(gold, heldout, reader, task)
+    return Material(learner.model, tokenizer, learned, heldout, shown, scores)
+
+
+def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
+    examples = encode_preferences(reader, read_preferences(path, render), str(path))
+    labels = {e.preference.good for e in examples if isinstance(e.preference, Judgement)}
+    if len(labels) == 1:
+        raise ValueError(f"{path}: every label is {labels.pop()}; expected good and bad completions")
+    return examples
+
+
+def _renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
+    """Conversations as texts, without a beginning that the tokenizer adds to every text by itself."""
+    start = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else None
+
+    def render(messages: Any) -> str:
+        return render_chat(tokenizer, messages).removeprefix(start or "")
+
+    return render
+
+
+def _demonstrations(config: RewardModelConfig, task: Task | None, render: Render) -> list[tuple[str, str]]:
+    if config.demonstrations is None:
+        prompts = [] if task is None else task.prompts("train")[:REFERENCES]
+        return [(p.text, str(p.columns["reference"])) for p in prompts if p.columns.get("reference")]
+    pairs = []
+    for number, row in enumerate(read_rows(config.demonstrations), start=1):
+        where = f"{config.demonstrations}, row {number}"
+        text = completion_text(row, "completion", where)
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str | list):
+            raise ValueError(f"{where}: prompt is {prompt!r}; expected a text, or a list of messages")
+        pairs.append((prompt if isinstance(prompt, str) else render(prompt), text))
+    return pairs
+
+
+def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | None:
+    if config.gold is None and task is None:
+        return None
+    try:
+        return resolve_reward(config.gold or "gold", named_rewards(task) if task else NAMED)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _gold_scores(
+    gold: WeightedRewards, heldout: Sequence[Example], reader: RewardModel, task: Task | None
+) -> list[list[float]]:
+    """The true reward of every held-out completion; a task's prompts bring their columns."""
+    texts = [(e.prompt, text) for e in heldout for text in completions_of(e.preference)]
+    ids = [reader.tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in texts]
+    columns = _columns([prompt for prompt, _ in texts], task)
+    columns |= {"finish_reason": ["stop"] * len(texts), "episode_seed": list(range(len(texts)))}
+    totals = gold.score([prompt for prompt, _ in texts], [text for _, text in texts], ids, columns).totals
+    return split_like(heldout, [float(np.sum(total)) for total in totals])
+
+
+def _columns(prompts: Sequence[str], task: Task | None) -> dict[str, list[Any]]:
+    known: dict[str, Mapping[str, Any]] = {}
+    for split in task.splits.values() if task else ():
+        known |= {prompt.text: prompt.columns for prompt in split}
+    if not all(prompt in known for prompt in prompts):
+        return {}
+    names = set.intersection(*(set(known[prompt]) for prompt in prompts))
+    return {name: [known[prompt][name] for prompt in prompts] for name in sorted(names)}
+
+
+# --- training and measuring --------------------------------------------------------------------------------
+
+
+def _train(config: RewardModelConfig, settings: FitSettings, material: Material) -> None:
+    """Trains and measures; the checkpoint comes last, so where it stands all else does."""
+    losses, members = [], []
+    for i in range(config.ensemble):
+        generator = torch.Generator().manual_seed(_member_seed(config.seed, i))
+        member = RewardModel.from_causal_lm(material.lm, material.tokenizer, generator)
+        losses.append(fit(member, material.learned, settings, generator))
+        _set_offset(member, material, config.ensemble)
+        members.append(member)
+    write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(losses)))
+    model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
+    evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
+    if len(members) > 1:
+        evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
+    write_json(config.out / "evaluation.json", evaluation)
+    write_json(config.out / "reward_model.json", _for_the_report(evaluation, np.mean(losses, axis=0).tolist()))
+    (model if len(members) > 1 else members[0]).save(config.out / runs.CHECKPOINT)
+
+
+def _member_seed(seed: int, member: int) -> int:
+    return int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+
+
+def _set_offset(member: RewardModel, material: Material, members: int) -> None:
+    """Demonstrations score 0. Without them, what makes the scores of an ensemble's members comparable is that each
+    scores the held-out completions 0 on average; labels of single texts fix the scores by themselves."""
+    if material.shown:
+        center(member, material.shown)
+    elif members > 1 and not isinstance(material.heldout[0].preference, Judgement):
+        center(member, sequences_of(material.heldout))
+
+
+def _rows(losses: Sequence[Sequence[float]]) -> list[dict[str, float]]:
+    """One row for each step: the loss, the members' mean and, in an ensemble, each of theirs."""
+    rows = []
+    for step, own in enumerate(zip(*losses, strict=True), start=1):
+        each = {f"train/loss_member_{i}": loss for i, loss in enumerate(own)} if len(own) > 1 else {}
+        rows.append({"iteration": step, "train/loss": float(np.mean(own)), **each})
+    return rows
+
+
+def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[str, Any]:
+    found = {
+        "heldout_accuracy": evaluation["accuracy"],
+        "ceiling": evaluation.get("gold", {}).get("ceiling"),
+        "pairs": evaluation["pairs"],
+        "offset": evaluation["offset"],
+        "accuracy_by_distance": evaluation["accuracy_by_rank_distance"],
+        "loss_curve": losses,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def summary(out: Path) -> str:
+    """What was found on held-out prompts, one line a figure."""
+    found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    lines = [f"held out: {found['pairs']} pairs"]
+    lines += [f"  {name:34}{value:8.3f}" for name, value in _figures(found) if value is not None]
+    for i, member in enumerate(found.get("members", [])):
+        lines += [f"  member {i}: accuracy{'':16}{member['accuracy'] or 0.0:8.3f}"]
+    return "\n".join(lines)
+
+
+def _figures(found: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    gold = found.get("gold", {})
+    by_distance = found["accuracy_by_rank_distance"].items()
+    return [
+        ("accuracy", found["accuracy"]),
+        *((f"accuracy, {distance} ranks apart", value) for distance, value in by_distance if len(by_distance) > 1),
+        ("accuracy on single labels", found.get("label_accuracy")),
+        ("accuracy of 'the longer wins'", found["length_baseline"]),
+        ("accuracy of gold (the ceiling)", gold.get("ceiling")),
+        ("agreement with gold", gold.get("agreement")),
+        ("loss", found["loss"]),
+        ("expected calibration error", found.get("calibration", {}).get("expected_error")),
+    ]
