@@ -79,7 +79,10 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # --- registered ids ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("maker", [jokes, Builder, JokesTask, functools.partial(jokes)], ids=repr)
+MAKERS = {"function": jokes, "builder": Builder, "class": JokesTask, "partial": functools.partial(jokes)}
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
 def test_every_way_in_understands_the_id_and_the_parameters(maker: Callable[..., Any]) -> None:
     textgym.register_task(ID, maker)
     env = gym.make(ID, horizon=3, split="train")
