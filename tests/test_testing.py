@@ -140,7 +140,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "pad ends": ({"end_token_ids": (PAD,)}, r"PAD is the end token 0 \('<pad>'\).*pad_token of its own"),
     "small vocabulary": ({"base_model": lambda: tiny_gpt2(8)}, "base_model: the tokenizer has 16 tokens, the model"),
     "short context": ({"base_model": lambda: tiny_gpt2(16, positions=5)}, r"= 6 is more than the model's context of 5"),
-    "no model": ({"base_model": "no/such/model"}, "base_model: model='no/such/model' no such directory"),
+    "no model": ({"base_model": "no/such/model"}, "base_model: model='no/such/model': no such directory"),
     "taken column": (
         {"splits": {"train": encoded([{"prompt": "w1", "finish_reason": 1}])}},
         r"check_environment: ValueError: prompt 1 has columns \['finish_reason'\]",
