@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.captions import CAPTIONS, f1
 from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
 from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
@@ -96,12 +97,7 @@ def test_captions_are_made_of_phrases() -> None:
 
 
 def test_every_rule_is_used() -> None:
-    reached, waiting = set(), {LANGUAGE.start}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {symbol for text in LANGUAGE.rules[name] for symbol in re.findall(r"\{(.*?)\}", text)} - reached
-    assert reached == set(LANGUAGE.rules)
+    assert reachable(LANGUAGE, LANGUAGE.start) == set(LANGUAGE.rules)
 
 
 # --- the gold reward -----------------------------------------------------------------------------------------

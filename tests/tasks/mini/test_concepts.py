@@ -1,12 +1,12 @@
 """The scenes of the concepts task, its gold reward and its proxy."""
 
-import re
 from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.concepts import CONCEPTS, use
 from textgym.tasks.mini.concepts_language import KINDS, LANGUAGE, SCENES
 from textgym.tasks.mini.miniature import Example
@@ -88,12 +88,7 @@ def test_no_two_kinds_share_a_word() -> None:
 
 
 def test_every_rule_is_used() -> None:
-    reached, waiting = set(), {LANGUAGE.start}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {symbol for text in LANGUAGE.rules[name] for symbol in re.findall(r"\{(.*?)\}", text)} - reached
-    assert reached == set(LANGUAGE.rules)
+    assert reachable(LANGUAGE, LANGUAGE.start) == set(LANGUAGE.rules)
 
 
 # --- the gold reward -----------------------------------------------------------------------------------------

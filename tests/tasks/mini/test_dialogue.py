@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.dialogue import DIALOGUE, fitness, intents, repeats
 from textgym.tasks.mini.dialogue_language import LANGUAGE, TOPICS
 from textgym.tasks.mini.miniature import Example
@@ -166,9 +167,4 @@ def test_the_parrot_is_relevant_and_does_not_fit(examples: list[Example]) -> Non
 
 
 def test_every_rule_is_used() -> None:
-    reached, waiting = set(), {LANGUAGE.start}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {symbol for text in LANGUAGE.rules[name] for symbol in re.findall(r"\{(.*?)\}", text)} - reached
-    assert reached == set(LANGUAGE.rules)
+    assert reachable(LANGUAGE, LANGUAGE.start) == set(LANGUAGE.rules)

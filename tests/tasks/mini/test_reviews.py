@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini import reviews_lexicon as lexicon
 from textgym.tasks.mini.reviews import REVIEWS, sentiment
 from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
@@ -77,12 +78,7 @@ def test_the_language_is_varied(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_every_rule_is_used() -> None:
-    reached, waiting = set(), {"review", "cut review", "praise"}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {symbol for text in LANGUAGE.rules[name] for symbol in re.findall(r"\{(.*?)\}", text)} - reached
-    assert reached == set(LANGUAGE.rules)
+    assert reachable(LANGUAGE, "review", "cut review", "praise") == set(LANGUAGE.rules)
 
 
 # --- the gold reward -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.miniature import Example
 from textgym.tasks.mini.summaries import COMPLETE, FACTS, LANGUAGE, PADDING, SUMMARIES, faithfulness, recall
 from textgym.types import Prompt
@@ -69,12 +70,7 @@ def test_references_and_careless_summaries_are_in_the_language(
 
 
 def test_every_rule_is_used() -> None:
-    reached, waiting = set(), {LANGUAGE.start}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {symbol for text in LANGUAGE.rules[name] for symbol in re.findall(r"\{(.*?)\}", text)} - reached
-    assert reached == set(LANGUAGE.rules)
+    assert reachable(LANGUAGE, LANGUAGE.start) == set(LANGUAGE.rules)
 
 
 # --- the gold reward -----------------------------------------------------------------------------------------
