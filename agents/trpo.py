@@ -23,18 +23,20 @@ class TRPOSettings(GAESettings):
 
     Attributes:
         target_kl: mean KL(π_old‖π) over the states of an iteration that a step may reach, in nats.
-        cg_steps: of the conjugate gradient.
-        cg_damping: is added to the curvature.
+        cg_steps, cg_damping: of the conjugate gradient; the damping is added to the curvature.
+        curvature_share: of the minibatches that the curvature is estimated on; the KL is bound on all.
     """
 
     target_kl: float = 0.01
     cg_steps: int = 10
     cg_damping: float = 0.1
+    curvature_share: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("target_kl", "cg_steps", "cg_damping"):
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        require(0 < self.curvature_share <= 1, "curvature_share", self.curvature_share, "in (0, 1]")
 
 
 class TRPO(SequenceAlgorithm):
@@ -54,20 +56,23 @@ class TRPO(SequenceAlgorithm):
         """One step of the policy in its trust region, then ``n_epochs`` of the critic."""
         order, size = np.random.default_rng([self.seed or 0, self.iteration]), self.settings.minibatch_size
         logged = [self._step(list(minibatches(scored, estimated, size, 1, order, self.device)))]
-        fits = minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device)
-        logged[0]["value_loss"] = float(np.mean([self._fit_critic(batch) for batch in fits]))
+        fits = map(self._fit_critic, minibatches(scored, estimated, size, self.settings.n_epochs, order, self.device))
+        logged[0]["value_loss"] = float(np.mean(list(fits)))
         self._n_updates += 1
         return logged
 
     def _surrogate(self, batch: Minibatch, total: int) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch's share of the loss, whose weights sum to ``total``."""
         evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
-        loss, _ = self.actor_loss(evaluation.log_probs, batch)
-        return loss * (weight(self.settings.normalisation, batch.valid) / total), self.watch(evaluation, batch)
+        share = weight(self.settings.normalisation, batch.valid) / total
+        return share * self.actor_loss(evaluation.log_probs, batch)[0], self.watch(evaluation, batch)
+
+    def _objective(self, batches: list[Minibatch], total: int) -> float:
+        return sum((float(self._surrogate(one, total)[0]) for one in batches), float(self.pretraining_loss()[0]))
 
     def _step(self, batches: list[Minibatch]) -> dict[str, float]:
         settings, parameters = self.settings, [p for p in self.policy.lm.parameters() if p.requires_grad]
-        region = TrustRegion(self.policy, batches, parameters)
+        region = TrustRegion(self.policy, batches, parameters, settings.curvature_share)
         anchor, text = self.pretraining_loss()
         gradient = flat(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
         loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
@@ -77,11 +82,7 @@ class TRPO(SequenceAlgorithm):
             loss += float(part.detach())
             watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)
-
-        def surrogate() -> float:
-            return sum((float(self._surrogate(one, total)[0]) for one in batches), float(self.pretraining_loss()[0]))
-
-        fraction, kl = region.search(step, settings.target_kl, surrogate)
+        fraction, kl = region.search(step, settings.target_kl, lambda: self._objective(batches, total))
         means = {name: float(np.mean([logs[name] for logs in watched])) for name in watched[0]}
         return {**means, "policy_loss": loss, "step_kl": kl, "step_fraction": fraction}
 
@@ -92,9 +93,8 @@ class TRPO(SequenceAlgorithm):
         with torch.no_grad():
             states = policy.trunk.hidden_states(*shown, policy.prompt_length, batch.prefix)
         values = policy.value(states, *shown, policy.prompt_length)[:, :-1]
-        loss = self.value_loss(values, batch)
         policy.optimizer.zero_grad()
-        (self.settings.vf_coef * loss).backward()
+        (self.settings.vf_coef * (loss := self.value_loss(values, batch))).backward()
         torch.nn.utils.clip_grad_norm_(policy.value.parameters(), self.settings.max_grad_norm)
         policy.optimizer.step()
         return float(loss.detach())

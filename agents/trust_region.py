@@ -41,25 +41,35 @@ class TrustRegion:
         policy: as it is now, which is π_old.
         batches: the iteration's.
         parameters: those that move.
+        curvature_share: of the batches that the curvature is estimated on, at least one. It costs ``cg_steps`` second
+            derivatives, and a tenth of the data serves as well (Schulman 2015, appendix C).
     """
 
-    def __init__(self, policy: LMPolicy, batches: Sequence[Minibatch], parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        policy: LMPolicy,
+        batches: Sequence[Minibatch],
+        parameters: Sequence[nn.Parameter],
+        curvature_share: float = 1.0,
+    ) -> None:
         self.policy = policy
         self.batches = batches
         self.parameters = parameters
-        self.n_tokens = sum(int(batch.valid.sum()) for batch in batches)
+        self.curved = max(1, round(curvature_share * len(batches)))
         with torch.no_grad():
             self.old = [behaviour_logits(policy, batch) for batch in batches]
 
-    def _kls(self) -> Iterator[Tensor]:
-        """Each batch's share of the mean."""
-        for batch, old in zip(self.batches, self.old, strict=True):
-            yield exact_kl(old, behaviour_logits(self.policy, batch)).sum() / self.n_tokens
+    def _kls(self, count: int) -> Iterator[Tensor]:
+        """The shares that the first ``count`` batches have in their mean."""
+        batches = self.batches[:count]
+        n_tokens = sum(int(batch.valid.sum()) for batch in batches)
+        for batch, old in zip(batches, self.old, strict=False):
+            yield exact_kl(old, behaviour_logits(self.policy, batch)).sum() / n_tokens
 
     @torch.no_grad()
     def kl(self) -> float:
         """Mean over the states, in nats."""
-        return float(sum(float(kl) for kl in self._kls()))
+        return float(sum(float(kl) for kl in self._kls(len(self.batches))))
 
     def curvature(self, vector: Tensor, damping: float) -> Tensor:
         """Fisher matrix times a vector, plus ``damping`` times the vector. Schulman 2015, appendix C.
@@ -68,7 +78,7 @@ class TrustRegion:
             RuntimeError: the model's attention cannot be differentiated twice.
         """
         product = damping * vector
-        for kl in self._kls():
+        for kl in self._kls(self.curved):
             gradient = flat(torch.autograd.grad(kl, self.parameters, create_graph=True))
             product += flat(torch.autograd.grad(gradient @ vector, self.parameters))
         return product

@@ -62,6 +62,26 @@ def test_the_curvature_is_that_of_the_kl() -> None:
     assert region.kl() == pytest.approx(0.5e-6 * curvature, rel=0.05)
 
 
+def test_a_share_of_the_curvature_is_that_of_the_first_batches() -> None:
+    """8 responses in minibatches of 2: half of them are the first two, as if there were no others."""
+    algorithm = make("trpo")
+    kept: list[Episodes] = []
+    algorithm._train = kept.append  # type: ignore[method-assign,assignment]
+    algorithm.learn(1)
+    scored = algorithm.score(kept[0])
+    estimated = algorithm.estimate_advantages(scored)
+    batches = list(minibatches(scored, estimated, 2, 1, np.random.default_rng(0), torch.device("cpu")))
+    weights = list(algorithm.policy.lm.parameters())
+    half, first = TrustRegion(algorithm.policy, batches, weights, 0.5), batches[: len(batches) // 2]
+    vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
+    with twice_differentiable():
+        expected = TrustRegion(algorithm.policy, first, weights).curvature(vector, 0.0)
+        torch.testing.assert_close(half.curvature(vector, 0.0), expected)
+        whole = TrustRegion(algorithm.policy, batches, weights).curvature(vector, 0.0)
+    assert len(batches) >= 4
+    assert not torch.allclose(whole, expected)
+
+
 def test_the_critic_learns_and_leaves_the_policy_alone() -> None:
     algorithm = make("trpo", target_kl=1e-12)  # the policy stays where it is, up to rounding
     assert isinstance(algorithm, TRPO)

@@ -77,6 +77,8 @@ class Hyperparameters:
     """Steps of trpo's conjugate gradient. Published: 10."""
     cg_damping: float | None = None
     """What trpo adds to the curvature. Published: 0.1."""
+    curvature_share: float | None = None
+    """Share of the minibatches that trpo's curvature is estimated on. Published: 0.1 (Schulman 2015)."""
 
 
 OWN = frozenset(field.name for field in fields(Hyperparameters) if field.default is None) - {"kl_target"}
@@ -106,8 +108,9 @@ def build(
     settings: Hyperparameters,
     seed: int,
     pretraining: Pretraining | None = None,
+    reference: str | None = None,
 ) -> SequenceAlgorithm:
-    """An algorithm in an environment."""
+    """An algorithm in an environment; ``reference`` is what the KL is measured to, by default the model."""
     kind = find_algorithm(algorithm)
     made = resolve(algorithm, settings)
     own = {field.name: getattr(made, field.name) for field in fields(kind.settings_class)}
@@ -116,6 +119,7 @@ def build(
         env,
         settings.learning_rate,
         model=model,
+        reference=reference,
         value=settings.value,
         kl=controller(settings),
         sampling=Sampling(settings.temperature, settings.min_new_tokens, settings.top_k, settings.top_p),
