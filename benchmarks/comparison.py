@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from textgym.agents.forgetting import OTHERS, PTX, in_short
 from textgym.benchmarks.curves import Z95
 
 
@@ -31,6 +32,8 @@ METRICS: Mapping[str, Metric] = {
     "kl": Metric("KL", "nats per sequence from the reference"),
     "grammatical": Metric("Grammatical", "share accepted by the true grammar", 1),
     "length": Metric("Length", "tokens per response"),
+    PTX: Metric("Pretraining loss", "nats per token of held-out pretraining text", -1),
+    OTHERS: Metric("Loss on other tasks", "nats per token of the other mini tasks' references", -1),
 }
 
 
@@ -142,7 +145,8 @@ class Comparison:
 def compare(evaluation: Mapping[str, Any]) -> list[Comparison]:
     """The metrics that were evaluated before and after, the best-known first."""
     before, after = evaluation.get("before", {}), evaluation.get("after", {})
-    names = [name for name in METRICS if name in before] + [name for name in before if name not in METRICS]
+    known = [name for name in METRICS if name in before]
+    names = known + [name for name in in_short(before) if name not in METRICS]
     return [Comparison(name, _estimate(before[name]), _estimate(after[name])) for name in names if name in after]
 
 

@@ -1,6 +1,6 @@
-"""One training curve as an SVG that can stand inside a page.
+"""Pictures as SVG that can stand inside a page, and the simplest of them: one training curve.
 
-Text stays text and takes the page's font; colours are the page's CSS variables, so a curve can follow a dark
+Text stays text and takes the page's font; colours are the page's CSS variables, so a picture can follow a dark
 theme.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
 
@@ -21,8 +22,17 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 Z95 = 1.96  # half a 95 % interval, in standard errors
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
-LINE, TEXT, GRID = "#000001", "#000002", "#000003"
-VARIABLES = {LINE: "var(--line)", TEXT: "var(--muted)", GRID: "var(--rule)"}
+LINE, TEXT, GRID, INK, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
+SERIES = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
+VARIABLES = {
+    LINE: "var(--line)",
+    TEXT: "var(--muted)",
+    GRID: "var(--rule)",
+    INK: "var(--ink)",
+    GOOD: "var(--good)",
+    BAD: "var(--bad)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
+}
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -62,14 +72,26 @@ def curve(
         label: names the picture for screen readers.
         x_label: stands under the axis.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.3), layout="constrained")
-        axes = figure.subplots()
+
+    def draw(axes: Axes) -> None:
         _draw(axes, np.asarray(x, float), np.asarray(y, float), None if sem is None else np.asarray(sem, float))
         axes.set_xlabel(x_label)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), label)
+
+    return picture(draw, label)
+
+
+def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = (4.4, 2.3)) -> str:
+    """What ``draw`` puts on empty axes, in the house's style, as an ``<svg>`` element.
+
+    Args:
+        draw: draws; where it names colours, they are those of ``VARIABLES``.
+        label: names the picture for screen readers.
+        size: width and height in inches, which set how large text is beside the picture.
+    """
+    with styled():
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        return svg(figure, label)
 
 
 def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, sem: np.ndarray | None) -> None:
@@ -80,10 +102,27 @@ def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, sem: np.ndarray | None) -> N
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
+    axes.yaxis.set_major_formatter(plain_numbers())
+    axes.margins(x=0.02, y=0.1)
+
+
+def plain_numbers() -> ScalarFormatter:
+    """Numbers on an axis as they are, unless they are very small or large; none is told as an offset."""
     formatter = ScalarFormatter(useOffset=False, useMathText=True)
     formatter.set_powerlimits((-3, 4))
-    axes.yaxis.set_major_formatter(formatter)
-    axes.margins(x=0.02, y=0.1)
+    return formatter
+
+
+def styled() -> AbstractContextManager[None]:
+    """Within it, figures are drawn in the page's style."""
+    return matplotlib.rc_context(STYLE)
+
+
+def svg(figure: Figure, label: str) -> str:
+    """A figure as an ``<svg>`` element; ``label`` names it for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), label)
 
 
 def _inline(svg: str, label: str) -> str:

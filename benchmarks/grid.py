@@ -1,4 +1,8 @@
-"""Many runs side by side, each kept as a line of a results file: a sweep that was killed goes on where it stopped."""
+"""Many runs side by side, each kept as a line of a results file: a sweep that was killed goes on where it stopped.
+
+Each run has a process of its own. Where the system can fork, that begins as a copy of a server which has imported what
+the experiment needs and has computed nothing: it is fresh, without the seconds that the imports take.
+"""
 
 from __future__ import annotations
 
@@ -6,80 +10,195 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, fields
+from importlib import metadata
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from threading import Thread
+from typing import Any
 
 from tqdm import tqdm
 
-Job = TypeVar("Job")
-Result: TypeAlias = Mapping[str, Any]
-"""What a run measured, as JSON values."""
+from textgym.benchmarks.experiment import Experiment, Job, Result, Results
+
+UNKNOWN = "unknown"
 
 
-def run_grid(jobs: Sequence[Job], work: Callable[[Job], Result], path: Path, processes: int = 1) -> list[Result]:
+def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
     """Does every job that the file does not hold yet, and appends its result.
 
     Args:
-        jobs: dataclasses of JSON values; equal jobs are one.
-        work: does a job; a function of a module, since other processes import it.
+        experiment: whose jobs they are.
+        jobs: equal jobs are one.
         path: the results file, JSON Lines; made where there is none.
-        processes: jobs at once. What a job measures must not depend on it.
+        processes: runs at once. What a run measures does not depend on it.
 
     Returns:
         The results, in the order of the jobs.
-    """
-    done = read_results(path)
-    waiting = {key: job for job in jobs if (key := job_key(job)) not in done}
-    context = get_context("spawn")  # a process that begins afresh, whatever threads this one has
-    with ProcessPoolExecutor(processes, context) as pool:
-        keys = {pool.submit(work, job): key for key, job in waiting.items()}
-        progress = tqdm(as_completed(keys), desc="runs", initial=len(done), total=len(done) + len(keys), disable=None)
-        try:
-            for finished in progress:
-                key = keys[finished]
-                done[key] = finished.result()
-                append_line(path, {"job": json.loads(key), "result": done[key]})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what waits would be done, and thrown away
-            raise
-    return [done[job_key(job)] for job in jobs]
-
-
-def job_key(job: Any) -> str:
-    """A job as canonical JSON: what tells it from others."""
-    return json.dumps(asdict(job), sort_keys=True)
-
-
-def read_results(path: Path) -> dict[str, Result]:
-    """Results by :func:`job_key`; none where there is no file.
-
-    A torn last line, left by a killed process, is cut off with a warning: its run is done again.
 
     Raises:
-        ValueError: another line is not a result, or one run has two.
+        ValueError: the file is another experiment's, is damaged, or holds a run with other settings; nothing is run
+            then. Or what a run raised; those that were running beside it are kept.
     """
-    if not path.exists():
-        return {}
-    text = path.read_text("utf-8")
-    whole, _, torn = text.rpartition("\n")
-    if torn:
-        warnings.warn(f"{path}: the last line is torn, its run is done again: {torn[:80]!r}", stacklevel=2)
-        os.truncate(path, len(text.encode()) - len(torn.encode()))
-    found: dict[str, Result] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    wanted = {job.key: job for job in jobs}
+    if len({_line(job) for job in jobs}) > len(wanted):
+        raise ValueError("two jobs differ in their settings alone; expected the difference in their arm")
+    done = {job.key: (job, result) for job, result in read_results(path, experiment.name)}
+    for key in wanted.keys() & done.keys():
+        _require_same(path, done[key][0], wanted[key])
+    cut_torn_line(path)
+
+    def do(job: Job) -> tuple[Job, Result]:
+        result = _in_fresh_process(experiment.run, job)
+        append_line(path, result_row(experiment.name, job, result))
+        return job, result
+
+    waiting = [job for key, job in wanted.items() if key not in done]
+    with ThreadPoolExecutor(processes) as threads:
+        runs = [threads.submit(do, job) for job in waiting]
+        n_done = len(wanted) - len(waiting)
         try:
-            row = json.loads(line)
-            key = json.dumps(row["job"], sort_keys=True)
-            result = row["result"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: expected a job and its result, got {line[:80]!r}") from error
-        if key in found:
-            raise ValueError(f"{path}:{number}: this run has a result above already; expected one for each: {key}")
-        found[key] = result
-    return found
+            for run in tqdm(as_completed(runs), desc="runs", initial=n_done, total=len(wanted), disable=None):
+                job, result = run.result()
+                done[job.key] = (job, result)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return [done[job.key] for job in jobs]
+
+
+def _require_same(path: Path, there: Job, here: Job) -> None:
+    """Two results of one run with different settings must not stand in one file."""
+    old, new = dict(there.settings), json.loads(json.dumps(dict(here.settings)))
+    differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if differing:
+        told = ", ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} here" for name in differing)
+        raise ValueError(
+            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({told}); repeat "
+            "them, or choose another file"
+        )
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+def _in_fresh_process(run: Callable[[Job], Result], job: Job) -> Result:
+    with ProcessPoolExecutor(1, _context(run.__module__), initializer=_end_with_parent) as process:
+        return process.submit(run, job).result()
+
+
+def _context(preloaded: str) -> BaseContext:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    chosen = get_context("forkserver")
+    chosen.set_forkserver_preload([preloaded])
+    return chosen
+
+
+def _end_with_parent() -> None:
+    """A runner that was killed would else leave its runs behind, whose results nobody takes."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+# --- the file ------------------------------------------------------------------------------------------------
+
+
+def result_row(experiment: str, job: Job, result: Result) -> dict[str, Any]:
+    """A line of a results file."""
+    told = {"experiment": experiment, "version": metadata.version("textgym")}
+    return {**told, "job": asdict(job), "result": dict(result)}
+
+
+def read_results(path: Path, experiment: str | None = None) -> Results:
+    """What a results file holds; nothing where there is no file.
+
+    A torn last line, left by a killed process, and lines of another version are named in warnings. The first counts as
+    not there, the others are used.
+
+    Args:
+        path: the file.
+        experiment: whose it must be; None for anyone's, but a single one's.
+
+    Raises:
+        ValueError: another line is not a result, is another experiment's, or one run has two.
+    """
+    lines, torn = _lines(path)
+    if torn:
+        warnings.warn(f"{path}: the last line is torn, its run counts as not done: {torn[:80]!r}", stacklevel=2)
+    found: dict[str, tuple[Job, Result]] = {}
+    versions: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        row = _read_line(line, f"{path}:{number}")
+        whose = row.get("experiment", experiment)
+        experiment = whose if experiment is None else experiment
+        if whose != experiment:
+            raise ValueError(f"{path}:{number}: a result of {whose!r}; expected one of {experiment!r}")
+        job = row["job"]
+        if job.key in found:
+            raise ValueError(f"{path}:{number}: this run has a result above already; expected one of each: {job.key}")
+        found[job.key] = (job, row["result"])
+        version = row.get("version", UNKNOWN)
+        versions[version] = versions.get(version, 0) + 1
+    _warn_of_versions(path, versions)
+    return list(found.values())
+
+
+def experiment_of(path: Path) -> str:
+    """Whose results a file holds, by its first line.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it is empty, or does not say.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no results file {str(path)!r}; 'textgym bench run' writes one")
+    lines, _ = _lines(path)
+    name = _read_line(lines[0], f"{path}:1").get("experiment") if lines else None
+    if name is None:
+        raise ValueError(f"{path}: no result that names its experiment; expected a file of 'textgym bench run'")
+    return str(name)
+
+
+def _warn_of_versions(path: Path, versions: Mapping[str, int]) -> None:
+    current = metadata.version("textgym")
+    for version, count in versions.items():
+        if version != current:
+            told = f"{count} results are of textgym {version}, this is {current}; they are used as they are"
+            warnings.warn(f"{path}: {told}", stacklevel=3)
+
+
+def _lines(path: Path) -> tuple[list[str], str]:
+    """Whole lines, and what stands after the last of them."""
+    whole, _, torn = (path.read_text("utf-8") if path.exists() else "").rpartition("\n")
+    return whole.splitlines(), torn
+
+
+def _read_line(line: str, where: str) -> dict[str, Any]:
+    """A row, its job as a :class:`Job`."""
+    try:
+        row = json.loads(line)
+        known = {field.name for field in fields(Job)}
+        job = Job(**{name: value for name, value in row["job"].items() if name in known})
+        return {**row, "job": job, "result": dict(row["result"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: expected a job and its result, got {line[:80]!r}") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Removes what a killed process left behind the last whole line."""
+    _, torn = _lines(path)
+    if torn:
+        os.truncate(path, path.stat().st_size - len(torn.encode()))
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -91,3 +210,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _line(job: Job) -> str:
+    return json.dumps(asdict(job), sort_keys=True)

@@ -15,8 +15,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from textgym.benchmarks.comparison import (
     METRICS,
     Metric,
@@ -28,13 +26,16 @@ from textgym.benchmarks.comparison import (
     number,
 )
 from textgym.benchmarks.curves import curve
-from textgym.rendering import DEEPEST_TINT, hue, largest, show_token, strength
+from textgym.benchmarks.reading import read_lines, read_object
+from textgym.benchmarks.templating import tint, write_page
+from textgym.rendering import largest, show_token, strength
 
 TOKENS = "time/total_timesteps"
 RATIO_ERROR = "train/first_minibatch_ratio_error"
 RATIO_TOLERANCE = 1e-4
 HEADLINES = [f"rollout/{name}" for name in METRICS]
 COMPONENTS = "/components/"
+NEEDED_BY = "write_report"
 SAMPLES_SHOWN = 6  # the others stand folded below
 
 DIAGNOSTICS: Mapping[str, Metric] = {
@@ -52,20 +53,17 @@ DIAGNOSTICS: Mapping[str, Metric] = {
 
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run directory and return its path."""
-    page = _template().render(**contents(Path(run_dir)))
-    path = Path(run_dir) / "report.html"
-    path.write_text(page, encoding="utf-8", errors="replace")  # a model may write half a surrogate pair
-    return path
+    return write_page("report.html", contents(Path(run_dir)), Path(run_dir) / "report.html")
 
 
 def contents(run_dir: Path) -> dict[str, Any]:
     """Everything the page shows, read from ``run_dir``."""
-    config = _read_json(run_dir / "config.json", required=True)
-    rows, notices = _read_lines(run_dir / "metrics.jsonl", required=True)
-    samples, more_notices = _read_lines(run_dir / "samples.jsonl")
-    evaluation = _read_json(run_dir / "evaluation.json")
+    config = read_object(run_dir / "config.json", NEEDED_BY)
+    rows, notices = read_lines(run_dir / "metrics.jsonl", NEEDED_BY)
+    samples, more_notices = read_lines(run_dir / "samples.jsonl")
+    evaluation = read_object(run_dir / "evaluation.json")
     comparisons = compare(evaluation)
-    reward_model = _read_json(run_dir / "reward_model.json")
+    reward_model = read_object(run_dir / "reward_model.json")
     algorithm, task = str(config.get("algorithm", "training")).upper(), config.get("task", "an unnamed task")
     headlines, diagnostics = panels(rows)
     return {
@@ -78,61 +76,11 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "diagnostics": diagnostics,
         "ratio": ratio_check(rows),
         "pairs": pair_samples(samples),
+        "shown": SAMPLES_SHOWN,
         "reward_model": reward_model,
-        "reward_model_loss": _loss_curve(reward_model.get("loss_curve")),
+        "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
     }
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("textgym.benchmarks"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.globals.update(shown=SAMPLES_SHOWN, full_loss=_css(-1.0), full_gain=_css(1.0))
-    return environment.get_template("report.html")
-
-
-# -- Reading ---------------------------------------------------------------------------------------
-
-
-def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    if not path.exists() and not required:
-        return {}
-    content = json.loads(_read(path))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _read_lines(path: Path, required: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
-    """The objects of a JSON Lines file, and a notice for each line that is not one.
-
-    A run that was killed leaves half a line behind; that must not cost the report of all that came before.
-    """
-    rows, notices = [], []
-    if not path.exists() and not required:
-        return [], []
-    for index, line in enumerate(_read(path).split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif line.strip():
-            notices.append(f"{path.name}: line {index} is no JSON object and was left out. Was the run cut short?")
-    return rows, notices
-
-
-def _read(path: Path) -> str:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: give write_report the directory of a run, which holds it")
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 # -- Curves ----------------------------------------------------------------------------------------
@@ -155,7 +103,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], list[Panel]]
     inner = [key for key in keys if key.startswith(("train/", "time/"))]
     outer = [key for key in keys if key not in inner]
     headlines, diagnostics = _ordered(outer, HEADLINES), _ordered(inner, list(DIAGNOSTICS))
-    return [_panel(key, rows) for key in headlines], [_panel(key, rows) for key in diagnostics]
+    return [panel(key, rows) for key in headlines], [panel(key, rows) for key in diagnostics]
 
 
 def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
@@ -176,7 +124,8 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [float(v) if isinstance(v, int | float) and math.isfinite(v) else math.nan for v in values]
 
 
-def _panel(key: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+def panel(key: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """The curve of one metric, which must be a number in some row."""
     name = key.rpartition("/")[2]
     described = DIAGNOSTICS.get(key) or metric(name)
     if COMPONENTS in key:
@@ -200,7 +149,8 @@ def ends(y: Sequence[float]) -> tuple[str, str]:
     return number(pair[0], places), number(pair[1], places)
 
 
-def _loss_curve(losses: Any) -> str | None:
+def loss_curve(losses: Any) -> str | None:
+    """The loss of a reward model by batch; None where it was not logged."""
     if not losses:
         return None
     return curve(range(len(losses)), losses, label="Loss of the reward model", x_label="batches")
@@ -260,7 +210,7 @@ def pair_samples(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
     by_prompt: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
         stages = by_prompt.setdefault(str(sample.get("prompt", "")), {})
-        stages.setdefault(str(sample.get("stage")), []).append(_sample(sample, scale))
+        stages.setdefault(str(sample.get("stage")), []).append(shown_sample(sample, scale))
     return [
         Pair(prompt, before, after)
         for prompt, stages in by_prompt.items()
@@ -272,7 +222,8 @@ def _rewards(sample: Mapping[str, Any]) -> list[float]:
     return [float(reward) for reward in sample.get("token_rewards") or [] if reward is not None]
 
 
-def _sample(sample: Mapping[str, Any], scale: float) -> Sample:
+def shown_sample(sample: Mapping[str, Any], scale: float) -> Sample:
+    """A line of ``samples.jsonl`` as the page shows it; a token is deepest in colour where its reward is ``scale``."""
     tokens, rewards = sample.get("tokens", []), sample.get("token_rewards") or []
     shown = [
         _token(token, reward, scale, f"token {index} of {len(tokens)}")
@@ -291,13 +242,7 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
     ink = text.lstrip()
     level = 0.0 if reward is None else strength(reward, scale)
     title = place if reward is None else f"{place}: {number(reward, 4, sign=True)}"
-    return Token(text[: len(text) - len(ink)], ink, _css(level) if level else "", title)
-
-
-def _css(level: float) -> str:
-    """A strength as a translucent colour, which suits light and dark paper."""
-    red, green, blue = hue(level)
-    return f"rgba({red},{green},{blue},{DEEPEST_TINT * abs(level):.2f})"
+    return Token(text[: len(text) - len(ink)], ink, tint(level) if level else "", title)
 
 
 # -- Settings --------------------------------------------------------------------------------------

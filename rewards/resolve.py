@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.ensemble import load_reward_model
 from textgym.rewards.functions import Reward, check_signature
+from textgym.rewards.imports import import_named
 
 Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 
@@ -70,11 +65,10 @@ def _part(item: Spec, named: Mapping[str, Reward], load_model: Callable[[str], R
 def _reward(text: str, named: Mapping[str, Reward], load_model: Callable[[str], Reward]) -> Reward:
     if text in named:
         return named[text]
-    source, colon, name = text.rpartition(":")
     if text.startswith("rm:"):
         return load_model(text.removeprefix("rm:"))
-    if colon:
-        return _from_module(text, source, name)
+    if ":" in text:
+        return _imported(text)
     near = difflib.get_close_matches(text, named, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
@@ -83,42 +77,10 @@ def _reward(text: str, named: Mapping[str, Reward], load_model: Callable[[str], 
     )
 
 
-def _from_module(text: str, source: str, name: str) -> Reward:
-    module = _import_file(text, Path(source)) if source.endswith(".py") else _import_module(text, source)
-    try:
-        reward: Reward = functools.reduce(getattr, name.split("."), module)  # type: ignore[assignment]
-    except AttributeError as error:
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"reward {text!r}: {source} has no {name!r}{hint}") from error
+def _imported(text: str) -> Reward:
+    reward: Reward = import_named("reward", text)
     try:
         check_signature(reward)
     except TypeError as error:
         raise TypeError(f"reward {text!r}: {error}") from error
     return reward
-
-
-def _import_module(text: str, source: str) -> ModuleType:
-    try:
-        return importlib.import_module(source)
-    except ImportError as error:
-        raise ImportError(
-            f"reward {text!r}: cannot import {source!r} ({error}); for a file write path/to/file.py:function"
-        ) from error
-
-
-def _import_file(text: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"reward {text!r}: there is no file {str(path)!r}")
-    name = f"textgym_reward_file_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ImportError(f"reward {text!r}: {path} raised {type(error).__name__}: {error}") from error
-    return module

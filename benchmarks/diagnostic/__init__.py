@@ -1,4 +1,15 @@
-"""How close an algorithm comes to the exact optimum of each diagnostic task.
+"""How close an algorithm comes to the exact optimum of each diagnostic task."""
 
-python -m textgym.benchmarks.diagnostic --seeds 5 --jobs 2
-"""
+from textgym.benchmarks.diagnostic.score import findings
+from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
+from textgym.benchmarks.diagnostic.task import run
+from textgym.benchmarks.experiment import Experiment
+
+EXPERIMENT = Experiment(
+    name="diagnostic",
+    question="How close does an algorithm come to the exact optimum of tasks that isolate one difficulty each?",
+    plan=PLAN,
+    sweep=sweep,
+    run=run,
+    findings=findings,
+)

@@ -1,51 +1,51 @@
-"""From runs to the table of normalised scores."""
+"""From runs to findings: normalised scores, and how far from the optimum each algorithm stays on each task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.diagnostic.runs import Run
+from textgym.benchmarks.experiment import Cell, Findings, Results, Table
+from textgym.benchmarks.suite import by_algorithm, over_seeds, suite_scores
+from textgym.benchmarks.summary import summary
 
 PASS = 0.95
-RESAMPLES = 2000
+COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref)", "J(π)", "J*", "CPU s")
 
 
-def interval(values: Sequence[float], rng: np.random.Generator) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a mean over seeds."""
-    array = np.asarray(values, np.float64)
-    means = rng.choice(array, (RESAMPLES, len(array))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def findings(results: Results) -> Findings:
+    """Scores over the suite, and every task by itself. Of a single algorithm the tasks come first."""
+    scores = suite_scores(results, lambda result: float(result["score"]))
+    tasks = task_table(results)
+    if not scores.by_algorithm:
+        return scores.remark(Findings(_passed(results), (tasks,)))
+    found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    if len(by_algorithm(results)) == 1:
+        return replace(found, headline=_passed(results), tables=(tasks, *found.tables))
+    return scores.remark(replace(found, tables=(*found.tables, tasks)))
 
 
-def by_task(runs: Sequence[Run]) -> Mapping[str, list[Run]]:
-    """Runs grouped, tasks in their first order."""
-    return {name: [run for run in runs if run.task == name] for name in dict.fromkeys(run.task for run in runs)}
+def task_table(results: Results) -> Table:
+    """A row for each algorithm on each task: means over seeds, the score's with its interval."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, group in by_algorithm(results).items():
+        for task in dict.fromkeys(job.task for job, _ in group):
+            runs = [result for job, result in group if job.task == task]
+            scores = [run["score"] for run in runs]
+            objective, seconds = (float(np.mean([run[key] for run in runs])) for key in ("objective", "cpu_seconds"))
+            first = runs[0]
+            optimum = (first["beta"], first["reference"], objective, first["optimum"])
+            rows.append((name, task, over_seeds(scores), min(scores), len(runs), *optimum, seconds))
+    note = "The score is (J(π) − J(π_ref)) / (J* − J(π_ref)), by enumeration: 1 at the optimum of E[R] − β·KL."
+    return Table("Distance to the exact optimum", COLUMNS, tuple(rows), note)
 
 
-def score_table(runs: Sequence[Run]) -> str:
-    """One line a task, as Markdown, and how many tasks passed."""
-    rng = np.random.default_rng(0)
-    lines = [
-        "| task | score | 95 % interval | worst seed | CPU s | β | J(π_ref) | J(π) | J* |",
-        "| --- | ---: | :---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    passed = 0
-    for name, group in by_task(runs).items():
-        scores = [run.score for run in group]
-        low, high = interval(scores, rng)
-        passed += float(np.mean(scores)) >= PASS
-        objective, seconds = (float(np.mean([getattr(r, f) for r in group])) for f in ("objective", "cpu_seconds"))
-        first = group[0]
-        lines.append(
-            f"| {name} | {np.mean(scores):.3f} | {low:.3f} … {high:.3f} | {min(scores):.3f} | {seconds:.1f} "
-            f"| {first.beta:g} | {first.reference:.4f} | {objective:.4f} | {first.optimum:.4f} |"
-        )
-    total = sum(run.cpu_seconds for run in runs)
-    lines.append(
-        f"\n{passed} of {len(by_task(runs))} tasks reach a mean score of {PASS} "
-        f"({len(runs)} runs, {total:.0f} CPU-seconds together, the longest {max(r.cpu_seconds for r in runs):.1f})."
-    )
-    return "\n".join(lines)
+def _passed(results: Results) -> str:
+    """How many tasks each algorithm solves, as one sentence."""
+    told = []
+    for name, group in by_algorithm(results).items():
+        tasks = dict.fromkeys(job.task for job, _ in group)
+        means = [np.mean([result["score"] for job, result in group if job.task == task]) for task in tasks]
+        told.append(f"{name} reaches a mean score of {PASS} on {sum(m >= PASS for m in means)} of {len(means)} tasks")
+    return f"{'; '.join(told)}."

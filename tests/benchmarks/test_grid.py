@@ -1,80 +1,178 @@
-"""The results file: nothing lost, nothing done twice."""
+"""The runner and its results file: nothing lost, nothing done twice, no result that does not belong there."""
 
 import json
 import os
-from dataclasses import dataclass
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import fake_experiment
+import numpy as np
 import pytest
+from fake_experiment import EXPERIMENT, begun, job
 
-from textgym.benchmarks.grid import append_line, job_key, read_results, run_grid
-
-
-@dataclass(frozen=True)
-class Square:
-    number: int
-    log: str
+from textgym.benchmarks.grid import append_line, experiment_of, read_results, result_row, run_grid
 
 
-def square(job: Square) -> dict[str, int]:
-    """Notes that it ran, in a file that all processes share."""
-    append_line(Path(job.log), {"number": job.number})
-    return {"square": job.number**2, "process": os.getpid()}
-
-
-def ran(log: Path) -> list[int]:
-    return sorted(json.loads(line)["number"] for line in log.read_text().splitlines())
+def squares(path: Path) -> dict[int, int]:
+    return {job.seed: result["square"] for job, result in read_results(path)}
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
-    log, results = tmp_path / "log", tmp_path / "out" / "results.jsonl"
-    jobs = [Square(number, str(log)) for number in range(4)]
-    run_grid(jobs[:2], square, results)
-    found = run_grid([*jobs, jobs[0]], square, results, processes=2)
-    assert [result["square"] for result in found] == [0, 1, 4, 9, 0]
-    assert ran(log) == [0, 1, 2, 3]
-    assert set(read_results(results)) == {job_key(job) for job in jobs}
-    assert os.getpid() not in {result["process"] for result in found}
+    log, path = tmp_path / "log", tmp_path / "out" / "results.jsonl"
+    jobs = [job(log, seed) for seed in range(4)]
+    run_grid(EXPERIMENT, jobs[:2], path)
+    found = run_grid(EXPERIMENT, [*jobs, jobs[0]], path, processes=2)
+    assert [(done.seed, result["square"]) for done, result in found] == [(0, 0), (1, 1), (2, 4), (3, 9), (0, 0)]
+    assert sorted(begun(log)) == [0, 1, 2, 3]
+    assert squares(path) == {0: 0, 1: 1, 2: 4, 3: 9}
+    assert len({os.getpid(), *(result["process"] for _, result in found)}) == 5, "a run shared its process"
 
 
-def test_a_torn_last_line_is_cut_off_and_done_again(tmp_path: Path) -> None:
-    log, results = tmp_path / "log", tmp_path / "results.jsonl"
-    jobs = [Square(number, str(log)) for number in range(3)]
-    run_grid(jobs, square, results)
-    whole = results.read_bytes()
-    results.write_bytes(whole[:-7])
-    with pytest.warns(UserWarning, match=r"results.jsonl: the last line is torn"):
-        run_grid(jobs, square, results)
-    assert len(ran(log)) == 4
-    assert set(read_results(results)) == {job_key(job) for job in jobs}
+def test_a_row_says_what_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    run_grid(EXPERIMENT, [job(tmp_path / "log", 2)], path)
+    row = json.loads(path.read_text())
+    assert row.keys() == {"experiment", "version", "job", "result"}
+    assert row["job"] == {
+        "task": "Square",
+        "algorithm": "plain",
+        "seed": 2,
+        "arm": {"log": str(tmp_path / "log")},
+        "settings": {"seconds": 0.0},
+    }
+    assert experiment_of(path) == row["experiment"] == "fake"
 
 
-def test_a_failed_job_keeps_what_was_done(tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
-    fine, broken = Square(1, str(tmp_path / "log")), Square(2, str(tmp_path / "no" / "\0"))
-    with pytest.raises(ValueError, match="null"):
-        run_grid([fine, broken], square, results)
-    assert set(read_results(results)) == {job_key(fine)}
+def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    rng = np.random.default_rng(0)
+    count = 40
+    program = f"import fake_experiment; fake_experiment.main({str(log)!r}, {str(path)!r}, {count}, 2)"
+
+    def start() -> "subprocess.Popen[bytes]":
+        folder = Path(fake_experiment.__file__).parent
+        return subprocess.Popen([sys.executable, "-c", program], cwd=folder, stderr=subprocess.DEVNULL)
+
+    for _ in range(10):
+        kept, before = whole_lines(path), begun(log)
+        runner = start()
+        enough = len(before) + int(rng.integers(1, 4))
+        while len(begun(log)) < enough and runner.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        runner.send_signal(signal.SIGKILL)
+        runner.wait()
+        last = json.loads(log.read_text().splitlines()[-1])["process"]
+        wait_for_end(last)
+        assert whole_lines(path)[: len(kept)] == kept
+        assert not {json.loads(line)["job"]["seed"] for line in kept} & set(begun(log)[len(before) :])
+    assert 0 < len(whole_lines(path)) < count, "the kills came too early or too late to show anything"
+    runner = start()
+    assert runner.wait() == 0
+    assert squares(path) == {seed: seed**2 for seed in range(count)}
 
 
-def test_a_failed_job_calls_off_those_that_wait(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    broken = Square(0, str(tmp_path / "no" / "\0"))
-    with pytest.raises(ValueError, match="null"):
-        run_grid([broken, *(Square(number, str(log)) for number in range(1, 40))], square, tmp_path / "results.jsonl")
-    assert not log.exists() or len(ran(log)) < 10
+def whole_lines(path: Path) -> list[str]:
+    return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("line", ["{", '{"job": 1}', "[]"])
+def wait_for_end(process: int) -> None:
+    """A run ends when its runner was killed; without that, the next runner would meet it at work."""
+    for _ in range(1000):
+        state = Path(f"/proc/{process}/stat")
+        if not state.exists() or " Z " in state.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {process} outlived its runner")
+
+
+def test_a_torn_last_line_is_done_again(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    jobs = [job(log, seed) for seed in range(3)]
+    run_grid(EXPERIMENT, jobs, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    with pytest.warns(UserWarning, match=r"results.jsonl: the last line is torn.*\"experiment\": \"fake\""):
+        assert len(read_results(path)) == 2
+    assert path.read_bytes() == whole[:-7], "reading changed the file"
+    with pytest.warns(UserWarning, match="torn"):
+        run_grid(EXPERIMENT, jobs, path)
+    assert len(begun(log)) == 4
+    assert squares(path) == {0: 0, 1: 1, 2: 4}
+
+
+def test_results_of_another_version_are_used_and_named(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    row = result_row("fake", job(log, 0), {"square": 0})
+    append_line(path, {**row, "version": "0.0.9"})
+    with pytest.warns(UserWarning, match=r"results.jsonl: 1 results are of textgym 0.0.9"):
+        run_grid(EXPERIMENT, [job(log, 0)], path)
+    without = {"job": {**row["job"], "seed": 1, "of_tomorrow": True}, "result": {"square": 1}}
+    append_line(path, without)
+    with pytest.warns(UserWarning, match=r"0.0.9|unknown"):
+        assert squares(path) == {0: 0, 1: 1}
+    assert begun(log) == []
+
+
+def test_results_of_another_experiment_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append_line(path, result_row("fake", job("log", 0), {}))
+    append_line(path, result_row("mini", job("log", 1), {}))
+    with pytest.raises(ValueError, match=r"results.jsonl:2: a result of 'mini'; expected one of 'fake'"):
+        read_results(path)
+    other = replace(EXPERIMENT, name="mini")
+    with pytest.raises(ValueError, match=r"results.jsonl:1: a result of 'fake'; expected one of 'mini'"):
+        run_grid(other, [job("log", 0)], path)
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    run_grid(EXPERIMENT, [job(log, 0)], path)
+    with pytest.raises(
+        ValueError, match=r"plain on Square, seed 0, with other settings \(seconds: 0.0 there, 0.5 here"
+    ):
+        run_grid(EXPERIMENT, [job(log, 1), job(log, 0, seconds=0.5)], path)
+    assert begun(log) == [0], "something ran before the refusal"
+    with pytest.raises(ValueError, match="two jobs differ in their settings alone"):
+        run_grid(EXPERIMENT, [job(log, 2), job(log, 2, seconds=0.5)], path)
+
+
+def test_a_failed_run_keeps_what_others_did_and_calls_off_those_that_wait(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    jobs = [job(log, 1), job(log, 0, "broken"), *(job(log, seed, seconds=0.2) for seed in range(2, 40))]
+    with pytest.raises(ValueError, match="this run is broken"):
+        run_grid(EXPERIMENT, jobs, path, processes=2)
+    started = set(begun(log))
+    assert len(started) < 20
+    assert set(squares(path)) == started - {0}
+
+
+@pytest.mark.parametrize("line", ["{", '{"job": 1}', "[]", '{"job": {"task": "a"}, "result": {}}'])
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f'{{"job": {{}}, "result": {{}}}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"results.jsonl:2: expected a job and its result"):
+    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {}))}\n{line}\n")
+    with pytest.raises(
+        ValueError, match=r"results.jsonl:2: expected a job and its result, got " + re.escape(repr(line))
+    ):
         read_results(path)
 
 
 def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text('{"job": {"a": 1}, "result": {}}\n' * 2)
+    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {}))}\n" * 2)
     with pytest.raises(ValueError, match=r"results.jsonl:2: this run has a result above"):
         read_results(path)
+
+
+def test_a_file_that_names_no_experiment_has_no_report(tmp_path: Path) -> None:
+    empty = tmp_path / "results.jsonl"
+    with pytest.raises(FileNotFoundError, match="there is no results file"):
+        experiment_of(empty)
+    empty.touch()
+    with pytest.raises(ValueError, match="no result that names its experiment"):
+        experiment_of(empty)

@@ -1,0 +1,71 @@
+"""Several responses to each of some prompts: what labellers rank, and what best-of-n chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from textgym.agents.evaluation import play
+from textgym.agents.policy import LMPolicy
+from textgym.mdp import TokenMDP
+from textgym.tokenization import decode_response
+from textgym.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Responses:
+    """``K`` responses to each of ``N`` prompts.
+
+    Attributes:
+        prompts: ``N`` texts.
+        completions: ``N`` times ``K`` texts.
+        stopped: ``[N, K]`` whether the response ended, rather than being cut off.
+        rewards: ``[N, K]`` what the task paid.
+        components: ``[N, K]`` of each component of the reward, by its name.
+    """
+
+    prompts: Sequence[str]
+    completions: Sequence[Sequence[str]]
+    stopped: BoolArray
+    rewards: FloatArray
+    components: Mapping[str, FloatArray]
+
+
+def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k: int, seed: int) -> Responses:
+    """``k`` sampled responses to each of the given prompts.
+
+    The responses to the first prompts are the same however many follow.
+
+    Args:
+        policy: what writes.
+        mdp: the task.
+        prompt_index: ``[N]`` which of its prompts.
+        k: responses to each, at least 1.
+        seed: of the samples.
+    """
+    episodes = play(policy, mdp, np.repeat(prompt_index, k), seed)
+    written = zip(episodes.actions, episodes.lengths, strict=True)
+    texts = [decode_response(mdp.tokenizer, ids[:n].tolist(), mdp.end_token_ids) for ids, n in written]
+    return Responses(
+        prompts=[mdp.prompts[int(i)].text for i in prompt_index],
+        completions=[texts[i : i + k] for i in range(0, len(texts), k)],
+        stopped=episodes.stopped.reshape(-1, k),
+        rewards=episodes.rewards.sum(1, dtype=np.float64).reshape(-1, k),
+        components={name: np.asarray(scores).reshape(-1, k) for name, scores in episodes.components.items()},
+    )
+
+
+def acting_policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
+    """A model as a policy that only acts: it has no critic, and learns nothing."""
+    return LMPolicy(
+        mdp.observation_space(),
+        mdp.action_space(),
+        lambda _: 0.0,
+        model=model,
+        prompt_length=mdp.max_prompt_length,
+        end_token_ids=mdp.end_token_ids,
+        value=None,
+    )

@@ -1,0 +1,15 @@
+"""What a nat of KL buys: gold against KL, for several prices β, beside best-of-n."""
+
+from textgym.benchmarks.experiment import Experiment
+from textgym.benchmarks.kl_frontier.score import findings
+from textgym.benchmarks.kl_frontier.sweep import PLAN, sweep
+from textgym.benchmarks.kl_frontier.task import run
+
+EXPERIMENT = Experiment(
+    name="kl_frontier",
+    question="How much gold does an algorithm buy with a nat of KL, against best-of-n sampling?",
+    plan=PLAN,
+    sweep=sweep,
+    run=run,
+    findings=findings,
+)

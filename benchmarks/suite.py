@@ -1,0 +1,97 @@
+"""What experiments of several algorithms on several tasks have in common: results as arrays over seeds and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from textgym.benchmarks.experiment import Estimate, Findings, Job, Result, Results
+from textgym.benchmarks.figures import Line
+from textgym.benchmarks.statistics import FEWEST_SEEDS, mean_estimate
+
+Floats: TypeAlias = NDArray[np.float64]
+POINTS = 25
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of whole suites.
+
+    Attributes:
+        tasks: their names.
+        by_algorithm: ``[n_seeds, n_tasks]`` each, of the seeds that have every task.
+        left_out: algorithms that have no such seed.
+    """
+
+    tasks: tuple[str, ...]
+    by_algorithm: Mapping[str, Floats]
+    left_out: tuple[str, ...]
+
+    def remark(self, findings: Findings) -> Findings:
+        """Findings whose headline says what was left out."""
+        if not self.left_out:
+            return findings
+        told = f"No seed of {', '.join(self.left_out)} has every task yet, so they are left out."
+        return replace(findings, headline=f"{findings.headline} {told}")
+
+
+def suite_scores(results: Results, score: Callable[[Result], float]) -> Scores:
+    """Results as scores of whole suites; algorithms and tasks in their first order."""
+    tasks = tuple(dict.fromkeys(job.task for job, _ in results))
+    found: dict[str, Floats] = {}
+    left_out = []
+    for name, group in by_algorithm(results).items():
+        known = {(job.seed, job.task): score(result) for job, result in group}
+        seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
+        if seeds:
+            found[name] = np.array([[known[seed, task] for task in tasks] for seed in seeds])
+        else:
+            left_out.append(name)
+    return Scores(tasks, found, tuple(left_out))
+
+
+def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
+    """Results grouped, algorithms in their first order."""
+    groups: dict[str, list[tuple[Job, Result]]] = {}
+    for job, result in results:
+        groups.setdefault(job.algorithm, []).append((job, result))
+    return groups
+
+
+def seeds_of(results: Results) -> list[int]:
+    """The seeds that occur, in order."""
+    return sorted({job.seed for job, _ in results})
+
+
+def over_seeds(values: ArrayLike) -> Estimate | float:
+    """The mean of one number a seed, with its interval where there are seeds enough."""
+    sample = np.asarray(values, np.float64)
+    return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
+
+
+def learning_curves(results: Results) -> dict[str, Line]:
+    """Mean reward over tasks against tokens, for each algorithm whose runs have curves, with intervals over seeds."""
+    drawn = {}
+    for name, group in by_algorithm(results).items():
+        curves = {(job.seed, job.task): np.asarray(r["curve"]) for job, r in group if len(r.get("curve", ())) > 1}
+        tasks = {task for _, task in curves}
+        seeds = [seed for seed in seeds_of(group) if all((seed, task) in curves for task in tasks)]
+        if tasks and seeds:
+            drawn[name] = _band([[curves[seed, task] for task in tasks] for seed in seeds])
+    return drawn
+
+
+def _band(curves: Sequence[Sequence[Floats]]) -> Line:
+    """A line from curves of each seed and task."""
+    flat = [curve for of_seed in curves for curve in of_seed]
+    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), POINTS)
+    means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])
+    if len(means) < FEWEST_SEEDS:
+        return Line(tokens, means.mean(0))
+    estimates = [mean_estimate(column) for column in means.T]
+    low, high = ([getattr(one, side) for one in estimates] for side in ("low", "high"))
+    return Line(tokens, means.mean(0), low, high)

@@ -1,0 +1,34 @@
+"""Pages from the templates beside this file: style, macros and filters that all reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from textgym.benchmarks.comparison import number
+from textgym.rendering import DEEPEST_TINT, hue
+
+
+def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
+    """Fill a template, write it to ``path`` and return that."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("textgym.benchmarks"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals.update(full_loss=tint(-1.0), full_gain=tint(1.0))
+    page = environment.get_template(template).render(**contents)
+    path.write_text(page, encoding="utf-8", errors="replace")  # a model may write half a surrogate pair
+    return path
+
+
+def tint(level: float) -> str:
+    """A strength in [−1, 1] as a translucent colour, which suits light and dark paper."""
+    red, green, blue = hue(level)
+    return f"rgba({red},{green},{blue},{DEEPEST_TINT * abs(level):.2f})"

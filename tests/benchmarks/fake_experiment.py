@@ -1,0 +1,50 @@
+"""An experiment that is done in no time, for tests of the runner. It imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Result, Results, Table
+from textgym.benchmarks.grid import append_line, run_grid
+
+
+def run(job: Job) -> Result:
+    """Squares its seed, and notes that it began in a file that all processes share."""
+    append_line(Path(job.arm["log"]), {"seed": job.seed, "process": os.getpid()})
+    time.sleep(job.settings.get("seconds", 0))
+    if job.algorithm == "broken":
+        raise ValueError("this run is broken")
+    return {"square": job.seed**2, "process": os.getpid()}
+
+
+def sweep(plan: Plan) -> list[Job]:
+    """The log stands for the tasks."""
+    (log,) = plan.tasks
+    return [job(log, seed, algorithm=name) for seed in range(plan.seeds) for name in plan.algorithms]
+
+
+def findings(results: Results) -> Findings:
+    """The sum of the squares."""
+    total = sum(result["square"] for _, result in results)
+    return Findings(f"The squares add up to {total}.", (Table("Squares", ("sum",), ((total,),)),))
+
+
+EXPERIMENT = Experiment("fake", "What are the squares?", Plan(("plain",), 3, ("log",)), sweep, run, findings)
+
+
+def job(log: Path | str, seed: int, algorithm: str = "plain", seconds: float = 0.0) -> Job:
+    """A run."""
+    return Job("Square", algorithm, seed, {"log": str(log)}, {"seconds": seconds})
+
+
+def begun(log: Path) -> list[int]:
+    """The seeds of the runs that began, in their order."""
+    return [json.loads(line)["seed"] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def main(log: str, path: str, count: int, processes: int) -> None:
+    """What a test starts, and kills."""
+    run_grid(EXPERIMENT, [job(log, seed, seconds=0.01) for seed in range(count)], Path(path), processes)

@@ -1,0 +1,136 @@
+"""The alignment tax: which runs, the numbers by hand, and a tiny run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from textgym.agents import forgetting
+from textgym.benchmarks.alignment_tax import EXPERIMENT, task
+from textgym.benchmarks.alignment_tax.sweep import make_job
+from textgym.benchmarks.experiment import Cell, Estimate, Job, Plan, Table
+
+
+def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:
+    """What a run that starts at gold 0.5 and loss 1 measured."""
+    before = {"gold": 0.5, "kl": 0.0, "ptx_loss": 1.0, "loss/Stories": 0.4, "loss/others": 0.4}
+    after = {"gold": gold, "kl": 2.0, "ptx_loss": 1 + tax, "loss/Stories": 0.4 + other, "loss/others": 0.4 + other}
+    return {"before": before, "after": after, "tokens": 50_000, "cpu_seconds": 60.0}
+
+
+def runs(task: str, gamma: float, *measured: tuple[float, float]) -> list[tuple[Job, dict[str, Any]]]:
+    """A run of each seed, from (gold, tax)."""
+    return [(make_job(task, "ppo", seed, gamma), result(*pair)) for seed, pair in enumerate(measured)]
+
+
+def row(table: Table, *first: Cell) -> dict[str, Cell]:
+    found = [line for line in table.rows if line[: len(first)] == first]
+    assert len(found) == 1
+    return dict(zip(table.columns, found[0], strict=True))
+
+
+REVIEWS = [
+    *runs("Reviews", 0.0, (0.90, 0.20), (0.96, 0.25), (0.93, 0.30)),
+    *runs("Reviews", 0.3, (0.89, 0.05), (0.93, 0.10), (0.92, 0.06)),
+    *runs("Reviews", 1.0, (0.70, 0.02), (0.76, 0.05), (0.73, 0.03)),
+]
+CONCEPTS = [
+    *runs("Concepts", 0.0, (0.9, 0.2), (0.9, 0.2), (0.9, 0.2)),
+    *runs("Concepts", 0.3, (0.9, 0.15), (0.9, 0.15), (0.9, 0.15)),
+    *runs("Concepts", 1.0, (0.8, 0.0), (0.8, 0.0), (0.8, 0.0)),
+]
+
+
+def test_every_seed_has_every_weight() -> None:
+    jobs = EXPERIMENT.sweep(Plan(("ppo", "grpo"), 2, ("Reviews",), {"tokens": 700}))
+    arms = [(job.seed, job.algorithm, job.arm["ptx_coef"]) for job in jobs]
+    each = [0.0, 0.1, 0.3, 1.0]
+    assert arms == [(seed, name, gamma) for seed in (0, 1) for name in ("ppo", "grpo") for gamma in each]
+    assert len({job.key for job in jobs}) == len(jobs) == 16
+    assert all(job.settings["algorithm"]["n_epochs"] for job in jobs)
+    assert {job.settings["tokens"] for job in jobs} == {700}
+    assert {"tokens", "learning_rate", "beta", "held_out"} <= jobs[0].settings.keys()
+    assert len(EXPERIMENT.sweep(EXPERIMENT.plan)) == 24
+    assert EXPERIMENT.name == task.__name__.split(".")[-2]
+
+
+def test_the_numbers_by_hand() -> None:
+    trade = EXPERIMENT.findings(REVIEWS).tables[0]
+    bare, some = row(trade, "Reviews", "ppo", "0"), row(trade, "Reviews", "ppo", "0.3")
+    assert isinstance(bare["gold"], Estimate)
+    # t of 2 degrees of freedom, 4.3027, times 0.03 / √3.
+    assert (bare["gold"].value, bare["gold"].high) == pytest.approx((0.93, 0.93 + 0.074524), abs=1e-5)
+    assert bare["gold change"] is bare["tax saved"] is bare["claim"] is None
+    assert [some[name].value for name in ("gold", "gold change", "tax", "tax saved")] == pytest.approx(  # type: ignore[union-attr]
+        [0.913333, (-0.01 - 0.03 - 0.01) / 3, 0.07, (0.75 + 0.60 + 0.80) / 3], abs=1e-6
+    )
+    assert (some["seeds"], some["KL"], some["claim"]) == (3, 2.0, "holds")
+    assert row(trade, "Reviews", "ppo", "1")["claim"] == "fails"  # it costs 0.2 of gold
+
+
+def test_the_verdict_of_each_task() -> None:
+    assert EXPERIMENT.findings([*REVIEWS, *CONCEPTS]).headline == (
+        "ppo on Reviews: γ = 0.3 saves 72% of the rise in pretraining loss, gold -0.017; ppo on Concepts: no γ saves "
+        "half of the tax at equal gold (at best γ = 0.3 saves 25% of the rise in pretraining loss, gold +0.000)."
+    )
+
+
+def test_part_of_a_sweep_has_findings() -> None:
+    """Also without the runs that others are compared with, and with too few seeds for an interval."""
+    some = EXPERIMENT.findings(REVIEWS[3:5])
+    found = row(some.tables[0], "Reviews", "ppo", "0.3")
+    assert (found["gold"], found["gold change"], found["claim"]) == (pytest.approx(0.91), None, None)
+    assert some.headline == "ppo on Reviews: nothing to compare yet."
+    unpaired = EXPERIMENT.findings([REVIEWS[1], *REVIEWS[3:6]])  # one seed of γ = 0
+    assert row(unpaired.tables[0], "Reviews", "ppo", "0.3")["gold change"] == pytest.approx(-0.03)
+
+
+def test_a_task_is_no_other_one_to_itself() -> None:
+    stories = [(make_job("Stories", "ppo", 0, 0.0), result(0.9, 0.2, 0.3))]
+    for stage in ("before", "after"):
+        stories[0][1][stage]["loss/Reviews"] = stories[0][1][stage].pop("loss/Stories")
+    where = EXPERIMENT.findings([*REVIEWS, *stories]).tables[1]
+    assert row(where, "Reviews", "ppo", "1") == {
+        "task": "Reviews", "algorithm": "ppo", "γ": "1", "Reviews": None, "Stories": pytest.approx(0.1)
+    }  # fmt: skip
+    assert row(where, "Stories")["Reviews"] == pytest.approx(0.3)
+
+
+def points(svg: str) -> Sequence[str]:
+    return [name for name in ("Reviews", "Concepts") if name in svg]
+
+
+def test_the_figure_has_a_line_for_each_task() -> None:
+    (figure,) = EXPERIMENT.findings([*REVIEWS, *CONCEPTS]).figures
+    assert figure.svg.startswith("<svg")
+    assert points(figure.svg) == ["Reviews", "Concepts"]
+    assert "0, 0.3, 1." in figure.caption
+
+
+def test_the_tax_is_that_of_a_mini_task() -> None:
+    with pytest.raises(ValueError, match="task='Emit' is not one of the mini tasks, Reviews, "):
+        EXPERIMENT.sweep(Plan(("ppo",), 1, ("Emit",)))
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "stable_baselines3:PPO"])
+def test_what_cannot_learn_text_beside_its_reward_is_refused(algorithm: str) -> None:
+    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot learn pretraining text beside its reward"):
+        EXPERIMENT.sweep(Plan((algorithm,), 1, ("Reviews",)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_a_tiny_run(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "REFERENCES", 4)
+    job = make_job("Concepts", "rloo", 0, gamma, tokens=100, evaluated=16, slots=16, texts=32, held_out=8)
+    job.settings["algorithm"].update(episodes_per_iteration=16, minibatch_size=8)  # type: ignore[index]
+    found = json.loads(json.dumps(task.run(job)))
+    assert found["tokens"] >= 100
+    assert found["before"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found["after"]["kl"] > 0
+    assert {"gold", "grammatical", "ptx_loss", "loss/Reviews", "loss/others"} <= found["after"].keys()
+    assert "loss/Concepts" not in found["after"]
+    assert found["after"]["ptx_loss"] != found["before"]["ptx_loss"]
+    assert 0.5 < found["before"]["ptx_loss"] < 1.5  # the base model learned such text down to 1.05

@@ -1,0 +1,214 @@
+"""What is said of scores, and the page and tables that say it."""
+
+import csv
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from textgym.benchmarks.bench_report import csv_table, markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.experiment import Estimate, Figure, Findings, Table
+from textgym.benchmarks.statistics import interquartile_mean, mean_estimate
+from textgym.benchmarks.summary import summary
+
+TASKS = ("Needle", "Emit", "Copy", "Trap")
+HOSTILE = "<script>alert('x')</script>"
+TABLE = Table(
+    "Gold",
+    ("algorithm", "gold", "seeds", "β"),
+    (
+        ("ppo", Estimate(0.951234, 0.931, 0.9712), 5, 0.05),
+        ("a|b", 0.5, 2, None),
+    ),
+    "Higher is better.",
+)
+
+
+def scores() -> dict[str, np.ndarray]:
+    """The first is a little worse than the second everywhere but on the hard task, and the third has two seeds."""
+    rng = np.random.default_rng(0)
+    noise = {name: rng.normal(0, 0.01, (seeds, 4)) for name, seeds in (("a2c", 5), ("ppo", 4), ("grpo", 2))}
+    means = {"a2c": [0.6, 0.9, 0.8, 0.9], "ppo": [0.2, 0.99, 0.95, 0.98], "grpo": [0.1, 0.5, 0.3, 0.4]}
+    return {name: np.array(means[name]) + noise[name] - noise[name].mean(0) for name in noise}
+
+
+@pytest.fixture(scope="module")
+def found() -> Findings:
+    return summary(scores(), TASKS, np.random.default_rng(0))
+
+
+# -- Summary ---------------------------------------------------------------------------------------
+
+
+def test_algorithms_stand_by_their_interquartile_mean(found: Findings) -> None:
+    overall = found.tables[0]
+    assert overall.columns == ("algorithm", "IQM", "mean", "P(ppo better)", "worst task", "seeds")
+    assert [row[0] for row in overall.rows] == ["ppo", "a2c", "grpo"]
+    for name, iqm, mean, *_ in overall.rows:
+        assert getattr(iqm, "value", iqm) == pytest.approx(interquartile_mean(scores()[str(name)]))
+        assert getattr(mean, "value", mean) == pytest.approx(scores()[str(name)].mean())
+
+
+def test_a_row_says_how_often_the_best_wins_and_where_it_fails(found: Findings) -> None:
+    best, second, third = found.tables[0].rows
+    assert best[3] is None
+    assert isinstance(second[3], Estimate)
+    assert second[3].value == 0.75  # ppo loses every run of one task in four
+    assert third[3] == 1.0  # too few seeds for an interval
+    assert [row[4] for row in (best, second, third)] == ["Needle 0.20", "Needle 0.60", "Needle 0.10"]
+
+
+def test_too_few_seeds_are_told_and_get_no_interval(found: Findings) -> None:
+    rows = found.tables[0].rows
+    assert [row[5] for row in rows] == [4, 5, "2: too few seeds for an interval"]
+    assert [isinstance(row[1], Estimate) for row in rows] == [True, True, False]
+    assert "A hollow dot: too few seeds for an interval." in found.figures[0].caption
+
+
+def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Findings) -> None:
+    iqm = interquartile_mean(scores()["ppo"])
+    assert found.headline.startswith(f"ppo leads with an interquartile mean of {iqm:.3f} [")
+    assert "ahead of a2c, whose runs it beats with probability 0.75 [" in found.headline
+    assert found.headline.endswith("it is at its worst on Needle (0.20, where a2c has 0.60).")
+
+
+def test_equals_are_not_told_apart() -> None:
+    same = np.random.default_rng(0).normal(0.5, 0.1, (5, 4))
+    twins = summary({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
+    assert "not clearly ahead of b" in twins.headline
+    alone = summary({"a": same}, TASKS, np.random.default_rng(0))
+    assert alone.headline.startswith("a has an interquartile mean")
+
+
+def test_tasks_stand_from_easy_to_hard_with_their_own_intervals(found: Findings) -> None:
+    each = found.tables[1]
+    assert each.columns == ("algorithm", "Emit", "Trap", "Copy", "Needle")
+    assert each.rows[0] == ("ppo", *(mean_estimate(scores()["ppo"][:, TASKS.index(t)]) for t in each.columns[1:]))
+
+
+def test_summary_refuses_what_it_cannot_compare() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"scores\['ppo'\] has shape \(5, 3\); expected \[n_seeds, 4\]"):
+        summary({"ppo": np.zeros((5, 3))}, TASKS, rng)
+    with pytest.raises(ValueError, match=r"scores\['ppo'\] holds a number that is not finite"):
+        summary({"ppo": np.full((5, 4), math.nan)}, TASKS, rng)
+    with pytest.raises(ValueError, match="scores is empty"):
+        summary({}, TASKS, rng)
+
+
+# -- Tables ----------------------------------------------------------------------------------------
+
+
+def test_terminal_table_by_hand() -> None:
+    assert terminal_table(TABLE) == "\n".join(
+        [
+            "Gold",
+            "",
+            "algorithm                   gold  seeds       β",
+            "─────────  ─────────────────────  ─────  ──────",
+            "ppo        0.951 (0.931 … 0.971)      5  0.0500",
+            "a|b                        0.500      2       –",
+            "",
+            "Higher is better.",
+        ]
+    )
+
+
+def test_markdown_table_by_hand() -> None:
+    assert markdown_table(TABLE).splitlines() == [
+        "| algorithm | gold | seeds | β |",
+        "| --- | ---: | ---: | ---: |",
+        "| ppo | 0.951 (0.931 … 0.971) | 5 | 0.0500 |",
+        "| a\\|b | 0.500 | 2 | – |",
+        "",
+        "Higher is better.",
+    ]
+
+
+def test_csv_keeps_every_digit_and_spreads_intervals_over_three_columns() -> None:
+    rows = list(csv.reader(csv_table(TABLE).splitlines()))
+    assert rows == [
+        ["algorithm", "gold", "gold low", "gold high", "seeds", "β"],
+        ["ppo", "0.951234", "0.931", "0.9712", "5", "0.05"],
+        ["a|b", "0.5", "", "", "2", ""],
+    ]
+
+
+# -- The page --------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Which tags and addresses a page has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_the_page_shows_every_experiment_and_needs_nothing_else(tmp_path: Path, found: Findings) -> None:
+    hostile = Findings(
+        HOSTILE,
+        (Table(HOSTILE, (HOSTILE,), ((HOSTILE,),), HOSTILE),),
+        (Figure(HOSTILE, '<svg viewBox="0 0 9 9"></svg>'),),
+    )
+    path = write_bench_report({"diagnostic": found, "kl_frontier": hostile}, tmp_path / "new" / "report")
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert path.name == "report.html"
+    assert page.tags.count("section") == 2
+    assert page.tags.count("svg") == 5
+    assert "script" not in page.tags
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert text.count(found.headline) == 1
+    files = {file.name for file in path.parent.glob("*.csv")}
+    assert files == {
+        "diagnostic-1-over-all-tasks.csv",
+        "diagnostic-2-each-task.csv",
+        "kl-frontier-1-script-alert-x-script.csv",
+    }
+    assert set(page.addresses) == files | {"#diagnostic", "#kl-frontier"}
+
+
+def test_each_figure_is_a_file_that_stands_alone(tmp_path: Path, found: Findings) -> None:
+    write_bench_report({"mini": found}, tmp_path)
+    files = sorted(tmp_path.glob("*.svg"))
+    assert [file.name for file in files] == [
+        "mini-1-how-well-and-how-sure.svg",
+        "mini-2-how-often-a-score-is-reached.svg",
+        "mini-3-where.svg",
+        "mini-4-profile-of-each.svg",
+    ]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).get("viewBox")
+        assert set(re.findall(r"var\(--([\w-]+)\)", text)) <= set(re.findall(r"--([\w-]+):", text))
+
+
+def test_a_figure_must_tell_its_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the figure 'Gold' has no viewBox"):
+        write_bench_report({"mini": Findings("", figures=(Figure("Gold", "<svg></svg>"),))}, tmp_path)
+
+
+def test_equal_findings_give_equal_bytes(tmp_path: Path, found: Findings) -> None:
+    again = summary(scores(), TASKS, np.random.default_rng(0))
+    assert again == found
+    first, second = (write_bench_report({"mini": one}, tmp_path / str(i)) for i, one in enumerate((found, again)))
+    for file in first.parent.iterdir():
+        assert file.read_bytes() == (second.parent / file.name).read_bytes()
+
+
+def test_findings_without_figures_or_tables_are_a_page(tmp_path: Path) -> None:
+    text = write_bench_report({"mini": Findings("Nothing has run yet.")}, tmp_path).read_text(encoding="utf-8")
+    assert "Nothing has run yet." in text
+    with pytest.raises(ValueError, match="findings is empty"):
+        write_bench_report({}, tmp_path)

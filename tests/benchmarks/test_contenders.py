@@ -1,0 +1,180 @@
+"""Who may take part, on what terms, and that all are measured alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers import word_tokenizer
+from textgym.agents.demonstrations import demonstrate
+from textgym.benchmarks.contenders import Imitation, LearningCurve, Lesson, Own, Stock, afforded, find_contender
+from textgym.benchmarks.diagnostic.sweep import PLAN as DIAGNOSTIC
+from textgym.benchmarks.diagnostic.sweep import sweep as diagnostic_sweep
+from textgym.benchmarks.diagnostic.task import run as diagnostic_run
+from textgym.benchmarks.experiment import Result
+from textgym.benchmarks.mini.sweep import PLAN as MINI
+from textgym.benchmarks.mini.sweep import sweep as mini_sweep
+from textgym.benchmarks.mini.task import run as mini_run
+from textgym.benchmarks.optimum.exact import optimum
+from textgym.prompts import encode_prompts
+from textgym.registration import load_task, task_mdp
+
+PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
+SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
+
+
+def diagnostic(name: str, task: str = "Emit", seed: int = 0, **settings: Any) -> Result:
+    """A run with few episodes."""
+    chosen = {**SMALL, **settings}
+    jobs = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=(name,), seeds=seed + 1, tasks=(task,), settings=chosen))
+    return diagnostic_run(jobs[-1])
+
+
+def own_algorithm(folder: Path) -> Path:
+    """The algorithm of the documentation, in a file outside of the package."""
+    listing = PAGE.read_text("utf-8").split("```python\n")[1].split('task = "textgym/Emit-v0"')[0]
+    path = folder / "ranked.py"
+    path.write_text(listing)
+    return path
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_finds_its_contender() -> None:
+    assert isinstance(find_contender("sft"), Imitation)
+    assert isinstance(find_contender("textgym.agents:PPO"), Own)
+    assert isinstance(find_contender("stable_baselines3:A2C"), Stock)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pppo", "algorithm='pppo' is unknown; did you mean 'ppo'"),
+        ("sfft", "did you mean 'sft'"),
+        ("stable_baselines3:DQN", "expected a subclass of textgym.agents.SequenceAlgorithm, or an on-policy"),
+        ("textgym.agents:LMPolicy", "expected a subclass of textgym.agents.SequenceAlgorithm"),
+        ("textgym.agents:PPPO", "has no 'PPPO'; did you mean 'PPO'"),
+        ("no_such_module:PPO", "cannot import 'no_such_module'"),
+    ],
+)
+def test_what_is_no_contender_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_contender(name)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file 'nowhere.py'"):
+        find_contender("nowhere.py:Mine")
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_names_all_that_its_numbers_depend_on() -> None:
+    (job,) = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("grpo",), seeds=1, tasks=("Emit",)))
+    assert {"episodes", "learning_rate", "clip_range", "scale_by_std"} <= job.settings.keys()
+    assert job.settings["minibatch_size"] == 128
+    assert job.settings["samples_per_prompt"] == 4, "None stands for the algorithm's own value"
+    (job,) = mini_sweep(replace(MINI, algorithms=("nlpo",), seeds=1, tasks=("Reviews",), settings={"tokens": 100}))
+    assert job.settings["tokens"] == 100
+    assert {"beta", "learning_rate", "evaluated", "top_mask", "target_update"} <= job.settings.keys()
+
+
+def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
+    path = own_algorithm(tmp_path)
+    before = find_contender(f"{path}:Ranked").settings({"minibatch_size": 16})
+    assert before["minibatch_size"] == 16
+    path.write_text(path.read_text() + "\n# changed\n")
+    after = find_contender(f"{path}:Ranked").settings({"minibatch_size": 16})
+    assert {name for name in before if before[name] != after[name]} == {"code"}
+
+
+def test_a_sweep_goes_seed_by_seed_and_refuses_before_it_runs() -> None:
+    jobs = mini_sweep(replace(MINI, algorithms=("ppo", "sft"), seeds=2, tasks=("Reviews", "Stories")))
+    assert [(job.seed, job.algorithm, job.task) for job in jobs[:5]] == [
+        (0, "ppo", "Reviews"),
+        (0, "ppo", "Stories"),
+        (0, "sft", "Reviews"),
+        (0, "sft", "Stories"),
+        (1, "ppo", "Reviews"),
+    ]
+    with pytest.raises(ValueError, match="did you mean"):
+        mini_sweep(replace(MINI, tasks=("Reviewss",)))
+    with pytest.raises(ValueError, match="'sft' imitates reference texts, and diagnostic tasks have none"):
+        diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("sft",)))
+    with pytest.raises(ValueError, match="has no beta"):
+        diagnostic_sweep(replace(DIAGNOSTIC, tasks=("Reviews",)))
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_repeats_and_is_scored_exactly() -> None:
+    first, second = (diagnostic("ppo", seed=1) for _ in "ab")
+    assert 0.5 < first["score"] <= 1
+    room = first["optimum"] - first["reference"]
+    assert first["score"] == pytest.approx((first["objective"] - first["reference"]) / room)
+    assert {**first, "cpu_seconds": 0} == {**second, "cpu_seconds": 0}
+    assert first["tokens"] == 512
+    assert [tokens for tokens, _ in first["curve"]] == list(range(64, 513, 64))
+    assert first["curve"][-1][1] > first["curve"][0][1]
+
+
+@pytest.mark.parametrize("name", ["stable_baselines3:PPO", "sb3_contrib:MaskablePPO", "stable_baselines3:A2C"])
+def test_a_stock_algorithm_takes_part(name: str) -> None:
+    found = diagnostic(name)
+    assert found["tokens"] == 512
+    assert 0.3 < found["score"] <= 1
+    assert len(found["curve"]) == 8
+
+
+def test_a_stock_algorithm_pays_for_kl() -> None:
+    task = load_task("Emit")
+    mdp = task_mdp(task)
+    best = optimum(mdp, 0.05)
+    stock = find_contender("stable_baselines3:A2C")
+    settings = stock.settings({"episodes_per_iteration": 64})
+
+    def kl(beta: float) -> float:
+        lesson = Lesson(task, mdp, 1024, 3e-3, beta, seed=0, slots=64, settings=settings)
+        return best.evaluate(stock.train(lesson).policy).kl
+
+    assert kl(beta=10.0) < 0.1
+    assert kl(beta=0.0) > 1
+
+
+def test_plain_imitation_learns_the_references_within_the_budget() -> None:
+    (job,) = mini_sweep(
+        replace(MINI, algorithms=("sft",), seeds=1, tasks=("Reviews",), settings={"tokens": 3000, "evaluated": 64})
+    )
+    found = mini_run(job)
+    assert 2900 < found["tokens"] <= 3000
+    assert found["after"]["gold"] > found["before"]["gold"] + 0.05
+    assert found["before"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found["after"]["kl"] > 0.1
+
+
+def test_a_budget_pays_for_the_first_demonstrations() -> None:
+    tokenizer = word_tokenizer()
+    prompts = encode_prompts(["w0", "w1", "w2"], tokenizer, 4)
+    shown = list(demonstrate(prompts, ["w3", "w3 w4", "w3 w4 w5"], tokenizer, 1))  # 2, 3 and 4 tokens with the end
+    assert afforded(shown, 5) == (shown[:2], 1)
+    assert afforded(shown, 8) == (shown[:2], 1)
+    assert afforded(shown, 1) == (shown[:1], 1)
+    assert afforded(shown, 27) == (shown, 3)
+
+
+def test_a_long_curve_is_averaged_to_50_points() -> None:
+    curve = LearningCurve()
+    curve._points = [(10 * step, float(step)) for step in range(1, 101)]
+    points = curve.points()
+    assert len(points) == 50
+    assert points[0] == (20, 1.5)
+    assert points[-1] == (1000, 99.5)
+    assert np.mean([reward for _, reward in points]) == pytest.approx(50.5)
+    assert LearningCurve().points() == []

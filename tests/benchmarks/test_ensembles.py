@@ -1,0 +1,80 @@
+"""Ensembles of proxies: findings by hand, and a tiny run."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from textgym.benchmarks.ensembles import EXPERIMENT
+from textgym.benchmarks.ensembles.score import findings
+from textgym.benchmarks.ensembles.task import Settings, run
+from textgym.benchmarks.experiment import Estimate, Job
+from textgym.benchmarks.optimising import job_settings
+
+
+def made(combine: str, seed: int, gold: float) -> tuple[Job, dict[str, Any]]:
+    rl = [{"tokens": i, "kl": 1.0 * i, "gold": gold, "proxy": 0.1 * i} for i in range(20 + seed)]
+    after = {"gold": gold, "proxy": 2.0, "kl": 9.0}
+    result = {"agreement": 0.7, "disagreement": 0.3, "gold": 0.5, "after": after, "rl": rl, "cpu_seconds": 1.0}
+    return Job("Concepts", "ppo", seed, {"combine": combine}), result
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    singles = (0.1, 0.2, 0.6)
+    rows = [made("single", seed, gold) for seed, gold in enumerate(singles)]
+    rows += [made("min", seed, gold + 0.2 + 0.01 * seed) for seed, gold in enumerate(singles)]
+    rows += [made("mean", seed, gold) for seed, gold in enumerate(reversed(singles))]
+    found = findings(rows[3:] + rows[:3])
+    (table,) = found.tables
+    column = {row[0]: row[table.columns.index("less that of the single one")] for row in table.rows}
+    assert list(column) == ["single", "min", "mean"]
+    assert column["single"] is None
+    # Student's interval of 0.20, 0.21, 0.22 at two degrees of freedom.
+    half = 4.302653 * 0.01 / np.sqrt(3)
+    assert isinstance(column["min"], Estimate)
+    assert (column["min"].value, column["min"].low, column["min"].high) == pytest.approx(
+        (0.21, 0.21 - half, 0.21 + half)
+    )
+    assert "gold under the min of an ensemble is +0.210" in found.headline
+    assert found.headline.endswith("surely better at 95 %: min.")
+    assert len(found.figures) == 2
+
+
+def test_findings_of_a_part_of_the_sweep() -> None:
+    assert findings([]).headline
+    assert "no seed yet" in findings([made("min", 0, 0.5)]).headline
+    assert "no ensemble is surely better" in findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
+
+
+def tiny(combine: str) -> Job:
+    shared = Settings(tokens=100, slots=8, labels=4, size="tiny", members=2, prompts=2, responses=4, evaluated=4)
+    settings = job_settings(shared, "ppo", episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
+    return Job("Translation", "ppo", 0, {"combine": combine}, settings)
+
+
+def test_the_single_model_is_a_member_of_the_ensemble() -> None:
+    single, ensemble = run(tiny("single")), run(tiny("min"))
+    assert single["disagreement"] == pytest.approx(0)
+    assert ensemble["disagreement"] > 0.01
+    assert single["gold"] == ensemble["gold"]
+    # Before any update both have written the same responses, and the least of two scores is no more than the first.
+    first, second = single["rl"][0], ensemble["rl"][0]
+    assert first["gold"] == second["gold"]
+    assert second["proxy"] < first["proxy"]
+    assert 0 <= ensemble["after"]["gold"] <= 1
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="'max' is not one of mean, min, uncertainty"):
+        run(tiny("max"))
+    with pytest.raises(ValueError, match="did you mean 'ppo'"):
+        EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=("ppoo",)))
+
+
+def test_every_seed_has_every_arm() -> None:
+    jobs = EXPERIMENT.sweep(EXPERIMENT.plan)
+    assert [(job.seed, job.arm["combine"]) for job in jobs[:5]] == [
+        *((0, name) for name in ("single", "mean", "min", "uncertainty")),
+        (1, "single"),
+    ]

@@ -1,0 +1,121 @@
+"""Pictures: what they tell is in them, equal data give equal bytes, and nothing of them needs more than the page."""
+
+import math
+import re
+from functools import cache
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from textgym.benchmarks.curves import SERIES, VARIABLES
+from textgym.benchmarks.experiment import Estimate
+from textgym.benchmarks.figures import Line, heatmap, intervals, lines, radar, typical_places
+
+SCORES = {"ppo": {"Emit": 1.0, "Needle": 0.58}, "a<2>c": {"Emit": 0.99, "Needle": -0.05}}
+
+
+def texts(svg: str) -> list[str]:
+    """What is written in a picture, which must be well-formed."""
+    parsed = ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+    return [re.sub(r"\n\s*", "", "".join(text.itertext())) for text in parsed.iter("text")]
+
+
+@cache
+def drawn() -> dict[str, str]:
+    return draw_all()
+
+
+def draw_all() -> dict[str, str]:
+    line = Line([0, 1, 2], [0.0, 0.5, 0.7], low=[0, 0.4, 0.6], high=[0.1, 0.6, 0.9])
+    return {
+        "lines": lines({"ppo": line, "theory": Line([0, 2], [0, 1], dashed=True)}, "KL in nats", "gold"),
+        "intervals": intervals({"worse": Estimate(0.2, 0.1, 0.3), "better": Estimate(0.9, 0.8, 1)}, "IQM"),
+        "heatmap": heatmap(SCORES),
+        "radar": radar(SCORES),
+    }
+
+
+def test_pictures_repeat_to_the_byte_and_follow_the_pages_theme() -> None:
+    first = drawn()
+    assert first == draw_all()
+    for svg in first.values():
+        assert svg.startswith("<svg role=")
+        assert not [stand_in for stand_in in VARIABLES if stand_in in svg]
+        assert "var(--muted)" in svg
+        assert texts(svg)
+
+
+def test_lines_tell_their_names_and_axes() -> None:
+    written = texts(drawn()["lines"])
+    assert {"ppo", "theory", "KL in nats", "gold"} <= set(written)
+    alone = lines({"ppo": Line([0, 1], [0, 1])}, "x", "y")
+    assert "ppo" not in texts(alone)  # a single line needs no legend
+
+
+def test_only_a_band_fills_and_only_a_dashed_line_is_dashed() -> None:
+    plain = lines({"a": Line([0, 1], [0, 1])}, "x", "y")
+    band = lines({"a": Line([0, 1], [0, 1], [0, 0], [1, 1])}, "x", "y")
+    dashed = lines({"a": Line([0, 1], [0, 1], dashed=True)}, "x", "y")
+    assert [svg.count("fill: var(--series-0); fill-opacity") for svg in (plain, band, dashed)] == [0, 1, 0]
+    assert [svg.count("stroke-dasharray") for svg in (plain, band, dashed)] == [0, 0, 1]
+
+
+def test_tokens_are_told_in_thousands() -> None:
+    assert "100k" in texts(lines({"ppo": Line([0, 100_000], [0, 1])}, "tokens", "gold"))
+    assert "0.50" in texts(lines({"ppo": Line([0, 0.5], [0, 1])}, "β", "gold"))
+
+
+def test_intervals_put_the_best_on_top_and_keep_colours_by_order() -> None:
+    svg = drawn()["intervals"]
+    written = texts(svg)
+    assert written.index("better") < written.index("worse")
+    assert {"0.90", "0.20"} <= set(written)
+    # The first whisker is the better one's, which stands second in the mapping.
+    assert svg.index("stroke: var(--series-1)") < svg.index("stroke: var(--series-0)")
+
+
+def test_a_dot_without_an_interval_is_hollow() -> None:
+    hollow = intervals({"few": Estimate(0.5, math.nan, math.nan)}, "IQM")
+    assert "fill: none; stroke: var(--series-0)" in hollow
+    assert "fill: var(--series-0)" not in hollow
+    assert "0.500" in texts(hollow)
+
+
+def test_a_heatmap_tells_every_score() -> None:
+    svg = drawn()["heatmap"]
+    assert [text for text in texts(svg) if re.fullmatch(r"−?\d\.\d\d", text)] == ["1.00", "0.58", "0.99", "−0.05"]
+    assert "a<2>c" in texts(svg)
+    fills = re.findall(r"fill: var\(--(good|bad)\); opacity: (\S+?)\"", svg)
+    # 0.6 · |2 · score − 1|, at most 0.6
+    assert fills == [("good", "0.6"), ("good", "0.096"), ("good", "0.588"), ("bad", "0.6")]
+
+
+def test_a_radar_each_and_its_failures_named_in_the_bad_colour() -> None:
+    svg = drawn()["radar"]
+    written = texts(svg)
+    assert written.count("Needle") == 2
+    assert svg.count("fill: var(--bad)") == 1
+    assert written.index("ppo") < written.index("a<2>c")
+
+
+def test_more_algorithms_than_colours_start_again() -> None:
+    many = {f"algorithm {index}": Line([0, 1], [0, index]) for index in range(len(SERIES) + 1)}
+    assert len(set(re.findall(r"var\(--series-\d+\)", lines(many, "x", "y")))) == len(SERIES)
+
+
+def test_places_follow_the_typical_interval() -> None:
+    # Half-widths 0.003, 0.03 and 0.4: the middle one deserves two decimals.
+    wide = [Estimate(0.5, 0.5 - half, 0.5 + half) for half in (0.003, 0.03, 0.4)]
+    assert typical_places(wide) == 2
+    assert typical_places([Estimate(1, 1, 1)]) == 3
+    assert typical_places([Estimate(1, 1 - 1e-5, 1 + 1e-5)]) == 3
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="series is empty"):
+        lines({}, "x", "y")
+    with pytest.raises(ValueError, match=r"series\['ppo'\] has shapes .*'y': \(3,\)"):
+        lines({"ppo": Line([0, 1], np.zeros(3))}, "x", "y")
+    with pytest.raises(ValueError, match=r"scores\['b'\] has \['Copy'\]; expected those of the first: \['Emit'\]"):
+        heatmap({"a": {"Emit": 1.0}, "b": {"Copy": 1.0}})

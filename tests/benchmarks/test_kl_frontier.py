@@ -1,0 +1,71 @@
+"""Gold against KL: findings by hand, and runs of both kinds."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from textgym.benchmarks.experiment import Job
+from textgym.benchmarks.kl_frontier import EXPERIMENT
+from textgym.benchmarks.kl_frontier.score import bought, findings
+from textgym.benchmarks.kl_frontier.task import SAMPLED, run
+from textgym.benchmarks.mini.sweep import run_settings
+
+POOL = (
+    Job("Reviews", SAMPLED, 0),
+    {"best_of_n": [{"n": n, "kl": kl, "gold": gold} for n, kl, gold in ((1, 0.0, 0.5), (2, 0.2, 0.6), (4, 0.6, 0.8))]},
+)
+
+
+def made(beta: float, seed: int, gold: float, kl: float) -> tuple[Job, dict[str, Any]]:
+    return Job("Reviews", "ppo", seed, {"beta": beta}), {"after": {"gold": gold, "kl": kl}}
+
+
+def test_best_of_n_between_two_n_and_beyond_the_last() -> None:
+    assert bought([POOL], 0.4) == pytest.approx(0.7)
+    assert bought([POOL], 0.61) is None
+    assert bought([], 0.4) is None
+
+
+def test_findings_by_hand() -> None:
+    rows = [made(1.0, seed, 0.6, 0.4) for seed in range(3)] + [
+        made(0.1, seed, 0.9 + 0.01 * seed, 5) for seed in range(3)
+    ]
+    found = findings([*rows, POOL])
+    (table,) = found.tables
+    assert [row[:2] for row in table.rows[:3]] == [("ppo", 0.1), ("ppo", 1.0), (SAMPLED, 1)]
+    assert table.rows[0][2].value == pytest.approx(0.91)  # type: ignore[union-attr]
+    assert table.rows[0][4] is None
+    assert table.rows[1][4] == pytest.approx(0.7)
+    assert found.headline == (
+        "On Reviews, ppo earns most at β = 0.1: gold 0.91 for 5.0 nats, beyond the reach of best-of-n."
+    )
+
+
+def test_findings_of_a_part_of_the_sweep() -> None:
+    assert findings([]).headline == findings([POOL]).headline == "No algorithm has been trained yet."
+    # One β has a seed more than the other.
+    assert findings([made(0.1, 0, 0.9, 5), made(0.1, 1, 0.9, 5), made(1.0, 0, 0.6, 0.4)]).figures
+
+
+def test_best_of_n_by_gold_rises_from_the_base_model() -> None:
+    result = run(Job("Translation", SAMPLED, 0, settings={"prompts": 3, "pool": 8}))
+    golds = [point["gold"] for point in result["best_of_n"]]
+    assert [point["n"] for point in result["best_of_n"]] == [1, 2, 4, 8]
+    assert golds == sorted(golds)
+    assert golds[0] < golds[-1] <= 1
+
+
+def test_a_run_of_an_algorithm() -> None:
+    changed = {"tokens": 60, "beta": 0.3, "slots": 8, "evaluated": 4}
+    own = run_settings("rloo", changed, episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
+    result = run(Job("Translation", "rloo", 0, {"beta": 0.3}, own))
+    assert 0 <= result["after"]["gold"] <= 1
+    assert result["before"]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_sweep_takes_beta_from_the_arm() -> None:
+    jobs = EXPERIMENT.sweep(replace(EXPERIMENT.plan, settings={"tokens": 77}))
+    trained = [job for job in jobs if job.algorithm != SAMPLED]
+    assert all(job.settings["beta"] == job.arm["beta"] and job.settings["tokens"] == 77 for job in trained)
+    assert len({job.key for job in jobs}) == len(jobs)

@@ -1,0 +1,146 @@
+"""What results say: figures by hand, and what is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from textgym.benchmarks import diagnostic, mini, nlpo_mask
+from textgym.benchmarks.experiment import Estimate, Job, Table
+from textgym.benchmarks.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.suite import learning_curves, suite_scores
+
+
+def scored(task: str, name: str, seed: int, score: float) -> tuple[Job, dict[str, Any]]:
+    result = {"beta": 0.05, "optimum": 1.0, "reference": 0.0, "objective": score, "score": score, "cpu_seconds": 2.0}
+    return Job(task, name, seed), result
+
+
+def golden(task: str, name: str, seed: int, after: float, **arm: Any) -> tuple[Job, dict[str, Any]]:
+    stages = {
+        stage: {"score": gold, "gold": gold, "grammatical": 1.0, "kl": 2 * gold, "length": 9.0}
+        for stage, gold in (("before", 0.5), ("after", after))
+    }
+    return Job(task, name, seed, arm), {**stages, "tokens": 100 + seed, "cpu_seconds": 3.0}
+
+
+def row(table: Table, *name: str) -> dict[str, Any]:
+    (found,) = (cells for cells in table.rows if cells[: len(name)] == name)
+    return dict(zip(table.columns, found, strict=True))
+
+
+def table(found: Any, title: str) -> Table:
+    (one,) = (table for table in found.tables if table.title == title)
+    return one
+
+
+def test_of_one_algorithm_the_tasks_come_first() -> None:
+    scores = {
+        ("Emit", 0): 1.0,
+        ("Emit", 1): 0.92,
+        ("Emit", 2): 0.96,
+        ("Copy", 0): 0.2,
+        ("Copy", 1): 0.4,
+        ("Copy", 2): 0.3,
+    }
+    found = diagnostic.EXPERIMENT.findings([scored(task, "ppo", seed, s) for (task, seed), s in scores.items()])
+    assert found.headline == "ppo reaches a mean score of 0.95 on 1 of 2 tasks."
+    emit = row(found.tables[0], "ppo", "Emit")
+    # Student's t of 2 degrees of freedom at 97.5 % is 4.3027; the standard error of 1, 0.92, 0.96 is 0.04 / √3.
+    half = 4.302653 * 0.04 / np.sqrt(3)
+    assert isinstance(emit["score"], Estimate)
+    assert (emit["score"].low, emit["score"].value, emit["score"].high) == pytest.approx(
+        (0.96 - half, 0.96, 0.96 + half)
+    )
+    assert emit["worst seed"] == 0.92
+    assert (emit["β"], emit["J(π_ref)"], emit["J(π)"], emit["J*"], emit["CPU s"]) == (
+        0.05,
+        0.0,
+        pytest.approx(0.96),
+        1.0,
+        2.0,
+    )
+    assert emit["seeds"] == 3
+
+
+def test_several_algorithms_are_compared() -> None:
+    results = [
+        scored(task, name, seed, score)
+        for name, score in (("ppo", 0.9), ("rloo", 0.3))
+        for task in ("Emit", "Copy")
+        for seed in range(3)
+    ]
+    found = diagnostic.EXPERIMENT.findings(results)
+    assert found.headline.startswith("ppo leads")
+    assert len(table(found, "Distance to the exact optimum").rows) == 4
+    assert found.figures
+
+
+def test_only_seeds_with_every_task_count() -> None:
+    results = [scored("Emit", "ppo", 0, 1.0), scored("Copy", "ppo", 0, 0.5), scored("Emit", "ppo", 1, 0.7)]
+    results += [scored("Copy", "trpo", 0, 0.1)]
+    scores = suite_scores(results, lambda result: result["score"])
+    assert scores.tasks == ("Emit", "Copy")
+    assert scores.by_algorithm["ppo"].tolist() == [[1.0, 0.5]]
+    assert scores.left_out == ("trpo",)
+    headline = diagnostic.EXPERIMENT.findings(results).headline
+    assert headline.endswith("No seed of trpo has every task yet, so they are left out.")
+
+
+def test_gold_is_normalised_and_shown_as_it_is() -> None:
+    results = [golden(t, "rloo", seed, a) for t, a in (("Reviews", 0.75), ("Stories", 0.5)) for seed in range(3)]
+    results += [golden(t, "ppo", seed, 1.0) for t in ("Reviews", "Stories") for seed in range(3)]
+    assert mini.score.normalised(results[0][1]) == 0.5
+    found = mini.EXPERIMENT.findings(results)
+    gold = table(found, "Gold reward")
+    assert row(gold, "base model")["Reviews"].value == 0.5
+    assert row(gold, "rloo")["Reviews"] == Estimate(0.75, 0.75, 0.75)
+    cost = row(table(found, "What it costs"), "rloo")
+    assert cost["gain"].value == 0.125
+    assert (cost["grammatical"], cost["KL"], cost["length"], cost["tokens"], cost["CPU s"]) == (
+        1.0,
+        1.25,
+        9.0,
+        101,
+        3.0,
+    )
+
+
+def test_curves_are_averaged_over_tasks_and_have_bands_over_seeds() -> None:
+    def run(task: str, seed: int, slope: float) -> tuple[Job, dict[str, Any]]:
+        return Job(task, "ppo", seed), {"curve": [[100 * i, slope * i] for i in range(1, 11)]}
+
+    results = [run(task, seed, slope + seed) for task, slope in (("Emit", 1.0), ("Copy", 3.0)) for seed in range(3)]
+    drawn = learning_curves([*results, (Job("Emit", "old", 0), {})])
+    assert list(drawn) == ["ppo"], "results without a curve are not drawn"
+    line = drawn["ppo"]
+    assert (line.x[0], line.x[-1]) == (100, 1000)
+    # Slopes are 2, 3 and 4 after the mean over tasks.
+    assert line.y == pytest.approx(3 * np.asarray(line.x) / 100)
+    assert line.high is not None
+    assert line.high[-1] == pytest.approx(30 + 4.302653 * 10 / np.sqrt(3))
+    (single,) = learning_curves(results[:1]).values()
+    assert single.low is None
+
+
+def test_masks_are_compared_seed_by_seed() -> None:
+    often = [golden("Reviews", "nlpo", seed, after, target_update=5) for seed, after in enumerate((0.9, 0.8, 0.7, 0.1))]
+    never = [golden("Reviews", "nlpo", seed, after, target_update=NEVER) for seed, after in enumerate((0.8, 0.7, 0.6))]
+    found = nlpo_mask.EXPERIMENT.findings([*often, *never])
+    difference = row(found.tables[0], "refreshed every 5 − never")
+    assert difference["gold after"].value == pytest.approx(0.1)
+    assert difference["seeds"] == 3
+    assert found.headline == "A mask that follows the policy changes gold by +0.100 (+0.100 … +0.100) on Reviews."
+    assert row(found.tables[0], "never refreshed")["seeds"] == 3
+    assert nlpo_mask.EXPERIMENT.findings(never).headline == "No pair of runs yet."
+
+
+def test_the_arms_of_the_masks_differ_in_nothing_else() -> None:
+    plan = nlpo_mask.EXPERIMENT.plan
+    often, never = nlpo_mask.EXPERIMENT.sweep(plan)[:2]
+    assert often.key != never.key
+    differing = {name for name in often.settings if often.settings[name] != never.settings[name]}
+    assert differing == {"target_update"}
+    assert often.settings["tokens"] == 100_000

@@ -1,0 +1,173 @@
+"""``textgym bench``: experiments that compare algorithms, resumable, and the report of their results."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import tyro
+
+from textgym.benchmarks.bench_report import markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.experiment import Experiment, Findings, Plan, Results
+from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
+from textgym.benchmarks.grid import experiment_of, read_results, run_grid
+from textgym.files import write_text
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Do the runs of an experiment that its results file does not hold yet, and show what all say."""
+
+    experiment: tyro.conf.Positional[str]
+    """Its name; 'textgym bench list' tells them."""
+    algorithms: tuple[str, ...] | None = None
+    """By name (ppo, nlpo, …, sft), a class of your own as package.module:Class or path/to/file.py:Class, or a stock one
+    such as stable_baselines3:PPO. Default: those of the experiment."""
+    tasks: tuple[str, ...] | None = None
+    """By name. Default: those of the experiment."""
+    seeds: int | None = None
+    """Seeds 0, 1, … of each run. Default: as many as the experiment asks for; an interval needs 3."""
+    settings: dict[str, int | float] = field(default_factory=dict)
+    """Numbers of the experiment that shall differ, such as 'tokens 100000'."""
+    jobs: int = 1
+    """Runs at once, each in a process of one thread. No result depends on it."""
+    out: Path | None = None
+    """The results file, JSON Lines; runs that it holds are not done again. Default: bench/EXPERIMENT.jsonl."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Write report.html from results files; its tables also as CSV, and as Markdown in report.md."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """Files that 'textgym bench run' wrote."""
+    out: Path
+    """A directory."""
+
+
+@dataclass(frozen=True)
+class BenchList:
+    """Tell the experiments, what each asks, and which of its numbers can be set."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Compare algorithms. Speed is measured by 'python -m textgym.benchmarks.throughput', which has no seeds."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[BenchRun, tyro.conf.subcommand("run")]
+        | Annotated[BenchReport, tyro.conf.subcommand("report")]
+        | Annotated[BenchList, tyro.conf.subcommand("list")]
+    ]
+
+
+Chosen: TypeAlias = BenchRun | BenchReport | BenchList
+
+
+def bench(config: BenchConfig) -> None:
+    """Does what was asked for.
+
+    Raises:
+        ValueError, FileNotFoundError: something is unknown, or a file does not fit; nothing was run then.
+    """
+    chosen: Chosen = config.action
+    if isinstance(chosen, BenchRun):
+        run(chosen)
+    elif isinstance(chosen, BenchReport):
+        report(chosen)
+    else:
+        print(listing())
+
+
+def run(config: BenchRun) -> Findings:
+    """Runs what is missing, and prints the headline with the first table."""
+    experiment = find_experiment(config.experiment)
+    jobs = experiment.sweep(make_plan(experiment, config))
+    out = config.out or Path("bench", f"{experiment.name}.jsonl")
+    found = experiment.findings(ordered(run_grid(experiment, jobs, out, config.jobs), experiment.plan))
+    print(f"\n{found.headline}\n")
+    if found.tables:
+        print(f"{terminal_table(found.tables[0])}\n")
+    print(f"results: {out}\nreport:  textgym bench report {out} --out DIR")
+    return found
+
+
+def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
+    """The experiment's own plan with what the user chose.
+
+    Raises:
+        ValueError: a count is too small, nothing is left, or the experiment has no such setting.
+    """
+    own = experiment.plan
+    seeds = own.seeds if config.seeds is None else config.seeds
+    if seeds < 1 or config.jobs < 1:
+        raise ValueError(f"seeds={seeds}, jobs={config.jobs}; expected at least 1 of each")
+    algorithms = own.algorithms if config.algorithms is None else config.algorithms
+    tasks = own.tasks if config.tasks is None else config.tasks
+    if not algorithms or not tasks:
+        raise ValueError("algorithms or tasks are empty; expected at least one of each")
+    return Plan(algorithms, seeds, tasks, {**own.settings, **_settings(experiment, config.settings)})
+
+
+def _settings(experiment: Experiment, given: Mapping[str, float]) -> dict[str, Any]:
+    known = experiment.plan.settings
+    chosen = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{experiment.name} has no setting {name!r}; {hint}It has: {', '.join(known) or 'none'}")
+        chosen[name] = value
+    return chosen
+
+
+def ordered(results: Results, plan: Plan) -> Results:
+    """Results as a plan names them, whatever order they were done in: intervals are drawn in that order."""
+
+    def place(known: tuple[str, ...], name: str) -> tuple[int, str]:
+        return (known.index(name) if name in known else len(known), name)
+
+    return sorted(
+        results,
+        key=lambda done: (place(plan.algorithms, done[0].algorithm), place(plan.tasks, done[0].task), done[0].key),
+    )
+
+
+def report(config: BenchReport) -> Path:
+    """Writes the page; each file is a section, under the name of its experiment or, where two share that, its own."""
+    if not config.results:
+        raise ValueError("no results files; expected at least one that 'textgym bench run' wrote")
+    if config.out.exists() and not config.out.is_dir():
+        raise FileExistsError(f"out={str(config.out)!r} is a file; expected a directory")
+    names = [experiment_of(path) for path in config.results]
+    found: dict[str, Findings] = {}
+    for path, name in zip(config.results, names, strict=True):
+        title = name if names.count(name) == 1 else path.stem
+        experiment = find_experiment(name)
+        found[title] = experiment.findings(ordered(read_results(path, name), experiment.plan))
+    config.out.mkdir(parents=True, exist_ok=True)
+    page = write_bench_report(found, config.out)
+    write_text(config.out / "report.md", "\n".join(markdown(title, one) for title, one in found.items()))
+    print("\n\n".join(f"{title}: {one.headline}" for title, one in found.items()))
+    print(f"\nreport: {page}")
+    return page
+
+
+def markdown(title: str, findings: Findings) -> str:
+    """A section: the headline and every table."""
+    tables = (f"### {table.title}\n\n{markdown_table(table).rstrip()}\n" for table in findings.tables)
+    return "\n".join([f"## {title}\n\n{findings.headline}\n", *tables])
+
+
+def listing() -> str:
+    """The experiments with their questions and settings."""
+    lines = []
+    for name in EXPERIMENTS:
+        experiment = find_experiment(name)
+        settings = ", ".join(f"{key}={value}" for key, value in experiment.plan.settings.items())
+        lines.append(f"{name}: {experiment.question}" + (f"\n    settings: {settings}" if settings else ""))
+    return "\n".join(lines)
