@@ -27,9 +27,9 @@ from textgym.agents.choices import Choices
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
 from textgym.agents.construction import (
     check_arguments,
+    check_plays,
     check_same_task,
     check_spaces,
-    check_wrapper,
     env_attribute,
     linear_decay,
     make_admitting,
@@ -44,7 +44,6 @@ from textgym.agents.reference import make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
-from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import KLController
 from textgym.types import BoolArray, Episodes
@@ -71,7 +70,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         sampling: the behaviour distribution.
         pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
         seed: of everything random.
-        policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, as :class:`LMPolicy` explains them.
+        policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, ``frozen``, as :class:`LMPolicy` explains them.
         stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
         settings: the fields of :attr:`settings_class`.
     """
@@ -145,6 +144,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """What samples: the policy."""
         return self.policy.session(self._slots.n)
 
+    def check_env(self, env: VecEnv) -> None:
+        """ValueError where this algorithm cannot play in an environment; called for each one before it is taken."""
+        check_plays(self.policy, env, self.kl.beta)
+        if self.group > 1 and not make_slots(env).admits:
+            raise ValueError(
+                f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
+                "choose their own prompts; give an id, or a textgym vector environment with autoreset_mode='Disabled'"
+            )
+
     def extra_modules(self) -> dict[str, nn.Module]:
         """Further models whose weights a checkpoint keeps, by name."""
         return {}
@@ -184,13 +192,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             seed=self.seed or 0,
             **self.policy_kwargs,
         ).to(self.device)
-        if mdp is not None:
-            check_fits(
-                self.policy.lm, mdp.tokenizer, self.policy.n_actions, self.policy.width, self.policy.prompt_length
-            )
-        if getattr(mdp, "allowed", None) is not None and self.sampling.truncates:
-            raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
-        check_wrapper(self.env, self.sampling, self.kl.beta)
+        self.check_env(self.env)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
@@ -201,11 +203,6 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """Readies the slots of the environment and what plays in them."""
         assert self.env is not None
         self._slots = make_slots(self.env)
-        if self.group > 1 and not self._slots.admits:
-            raise ValueError(
-                f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
-                "choose their own prompts; give an id, or a textgym vector environment with autoreset_mode='Disabled'"
-            )
         self._session = self.new_session()
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
@@ -219,10 +216,16 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self._session = self.new_session()
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Continues in another environment of the same sizes and vocabulary; ValueError names what differs."""
+        """Continues in another environment of the same sizes and vocabulary, which passes the constructor's checks.
+
+        Raises:
+            ValueError: it does not; the message says what differs, and the algorithm stays in its own environment.
+        """
         assert self.env is not None
         wrapped = self._wrap_env(env, self.verbose)
+        check_spaces(wrapped.observation_space, wrapped.action_space)
         check_same_task(task_identity(self.env), wrapped)
+        self.check_env(wrapped)
         super().set_env(wrapped, force_reset)
         self._settle()
 

@@ -28,6 +28,7 @@ from textgym.agents.construction import task_identity
 from textgym.agents.pretraining import check_same
 from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
+from textgym.lm.bars import without_bars
 from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.sampling import Sampling
@@ -48,7 +49,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
             tokenizer.save_pretrained(scratch)
         training = scratch / "training"
         training.mkdir()
-        tensors, groups = _optimizer_state(algorithm.policy.optimizer)
+        tensors, groups = optimizer_state(algorithm.policy.optimizer)
         save_file(tensors, training / "optimizer.safetensors")
         _save_value(algorithm.policy.value, training)
         if algorithm.reference is not None:
@@ -100,7 +101,7 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
     for name, module in algorithm.extra_modules().items():
         load_model(module, training / f"{name}.safetensors")
     moments = load_file(training / "optimizer.safetensors")
-    _load_optimizer(algorithm.policy.optimizer, moments, state["optimizer_groups"])
+    load_optimizer(algorithm.policy.optimizer, moments, state["optimizer_groups"])
     for name, count in state["counters"].items():
         setattr(algorithm, name, count)
 
@@ -116,7 +117,8 @@ def load_value(directory: Path) -> SeparateValue | None:
     trunk_directory = directory / "training" / "value_trunk"
     if not trunk_directory.is_dir():
         return None
-    trunk = own_memory(AutoModel.from_pretrained(str(trunk_directory)).eval())
+    with without_bars():
+        trunk = own_memory(AutoModel.from_pretrained(str(trunk_directory)).eval())
     weight = load_file(directory / "training" / "value_head.safetensors")["linear.weight"]
     return SeparateValue(trunk, ValueHead(weight.shape[1]))
 
@@ -155,10 +157,12 @@ def _save_value(value: nn.Module | None, training: Path) -> None:
     save_file(head.state_dict(), training / "value_head.safetensors")
     if isinstance(value, SeparateValue):
         trunk: Any = value.trunk
-        trunk.save_pretrained(training / "value_trunk")
+        with without_bars():
+            trunk.save_pretrained(training / "value_trunk")
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's moments, for safetensors, and its settings, for JSON."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value.contiguous()
@@ -168,7 +172,8 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
     return tensors, state["param_groups"]
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    """Puts back what :func:`optimizer_state` gave."""
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

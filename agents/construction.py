@@ -14,6 +14,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
+from textgym.agents.policy import LMPolicy
+from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import FixedKL, KLController
 
@@ -117,6 +119,31 @@ def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
             f"env has no attribute {name!r}: language environments say prompt_length (P) and end_token_ids, as "
             "textgym.env.TokenEnv does"
         ) from error
+
+
+def restricts_actions(env: VecEnv) -> bool:
+    """Whether the environment's task forbids some tokens in some states."""
+    return getattr(env_attribute(env, "mdp", None), "allowed", None) is not None
+
+
+def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
+    """What a policy asks of every environment that it plays in, the first one and those that follow.
+
+    Raises:
+        ValueError: the model is too small for the task, the task ends responses by other tokens or restricts actions
+            where the policy does too, or the environment's ``ReferenceKL`` wrapper does not fit.
+    """
+    mdp = env_attribute(env, "mdp", None)
+    if mdp is not None:
+        check_fits(policy.lm, mdp.tokenizer, policy.n_actions, policy.width, policy.prompt_length)
+    ends = tuple(env_attribute(env, "end_token_ids"))
+    if ends != policy.end_token_ids:
+        raise ValueError(
+            f"env ends responses by the tokens {ends}, the policy by {policy.end_token_ids}; expected the same ones"
+        )
+    if restricts_actions(env) and policy.sampling.truncates:
+        raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
+    check_wrapper(env, policy.sampling, beta)
 
 
 def check_wrapper(env: VecEnv, sampling: Sampling, beta: float) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import encode_prompts
 from textgym.tasks.task import Task
+from textgym.tokenization import is_conversation, reply_text
 from textgym.types import Prompt
 
 UNTRAINED = -100  # the label that transformers' losses leave out
@@ -45,7 +46,8 @@ def encode_demonstrations(
     """Data rows as demonstrations; the end token is appended to each completion.
 
     Args:
-        rows: with the fields ``prompt`` (a text or a conversation) and ``completion``; others become columns.
+        rows: with the fields ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one
+            message), or with ``messages``, a conversation whose last turn is the completion; others become columns.
         tokenizer: of the model that is to learn.
         end_token_id: ends each response.
         max_length: tokens that the model can read, or None.
@@ -54,8 +56,11 @@ def encode_demonstrations(
     Raises:
         ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
     """
-    completions = [completion_text(row, "completion", f"{source}, row {i}") for i, row in enumerate(rows, start=1)]
+    places = [f"{source}, row {number}" for number in range(1, len(rows) + 1)]
+    rows = [prompt_and_completion(row, where) for row, where in zip(rows, places, strict=True)]
     prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
+    found = zip(rows, prompts, places, strict=True)
+    completions = [completion_text(row, "completion", where, prompt.text) for row, prompt, where in found]
     return demonstrate(prompts, completions, tokenizer, end_token_id, max_length, source)
 
 
@@ -74,7 +79,8 @@ def task_demonstrations(
     source = f"task {task.name}, split {split!r}"
     prompts = task.prompts(split)
     require_references(task, split)
-    texts = [completion_text(p.columns, "reference", f"{source}, row {i}") for i, p in enumerate(prompts, start=1)]
+    numbered = enumerate(prompts, start=1)
+    texts = [completion_text(p.columns, "reference", f"{source}, row {i}", p.text) for i, p in numbered]
     if tokenizer is not None:
         rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
         prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
@@ -90,11 +96,34 @@ def require_references(task: Task, split: str = "train") -> None:
         )
 
 
-def completion_text(row: Mapping[str, Any], field: str, where: str) -> str:
-    """A row's completion; ValueError where there is none."""
+def prompt_and_completion(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A row of ``messages`` as one of ``prompt`` and ``completion``, any other row as it is.
+
+    Raises:
+        ValueError: the messages do not end with the assistant's answer to something.
+    """
+    if "messages" not in row or "prompt" in row:
+        return row
+    messages = row["messages"]
+    if not is_conversation(messages) or len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise ValueError(
+            f"{where}: messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the "
+            "last one the assistant's"
+        )
+    others = {name: value for name, value in row.items() if name != "messages"}
+    return {**others, "prompt": list(messages[:-1]), "completion": list(messages[-1:])}
+
+
+def completion_text(row: Mapping[str, Any], field: str, where: str, prompt: str) -> str:
+    """What a row's completion adds to the text of its prompt; ValueError where there is none."""
     if field not in row:
         raise ValueError(f"{where}: no field {field!r}; got the fields {sorted(row)}")
     text = row[field]
+    if is_conversation(text):
+        try:
+            text = reply_text(prompt, text)
+        except ValueError as error:
+            raise ValueError(f"{where}: {field}: {error}") from error
     if not isinstance(text, str) or not text:
         raise ValueError(f"{where}: {field} is {text!r}; expected a text that is not empty")
     return text

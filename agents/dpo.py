@@ -6,19 +6,26 @@ Bradley–Terry likelihood of "chosen before rejected", that is a loss of the po
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from tqdm import trange
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from textgym.agents.checkpoint import load_optimizer, optimizer_state
 from textgym.agents.comparisons import Comparison
+from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.likelihood import check_readable, log_likelihood
 from textgym.agents.sft_settings import EpochRow
+from textgym.files import write_json, write_manifest
 from textgym.lm.scoring import Trunk
 from textgym.types import IntArray
 
@@ -88,17 +95,27 @@ def log_probs_of(trunk: Trunk, comparisons: Sequence[Comparison], batch_size: in
 
 
 class _Learning:
-    """A model, its optimiser, and what its reference says of the comparisons."""
+    """A model, its optimiser, and what its reference says of the comparisons; that is the model as it is now."""
 
-    def __init__(self, model: PreTrainedModel, comparisons: Sequence[Comparison], settings: DPOSettings) -> None:
-        self.trunk = Trunk(model.eval())
+    def __init__(
+        self, trunk: Trunk, comparisons: Sequence[Comparison], held_out: Sequence[Comparison], settings: DPOSettings
+    ) -> None:
+        self.trunk = trunk
         self.comparisons = comparisons
+        self.held_out = held_out
         self.settings = settings
-        self.reference = log_probs_of(self.trunk, comparisons, settings.batch_size)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.reference = log_probs_of(trunk, comparisons, settings.batch_size)
+        self.held_out_reference = log_probs_of(trunk, held_out, settings.batch_size)
+        self.parameters = [p for p in trunk.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate, eps=1e-5)
         steps = settings.epochs * -(-len(comparisons) // settings.batch_size)
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, steps)
+
+    def measured(self) -> dict[str, float]:
+        """The held-out comparisons, as the model sees them now."""
+        log_probs = log_probs_of(self.trunk, self.held_out, self.settings.batch_size)
+        found = summary(implicit_margin(log_probs, self.held_out_reference, self.settings.beta))
+        return {f"validation/{name}": value for name, value in found.items()}
 
     def epoch(self, order: IntArray) -> Tensor:
         """One pass; the margins, each from just before the step that its comparison was in."""
@@ -114,6 +131,28 @@ class _Learning:
             margins.append(implicit_margin(log_probs.detach(), reference, beta))
         return torch.cat(margins)
 
+    def save(self, directory: Path, rows: Sequence[EpochRow]) -> None:
+        """Keeps what the next epoch depends on, and the rows up to now; the epoch before is removed."""
+        epoch = round(rows[-1]["iteration"])
+        path = checkpoint_path(directory, epoch)
+        path.mkdir(parents=True)
+        save_model(self.trunk.model, str(path / "model.safetensors"))
+        tensors, groups = optimizer_state(self.optimizer)
+        save_file(tensors, path / "optimizer.safetensors")
+        state = {"rows": list(rows), "optimizer_groups": groups, "schedule": self.schedule.state_dict()}
+        write_json(path / "state.json", state)
+        write_manifest(path)
+        keep_only(directory, (epoch,))
+
+    def load(self, path: Path) -> list[EpochRow]:
+        """Puts back what :meth:`save` kept; its rows."""
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        load_model(self.trunk.model, path / "model.safetensors")
+        load_optimizer(self.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer_groups"])
+        self.schedule.load_state_dict(state["schedule"])
+        rows: list[EpochRow] = state["rows"]
+        return rows
+
 
 def train_dpo(
     model: PreTrainedModel,
@@ -122,6 +161,8 @@ def train_dpo(
     held_out: Sequence[Comparison],
     settings: DPOSettings | None = None,
     seed: int = 0,
+    directory: Path | None = None,
+    resume: bool = False,
     on_epoch: Callable[[Sequence[EpochRow]], None] = lambda _: None,
     progress: bool = True,
 ) -> list[EpochRow]:
@@ -133,6 +174,9 @@ def train_dpo(
         held_out: comparisons that are measured before training and after each epoch.
         settings: of the training.
         seed: of the order.
+        directory: where training state lies between epochs; nowhere unless given.
+        resume: go on from the last whole epoch in ``directory``; the arguments must be those of the first call, the
+            model as it was then.
         on_epoch: called before training and after each epoch, with all rows up to then.
         progress: show a progress bar.
 
@@ -142,26 +186,39 @@ def train_dpo(
 
     Raises:
         ValueError: there is nothing to learn or to measure, or the model cannot read it; nothing was trained then.
+            Or training diverged, or its state is damaged.
     """
     settings = settings or DPOSettings()
     trunk = Trunk(model.eval())
-    for name, part in (("comparisons", comparisons), ("held_out", held_out)):
-        if not part:
-            raise ValueError(f"{name} is empty; expected at least one comparison")
-        check_readable(trunk, [one for pair in part for one in (pair.chosen, pair.rejected)], f"{name}, text")
-    learning = _Learning(model, comparisons, settings)
-    reference = log_probs_of(trunk, held_out, settings.batch_size)
-
-    def measured() -> dict[str, float]:
-        log_probs = log_probs_of(trunk, held_out, settings.batch_size)
-        found = summary(implicit_margin(log_probs, reference, settings.beta))
-        return {f"validation/{name}": value for name, value in found.items()}
-
-    rows: list[EpochRow] = [{"iteration": 0, **measured()}]
+    _check_comparisons(trunk, comparisons, "comparisons")
+    _check_comparisons(trunk, held_out, "held_out")
+    learning = _Learning(trunk, comparisons, held_out, settings)
+    rows = _first_rows(learning, directory, resume)
     on_epoch(rows)
-    for epoch in trange(settings.epochs, desc="DPO", unit="epoch", disable=not progress):
+    bar = tqdm(total=settings.epochs, initial=len(rows) - 1, desc="DPO", unit="epoch", disable=not progress)
+    for epoch in range(len(rows) - 1, settings.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(comparisons))
         met = {f"train/{name}": value for name, value in summary(learning.epoch(order)).items()}
-        rows.append({"iteration": epoch + 1, **met, **measured()})
+        rows.append({"iteration": epoch + 1, **met, **learning.measured()})
+        if not math.isfinite(rows[-1]["validation/loss"]):
+            raise ValueError(f"the loss after epoch {epoch + 1} is no number: training diverged; lower learning_rate")
+        if directory is not None:
+            learning.save(directory, rows)
         on_epoch(rows)
+        bar.update()
+    bar.close()
     return rows
+
+
+def _check_comparisons(trunk: Trunk, comparisons: Sequence[Comparison], argument: str) -> None:
+    if not comparisons:
+        raise ValueError(f"{argument} is empty; expected at least one comparison")
+    check_readable(trunk, [one for pair in comparisons for one in (pair.chosen, pair.rejected)], f"{argument}, text")
+
+
+def _first_rows(learning: _Learning, directory: Path | None, resume: bool) -> list[EpochRow]:
+    """The row before training, or those up to where a run goes on."""
+    if directory is not None and not resume:
+        keep_only(directory, ())  # another run's
+    found = last_whole(directory) if directory is not None else None
+    return [{"iteration": 0, **learning.measured()}] if found is None else learning.load(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,10 @@ from transformers import (
 )
 
 from textgym.agents.demonstrations import Demonstration, collate
+from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.files import MANIFEST, remove_directory, verify_manifest, write_manifest
+from textgym.files import write_manifest
+from textgym.lm.bars import without_bars
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
 LOGGING_STEPS = 10
@@ -35,7 +36,6 @@ def run_trainer(
     demonstrations: Sequence[Demonstration],
     measure: Callable[[], dict[str, float]],
     settings: SFTSettings,
-    *,
     keep_by: str,
     seed: int,
     directory: Path,
@@ -62,7 +62,8 @@ def run_trainer(
         trainer.measure = measure
         trainer.remove_callback(PrinterCallback)  # prints every log
         try:
-            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+            with without_bars():  # it saves the model after each epoch
+                trainer.train(resume_from_checkpoint=None if found is None else str(found))
         finally:
             trainer.accelerator.free_memory()
     state = trainer.state
@@ -106,20 +107,6 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
-
-
-def last_whole(directory: Path) -> Path | None:
-    """The last checkpoint that was written to its end; what was cut off after it is removed.
-
-    Raises:
-        ValueError: a file of it was damaged later.
-    """
-    for path in sorted(_checkpoints(directory), key=_step, reverse=True):
-        if (path / MANIFEST).is_file():
-            verify_manifest(path)
-            return path
-        remove_directory(path)
-    return None
 
 
 def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
@@ -185,7 +172,7 @@ class _Epochs(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.best_global_step:  # the directory may have been moved since
-            state.best_model_checkpoint = str(self._path(state.best_global_step))
+            state.best_model_checkpoint = str(checkpoint_path(self.directory, state.best_global_step))
         self._tell(state)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -195,13 +182,8 @@ class _Epochs(TrainerCallback):
         self._tell(state)
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        write_manifest(self._path(state.global_step))
-        for path in _checkpoints(self.directory):
-            if _step(path) not in (state.global_step, state.best_global_step):
-                remove_directory(path)
-
-    def _path(self, step: int) -> Path:
-        return self.directory / f"checkpoint-{step}"
+        write_manifest(checkpoint_path(self.directory, state.global_step))
+        keep_only(self.directory, (state.global_step, state.best_global_step))
 
     def _tell(self, state: TrainerState) -> None:
         if self.on_epoch is not None:
@@ -227,11 +209,3 @@ class _Bar(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
-
-
-def _checkpoints(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-
-
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])

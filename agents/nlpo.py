@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 
+from textgym.agents.construction import restricts_actions
 from textgym.agents.masking import MASK_MODEL, NucleusMask
 from textgym.agents.ppo import PPO, PPOSettings
 from textgym.agents.session import Session
@@ -49,10 +51,13 @@ class NLPO(PPO):
         assert self.policy.mask is not None
         return self.policy.mask
 
+    def check_env(self, env: VecEnv) -> None:
+        super().check_env(env)
+        if restricts_actions(env):
+            raise ValueError("NLPO's mask does not go with a task that restricts actions; expected another task")
+
     def new_session(self) -> Session:
         if self.policy.mask is None:
-            if getattr(self._env_attribute("mdp", None), "allowed", None) is not None:
-                raise ValueError("NLPO's mask does not go with a task that restricts actions; expected another task")
             self.policy.mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
         return super().new_session()
 

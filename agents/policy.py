@@ -56,7 +56,9 @@ class LMPolicy(BasePolicy):
         freeze_layers: the embeddings and so many of the lower layers are not trained; None for none. What they compute
             is then computed once per iteration.
         untie_head: gives an output head that is tied to the embedding weights of its own, so that it learns where the
-            embedding is frozen.
+            embedding is frozen. Not with adapters, beside which no head learns.
+        frozen: parameters of this policy, by name (``lm.…``, ``value.…``), that are not trained. Those of a loaded
+            model that ask for no gradient need not be named.
         sampling: the behaviour distribution.
         seed: of the random streams of ``predict``.
     """
@@ -74,6 +76,7 @@ class LMPolicy(BasePolicy):
         lora: Any = None,
         freeze_layers: int | None = None,
         untie_head: bool = False,
+        frozen: Sequence[str] = (),
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
@@ -90,12 +93,19 @@ class LMPolicy(BasePolicy):
         self.seed = seed
         self.freeze_layers = freeze_layers
         if untie_head:
+            if lora is not None or is_adapted(self.lm):
+                raise ValueError(
+                    "untie_head=True does not go with adapters: they are all that is trained, and a head of its own "
+                    "would never learn; leave untie_head or the adapters out"
+                )
             untie(self.lm)
         if lora is not None:
             add_lora(self.lm, lora, freeze_layers or 0, seed)
         elif is_adapted(self.lm):
             train_adapters(self.lm)
         self.value = make_value(value, self.lm)  # before any layer is frozen, which its own copy need not be
+        self._freeze_named(frozen)
+        self._frozen = self._frozen_by_caller()
         if freeze_layers is not None:
             freeze(self.lm, freeze_layers)
         self.trunk = Trunk(self.lm, freeze_layers or 0)
@@ -112,7 +122,24 @@ class LMPolicy(BasePolicy):
 
     def saved_arguments(self) -> dict[str, Any]:
         """What the constructor must be told again, beside the saved model."""
-        return {} if self.freeze_layers is None else {"freeze_layers": self.freeze_layers}
+        layers = {} if self.freeze_layers is None else {"freeze_layers": self.freeze_layers}
+        return {**layers, **({"frozen": self._frozen} if self._frozen else {})}
+
+    def _freeze_named(self, names: Sequence[str]) -> None:
+        parameters = dict(self.named_parameters())
+        unknown = sorted(set(names) - parameters.keys())
+        if unknown:
+            raise ValueError(
+                f"frozen names {unknown}; expected parameters of the policy, such as {next(iter(parameters))!r}"
+            )
+        for name in names:
+            parameters[name].requires_grad_(False)
+
+    def _frozen_by_caller(self) -> list[str]:
+        """What is not trained before any layer is frozen; what adapters freeze, they freeze again by themselves."""
+        prefix = "lm." if is_adapted(self.lm) else ()
+        named = self.named_parameters()
+        return [name for name, parameter in named if not parameter.requires_grad and not name.startswith(prefix)]
 
     # --- acting --------------------------------------------------------------------------------------------
 

@@ -63,8 +63,8 @@ def fine_tune(
 ) -> SFTReport:
     """Trains a model in place, and leaves it in eval mode with the weights of its best epoch.
 
-    Prompts are not trained; completion and end token are. The loss of a batch is the mean of −log p over its trained
-    tokens. Global random state is left as it was.
+    Completions and end tokens are trained, prompts are not; the loss is the mean of −log p over the trained tokens of a
+    batch. Global random state is left as it was.
 
     Args:
         model: learns.
@@ -84,8 +84,46 @@ def fine_tune(
     """
     settings = settings or SFTSettings()
     keep_by = keep_by or ("score" if judge else "loss")
+    _check(model, demonstrations, validation, settings, seed)
+    measure = _measurement(model, validation, judge, keep_by, settings.batch_size // settings.accumulate)
+
+    from textgym.agents.hf_trainer import run_trainer  # transformers.Trainer takes seconds to import
+
+    with tempfile.TemporaryDirectory() as scratch, isolated_random_state(), only_dropout(model, settings):
+        place = directory or Path(scratch)
+        rows, kept_epoch = run_trainer(
+            model, demonstrations, measure, settings, keep_by, seed, place, resume, on_epoch, progress
+        )
+    model.eval()
+    return SFTReport(tuple(rows), kept_epoch, keep_by)
+
+
+def _measurement(
+    model: PreTrainedModel, validation: Sequence[Demonstration], judge: Judge | None, keep_by: str, batch_size: int
+) -> Callable[[], dict[str, float]]:
+    """Measures the model as it then is: what the judge says, and the validation loss."""
     if keep_by == "score" and judge is None:
         raise ValueError("keep_by='score' needs a judge")
+
+    def measure() -> dict[str, float]:
+        model.eval()
+        with isolated_random_state():
+            judged = judge(model) if judge else {}
+        if keep_by == "score" and "score" not in judged:
+            raise ValueError(f"the judge gave {sorted(judged)}; expected 'score' among them")
+        return {**judged, "loss": mean_loss(model, validation, batch_size)}
+
+    return measure
+
+
+def _check(
+    model: PreTrainedModel,
+    demonstrations: Sequence[Demonstration],
+    validation: Sequence[Demonstration],
+    settings: SFTSettings,
+    seed: int,
+) -> None:
+    """Everything that could fail for what the caller gave, before any work."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
     check_precision(settings)
@@ -94,32 +132,6 @@ def fine_tune(
         raise ValueError("the model has adapters, which fine-tuning does not support; expected a plain model")
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
-
-    def measure() -> dict[str, float]:
-        model.eval()
-        with isolated_random_state():
-            judged = judge(model) if judge else {}
-        if keep_by == "score" and "score" not in judged:
-            raise ValueError(f"the judge gave {sorted(judged)}; expected 'score' among them")
-        return {**judged, "loss": mean_loss(model, validation, settings.batch_size // settings.accumulate)}
-
-    from textgym.agents.hf_trainer import run_trainer  # transformers.Trainer takes seconds to import
-
-    with tempfile.TemporaryDirectory() as scratch, isolated_random_state(), only_dropout(model, settings):
-        rows, kept_epoch = run_trainer(
-            model,
-            demonstrations,
-            measure,
-            settings,
-            keep_by=keep_by,
-            seed=seed,
-            directory=directory or Path(scratch),
-            resume=resume,
-            on_epoch=on_epoch,
-            progress=progress,
-        )
-    model.eval()
-    return SFTReport(tuple(rows), kept_epoch, keep_by)
 
 
 def check_precision(settings: SFTSettings) -> None:

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from textgym.files import replaced_directory
+from textgym.lm.bars import without_bars
 from textgym.rewards.reading import linear_head, read_scores
+from textgym.tokenization import render_chat
 from textgym.types import Messages
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -91,9 +93,10 @@ class RewardModel:
 
         _require_source(directory)
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                directory, dtype=dtype, output_loading_info=True
-            )
+            with without_bars(directory):
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    directory, dtype=dtype, output_loading_info=True
+                )
             tokenizer = AutoTokenizer.from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
@@ -172,7 +175,7 @@ class RewardModel:
         """Score ``N`` completions.
 
         Args:
-            prompts: ``N`` texts, or conversations, which the tokenizer's chat template renders.
+            prompts: ``N`` texts, or conversations, which :func:`textgym.tokenization.render_chat` renders.
             completions: ``N`` texts.
             completion_ids: ``N`` lists of sampled tokens; used where the tokenizers are the same and
                 ``prompt_ids`` came.
@@ -200,12 +203,12 @@ class RewardModel:
         """The tokens that the model reads. Prompt and completion are encoded as one text.
 
         Raises:
-            ValueError: there is nothing to read, the sequence is too long, or a conversation meets a
-                tokenizer without a chat template.
+            ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
+                conversation.
         """
-        is_text = isinstance(prompt, str)  # a chat template writes the special tokens itself
-        text = prompt if isinstance(prompt, str) else self._rendered(prompt)
-        ids: list[int] = self.tokenizer(text + completion, add_special_tokens=is_text)["input_ids"]
+        text = prompt if isinstance(prompt, str) else render_chat(self.tokenizer, prompt)
+        special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
+        ids: list[int] = self.tokenizer(text + completion, add_special_tokens=special)["input_ids"]
         return self._fitted(self._with_end(ids) if ended else ids)
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -232,7 +235,7 @@ class RewardModel:
         """
         target = Path(directory)
         _require_replaceable(target)
-        with replaced_directory(target) as scratch:
+        with replaced_directory(target) as scratch, without_bars():
             self.model.save_pretrained(scratch)
             self.tokenizer.save_pretrained(scratch)
 
@@ -255,17 +258,6 @@ class RewardModel:
             raise ValueError(f'{too_long}; shorten them, or load it with too_long="truncate"')
         warnings.warn(f"{too_long}: dropped {len(ids) - limit} from the left", stacklevel=3)
         return ids[-limit:]
-
-    def _rendered(self, messages: Messages) -> str:
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                "the prompt is a conversation, but the reward model's tokenizer has no chat template; "
-                "pass a text, or set tokenizer.chat_template"
-            )
-        turns = [dict(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

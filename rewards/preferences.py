@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from textgym.prompts import read_rows
+from textgym.tokenization import is_conversation, reply_text
 from textgym.types import Messages, Ranking
 
 ASSISTANT_TURN = re.compile(r"(?:^|\n)[ \t]*Assistant:")
@@ -47,6 +48,8 @@ def read_preferences(path: str | Path, render: Render | None = None) -> list[Ran
     - ``chosen, rejected``: whole dialogues. Of texts, in the layout of Bai et al. 2022 (arXiv:2204.05862), the common
       beginning up to the last ``Assistant:`` is the prompt; of lists of messages, the common messages are.
     - ``prompt, completion, label``: true or 1 for good, false or 0 for bad.
+
+    A prompt may be a list of messages, and a completion the list of the assistant's one message.
 
     Args:
         path: the file.
@@ -115,7 +118,8 @@ def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
         label = row["label"]
         if not isinstance(label, bool | int) or label not in (0, 1):
             raise ValueError(f"label: expected true or false (or 1 or 0), got {label!r:.200}")
-        return Judgement(_prompt(row, render), _completion(row["completion"], "completion"), bool(label))
+        prompt = _prompt(row, render)
+        return Judgement(prompt, _completion(row["completion"], "completion", prompt), bool(label))
     raise ValueError(f"expected the fields {LAYOUTS}; got {', '.join(row) or 'none'}")
 
 
@@ -124,7 +128,7 @@ def _ranking(prompt: str, completions: Any, ranks: Any) -> Ranking:
         raise ValueError(f"completions: expected a list, got {completions!r:.200}")
     if not (isinstance(ranks, list) and all(type(r) is int for r in ranks)):
         raise ValueError(f"ranks: expected a list of integers, 0 for the best, got {ranks!r:.200}")
-    texts = tuple(_completion(text, f"completions, number {i}") for i, text in enumerate(completions, start=1))
+    texts = tuple(_completion(text, f"completions, number {i}", prompt) for i, text in enumerate(completions, start=1))
     ranking = Ranking(prompt, texts, tuple(ranks))
     if not untied_pairs(ranks):
         raise ValueError("all ranks are tied, which teaches nothing; drop the row")
@@ -140,33 +144,33 @@ def _pair(row: Mapping[str, Any], render: Render | None) -> tuple[str, str, str]
         prompt = _prompt(row, render)
     elif isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen, rejected = split_dialogues(chosen, rejected)
-    elif _is_conversation(chosen) and _is_conversation(rejected):
+    elif is_conversation(chosen) and is_conversation(rejected):
         pairs = zip(chosen, rejected, strict=False)
         n = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         prompt, chosen, rejected = _prompt({"prompt": chosen[:n]}, render), chosen[n:], rejected[n:]
-    return str(prompt), _completion(chosen, "chosen"), _completion(rejected, "rejected")
+    begun = str(prompt)
+    return begun, _completion(chosen, "chosen", begun), _completion(rejected, "rejected", begun)
 
 
 def _prompt(row: Mapping[str, Any], render: Render | None) -> str:
     prompt = row.get("prompt")
     if isinstance(prompt, str):
         return prompt
-    if render is not None and prompt and _is_conversation(prompt):
+    if render is not None and prompt and is_conversation(prompt):
         return render(prompt)
     hint = "" if render else "; render conversations first"
     raise ValueError(f"prompt: expected a text, got {type(prompt).__name__}{hint}")
 
 
-def _completion(value: Any, name: str) -> str:
-    """A text, or a conversation's one remaining message."""
-    if _is_conversation(value) and len(value) == 1:
-        value = value[0]["content"]
+def _completion(value: Any, name: str, prompt: str) -> str:
+    """A text, or a conversation's one remaining message, which follows the prompt."""
+    if is_conversation(value):
+        try:
+            value = reply_text(prompt, value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a text or one message, got {value!r:.200}")
     if not value.strip():
         raise ValueError(f"{name} is {value!r}; expected a text that is not empty")
     return value
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in value)

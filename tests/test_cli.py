@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import yaml
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import COMMANDS, main
@@ -115,24 +116,28 @@ def test_demo_from_start_to_report(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["demo", "--tiny", "--out", str(out)])
     printed = capsys.readouterr().out
     for name in ("score", "gold", "kl", "grammatical", "length"):
-        assert re.search(rf"^{name} +-?\d+\.\d+ ± \d+\.\d+ +-?\d+\.\d+ ± \d+\.\d+$", printed, re.MULTILINE), name
+        assert re.search(rf"^{name} +-?\d+\.\d+ ± \d+\.\d+ +-?\d+\.\d+ ± \d+\.\d+", printed, re.MULTILINE), name
+    for number, stage in enumerate(("sft", "labels 1", "reward model 1", "policy 1"), start=1):
+        assert re.search(rf"^{number}/4 {stage}: .* s\)$", printed, re.MULTILINE), stage
     assert printed.count("before (") == 3
 
-    evaluation = json.loads((out / "evaluation.json").read_text())
+    policy = out / "iteration-1" / "policy"
+    evaluation = json.loads((policy / "evaluation.json").read_text())
     assert evaluation["before"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)  # the policy begins as the reference
     assert evaluation["after"]["kl"]["mean"] > 0
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (policy / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in metrics] == list(range(1, len(metrics) + 1))
     assert all(row["train/first_minibatch_ratio_error"] < 1e-4 for row in metrics)
 
     page = (out / "report.html").read_text()
     parsed = Page(page)
     assert "svg" in parsed.tags  # curves
-    assert not [load for load in parsed.loads if not load.startswith(("#", "data:"))]  # self-contained
-    sample = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
+    linked = [load for load in parsed.loads if not load.startswith(("#", "data:"))]
+    assert all((out / link).is_file() for link in linked)  # self-contained, but for the pages of the stages
+    sample = json.loads((policy / "samples.jsonl").read_text().splitlines()[0])
     assert sample["prompt"].split('"')[0].strip() in page
-    assert (out / "reward_model" / "model.safetensors").is_file()
-    assert (out / "checkpoint" / "model.safetensors").is_file()
+    assert (out / "iteration-1" / "reward_model" / "checkpoint" / "model.safetensors").is_file()
+    assert (policy / "checkpoint" / "model.safetensors").is_file()
 
 
 def test_train_and_generate_with_ones_own_things(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,11 +188,15 @@ def test_yaml_settings_and_flags_that_win(place: Path) -> None:
     assert config["hyperparameters"]["kl_coef"] == 0.2
 
 
-def booleans(kind: Any) -> list[str]:
-    """Every setting of a command that is True or False, or None besides."""
+PARTS = ("sft", "labels", "reward_model", "train")  # of the pipeline's settings, which YAML nests
+
+
+def booleans(kind: Any, part: str = "") -> list[str]:
+    """Every setting of a command that is True or False, or None besides; after its part's name and a dot."""
     hints = get_type_hints(kind)
-    inner = [name for hint in hints.values() if is_dataclass(hint) for name in booleans(hint)]
-    return inner + [name for name, hint in hints.items() if hint in (bool, bool | None)]
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    inner = [found for name, hint in groups.items() for found in booleans(hint, f"{name}." if name in PARTS else part)]
+    return inner + [part + name for name, hint in hints.items() if hint in (bool, bool | None)]
 
 
 BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name in booleans(kind)]
@@ -195,6 +204,8 @@ BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name 
 
 def setting(config: Any, name: str) -> Any:
     """A setting wherever it stands in a command's configuration."""
+    part, _, name = name.rpartition(".")
+    config = getattr(config, part) if part else config
     if hasattr(config, name):
         return getattr(config, name)
     (inner,) = (value for value in vars(config).values() if is_dataclass(value) and hasattr(value, name))
@@ -210,14 +221,17 @@ def test_every_boolean_in_yaml(
     kind, _ = COMMANDS[command]
     monkeypatch.setitem(COMMANDS, command, (kind, seen.append))
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    lines = [f"{name}: {str(value).lower()}", *(f"{needed}: something" for needed in required)]
-    (tmp_path / "settings.yaml").write_text("\n".join(lines))
+    part, _, last = name.rpartition(".")
+    given: dict[str, Any] = {last: value}
+    settings = {**({part: given} if part else given), **dict.fromkeys(required, "something")}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     main([command, "--config", str(tmp_path / "settings.yaml")])
     assert setting(seen[0], name) is value
 
 
 def test_the_optional_booleans_are_among_them() -> None:
     assert {("train", "kl_in_loss"), ("train", "scale_by_std"), ("train", "resume")} <= set(BOOLEANS)
+    assert {("pipeline", "train.kl_in_loss"), ("pipeline", "sft.enabled"), ("pipeline", "resume")} <= set(BOOLEANS)
 
 
 def test_train_goes_on_from_a_runs_model(place: Path) -> None:
@@ -351,7 +365,7 @@ def test_generate_without_prompts(place: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "train", "generate"):
+    for command in ("demo", "pipeline", "train", "generate"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

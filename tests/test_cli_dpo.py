@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
+from textgym.agents import dpo
 from textgym.cli import main
 
 PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(12)]
@@ -48,6 +49,37 @@ def test_from_comparisons_to_a_model(place: Path, capsys: pytest.CaptureFixture[
     main(["generate", "--model", "run", "--prompt", "w1 w2", "--max-new-tokens", "4"])
     assert "--overwrite" in fails(capsys, *DPO, "--out", "run")
     main([*DPO, "--out", "run", "--overwrite"])
+
+
+def test_resume_ends_as_an_uninterrupted_run(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*DPO, "--epochs", "3", "--learning-rate", "1e-2", "--batch-size", "4"]
+    main([*flags, "--out", "whole"])
+    whole_epoch = dpo._Learning.epoch
+    epochs_left = [1]
+
+    def fused(self: Any, order: Any) -> Any:
+        if not epochs_left:
+            raise ValueError("the fuse blew")
+        epochs_left.pop()
+        return whole_epoch(self, order)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo._Learning, "epoch", fused)
+        assert "the fuse blew" in fails(capsys, *flags, "--out", "parts")
+    assert len((place / "parts" / "metrics.jsonl").read_text().splitlines()) == 2  # it blew in the second epoch
+    assert "other settings" in fails(capsys, *flags, "--beta", "0.3", "--out", "parts", "--resume")
+    main([*flags, "--out", "parts", "--resume"])
+
+    def result(name: str) -> tuple[bytes, ...]:
+        files = ("checkpoint/model.safetensors", "metrics.jsonl", "evaluation.json", "samples.jsonl")
+        return tuple((place / name / file).read_bytes() for file in files)
+
+    assert result("parts") == result("whole")
+    assert not (place / "parts" / "training").exists()
+    main([*flags, "--out", "parts", "--resume"])  # nothing is left to do
+    assert result("parts") == result("whole")
 
 
 def test_a_task_judges_on_its_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

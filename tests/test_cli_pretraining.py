@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
+from textgym.agents import forgetting
+from textgym.agents.demonstrations import Demonstration
+from textgym.benchmarks.comparison import compare
 from textgym.cli import main
 from textgym.commands.pretraining import read_texts
+from textgym.commands.run import alignment_tax
+from textgym.lm.loading import load_lm
+from textgym.lm.scoring import Trunk
+from textgym.tasks import MINI
+from textgym.tasks.mini.arithmetic import ARITHMETIC
+from textgym.tasks.mini.miniature import BASE_MODEL, Miniature, shared_tokenizer
+from textgym.types import Prompt
 
 TEXTS = [f"w{i % 14} w{i // 14} w{(i * 3) % 14}" for i in range(20)]
 TRAIN = [
@@ -54,7 +66,9 @@ def test_lines_of_a_plain_file_are_texts(place: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["task", "mini"])
-def test_a_task_and_the_mini_tasks_give_texts(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_and_the_mini_tasks_give_texts(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from textgym.commands import pretraining, train
     from textgym.registration import load_task
 
@@ -63,11 +77,62 @@ def test_a_task_and_the_mini_tasks_give_texts(source: str, tmp_path: Path, monke
     monkeypatch.setattr(train, "load_task", lambda _: type(task)(**{**vars(task), "splits": few}))
     monkeypatch.setattr(pretraining, "MINI_TEXTS", 24)
     monkeypatch.setattr(pretraining, "MOST_HELD_OUT", 16)
+    monkeypatch.setattr(forgetting, "REFERENCES", 4)
     flags = ["--total-timesteps", "100", "--eval-episodes", "8", "--episodes-per-iteration", "8"]
     main(["train", "--task", "textgym/Reviews-v0", "--minibatch-size", "8", "--pretraining", source, "--algorithm",
           "grpo", *flags, "--out", str(tmp_path / "run")])  # fmt: skip
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert 0 < evaluation["before"]["ptx_loss"]["mean"] < 4  # the base model knows these languages
+    before, after = ({name: one["mean"] for name, one in evaluation[s].items()} for s in ("before", "after"))
+    assert 0 < before["ptx_loss"] < 4  # the base model knows these languages
+    others = [f"loss/{name}" for name in MINI if name != "Reviews"]
+    assert sorted([*others, "loss/others"]) == sorted(name for name in before if name.startswith("loss/"))
+    assert before["loss/others"] == pytest.approx(sum(before[name] for name in others) / 7)
+    assert before["loss/Arithmetic"] == pytest.approx(base_loss(ARITHMETIC, 4), rel=1e-4)
+    table, tax = capsys.readouterr().out.split("alignment tax: ")
+    assert "loss/others" in table
+    assert "loss/Arithmetic" not in table
+    assert f"{after['loss/others'] - before['loss/others']:+.4f} of the other mini tasks' references" in tax
+    assert f"Arithmetic {after['loss/Arithmetic'] - before['loss/Arithmetic']:+.3f}" in tax
+
+
+@torch.no_grad()
+def base_loss(language: Miniature, count: int) -> float:
+    """−log p per token of the base model's on reference texts, text by text, by transformers' own loss."""
+    tokenizer, model = shared_tokenizer(), load_lm(BASE_MODEL)
+    rng = np.random.default_rng(0)
+    losses, tokens = 0.0, 0
+    for example in [language.draw(rng) for _ in range(count)]:
+        prompt, whole = (tokenizer(text)["input_ids"] for text in (example.prompt, example.prompt + example.reference))
+        ids = torch.tensor([[*whole, tokenizer.eos_token_id]])
+        labels = ids.clone()
+        labels[0, : len(prompt)] = -100
+        n = ids.shape[1] - len(prompt)
+        losses, tokens = losses + float(model(ids, labels=labels).loss) * n, tokens + n
+    return losses / tokens
+
+
+def test_what_a_model_cannot_read_is_left_out() -> None:
+    short = tiny_gpt2(positions=8)
+    first = Prompt("w1", "w1", (3,))
+    texts = {"loss/a": [Demonstration(first, (4,) * 7)], "loss/b": [Demonstration(first, (4,) * n) for n in (2, 8)]}
+    assert forgetting.fitting(Trunk(short), texts).keys() == {"loss/a"}
+
+
+def test_the_report_shows_the_mean_over_tasks_alone(tmp_path: Path) -> None:
+    losses = {"ptx_loss": 1.0, "loss/Stories": 0.4, "loss/Captions": 0.6, "loss/others": 0.5}
+    stages = {"before": 0.0, "after": 0.25}
+    evaluation = {
+        stage: {"score": {"mean": 0.5, "sem": 0.1}, **{n: {"mean": v + rise, "sem": 0.01} for n, v in losses.items()}}
+        for stage, rise in stages.items()
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    rows = compare(evaluation)
+    assert [row.name for row in rows] == ["score", "ptx_loss", "loss/others"]
+    assert [row.verdict for row in rows] == ["unclear", "worse", "worse"]
+    assert alignment_tax(tmp_path) == (
+        "alignment tax: +0.2500 nats per token of held-out pretraining text; "
+        "+0.2500 of the other mini tasks' references (Stories +0.250, Captions +0.250)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
 from transformers.utils import logging as transformers_logging
 
+from textgym.commands.bench import BenchConfig, bench
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.dpo import DPOConfig, dpo
 from textgym.commands.generate import GenerateConfig, generate
 from textgym.commands.optimum import OptimumConfig, show_optimum
+from textgym.commands.pipeline import PipelineConfig, pipeline
 from textgym.commands.reward_model import RewardModelConfig, reward_model
 from textgym.commands.sft import SFTConfig, sft
 from textgym.commands.train import TrainConfig, train
@@ -27,11 +29,14 @@ COMMANDS: dict[str, tuple[type[Any], Any]] = {
     "reward-model": (RewardModelConfig, reward_model),
     "dpo": (DPOConfig, dpo),
     "train": (TrainConfig, train),
+    "pipeline": (PipelineConfig, pipeline),
     "generate": (GenerateConfig, generate),
     "optimum": (OptimumConfig, show_optimum),
+    "bench": (BenchConfig, bench),
 }
 DESCRIPTION = (
-    "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win."
+    "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
+    "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml."
 )
 BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
@@ -61,11 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def with_yaml(argv: list[str]) -> list[str]:
     """Puts the settings of ``--config FILE.yaml`` before the flags, which therefore win.
 
+    A mapping inside of the file holds the settings of a part: ``train: {kl_coef: 0.3}`` is ``--train.kl-coef 0.3``.
+
     Raises:
         ValueError: the file is not a mapping of settings.
         OSError: it cannot be read.
     """
     argv = [part for text in argv for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    if argv[:1] == ["pipeline"] and len(argv) > 1 and not argv[1].startswith("-"):
+        argv = [argv[0], "--config", *argv[1:]]
     if "--config" not in argv:
         return argv
     at = argv.index("--config")
@@ -80,29 +89,40 @@ def with_yaml(argv: list[str]) -> list[str]:
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected a mapping of settings such as 'seed: 1', got {type(settings).__name__}")
     optional = _optional_booleans(COMMANDS[argv[0]][0]) if argv[0] in COMMANDS else set()
-    flags = [
-        text
-        for key, value in settings.items()
-        for text in _flag(str(key).replace("-", "_"), value, str(key).replace("-", "_") in optional)
-    ]
-    return [argv[0], *flags, *argv[1:at], *argv[at + 2 :]]
+    flags = [text for name, value in _named(settings) for text in _flag(name, value, name in optional)]
+    rest = [*argv[:at], *argv[at + 2 :]]
+    words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
+    return [*rest[:words], *flags, *rest[words:]]
 
 
-def _optional_booleans(config: Any) -> set[str]:
+def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its name on the command line; those of a part after the part's name and a dot."""
+    for key, value in settings.items():
+        name = part + str(key).replace("_", "-")
+        if isinstance(value, dict):
+            yield from _named(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _optional_booleans(config: Any, part: str = "") -> set[str]:
     """Settings that are True, False or None: their flags take a value, where those of plain booleans take none."""
     found: set[str] = set()
-    for name, hint in get_type_hints(config).items():
-        if is_dataclass(hint):
-            found |= _optional_booleans(hint)
-        elif hint == bool | None:
+    for key, hint in get_type_hints(config, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        name = part + key.replace("_", "-")
+        if is_dataclass(kind):
+            nameless = any(getattr(mark, "name", None) == "" for mark in marks)
+            found |= _optional_booleans(kind, part if nameless else f"{name}.")
+        elif kind == bool | None:
             found.add(name)
     return found
 
 
-def _flag(key: str, value: Any, takes_value: bool) -> list[str]:
-    name = key.replace("_", "-")
+def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
+    part, dot, last = name.rpartition(".")
     if isinstance(value, bool) and not takes_value:
-        return [f"--{name}" if value else f"--no-{name}"]
+        return [f"--{name}" if value else f"--{part}{dot}no-{last}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}", str(value)]

@@ -49,7 +49,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_manifest(directory: Path) -> None:
     """Lists every file of a directory with its SHA-256, so that damage is noticed before anything is loaded."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    write_json(directory / MANIFEST, {str(path.relative_to(directory)): _digest(path) for path in files})
+    write_json(directory / MANIFEST, {str(path.relative_to(directory)): sha256(path) for path in files})
 
 
 def verify_manifest(directory: Path) -> None:
@@ -70,14 +70,15 @@ def verify_manifest(directory: Path) -> None:
         path = directory / name
         if not path.is_file():
             raise ValueError(f"checkpoint file {path} is missing; use another checkpoint")
-        if _digest(path) != digest:
+        if sha256(path) != digest:
             raise ValueError(
                 f"checkpoint file {path} is damaged: its {path.stat().st_size} bytes do not match the manifest "
                 "(truncated, or changed after saving); use another checkpoint"
             )
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """A file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

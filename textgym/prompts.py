@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.tokenization import render_chat
+from textgym.tokenization import is_conversation, render_chat
 from textgym.types import IntArray, Prompt
 
 Truncation: TypeAlias = Literal["error", "left", "drop"]
@@ -94,7 +94,7 @@ def encode_prompts(
     parsed = [_parse_row(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
     if not parsed:
         raise ValueError(f"{source} is empty; expected at least one prompt")
-    texts = [content if isinstance(content, str) else render_chat(tokenizer, content) for content, _ in parsed]
+    texts = [_rendered(tokenizer, content, f"{source}, row {i}") for i, (content, _) in enumerate(parsed, start=1)]
     has_template = bool(tokenizer.chat_template)  # which writes the special tokens itself
     encoded = [
         tokenizer(text, add_special_tokens=isinstance(content, str) or not has_template)["input_ids"]
@@ -118,22 +118,25 @@ def encode_prompts(
     return tuple(prompts)
 
 
+def _rendered(tokenizer: PreTrainedTokenizerBase, content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    try:
+        return render_chat(tokenizer, content)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
     fields = {"prompt": row} if isinstance(row, str) else dict(row)
     if "prompt" not in fields:
         raise ValueError(f"{where}: no field 'prompt'; got the fields {sorted(fields)}")
     content = fields.pop("prompt")
-    if not content or not (isinstance(content, str) or _is_conversation(content)):
+    if not content or not (isinstance(content, str) or is_conversation(content)):
         raise ValueError(
             f"{where}: prompt is {content!r}; expected a text, or a list of messages with 'role' and 'content'"
         )
     return content, fields
-
-
-def _is_conversation(content: Any) -> bool:
-    return isinstance(content, list | tuple) and all(
-        isinstance(message, Mapping) and message.keys() >= {"role", "content"} for message in content
-    )
 
 
 def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:

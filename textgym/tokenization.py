@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.types import Messages
 
+ASSISTANT = "Assistant:"  # begins the assistant's turn in a conversation without a chat template
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -94,17 +96,58 @@ def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabu
     return next((i for i in range(vocabulary_size) if i not in end_ids), 0)
 
 
+def is_conversation(value: Any) -> TypeGuard[Messages]:
+    """Whether a field of a data row is a list of messages, each with a role and a text."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(message, Mapping)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in value
+    )
+
+
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     """A conversation as text that ends where the assistant's turn begins.
 
     Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none.
+
+    Raises:
+        ValueError: the template refuses the conversation, for instance as its roles do not alternate.
     """
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        return str(text)
+        copied = [dict(m) for m in messages]
+        try:
+            return str(tokenizer.apply_chat_template(copied, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise ValueError(f"the tokenizer's chat template refuses the conversation: {first_line(error)}") from error
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     turns = [f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
-    return "\n\n".join([*turns, "Assistant:"])
+    return "\n\n".join([*turns, ASSISTANT])
+
+
+def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Callable[[Messages], str]:
+    """:func:`render_chat`, for texts that the tokenizer encodes later as it does any other.
+
+    A beginning that the template writes, and that the tokenizer adds to every text by itself, is left to the tokenizer.
+    """
+    start = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else None
+    return lambda messages: render_chat(tokenizer, messages).removeprefix(start or "")
+
+
+def reply_text(prompt: str, messages: Messages) -> str:
+    """The assistant's one message as the text that follows a rendered conversation.
+
+    After the plain ``Assistant:`` it begins with a space, as in the data of Bai et al. 2022 (arXiv:2204.05862); a chat
+    template has written what stands between.
+
+    Raises:
+        ValueError: there is another number of messages, or another role.
+    """
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise ValueError(f"expected a text or one message of the assistant, got messages of: {roles}")
+    text = messages[0]["content"]
+    return f" {text}" if prompt.endswith(ASSISTANT) and text and not text[0].isspace() else text
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_ids: Sequence[int]) -> str:

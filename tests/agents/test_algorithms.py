@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIter
 from textgym.agents.advantages import Advantages
 from textgym.agents.batches import minibatches
 from textgym.agents.names import ALGORITHMS
-from textgym.benchmarks.diagnostic.runs import run
-from textgym.benchmarks.diagnostic.settings import Settings
+from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
+from textgym.benchmarks.diagnostic.task import run
 from textgym.env import TokenEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
@@ -96,8 +97,9 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["remax", "rloo", "nlpo", "grpo", "a2c", "best-of-n"])
 def test_learns_the_bandit(name: str) -> None:
-    settings = Settings(algorithm=name, episodes=2048, minibatch_size=16, episodes_per_iteration=128)
-    assert run(("Emit", 0), settings).score > 0.9
+    settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
+    (job,) = sweep(replace(PLAN, algorithms=(name,), seeds=1, tasks=("Emit",), settings=settings))
+    assert run(job)["score"] > 0.9
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -261,3 +263,7 @@ def test_groups_need_an_environment_that_admits_prompts(name: str) -> None:
     sizes = {"episodes_per_iteration": 16, "minibatch_size": 4}
     with pytest.raises(ValueError, match="responses to each prompt, but the environment's rows choose"):
         ALGORITHMS[name]("LMPolicy", TokenEnv(word_mdp()), model=tiny_gpt2(), **sizes)
+    algorithm = ALGORITHMS[name]("LMPolicy", TokenVectorEnv(word_mdp(), 8, "Disabled"), model=tiny_gpt2(), **sizes)
+    with pytest.raises(ValueError, match="responses to each prompt, but the environment's rows choose"):
+        algorithm.set_env(TokenEnv(word_mdp()))
+    algorithm.learn(20)  # in its own environment still

@@ -138,3 +138,9 @@ def test_bad_settings_and_foreign_tokens() -> None:
         train_dpo(tiny_gpt2(), COMPARISONS, held_out=())
     with pytest.raises(ValueError, match="comparisons, text 1 holds tokens beyond the 4"):
         train_dpo(tiny_gpt2(4), COMPARISONS, held_out=COMPARISONS)
+
+
+def test_training_that_diverges_is_an_error() -> None:
+    settings = DPOSettings(learning_rate=1e30, epochs=2)
+    with pytest.raises(ValueError, match="after epoch 1 is no number: training diverged; lower learning_rate"):
+        train_dpo(tiny_gpt2(), COMPARISONS, held_out=COMPARISONS, settings=settings, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.batches import score_episodes
 from textgym.agents.evaluation import play
 from textgym.agents.ppo import PPO
+from textgym.lm.lora import add_lora
 from textgym.lm.scoring import Trunk
 from textgym.vector import TokenVectorEnv
 
@@ -25,7 +27,7 @@ def make_env() -> TokenVectorEnv:
 
 
 def make_ppo(freeze_layers: int | None = 1, lora: Any = None, reference: Any = None, **changes: Any) -> PPO:
-    kwargs = {"freeze_layers": freeze_layers, "untie_head": True, "lora": lora}
+    kwargs = {"freeze_layers": freeze_layers, "untie_head": lora is None, "lora": lora}
     settings = {**SETTINGS, **changes}
     return PPO("LMPolicy", make_env(), 3e-3, model=tiny_gpt2(), reference=reference, policy_kwargs=kwargs, **settings)
 
@@ -105,6 +107,42 @@ def test_resume_is_bit_exact(lora: Any, tmp_path: Path) -> None:
         algorithm.learn(150, reset_num_timesteps=False)
     assert whole.iteration == resumed.iteration > 1
     assert not moved(tensors(whole.policy), resumed.policy)
+
+
+@pytest.mark.parametrize("value", ["trunk", "separate"])
+def test_what_the_caller_froze_stays_frozen_after_loading(value: str, tmp_path: Path) -> None:
+    model = tiny_gpt2()
+    model.transformer.h[1].mlp.requires_grad_(False)
+    frozen = {"transformer.h.1.mlp.c_fc.weight", "transformer.h.1.mlp.c_proj.bias"}
+    kwargs = {"freeze_layers": 0, "untie_head": True}
+    whole = PPO("LMPolicy", make_env(), 3e-3, model=model, value=value, policy_kwargs=kwargs, **SETTINGS)
+    whole.learn(1)
+    whole.save(tmp_path / "half")
+    resumed = PPO.load(tmp_path / "half", make_env())
+    trained = [{n for n, p in a.policy.named_parameters() if p.requires_grad} for a in (whole, resumed)]
+    assert trained[0] == trained[1]
+    before = tensors(resumed.policy.lm)
+    for algorithm in (whole, resumed):
+        algorithm.learn(150, reset_num_timesteps=False)
+    assert frozen.isdisjoint(moved(before, resumed.policy.lm))
+    assert "transformer.h.1.attn.c_attn.weight" in moved(before, resumed.policy.lm)
+    assert not moved(tensors(whole.policy), resumed.policy)
+    resumed.save(tmp_path / "again")
+    kept, again = (json.loads((tmp_path / n / "training" / "state.json").read_text()) for n in ("half", "again"))
+    assert kept["hyperparameters"] == again["hyperparameters"]
+
+
+def test_a_frozen_parameter_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match=r"frozen names \['lm.nowhere'\]; expected parameters of the policy"):
+        PPO("LMPolicy", make_env(), 3e-3, model=tiny_gpt2(), policy_kwargs={"frozen": ["lm.nowhere"]}, **SETTINGS)
+
+
+def test_an_untied_head_would_not_learn_beside_adapters() -> None:
+    with pytest.raises(ValueError, match="untie_head=True does not go with adapters"):
+        PPO("LMPolicy", make_env(), model=tiny_gpt2(), policy_kwargs={"lora": 1, "untie_head": True}, **SETTINGS)
+    adapted = add_lora(tiny_gpt2(), 1, first_layer=0, seed=0)
+    with pytest.raises(ValueError, match="untie_head=True does not go with adapters"):
+        PPO("LMPolicy", make_env(), model=adapted, policy_kwargs={"untie_head": True}, **SETTINGS)
 
 
 def test_a_model_without_a_tie_learns_on() -> None:

@@ -26,6 +26,7 @@ from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.rewards.model import RewardModel
 from textgym.vector import TokenVectorEnv
+from textgym.wrappers import VectorReferenceKL
 
 SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
 
@@ -250,6 +251,35 @@ def test_no_training_goes_on_in_a_foreign_task(tmp_path: Path, changes: dict[str
     with pytest.raises(ValueError, match="env is None"):
         PPO.load(tmp_path / "saved")
     algorithm.set_env(make_env())
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "refusal"),
+    [
+        (
+            {"sampling": Sampling(top_k=3)},
+            {"allowed": lambda input_ids, _: np.ones((len(input_ids), 16), bool)},
+            "top_k and top_p do not go with a task that restricts actions",
+        ),
+        ({}, {"end_token_ids": (1, 3)}, r"ends responses by the tokens \(1, 3\), the policy by \(1,\)"),
+    ],
+)
+def test_another_environment_passes_the_checks_of_the_first(
+    settings: dict[str, Any], changes: dict[str, Any], refusal: str
+) -> None:
+    algorithm = make_ppo(**settings)
+    first = algorithm.env
+    with pytest.raises(ValueError, match=refusal):
+        algorithm.set_env(make_env(**changes))
+    assert algorithm.env is first
+    algorithm.learn(40)
+
+
+def test_another_environment_that_pays_the_kl_too_is_refused() -> None:
+    algorithm = make_ppo(kl=0.05)
+    with pytest.raises(ValueError, match="pays the KL already"):
+        algorithm.set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
+    make_ppo(kl=0).set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
 
 
 def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> None:

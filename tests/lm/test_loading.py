@@ -8,9 +8,19 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_tokenizer
-from textgym.lm.loading import accepted, check_fits, context_length, frozen_copy, load_causal_lm, position_ids
+from textgym.lm.loading import (
+    accepted,
+    check_fits,
+    context_length,
+    frozen_copy,
+    load_causal_lm,
+    load_lm,
+    position_ids,
+)
+from textgym.lm.lora import save_pretrained
 
 
 def test_what_was_saved_is_loaded_in_float32_without_dropout(tmp_path: Path):
@@ -97,3 +107,17 @@ def test_arguments_that_a_model_takes():
     arguments = {"position_ids": 1, "no_such_argument": 2}
     assert accepted(tiny_gpt2(), **arguments) == {"position_ids": 1}
     assert accepted(Adapted(tiny_gpt2()), **arguments) == {"position_ids": 1}
+
+
+def test_loading_and_saving_show_no_bars_and_leave_them_to_others(tmp_path, capsys):
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()  # as transformers has it, unless a command was run before
+    try:
+        save_pretrained(tiny_gpt2(), tmp_path)
+        load_lm(tmp_path)
+        assert capsys.readouterr().err == ""
+        assert logging.is_progress_bar_enabled()
+        tiny_gpt2().save_pretrained(tmp_path)
+        assert "Writing model shards" in capsys.readouterr().err
+    finally:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()

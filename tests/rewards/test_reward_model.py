@@ -155,12 +155,11 @@ def test_ids_pass_through_or_text_is_encoded_again(lm, tokenizer, tokenizer_with
     assert reward.score(arguments[0], arguments[1]) == pytest.approx(ended, abs=1e-6)
 
 
-def test_conversations_are_rendered_by_the_chat_template(lm, tokenizer_with, chat_template):
+def test_conversations_are_rendered_by_the_chat_template_or_plainly(lm, tokenizer_with, chat_template):
     tokenizer = tokenizer_with()
     reward = make(lm, tokenizer)
     messages = [{"role": "user", "content": "tell me"}]
-    with pytest.raises(ValueError, match="no chat template"):
-        reward.encode(messages, "the cat")
+    assert reward.encode(messages, " the cat") == reward.encode("Human: tell me\n\nAssistant: the cat", "")
     tokenizer.chat_template = chat_template
     assert reward.encode(messages, "the cat") == reward.encode("user : tell me assistant : ", "the cat")
 

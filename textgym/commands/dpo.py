@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
@@ -14,18 +14,25 @@ import tyro
 from textgym.agents.comparisons import Comparison, encode_comparisons
 from textgym.agents.dpo import DPOSettings, train_dpo
 from textgym.agents.sft_settings import EpochRow
-from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
-from textgym.commands.learner import Learner, acting_policy, no_reward, open_learner
+from textgym.commands.learner import (
+    TRAINING,
+    Learner,
+    keep_epochs,
+    kept_epochs,
+    no_reward,
+    open_learner,
+    run_learning,
+    save_learned,
+)
 from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
-from textgym.files import replaced_directory, write_text
-from textgym.lm.loading import check_fits, context_length, frozen_copy
+from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards.preferences import read_preferences
 from textgym.rewards.rankings import split_rankings
-from textgym.tokenization import render_chat, trained_end
+from textgym.tokenization import chat_renderer, trained_end
 from textgym.types import Prompt, Ranking
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
@@ -57,6 +64,8 @@ class DPOConfig:
     """Of everything random."""
     overwrite: bool = False
     """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Continue the run that stands in 'out', after its last whole epoch."""
     settings: Annotated[DPOSettings, tyro.conf.arg(name="")] = field(default_factory=DPOSettings)
 
 
@@ -66,34 +75,46 @@ def dpo(config: DPOConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
+    _check(config)
+    described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
+    finished = runs.check_run(config.out, described, config.overwrite, config.resume)
+    learner = open_learner(config.model, config.task)
+    learned, held_out = _comparisons(config, learner)
+    mdp = _validation_mdp(config, learner, held_out)
+    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
+
+    def train(_: Trunk) -> None:
+        _train(config, learner, learned, held_out)
+
+    report = run_learning(config, described, finished, learner.model, evaluator, train)
+    table = epoch_table(kept_epochs(config.out))
+    print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def _check(config: DPOConfig) -> None:
     for name in ("eval_episodes", "max_new_tokens"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}; expected 0 or more")
-    described = _described(config)
-    runs.check_run(config.out, described, config.overwrite, resume=False)
-    learner = open_learner(config.model, config.task)
-    learned, held_out = _comparisons(config, learner)
-    mdp = _validation_mdp(config, learner, held_out)
-    model, reference = learner.model, Trunk(frozen_copy(learner.model))
-    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
-    runs.begin_run(config.out, described, config.overwrite)
-    evaluator.measure("before", acting_policy(model, mdp), reference)
 
-    def keep_rows(rows: Sequence[EpochRow]) -> None:
-        write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
-    rows = train_dpo(model, learned, held_out=held_out, settings=config.settings, seed=config.seed, on_epoch=keep_rows)
-    with replaced_directory(config.out / runs.CHECKPOINT) as scratch:
-        model.save_pretrained(scratch)
-        learner.tokenizer.save_pretrained(scratch)
-    evaluator.measure("after", acting_policy(model, mdp), reference)
-    report = write_report(config.out)
-    print(f"\n{epoch_table(rows)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
-    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
-    return report
+def _train(config: DPOConfig, learner: Learner, learned: Sequence[Comparison], held_out: Sequence[Comparison]) -> None:
+    """Learns, or goes on with it, and saves the model."""
+    train_dpo(
+        learner.model,
+        learned,
+        held_out=held_out,
+        settings=config.settings,
+        seed=config.seed,
+        directory=config.out / TRAINING,
+        resume=config.resume,
+        on_epoch=partial(keep_epochs, config.out),
+    )
+    save_learned(config.out, learner.model, learner.tokenizer)
 
 
 def epoch_table(rows: Sequence[EpochRow]) -> str:
@@ -102,12 +123,6 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
     lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]
     lines += [f"{row['iteration']:5}" + "".join(f"{row[f'validation/{name}']:19.4f}" for name in names) for row in rows]
     return "\n".join(lines)
-
-
-def _described(config: DPOConfig) -> dict[str, Any]:
-    fields = {key: value for key, value in asdict(config).items() if key not in ("out", "overwrite")}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in fields.items()}
-    return {"command": "dpo", "algorithm": "dpo", **plain}
 
 
 def _comparisons(config: DPOConfig, learner: Learner) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
@@ -128,7 +143,7 @@ def _comparisons(config: DPOConfig, learner: Learner) -> tuple[tuple[Comparison,
 
 
 def _read(path: Path, learner: Learner) -> list[Ranking]:
-    found = read_preferences(path, lambda messages: render_chat(learner.tokenizer, messages))
+    found = read_preferences(path, chat_renderer(learner.tokenizer))
     rankings = [preference for preference in found if isinstance(preference, Ranking)]
     if len(rankings) < len(found):
         raise ValueError(f"{path} holds labels of single completions; dpo learns from comparisons")

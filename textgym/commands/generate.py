@@ -15,7 +15,7 @@ from textgym.agents.saved import saved_policy
 from textgym.commands.run import model_source
 from textgym.lm.loading import check_fits, load_lm
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts, read_rows
+from textgym.prompts import encode_prompts, read_prompts
 from textgym.tokenization import decode_response, end_token_ids, load_tokenizer
 
 
@@ -59,11 +59,13 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
     source = model_source(config.model)
     tokenizer, model = load_tokenizer(source), load_lm(source)
-    rows: list[Any] = [*config.prompt, *(read_rows(config.prompts) if config.prompts else [])]
-    prompts = encode_prompts(rows, tokenizer, max_length=10**9)
+    prompts = [
+        *(encode_prompts(config.prompt, tokenizer, max_length=10**9, source="--prompt") if config.prompt else ()),
+        *(read_prompts(config.prompts, tokenizer, max_length=10**9) if config.prompts else ()),
+    ]
     mdp = TokenMDP(
         tokenizer=tokenizer,
-        prompts=prompts,
+        prompts=tuple(prompts),
         reward=_unscored,
         end_token_ids=end_token_ids(tokenizer, model.generation_config),
         max_prompt_length=max(len(prompt.ids) for prompt in prompts),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.agents.policy import LMPolicy
-from textgym.commands.run import model_source
-from textgym.lm.loading import ModelSource, check_fits, load_causal_lm
+from textgym.agents.sft_settings import EpochRow
+from textgym.benchmarks.report import write_report
+from textgym.commands import run as runs
+from textgym.files import remove_directory, replaced_directory, write_text
+from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
+from textgym.lm.lora import save_pretrained
+from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
+
+TRAINING = "training"  # the folder of the state between epochs
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def open_learner(model: str | None, task_id: str | None) -> Learner:
 
 def _source(model: str | None, task: Task | None) -> ModelSource:
     if model is not None:
-        return model_source(model)
+        return runs.model_source(model)
     assert task is not None
     if task.base_model is None:
         raise ValueError(f"task={task.name!r} has no base model; pass --model")
@@ -85,3 +95,65 @@ def acting_policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
 def no_reward(prompts: list[Any], **_: Any) -> list[float]:
     """0 for everything, where nobody judges."""
     return [0.0] * len(prompts)
+
+
+# --- a run that learns from data, in epochs ----------------------------------------------------------------
+
+
+class Begun(Protocol):
+    """How a command that learns from data was begun."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def overwrite(self) -> bool: ...
+    @property
+    def resume(self) -> bool: ...
+
+
+def run_learning(
+    config: Begun,
+    described: Mapping[str, Any],
+    finished: bool,
+    model: PreTrainedModel,
+    evaluator: runs.Evaluator,
+    train: Callable[[Trunk], None],
+) -> Path:
+    """Measures the model, trains it unless that is done, measures what came of it; returns the report's path.
+
+    Args:
+        config: of the run, checked already.
+        described: its settings.
+        finished: the run's checkpoint holds the trained model, and only what follows training is done again.
+        model: as it is before training.
+        evaluator: measures, before and after.
+        train: called with the model as it was before, leaves the trained one in the run's checkpoint. State between
+            epochs may lie in the run's ``training``, which is removed afterwards.
+    """
+    reference = Trunk(frozen_copy(model))
+    if not finished:
+        runs.begin_run(config.out, described, config.overwrite and not config.resume)
+        evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
+        train(reference)
+    if (config.out / TRAINING).is_dir():
+        remove_directory(config.out / TRAINING)
+    trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)
+    evaluator.measure("after", acting_policy(trained, evaluator.mdp), reference)
+    return write_report(config.out)
+
+
+def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
+    """Writes the numbers of all epochs up to now into the run."""
+    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def kept_epochs(out: Path) -> list[EpochRow]:
+    """What :func:`keep_epochs` wrote last."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes the trained model into the run's checkpoint."""
+    with replaced_directory(out / runs.CHECKPOINT) as scratch:
+        save_pretrained(model, scratch)
+        tokenizer.save_pretrained(scratch)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from textgym.agents.demonstrations import Demonstration, encode_demonstrations, task_demonstrations
+from textgym.agents.demonstrations import Demonstration, task_demonstrations
+from textgym.agents.forgetting import PTX, Texts, fitting, mini_corpus, other_references
+from textgym.agents.likelihood import check_readable
 from textgym.agents.pretraining import encode_texts
+from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import read_rows
+from textgym.tasks import MINI
+from textgym.tasks.mini.miniature import shared_tokenizer
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 
@@ -36,12 +41,30 @@ def pretraining_texts(
     if source == "task":
         return _references(task, mdp, end)
     if source == "mini":
-        return _corpus(mdp, end, 0, MINI_TEXTS), _corpus(mdp, end, 1, MOST_HELD_OUT)
+        return mini_corpus(mdp.tokenizer, end, 0, MINI_TEXTS), mini_corpus(mdp.tokenizer, end, 1, MOST_HELD_OUT)
     learned, measured = _split(read_texts(Path(source)), source)
     return (
         encode_texts(learned, mdp.tokenizer, end, mdp.width, source),
         encode_texts(measured, mdp.tokenizer, end, mdp.width, source),
     )
+
+
+def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstration, ...], trunk: Trunk) -> Texts:
+    """What is measured before and after, by the name of its loss: the held-out text, and what else may be forgotten.
+
+    In a run on a mini task that is the references of the seven others, where the model has the mini tasks' vocabulary
+    and a context for them. Without held-out text nothing is measured.
+
+    Raises:
+        ValueError: the model cannot read the held-out text.
+    """
+    if not held_out:
+        return {}
+    check_readable(trunk, held_out, "held-out text")
+    if task is None or task.name not in MINI or mdp.tokenizer.get_vocab() != shared_tokenizer().get_vocab():
+        return {PTX: held_out}
+    others = other_references(task.name, mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids))
+    return {PTX: held_out, **fitting(trunk, others)}
 
 
 def read_texts(path: Path) -> list[str]:
@@ -92,11 +115,3 @@ def _references(
     tokenizer = None if mdp.tokenizer is task.tokenizer else mdp.tokenizer
     learned, measured = (task_demonstrations(task, split, end, tokenizer) for split in ("train", "validation"))
     return learned, measured[:MOST_HELD_OUT]
-
-
-def _corpus(mdp: TokenMDP, end: int, stream: int, count: int) -> tuple[Demonstration, ...]:
-    from textgym.tasks.mini.base_model import corpus  # the grammars of eight languages
-
-    pairs = corpus(np.random.default_rng(stream), count)
-    rows = [{"prompt": prompt, "completion": continuation} for prompt, continuation in pairs]
-    return encode_demonstrations(rows, mdp.tokenizer, end, source="the mini tasks' corpus")

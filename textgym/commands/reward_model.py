@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.agents.demonstrations import completion_text
+from textgym.agents.demonstrations import completion_text, prompt_and_completion
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
 from textgym.commands.learner import open_learner
@@ -37,7 +37,7 @@ from textgym.rewards.training import (
     split_like,
 )
 from textgym.tasks.task import Task
-from textgym.tokenization import render_chat
+from textgym.tokenization import chat_renderer, is_conversation
 
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
@@ -110,24 +110,30 @@ class Material:
 
 
 def reward_model(config: RewardModelConfig) -> Path:
+    """Trains (see :func:`run_reward_model`) and prints what it is worth; returns the report's path."""
+    report = run_reward_model(config)
+    print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def run_reward_model(config: RewardModelConfig) -> Path:
     """Checks everything, then trains; returns the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
-    settings = _check(config)
+    settings = check_settings(config)
     about = _described(config)
     finished = runs.check_run(config.out, about, config.overwrite, config.resume)
     if not finished:
         material = gather(config)
         runs.begin_run(config.out, about, config.overwrite or config.resume)
         _train(config, settings, material)
-    report = write_report(config.out)
-    print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
-    return report
+    return write_report(config.out)
 
 
-def _check(config: RewardModelConfig) -> FitSettings:
+def check_settings(config: RewardModelConfig) -> FitSettings:
+    """The settings of the training; ValueError where a number is out of its range."""
     if config.ensemble < 1:
         raise ValueError(f"ensemble={config.ensemble}; expected at least 1")
     if not 0 <= config.uncertainty_weight < float("inf"):
@@ -138,10 +144,8 @@ def _check(config: RewardModelConfig) -> FitSettings:
 
 
 def _described(config: RewardModelConfig) -> dict[str, Any]:
-    fields = asdict(config)
-    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items() if value is not None}
-    return {"command": "reward-model", "algorithm": "reward model", **plain}
+    given = {name: value for name, value in runs.settings_of(config).items() if value is not None}
+    return {"command": "reward-model", "algorithm": "reward model", **given}
 
 
 # --- what is learned ---------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def gather(config: RewardModelConfig) -> Material:
     task, tokenizer = learner.task, learner.tokenizer
     gold = _gold(config, task)
     reader = RewardModel.from_causal_lm(learner.model, tokenizer, torch.Generator().manual_seed(0))
-    render = _renderer(tokenizer)
+    render = chat_renderer(tokenizer)
     examples = _examples(reader, config.data, render)
     if config.validation is None:
         learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
@@ -176,28 +180,22 @@ def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
     return examples
 
 
-def _renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """Conversations as texts, without a beginning that the tokenizer adds to every text by itself."""
-    start = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else None
-
-    def render(messages: Any) -> str:
-        return render_chat(tokenizer, messages).removeprefix(start or "")
-
-    return render
-
-
 def _demonstrations(config: RewardModelConfig, task: Task | None, render: Render) -> list[tuple[str, str]]:
     if config.demonstrations is None:
         prompts = [] if task is None else task.prompts("train")[:REFERENCES]
         return [(p.text, str(p.columns["reference"])) for p in prompts if p.columns.get("reference")]
     pairs = []
-    for number, row in enumerate(read_rows(config.demonstrations), start=1):
+    for number, given in enumerate(read_rows(config.demonstrations), start=1):
         where = f"{config.demonstrations}, row {number}"
-        text = completion_text(row, "completion", where)
+        row = prompt_and_completion(given, where)
         prompt = row.get("prompt")
-        if not isinstance(prompt, str | list):
-            raise ValueError(f"{where}: prompt is {prompt!r}; expected a text, or a list of messages")
-        pairs.append((prompt if isinstance(prompt, str) else render(prompt), text))
+        if isinstance(prompt, str):
+            text = prompt
+        elif is_conversation(prompt):
+            text = render(prompt)
+        else:
+            raise ValueError(f"{where}: prompt is {prompt!r:.200}; expected a text, or a list of messages")
+        pairs.append((text, completion_text(row, "completion", where, text)))
     return pairs
 
 

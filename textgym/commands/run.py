@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
@@ -15,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import Report, evaluate, samples
+from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
 from textgym.agents.policy import LMPolicy
 from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
@@ -23,6 +25,7 @@ from textgym.mdp import TokenMDP
 
 CHECKPOINT = "checkpoint"
 SAMPLES_KEPT = 24
+NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
 
 
@@ -37,6 +40,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """A command's dataclass as ``config.json`` keeps it; where the run stands and how it was begun is left out."""
+    kept = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite", "resume")}
+    plain: dict[str, Any] = _plain(kept)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
 def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
     """Whether a run may begin or go on in a directory; nothing is written.
 
@@ -47,15 +63,7 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
         FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
         ValueError: the run to resume had other settings, which are named.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        if resume:
-            print(f"--resume: nothing stands in {str(out)!r}, so the run begins anew")
-        return False
-    is_run = _is_run(out)
-    if not (is_run and (overwrite or resume)):
-        mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
-        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
-    if not resume:
+    if not run_to_resume(out, overwrite, resume):
         return False
     _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
     cut_off = next(out.glob(f".{CHECKPOINT}.*"), None)
@@ -67,6 +75,23 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
     if not (out / CHECKPOINT).is_dir():
         print(f"--resume: {str(out)!r} has no checkpoint yet")
     return (out / CHECKPOINT).is_dir()
+
+
+def run_to_resume(out: Path, overwrite: bool, resume: bool) -> bool:
+    """Whether a run stands in a directory and is to be continued; nothing is written.
+
+    Raises:
+        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if resume:
+            print(f"--resume: nothing stands in {str(out)!r}, so the run begins anew")
+        return False
+    is_run = _is_run(out)
+    if not (is_run and (overwrite or resume)):
+        mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
+        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
+    return resume
 
 
 def _is_run(out: Path) -> bool:
@@ -87,19 +112,27 @@ def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
 
 def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
     """A run goes on with the settings it began with, or its numbers would mean nothing."""
-    there, here = _flat(old), _flat(json.loads(json.dumps(new)))
-    changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
-    if changed:
-        difference = ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
+    difference = changed_settings(old, new)
+    if difference:
         raise ValueError(f"--resume of {str(out)!r} with other settings ({difference}); repeat the run's own settings")
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their own names, those inside of a group too; versions are no settings."""
-    kept = {name: value for name, value in config.items() if name != "versions"}
-    groups = [_flat(value) for value in kept.values() if isinstance(value, dict)]
-    plain = {name: value for name, value in kept.items() if not isinstance(value, dict)}
-    return {name: value for group in [plain, *groups] for name, value in group.items()}
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between the settings that a run began with and others, in words; empty where nothing does."""
+    there, here = _flat(old), _flat(json.loads(json.dumps(new)))
+    changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
+
+
+def _flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+    """Settings by the names that the command line has for them, those of a part after its name and a dot."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if not isinstance(value, dict):
+            found[part + name] = value
+        elif name != "versions":  # which are no settings
+            found |= _flat(value, part if name in NAMELESS else f"{part}{name}.")
+    return found
 
 
 class MetricsFile(KVWriter):
@@ -186,13 +219,14 @@ class Evaluator:
     def measure(self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0) -> Report:
         """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
         report = evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
-        evaluation = _read_json(self.out / "evaluation.json")
-        found = {**report.summary(), **self.further(policy)}
-        write_json(self.out / "evaluation.json", {**evaluation, stage: found})
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in _read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
         write_text(self.out / "samples.jsonl", "".join(lines))
+        # Last, since a stage that stands here is not measured again.
+        evaluation = _read_json(self.out / "evaluation.json")
+        found = {**report.summary(), **self.further(policy)}
+        write_json(self.out / "evaluation.json", {**evaluation, stage: found})
         return report
 
 
@@ -225,24 +259,33 @@ def comparison_table(out: Path) -> str:
     evaluation = _read_json(out / "evaluation.json")
     before, after = evaluation["before"], evaluation["after"]
     lines = [f"{'':14}{'before':>18}{'after':>18}"]
-    lines += [f"{name:14}{_interval(before[name]):>18}{_interval(after[name]):>18}" for name in after if name in before]
+    names = [name for name in in_short(after) if name in before]
+    lines += [f"{name:14}{interval(before[name]):>18}{interval(after[name]):>18}" for name in names]
     return "\n".join(lines)
 
 
 def alignment_tax(out: Path) -> str:
-    """What the loss on held-out pretraining text became, as one line; empty where none was measured."""
+    """What became of the loss on held-out pretraining text and on other tasks, as one line; empty if unmeasured."""
     evaluation = _read_json(out / "evaluation.json")
-    before, after = (evaluation[stage].get("ptx_loss", {}).get("mean") for stage in ("before", "after"))
-    if before is None or after is None:
+    before, after = evaluation["before"], evaluation["after"]
+    rise = {name: after[name]["mean"] - before[name]["mean"] for name in after if name in before}
+    if PTX not in rise:
         return ""
-    return f"alignment tax: {after - before:+.4f} nats per token of held-out pretraining text"
+    tax = f"alignment tax: {rise[PTX]:+.4f} nats per token of held-out pretraining text"
+    if OTHERS not in rise:
+        return tax
+    single = [name for name in rise if name.startswith(OF_TASK) and name != OTHERS]
+    named = ", ".join(f"{name.removeprefix(OF_TASK)} {rise[name]:+.3f}" for name in single)
+    return f"{tax}; {rise[OTHERS]:+.4f} of the other mini tasks' references ({named})"
 
 
-def sample_pairs(out: Path, count: int) -> str:
-    """Some prompts with what the policy wrote before and after."""
-    rows = _read_rows(out / "samples.jsonl")
-    by_stage = {stage: [row for row in rows if row["stage"] == stage][:count] for stage in ("before", "after")}
-    pairs = zip(by_stage["before"], by_stage["after"], strict=False)
+def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
+    """Some prompts with what the policy wrote before and after; before an earlier run, where ``since`` names one."""
+
+    def written(run: Path, stage: str) -> list[dict[str, Any]]:
+        return [row for row in _read_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
+
+    pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
     return "\n\n".join(
         f"{old['prompt']}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
         f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
@@ -254,7 +297,8 @@ def _indented(text: str) -> str:
     return " " + text.strip().replace("\n", "\n    ")
 
 
-def _interval(measured: Mapping[str, float]) -> str:
+def interval(measured: Mapping[str, float]) -> str:
+    """A mean with its 95 % interval."""
     return f"{measured['mean']:.3f} ± {1.96 * measured['sem']:.3f}"
 
 

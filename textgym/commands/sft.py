@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +16,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym.agents.demonstrations import Demonstration, encode_demonstrations, require_references, task_demonstrations
 from textgym.agents.evaluation import evaluate
 from textgym.agents.sft import Judge, check_precision, fine_tune
-from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.benchmarks.report import write_report
+from textgym.agents.sft_settings import SFTSettings
 from textgym.commands import run as runs
-from textgym.commands.learner import acting_policy, no_reward, open_learner
+from textgym.commands.learner import (
+    TRAINING,
+    acting_policy,
+    keep_epochs,
+    kept_epochs,
+    no_reward,
+    open_learner,
+    run_learning,
+    save_learned,
+)
 from textgym.commands.train import watched_reward
-from textgym.files import remove_directory, replaced_directory, write_json, write_text
-from textgym.lm.loading import check_fits, context_length, frozen_copy, load_causal_lm
+from textgym.files import write_json
+from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import read_rows
@@ -30,7 +39,6 @@ from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
-TRAINING = "training"  # the folder of the state between epochs
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class SFTConfig:
     task: str | None = None
     """A task's id, such as textgym/Reviews-v0. Its reference texts are the demonstrations, unless 'data' is given; it
     also gives a base model, a gold reward and metrics."""
+    count: int | None = None
+    """How many of the demonstrations to learn from, drawn by the seed. Default: all."""
     model: str | None = None
     """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
     validation: Path | None = None
@@ -83,6 +93,14 @@ class Material:
 
 
 def sft(config: SFTConfig) -> Path:
+    """Fine-tunes (see :func:`run_sft`) and prints what came of it; returns the report's path."""
+    report = run_sft(config)
+    print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
+    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
+    return report
+
+
+def run_sft(config: SFTConfig) -> Path:
     """Checks everything, then trains; returns the report's path.
 
     Raises:
@@ -92,28 +110,17 @@ def sft(config: SFTConfig) -> Path:
     described = _described(config)
     finished = runs.check_run(config.out, described, config.overwrite, config.resume)
     material = gather(config)
-    reference = Trunk(frozen_copy(material.model))
     evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
-    if not finished:
-        runs.begin_run(config.out, described, config.overwrite and not config.resume)
-        evaluator.measure("before", acting_policy(material.model, material.mdp), reference)
+
+    def learn(reference: Trunk) -> None:
         train(config, material, reference)
-    if (config.out / TRAINING).is_dir():
-        remove_directory(config.out / TRAINING)
-    trained = load_causal_lm(config.out / runs.CHECKPOINT, material.model.device)
-    evaluator.measure("after", acting_policy(trained, material.mdp), reference)
-    report = write_report(config.out)
-    print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
-    print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
-    return report
+
+    return run_learning(config, described, finished, material.model, evaluator, learn)
 
 
 def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
     """Fine-tunes, or goes on with it, and saves the model of the best epoch."""
     judged = config.reward is not None or config.task is not None
-
-    def keep_rows(rows: Sequence[EpochRow]) -> None:
-        write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     report = fine_tune(
         material.model,
@@ -125,18 +132,16 @@ def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
         seed=config.seed,
         directory=config.out / TRAINING,
         resume=config.resume,
-        on_epoch=keep_rows,
+        on_epoch=partial(keep_epochs, config.out),
     )
     write_json(config.out / "kept.json", {"epoch": report.kept_epoch, "by": report.kept_by})
-    with replaced_directory(config.out / runs.CHECKPOINT) as scratch:
-        material.model.save_pretrained(scratch)
-        material.mdp.tokenizer.save_pretrained(scratch)
+    save_learned(config.out, material.model, material.mdp.tokenizer)
 
 
 def epoch_table(out: Path) -> str:
     """Losses and score of every epoch, with a mark at the one that is kept."""
     kept = json.loads((out / "kept.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = kept_epochs(out)
     columns = {"train loss": "train/loss", "validation loss": "validation/loss", "score": "validation/score"}
     shown = {name: key for name, key in columns.items() if any(key in row for row in rows)}
     lines = ["epoch" + "".join(f"{name:>17}" for name in shown)]
@@ -153,7 +158,7 @@ def _check(config: SFTConfig) -> None:
     if config.model is None and config.task is None:
         raise ValueError("without --task, --model is needed")
     check_precision(config.settings)
-    for name in ("eval_episodes", "max_new_tokens"):
+    for name in ("eval_episodes", "max_new_tokens", "count"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
@@ -162,10 +167,7 @@ def _check(config: SFTConfig) -> None:
 
 
 def _described(config: SFTConfig) -> dict[str, Any]:
-    fields = asdict(config)
-    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
-    return {"command": "sft", "algorithm": "sft", **plain}
+    return {"command": "sft", "algorithm": "sft", **runs.settings_of(config)}
 
 
 # --- what is learned ---------------------------------------------------------------------------------------
@@ -181,7 +183,8 @@ def gather(config: SFTConfig) -> Material:
     reader = _Reader(
         tokenizer, trained_end(tokenizer, learner.end_token_ids), context_length(model), as_encoded=shipped is not None
     )
-    demonstrations, validation = _demonstrations(config, task, reader)
+    shown, validation = _demonstrations(config, task, reader)
+    demonstrations = shown if config.count is None else drawn(shown, config.count, config.seed)
     longest, new = _sizes(config, task, model, validation)
     check_fits(model, tokenizer, len(tokenizer), longest + new)
     mdp = TokenMDP(
@@ -237,6 +240,14 @@ def held_out(
     chosen = {texts[i] for i in np.random.default_rng(seed).choice(len(texts), count, replace=False)}
     learned = tuple(shown for shown in demonstrations if shown.prompt.text not in chosen)
     return learned, tuple(shown for shown in demonstrations if shown.prompt.text in chosen)
+
+
+def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tuple[Demonstration, ...]:
+    """Some of the demonstrations; ValueError where there are fewer."""
+    if count > len(demonstrations):
+        raise ValueError(f"count={count}, but there are {len(demonstrations)} demonstrations to learn from")
+    chosen = np.random.default_rng(seed).choice(len(demonstrations), count, replace=False)
+    return tuple(demonstrations[i] for i in sorted(chosen.tolist()))
 
 
 # --- what judges -------------------------------------------------------------------------------------------

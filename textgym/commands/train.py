@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,22 +12,24 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.demonstrations import Demonstration
-from textgym.agents.likelihood import check_readable
+from textgym.agents.forgetting import forgetting
 from textgym.agents.names import find_algorithm
 from textgym.agents.policy import LMPolicy
-from textgym.agents.pretraining import Pretraining, pretraining_loss
+from textgym.agents.pretraining import Pretraining
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
-from textgym.commands.pretraining import pretraining_texts
+from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.commands.settings import Hyperparameters, build, resolve
 from textgym.lm.loading import check_fits, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
+from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.types import Prompt
 
 DEFAULT_NEW_TOKENS = 48
 
@@ -44,9 +46,15 @@ class TrainConfig:
     """A language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
     prompts: Path | None = None
     """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; others reach the reward."""
+    validation: Path | None = None
+    """Prompts that only measure, in a file like 'prompts'. Default: the validation split, where the task's own prompts
+    are used and it has one; otherwise the prompts that are trained on."""
     reward: str | None = None
     """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
     separated by spaces. Default: the task's gold reward."""
+    reference: str | None = None
+    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens. Default: the model
+    as it is before training."""
     algorithm: str = "ppo"
     """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
     expert-iteration."""
@@ -63,13 +71,14 @@ class TrainConfig:
     pretraining: str | None = None
     """Text that every update learns beside the reward, so that little is forgotten (PPO-ptx, with any algorithm): a
     file with the column 'text', a .txt with a text a line, 'task' for the task's references, or 'mini' for what the
-    mini tasks' base model learned from. Loss on held-out text is measured before and after."""
+    mini tasks' base model learned from. Loss on held-out text, and on a mini task that on the references of the other
+    mini tasks, is measured before and after."""
     ptx_coef: float | None = None
     """γ, the weight of that text's loss per token; 0 only measures. Default: 1. Published: 27.8 (Ouyang 2022)."""
     ptx_batch_size: int | None = None
     """Texts in each update. Default: 32."""
     eval_episodes: int = 256
-    """Responses that are measured before and after."""
+    """Responses to the prompts of 'validation' that are measured before and after."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     seed: int = 0
@@ -82,52 +91,62 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> Path:
-    """Checks everything, then trains; returns the report's path.
-
-    Raises:
-        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
-    """
-    config = replace(
-        config,
-        hyperparameters=resolve(config.algorithm, config.hyperparameters),
-        model=config.model and runs.model_source(config.model),
-    )
-    _check_counts(config)
-    resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
-    mdp = user_mdp(config)
-    pretraining, held_out = gather_pretraining(config, mdp)
-    algorithm = make_algorithm(config, mdp, resumed, pretraining)
-    check_readable(algorithm.policy.trunk, held_out, "held-out text")
-    if not resumed:
-        runs.begin_run(config.out, described(config), config.overwrite)
-
-    def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
-        return {"ptx_loss": pretraining_loss(policy.trunk, held_out)} if held_out else {}
-
-    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed, forgotten)
-    report = runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
+    """Trains (see :func:`run_train`) and prints what came of it; returns the report's path."""
+    report = run_train(config)
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
-    if held_out:
+    if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
 
 
-def _check_counts(config: TrainConfig) -> None:
+def run_train(config: TrainConfig) -> Path:
+    """Checks everything, then trains; returns the report's path.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+    """
+    config = resolved(config)
+    resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
+    mdp = user_mdp(config)
+    judged = validation_mdp(config, mdp)
+    pretraining, held_out = gather_pretraining(config, mdp)
+    algorithm = make_algorithm(config, mdp, resumed, pretraining)
+    task = None if config.task is None else load_task(config.task)
+    measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
+    if not resumed:
+        runs.begin_run(config.out, described(config), config.overwrite)
+
+    def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
+        return forgetting(policy.trunk, measured)
+
+    evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
+    return runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """The settings with the algorithm's own values in place, and runs replaced by the models that they left.
+
+    Raises:
+        ValueError: a setting is out of its range, or the algorithm does not have it.
+    """
     for name in ("total_timesteps", "eval_episodes", "checkpoint_every", "max_prompt_length", "max_new_tokens"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}; expected 0 or more")
+    return replace(
+        config,
+        hyperparameters=resolve(config.algorithm, config.hyperparameters),
+        model=config.model and runs.model_source(config.model),
+        reference=config.reference and runs.model_source(config.reference),
+    )
 
 
 def described(config: TrainConfig) -> dict[str, Any]:
     """The settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
-    fields = asdict(config)
-    kept = {key: fields[key] for key in fields if key not in ("out", "overwrite", "resume")}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
-    return {"command": "train", **plain}
+    return {"command": "train", **runs.settings_of(config)}
 
 
 def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
@@ -151,7 +170,8 @@ def make_algorithm(
     env = admitting_env(mdp, settings.episodes_per_iteration)
     if resumed:
         return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
-    return build(config.algorithm, env, config.model or mdp.base_model, settings, config.seed, pretraining)
+    model = config.model or mdp.base_model
+    return build(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def user_mdp(config: TrainConfig) -> TokenMDP:
@@ -207,11 +227,35 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
     return mdp
 
 
+def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
+    """The token MDP with the prompts that only measure; as it is where there are none.
+
+    Raises:
+        ValueError, FileNotFoundError: the file of ``validation`` does not fit.
+    """
+    task = None if config.task is None else load_task(config.task)
+    if config.validation is not None:
+        rows: Sequence[Mapping[str, Any]] = read_rows(config.validation)
+    elif task is None or config.prompts is not None or "validation" not in task.splits:
+        return mdp
+    elif config.model is None:
+        return replace(mdp, prompts=task.prompts("validation"))
+    else:
+        rows = _as_rows(task.prompts("validation"))
+    source = str(config.validation or f"task {config.task}, split 'validation'")
+    prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, config.truncation, source)
+    return replace(mdp, prompts=prompts)
+
+
 def _rows(config: TrainConfig, task: Task | None) -> Sequence[Mapping[str, Any]]:
     if config.prompts is not None:
         return read_rows(config.prompts)
     assert task is not None
-    return [{"prompt": prompt.content, **prompt.columns} for prompt in task.prompts()]
+    return _as_rows(task.prompts())
+
+
+def _as_rows(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    return [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
 
 
 def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBase:
@@ -227,8 +271,17 @@ def watched_reward(spec: Any, task: Task | None) -> Any:
     Raises:
         ValueError, FileNotFoundError: there is no such reward.
     """
+    return _with_metrics(spoken_reward(spec, task), task)
+
+
+def spoken_reward(spec: Any, task: Task | None) -> WeightedRewards:
+    """The reward that a user speaks of.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such reward.
+    """
     try:
-        return _with_metrics(resolve_reward(spec, named_rewards(task) if task else NAMED), task)
+        return resolve_reward(spec, named_rewards(task) if task else NAMED)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.lm.bars import without_bars
 from textgym.tokenization import check_exists, first_line
 
 ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
@@ -40,7 +41,8 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
     auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     kind = "an encoder–decoder" if seq2seq else "a causal"
     try:
-        loaded: Any = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        with without_bars(str(source)):
+            loaded: Any = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
     except Exception as error:
         # safetensors, json and the hub client each raise errors of their own.
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from textgym.lm.bars import without_bars
 from textgym.lm.freezing import layers_of
 from textgym.lm.loading import frozen_dropout, shared_copy
 from textgym.lm.scoring import Trunk
@@ -182,6 +183,7 @@ def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
 
 def save_pretrained(model: PreTrainedModel, directory: Path) -> None:
     """Writes what ``from_pretrained`` opens: an adapted model as the model it was, with the adapters beside it."""
-    without_adapters(model).save_pretrained(directory)
-    if is_adapted(model):
-        model.save_pretrained(directory)
+    with without_bars():
+        without_adapters(model).save_pretrained(directory)
+        if is_adapted(model):
+            model.save_pretrained(directory)

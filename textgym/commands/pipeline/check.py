@@ -1,0 +1,77 @@
+"""Everything that could fail for a pipeline's settings, before its first stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from textgym.commands.pipeline.config import PipelineConfig
+from textgym.commands.pipeline.labels import PEOPLE
+from textgym.commands.pipeline.plan import reward_model_config, sft_config, train_config
+from textgym.commands.reward_model import check_settings as check_reward_model
+from textgym.commands.sft import gather as gather_sft
+from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
+
+
+def check_settings(config: PipelineConfig) -> None:
+    """Numbers and combinations, without reading anything.
+
+    Raises:
+        ValueError: a setting is out of its range, or lacks another one.
+    """
+    least = {"iterations": 1, "eval_episodes": 1, "labels.prompts": 1, "labels.completions": 2}
+    for name, minimum in least.items():
+        value = _setting(config, name)
+        if value < minimum:
+            raise ValueError(f"{name}={value}; expected at least {minimum}")
+    if not 0 <= config.labels.temperature < math.inf:
+        raise ValueError(f"labels.temperature={config.labels.temperature}; expected 0 or more")
+    if not 0 < config.reward_model.heldout < 1:
+        raise ValueError(f"reward_model.heldout={config.reward_model.heldout}; expected a share between 0 and 1")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed}; expected 0 or more, and less than 2**32")
+    if set(str(config.out)) & set(" \t\n,"):
+        raise ValueError(
+            f"out={str(config.out)!r}; expected a path without spaces and commas, as rewards are named by it"
+        )
+    if config.task is None and (config.model is None or config.prompts is None):
+        raise ValueError("without --task, both --model and --prompts are needed")
+    if config.prompts is not None and config.validation is None:
+        raise ValueError("prompts without validation: pass --validation FILE with prompts that only measure")
+    if config.task is None and config.sft.enabled and config.sft.demonstrations is None:
+        raise ValueError("nothing to imitate: pass --sft.demonstrations FILE, or --sft.no-enabled")
+    if config.train.value_from_reward_model and config.reward_model.ensemble > 1:
+        raise ValueError("train.value_from_reward_model needs a single reward model; got an ensemble")
+    check_reward_model(reward_model_config(config, 1))
+    resolved(train_config(config, 1))
+
+
+def check_materials(config: PipelineConfig) -> None:
+    """Models, prompts, texts and labeller, read and fitted to one another as the stages will.
+
+    Raises:
+        ValueError, FileNotFoundError: something is missing or does not fit.
+    """
+    labeller = config.labels.labeller
+    if labeller == PEOPLE:
+        labeller = "length" if config.task is None else "gold"
+    # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
+    settings = config.train.hyperparameters
+    begun = replace(
+        train_config(config, 1), model=config.model, reference=None, reward=labeller, hyperparameters=settings
+    )
+    made = resolved(begun)
+    mdp = user_mdp(made)
+    if len(mdp.prompts) < config.labels.prompts:
+        raise ValueError(f"labels.prompts={config.labels.prompts}, but there are {len(mdp.prompts)} prompts to ask")
+    validation_mdp(made, mdp)
+    pretraining, _ = gather_pretraining(made, mdp)
+    make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
+    if config.sft.enabled:
+        gather_sft(sft_config(config))
+
+
+def _setting(config: PipelineConfig, name: str) -> int:
+    part, _, last = name.rpartition(".")
+    value: int = getattr(getattr(config, part) if part else config, last)
+    return value

@@ -1,0 +1,115 @@
+"""``textgym pipeline``: checks all settings, runs the stages that are not complete, and writes one report of all."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from textgym.benchmarks.pipeline_report import write_pipeline_report
+from textgym.commands import run as runs
+from textgym.commands.pipeline.check import check_materials, check_settings
+from textgym.commands.pipeline.config import PipelineConfig
+from textgym.commands.pipeline.labels import TO_LABEL, LabelsConfig, run_labels
+from textgym.commands.pipeline.ledger import Ledger
+from textgym.commands.pipeline.plan import Stage, plan
+from textgym.commands.pipeline.summary import sample_pairs, stage_line, stage_table
+from textgym.commands.reward_model import RewardModelConfig, run_reward_model
+from textgym.commands.sft import SFTConfig, run_sft
+from textgym.commands.train import run_train
+from textgym.files import remove_directory, write_json
+
+
+def pipeline(config: PipelineConfig) -> Path | None:
+    """Runs all stages; returns the report's path, or None where people have ranks to fill in first.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something does not fit; no stage has begun then, and no file
+            was changed.
+    """
+    started = time.monotonic()
+    check_settings(config)
+    stages = plan(config)
+    resumed = _run_to_resume(config)
+    ledger = Ledger(config.out, stages, resumed)
+    ledger.verify(stages)
+    check_materials(config)
+    about = {"command": "pipeline", **runs.settings_of(config)}
+    if resumed:
+        write_json(config.out / "config.json", {**about, "versions": runs.versions()})
+    else:
+        runs.begin_run(config.out, about, config.overwrite)
+    ledger.save()
+    for number, stage in enumerate(stages, start=1):
+        if not _carried_out(stage, ledger, f"{number}/{len(stages)} {stage.name}"):
+            print(_to_do(stage))
+            return None
+    report = write_pipeline_report(config.out)
+    print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages)}\n\n{sample_pairs(stages, 3)}\n")
+    print(f"{time.monotonic() - started:.0f} s; report: {report}")
+    return report
+
+
+def _run_to_resume(config: PipelineConfig) -> bool:
+    """Whether a pipeline stands in ``out`` and is to go on."""
+    if not runs.run_to_resume(config.out, config.overwrite, config.resume):
+        return False
+    command = json.loads((config.out / "config.json").read_text(encoding="utf-8"))["command"]
+    if command != "pipeline":
+        raise ValueError(f"--resume: out={str(config.out)!r} is a run of textgym {command}; choose another directory")
+    return True
+
+
+def _carried_out(stage: Stage, ledger: Ledger, title: str) -> bool:
+    """Does a stage, or what is left of it; False where people have to do their part first."""
+    if ledger.is_complete(stage):
+        print(f"{title}: complete; {stage_line(stage)}")
+        return True
+    print(f"{title} …")
+    started = time.monotonic()
+    resume = _has_begun(stage.config.out)
+    ledger.begin(stage)
+    if not _run(stage, resume):
+        return False
+    ledger.complete(stage)
+    print(f"{title}: {stage_line(stage)} ({time.monotonic() - started:.0f} s)")
+    return True
+
+
+def _run(stage: Stage, resume: bool) -> bool:
+    config = stage.config
+    if isinstance(config, LabelsConfig):
+        return run_labels(config, resume)
+    if isinstance(config, SFTConfig):
+        run_sft(replace(config, resume=resume))
+    elif isinstance(config, RewardModelConfig):
+        run_reward_model(replace(config, resume=resume))
+    else:
+        run_train(replace(config, resume=resume))
+    return True
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether a stage can go on in its directory.
+
+    One that was killed before its configuration was written, or in the midst of replacing a checkpoint, begins anew:
+    it then ends as it would have ended.
+    """
+    if not out.is_dir():
+        return False
+    torn = list(out.glob(f".{runs.CHECKPOINT}.*"))
+    if (out / "config.json").is_file() and (not torn or (out / runs.CHECKPOINT).is_dir()):
+        for path in torn:
+            remove_directory(path)
+        return True
+    remove_directory(out)
+    return False
+
+
+def _to_do(stage: Stage) -> str:
+    path = stage.config.out / TO_LABEL
+    return (
+        f"\nNow it is people's turn: in every row of {path}\nreplace null in 'ranks' by one number per completion: 0 "
+        "for the best, equal numbers for ties.\nThen give the same command with --resume."
+    )

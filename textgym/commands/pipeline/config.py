@@ -1,0 +1,120 @@
+"""What ``textgym pipeline`` is told: one part for each kind of stage, and what all of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from textgym.agents.sft_settings import SFTSettings
+from textgym.commands.settings import Hyperparameters
+from textgym.rewards.ensemble import Combine
+
+
+@dataclass(frozen=True)
+class SFTPart:
+    """The first stage: the model imitates demonstrations, as ``textgym sft`` does."""
+
+    enabled: bool = True
+    """Whether there is such a stage; without it all begins with the model itself."""
+    demonstrations: Path | None = None
+    """A file with the fields 'prompt' and 'completion'. Default: the task's reference texts."""
+    count: int | None = None
+    """How many of them to learn from, drawn by the seed. Default: all."""
+    settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
+
+
+@dataclass(frozen=True)
+class LabelsPart:
+    """In each iteration: samples of the current policy are ranked."""
+
+    labeller: str = "gold"
+    """Who ranks: 'gold' (of the task), 'module:function', 'path/to/file.py:function' or 'rm:DIR', whose scores order
+    the completions; or 'file': the run stops, people fill in the ranks, and --resume goes on with them."""
+    prompts: int = 512
+    """Prompts in an iteration; other ones than in the iterations before, while there are enough."""
+    completions: int = 4
+    """K, the samples of each prompt that are ranked together. Published: 4 to 9 (Ouyang 2022)."""
+    temperature: float = 0.0
+    """Noise of a labeller who scores, in units of the scores: the order of two texts that differ by d is right with
+    probability σ(d/temperature) (Plackett–Luce). 0 for none; then equal scores tie."""
+
+
+@dataclass(frozen=True)
+class RewardModelPart:
+    """In each iteration: a reward model learns from all rankings so far, as ``textgym reward-model`` does."""
+
+    heldout: float = 0.1
+    """Share of the prompts that is held out to measure on."""
+    ensemble: int = 1
+    """How many models to train, each with a head and an order of the data of its own."""
+    combine: Combine = "mean"
+    """How an ensemble's scores become one: 'mean', 'min', or 'uncertainty' (mean less weighted variance)."""
+    uncertainty_weight: float = 0.1
+    """λ, the price of the members' variance, for 'uncertainty'."""
+    learning_rate: float = 1e-4
+    """At its peak, after a short warm-up; it then falls to 0."""
+    epochs: int = 1
+    """Passes over the rankings. More than one overfits quickly."""
+    batch_size: int = 8
+    """Prompts in one step; each brings all of its completions."""
+
+
+@dataclass(frozen=True)
+class TrainPart:
+    """In each iteration: reinforcement goes on from the current policy, as ``textgym train`` does; the KL is measured
+    to the model of the first stage."""
+
+    algorithm: str = "ppo"
+    """The training algorithm, by its name in ``textgym train``."""
+    total_timesteps: int = 200_000
+    """Tokens to generate in one iteration."""
+    missing_end_score: float | None = None
+    """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
+    pretraining: str | None = None
+    """Text that every update learns beside the reward (PPO-ptx): a file, 'task' or 'mini'; see ``textgym train``."""
+    ptx_coef: float | None = None
+    """γ, the weight of that text's loss per token. Default: 1. Published: 27.8 (Ouyang 2022)."""
+    ptx_batch_size: int | None = None
+    """Texts in each update. Default: 32."""
+    value_from_reward_model: bool = False
+    """Whether the critic begins as the iteration's reward model, instead of what 'value' says (Stiennon 2020)."""
+    checkpoint_every: int = 10
+    """Iterations of the algorithm between checkpoints."""
+    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Run the loop of InstructGPT: imitate, then rank samples, train a reward model, train the policy against it."""
+
+    out: Path
+    """The run's directory: a run for each stage, and a report of all."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0; gives prompts, demonstrations, a base model, gold and metrics."""
+    model: str | None = None
+    """The causal language model to begin from: a directory, a run or a hub id. Default: the task's base model."""
+    prompts: Path | None = None
+    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'. Default: the task's."""
+    validation: Path | None = None
+    """Prompts that only measure, in a file like 'prompts', which needs it. Default: the task's validation split."""
+    max_prompt_length: int | None = None
+    """P, in tokens. Default: the task's, or the longest prompt."""
+    max_new_tokens: int | None = None
+    """T, in tokens. Default: the task's, or 48."""
+    iterations: int = 1
+    """How often samples are ranked, a reward model is trained, and the policy is trained against it."""
+    eval_episodes: int = 256
+    """Responses that measure each model: to the same prompts, with the same random streams."""
+    seed: int = 0
+    """Of everything random."""
+    sft: SFTPart = field(default_factory=SFTPart)
+    labels: LabelsPart = field(default_factory=LabelsPart)
+    reward_model: RewardModelPart = field(default_factory=RewardModelPart)
+    train: TrainPart = field(default_factory=TrainPart)
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Continue the run that stands in 'out': complete stages are kept, and the one that was cut off goes on."""

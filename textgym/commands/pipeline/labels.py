@@ -1,0 +1,192 @@
+"""The stage that asks: the current policy writes, a labeller ranks, and the comparisons grow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from textgym.agents.policy import LMPolicy
+from textgym.agents.responses import sample_responses
+from textgym.agents.saved import saved_policy
+from textgym.commands import run as runs
+from textgym.commands.train import TrainConfig, spoken_reward, user_mdp
+from textgym.files import write_json, write_text
+from textgym.lm.loading import load_lm
+from textgym.lm.sampling import Sampling
+from textgym.mdp import TokenMDP
+from textgym.prompts import read_rows
+from textgym.registration import load_task
+from textgym.rewards.labellers import (
+    Labelled,
+    Question,
+    label_by_reward,
+    questions,
+    read_answers,
+    write_questions,
+)
+from textgym.rewards.preferences import untied_pairs
+from textgym.rewards.rankings import read_rankings, write_rankings
+from textgym.types import FloatArray, IntArray
+
+PEOPLE = "file"  # the labeller that is a file
+SAMPLES, TO_LABEL = "samples.jsonl", "to_label.jsonl"
+RANKINGS, COMPARISONS = "rankings.jsonl", "comparisons.jsonl"
+SAMPLED_AT_ONCE = 64  # prompts
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """One labelling stage.
+
+    Attributes:
+        out: its directory.
+        task: gives prompts, gold and a base model.
+        model: writes: a directory; None for the task's base model.
+        prompts: the user's own prompts, or None.
+        max_prompt_length: ``P``, or None for its default.
+        max_new_tokens: ``T``, or None for its default.
+        sampling: how the model writes.
+        labeller: a reward in the words of a user, or ``"file"``.
+        count: prompts.
+        completions: ``K``.
+        temperature: the labeller's noise.
+        iteration: counts from 1, and with the seed decides which prompts are asked.
+        seed: of everything random.
+        previous: the comparisons so far, or None.
+    """
+
+    out: Path
+    task: str | None
+    model: str | None
+    prompts: Path | None
+    max_prompt_length: int | None
+    max_new_tokens: int | None
+    sampling: Sampling
+    labeller: str
+    count: int
+    completions: int
+    temperature: float
+    iteration: int
+    seed: int
+    previous: Path | None
+
+
+def run_labels(config: LabelsConfig, resume: bool) -> bool:
+    """Samples, labels and writes the rankings; False while people have not filled in their ranks.
+
+    Raises:
+        RewardError: the labeller failed.
+        ValueError: people's file cannot be used, or nothing is left to learn from.
+    """
+    if not resume:
+        runs.begin_run(config.out, {"command": "labels", **runs.settings_of(config)}, overwrite=False)
+    mdp = _mdp(config)
+    chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
+    if not (config.out / SAMPLES).exists():
+        write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
+    rows = read_rows(config.out / SAMPLES)
+    asked, dropped = questions(
+        [row["prompt"] for row in rows],
+        [row["completions"] for row in rows],
+        [mdp.prompts[int(i)].columns for i in chosen],
+    )
+    labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, mdp, asked)
+    if labelled is None:
+        return False
+    dropped |= labelled.dropped
+    if not labelled.rankings:
+        raise ValueError(f"{config.out / SAMPLES}: no prompt has completions that differ in rank ({dropped})")
+    write_rankings(config.out / RANKINGS, labelled.rankings)
+    earlier = [] if config.previous is None else read_rankings(config.previous)
+    write_rankings(config.out / COMPARISONS, [*earlier, *labelled.rankings])
+    write_json(config.out / "labels.json", _described(config, rows, labelled, dropped))
+    return True
+
+
+def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> IntArray:
+    """``[count]`` which prompts an iteration asks: others than those before it, until all were asked."""
+    order = np.random.default_rng([seed, 0]).permutation(n_prompts)
+    return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
+
+
+def _mdp(config: LabelsConfig) -> TokenMDP:
+    """The prompts, paid by gold where there is one, and by nothing else that would take time."""
+    task = None if config.task is None else load_task(config.task)
+    mdp = user_mdp(
+        TrainConfig(
+            out=config.out,
+            task=config.task,
+            model=config.model,
+            prompts=config.prompts,
+            reward="length" if config.task is None else "gold",
+            max_prompt_length=config.max_prompt_length,
+            max_new_tokens=config.max_new_tokens,
+        )
+    )
+    return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))
+
+
+def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict[str, Any]]:
+    """A row for each prompt: what the policy wrote, and how good it truly is where that is known."""
+    policy = _policy(config, mdp)
+    rng = np.random.default_rng([config.seed, config.iteration, 0])
+    rows: list[dict[str, Any]] = []
+    parts = np.array_split(chosen, -(-len(chosen) // SAMPLED_AT_ONCE))
+    for part in tqdm(parts, desc="sampling", unit="batch"):
+        made = sample_responses(policy, mdp, part, config.completions, int(rng.integers(2**31)))
+        for i, (prompt, texts) in enumerate(zip(made.prompts, made.completions, strict=True)):
+            gold = {"gold": made.rewards[i].tolist()} if config.task is not None else {}
+            rows.append({"prompt": prompt, "completions": list(texts), **gold})
+    return rows
+
+
+def _policy(config: LabelsConfig, mdp: TokenMDP) -> LMPolicy:
+    assert mdp.base_model is not None, "a task without a base model was refused before"
+    return saved_policy(str(mdp.base_model), mdp, load_lm(mdp.base_model), **asdict(config.sampling))
+
+
+def _scored(config: LabelsConfig, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
+    task = None if config.task is None else load_task(config.task)
+    reward = spoken_reward(config.labeller, task).bind(mdp.tokenizer)
+    rng = np.random.default_rng([config.seed, config.iteration, 1])
+    return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng)
+
+
+def _answered(config: LabelsConfig, asked: Sequence[Question]) -> Labelled | None:
+    path = config.out / TO_LABEL
+    if not path.exists():
+        write_questions(path, asked)
+    return read_answers(path, asked) if asked else Labelled((), {})
+
+
+def _described(
+    config: LabelsConfig, rows: Sequence[dict[str, Any]], labelled: Labelled, dropped: dict[str, int]
+) -> dict[str, Any]:
+    """What ``labels.json`` says."""
+    gold: FloatArray | None = None
+    if config.task is not None:
+        gold = np.array([row["gold"] for row in rows]).mean(axis=1)  # samples of one prompt are no independent draws
+    return {
+        "prompts": len(rows),
+        "completions": config.completions,
+        "rankings": len(labelled.rankings),
+        "pairs": sum(untied_pairs(ranking.ranks) for ranking in labelled.rankings),
+        "labeller": config.labeller,
+        **({} if gold is None else {"gold_mean": float(gold.mean()), "gold_sem": _standard_error(gold)}),
+        **({} if labelled.ceiling is None else {"ceiling": labelled.ceiling}),
+        "dropped": dropped,
+    }
+
+
+def _standard_error(values: FloatArray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

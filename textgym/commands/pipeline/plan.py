@@ -1,0 +1,190 @@
+"""From the settings of a pipeline to its stages: what each one runs, reads and leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from textgym.commands import run as runs
+from textgym.commands.pipeline.config import PipelineConfig
+from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
+from textgym.commands.reward_model import RewardModelConfig
+from textgym.commands.sft import SFTConfig
+from textgym.commands.train import TrainConfig
+from textgym.lm.sampling import Sampling
+
+Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
+StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: what messages call it.
+        kind: what it does.
+        iteration: counts from 1; 0 before the first.
+        config: of the command that does it; ``config.out`` is the stage's directory.
+        inputs: files and directories that it reads.
+        outputs: what later stages read, inside of its directory.
+    """
+
+    name: str
+    kind: Kind
+    iteration: int
+    config: StageConfig
+    inputs: tuple[Path, ...]
+    outputs: tuple[str, ...]
+
+
+def plan(config: PipelineConfig) -> tuple[Stage, ...]:
+    """All stages, in the order in which they run."""
+    first = (_sft_stage(config),) if config.sft.enabled else ()
+    rounds = [
+        (_labels(config, i), _reward_model(config, i), _policy(config, i)) for i in range(1, config.iterations + 1)
+    ]
+    return (*first, *(stage for stages in rounds for stage in stages))
+
+
+def stage_directory(config: PipelineConfig, name: str, iteration: int) -> Path:
+    """Where a stage of an iteration stands."""
+    return config.out / f"iteration-{iteration}" / name
+
+
+def sft_config(config: PipelineConfig) -> SFTConfig:
+    """The first stage, as ``textgym sft`` takes it."""
+    return SFTConfig(
+        out=config.out / "sft",
+        data=config.sft.demonstrations,
+        task=config.task,
+        count=config.sft.count,
+        model=config.model,
+        eval_episodes=config.eval_episodes,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        settings=config.sft.settings,
+    )
+
+
+def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
+    """The reinforcement of an iteration, as ``textgym train`` takes it."""
+    part = config.train
+    reward = stage_directory(config, "reward_model", iteration)
+    settings = part.hyperparameters
+    if part.value_from_reward_model:
+        settings = replace(settings, value=str(reward / runs.CHECKPOINT))
+    return TrainConfig(
+        out=stage_directory(config, "policy", iteration),
+        task=config.task,
+        model=_current(config, iteration),
+        reference=_reference(config, iteration),
+        prompts=config.prompts,
+        validation=config.validation,
+        reward=f"rm:{reward}",
+        algorithm=part.algorithm,
+        total_timesteps=part.total_timesteps,
+        max_prompt_length=config.max_prompt_length,
+        max_new_tokens=config.max_new_tokens,
+        missing_end_score=part.missing_end_score,
+        pretraining=part.pretraining,
+        ptx_coef=part.ptx_coef,
+        ptx_batch_size=part.ptx_batch_size,
+        eval_episodes=config.eval_episodes,
+        checkpoint_every=part.checkpoint_every,
+        seed=config.seed,
+        hyperparameters=settings,
+    )
+
+
+def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelConfig:
+    """The reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's model."""
+    part = config.reward_model
+    return RewardModelConfig(
+        out=stage_directory(config, "reward_model", iteration),
+        data=stage_directory(config, "labels", iteration) / COMPARISONS,
+        task=config.task,
+        model=_current(config, 1),
+        heldout=part.heldout,
+        demonstrations=config.sft.demonstrations,
+        ensemble=part.ensemble,
+        combine=part.combine,
+        uncertainty_weight=part.uncertainty_weight,
+        learning_rate=part.learning_rate,
+        epochs=part.epochs,
+        batch_size=part.batch_size,
+        seed=config.seed,
+    )
+
+
+def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
+    """The labelling of an iteration: samples are drawn as reinforcement draws them."""
+    part, drawn = config.labels, config.train.hyperparameters
+    return LabelsConfig(
+        out=stage_directory(config, "labels", iteration),
+        task=config.task,
+        model=_current(config, iteration),
+        prompts=config.prompts,
+        max_prompt_length=config.max_prompt_length,
+        max_new_tokens=config.max_new_tokens,
+        sampling=Sampling(drawn.temperature, drawn.min_new_tokens, drawn.top_k, drawn.top_p),
+        labeller=part.labeller,
+        count=part.prompts,
+        completions=part.completions,
+        temperature=part.temperature,
+        iteration=iteration,
+        seed=config.seed,
+        previous=None if iteration == 1 else stage_directory(config, "labels", iteration - 1) / COMPARISONS,
+    )
+
+
+def _current(config: PipelineConfig, iteration: int) -> str | None:
+    """The model that an iteration begins with; None for the task's base model."""
+    if iteration > 1:
+        return str(stage_directory(config, "policy", iteration - 1) / runs.CHECKPOINT)
+    return str(config.out / "sft" / runs.CHECKPOINT) if config.sft.enabled else config.model
+
+
+def _reference(config: PipelineConfig, iteration: int) -> str | None:
+    """What the KL is measured to in every iteration: the model that the first one began with."""
+    if config.sft.enabled or iteration == 1:
+        return _current(config, 1)
+    return str(stage_directory(config, "policy", 1) / runs.CHECKPOINT / "training" / "reference")
+
+
+def _sft_stage(config: PipelineConfig) -> Stage:
+    made = sft_config(config)
+    return Stage("sft", "sft", 0, made, _paths(made.data, config.model), (runs.CHECKPOINT,))
+
+
+def _labels(config: PipelineConfig, i: int) -> Stage:
+    made = labels_config(config, i)
+    filled = (TO_LABEL,) if made.labeller == PEOPLE else ()
+    inputs = _paths(made.model, made.prompts, made.previous, *_sources(made.labeller))
+    return Stage(f"labels {i}", "labels", i, made, inputs, (SAMPLES, *filled, RANKINGS, COMPARISONS))
+
+
+def _reward_model(config: PipelineConfig, i: int) -> Stage:
+    made = reward_model_config(config, i)
+    inputs = _paths(made.data, made.model, made.demonstrations)
+    return Stage(f"reward model {i}", "reward-model", i, made, inputs, (runs.CHECKPOINT,))
+
+
+def _policy(config: PipelineConfig, i: int) -> Stage:
+    made = train_config(config, i)
+    text = made.pretraining if made.pretraining not in ("task", "mini") else None
+    learned = stage_directory(config, "reward_model", i) / runs.CHECKPOINT
+    inputs = _paths(made.model, made.reference, made.prompts, made.validation, text, learned)
+    return Stage(f"policy {i}", "train", i, made, inputs, (runs.CHECKPOINT,))
+
+
+def _sources(labeller: str) -> list[str]:
+    """Where the rewards of a labeller come from: files, modules, directories of reward models."""
+    named = [item.rpartition(",")[0] or item for item in labeller.split()]
+    return [text.removeprefix("rm:") if text.startswith("rm:") else text.rpartition(":")[0] for text in named]
+
+
+def _paths(*sources: str | Path | None) -> tuple[Path, ...]:
+    """What may lie on this machine; a hub's ids and modules do not."""
+    return tuple(dict.fromkeys(Path(source) for source in sources if source))

@@ -1,0 +1,79 @@
+"""What a pipeline prints: a line for each stage, and all models side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from textgym.commands import run as runs
+from textgym.commands.pipeline.plan import Stage
+
+UNLIKE = ("score", "kl")  # of the first model they are measured otherwise: by gold, and to itself
+Measured = Mapping[str, Mapping[str, float]]
+
+
+def stage_line(stage: Stage) -> str:
+    """What a complete stage achieved."""
+    out = stage.config.out
+    if stage.kind == "labels":
+        return _labels_line(_read(out / "labels.json"))
+    if stage.kind == "reward-model":
+        return _reward_model_line(_read(out / "reward_model.json"))
+    found = _read(out / "evaluation.json")
+    before, after = found["before"], found["after"]
+    name = "gold" if "gold" in after else "score"
+    return f"{name} {before[name]['mean']:.3f} → {after[name]['mean']:.3f}, KL {after['kl']['mean']:.2f} nats per text"
+
+
+def stage_table(stages: Sequence[Stage]) -> str:
+    """All models on the same held-out prompts, one line a measure, with 95 % intervals."""
+    columns = models(stages)
+    names = [name for name in next(reversed(columns.values())) if not name.startswith("loss/")]
+    lines = [" " * 14 + "".join(f"{title:>18}" for title in columns)]
+    for name in names:
+        cells = (runs.interval(found[name]) if name in found else "" for found in columns.values())
+        lines.append(f"{name:14}" + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
+
+
+def models(stages: Sequence[Stage]) -> dict[str, Measured]:
+    """What was measured of the model at the beginning, of the fine-tuned one, and of each iteration's policy."""
+    policies = [stage for stage in stages if stage.kind == "train"]
+    columns: dict[str, Measured] = {}
+    if stages[0].kind == "sft" and comparable(stages[0]):
+        base = _read(stages[0].config.out / "evaluation.json")["before"]
+        columns["base"] = {name: value for name, value in base.items() if name not in UNLIKE}
+    first = "sft" if stages[0].kind == "sft" else "base"
+    columns[first] = _read(policies[0].config.out / "evaluation.json")["before"]
+    return columns | {stage.name: _read(stage.config.out / "evaluation.json")["after"] for stage in policies}
+
+
+def sample_pairs(stages: Sequence[Stage], count: int) -> str:
+    """Some prompts with what was written before the first and after the last reinforcement."""
+    policies = [stage.config.out for stage in stages if stage.kind == "train"]
+    return runs.sample_pairs(policies[-1], count, since=policies[0])
+
+
+def comparable(stage: Stage) -> bool:
+    """Whether the first stage was measured on the prompts of the others: the task's, not those of a user's file."""
+    return getattr(stage.config, "data", None) is None
+
+
+def _labels_line(found: Mapping[str, Any]) -> str:
+    dropped = "".join(f"; {count} prompts dropped: {reason}" for reason, count in found["dropped"].items())
+    gold = f", gold {found['gold_mean']:.3f}" if "gold_mean" in found else ""
+    return f"{found['rankings']} prompts ranked, {found['pairs']} pairs{gold}{dropped}"
+
+
+def _reward_model_line(found: Mapping[str, Any]) -> str:
+    gold = f" (gold itself: {found['ceiling']:.1%})" if "ceiling" in found else ""
+    accuracy = found.get("heldout_accuracy")
+    share = "no" if accuracy is None else f"{accuracy:.1%}"
+    return f"orders {share} of {found['pairs']} held-out pairs as the labeller did{gold}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
