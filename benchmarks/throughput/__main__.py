@@ -22,6 +22,7 @@ from textgym.benchmarks.throughput.score import (
     growth,
     iteration_speed,
     layer_shares,
+    ranking_speed,
     table,
 )
 from textgym.benchmarks.throughput.task import LARGE, SMALL, TINY
@@ -37,6 +38,7 @@ def measures(quick: bool) -> Iterator[Measure]:
         yield growth(TINY, (2, 4, 8), 1, None)
         yield iteration_speed(TINY, 1, 2, None)
         yield frozen_speed(TINY, 1, None)
+        yield ranking_speed(TINY, 3, 1, None)
         return
     yield collection_speed(SMALL, 15, 1.1)
     yield collection_speed(LARGE, 7, 1.0)
@@ -47,6 +49,7 @@ def measures(quick: bool) -> Iterator[Measure]:
     yield iteration_speed(LARGE, 2, 16, 25)
     yield frozen_speed(SMALL, 5, 1.1)
     yield frozen_speed(LARGE, 3, 1.1)
+    yield ranking_speed(SMALL, 6, 5, 2.0)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from textgym.benchmarks.throughput.peers import Generation, StockIteration
-from textgym.benchmarks.throughput.task import Collection, FrozenUpdate, Iteration, Size
+from textgym.benchmarks.throughput.task import Collection, FrozenUpdate, Iteration, RankingStep, Size
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 from textgym.lm import sampling
 from textgym.types import FloatArray
@@ -99,6 +99,15 @@ def frozen_speed(size: Size, repeats: int, target: float | None) -> Measure:
     return Measure(
         "frozen layers run over kept", size.name, Spread.of(seconds["run"] / seconds["kept"]), target, True, note
     )
+
+
+def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Measure:
+    """Time of a reward model's step that encodes texts in each of their pairs, over the time of encoding them once."""
+    once = RankingStep(size, k, True)
+    seconds = in_turns({"once": once, "pairs": RankingStep(size, k, False)}, repeats)
+    note = f"K = {k}; {np.median(seconds['once']):.2f} s"
+    ratio = Spread.of(seconds["pairs"] / seconds["once"])
+    return Measure("rankings pair by pair over at once", size.name, ratio, target, True, note)
 
 
 def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:

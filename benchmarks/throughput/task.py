@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from textgym.agents.slots import AdmittingSlots
 from textgym.lm.architecture import make_backbone
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
+from textgym.rewards.model import RewardModel
+from textgym.rewards.training import kwise_loss
 from textgym.types import Episodes, IntArray, Prompt
 from textgym.vector import TokenVectorEnv
 
@@ -156,3 +159,27 @@ class FrozenUpdate:
     def __call__(self) -> None:
         scored = self.algorithm.score(self.episodes)
         self.algorithm.update(scored, self.algorithm.estimate_advantages(scored))
+
+
+class RankingStep:
+    """A gradient of the reward model's loss over rankings of K completions, as many as a minibatch has prompts.
+
+    Args:
+        size: model and texts.
+        k: the completions of a prompt.
+        once: whether each completion is encoded once, or in each of its pairs.
+    """
+
+    def __init__(self, size: Size, k: int, once: bool) -> None:
+        n, rng = size.prompts // MINIBATCHES, np.random.default_rng(0)
+        texts = rng.integers(1, size.vocabulary, (n, k, size.prompt_length + size.new_tokens))
+        # Ranks are 0, 1, … in the order of the texts, so every pair has its better text first.
+        ranked = texts if once else texts[:, list(combinations(range(k), 2))].reshape(-1, 2, texts.shape[2])
+        self.sequences: list[list[int]] = ranked.reshape(-1, texts.shape[2]).tolist()
+        self.ranks = torch.arange(ranked.shape[1]).expand(ranked.shape[:2])
+        self.model = RewardModel.from_causal_lm(make_model(size), make_mdp(size).tokenizer, torch.Generator())
+
+    def __call__(self) -> float:
+        loss = kwise_loss(self.model.raw_scores(self.sequences).view(self.ranks.shape), self.ranks)
+        loss.backward()
+        return float(loss.detach())

@@ -13,7 +13,7 @@ import torch
 from textgym.benchmarks.throughput import __main__ as command
 from textgym.benchmarks.throughput.peers import Generation, StockIteration
 from textgym.benchmarks.throughput.score import Measure, _exponent, table
-from textgym.benchmarks.throughput.task import TINY, Collection, Iteration
+from textgym.benchmarks.throughput.task import TINY, Collection, Iteration, RankingStep
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 
 
@@ -26,7 +26,7 @@ def test_quick_prints_every_measure(
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
-    assert len(found["measures"]) == 6
+    assert len(found["measures"]) == 7
     assert found["versions"]["torch"] == torch.__version__
 
 
@@ -46,6 +46,14 @@ def test_everyone_samples_from_the_same_distribution() -> None:
         }
         _, log_probs, _ = policy.evaluate_actions(observation, torch.from_numpy(episodes.actions[:, t]))
         np.testing.assert_allclose(log_probs.detach(), episodes.log_probs[:, t], atol=1e-5)
+
+
+def test_a_ranking_has_the_same_loss_at_once_and_pair_by_pair() -> None:
+    """At K = 4 each text stands in 3 of the 6 pairs."""
+    once, pairs = RankingStep(TINY, 4, True), RankingStep(TINY, 4, False)
+    assert len(pairs.sequences) == 3 * len(once.sequences)
+    pairs.model.model.load_state_dict(once.model.model.state_dict())
+    assert once() == pytest.approx(pairs(), rel=1e-5)
 
 
 def test_everyone_takes_as_many_gradient_steps() -> None:

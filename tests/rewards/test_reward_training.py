@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -186,32 +184,3 @@ def test_mistakes_are_found_before_training(rankings, settings, message, reward)
     with pytest.raises(ValueError, match=message):
         train(reward, rankings, **settings)
     assert torch.equal(reward.model.score.weight, before)
-
-
-def test_encoding_once_is_faster_than_pair_by_pair(reward, capsys):
-    """At K = 6 each completion stands in 5 of the 15 pairs."""
-    rng = np.random.default_rng(0)
-    sequences = [rng.integers(4, 20, size=24).tolist() for _ in range(4 * 6)]
-    pairs = [(p * 6 + i, p * 6 + j) for p in range(4) for i, j in combinations(range(6), 2)]
-
-    def once():
-        kwise_loss(reward.raw_scores(sequences).view(4, 6), torch.arange(6).expand(4, 6)).backward()
-
-    def pairwise():
-        scores = reward.raw_scores([sequences[i] for pair in pairs for i in pair]).view(-1, 2)
-        kwise_loss(scores, torch.tensor([[0, 1]]).expand(len(pairs), 2)).backward()
-
-    ratio = cpu_seconds(pairwise) / cpu_seconds(once)
-    with capsys.disabled():
-        print(f"\nK = 6: encoding each completion once is {ratio:.1f} times faster than pair by pair")
-    assert ratio > 2
-
-
-def cpu_seconds(work):
-    """The best of a few."""
-    spent = []
-    for _ in range(4):
-        start = time.process_time()
-        work()
-        spent.append(time.process_time() - start)
-    return min(spent)
