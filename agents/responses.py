@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
 from textgym.mdp import TokenMDP
+from textgym.prompts import stored_texts
 from textgym.tokenization import decode_response
 from textgym.types import BoolArray, FloatArray, IntArray
 
@@ -20,7 +20,7 @@ class Responses:
     """``K`` responses to each of ``N`` prompts.
 
     Attributes:
-        prompts: ``N`` texts.
+        prompts: ``N`` texts, as :func:`textgym.prompts.stored_texts` gives them.
         completions: ``N`` times ``K`` texts.
         stopped: ``[N, K]`` whether the response ended, rather than being cut off.
         rewards: ``[N, K]`` what the task paid.
@@ -50,22 +50,9 @@ def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k:
     written = zip(episodes.actions, episodes.lengths, strict=True)
     texts = [decode_response(mdp.tokenizer, ids[:n].tolist(), mdp.end_token_ids) for ids, n in written]
     return Responses(
-        prompts=[mdp.prompts[int(i)].text for i in prompt_index],
+        prompts=stored_texts([mdp.prompts[int(i)] for i in prompt_index], mdp.tokenizer),
         completions=[texts[i : i + k] for i in range(0, len(texts), k)],
         stopped=episodes.stopped.reshape(-1, k),
         rewards=episodes.rewards.sum(1, dtype=np.float64).reshape(-1, k),
         components={name: np.asarray(scores).reshape(-1, k) for name, scores in episodes.components.items()},
-    )
-
-
-def acting_policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
-    """A model as a policy that only acts: it has no critic, and learns nothing."""
-    return LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-        value=None,
     )

@@ -1,4 +1,4 @@
-"""A saved policy as it acted in training, from its checkpoint or from a bare model."""
+"""Policies that only act: a model as it is, or a saved policy as it acted in training."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from textgym.agents.masking import MASK_MODEL, NucleusMask
 from textgym.agents.policy import LMPolicy
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
+
+
+def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Sampling | None = None) -> LMPolicy:
+    """A model as a policy that only acts: it has no critic, and learns nothing."""
+    return LMPolicy(
+        mdp.observation_space(),
+        mdp.action_space(),
+        lambda _: 0.0,
+        model=model,
+        prompt_length=mdp.max_prompt_length,
+        end_token_ids=mdp.end_token_ids,
+        value=None,
+        sampling=sampling,
+    )
 
 
 def saved_policy(
@@ -32,16 +46,8 @@ def saved_policy(
     """
     state = _training_state(Path(source))
     changes: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-    policy = LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=source if model is None else model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-        value=None,
-        sampling=replace(Sampling(**state.get("sampling", {})), **changes),
-    )
+    chosen = replace(Sampling(**state.get("sampling", {})), **changes)
+    policy = acting_policy(source if model is None else model, mdp, chosen)
     mask = Path(source) / "training" / f"{MASK_MODEL}.safetensors"
     if state and mask.is_file():
         settings = state["hyperparameters"]

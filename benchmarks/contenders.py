@@ -32,6 +32,7 @@ from textgym.agents.construction import linear_decay
 from textgym.agents.demonstrations import Demonstration, task_demonstrations
 from textgym.agents.names import ALGORITHMS
 from textgym.agents.policy import LMPolicy
+from textgym.agents.saved import acting_policy
 from textgym.agents.settings import Settings, make_settings
 from textgym.agents.sft import fine_tune
 from textgym.agents.sft_settings import SFTSettings
@@ -269,19 +270,6 @@ def afforded(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Dem
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
     count = int(np.searchsorted(spent, tokens, side="right"))
     return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
-
-
-def acting_policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
-    """A model as a policy that only acts."""
-    return LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-        value=None,
-    )
 
 
 class LearningCurve(BaseCallback):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from textgym.benchmarks.pipeline_stages import SECTIONS, Run
 from textgym.benchmarks.reading import read_object, read_text
 from textgym.benchmarks.report import Sample, shown_sample, tables
 from textgym.benchmarks.templating import write_page
+from textgym.lm.sampling import Sampling
 
 NEEDED_BY = "write_pipeline_report"
 SAMPLES_SHOWN = 3  # the others stand folded below
@@ -44,7 +45,8 @@ def contents(out: Path) -> dict[str, Any]:
     config = read_object(out / "config.json", NEEDED_BY)
     runs = [Run.read(out, stage) for stage in read_stages(out / "stages.json")]
     missing = [run for run in runs if not run.finished]
-    milestones = milestones_of(runs)
+    alike, begun_with = measured_alike(runs, config)
+    milestones = milestones_of(alike, begun_with)
     journeys = journeys_of(milestones)
     title, explanation = headline(journeys, runs, str(config.get("task") or "prompts of your own"))
     return {
@@ -57,7 +59,7 @@ def contents(out: Path) -> dict[str, Any]:
         "pictured": pictured(journeys),
         "runs": runs,
         "sections": {run.name: SECTIONS[run.kind](run) for run in runs if run.begun},
-        "samples": samples_of(runs),
+        "samples": samples_of(alike, begun_with),
         "shown": SAMPLES_SHOWN,
         "tables": tables(config),
     }
@@ -100,13 +102,34 @@ def _absent(missing: Sequence[Run]) -> list[str]:
 # -- From stage to stage ---------------------------------------------------------------------------
 
 
-def milestones_of(runs: Sequence[Run]) -> dict[str, dict[str, Estimate]]:
+def measures_base(config: Mapping[str, Any]) -> bool:
+    """Whether fine-tuning, before which alone the base model is measured, measures as reinforcement does.
+
+    It does on the task's own held-out prompts, with plain sampling.
+
+    Args:
+        config: the loop's settings, as ``config.json`` keeps them.
+    """
+    prompts = (config.get("sft", {}).get("demonstrations"), config.get("prompts"), config.get("validation"))
+    drawn = config.get("train", {}).get("hyperparameters", {})
+    plain = all(drawn.get(name, value) == value for name, value in asdict(Sampling()).items())
+    return plain and not any(prompts)
+
+
+def measured_alike(runs: Sequence[Run], config: Mapping[str, Any]) -> tuple[Sequence[Run], str]:
+    """The stages that measured on the same prompts, and what the model is called that the first of them began with."""
+    if measures_base(config) or all(run.kind != "sft" for run in runs):
+        return runs, "base"
+    return [run for run in runs if run.kind != "sft"], "SFT"
+
+
+def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, dict[str, Estimate]]:
     """What was measured of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
 
     KL counts from the model at which reinforcement learning began, so the base model has one only without SFT.
     """
     found: dict[str, dict[str, Estimate]] = {}
-    name = "base"
+    name = begun_with
     for run in runs:
         rows = [row for row in compare(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
         if not rows:
@@ -263,13 +286,13 @@ class Series:
     samples: Mapping[str, Sample]
 
 
-def samples_of(runs: Sequence[Run]) -> list[Series]:
+def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
     """The prompts that every model answered, with the first answer of each."""
     written: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in runs:
         if not run.learns_policy or not run.samples:
             continue
-        names = {"after": run.model} if written else {"before": "base", "after": run.model}
+        names = {"after": run.model} if written else {"before": begun_with, "after": run.model}
         written |= {name: {} for name in names.values()}
         for row in run.samples:
             if name := names.get(str(row.get("stage"))):

@@ -16,7 +16,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.agents.policy import LMPolicy
-from textgym.agents.responses import Responses, acting_policy, sample_responses
+from textgym.agents.responses import Responses, sample_responses
+from textgym.agents.saved import acting_policy
 from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP
 from textgym.registration import task_mdp

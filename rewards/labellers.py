@@ -17,7 +17,7 @@ from textgym.prompts import read_rows
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import agreement_ceiling, plackett_luce_ranks
-from textgym.types import FloatArray, Ranking
+from textgym.types import FloatArray, Prompt, Ranking
 
 TOO_FEW = "fewer than 2 different completions that are not empty"
 TIED = "all completions tied"
@@ -29,14 +29,14 @@ class Question:
     """What a labeller is to rank.
 
     Attributes:
-        prompt: the prompt's text.
+        text: the prompt's, as rankings keep it.
         completions: at least 2 texts, all different, none empty.
-        columns: further fields of the prompt, which a reward receives.
+        prompt: what a reward receives: a text or a conversation, and further fields.
     """
 
-    prompt: str
+    text: str
     completions: tuple[str, ...]
-    columns: Mapping[str, Any]
+    prompt: Prompt
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,24 @@ class Labelled:
 
 
 def questions(
-    prompts: Sequence[str], completions: Sequence[Sequence[str]], columns: Sequence[Mapping[str, Any]]
+    texts: Sequence[str], completions: Sequence[Sequence[str]], prompts: Sequence[Prompt]
 ) -> tuple[tuple[Question, ...], dict[str, int]]:
     """What is left to ask once equal completions of a prompt are merged and empty ones dropped.
 
     Args:
-        prompts: ``N`` texts.
+        texts: ``N`` prompts as rankings keep them.
         completions: ``N`` times ``K`` texts.
-        columns: ``N`` times the prompt's further fields.
+        prompts: ``N`` prompts as rewards receive them.
 
     Returns:
         The questions, and how many prompts have fewer than 2 texts left, by reason.
     """
     asked = []
-    for prompt, texts, fields in zip(prompts, completions, columns, strict=True):
-        kept = tuple(dict.fromkeys(text for text in texts if text.strip()))
+    for text, written, prompt in zip(texts, completions, prompts, strict=True):
+        kept = tuple(dict.fromkeys(completion for completion in written if completion.strip()))
         if len(kept) > 1:
-            asked.append(Question(prompt, kept, fields))
-    return tuple(asked), _counted({TOO_FEW: len(prompts) - len(asked)})
+            asked.append(Question(text, kept, prompt))
+    return tuple(asked), _counted({TOO_FEW: len(texts) - len(asked)})
 
 
 def label_by_reward(
@@ -98,7 +98,7 @@ def label_by_reward(
     """
     scores = [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
     ranks = [tuple(plackett_luce_ranks(own, temperature, rng).tolist()) for own in scores]
-    found = [Ranking(q.prompt, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
+    found = [Ranking(q.text, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
     labelled = _without_ties(found)
     if temperature == 0 or not scores:
         return labelled
@@ -109,7 +109,7 @@ def label_by_reward(
 
 def write_questions(path: Path, asked: Sequence[Question]) -> None:
     """A file for people: ``{"prompt", "completions", "ranks": null}``, one question a line."""
-    rows = ({"prompt": q.prompt, "completions": list(q.completions), "ranks": None} for q in asked)
+    rows = ({"prompt": q.text, "completions": list(q.completions), "ranks": None} for q in asked)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -134,7 +134,7 @@ def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
 
 
 def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
-    if row.get("prompt") != question.prompt or row.get("completions") != list(question.completions):
+    if row.get("prompt") != question.text or row.get("completions") != list(question.completions):
         raise ValueError(f"{where}: prompt or completions differ from what was asked; change nothing but the ranks")
     ranks = row.get("ranks")
     if ranks is None:
@@ -143,7 +143,7 @@ def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
         raise ValueError(f"{where}: ranks is {ranks!r:.200}; expected a list of integers, 0 for the best")
     if len(ranks) != len(question.completions):
         raise ValueError(f"{where}: {len(ranks)} ranks for {len(question.completions)} completions; expected one each")
-    return Ranking(question.prompt, question.completions, tuple(ranks))
+    return Ranking(question.text, question.completions, tuple(ranks))
 
 
 def _without_ties(rankings: Sequence[Ranking]) -> Labelled:
@@ -163,11 +163,11 @@ def _parts(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[FloatArray]:
     """For each question ``[K]`` scores; all are asked in one call."""
     rows = [(q, text) for q in asked for text in q.completions]
-    names = set.intersection(*(set(q.columns) for q in asked))
-    columns: dict[str, list[Any]] = {name: [q.columns[name] for q, _ in rows] for name in sorted(names)}
+    names = set.intersection(*(set(q.prompt.columns) for q in asked))
+    columns: dict[str, list[Any]] = {name: [q.prompt.columns[name] for q, _ in rows] for name in sorted(names)}
     columns |= {"finish_reason": ["stop"] * len(rows), "episode_seed": list(range(len(rows)))}
     texts = [text for _, text in rows]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    totals = reward.score([q.prompt for q, _ in rows], texts, ids, columns).totals
+    totals = reward.score([q.prompt.content for q, _ in rows], texts, ids, columns).totals
     flat = np.array([float(np.sum(total)) for total in totals])
     return np.split(flat, np.cumsum([len(q.completions) for q in asked])[:-1])

@@ -81,6 +81,16 @@ def test_the_report_holds_a_section_for_each_file(tmp_path: Path, capsys: pytest
     assert "ppo reaches a mean score of 0.95 on 0 of 2 tasks" in capsys.readouterr().out
 
 
+def test_results_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        keep_results(tmp_path / folder / "same.jsonl", ("ppo",), 1)
+    files = [str(tmp_path / folder / "same.jsonl") for folder in ("a", "b")]
+    with pytest.raises(SystemExit):
+        main(["bench", "report", *files, "--out", str(tmp_path / "out")])
+    assert "several results files would be called same" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_report_does_not_depend_on_the_order_of_the_results(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     keep_results(results, ("ppo", "rloo"), 3)

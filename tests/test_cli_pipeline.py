@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.helpers import tiny_gpt2, tiny_t5, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
+from textgym.commands.pipeline.config import LabelsPart, PipelineConfig
+from textgym.commands.pipeline.plan import plan
 from textgym.registration import load_task
 
 RULES = """
@@ -250,6 +252,15 @@ def test_what_another_configuration_made_is_refused(
     assert (again / "run" / "stages.json").stat().st_mtime_ns == before
 
 
+def test_the_code_of_a_labeller_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_rules.py").write_text(RULES)
+    labels = LabelsPart(labeller="my_rules:fives,0.5 rm:other other.py:rule gold absent:rule")
+    read = plan(PipelineConfig(Path("run"), task="Reviews", labels=labels))[1].inputs
+    assert {*read[1:]} == {tmp_path / "my_rules.py", Path("other"), Path("other.py")}
+
+
 def test_people_label(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["pipeline", "loop.yaml", "--labels.labeller", "file", "--sft.no-enabled", "--out", "run"]
     main(command)
@@ -284,12 +295,14 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
         (["--config", "unknown.yaml"], "--labels.labeler"),
         (["--labels.completions", "1"], "labels.completions=1; expected at least 2"),
         (["--labels.prompts", "99"], "labels.prompts=99, but there are 16 prompts"),
-        (["--labels.labeller", "gold"], "'gold'"),
+        (["--labels.labeller", "gold"], "labels.labeller='gold' is a task's true reward"),
         (["--labels.labeller", "rules.py:sixes"], "'sixes'"),
         (["--labels.temperature", "-1"], "labels.temperature=-1"),
         (["--iterations", "0"], "iterations=0"),
         (["--sft.count", "99"], "count=99, but there are"),
         (["--sft.demonstrations", "none.jsonl"], "none.jsonl"),
+        (["--sft.no-enabled", "--sft.demonstrations", "none.jsonl"], "none.jsonl"),
+        (["--sft.no-enabled", "--model", "t5"], "encoder"),
         (["--sft.epochs", "0"], "epochs=0"),
         (["--reward-model.heldout", "1"], "reward_model.heldout=1"),
         (["--train.algorithm", "pppo"], "'ppo'"),
@@ -299,6 +312,8 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
         (["--validation", "long.jsonl"], "long.jsonl, row 1: the prompt has 5 tokens"),
         (["--validation", "None"], "pass --validation FILE"),
         (["--out", "my run"], "without spaces"),
+        (["--overwrite", "--model", "run/sft"], "run/sft lies in out='run', which --overwrite removes"),
+        (["--max-new-tokens", "61"], "make 64 tokens, to which reward models add an end token"),
     ],
 )
 def test_bad_input_stops_before_anything_is_written(
@@ -307,6 +322,8 @@ def test_bad_input_stops_before_anything_is_written(
     (place / "unknown.yaml").write_text("labels: {labeler: gold}")
     (place / "blank.txt").write_text(" \n")
     write(place / "long.jsonl", [{"prompt": "w1 w2 w3 w4 w5"}])
+    tiny_t5().save_pretrained(place / "t5")
+    word_tokenizer().save_pretrained(place / "t5")
     files = sorted(place.iterdir())
     first = [] if "--config" in flags else ["loop.yaml"]
     assert message in fails(capsys, "pipeline", *first, "--out", "run", *flags)

@@ -97,6 +97,17 @@ def test_from_rankings_to_a_reward(place: Path, capsys: pytest.CaptureFixture[st
     assert good > bad
 
 
+def test_gold_receives_the_fields_of_the_prompts(place: Path) -> None:
+    rule = "def wished(completions, wish, **kwargs):\n    return [float(w in t) for t, w in zip(completions, wish)]\n"
+    (place / "gold.py").write_text(rule)
+    write("rankings.jsonl", RANKINGS[:8])
+    write("prompts.jsonl", [{"prompt": prompt, "wish": "w6"} for prompt in PROMPTS])
+    flags = ["--data", "rankings.jsonl", "--gold", "gold.py:wished", "--prompts", "prompts.jsonl"]
+    main([*TRAIN[:3], *flags, "--out", "run"])
+    # The best text alone lacks w6: gold contradicts 3 of 6 pairs, and the 3 others tie.
+    assert read(place / "run" / "evaluation.json")["gold"]["ceiling"] == 0.25
+
+
 def test_an_ensemble_is_a_reward(place: Path) -> None:
     flags = [*TRAIN, "--data", "rankings.jsonl", "--ensemble", "2", "--combine", "uncertainty"]
     main([*flags, "--uncertainty-weight", "0.5", "--out", "run"])

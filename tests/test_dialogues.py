@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import decoders, processors
 from transformers import PreTrainedTokenizerFast
@@ -15,8 +16,11 @@ from tests.test_cli import fails
 from tests.test_tokenization import byte_tokenizer
 from textgym.agents.comparisons import encode_comparisons
 from textgym.agents.demonstrations import encode_demonstrations
+from textgym.agents.responses import sample_responses
+from textgym.agents.saved import acting_policy
 from textgym.cli import main
-from textgym.prompts import encode_prompts
+from textgym.mdp import TokenMDP
+from textgym.prompts import encode_prompts, stored_texts
 from textgym.rewards import Judgement, RewardModel, read_preferences
 from textgym.tokenization import chat_renderer, render_chat, reply_text
 from textgym.types import Ranking
@@ -124,6 +128,18 @@ def test_a_reward_model_reads_what_the_policy_wrote(kind: str) -> None:
     expected = [*ids_of(tokenizer, ASKED[kind]), *ids_of(tokenizer, REPLY[kind])[1:], tokenizer.eos_token_id]
     assert reward.encode([user("Hi")], REPLY[kind]) == expected
     assert list(prompt.ids) == expected[: len(prompt.ids)]
+    # What labellers ranked is read from a file, as the text that samples were stored with.
+    (stored,) = stored_texts([prompt], tokenizer)
+    assert reward.encode(stored, REPLY[kind]) == expected
+
+
+@BOTH
+def test_samples_are_stored_as_texts_that_are_encoded_later(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    prompts = encode_prompts([{"prompt": [user("Hi")]}, {"prompt": "Hi"}], tokenizer, 40)
+    mdp = TokenMDP(tokenizer, prompts, lambda completions, **_: [0.0] * len(completions), (2,), 40, 3)
+    policy = acting_policy(tiny_gpt2(vocabulary_size=len(tokenizer)), mdp)
+    assert sample_responses(policy, mdp, np.array([0, 1]), 1, seed=0).prompts == [ASKED[kind], "Hi"]
 
 
 def test_a_message_follows_what_stands_before_it() -> None:

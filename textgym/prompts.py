@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.tokenization import is_conversation, render_chat
+from textgym.tokenization import chat_renderer, is_conversation, render_chat
 from textgym.types import IntArray, Prompt
 
 Truncation: TypeAlias = Literal["error", "left", "drop"]
@@ -137,6 +137,16 @@ def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str,
             f"{where}: prompt is {content!r}; expected a text, or a list of messages with 'role' and 'content'"
         )
     return content, fields
+
+
+def stored_texts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Prompts as texts of a data file, which ``tokenizer`` encodes later as it does any other text.
+
+    A conversation is rendered by :func:`textgym.tokenization.chat_renderer`, or a beginning that its chat template
+    writes would be encoded twice.
+    """
+    render = chat_renderer(tokenizer)
+    return [prompt.text if isinstance(prompt.content, str) else render(prompt.content) for prompt in prompts]
 
 
 def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 
-import torch
 from gymnasium.vector import AutoresetMode
 
 from textgym.agents.algorithm import SequenceAlgorithm
@@ -16,6 +15,7 @@ from textgym.agents.forgetting import PTX, Texts, forgetting, mini_corpus, other
 from textgym.agents.pretraining import Pretraining
 from textgym.benchmarks.contenders import Own, find_contender
 from textgym.benchmarks.experiment import Job, Result
+from textgym.benchmarks.process import be_one_of_many
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
 from textgym.tokenization import trained_end
@@ -27,7 +27,7 @@ GAMMA = "ptx_coef"
 
 def run(job: Job) -> Result:
     """Trains and measures, before and after: gold, metrics and KL of responses, and losses in nats per token."""
-    torch.set_num_threads(1)  # several threads on small arrays only wait for one another
+    be_one_of_many()
     settings, task = job.settings, load_task(job.task)
     reward = ["gold", *((name, 0.0) for name in task.metrics)]
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))

@@ -17,12 +17,21 @@ from textgym.types import FloatArray
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one way to combine, by their seeds."""
+    """The runs of one way to combine.
+
+    Attributes:
+        task: its name.
+        algorithm: its name.
+        combine: the way, or :data:`SINGLE`.
+        runs: results by seed.
+        name: ``combine``, with algorithm and task where there are several of either.
+    """
 
     task: str
     algorithm: str
     combine: str
     runs: dict[int, Result]
+    name: str
 
     def after(self, name: str) -> list[float]:
         """What the trained policies earned, one number for each seed."""
@@ -43,14 +52,18 @@ def group(results: Results) -> list[Arm]:
     for job, result in results:
         runs.setdefault((job.task, job.algorithm, job.arm["combine"]), {})[job.seed] = result
     order = sorted(runs.items(), key=lambda item: (*item[0][:2], item[0][2] != SINGLE))
-    return [Arm(*key, runs=own) for key, own in order]
+    several = len({key[:2] for key in runs}) > 1
+    return [
+        Arm(task, algorithm, combine, own, f"{combine} ({algorithm} on {task})" if several else combine)
+        for (task, algorithm, combine), own in order
+    ]
 
 
 def table(arms: Sequence[Arm]) -> Table:
     """Gold at the end of RL, and by how much each ensemble betters the single model."""
     rows: list[tuple[Cell, ...]] = [
         (
-            arm.combine,
+            arm.name,
             arm.algorithm,
             over_seeds([run["agreement"] for run in arm.runs.values()]),
             float(np.mean([run["gold"] for run in arm.runs.values()])),
@@ -104,7 +117,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
         Figure(
             title,
             lines(
-                {arm.combine: mean_line(root_kl(column(arm, "kl")), column(arm, name)) for arm in arms},
+                {arm.name: mean_line(root_kl(column(arm, "kl")), column(arm, name)) for arm in arms},
                 "√KL to the base model, √nats",
                 label,
             ),
@@ -118,7 +131,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
 
 def headline(arms: Sequence[Arm]) -> str:
     """The best of the ensembles against the single model."""
-    gains = {arm.combine: gained for arm in arms if arm.combine != SINGLE and (gained := _gains(arm, arms))}
+    gains = {arm.name: gained for arm in arms if arm.combine != SINGLE and (gained := _gains(arm, arms))}
     if not gains:
         return "There is no seed yet that has both an ensemble and a single reward model."
     best = max(gains, key=lambda name: float(np.mean(gains[name])))

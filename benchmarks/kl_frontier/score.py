@@ -102,5 +102,6 @@ def _told(task: str, results: Results) -> list[str]:
         beta, (gold, kl) = max(means.items(), key=lambda item: item[1][0])
         same = bought(results, kl)
         beside = "beyond the reach of best-of-n" if same is None else f"where best-of-n earns {same:.2f}"
-        told.append(f"On {task}, {algorithm} earns most at β = {beta:g}: gold {gold:.2f} for {kl:.1f} nats, {beside}.")
+        beside = f", {beside}" if pools(results) else ""
+        told.append(f"On {task}, {algorithm} earns most at β = {beta:g}: gold {gold:.2f} for {kl:.1f} nats{beside}.")
     return told

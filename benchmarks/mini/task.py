@@ -6,7 +6,8 @@ import time
 
 from textgym.agents.evaluation import evaluate
 from textgym.agents.policy import LMPolicy
-from textgym.benchmarks.contenders import Lesson, acting_policy, find_contender
+from textgym.agents.saved import acting_policy
+from textgym.benchmarks.contenders import Lesson, find_contender
 from textgym.benchmarks.experiment import Job, Result
 from textgym.benchmarks.process import be_one_of_many
 from textgym.lm.loading import load_causal_lm

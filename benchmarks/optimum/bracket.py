@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from transformers import PreTrainedModel
 
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
+from textgym.agents.saved import acting_policy
 from textgym.benchmarks.optimum.exact import check_beta, find_mdp, find_reference
 from textgym.lm.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
@@ -93,7 +93,7 @@ def bracket(
             )
         if policy.mask is not None:
             raise ValueError("a policy samples under NLPO's mask, which a bracket does not support; use optimum()")
-    proposals = [policy_of(find_reference(mdp, reference), mdp, shared), *policies]
+    proposals = [acting_policy(frozen_copy(find_reference(mdp, reference)), mdp, shared), *policies]
     if mdp.allowed is not None:
         raise ValueError("the task restricts actions, which a bracket does not support; use textgym.optimum")
     # A seed for each: with common random numbers the halves of the mixture would not be independent.
@@ -195,16 +195,3 @@ def _log_probs(policy: LMPolicy, episodes: Episodes) -> FloatArray:
         parts.append(policy.evaluate(ids, mask).log_probs.double().sum(1).cpu().numpy())
     log_probs: FloatArray = np.concatenate(parts)
     return log_probs
-
-
-def policy_of(model: PreTrainedModel, mdp: TokenMDP, sampling: Sampling) -> LMPolicy:
-    """The reference as a policy that can play."""
-    return LMPolicy(
-        mdp.observation_space(),
-        spaces.Discrete(mdp.n_actions),
-        lambda _: 0.0,
-        model=frozen_copy(model),
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-        sampling=sampling,
-    )

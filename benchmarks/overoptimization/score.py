@@ -15,7 +15,7 @@ from textgym.benchmarks.overoptimization.task import ENUMERATION
 from textgym.benchmarks.seed_curves import BLOCKS, in_blocks, mean_line, root_kl, surely_above
 from textgym.benchmarks.statistics import FEWEST_SEEDS
 from textgym.benchmarks.suite import over_seeds
-from textgym.types import FloatArray
+from textgym.types import FloatArray, IntArray
 
 ROOT_KL = "√KL to the base model, √nats"
 METHODS: tuple[tuple[str, Form], ...] = (("rl", "rl"), ("best_of_n", "best-of-n"))
@@ -92,11 +92,27 @@ def curve(arm: Arm, method: str) -> Curve:
 # --- tables ------------------------------------------------------------------------------------------------
 
 
-def falls(arm: Arm) -> tuple[int, FloatArray]:
-    """Where gold is highest in the mean over seeds, and ``[n_seeds]`` by how much it has fallen at the end."""
-    found = curve(arm, "rl")
-    peak = int(found.gold.mean(0).argmax())
-    return peak, found.gold[:, peak] - found.gold[:, -1]
+def peaks(gold: FloatArray) -> IntArray:
+    """``[n_seeds]`` the part of each curve ``[n_seeds, m]`` where the mean of the other seeds is highest.
+
+    A seed's own noise must not choose: the highest of many parts looks higher than it is, and what follows like a fall.
+    """
+    others = gold.sum(0) - gold if len(gold) > 1 else gold
+    found: IntArray = others.argmax(1)
+    return found
+
+
+def at(values: FloatArray, parts: IntArray) -> FloatArray:
+    """``[n_seeds]`` of ``[n_seeds, m]``: each seed's value in its part."""
+    found: FloatArray = np.take_along_axis(values, parts[:, None], axis=1)[:, 0]
+    return found
+
+
+def falls(arm: Arm) -> tuple[IntArray, FloatArray]:
+    """``[n_seeds]`` where gold peaks, and by how much it has fallen at the end."""
+    gold = curve(arm, "rl").gold
+    peak = peaks(gold)
+    return peak, at(gold, peak) - gold[:, -1]
 
 
 def falls_table(arms: Sequence[Arm]) -> Table:
@@ -109,11 +125,11 @@ def falls_table(arms: Sequence[Arm]) -> Table:
                 arm.name,
                 over_seeds([run["agreement"] for run in arm.runs]),
                 float(np.mean([run["gold"] for run in arm.runs])),
-                over_seeds(list(found.gold[:, peak])),
-                float(found.d[:, peak].mean()),
+                over_seeds(at(found.gold, peak)),
+                float(at(found.d, peak).mean()),
                 over_seeds(list(found.gold[:, -1])),
                 over_seeds(list(fall)),
-                over_seeds(list(found.proxy[:, -1] - found.proxy[:, peak])),
+                over_seeds(found.proxy[:, -1] - at(found.proxy, peak)),
                 len(arm.runs),
             )
         )
@@ -132,8 +148,8 @@ def falls_table(arms: Sequence[Arm]) -> Table:
         ),
         tuple(rows),
         "Agreement is the share of pairs of the base model's responses, unequal in gold, that the proxy orders as gold "
-        f"does. A run's curve is cut into {BLOCKS} parts; the peak is the part with the highest mean over seeds. The "
-        "proxy is in standard deviations of its scores on the base model's responses.",
+        f"does. A run's curve is cut into {BLOCKS} parts; a seed's peak is the part where the mean of the other "
+        "seeds is highest. The proxy is in standard deviations of its scores on the base model's responses.",
     )
 
 
@@ -233,7 +249,7 @@ def headline(arms: Sequence[Arm]) -> str:
     if spoiled:
         worst = max(spoiled, key=lambda arm: float(falls(arm)[1].mean()))
         peak, fall = falls(worst)
-        top = float(curve(worst, "rl").gold[:, peak].mean())
+        top = float(at(curve(worst, "rl").gold, peak).mean())
         first = (
             f"Under RL, gold rose and then fell while the proxy kept rising for {len(spoiled)} of {len(arms)} proxies, "
             f"most with {worst.name}: from {top:.2f} to {top - float(fall.mean()):.2f}"
@@ -250,8 +266,8 @@ def _is_spoiled(arm: Arm) -> bool:
     """Gold rose above the base model's, fell by more than chance, and the proxy rose meanwhile."""
     found, (peak, fall) = curve(arm, "rl"), falls(arm)
     before = np.array([run["gold"] for run in arm.runs])
-    rose = found.gold[:, peak] - before
-    proxy = found.proxy[:, -1] - found.proxy[:, peak]
+    rose = at(found.gold, peak) - before
+    proxy = found.proxy[:, -1] - at(found.proxy, peak)
     return all(surely_above(values) for values in (rose, fall, proxy))
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.evaluation import play
-from textgym.agents.policy import LMPolicy
+from textgym.agents.saved import acting_policy
 from textgym.agents.sft import fine_tune
 from textgym.agents.sft_settings import SFTSettings
 from textgym.lm.loading import load_causal_lm
@@ -82,23 +82,10 @@ def answers(task: Task, budget: Budget) -> dict[str, list[Probe]]:
     return found
 
 
-def policy_of(task: Task, model: PreTrainedModel) -> LMPolicy:
-    """A model as a policy of a task."""
-    mdp = task_mdp(task)
-    return LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-    )
-
-
 def sampled(task: Task, model: PreTrainedModel, budget: Budget) -> list[Probe]:
     """What a model answers to the chosen prompts."""
     mdp = task_mdp(task, split=held_out(task))
-    episodes = play(policy_of(task, model), mdp, np.array(chosen(task, budget)), budget.seed)
+    episodes = play(acting_policy(model, task_mdp(task)), mdp, np.array(chosen(task, budget)), budget.seed)
     probes = []
     for row, index in enumerate(episodes.prompt_index.tolist()):
         ids = episodes.actions[row, : episodes.lengths[row]].tolist()

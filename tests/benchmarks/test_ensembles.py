@@ -41,6 +41,19 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert len(found.figures) == 2
 
 
+def test_several_tasks_are_told_apart() -> None:
+    rows = [made("single", 0, 0.5), made("min", 0, 0.75)]
+    rows += [
+        (replace(job, task="Reviews"), {**result, "after": {**result["after"], "gold": 0.5}}) for job, result in rows
+    ]
+    found = findings(rows)
+    assert "under the min (ppo on Concepts) of an ensemble is +0.250" in found.headline
+    assert [row[0] for row in found.tables[0].rows] == [
+        f"{combine} (ppo on {task})" for task in ("Concepts", "Reviews") for combine in ("single", "min")
+    ]
+    assert all("min (ppo on Reviews)" in figure.svg for figure in found.figures)
+
+
 def test_findings_of_a_part_of_the_sweep() -> None:
     assert findings([]).headline
     assert "no seed yet" in findings([made("min", 0, 0.5)]).headline

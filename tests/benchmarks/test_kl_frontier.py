@@ -44,6 +44,7 @@ def test_findings_by_hand() -> None:
 
 def test_findings_of_a_part_of_the_sweep() -> None:
     assert findings([]).headline == findings([POOL]).headline == "No algorithm has been trained yet."
+    assert findings([made(0.1, 0, 0.9, 5)]).headline.endswith("gold 0.90 for 5.0 nats.")  # beside which none stands
     # One β has a seed more than the other.
     assert findings([made(0.1, 0, 0.9, 5), made(0.1, 1, 0.9, 5), made(1.0, 0, 0.6, 0.4)]).figures
 

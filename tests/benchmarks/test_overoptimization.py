@@ -21,7 +21,7 @@ from textgym.benchmarks.overoptimization.best_of_n import (
     outcomes,
 )
 from textgym.benchmarks.overoptimization.fits import fit_form
-from textgym.benchmarks.overoptimization.score import findings
+from textgym.benchmarks.overoptimization.score import at, findings, peaks
 from textgym.benchmarks.overoptimization.task import ENUMERATION, Settings, run
 from textgym.registration import load_task, task_mdp
 
@@ -164,6 +164,15 @@ def test_findings_tell_what_falls_from_what_does_not() -> None:
 def test_findings_say_where_nothing_falls() -> None:
     found = findings([made(seed, 256, lambda d: 0.1 * d) for seed in range(3)])
     assert found.headline.startswith("Under RL, gold did not clearly fall again for any of 1 proxies")
+
+
+def test_noise_alone_is_no_fall() -> None:
+    gold = np.array([[0.0, 5.0, 1.0], [3.0, 0.0, 1.0], [2.0, 1.0, 1.0]])
+    assert peaks(gold).tolist() == [0, 1, 1]  # of 5 1 2, of 2 6 2, of 3 5 2
+    assert at(gold, peaks(gold)).tolist() == [0.0, 0.0, 1.0]
+    # Level curves with noise of 1 fall by 0 on the mean; from the highest part of their own mean they fall by 1.07.
+    curves = np.random.default_rng(0).normal(size=(400, 3, 20))
+    assert np.mean([at(own, peaks(own)) - own[:, -1] for own in curves]) == pytest.approx(0, abs=0.15)
 
 
 def test_several_algorithms_are_told_apart() -> None:

@@ -13,6 +13,7 @@ from tests.benchmarks.test_report import HOSTILE, Page, entry, write_lines
 from textgym.benchmarks.comparison import Comparison, Estimate
 from textgym.benchmarks.pipeline_report import (
     Journey,
+    contents,
     headline,
     journeys_of,
     milestones_of,
@@ -151,6 +152,24 @@ def test_without_sft_the_first_policy_begins_at_the_base_model(out: Path) -> Non
     dump(out / "stages.json", STAGES[1:])
     assert list(milestones_of(runs_of(out))) == ["base", "policy 1"]
     assert headline_of(out)[0] == "The loop raised gold from 0.69 to 0.97"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"sft": {"demonstrations": "data.jsonl"}},
+        {"validation": "heldout.jsonl"},
+        {"train": {"hyperparameters": {"temperature": 0.7}}},
+    ],
+)
+def test_what_fine_tuning_measured_otherwise_is_compared_with_nothing(out: Path, own: dict[str, Any]) -> None:
+    dump(out / "config.json", {"command": "pipeline", "task": "a task", **own})
+    found = contents(out)
+    # What SFT earns is told by the first policy's stage, 0.69 before training, not by its own, 0.70.
+    gold = found["journeys"][0].estimates
+    assert gold == {"SFT": Estimate(0.69, 0.02), "policy 1": Estimate(0.97, 0.01)}
+    assert found["title"] == "The loop raised gold from 0.69 to 0.97"
+    assert [list(series.samples) for series in found["samples"]] == [["SFT", "policy 1"]]
 
 
 def test_without_gold_the_last_policy_is_judged_by_its_own_reward_model(out: Path) -> None:

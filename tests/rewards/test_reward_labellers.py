@@ -20,7 +20,7 @@ from textgym.rewards.labellers import (
     read_answers,
     write_questions,
 )
-from textgym.types import Ranking
+from textgym.types import Prompt, Ranking
 
 
 def length(completions, **kwargs):
@@ -37,18 +37,18 @@ def broken(prompts, completions, **kwargs):
 
 
 def asked(*completions: str, prompt: str = "the cat", **columns) -> Question:
-    return Question(prompt, completions, columns)
+    return Question(prompt, completions, Prompt(prompt, prompt, (), columns))
 
 
 def test_equal_texts_are_merged_and_empty_ones_dropped():
     kept, dropped = questions(
         ["p", "q", "r", "s"],
         [["a", "b", "a"], ["a", "a", "a"], ["", " ", "a"], ["b", "", "a"]],
-        [{"n": i} for i in range(4)],
+        [Prompt(text, text, ()) for text in "pqrs"],
     )
-    assert kept == (Question("p", ("a", "b"), {"n": 0}), Question("s", ("b", "a"), {"n": 3}))
+    assert kept == (asked("a", "b", prompt="p"), asked("b", "a", prompt="s"))
     assert dropped == {TOO_FEW: 2}
-    assert questions(["p"], [["a", "b"]], [{}])[1] == {}
+    assert questions(["p"], [["a", "b"]], [Prompt("p", "p", ())])[1] == {}
 
 
 def test_scores_order_the_completions_and_equal_scores_tie(tokenizer):
@@ -68,6 +68,17 @@ def test_a_reward_receives_the_columns_of_its_prompt(tokenizer):
     rows = [asked("good dog", "bad dog", wish="bad"), asked("good dog", "bad dog", wish="good")]
     found = label_by_reward(compose(wanted), rows, tokenizer, 0, np.random.default_rng(0))
     assert [ranking.ranks for ranking in found.rankings] == [(1, 0), (0, 1)]
+
+
+def test_a_reward_receives_a_conversation_and_the_ranking_its_text(tokenizer):
+    def echo(prompts, completions, **kwargs):
+        return [float(text == prompt[-1]["content"]) for prompt, text in zip(prompts, completions, strict=True)]
+
+    said = Prompt([{"role": "user", "content": "the cat"}], "<user>the cat", ())
+    found = label_by_reward(
+        compose(echo), [Question("rendered", ("dog", "the cat"), said)], tokenizer, 0, np.random.default_rng(0)
+    )
+    assert found.rankings == (Ranking("rendered", ("dog", "the cat"), (1, 0)),)
 
 
 def test_noise_is_that_of_bradley_and_terry(tokenizer):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import tyro
 
 from textgym.benchmarks.bench_report import markdown_table, terminal_table, write_bench_report
-from textgym.benchmarks.experiment import Experiment, Findings, Plan, Results
+from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Results
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
 from textgym.benchmarks.grid import experiment_of, read_results, run_grid
 from textgym.files import write_text
@@ -131,10 +131,10 @@ def ordered(results: Results, plan: Plan) -> Results:
     def place(known: tuple[str, ...], name: str) -> tuple[int, str]:
         return (known.index(name) if name in known else len(known), name)
 
-    return sorted(
-        results,
-        key=lambda done: (place(plan.algorithms, done[0].algorithm), place(plan.tasks, done[0].task), done[0].key),
-    )
+    def order(job: Job) -> tuple[Any, ...]:
+        return place(plan.algorithms, job.algorithm), place(plan.tasks, job.task), job.seed, job.key
+
+    return sorted(results, key=lambda done: order(done[0]))
 
 
 def report(config: BenchReport) -> Path:
@@ -144,9 +144,12 @@ def report(config: BenchReport) -> Path:
     if config.out.exists() and not config.out.is_dir():
         raise FileExistsError(f"out={str(config.out)!r} is a file; expected a directory")
     names = [experiment_of(path) for path in config.results]
+    named = zip(config.results, names, strict=True)
+    titles = [name if names.count(name) == 1 else path.stem for path, name in named]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise ValueError(f"several results files would be called {', '.join(twice)}; give each a name of its own")
     found: dict[str, Findings] = {}
-    for path, name in zip(config.results, names, strict=True):
-        title = name if names.count(name) == 1 else path.stem
+    for path, name, title in zip(config.results, names, titles, strict=True):
         experiment = find_experiment(name)
         found[title] = experiment.findings(ordered(read_results(path, name), experiment.plan))
     config.out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.agents.policy import LMPolicy
+from textgym.agents.saved import acting_policy
 from textgym.agents.sft_settings import EpochRow
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
@@ -19,7 +19,6 @@ from textgym.files import remove_directory, replaced_directory, write_text
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained
 from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
 from textgym.registration import load_task
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
@@ -78,18 +77,6 @@ def _source(model: str | None, task: Task | None) -> ModelSource:
     if task.base_model is None:
         raise ValueError(f"task={task.name!r} has no base model; pass --model")
     return task.base_model
-
-
-def acting_policy(model: PreTrainedModel, mdp: TokenMDP) -> LMPolicy:
-    """The model as a policy that only acts."""
-    return LMPolicy(
-        mdp.observation_space(),
-        mdp.action_space(),
-        lambda _: 0.0,
-        model=model,
-        prompt_length=mdp.max_prompt_length,
-        end_token_ids=mdp.end_token_ids,
-    )
 
 
 def no_reward(prompts: list[Any], **_: Any) -> list[float]:

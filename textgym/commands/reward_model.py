@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym.agents.demonstrations import completion_text, prompt_and_completion
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
-from textgym.commands.learner import open_learner
+from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_text
-from textgym.prompts import read_rows
+from textgym.prompts import encode_prompts, read_rows, stored_texts
 from textgym.registration import named_rewards
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
@@ -38,6 +38,7 @@ from textgym.rewards.training import (
 )
 from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer, is_conversation
+from textgym.types import Prompt
 
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
@@ -68,6 +69,8 @@ class RewardModelConfig:
     gold: str | None = None
     """The true reward to compare with: 'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME. Default: the
     task's."""
+    prompts: Path | None = None
+    """A file like that of 'textgym train', whose further fields reach the gold reward. Default: the task's prompts."""
     ensemble: int = 1
     """How many models to train, each with a head and an order of the data of its own."""
     combine: Combine = "mean"
@@ -153,10 +156,9 @@ def _described(config: RewardModelConfig) -> dict[str, Any]:
 
 def gather(config: RewardModelConfig) -> Material:
     """Model, preferences, demonstrations and gold, checked against each other."""
-    learner = open_learner(config.model, config.task)
+    learner, reader, shown = begin(config)
     task, tokenizer = learner.task, learner.tokenizer
     gold = _gold(config, task)
-    reader = RewardModel.from_causal_lm(learner.model, tokenizer, torch.Generator().manual_seed(0))
     render = chat_renderer(tokenizer)
     examples = _examples(reader, config.data, render)
     if config.validation is None:
@@ -167,9 +169,16 @@ def gather(config: RewardModelConfig) -> Material:
             raise ValueError(
                 f"{config.data} and {config.validation}: one holds comparisons, one labels of single texts"
             )
-    shown = [reader.encode(*pair) for pair in _demonstrations(config, task, render)]
-    scores = None if gold is None else _gold_scores(gold, heldout, reader, task)
+    scores = None if gold is None else _gold_scores(gold, heldout, tokenizer, _asked(config, task, tokenizer))
     return Material(learner.model, tokenizer, learned, heldout, shown, scores)
+
+
+def begin(config: RewardModelConfig) -> tuple[Learner, RewardModel, list[list[int]]]:
+    """What does not depend on preferences: the model, a reward model as it begins, and the demonstrations as tokens."""
+    learner = open_learner(config.model, config.task)
+    reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
+    shown = _demonstrations(config, learner.task, learner.tokenizer)
+    return learner, reader, [reader.encode(*pair) for pair in shown]
 
 
 def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
@@ -180,11 +189,14 @@ def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
     return examples
 
 
-def _demonstrations(config: RewardModelConfig, task: Task | None, render: Render) -> list[tuple[str, str]]:
+def _demonstrations(
+    config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, str]]:
     if config.demonstrations is None:
-        prompts = [] if task is None else task.prompts("train")[:REFERENCES]
-        return [(p.text, str(p.columns["reference"])) for p in prompts if p.columns.get("reference")]
-    pairs = []
+        prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
+        references = [str(prompt.columns["reference"]) for prompt in prompts]
+        return list(zip(stored_texts(prompts, tokenizer), references, strict=True))
+    render, pairs = chat_renderer(tokenizer), []
     for number, given in enumerate(read_rows(config.demonstrations), start=1):
         where = f"{config.demonstrations}, row {number}"
         row = prompt_and_completion(given, where)
@@ -208,26 +220,33 @@ def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | Non
         raise ValueError(str(error)) from error
 
 
+def _asked(config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Prompt]:
+    """The prompts that may have been asked, by their texts."""
+    if config.prompts is not None:
+        prompts = encode_prompts(read_rows(config.prompts), tokenizer, max_length=10**9, source=str(config.prompts))
+    else:
+        prompts = tuple(prompt for split in task.splits for prompt in task.prompts(split)) if task else ()
+    return dict(zip(stored_texts(prompts, tokenizer), prompts, strict=True))
+
+
 def _gold_scores(
-    gold: WeightedRewards, heldout: Sequence[Example], reader: RewardModel, task: Task | None
+    gold: WeightedRewards, heldout: Sequence[Example], tokenizer: PreTrainedTokenizerBase, asked: Mapping[str, Prompt]
 ) -> list[list[float]]:
-    """The true reward of every held-out completion; a task's prompts bring their columns."""
+    """The true reward of every held-out completion; prompts that are known bring their columns."""
     texts = [(e.prompt, text) for e in heldout for text in completions_of(e.preference)]
-    ids = [reader.tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in texts]
-    columns = _columns([prompt for prompt, _ in texts], task)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in texts]
+    columns = _columns([prompt for prompt, _ in texts], asked)
     columns |= {"finish_reason": ["stop"] * len(texts), "episode_seed": list(range(len(texts)))}
-    totals = gold.score([prompt for prompt, _ in texts], [text for _, text in texts], ids, columns).totals
+    prompts = [asked[prompt].content if prompt in asked else prompt for prompt, _ in texts]
+    totals = gold.score(prompts, [text for _, text in texts], ids, columns).totals
     return split_like(heldout, [float(np.sum(total)) for total in totals])
 
 
-def _columns(prompts: Sequence[str], task: Task | None) -> dict[str, list[Any]]:
-    known: dict[str, Mapping[str, Any]] = {}
-    for split in task.splits.values() if task else ():
-        known |= {prompt.text: prompt.columns for prompt in split}
-    if not all(prompt in known for prompt in prompts):
+def _columns(texts: Sequence[str], asked: Mapping[str, Prompt]) -> dict[str, list[Any]]:
+    if not all(text in asked for text in texts):
         return {}
-    names = set.intersection(*(set(known[prompt]) for prompt in prompts))
-    return {name: [known[prompt][name] for prompt in prompts] for name in sorted(names)}
+    names = set.intersection(*(set(asked[text].columns) for text in texts))
+    return {name: [asked[text].columns[name] for text in texts] for name in sorted(names)}
 
 
 # --- training and measuring --------------------------------------------------------------------------------

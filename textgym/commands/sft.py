@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.agents.demonstrations import Demonstration, encode_demonstrations, require_references, task_demonstrations
 from textgym.agents.evaluation import evaluate
+from textgym.agents.saved import acting_policy
 from textgym.agents.sft import Judge, check_precision, fine_tune
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands import run as runs
 from textgym.commands.learner import (
     TRAINING,
-    acting_policy,
     keep_epochs,
     kept_epochs,
     no_reward,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from textgym.commands.pipeline.config import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import reward_model_config, sft_config, train_config
+from textgym.commands.reward_model import begin as begin_reward_model
 from textgym.commands.reward_model import check_settings as check_reward_model
 from textgym.commands.sft import gather as gather_sft
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
+from textgym.lm.loading import context_length
+from textgym.mdp import TokenMDP
 
 
 def check_settings(config: PipelineConfig) -> None:
@@ -34,8 +38,16 @@ def check_settings(config: PipelineConfig) -> None:
         raise ValueError(
             f"out={str(config.out)!r}; expected a path without spaces and commas, as rewards are named by it"
         )
+    for source in (config.model, config.prompts, config.validation, config.sft.demonstrations):
+        if config.overwrite and source and Path(source).resolve().is_relative_to(config.out.resolve()):
+            raise ValueError(f"{source} lies in out={str(config.out)!r}, which --overwrite removes; choose another out")
     if config.task is None and (config.model is None or config.prompts is None):
         raise ValueError("without --task, both --model and --prompts are needed")
+    if config.task is None and config.labels.labeller == "gold":
+        raise ValueError(
+            "labels.labeller='gold' is a task's true reward; without --task pass --labels.labeller with 'file', "
+            "path/to/file.py:function, module:function or rm:DIR"
+        )
     if config.prompts is not None and config.validation is None:
         raise ValueError("prompts without validation: pass --validation FILE with prompts that only measure")
     if config.task is None and config.sft.enabled and config.sft.demonstrations is None:
@@ -66,9 +78,21 @@ def check_materials(config: PipelineConfig) -> None:
         raise ValueError(f"labels.prompts={config.labels.prompts}, but there are {len(mdp.prompts)} prompts to ask")
     validation_mdp(made, mdp)
     pretraining, _ = gather_pretraining(made, mdp)
-    make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
+    algorithm = make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
+    _check_reward_models_context(mdp, context_length(algorithm.policy.lm))
     if config.sft.enabled:
         gather_sft(sft_config(config))
+    begin_reward_model(replace(reward_model_config(config, 1), model=config.model))
+
+
+def _check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:
+    """A reward model, which begins as the model, reads an end token after every response, of those cut off too."""
+    longest = max(len(prompt.ids) for prompt in mdp.prompts) + mdp.max_new_tokens
+    if limit is not None and longest >= limit:
+        raise ValueError(
+            f"the longest prompt and max_new_tokens={mdp.max_new_tokens} make {longest} tokens, to which reward models "
+            f"add an end token, but the model reads at most {limit}; lower max_new_tokens, or shorten prompts"
+        )
 
 
 def _setting(config: PipelineConfig, name: str) -> int:

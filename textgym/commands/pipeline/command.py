@@ -46,7 +46,7 @@ def pipeline(config: PipelineConfig) -> Path | None:
             print(_to_do(stage))
             return None
     report = write_pipeline_report(config.out)
-    print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages)}\n\n{sample_pairs(stages, 3)}\n")
+    print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages, about)}\n\n{sample_pairs(stages, 3)}\n")
     print(f"{time.monotonic() - started:.0f} s; report: {report}")
     return report
 

@@ -94,7 +94,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
     asked, dropped = questions(
         [row["prompt"] for row in rows],
         [row["completions"] for row in rows],
-        [mdp.prompts[int(i)].columns for i in chosen],
+        [mdp.prompts[int(i)] for i in chosen],
     )
     labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, mdp, asked)
     if labelled is None:

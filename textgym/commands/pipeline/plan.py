@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -108,6 +109,7 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
         model=_current(config, 1),
         heldout=part.heldout,
         demonstrations=config.sft.demonstrations,
+        prompts=config.prompts,
         ensemble=part.ensemble,
         combine=part.combine,
         uncertainty_weight=part.uncertainty_weight,
@@ -167,7 +169,7 @@ def _labels(config: PipelineConfig, i: int) -> Stage:
 
 def _reward_model(config: PipelineConfig, i: int) -> Stage:
     made = reward_model_config(config, i)
-    inputs = _paths(made.data, made.model, made.demonstrations)
+    inputs = _paths(made.data, made.model, made.demonstrations, made.prompts)
     return Stage(f"reward model {i}", "reward-model", i, made, inputs, (runs.CHECKPOINT,))
 
 
@@ -175,16 +177,28 @@ def _policy(config: PipelineConfig, i: int) -> Stage:
     made = train_config(config, i)
     text = made.pretraining if made.pretraining not in ("task", "mini") else None
     learned = stage_directory(config, "reward_model", i) / runs.CHECKPOINT
-    inputs = _paths(made.model, made.reference, made.prompts, made.validation, text, learned)
+    critic = made.hyperparameters.value if made.hyperparameters.value not in ("trunk", "separate") else None
+    inputs = _paths(made.model, made.reference, made.prompts, made.validation, text, learned, critic)
     return Stage(f"policy {i}", "train", i, made, inputs, (runs.CHECKPOINT,))
 
 
-def _sources(labeller: str) -> list[str]:
-    """Where the rewards of a labeller come from: files, modules, directories of reward models."""
+def _sources(labeller: str) -> list[str | None]:
+    """Where the rewards of a labeller come from: files, those of modules, directories of reward models."""
     named = [item.rpartition(",")[0] or item for item in labeller.split()]
-    return [text.removeprefix("rm:") if text.startswith("rm:") else text.rpartition(":")[0] for text in named]
+    return [text.removeprefix("rm:") if text.startswith("rm:") else _code(text.rpartition(":")[0]) for text in named]
+
+
+def _code(source: str) -> str | None:
+    """The file of a module, or the file that is named; None for names of rewards, and for what cannot be found."""
+    if not source or source.endswith(".py"):
+        return source
+    try:
+        found = find_spec(source)
+    except (ImportError, ValueError):  # which the check of the labeller will tell
+        return None
+    return found.origin if found else None
 
 
 def _paths(*sources: str | Path | None) -> tuple[Path, ...]:
-    """What may lie on this machine; a hub's ids and modules do not."""
+    """What may lie on this machine; a hub's ids do not."""
     return tuple(dict.fromkeys(Path(source) for source in sources if source))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from textgym.benchmarks.pipeline_report import LEARNED, measures_base
 from textgym.commands import run as runs
 from textgym.commands.pipeline.plan import Stage
 
@@ -27,10 +28,18 @@ def stage_line(stage: Stage) -> str:
     return f"{name} {before[name]['mean']:.3f} → {after[name]['mean']:.3f}, KL {after['kl']['mean']:.2f} nats per text"
 
 
-def stage_table(stages: Sequence[Stage]) -> str:
-    """All models on the same held-out prompts, one line a measure, with 95 % intervals."""
-    columns = models(stages)
-    names = [name for name in next(reversed(columns.values())) if not name.startswith("loss/")]
+def stage_table(stages: Sequence[Stage], config: Mapping[str, Any]) -> str:
+    """All models on the same held-out prompts, one line a measure, with 95 % intervals.
+
+    What reward models say is left out where each of several iterations has one of its own.
+
+    Args:
+        stages: all of them, complete.
+        config: the loop's settings, as ``config.json`` keeps them.
+    """
+    columns = models(stages, config)
+    unlike = LEARNED if sum(stage.kind == "train" for stage in stages) > 1 else ()
+    names = [name for name in next(reversed(columns.values())) if not name.startswith("loss/") and name not in unlike]
     lines = [" " * 14 + "".join(f"{title:>18}" for title in columns)]
     for name in names:
         cells = (runs.interval(found[name]) if name in found else "" for found in columns.values())
@@ -38,11 +47,14 @@ def stage_table(stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def models(stages: Sequence[Stage]) -> dict[str, Measured]:
-    """What was measured of the model at the beginning, of the fine-tuned one, and of each iteration's policy."""
+def models(stages: Sequence[Stage], config: Mapping[str, Any]) -> dict[str, Measured]:
+    """What was measured of the model at the beginning, of the fine-tuned one, and of each iteration's policy.
+
+    The first is left out where it was measured otherwise than the others.
+    """
     policies = [stage for stage in stages if stage.kind == "train"]
     columns: dict[str, Measured] = {}
-    if stages[0].kind == "sft" and comparable(stages[0]):
+    if stages[0].kind == "sft" and measures_base(config):
         base = _read(stages[0].config.out / "evaluation.json")["before"]
         columns["base"] = {name: value for name, value in base.items() if name not in UNLIKE}
     first = "sft" if stages[0].kind == "sft" else "base"
@@ -54,11 +66,6 @@ def sample_pairs(stages: Sequence[Stage], count: int) -> str:
     """Some prompts with what was written before the first and after the last reinforcement."""
     policies = [stage.config.out for stage in stages if stage.kind == "train"]
     return runs.sample_pairs(policies[-1], count, since=policies[0])
-
-
-def comparable(stage: Stage) -> bool:
-    """Whether the first stage was measured on the prompts of the others: the task's, not those of a user's file."""
-    return getattr(stage.config, "data", None) is None
 
 
 def _labels_line(found: Mapping[str, Any]) -> str:
