@@ -113,12 +113,14 @@ def _headline(
     iqm: Mapping[str, Estimate | float],
     over: Mapping[str, Estimate | float],
 ) -> str:
-    """Who leads, how sure that is, and where the leader is worst."""
+    """Who leads, how sure that is, and of several tasks, where the leader is worst."""
     best = ranked[0]
     leads = "leads with" if over else "has"
     told = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
     if over:
         told += f", {_verdict(ranked[1], over[ranked[1]])}"
+    if len(suite.tasks) == 1:
+        return f"{told}, on {suite.tasks[0]}."
     means = suite.means(best)
     worst = min(means, key=means.__getitem__)
     strongest = max(ranked, key=lambda name: suite.means(name)[worst])
@@ -167,8 +169,9 @@ def _overall(
             seeds if suite.enough(name) else f"{seeds}: {TOO_FEW}",
         )
         rows.append(row)
+    over_tasks = f"Over {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else f"On {suite.tasks[0]} alone"
     note = (
-        f"Over {len(suite.tasks)} tasks. IQM: the mean of the middle half of all runs. P: how often a run of {best}"
+        f"{over_tasks}. IQM: the mean of the middle half of all runs. P: how often a run of {best}"
         " beats one of this algorithm on the same task. Intervals at 95 %, by a stratified bootstrap over seeds."
     )
     return Table(
@@ -194,7 +197,7 @@ def _figures(
 ) -> tuple[Figure, ...]:
     known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in iqm.items()}
     means = {name: suite.means(name) for name in suite.scores}
-    return (
+    over_all = (
         Figure(
             "How well, and how sure",
             intervals(known, "interquartile mean"),
@@ -205,6 +208,11 @@ def _figures(
             lines(_profiles(suite, rng), "score", "share of runs above it"),
             "The higher the line, the better; bands are 95 % intervals. Where it drops on the left, runs have failed.",
         ),
+    )
+    if len(suite.tasks) == 1:  # there is no "where"
+        return over_all
+    return (
+        *over_all,
         Figure(
             "Where",
             heatmap({name: means[name] for name in ranked}),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from textgym.benchmarks.experiment import Cell, Estimate, Findings, Result, Results, Table
+from textgym.benchmarks.experiment import Cell, Estimate, Findings, Job, Result, Results, Table
 from textgym.benchmarks.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.suite import over_seeds
 
-COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "CPU s")
+COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
 
 
 def findings(results: Results) -> Findings:
@@ -18,14 +18,16 @@ def findings(results: Results) -> Findings:
         arms: dict[int, dict[int, Result]] = {}
         for job, result in results:
             if job.task == task:
-                arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = result
+                kept = {**result, "objective": _objective(job, result)}
+                arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = kept
         rows += [_row(_name(every), task, list(runs.values())) for every, runs in sorted(arms.items())]
         if len(arms) == 2:
             (often, refreshed), (_, stays) = sorted(arms.items())
             seeds = sorted(refreshed.keys() & stays.keys())
             if seeds:
                 gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
-                rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, None))
+                whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
+                rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
                 told.append(f"{_shown(gain)} on {task}")
     headline = f"A mask that follows the policy changes gold by {', '.join(told)}." if told else "No pair of runs yet."
     return Findings(headline, (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),))
@@ -34,7 +36,13 @@ def findings(results: Results) -> Findings:
 def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
     before = sum(run["before"]["gold"] for run in runs) / len(runs)
     gold, kl = (over_seeds([run["after"][name] for run in runs]) for name in ("gold", "kl"))
-    return (mask, task, len(runs), gold, before, kl, over_seeds([run["cpu_seconds"] for run in runs]))
+    objective, seconds = (over_seeds([run[name] for run in runs]) for name in ("objective", "cpu_seconds"))
+    return (mask, task, len(runs), gold, before, kl, objective, seconds)
+
+
+def _objective(job: Job, result: Result) -> float:
+    """What is optimised: gold less the price of KL."""
+    return float(result["after"]["gold"] - job.settings["beta"] * result["after"]["kl"])
 
 
 def _name(target_update: int) -> str:

@@ -76,6 +76,14 @@ def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Find
     assert found.headline.endswith("it is at its worst on Needle (0.20, where a2c has 0.60).")
 
 
+def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
+    golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
+    found = summary(golds, ["Reviews"], np.random.default_rng(0))
+    assert found.headline.endswith(" beats with probability 1.00 [1.00, 1.00], on Reviews.")
+    assert found.tables[0].note.startswith("On Reviews alone.")
+    assert len(found.figures) == 2
+
+
 def test_equals_are_not_told_apart() -> None:
     same = np.random.default_rng(0).normal(0.5, 0.1, (5, 4))
     twins = summary({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))

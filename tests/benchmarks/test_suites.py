@@ -23,7 +23,7 @@ def golden(task: str, name: str, seed: int, after: float, **arm: Any) -> tuple[J
         stage: {"score": gold, "gold": gold, "grammatical": 1.0, "kl": 2 * gold, "length": 9.0}
         for stage, gold in (("before", 0.5), ("after", after))
     }
-    return Job(task, name, seed, arm), {**stages, "tokens": 100 + seed, "cpu_seconds": 3.0}
+    return Job(task, name, seed, arm, {"beta": 0.25}), {**stages, "tokens": 100 + seed, "cpu_seconds": 3.0}
 
 
 def row(table: Table, *name: str) -> dict[str, Any]:
@@ -131,6 +131,9 @@ def test_masks_are_compared_seed_by_seed() -> None:
     found = nlpo_mask.EXPERIMENT.findings([*often, *never])
     difference = row(found.tables[0], "refreshed every 5 − never")
     assert difference["gold after"].value == pytest.approx(0.1)
+    # KL is twice the gold and β a quarter, so the objective is half the gold.
+    assert difference["gold − β·KL"].value == pytest.approx(0.05)
+    assert row(found.tables[0], "refreshed every 5 iterations")["gold − β·KL"].value == pytest.approx(0.625 / 2)
     assert difference["seeds"] == 3
     assert found.headline == "A mask that follows the policy changes gold by +0.100 (+0.100 … +0.100) on Reviews."
     assert row(found.tables[0], "never refreshed")["seeds"] == 3
