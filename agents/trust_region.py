@@ -71,16 +71,21 @@ class TrustRegion:
         """Mean over the states, in nats."""
         return float(sum(float(kl) for kl in self._kls(len(self.batches))))
 
-    def curvature(self, vector: Tensor, damping: float) -> Tensor:
-        """Fisher matrix times a vector, plus ``damping`` times the vector. Schulman 2015, appendix C.
+    def curvature(self, damping: float) -> Callable[[Tensor], Tensor]:
+        """The product of the Fisher matrix with a vector, plus ``damping`` times the vector. Schulman 2015, appendix C.
+
+        The first derivatives and their graph are made once and serve for every product.
 
         Raises:
             RuntimeError: the model's attention cannot be differentiated twice.
         """
-        product = damping * vector
-        for kl in self._kls(self.curved):
-            gradient = flat(torch.autograd.grad(kl, self.parameters, create_graph=True))
-            product += flat(torch.autograd.grad(gradient @ vector, self.parameters))
+        kls = self._kls(self.curved)
+        gradients = [flat(torch.autograd.grad(kl, self.parameters, create_graph=True)) for kl in kls]
+
+        def product(vector: Tensor) -> Tensor:
+            parts = [torch.autograd.grad(g @ vector, self.parameters, retain_graph=True) for g in gradients]
+            return sum(map(flat, parts), damping * vector)
+
         return product
 
     def direction(self, gradient: Tensor, target: float, steps: int, damping: float) -> Tensor:
@@ -88,9 +93,10 @@ class TrustRegion:
         devices = [gradient.device] if gradient.is_cuda else []
         with twice_differentiable(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)  # the solver begins near 0, at a place drawn from the global generator
-            natural = conjugate_gradient_solver(lambda v: self.curvature(v, damping), gradient, max_iter=steps)
-            curvature = natural @ self.curvature(natural, damping)
-        return natural * torch.sqrt(2 * target / curvature.clamp(min=1e-12))
+            product = self.curvature(damping)
+            natural = conjugate_gradient_solver(product, gradient, max_iter=steps)
+            length = natural @ product(natural)
+        return natural * torch.sqrt(2 * target / length.clamp(min=1e-12))
 
     @torch.no_grad()
     def search(self, step: Tensor, target: float, surrogate: Callable[[], float]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def test_the_curvature_is_that_of_the_kl() -> None:
     region = TrustRegion(algorithm.policy, batches, weights)
     vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
     with twice_differentiable():
-        curvature = float(vector @ region.curvature(vector, 0.0))
+        curvature = float(vector @ region.curvature(0.0)(vector))
     assert region.kl() == pytest.approx(0, abs=1e-7)
     with torch.no_grad():
         start = 0
@@ -75,9 +75,9 @@ def test_a_share_of_the_curvature_is_that_of_the_first_batches() -> None:
     half, first = TrustRegion(algorithm.policy, batches, weights, 0.5), batches[: len(batches) // 2]
     vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
     with twice_differentiable():
-        expected = TrustRegion(algorithm.policy, first, weights).curvature(vector, 0.0)
-        torch.testing.assert_close(half.curvature(vector, 0.0), expected)
-        whole = TrustRegion(algorithm.policy, batches, weights).curvature(vector, 0.0)
+        expected = TrustRegion(algorithm.policy, first, weights).curvature(0.0)(vector)
+        torch.testing.assert_close(half.curvature(0.0)(vector), expected)
+        whole = TrustRegion(algorithm.policy, batches, weights).curvature(0.0)(vector)
     assert len(batches) >= 4
     assert not torch.allclose(whole, expected)
 
