@@ -38,7 +38,7 @@ class Pretraining:
     """
 
     texts: tuple[Demonstration, ...]
-    coefficient: float = 1.0
+    coefficient: float = 0.1
     batch_size: int = 32
 
     def __post_init__(self) -> None:

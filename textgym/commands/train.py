@@ -74,7 +74,7 @@ class TrainConfig:
     mini tasks' base model learned from. Loss on held-out text, and on a mini task that on the references of the other
     mini tasks, is measured before and after."""
     ptx_coef: float | None = None
-    """γ, the weight of that text's loss per token; 0 only measures. Default: 1. Published: 27.8 (Ouyang 2022)."""
+    """γ, the weight of that text's loss per token; 0 only measures. Default: 0.1. Published: 27.8 (Ouyang 2022)."""
     ptx_batch_size: int | None = None
     """Texts in each update. Default: 32."""
     eval_episodes: int = 256

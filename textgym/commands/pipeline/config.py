@@ -76,7 +76,7 @@ class TrainPart:
     pretraining: str | None = None
     """Text that every update learns beside the reward (PPO-ptx): a file, 'task' or 'mini'; see ``textgym train``."""
     ptx_coef: float | None = None
-    """γ, the weight of that text's loss per token. Default: 1. Published: 27.8 (Ouyang 2022)."""
+    """γ, the weight of that text's loss per token. Default: 0.1. Published: 27.8 (Ouyang 2022)."""
     ptx_batch_size: int | None = None
     """Texts in each update. Default: 32."""
     value_from_reward_model: bool = False
