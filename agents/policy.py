@@ -111,7 +111,8 @@ class LMPolicy(BasePolicy):
         self.trunk = Trunk(self.lm, freeze_layers or 0)
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=lr_schedule(1), eps=1e-5)
+        # As a group, since a policy that only acts may have nothing to train.
+        self.optimizer = torch.optim.Adam([{"params": trained}], lr=lr_schedule(1), eps=1e-5)
         self.mask: NucleusMask | None = None  # NLPO's; no module of the policy, which would save and count it
         self._own_session: Session | None = None
 
