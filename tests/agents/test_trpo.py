@@ -10,7 +10,8 @@ import torch
 
 from tests.agents.test_algorithms import make
 from tests.agents.test_ppo import Watch, equal
-from textgym.agents.batches import minibatches
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.batches import Minibatch, minibatches
 from textgym.agents.evaluation import visited_kl
 from textgym.agents.trpo import TRPO
 from textgym.agents.trust_region import TrustRegion, flat, twice_differentiable
@@ -39,15 +40,20 @@ def test_the_exact_kl_of_a_step_is_at_most_the_target(sampling: Sampling) -> Non
     np.testing.assert_allclose(found, steps[: len(found)], atol=1e-5)
 
 
-def test_the_curvature_is_that_of_the_kl() -> None:
-    """Against a difference quotient: KL(θ + εv) ≈ ½ε²·vᵀFv."""
+def collected(size: int) -> tuple[SequenceAlgorithm, list[Minibatch]]:
+    """An untrained algorithm with an iteration's responses, in minibatches."""
     algorithm = make("trpo")
     kept: list[Episodes] = []
     algorithm._train = kept.append  # type: ignore[method-assign,assignment]
     algorithm.learn(1)
     scored = algorithm.score(kept[0])
     estimated = algorithm.estimate_advantages(scored)
-    batches = list(minibatches(scored, estimated, 8, 1, np.random.default_rng(0), torch.device("cpu")))
+    return algorithm, list(minibatches(scored, estimated, size, 1, np.random.default_rng(0), torch.device("cpu")))
+
+
+def test_the_curvature_is_that_of_the_kl() -> None:
+    """Against a difference quotient: KL(θ + εv) ≈ ½ε²·vᵀFv."""
+    algorithm, batches = collected(8)
     weights = list(algorithm.policy.lm.parameters())
     region = TrustRegion(algorithm.policy, batches, weights)
     vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
@@ -64,13 +70,7 @@ def test_the_curvature_is_that_of_the_kl() -> None:
 
 def test_a_share_of_the_curvature_is_that_of_the_first_batches() -> None:
     """8 responses in minibatches of 2: half of them are the first two, as if there were no others."""
-    algorithm = make("trpo")
-    kept: list[Episodes] = []
-    algorithm._train = kept.append  # type: ignore[method-assign,assignment]
-    algorithm.learn(1)
-    scored = algorithm.score(kept[0])
-    estimated = algorithm.estimate_advantages(scored)
-    batches = list(minibatches(scored, estimated, 2, 1, np.random.default_rng(0), torch.device("cpu")))
+    algorithm, batches = collected(2)
     weights = list(algorithm.policy.lm.parameters())
     half, first = TrustRegion(algorithm.policy, batches, weights, 0.5), batches[: len(batches) // 2]
     vector = torch.randn(flat(weights).shape, generator=torch.Generator().manual_seed(0))
