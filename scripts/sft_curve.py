@@ -1,9 +1,9 @@
 """Fine-tune on few demonstrations and draw what over-fits: the figure and the table of docs/instruct.md.
 
-Usage: python scripts/sft_curve.py REWARD_MODEL OUT [FIGURE.svg]
+Usage: python scripts/sft_curve.py TASK REWARD_MODEL OUT [FIGURE.svg]
 
-REWARD_MODEL is a run of ``textgym reward-model --task textgym/Reviews-v0``; OUT gets a run of ``textgym sft`` for each
-seed, and the same command goes on where it was cut off.
+TASK is a mini task, such as textgym/Reviews-v0, and REWARD_MODEL a run of ``textgym reward-model`` on it; OUT gets a
+run of ``textgym sft`` for each seed, and the same command goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.sft import SFTConfig, sft
 from textgym.registration import load_task
 
-TASK = "textgym/Reviews-v0"
 SEEDS = (0, 1, 2)
 DEMONSTRATIONS = 500
 VALIDATION = 256
@@ -37,27 +36,27 @@ COLOURS = ("#1f5fa8", "#c2571a", "#2f8f5b")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "textgym", "font.size": 9, "figure.facecolor": "white"}
 
 
-def write_references(path: Path, split: str, count: int, seed: int) -> None:
+def write_references(path: Path, task: str, split: str, count: int, seed: int) -> None:
     """Some of the reference texts of the task, as a file of demonstrations."""
-    prompts = load_task(TASK).prompts(split)
+    prompts = load_task(task).prompts(split)
     chosen = [prompts[i] for i in np.random.default_rng(seed).choice(len(prompts), count, replace=False)]
-    rows = [{"prompt": prompt.content, "completion": prompt.columns["reference"]} for prompt in chosen]
+    rows = [{"prompt": p.content, "completion": p.columns["reference"], **p.columns} for p in chosen]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def run(reward_model: str, out: Path, seed: int) -> None:
+def run(task: str, reward_model: str, out: Path, seed: int) -> None:
     """One seed: sixteen epochs, each judged by the reward model on the task's validation prompts."""
     data, validation = out / f"demonstrations-{seed}.jsonl", out / "validation.jsonl"
     out.mkdir(parents=True, exist_ok=True)
-    write_references(data, "train", DEMONSTRATIONS, seed)
-    write_references(validation, "validation", VALIDATION, 0)
+    write_references(data, task, "train", DEMONSTRATIONS, seed)
+    write_references(validation, task, "validation", VALIDATION, 0)
     place = out / f"seed-{seed}"
     sft(
         SFTConfig(
             out=place,
             data=data,
             validation=validation,
-            task=TASK,
+            task=task,
             reward=f"rm:{reward_model}",
             seed=seed,
             resume=place.exists(),
@@ -97,9 +96,9 @@ def table(seeds: list[list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def main(reward_model: str, out: Path, figure: Path | None) -> None:
+def main(task: str, reward_model: str, out: Path, figure: Path | None) -> None:
     for seed in SEEDS:
-        run(reward_model, out, seed)
+        run(task, reward_model, out, seed)
     seeds = read_rows(out)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
@@ -108,4 +107,4 @@ def main(reward_model: str, out: Path, figure: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)

@@ -284,6 +284,30 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
+    ("flags", "inside"),
+    [
+        (("train", "--model", "run", "--prompts", "prompts.jsonl", "--reward", "rewards.py:sevens"), "run/checkpoint"),
+        ((*TRAIN, "--reward", "run/rewards.py:sevens,0.5"), "run/rewards.py"),
+        ((*TRAIN, "--reward", "rm:run/judge,2"), "run/judge"),
+        (("sft", "--model", "run/checkpoint", "--data", "data.jsonl"), "run/checkpoint"),
+        (("dpo", "--model", "model", "--data", "run/pairs.jsonl"), "run/pairs.jsonl"),
+        (("reward-model", "--model", "model", "--data", "run/../run/pairs.jsonl"), "run/../run/pairs.jsonl"),
+    ],
+)
+def test_a_run_is_not_overwritten_while_it_holds_what_the_next_one_reads(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], inside: str
+) -> None:
+    train(tokens=50)
+    (place / "run" / "judge").mkdir()
+    (place / "run" / "pairs.jsonl").write_text("{}")
+    (place / "run" / "rewards.py").write_text((place / "rewards.py").read_text())
+    files = sorted(place.rglob("*"))
+    said = fails(capsys, *flags, "--out", "run", "--overwrite")
+    assert f"{inside!r} lies in out='run', which --overwrite removes" in said
+    assert sorted(place.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--prompts", "missing.jsonl"], "missing.jsonl"),

@@ -218,6 +218,8 @@ def test_another_iteration_can_be_added_and_complete_stages_stay(
     assert [len(re.findall(rf"{name}: complete; ", printed)) for name in ("sft", "policy 1")] == [1, 1]
     assert (again / "run" / "iteration-1" / "policy" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == kept
     assert "exists and is a run" in fails(capsys, "pipeline", "loop.yaml", "--out", "run")
+    said = fails(capsys, "pipeline", "loop.yaml", "--out", "run", "--overwrite", "--model", "run/sft")
+    assert "'run/sft' lies in out='run', which --overwrite removes" in said
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,6 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
         (["--validation", "long.jsonl"], "long.jsonl, row 1: the prompt has 5 tokens"),
         (["--validation", "None"], "pass --validation FILE"),
         (["--out", "my run"], "without spaces"),
-        (["--overwrite", "--model", "run/sft"], "run/sft lies in out='run', which --overwrite removes"),
         (["--max-new-tokens", "61"], "make 64 tokens, to which reward models add an end token"),
     ],
 )

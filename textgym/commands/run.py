@@ -61,9 +61,11 @@ def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: boo
 
     Raises:
         FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
-        ValueError: the run to resume had other settings, which are named.
+        ValueError: the run to resume had other settings, which are named; or the run to overwrite holds what this one
+            reads.
     """
     if not run_to_resume(out, overwrite, resume):
+        require_inputs_outside(out, config)
         return False
     _require_equal(json.loads((out / "config.json").read_text(encoding="utf-8")), dict(config), out)
     cut_off = next(out.glob(f".{CHECKPOINT}.*"), None)
@@ -92,6 +94,24 @@ def run_to_resume(out: Path, overwrite: bool, resume: bool) -> bool:
         mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
         raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
     return resume
+
+
+def require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
+    """ValueError where a setting names a file or directory inside the one that is overwritten."""
+    for value in _flat(config).values():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            path = _path_in(text) if isinstance(text, str) else None
+            if path is not None and path.resolve().is_relative_to(out.resolve()):
+                raise ValueError(
+                    f"{str(path)!r} lies in out={str(out)!r}, which --overwrite removes; choose another out"
+                )
+
+
+def _path_in(text: str) -> Path | None:
+    """The path that a setting names, alone or as in 'rm:DIR' and 'file.py:function', with or without ',weight'."""
+    bare = text.removeprefix("rm:").partition(",")[0]
+    named = (Path(part) for part in (text, bare, bare.rpartition(":")[0]) if part)
+    return next((path for path in named if path.exists()), None)
 
 
 def _is_run(out: Path) -> bool:

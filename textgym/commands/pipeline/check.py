@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from textgym.commands.pipeline.config import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
@@ -38,9 +37,6 @@ def check_settings(config: PipelineConfig) -> None:
         raise ValueError(
             f"out={str(config.out)!r}; expected a path without spaces and commas, as rewards are named by it"
         )
-    for source in (config.model, config.prompts, config.validation, config.sft.demonstrations):
-        if config.overwrite and source and Path(source).resolve().is_relative_to(config.out.resolve()):
-            raise ValueError(f"{source} lies in out={str(config.out)!r}, which --overwrite removes; choose another out")
     if config.task is None and (config.model is None or config.prompts is None):
         raise ValueError("without --task, both --model and --prompts are needed")
     if config.task is None and config.labels.labeller == "gold":

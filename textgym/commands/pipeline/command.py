@@ -54,6 +54,7 @@ def pipeline(config: PipelineConfig) -> Path | None:
 def _run_to_resume(config: PipelineConfig) -> bool:
     """Whether a pipeline stands in ``out`` and is to go on."""
     if not runs.run_to_resume(config.out, config.overwrite, config.resume):
+        runs.require_inputs_outside(config.out, runs.settings_of(config))
         return False
     command = json.loads((config.out / "config.json").read_text(encoding="utf-8"))["command"]
     if command != "pipeline":
