@@ -18,13 +18,14 @@ deep, the interval of a mean covers 90 %. That of an interquartile mean errs on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from textgym.benchmarks.experiment import Estimate
 
@@ -135,6 +136,10 @@ def improvement(a: ArrayLike, b: ArrayLike) -> float:
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Generator) -> Estimate:
     """:func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
 
+    Where all runs of one beat all runs of the other, resamples do too and show no doubt: at 3 seeds of a single task
+    the truth would lie outside in up to nine of ten cases. Such tasks add :func:`unseen_losses`, as independent parts
+    of a sum add up (Zou & Donner 2008), which covers 92 % at the least and nearly always more.
+
     Raises:
         ValueError: fewer than 3 seeds of either, a score that is not finite, or different numbers of tasks.
     """
@@ -148,7 +153,28 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
     wins = [_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
     placements = [won.mean(1) for won in wins] + [won.mean(0) for won in wins]
     low, high = bootstrap_interval([*ours, *theirs], average, placements, rng)
-    return Estimate(improvement(a, b), max(float(low), 0.0), min(float(high), 1.0))
+    shares = np.array([won.mean() for won in wins])
+    unseen = unseen_losses(len(ours[0]), len(theirs[0])) / len(shares)
+    value = float(shares.mean())
+    below = math.hypot(value - float(low), unseen * math.sqrt((shares == 1).sum()))
+    above = math.hypot(float(high) - value, unseen * math.sqrt((shares == 0).sum()))
+    return Estimate(value, max(value - below, 0.0), min(value + above, 1.0))
+
+
+def unseen_losses(n: int, m: int) -> float:
+    """How probable losses may be, at 95 %, where each of ``n`` runs outscored each of ``m`` others.
+
+    Newcombe's method 5 for the Mann–Whitney statistic (Statistics in Medicine 25, 2006, pp. 559–573): the interval of
+    the wins' probability θ ends where its distance from the estimate, here 1, is z times Hanley & McNeil's standard
+    error at θ itself.
+    """
+    z, others = stats.norm.ppf(1 - TAIL), (n + m) / 2 - 1
+
+    def beyond(theta: float) -> float:
+        spread = 1 + others * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return float((1 - theta) - z**2 * theta * spread / (n * m))  # both sides divided by 1 − θ
+
+    return 1 - float(optimize.brentq(beyond, 0.0, 1.0))
 
 
 def _wins(x: Floats, y: Floats) -> Floats:

@@ -133,7 +133,7 @@ def _headline(
 def _verdict(second: str, over: Estimate | float) -> str:
     if not isinstance(over, Estimate):
         return f"ahead of {second}, by {TOO_FEW}"
-    sure = "clearly ahead of" if over.low > 0.5 else "not clearly ahead of"
+    sure = "clearly ahead of" if round(over.low, 2) > 0.5 else "not clearly ahead of"  # by the digits that are shown
     return f"{sure} {second}, whose runs it beats with probability {_with_bounds(over, 2)}"
 
 

@@ -79,7 +79,7 @@ def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Find
 def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
     found = summary(golds, ["Reviews"], np.random.default_rng(0))
-    assert found.headline.endswith(" beats with probability 1.00 [1.00, 1.00], on Reviews.")
+    assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
     assert found.tables[0].note.startswith("On Reviews alone.")
     assert len(found.figures) == 2
 

@@ -17,6 +17,7 @@ from textgym.benchmarks.statistics import (
     performance_profile,
     probability_of_improvement,
     stratified_estimate,
+    unseen_losses,
 )
 
 DATA_SETS, RESAMPLES = 600, 200
@@ -117,11 +118,12 @@ def test_student_covers_the_truth(seeds: int) -> None:
     assert np.mean([one.low <= 1.0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.03)
 
 
-def test_probability_of_improvement_covers_the_truth() -> None:
-    # Two normals a standard deviation apart: P(a > b) = Φ(1/√2).
-    truth, draws = stats.norm.cdf(math.sqrt(0.5)), rng(3).normal(size=(60, 2, 8, 6))
-    found = [probability_of_improvement(a + 1, b, rng(4)) for a, b in draws]
-    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.03)
+@pytest.mark.parametrize(("lead", "seeds", "tasks"), [(1.0, 8, 6), (1.0, 3, 1), (2.0, 3, 1), (3.0, 3, 1), (2.0, 5, 1)])
+def test_probability_of_improvement_covers_the_truth(lead: float, seeds: int, tasks: int) -> None:
+    # Two normals: P(a > b) = Φ(lead/√2). With few runs that are far apart, all of one may beat all of the other.
+    truth, draws = stats.norm.cdf(lead / math.sqrt(2)), rng(3).normal(size=(60, 2, seeds, tasks))
+    found = [probability_of_improvement(a + lead, b, rng(4)) for a, b in draws]
+    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.04)
     assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.87  # 2.8 standard errors of 60 draws
 
 
@@ -142,9 +144,19 @@ def test_seeds_are_drawn_within_tasks() -> None:
     assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
 
 
-def test_the_better_algorithm_improves_for_sure() -> None:
-    found = probability_of_improvement(np.ones((3, 2)), np.zeros((4, 2)), rng())
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+def test_nothing_but_wins_leaves_a_doubt() -> None:
+    """A bootstrap of them sees none. For one run against one the bound is Wilson's for a binomial of 1 in 1."""
+    wilson = 1 / (1 + stats.norm.ppf(0.975) ** 2)
+    assert 1 - unseen_losses(1, 1) == pytest.approx(wilson)
+    few, many = (probability_of_improvement(np.ones((n, 1)), np.zeros((n, 1)), rng()) for n in (3, 10))
+    assert (few.value, few.high) == (many.value, many.high) == (1.0, 1.0)
+    # Of the 20 ways to order 3 + 3 runs one is as good: no proof at 95 % on both sides; of those of 10 + 10 it is.
+    assert few.low == pytest.approx(0.5, abs=0.01)
+    assert 0.7 < many.low < 0.9
+    # Two tasks are twice the evidence, and the other side of a coin has the same.
+    both = probability_of_improvement(np.ones((3, 2)), np.zeros((3, 2)), rng())
+    assert 1 - both.low == pytest.approx((1 - few.low) / math.sqrt(2))
+    assert probability_of_improvement(np.zeros((3, 1)), np.ones((3, 1)), rng()).high == pytest.approx(1 - few.low)
 
 
 # -- Bad input -------------------------------------------------------------------------------------
