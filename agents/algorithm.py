@@ -30,6 +30,7 @@ from textgym.agents.construction import (
     check_plays,
     check_same_task,
     check_spaces,
+    check_trainable,
     env_attribute,
     linear_decay,
     make_admitting,
@@ -193,6 +194,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.check_env(self.env)
+        check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)

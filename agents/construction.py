@@ -65,6 +65,15 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
         )
 
 
+def check_trainable(policy: LMPolicy) -> None:
+    """ValueError where an algorithm could change nothing about how the policy writes."""
+    if not any(parameter.requires_grad for parameter in policy.lm.parameters()):
+        raise ValueError(
+            "the model has no parameter that is trained: all are frozen; call model.requires_grad_(True), or name "
+            "fewer in policy_kwargs['frozen']"
+        )
+
+
 def task_identity(env: VecEnv) -> dict[str, Any]:
     """What must be the same where training goes on: P, T, V, and the vocabulary, where there is one, by its digest."""
     space: Any = env.observation_space

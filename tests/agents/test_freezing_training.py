@@ -15,6 +15,7 @@ from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.batches import score_episodes
 from textgym.agents.evaluation import play
 from textgym.agents.ppo import PPO
+from textgym.agents.reinforce import Reinforce
 from textgym.lm.lora import add_lora
 from textgym.lm.scoring import Trunk
 from textgym.vector import TokenVectorEnv
@@ -130,6 +131,14 @@ def test_what_the_caller_froze_stays_frozen_after_loading(value: str, tmp_path: 
     resumed.save(tmp_path / "again")
     kept, again = (json.loads((tmp_path / n / "training" / "state.json").read_text()) for n in ("half", "again"))
     assert kept["hyperparameters"] == again["hyperparameters"]
+
+
+@pytest.mark.parametrize("algorithm", [PPO, Reinforce])  # with a critic, which would still have been trained
+def test_a_model_with_nothing_to_train_is_refused(algorithm: type[PPO] | type[Reinforce]) -> None:
+    model = tiny_gpt2()
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"the model has no parameter that is trained: .*requires_grad_"):
+        algorithm("LMPolicy", make_env(), 3e-3, model=model)
 
 
 def test_a_frozen_parameter_that_does_not_exist_is_named() -> None:
