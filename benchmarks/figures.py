@@ -43,6 +43,7 @@ class Line:
         low: ``[n]``, where the band around it begins; none is drawn without both ends.
         high: ``[n]``, where it ends.
         dashed: for what was computed or fitted rather than measured.
+        follows: the line that it belongs to: it takes that one's colour, and the legend does not name it.
     """
 
     x: Sequence[float] | NDArray[np.float64]
@@ -50,20 +51,25 @@ class Line:
     low: Sequence[float] | NDArray[np.float64] | None = None
     high: Sequence[float] | NDArray[np.float64] | None = None
     dashed: bool = False
+    follows: str | None = None
 
 
 def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
     """Lines by name over a common axis, with bands where they have them.
 
     Raises:
-        ValueError: there is none, or the numbers of a line are not equally many.
+        ValueError: there is none, the numbers of a line are not equally many, or it follows one that is not there.
     """
     _expect_some("series", series)
+    colours = _colours(name for name, line in series.items() if line.follows is None)
     with styled():
         figure = Figure(figsize=(HALF, 3.6), layout="constrained")
         axes = figure.subplots()
-        for name, colour in _colours(series).items():
-            _draw_line(axes, name, series[name], colour)
+        for name, line in series.items():
+            leader = name if line.follows is None else line.follows
+            if leader not in colours:
+                raise ValueError(f"series[{name!r}] follows {leader!r}; expected one of {', '.join(colours)}")
+            _draw_line(axes, name, line, colours[leader])
         largest = max(float(np.nanmax(np.abs(np.asarray(line.x, float)))) for line in series.values())
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if largest >= 1000 else plain_numbers())
@@ -72,7 +78,7 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
         axes.margins(x=0.02, y=0.06)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        if len(series) > 1:
+        if len(colours) > 1:
             figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.4, labelcolor=INK)
         return svg(figure, f"{y_label} over {x_label}")
 
@@ -84,7 +90,8 @@ def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
     marker = "o" if arrays["x"].size <= FEW and not line.dashed else None
     style = (0, (4, 2)) if line.dashed else "-"
-    axes.plot(arrays["x"], arrays["y"], label=name, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
+    label = name if line.follows is None else "_nolegend_"
+    axes.plot(arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
     if line.low is not None and line.high is not None:
         axes.fill_between(arrays["x"], arrays["low"], arrays["high"], color=colour, alpha=0.13, linewidth=0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from textgym.benchmarks.figures import Line, lines
 from textgym.benchmarks.overoptimization.best_of_n import kl_bound
 from textgym.benchmarks.overoptimization.fits import Fit, Form, fit_form
 from textgym.benchmarks.overoptimization.task import ENUMERATION
+from textgym.benchmarks.proxies import SIZES
 from textgym.benchmarks.seed_curves import BLOCKS, in_blocks, mean_line, root_kl, surely_above
 from textgym.benchmarks.statistics import FEWEST_SEEDS
 from textgym.benchmarks.suite import over_seeds
@@ -75,8 +76,13 @@ def group(results: Results) -> list[Arm]:
     several = len({key[:2] for key in runs}) > 1
     return [
         Arm(f"{algorithm} on {task}, " if several else "", size, labels, tuple(own))
-        for (task, algorithm, size, labels), own in sorted(runs.items())
+        for (task, algorithm, size, labels), own in sorted(runs.items(), key=lambda item: _order(*item[0]))
     ]
+
+
+def _order(task: str, algorithm: str, size: str, labels: int) -> tuple[str, str, int, int]:
+    """Small proxies before large ones."""
+    return task, algorithm, SIZES.index(size), labels
 
 
 def curve(arm: Arm, method: str) -> Curve:
@@ -162,17 +168,22 @@ def fits_of(arm: Arm, method: str, form: Form) -> list[Fit]:
     return fits
 
 
+def aic_gaps(arm: Arm, method: str) -> list[float]:
+    """Of each seed: AIC of best-of-n's form less that of RL's; above 0 where RL's form fits better."""
+    pairs = zip(fits_of(arm, method, "best-of-n"), fits_of(arm, method, "rl"), strict=True)
+    return [n.aic - rl.aic for n, rl in pairs]
+
+
 def fits_table(arms: Sequence[Arm], method: str) -> Table:
     """α and β of both forms, and which one fits better."""
     rows = []
     for arm in arms:
         by_n, by_rl = fits_of(arm, method, "best-of-n"), fits_of(arm, method, "rl")
-        gap = [n.aic - rl.aic for n, rl in zip(by_n, by_rl, strict=True)]
         row: list[Cell] = [arm.name]
         for fits in (by_n, by_rl):
             row += [over_seeds([f.alpha for f in fits]), over_seeds([f.beta for f in fits])]
             row += [float(np.mean([f.r2 for f in fits]))]
-        rows.append((*row, over_seeds(gap), len(arm.runs)))
+        rows.append((*row, over_seeds(aic_gaps(arm, method)), len(arm.runs)))
     name = "RL" if method == "rl" else "best-of-n"
     return Table(
         f"Gao's forms fitted to {name}",
@@ -219,25 +230,29 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
     name, term = ("RL", " log d") if method == "rl" else ("best-of-n", "d")
     figures = []
     for who, size in dict.fromkeys((arm.group, arm.size) for arm in arms):
-        own = [arm for arm in arms if (arm.group, arm.size) == (who, size)]
-        curves = {f"{arm.labels} labels": curve(arm, method) for arm in own}
-        gold = {label: mean_line(found.d, found.gold) for label, found in curves.items()}
-        gold |= {f"{arm.labels} labels, fitted": _fitted(arm, method, form) for arm in own}
-        caption = f"Dashed: d(α − β{term}) with the mean α and β of the seeds. Bands: 95 % intervals over seeds."
+        own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (who, size)}
+        curves = {label: curve(arm, method) for label, arm in own.items()}
+        gold = {label: Line(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
+        gold |= {f"{label}, fitted": _fitted(arm, method, form, label) for label, arm in own.items()}
+        caption = (
+            f"Solid: means of the seeds. Dashed: d(α − β{term}), fitted to each seed; their mean and its 95 % interval."
+        )
         figures.append(Figure(f"Gold under {name}, {who}{size} proxies", lines(gold, ROOT_KL, "gold reward"), caption))
         if method == "rl":
             proxy = {label: mean_line(found.d, found.proxy) for label, found in curves.items()}
             picture = lines(proxy, ROOT_KL, "proxy, standard deviations")
-            figures.append(Figure(f"The same as the {who}{size} proxies see it", picture))
+            caption = (
+                "What RL is paid for: in standard deviations of the base model's scores; 95 % intervals over seeds."
+            )
+            figures.append(Figure(f"The same as the {who}{size} proxies see it", picture, caption))
     return figures
 
 
-def _fitted(arm: Arm, method: str, form: Form) -> Line:
-    fits, found = fits_of(arm, method, form), curve(arm, method)
-    alpha, beta = (float(np.mean([getattr(fit, name) for fit in fits])) for name in ("alpha", "beta"))
-    d = np.linspace(0, float(found.d.mean(0).max()), 51)[1:]
-    start = float(np.mean([run["gold"] for run in arm.runs]))
-    return Line(d, start + Fit(form, alpha, beta, 0, 0).gain(d), dashed=True)
+def _fitted(arm: Arm, method: str, form: Form, label: str) -> Line:
+    """The mean of the seeds' fitted curves, as far as the seeds went on average."""
+    d = np.linspace(0, float(curve(arm, method).d.mean(0).max()), 51)[1:]
+    fitted = [run["gold"] + fit.gain(d) for run, fit in zip(arm.runs, fits_of(arm, method, form), strict=True)]
+    return replace(mean_line(np.tile(d, (len(fitted), 1)), np.array(fitted)), dashed=True, follows=label)
 
 
 # --- the sentence ------------------------------------------------------------------------------------------
@@ -258,8 +273,12 @@ def headline(arms: Sequence[Arm]) -> str:
         first = f"With fewer than {FEWEST_SEEDS} seeds it cannot be said whether gold falls under RL"
     else:
         first = f"Under RL, gold did not clearly fall again for any of {len(arms)} proxies at this budget"
-    better = sum(_mean_aic_gap(arm) > 0 for arm in arms)
-    return f"{first}; RL's gold follows d(α − β log d) better than d(α − βd) for {better} of {len(arms)}."
+    gaps = [aic_gaps(arm, "rl") for arm in arms]
+    better, surely = sum(np.mean(gap) > 0 for gap in gaps), sum(surely_above(gap) for gap in gaps)
+    return (
+        f"{first}; RL's gold follows d(α − β log d) better than d(α − βd) for {better} of {len(arms)}, surely for "
+        f"{surely}."
+    )
 
 
 def _is_spoiled(arm: Arm) -> bool:
@@ -269,8 +288,3 @@ def _is_spoiled(arm: Arm) -> bool:
     rose = at(found.gold, peak) - before
     proxy = found.proxy[:, -1] - at(found.proxy, peak)
     return all(surely_above(values) for values in (rose, fall, proxy))
-
-
-def _mean_aic_gap(arm: Arm) -> float:
-    pairs = zip(fits_of(arm, "rl", "best-of-n"), fits_of(arm, "rl", "rl"), strict=True)
-    return float(np.mean([n.aic - rl.aic for n, rl in pairs]))

@@ -61,6 +61,17 @@ def test_only_a_band_fills_and_only_a_dashed_line_is_dashed() -> None:
     assert [svg.count("stroke-dasharray") for svg in (plain, band, dashed)] == [0, 0, 1]
 
 
+def test_a_line_that_follows_has_the_others_colour_and_no_name() -> None:
+    measured, fitted = Line([0, 1], [0, 1]), Line([0, 1], [0, 2], dashed=True, follows="a")
+    without, svg = lines(named := {"a": measured, "b": measured}, "x", "y"), lines({**named, "fit": fitted}, "x", "y")
+    strokes = [[one.count(f"stroke: var(--series-{i})") for i in range(3)] for one in (without, svg)]
+    assert [after - before for before, after in zip(*strokes, strict=True)] == [1, 0, 0]
+    assert texts(svg).count("a") == 1
+    assert "fit" not in texts(svg)
+    with pytest.raises(ValueError, match=r"series\['a'\] follows 'c'; expected one of b"):
+        lines({"a": Line([0, 1], [0, 1], follows="c"), "b": measured}, "x", "y")
+
+
 def test_tokens_are_told_in_thousands() -> None:
     assert "100k" in texts(lines({"ppo": Line([0, 100_000], [0, 1])}, "tokens", "gold"))
     assert "0.50" in texts(lines({"ppo": Line([0, 0.5], [0, 1])}, "β", "gold"))

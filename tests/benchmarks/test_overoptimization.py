@@ -149,7 +149,7 @@ def test_findings_tell_what_falls_from_what_does_not() -> None:
     found = findings(rows)
     assert "for 1 of 2 proxies" in found.headline
     assert "tiny, 32 labels" in found.headline
-    assert found.headline.endswith("d(α − βd) for 1 of 2.")
+    assert found.headline.endswith("d(α − βd) for 1 of 2, surely for 1.")
     first, rl, best = found.tables
     falls = column(first, "fall of gold")
     assert falls[0].low > 0.3
@@ -159,6 +159,19 @@ def test_findings_tell_what_falls_from_what_does_not() -> None:
     assert column(rl, "β of d(α − β log d)")[1].value == pytest.approx(0.02)
     assert column(best, "seeds") == [3, 3]
     assert len(found.figures) == 3
+    # Both fits, each in the colour of what it was fitted to, with the interval of the seeds' fits around it.
+    gold = found.figures[0].svg
+    assert [gold.count(f"fill: var(--series-{i}); fill-opacity") for i in range(4)] == [1, 1, 0, 0]
+    assert gold.count("stroke-dasharray") == 2
+    assert "fitted" not in gold
+
+
+def test_proxies_stand_in_the_order_of_their_size() -> None:
+    rows = [made(0, 32, lambda d: 0.1 * d)]
+    rows += [
+        (replace(job, arm={**job.arm, "size": size}), result) for size in ("base", "fresh") for job, result in rows
+    ]
+    assert column(findings(rows).tables[0], "proxy") == [f"{size}, 32 labels" for size in ("tiny", "fresh", "base")]
 
 
 def test_findings_say_where_nothing_falls() -> None:
