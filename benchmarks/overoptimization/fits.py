@@ -2,7 +2,8 @@
 
 With d = √KL and R the gain over the reference, best-of-n follows R = d·(α − β·d) and RL follows R = d·(α − β·log d): α
 is how fast a little pressure pays, β how fast more of it spoils it. Both are linear in α and β, so least squares find
-them directly.
+them directly. Where the curve begins may be one more unknown: rollouts are of other prompts than those that the
+reference was measured on, and a small error there would decide which form seems to fit.
 
 Source: Gao et al. 2022, arXiv 2210.10760, section 3.1.
 """
@@ -14,6 +15,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import xlogy
 
 from textgym.types import FloatArray
 
@@ -26,51 +28,62 @@ class Fit:
 
     Attributes:
         form: which.
+        start: the reference's reward.
         alpha: α, gain per √nat.
         beta: β.
-        r2: share of the gains' variance that it explains; negative where their mean would do better.
-        aic: Akaike's criterion under Gaussian errors, up to a constant of the points; smaller is better.
+        r2: share of the rewards' variance that it explains; negative where their mean would do better.
+        aic: Akaike's criterion under independent Gaussian errors, up to a constant of the points; smaller is better.
     """
 
     form: Form
+    start: float
     alpha: float
     beta: float
     r2: float
     aic: float
 
-    def gain(self, d: ArrayLike) -> FloatArray:
-        """R at ``d``, which is above 0."""
+    def reward(self, d: ArrayLike) -> FloatArray:
+        """The reward at ``d``."""
         gains: FloatArray = design(self.form, np.asarray(d, np.float64)) @ np.array([self.alpha, self.beta])
-        return gains
+        return self.start + gains
 
 
 def design(form: Form, d: FloatArray) -> FloatArray:
     """``[m, 2]``: what α and β are multiplied by at each ``d``."""
-    return np.stack([d, -(d**2) if form == "best-of-n" else -d * np.log(d)], axis=-1)
+    return np.stack([d, -(d**2) if form == "best-of-n" else -xlogy(d, d)], axis=-1)
 
 
-def fit_form(form: Form, d: ArrayLike, gain: ArrayLike) -> Fit:
+def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = None) -> Fit:
     """Least squares.
 
     Args:
         form: which.
-        d: ``[m]`` √KL; points at 0 say nothing, as both forms are 0 there, and are left out.
-        gain: ``[m]`` R, the reward less the reference's.
+        d: ``[m]`` √KL.
+        reward: ``[m]``.
+        start: the reference's reward, where it is known; then points at 0 say nothing and are left out. Else it is
+            fitted, too.
 
     Raises:
-        ValueError: the form is unknown, or fewer than 3 points lie above 0.
+        ValueError: the form is unknown, or no more points than unknowns lie above 0.
     """
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is not one of {', '.join(get_args(Form))}")
-    far, gains = np.asarray(d, np.float64), np.asarray(gain, np.float64)
-    inside = far > 0
-    far, gains = far[inside], gains[inside]
-    if len(far) < 3:
-        raise ValueError(f"d: {len(far)} points lie above 0; two numbers are fitted, so expected at least 3")
-    matrix = design(form, far)
-    (alpha, beta), *_ = np.linalg.lstsq(matrix, gains, rcond=None)
-    squares = float(((gains - matrix @ [alpha, beta]) ** 2).sum())
-    spread = float(((gains - gains.mean()) ** 2).sum())
+    away, rewards = np.asarray(d, np.float64), np.asarray(reward, np.float64)
+    unknowns = 3 if start is None else 2
+    if (away > 0).sum() <= unknowns:
+        raise ValueError(
+            f"d: {(away > 0).sum()} points lie above 0; {unknowns} numbers are fitted, so expected at least "
+            f"{unknowns + 1}"
+        )
+    if start is None:
+        matrix = np.column_stack([design(form, away), np.ones_like(away)])
+        alpha, beta, begin = np.linalg.lstsq(matrix, rewards, rcond=None)[0].tolist()
+    else:
+        away, rewards = away[away > 0], rewards[away > 0]
+        alpha, beta = np.linalg.lstsq(design(form, away), rewards - start, rcond=None)[0].tolist()
+        begin = start
+    squares = float(((rewards - Fit(form, begin, alpha, beta, 0, 0).reward(away)) ** 2).sum())
+    spread = float(((rewards - rewards.mean()) ** 2).sum())
     # A perfect fit of made-up numbers has no errors whose logarithm could be taken.
-    aic = len(far) * np.log(max(squares / len(far), np.finfo(float).tiny)) + 4
-    return Fit(form, float(alpha), float(beta), 1 - squares / spread if spread else 1.0, float(aic))
+    aic = len(away) * np.log(max(squares / len(away), np.finfo(float).tiny)) + 2 * unknowns
+    return Fit(form, begin, alpha, beta, 1 - squares / spread if spread else 1.0, float(aic))

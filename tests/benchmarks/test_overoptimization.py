@@ -31,30 +31,44 @@ D = np.linspace(0.2, 4, 30)
 # --- fits ---------------------------------------------------------------------------------------------------
 
 
-def test_the_fits_recover_what_made_the_curves() -> None:
-    by_n = fit_form("best-of-n", D, D * (0.4 - 0.05 * D))
-    by_rl = fit_form("rl", D, D * (0.3 - 0.12 * np.log(D)))
-    assert (by_n.alpha, by_n.beta, by_n.r2) == pytest.approx((0.4, 0.05, 1.0))
-    assert (by_rl.alpha, by_rl.beta, by_rl.r2) == pytest.approx((0.3, 0.12, 1.0))
-    np.testing.assert_allclose(by_rl.gain([1.0, math.e]), [0.3, math.e * 0.18])
+@pytest.mark.parametrize("start", [None, 0.5])
+def test_the_fits_recover_what_made_the_curves(start: float | None) -> None:
+    by_n = fit_form("best-of-n", D, 0.5 + D * (0.4 - 0.05 * D), start)
+    by_rl = fit_form("rl", D, 0.5 + D * (0.3 - 0.12 * np.log(D)), start)
+    assert (by_n.start, by_n.alpha, by_n.beta, by_n.r2) == pytest.approx((0.5, 0.4, 0.05, 1.0))
+    assert (by_rl.start, by_rl.alpha, by_rl.beta, by_rl.r2) == pytest.approx((0.5, 0.3, 0.12, 1.0))
+    np.testing.assert_allclose(by_rl.reward([0, 1.0, math.e]), [0.5, 0.8, 0.5 + math.e * 0.18])
 
 
-def test_each_form_fits_its_own_curve_better() -> None:
+@pytest.mark.parametrize("start", [None, 0.0])
+def test_each_form_fits_its_own_curve_better(start: float | None) -> None:
     noise = 0.01 * np.random.default_rng(0).normal(size=len(D))
     for own, other, curve in (("best-of-n", "rl", D * (0.4 - 0.08 * D)), ("rl", "best-of-n", D * (0.3 - np.log(D)))):
-        right, wrong = fit_form(own, D, curve + noise), fit_form(other, D, curve + noise)  # type: ignore[arg-type]
+        right, wrong = (fit_form(form, D, curve + noise, start) for form in (own, other))  # type: ignore[arg-type]
         assert right.aic < wrong.aic
         assert right.r2 > wrong.r2
 
 
-def test_points_at_the_reference_say_nothing() -> None:
-    with_zeros = fit_form("rl", [0.0, *D, 0.0], [9.0, *(D * 0.3), -9.0])
-    assert with_zeros == fit_form("rl", D, D * 0.3)
+def test_where_a_curve_begins_does_not_decide_its_form() -> None:
+    """A reference that was measured 0.04 too high or too low, on other prompts, says nothing about α, β or the form."""
+    curve = D * (0.1 - 0.05 * np.log(D)) + 0.01 * np.random.default_rng(0).normal(size=len(D))
+    for form in ("best-of-n", "rl"):
+        shifted, plain = fit_form(form, D, curve + 0.04), fit_form(form, D, curve)  # type: ignore[arg-type]
+        expected = (plain.start + 0.04, plain.alpha, plain.beta, plain.aic)
+        assert (shifted.start, shifted.alpha, shifted.beta, shifted.aic) == pytest.approx(expected)
+
+
+def test_points_at_a_known_reference_say_nothing() -> None:
+    with_zeros = fit_form("rl", [0.0, *D, 0.0], [9.0, *(D * 0.3), -9.0], 0.0)
+    assert with_zeros == fit_form("rl", D, D * 0.3, 0.0)
+    assert fit_form("rl", [0.0, *D], [9.0, *(D * 0.3)]).start > 0.1
 
 
 def test_bad_fits_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"2 points lie above 0.*at least 3"):
-        fit_form("rl", [0, 1, 2], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"2 points lie above 0; 2 numbers are fitted, so expected at least 3"):
+        fit_form("rl", [0, 1, 2], [0, 1, 2], 0.0)
+    with pytest.raises(ValueError, match=r"3 points lie above 0; 3 numbers are fitted, so expected at least 4"):
+        fit_form("rl", [0, 1, 2, 3], [0, 1, 2, 3])
     with pytest.raises(ValueError, match="'gao' is not one of best-of-n, rl"):
         fit_form("gao", D, D)  # type: ignore[arg-type]
 
@@ -149,7 +163,7 @@ def test_findings_tell_what_falls_from_what_does_not() -> None:
     found = findings(rows)
     assert "for 1 of 2 proxies" in found.headline
     assert "tiny, 32 labels" in found.headline
-    assert found.headline.endswith("d(α − βd) for 1 of 2, surely for 1.")
+    assert found.headline.endswith("surely follows d(α − β log d) for 1, d(α − βd) for 1 of 2.")
     first, rl, best = found.tables
     falls = column(first, "fall of gold")
     assert falls[0].low > 0.3
