@@ -16,6 +16,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -49,6 +50,8 @@ from textgym.wrappers import VectorReferenceKL
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
+STOCK = ("stable_baselines3", "sb3_contrib")
+"""Packages whose algorithms are told apart by a version; of others' the file counts."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _imported(name: str) -> Contender:
     if isinstance(kind, type) and issubclass(kind, SequenceAlgorithm):
         return Own(kind, _digest(kind))
     if isinstance(kind, type) and issubclass(kind, OnPolicyAlgorithm):
-        return Stock(kind)
+        return Stock(kind, None if _package(kind) in STOCK else _digest(kind))
     raise ValueError(
         f"algorithm={name!r} is {kind!r}; expected a subclass of textgym.agents.SequenceAlgorithm, or an on-policy "
         "algorithm of stable-baselines3"
@@ -155,6 +158,27 @@ def _digest(kind: type) -> str:
     return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
 
 
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def own_settings(contender: Own | Stock, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor takes of :meth:`Contender.settings`: all but what says which code it was.
+
+    Raises:
+        ValueError: the code is another one now, so its result would stand under the wrong name.
+    """
+    told, identity = dict(settings), contender.identity
+    for name, here in identity.items():
+        there = told.pop(name, None)
+        if there != here:
+            raise ValueError(
+                f"{contender.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
+                "now); run the changed one into a results file of its own"
+            )
+    return told
+
+
 @dataclass(frozen=True)
 class Own:
     """A subclass of ``SequenceAlgorithm``; ``code`` is the digest of the file of one that is not the package's."""
@@ -163,15 +187,19 @@ class Own:
     kind: type[SequenceAlgorithm]
     code: str | None = None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which code it is, as settings."""
+        return {} if self.code is None else {"code": self.code}
+
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         own = self.kind.settings_class
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
-        made = asdict(make_settings(own, self.kind.__name__, given))
-        return made if self.code is None else {**made, "code": self.code}
+        return {**asdict(make_settings(own, self.kind.__name__, given)), **self.identity}
 
     def train(self, lesson: Lesson) -> Trained:
-        settings = {name: value for name, value in lesson.settings.items() if name != "code"}
+        settings = own_settings(self, lesson.settings)
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
         algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
@@ -190,10 +218,19 @@ class _Acting:
 @dataclass(frozen=True)
 class Stock:
     """An on-policy algorithm of stable-baselines3 or sb3-contrib: γ = 1, rollouts and minibatches of as many tokens as
-    our algorithms' could have, the KL paid in every step; all else as it has it."""
+    our algorithms' could have, the KL paid in every step; all else as it has it. ``code`` is the digest of the file of
+    a user's own subclass."""
 
     imitates: ClassVar[bool] = False
     kind: type[OnPolicyAlgorithm]
+    code: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which code it is, as settings: the library that it comes from or derives from, and a user's own."""
+        library = next(package for base in self.kind.__mro__ if (package := _package(base)) in STOCK)
+        told = {"library": f"{library} {metadata.version(library)}"}
+        return told if self.code is None else {**told, "code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         shared = asdict(Settings())
@@ -201,10 +238,10 @@ class Stock:
         sizes = {"episodes_per_iteration"} | ({"minibatch_size"} if "batch_size" in knows else set())
         given = {name: value for name, value in wanted.items() if value is not None}
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
-        return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed
+        return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
     def train(self, lesson: Lesson) -> Trained:
-        settings, horizon = dict(lesson.settings), lesson.mdp.max_new_tokens
+        settings, horizon = own_settings(self, lesson.settings), lesson.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
         rows = min(lesson.slots, episodes)
         settings["n_steps"] = episodes * horizon // rows

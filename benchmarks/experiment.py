@@ -114,6 +114,8 @@ class Experiment:
         sweep: the runs of a plan, seed by seed, so that what was done of an interrupted sweep compares fairly.
         run: does one; a function of a module, since other processes import it.
         findings: what the results of any part of the sweep say.
+        shared: settings that all of its runs have alike, such as the budget. Results in which one of them differs are
+            never compared.
     """
 
     name: str
@@ -122,3 +124,4 @@ class Experiment:
     sweep: Callable[[Plan], list[Job]]
     run: Callable[[Job], Result]
     findings: Callable[[Results], Findings]
+    shared: tuple[str, ...] = ()

@@ -26,6 +26,10 @@ def find_experiment(name: str) -> Experiment:
     Raises:
         ValueError: there is none; the nearest is named.
     """
+    if name == "throughput":
+        raise ValueError(
+            "experiment='throughput' has no seeds and no results file; run 'python -m textgym.benchmarks.throughput'"
+        )
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

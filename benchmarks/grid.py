@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import metadata
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from textgym.benchmarks.comparable import differing, require_comparable, require_same
 from textgym.benchmarks.experiment import Experiment, Job, Result, Results
 
 UNKNOWN = "unknown"
@@ -37,49 +42,60 @@ def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
         processes: runs at once. What a run measures does not depend on it.
 
     Returns:
-        The results, in the order of the jobs.
+        The results, each once, in the order of the jobs.
 
     Raises:
-        ValueError: the file is another experiment's, is damaged, or holds a run with other settings; nothing is run
-            then. Or what a run raised; those that were running beside it are kept.
+        ValueError: another runner writes to the file, or it is another experiment's, is damaged, or holds runs with
+            which these cannot be compared; nothing is run then. Or what a run raised; those that were running beside
+            it are kept.
     """
     wanted = {job.key: job for job in jobs}
     if len({_line(job) for job in jobs}) > len(wanted):
         raise ValueError("two jobs differ in their settings alone; expected the difference in their arm")
-    done = {job.key: (job, result) for job, result in read_results(path, experiment.name)}
-    for key in wanted.keys() & done.keys():
-        _require_same(path, done[key][0], wanted[key])
-    cut_torn_line(path)
+    with _sole_writer(path):
+        done = {job.key: (job, result) for job, result in read_results(path, experiment.name)}
+        for key in wanted.keys() & done.keys():
+            require_same(path, done[key][0], wanted[key])
+        require_comparable(path, [*(job for job, _ in done.values()), *wanted.values()], experiment.shared)
+        cut_torn_line(path)
+        waiting = [job for key, job in wanted.items() if key not in done]
+        done |= {job.key: (job, result) for job, result in _do(experiment, waiting, path, processes, len(wanted))}
+    return [done[key] for key in wanted]
+
+
+def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: int, total: int) -> Results:
+    """Does the jobs, each result in the file before the next job of its thread begins; the first to fail ends all."""
+    appending = Lock()
 
     def do(job: Job) -> tuple[Job, Result]:
         result = _in_fresh_process(experiment.run, job)
-        append_line(path, result_row(experiment.name, job, result))
+        with appending:
+            append_line(path, result_row(experiment.name, job, result))
         return job, result
 
-    waiting = [job for key, job in wanted.items() if key not in done]
     with ThreadPoolExecutor(processes) as threads:
         runs = [threads.submit(do, job) for job in waiting]
-        n_done = len(wanted) - len(waiting)
         try:
-            for run in tqdm(as_completed(runs), desc="runs", initial=n_done, total=len(wanted), disable=None):
-                job, result = run.result()
-                done[job.key] = (job, result)
+            shown = tqdm(as_completed(runs), desc="runs", initial=total - len(waiting), total=total, disable=None)
+            return [run.result() for run in shown]
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    return [done[job.key] for job in jobs]
 
 
-def _require_same(path: Path, there: Job, here: Job) -> None:
-    """Two results of one run with different settings must not stand in one file."""
-    old, new = dict(there.settings), json.loads(json.dumps(dict(here.settings)))
-    differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    if differing:
-        told = ", ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} here" for name in differing)
-        raise ValueError(
-            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({told}); repeat "
-            "them, or choose another file"
-        )
+@contextmanager
+def _sole_writer(path: Path) -> Iterator[None]:
+    """Keeps other runners away from a results file. The system ends the lock with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path.resolve()}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"another runner writes to {path}; wait for its end, or choose another file") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # --- processes -----------------------------------------------------------------------------------------------
@@ -130,27 +146,44 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
         experiment: whose it must be; None for anyone's, but a single one's.
 
     Raises:
-        ValueError: another line is not a result, is another experiment's, or one run has two.
+        ValueError: another line is not a result, is another experiment's, or one run has two that differ.
     """
     lines, torn = _lines(path)
     if torn:
         warnings.warn(f"{path}: the last line is torn, its run counts as not done: {torn[:80]!r}", stacklevel=2)
-    found: dict[str, tuple[Job, Result]] = {}
-    versions: dict[str, int] = {}
+    found: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         row = _read_line(line, f"{path}:{number}")
         whose = row.get("experiment", experiment)
         experiment = whose if experiment is None else experiment
         if whose != experiment:
             raise ValueError(f"{path}:{number}: a result of {whose!r}; expected one of {experiment!r}")
-        job = row["job"]
-        if job.key in found:
-            raise ValueError(f"{path}:{number}: this run has a result above already; expected one of each: {job.key}")
-        found[job.key] = (job, row["result"])
-        version = row.get("version", UNKNOWN)
-        versions[version] = versions.get(version, 0) + 1
-    _warn_of_versions(path, versions)
-    return list(found.values())
+        earlier = found.setdefault(row["job"].key, {**row, "line": line})
+        if line != earlier["line"]:
+            _require_one_result(f"{path}:{number}", earlier, row)
+    _warn_of_versions(path, Counter(row.get("version", UNKNOWN) for row in found.values()))
+    return [(row["job"], row["result"]) for row in found.values()]
+
+
+def _require_one_result(where: str, above: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses two lines of one run that differ, and tells in what."""
+    one, two = (
+        {
+            "version": row.get("version", UNKNOWN),
+            **{f"setting {name}": value for name, value in row["job"].settings.items()},
+            **{f"result {name}": value for name, value in row["result"].items()},
+        }
+        for row in (above, here)
+    )
+    told = ", ".join(
+        f"{name}: {reprlib.repr(one.get(name))} above, {reprlib.repr(two.get(name))} here"
+        for name in differing(one, two)
+    )
+    if told:
+        raise ValueError(
+            f"{where}: this run has a result above already, and they differ ({told}); expected one of each, so delete "
+            f"a line: {here['job'].key}"
+        )
 
 
 def experiment_of(path: Path) -> str:
@@ -202,11 +235,20 @@ def cut_torn_line(path: Path) -> None:
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON line by a single write, which reaches the disk before this returns."""
+    """Appends one JSON line by a single write, which reaches the disk before this returns.
+
+    Raises:
+        OSError: not all of it could be written; the file is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(row) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, (json.dumps(row) + "\n").encode())
+        before = os.fstat(handle).st_size
+        written = os.write(handle, line)
+        if written < len(line):
+            os.ftruncate(handle, before)
+            raise OSError(f"{path}: {written} of {len(line)} bytes could be written; is the disk full?")
         os.fsync(handle)
     finally:
         os.close(handle)

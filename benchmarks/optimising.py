@@ -11,8 +11,9 @@ from stable_baselines3.common.logger import Logger
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import evaluate
-from textgym.benchmarks.contenders import Own, find_contender
+from textgym.benchmarks.contenders import Own, find_contender, own_settings
 from textgym.benchmarks.experiment import Job
+from textgym.benchmarks.ranges import check_settings
 from textgym.benchmarks.recording import Recorder
 from textgym.registration import task_mdp
 from textgym.rewards.ensemble import RewardEnsemble
@@ -45,8 +46,10 @@ def job_settings(shared: Pressure, algorithm: str, **own: Any) -> dict[str, Any]
     """All that a run's numbers depend on: what its experiment sets, and the algorithm's own settings.
 
     Raises:
-        ValueError: the algorithm is unknown, or is none whose gold and KL can be watched on the way.
+        ValueError: the algorithm is unknown, or is none whose gold and KL can be watched on the way; or a number is
+            out of its range.
     """
+    check_settings(asdict(shared))
     return {**asdict(shared), **_watchable(algorithm).settings(own)}
 
 
@@ -80,12 +83,18 @@ def optimise(
         a response, ``gold`` and ``proxy``.
 
     Raises:
-        ValueError: the algorithm is unknown or cannot be watched, or a setting is out of its range.
+        ValueError: the algorithm is unknown or cannot be watched, a user's file has changed since its settings were
+            put together, or a setting is out of its range.
     """
     env = TokenVectorEnv(task_mdp(task, [proxy, ("gold", 0.0)]), pressure.slots, AutoresetMode.DISABLED)
-    settings = {name: value for name, value in own.items() if name != "code"}
-    learner = _watchable(algorithm).kind(
-        "LMPolicy", env, pressure.learning_rate, kl=pressure.beta, seed=seed, **settings
+    contender = _watchable(algorithm)
+    learner = contender.kind(
+        "LMPolicy",
+        env,
+        pressure.learning_rate,
+        kl=pressure.beta,
+        seed=seed,
+        **own_settings(contender, own),
     )
     recorder = Recorder()
     learner.set_logger(Logger(None, [recorder]))

@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 from textgym.agents.policy import LMPolicy
 from textgym.agents.responses import Responses, sample_responses
 from textgym.agents.saved import acting_policy
+from textgym.agents.settings import require
 from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP
 from textgym.registration import task_mdp
@@ -64,6 +65,12 @@ class Labels:
     responses: Responses
 
 
+def check_prompts(name: str, count: int, task: Task, split: str) -> None:
+    """ValueError, naming the setting, where a split of a task has not so many prompts."""
+    held = len(task.prompts(split))
+    require(0 < count <= held, name, count, f"1 to {held}, one for each {split} prompt of {task.name}")
+
+
 def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
     """``count`` rankings of the base model's responses to prompts drawn at random.
 
@@ -72,9 +79,8 @@ def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
     Raises:
         ValueError: the task has fewer prompts.
     """
+    check_prompts("labels", count, task, "train")
     mdp = task_mdp(task, "gold")
-    if not 0 < count <= len(mdp.prompts):
-        raise ValueError(f"labels={count}; expected 1 to {len(mdp.prompts)}, one for each prompt of {task.name}")
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))[:count]
     responses = sample_responses(_base_policy(mdp), mdp, order, settings.completions, seed)
     ranks = plackett_luce_ranks(responses.rewards, settings.temperature, np.random.default_rng([seed, 1]))
@@ -83,7 +89,12 @@ def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
 
 
 def base_responses(task: Task, prompts: int, k: int, seed: int) -> Responses:
-    """``k`` responses of the base model to each of some validation prompts, paid by gold."""
+    """``k`` responses of the base model to each of some validation prompts, paid by gold.
+
+    Raises:
+        ValueError: the task has fewer prompts.
+    """
+    check_prompts("prompts", prompts, task, "validation")
     mdp = task_mdp(task, "gold", "validation")
     rng = np.random.default_rng([seed, 2])
     chosen = rng.permutation(len(mdp.prompts))[:prompts]

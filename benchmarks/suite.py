@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textgym.benchmarks.experiment import Estimate, Findings, Job, Result, Results
-from textgym.benchmarks.figures import Line
+from textgym.benchmarks.experiment import Estimate, Figure, Findings, Job, Result, Results
+from textgym.benchmarks.figures import Line, lines
 from textgym.benchmarks.statistics import FEWEST_SEEDS, mean_estimate
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -41,17 +41,24 @@ class Scores:
 
 def suite_scores(results: Results, score: Callable[[Result], float]) -> Scores:
     """Results as scores of whole suites; algorithms and tasks in their first order."""
-    tasks = tuple(dict.fromkeys(job.task for job, _ in results))
-    found: dict[str, Floats] = {}
-    left_out = []
+    whole = whole_suites(results)
+    found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
+    left_out = tuple(name for name in by_algorithm(results) if name not in whole)
+    return Scores(tasks_of(results), found, left_out)
+
+
+def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
+    """Of each algorithm the seeds that have every task, as results in the order of :func:`tasks_of`.
+
+    Means over tasks compare algorithms only where the tasks are the same; one without such a seed is left out.
+    """
+    tasks, found = tasks_of(results), {}
     for name, group in by_algorithm(results).items():
-        known = {(job.seed, job.task): score(result) for job, result in group}
+        known = {(job.seed, job.task): result for job, result in group}
         seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
         if seeds:
-            found[name] = np.array([[known[seed, task] for task in tasks] for seed in seeds])
-        else:
-            left_out.append(name)
-    return Scores(tasks, found, tuple(left_out))
+            found[name] = [[known[seed, task] for task in tasks] for seed in seeds]
+    return found
 
 
 def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
@@ -60,6 +67,11 @@ def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
     for job, result in results:
         groups.setdefault(job.algorithm, []).append((job, result))
     return groups
+
+
+def tasks_of(results: Results) -> tuple[str, ...]:
+    """The tasks that occur, in their first order."""
+    return tuple(dict.fromkeys(job.task for job, _ in results))
 
 
 def seeds_of(results: Results) -> list[int]:
@@ -73,16 +85,22 @@ def over_seeds(values: ArrayLike) -> Estimate | float:
     return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
 
 
+def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") -> tuple[Figure, ...]:
+    """:func:`learning_curves` as a picture; none where no run has kept its curve."""
+    curves = learning_curves(results)
+    if not curves:
+        return ()
+    caption = f"Means over tasks of the responses that were sampled; bands are 95 % intervals over seeds. {note}"
+    return (Figure("Learning curves", lines(curves, x_label, y_label), caption.strip()),)
+
+
 def learning_curves(results: Results) -> dict[str, Line]:
-    """Mean reward over tasks against tokens, for each algorithm whose runs have curves, with intervals over seeds."""
-    drawn = {}
-    for name, group in by_algorithm(results).items():
-        curves = {(job.seed, job.task): np.asarray(r["curve"]) for job, r in group if len(r.get("curve", ())) > 1}
-        tasks = {task for _, task in curves}
-        seeds = [seed for seed in seeds_of(group) if all((seed, task) in curves for task in tasks)]
-        if tasks and seeds:
-            drawn[name] = _band([[curves[seed, task] for task in tasks] for seed in seeds])
-    return drawn
+    """Mean over all tasks that have curves, for each algorithm that has one of each, with intervals over seeds."""
+    whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
+    return {
+        name: _band([[np.asarray(result["curve"]) for result in of_seed] for of_seed in seeds])
+        for name, seeds in whole.items()
+    }
 
 
 def _band(curves: Sequence[Sequence[Floats]]) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from textgym.benchmarks.experiment import Cell, Estimate, Figure, Findings, Tabl
 from textgym.benchmarks.figures import Line, heatmap, intervals, lines, radar
 from textgym.benchmarks.statistics import (
     FEWEST_SEEDS,
+    LEVEL,
     Floats,
     improvement,
     interquartile_mean,
@@ -36,8 +38,9 @@ def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.G
         rng: draws the resamples.
 
     Returns:
-        A table of aggregates and one of each task, the best algorithm first; intervals, performance profiles, a heat
-        map and radars. An algorithm with fewer than 3 seeds gets no intervals, and its row says so.
+        A table of aggregates and one of each task, the best algorithm first; intervals and, of several tasks,
+        performance profiles, a heat map and radars. An algorithm with fewer than 3 seeds gets no intervals, and its row
+        says so.
 
     Raises:
         ValueError: no algorithm, no seed, scores of another shape than ``tasks``, or a score that is not finite.
@@ -48,9 +51,11 @@ def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.G
     iqm = {name: _with_interval(array, interquartile_mean, rng) for name, array in suite.scores.items()}
     ranked = sorted(iqm, key=lambda name: -_value(iqm[name]))
     best, *others = ranked
-    over = {name: _improvement(suite.scores[best], suite.scores[name], rng) for name in others}
+    # The leader is known from the same runs: what is said of it must hold for whichever pair might have been picked.
+    level = 1 - (1 - LEVEL) / max(suite.pairs, 1)
+    over = {name: _improvement(suite.scores[best], suite.scores[name], rng, level) for name in others}
     tables = (_overall(suite, ranked, iqm, over, rng), _each_task(suite, ranked))
-    return Findings(_headline(suite, ranked, iqm, over), tables, _figures(suite, ranked, iqm, rng))
+    return Findings(_headline(suite, ranked, iqm, over), tables, _figures(suite, ranked, iqm))
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class _Suite:
 
     tasks: tuple[str, ...]
     scores: Mapping[str, Floats]
+
+    @property
+    def pairs(self) -> int:
+        """How many comparisons of two algorithms there are."""
+        return math.comb(len(self.scores), 2)
 
     def means(self, name: str) -> dict[str, float]:
         """Over the seeds, by task."""
@@ -94,10 +104,10 @@ def _with_interval(scores: Floats, statistic: Callable[..., Any], rng: np.random
     return stratified_estimate(scores, statistic, rng)
 
 
-def _improvement(best: Floats, other: Floats, rng: np.random.Generator) -> Estimate | float:
+def _improvement(best: Floats, other: Floats, rng: np.random.Generator, level: float) -> Estimate | float:
     if min(len(best), len(other)) < FEWEST_SEEDS:
         return improvement(best, other)
-    return probability_of_improvement(best, other, rng)
+    return probability_of_improvement(best, other, rng, level)
 
 
 def _value(number: Estimate | float) -> float:
@@ -174,6 +184,11 @@ def _overall(
         f"{over_tasks}. IQM: the mean of the middle half of all runs. P: how often a run of {best}"
         " beats one of this algorithm on the same task. Intervals at 95 %, by a stratified bootstrap over seeds."
     )
+    if suite.pairs > 1:
+        note += (
+            f" The leader was chosen by the same runs, and of {len(suite.scores)} equal algorithms the last would look"
+            f" worse by chance: so P's intervals are wider, such that those of all {suite.pairs} pairs hold together."
+        )
     return Table(
         "Over all tasks", ("algorithm", "IQM", "mean", f"P({best} better)", "worst task", "seeds"), tuple(rows), note
     )
@@ -185,34 +200,40 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
         columns = suite.scores[name].T
         means = [mean_estimate(column) if suite.enough(name) else float(column.mean()) for column in columns]
         rows.append((name, *means))
-    note = "Means over seeds with Student's 95 % interval; the easiest task of all algorithms comes first."
+    note = (
+        "Means over seeds with Student's 95 % interval; the easiest task of all algorithms comes first."
+        f" {_unshown_doubt(suite)}"
+    ).strip()
     return Table("Each task", ("algorithm", *suite.tasks), tuple(rows), note)
+
+
+def _unshown_doubt(suite: _Suite) -> str:
+    """What chance of success still gives nothing but failures in one case of twenty, by the number of seeds."""
+    counts = sorted({len(scores) for name, scores in suite.scores.items() if suite.enough(name)})
+    fits = "; ".join(f"0 of {n} fit a chance of success up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
+    return f"Seeds that agree show no doubt, but leave one: {fits} (one-sided, 95 %)." if fits else ""
 
 
 # -- Figures ---------------------------------------------------------------------------------------
 
 
-def _figures(
-    suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | float], rng: np.random.Generator
-) -> tuple[Figure, ...]:
+def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | float]) -> tuple[Figure, ...]:
     known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in iqm.items()}
     means = {name: suite.means(name) for name in suite.scores}
-    over_all = (
-        Figure(
-            "How well, and how sure",
-            intervals(known, "interquartile mean"),
-            f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
-        ),
+    how_well = Figure(
+        "How well, and how sure",
+        intervals(known, "interquartile mean"),
+        f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
+    )
+    if len(suite.tasks) == 1:  # there is no "where", and so few runs that bands of profiles hide all lines
+        return (how_well,)
+    return (
+        how_well,
         Figure(
             "How often a score is reached",
-            lines(_profiles(suite, rng), "score", "share of runs above it"),
+            lines(_profiles(suite), "score", "share of runs above it"),
             "The higher the line, the better; bands are 95 % intervals. Where it drops on the left, runs have failed.",
         ),
-    )
-    if len(suite.tasks) == 1:  # there is no "where"
-        return over_all
-    return (
-        *over_all,
         Figure(
             "Where",
             heatmap({name: means[name] for name in ranked}),
@@ -230,14 +251,14 @@ def _hollow(suite: _Suite) -> str:
     return "" if all(map(suite.enough, suite.scores)) else f"A hollow dot: {TOO_FEW}."
 
 
-def _profiles(suite: _Suite, rng: np.random.Generator) -> Mapping[str, Line]:
+def _profiles(suite: _Suite) -> Mapping[str, Line]:
     """Performance profiles, from the lowest to the highest score, 0 and 1 included."""
     everything = np.concatenate([scores.ravel() for scores in suite.scores.values()])
     thresholds = np.linspace(min(everything.min(), 0.0), max(everything.max(), 1.0), THRESHOLDS)
     drawn = {}
     for name, scores in suite.scores.items():
         if suite.enough(name):
-            profile = performance_profile(scores, thresholds, rng)
+            profile = performance_profile(scores, thresholds)
             drawn[name] = Line(thresholds, profile.fraction, profile.low, profile.high)
         else:
             drawn[name] = Line(thresholds, (scores.ravel() > thresholds[:, None]).mean(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,18 +13,22 @@ from typing import Any
 import pytest
 
 from textgym.benchmarks import experiments
+from textgym.benchmarks.comparable import require_comparable
 from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.experiment import Plan
 from textgym.benchmarks.grid import append_line
+from textgym.benchmarks.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
 from textgym.cli import main, with_yaml
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 TINY = ["--settings", "episodes", "64", "episodes-per-iteration", "32", "minibatch-size", "32"]
 
 
-def keep_results(path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0") -> None:
+def keep_results(
+    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0", episodes: int = 4096
+) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
-    for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), PLAN.settings)):
+    for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), {**PLAN.settings, "episodes": episodes})):
         score = 0.9 - 0.1 * job.seed - 0.2 * (job.algorithm == "rloo")
         result = {"beta": 0.05, "optimum": 1, "reference": 0, "objective": score, "score": score, "cpu_seconds": 1}
         append_line(path, {"experiment": "diagnostic", "version": version, "job": asdict(job), "result": result})
@@ -78,7 +83,27 @@ def test_the_report_holds_a_section_for_each_file(tmp_path: Path, capsys: pytest
     tables = (out / "report.md").read_text()
     assert "## few\n\nppo reaches a mean score" in tables
     assert "| ppo | Emit | 0.900 |" in tables
-    assert "ppo reaches a mean score of 0.95 on 0 of 2 tasks" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "few: ppo reaches a mean score of 0.95 on 0 of 2 tasks" in shown
+    assert re.search(r"^ppo +Emit +0.900 ", shown, re.MULTILINE), "the section's first table"
+    assert re.search(r"^rloo +0.6", shown, re.MULTILINE), "the interquartile mean of 0.5, 0.6 and 0.7, twice each"
+
+
+def test_unequal_budgets_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.jsonl"
+    keep_results(results, ("ppo",), 1, episodes=9999)
+    before = results.read_bytes()
+    flags = ["--algorithms", "rloo", "--seeds", "1", "--tasks", "Emit", "--out", str(results)]
+    with pytest.raises(SystemExit):
+        main(["bench", "run", "diagnostic", *flags])
+    told = "results.jsonl: episodes is 9999 for ppo on Emit, seed 0, and 4096 for rloo on Emit, seed 0"
+    assert told in capsys.readouterr().err
+    assert results.read_bytes() == before
+    keep_results(results, ("rloo",), 1)
+    with pytest.raises(SystemExit):
+        main(["bench", "report", str(results), "--out", str(tmp_path / "out")])
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +140,9 @@ def test_every_experiment_plans_runs_that_differ(name: str) -> None:
     assert experiment.name == name
     assert experiment.question.endswith("?")
     assert len({job.key for job in jobs}) == len(jobs) > 0
+    numbers = {setting for setting, value in experiment.plan.settings.items() if not isinstance(value, str)}
+    assert numbers <= {*FEWEST, *POSITIVE, *NOT_NEGATIVE}, "a number without a range"
+    require_comparable(Path("sweep"), jobs, experiment.shared)
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs), "seed by seed"
 
 
@@ -127,6 +155,25 @@ def test_every_experiment_plans_runs_that_differ(name: str) -> None:
         (["mini", "--algorithms"], "algorithms or tasks are empty"),
         (["mini", "--tasks", "Review"], "did you mean 'Reviews'?"),
         (["mini", "--settings", "token", "10"], "mini has no setting 'token'; did you mean 'tokens'?"),
+        (["throughput"], "run 'python -m textgym.benchmarks.throughput'"),
+        (["mini", "--algorithms", "ppo", "rloo", "ppo"], "algorithms: ppo stands there more than once"),
+        (["mini", "--tasks", "Reviews", "Reviews"], "tasks: Reviews stands there more than once"),
+        (["mini", "--settings", "tokens", "-5"], "tokens=-5; expected a whole number of at least 1"),
+        (["mini", "--settings", "evaluated", "0"], "evaluated=0; expected a whole number of at least 1"),
+        (["mini", "--settings", "slots", "12.5"], "slots=12.5; expected a whole number of at least 1"),
+        (["mini", "--settings", "learning-rate", "-1"], "learning_rate=-1; expected a number above 0"),
+        (["mini", "--settings", "learning-rate", "nan"], "learning_rate=nan; expected a number above 0"),
+        (["mini", "--settings", "beta", "-0.1"], "beta=-0.1; expected a number of at least 0"),
+        (["diagnostic", "--settings", "episodes", "0"], "episodes=0; expected a whole number of at least 1"),
+        (["diagnostic", "--settings", "vf-coef", "inf"], "vf_coef=inf; expected a number of at least 0"),
+        (["kl_frontier", "--settings", "tokens", "0"], "tokens=0; expected"),
+        (["reward_noise", "--settings", "tokens", "0"], "tokens=0; expected"),
+        (["nlpo_mask", "--settings", "tokens", "0"], "tokens=0; expected"),
+        (["alignment_tax", "--settings", "tokens", "-1"], "tokens=-1; expected"),
+        (["overoptimization", "--settings", "pool", "4"], "pool=4; expected a whole number of at least 8"),
+        (["ensembles", "--settings", "prompts", "1000000"], "prompts=1000000; expected 1 to 500, one for each valid"),
+        (["ensembles", "--settings", "labels", "9001"], "labels=9001; expected 1 to 9000, one for each train prompt"),
+        (["ensembles", "--settings", "size", "3"], "size=3; expected one of tiny, fresh, base"),
         (["mini", "--seeds", "0"], "seeds=0, jobs=1; expected at least 1 of each"),
         (["mini", "--jobs", "0"], "jobs=0; expected at least 1 of each"),
     ],

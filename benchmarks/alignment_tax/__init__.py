@@ -4,7 +4,7 @@ Ouyang et al. 2022, arXiv:2203.02155, call it the alignment tax.
 """
 
 from textgym.benchmarks.alignment_tax.score import findings
-from textgym.benchmarks.alignment_tax.sweep import PLAN, sweep
+from textgym.benchmarks.alignment_tax.sweep import PLAN, SETTINGS, sweep
 from textgym.benchmarks.alignment_tax.task import run
 from textgym.benchmarks.experiment import Experiment
 
@@ -15,4 +15,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=tuple(SETTINGS),
 )

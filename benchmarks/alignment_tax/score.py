@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX
+from textgym.benchmarks.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.alignment_tax.task import GAMMA
 from textgym.benchmarks.experiment import Cell, Estimate, Figure, Findings, Result, Results, Table
 from textgym.benchmarks.figures import Line, lines
+from textgym.benchmarks.seed_curves import worded
 from textgym.benchmarks.statistics import FEWEST_SEEDS
 from textgym.benchmarks.suite import over_seeds
 
@@ -18,6 +21,8 @@ SAVED = 0.5
 """The claim: at least this share of the increase of pretraining loss is saved …"""
 EQUAL_GOLD = 0.03
 """… while gold falls by no more than this."""
+CLAIMS = FAILS, TOO_FEW, UNDECIDED, HOLDS = ("fails", "too few seeds", "undecided", "holds")
+"""What may be said of it, from worst to best: only if all γ fail, none does save half."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,30 @@ class Arm:
         """Gold less that of the same seed at γ = 0."""
         return [run["after"]["gold"] - bare["after"]["gold"] for run, bare in self._pairs()]
 
-    def saved(self) -> list[float]:
-        """The share of the increase of pretraining loss at γ = 0 that γ saves, of each seed whose loss rises there."""
-        return [1 - _rise(run, PTX) / _rise(bare, PTX) for run, bare in self._pairs() if _rise(bare, PTX) > 0]
+    def saved(self) -> Estimate | float | None:
+        """The share that γ saves of the increase of pretraining loss at γ = 0, of the means over seeds.
+
+        None where that increase is not surely above 0: there is nothing to be saved.
+        """
+        rises = [(_rise(run, PTX), _rise(bare, PTX)) for run, bare in self._pairs()]
+        kept = ratio_of_means(*np.transpose(rises))
+        if isinstance(kept, Estimate):
+            return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low)
+        return None if kept is None else 1 - kept
 
     def compared(self) -> bool:
         """Whether there are runs without pretraining text beside those with it."""
-        return self.gamma > 0 and bool(self.saved())
+        return self.gamma > 0 and bool(self._pairs())
 
-    def equal_gold(self) -> bool:
-        """Whether gold is as high as without pretraining text, on the mean over seeds."""
-        return float(np.mean(self.gold_change())) >= -EQUAL_GOLD
-
-    def holds(self) -> bool:
-        """Whether the claim does, on the mean over seeds."""
-        return float(np.mean(self.saved())) >= SAVED and self.equal_gold()
+    def claim(self) -> str:
+        """Whether at least :data:`SAVED` is saved at equal gold: only what holds of whole intervals is said to."""
+        change, saved = over_seeds(self.gold_change()), self.saved()
+        if not isinstance(change, Estimate):
+            return TOO_FEW
+        known = saved if isinstance(saved, Estimate) else Estimate(math.nan, -math.inf, math.inf)
+        if known.low >= SAVED and change.low >= -EQUAL_GOLD:
+            return HOLDS
+        return FAILS if known.high < SAVED or change.high < -EQUAL_GOLD else UNDECIDED
 
     def _pairs(self) -> list[tuple[Result, Result]]:
         return [(run, self.bare[seed]) for seed, run in self.runs.items() if seed in self.bare]
@@ -104,12 +118,31 @@ def _verdict(group: Sequence[Arm]) -> str:
     some = [arm for arm in group if arm.compared()]
     if not some:
         return f"{where}: nothing to compare yet"
-    best = max(some, key=lambda arm: (arm.holds(), arm.equal_gold(), float(np.mean(arm.saved()))))
-    said = (
-        f"γ = {best.gamma:g} saves {np.mean(best.saved()):.0%} of the rise in pretraining loss, "
-        f"gold {np.mean(best.gold_change()):+.3f}"
-    )
-    return f"{where}: {said}" if best.holds() else f"{where}: no γ saves half of the tax at equal gold (at best {said})"
+    best = max(some, key=_rank)
+    saved, gold = best.saved(), worded(over_seeds(best.gold_change()), sign=True)
+    if saved is None:
+        said = f"the loss does not surely rise at γ = 0; at γ = {best.gamma:g} gold {gold}"
+    else:
+        said = f"γ = {best.gamma:g} saves {_percent(saved)} of the rise in pretraining loss, gold {gold}"
+    return {
+        HOLDS: f"{where}: half of the tax is saved at equal gold: {said}",
+        UNDECIDED: f"{where}: undecided whether any γ saves half of the tax at equal gold ({said})",
+        TOO_FEW: f"{where}: too few seeds for a verdict ({said})",
+        FAILS: f"{where}: no γ saves half of the tax at equal gold (at best {said})",
+    }[best.claim()]
+
+
+def _rank(arm: Arm) -> tuple[int, bool, float]:
+    """The better, the higher: by the claim, then by whether gold is equal on the mean, then by what is saved."""
+    saved = arm.saved()
+    value = saved.value if isinstance(saved, Estimate) else -math.inf if saved is None else saved
+    return CLAIMS.index(arm.claim()), float(np.mean(arm.gold_change())) >= -EQUAL_GOLD, value
+
+
+def _percent(share: Estimate | float) -> str:
+    if not isinstance(share, Estimate):
+        return f"{share:.0%}"
+    return f"{share.value:.0%} ({share.low:.0%} … {share.high:.0%})".replace("-", "−")
 
 
 def _trade_table(found: Sequence[Arm]) -> Table:
@@ -123,17 +156,19 @@ def _trade_table(found: Sequence[Arm]) -> Table:
             over_seeds(arm.gold()),
             over_seeds(arm.gold_change()) if arm.compared() else None,
             over_seeds(arm.tax()),
-            over_seeds(arm.saved()) if arm.compared() else None,
+            ("no sure tax" if (saved := arm.saved()) is None else saved) if arm.compared() else None,
             over_seeds(arm.tax(OTHERS)),
             float(np.mean([run["after"]["kl"] for run in arm.runs.values()])),
-            ("holds" if arm.holds() else "fails") if arm.compared() else None,
+            arm.claim() if arm.compared() else None,
         )
         for arm in found
     ]
     note = (
         "tax: increase of the loss on held-out pretraining text, in nats per token; others: that on the references of "
         "the other mini tasks. Gold change and the share of the tax that is saved are against γ = 0 with the same "
-        f"seed. The claim: at least {SAVED:.0%} is saved and gold falls by at most {EQUAL_GOLD}, both on the mean. "
+        "seeds; the share is one of means, with Fieller's interval, and there is none where the tax at γ = 0 is not "
+        f"surely above 0. The claim: at least {SAVED:.0%} is saved and gold falls by at most {EQUAL_GOLD}. It holds if "
+        "both intervals lie within, fails if one lies outside, and is undecided otherwise; each γ is judged alone. "
         f"Intervals are over seeds; fewer than {FEWEST_SEEDS} have none."
     )
     return Table("Gold against forgetting", columns, tuple(rows), note)

@@ -6,6 +6,7 @@ from typing import Any
 
 from textgym.benchmarks.alignment_tax.task import GAMMA, ptx_contender
 from textgym.benchmarks.experiment import Job, Plan
+from textgym.benchmarks.ranges import check_settings
 from textgym.tasks import MINI
 
 GAMMAS = (0.0, 0.1, 0.3, 1.0)
@@ -27,11 +28,13 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: a task is not a mini one, or an algorithm is unknown or cannot learn text beside its reward.
+        ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot learn
+            text beside its reward.
     """
     for task in plan.tasks:
         if task not in MINI:
             raise ValueError(f"task={task!r} is not one of the mini tasks, {', '.join(MINI)}")
+    check_settings(plan.settings)
     return [
         make_job(task, algorithm, seed, gamma, **plan.settings)
         for seed in range(plan.seeds)

@@ -13,7 +13,7 @@ from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import evaluate
 from textgym.agents.forgetting import PTX, Texts, forgetting, mini_corpus, other_references
 from textgym.agents.pretraining import Pretraining
-from textgym.benchmarks.contenders import Own, find_contender
+from textgym.benchmarks.contenders import Own, find_contender, own_settings
 from textgym.benchmarks.experiment import Job, Result
 from textgym.benchmarks.process import be_one_of_many
 from textgym.mdp import TokenMDP
@@ -61,15 +61,15 @@ def _algorithm(job: Job, mdp: TokenMDP) -> SequenceAlgorithm:
     if gamma:
         learned = mini_corpus(mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids), 0, settings["texts"])
         pretraining = Pretraining(learned, gamma, settings["ptx_batch_size"])
-    own = {name: value for name, value in settings["algorithm"].items() if name != "code"}
-    return ptx_contender(job.algorithm).kind(
+    contender = ptx_contender(job.algorithm)
+    return contender.kind(
         "LMPolicy",
         TokenVectorEnv(mdp, settings["slots"], AutoresetMode.DISABLED),
         settings["learning_rate"],
         kl=settings["beta"],
         pretraining=pretraining,
         seed=job.seed,
-        **own,
+        **own_settings(contender, settings["algorithm"]),
     )
 
 

@@ -12,4 +12,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=("episodes", "learning_rate"),
 )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.experiment import Cell, Findings, Results, Table
-from textgym.benchmarks.suite import by_algorithm, over_seeds, suite_scores
+from textgym.benchmarks.experiment import Cell, Figure, Findings, Result, Results, Table
+from textgym.benchmarks.suite import by_algorithm, curves_figure, over_seeds, suite_scores
 from textgym.benchmarks.summary import summary
 
 PASS = 0.95
@@ -21,9 +21,30 @@ def findings(results: Results) -> Findings:
     if not scores.by_algorithm:
         return scores.remark(Findings(_passed(results), (tasks,)))
     found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    found = replace(found, figures=(*found.figures, *_curves(results)))
     if len(by_algorithm(results)) == 1:
         return replace(found, headline=_passed(results), tables=(tasks, *found.tables))
     return scores.remark(replace(found, tables=(*found.tables, tasks)))
+
+
+def _curves(results: Results) -> tuple[Figure, ...]:
+    """Learning curves in units that all tasks share: their rewards and their budgets differ up to a hundredfold."""
+    note = (
+        "Reward is the share of the way from J(π_ref) to J*, at most 1 in each task, since the cost of KL is not taken"
+        " off: it shows speed, not the score. What samples from the base model, as best-of-n does, stays at 0."
+    )
+    shared = [(job, {"curve": _in_shares(result)}) for job, result in results]
+    return curves_figure(shared, "share of the tokens", "share of the way to J*", note)
+
+
+def _in_shares(result: Result) -> list[tuple[float, float]]:
+    """A run's curve from tokens and rewards to shares of its tokens and of the way from J(π_ref) to J*.
+
+    Without the cost of KL a reward may go far beyond J*. Uncut, the task with the least to gain would rule the mean.
+    """
+    curve, reference = result.get("curve", []), result["reference"]
+    way = result["optimum"] - reference
+    return [(tokens / curve[-1][0], min((reward - reference) / way, 1.0)) for tokens, reward in curve]
 
 
 def task_table(results: Results) -> Table:

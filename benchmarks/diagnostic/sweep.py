@@ -5,6 +5,7 @@ from __future__ import annotations
 from textgym.agents.names import ALGORITHMS
 from textgym.benchmarks.contenders import find_contender
 from textgym.benchmarks.experiment import Job, Plan
+from textgym.benchmarks.ranges import check_settings
 from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC
 
@@ -26,12 +27,13 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown, or one does not fit the other.
+        ValueError: an algorithm or a task is unknown, one does not fit the other, or a number is out of its range.
     """
     for task in plan.tasks:
         if task not in DIAGNOSTIC and load_task(task).beta is None:
             raise ValueError(f"task={task!r} has no beta, so it is not scored; expected a diagnostic task")
     wanted = {**SETTINGS, **plan.settings}
+    check_settings(wanted)
     budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}
     contenders = {name: find_contender(name) for name in plan.algorithms}
     for name, contender in contenders.items():

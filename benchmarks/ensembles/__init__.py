@@ -12,4 +12,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=tuple(PLAN.settings),
 )

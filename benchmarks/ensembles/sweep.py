@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import get_args
 
+from textgym.agents.settings import require
 from textgym.benchmarks.ensembles.task import SINGLE, Settings
 from textgym.benchmarks.experiment import Job, Plan
 from textgym.benchmarks.optimising import job_settings
-from textgym.registration import task_maker
+from textgym.benchmarks.proxies import SIZES, check_prompts
+from textgym.registration import load_task
 from textgym.rewards.ensemble import Combine
 
 ARMS = (SINGLE, *get_args(Combine))
@@ -19,11 +21,14 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown.
+        ValueError: an algorithm, a task or a size is unknown, or a number is out of its range.
     """
-    for task in plan.tasks:
-        task_maker(task)
-    settings = {name: job_settings(Settings(**plan.settings), name) for name in plan.algorithms}
+    shared = Settings(**plan.settings)
+    require(shared.size in SIZES, "size", shared.size, f"one of {', '.join(SIZES)}")
+    settings = {name: job_settings(shared, name) for name in plan.algorithms}
+    for task in map(load_task, plan.tasks):
+        check_prompts("labels", shared.labels, task, "train")
+        check_prompts("prompts", shared.prompts, task, "validation")
     return [
         Job(task, algorithm, seed, {"combine": combine}, settings[algorithm])
         for seed in range(plan.seeds)

@@ -12,4 +12,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=("tokens", "learning_rate", "slots", "evaluated"),  # β is the arm
 )

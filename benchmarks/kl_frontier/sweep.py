@@ -5,7 +5,7 @@ from __future__ import annotations
 from textgym.benchmarks.experiment import Job, Plan
 from textgym.benchmarks.kl_frontier.task import SAMPLED
 from textgym.benchmarks.mini.sweep import run_settings
-from textgym.registration import task_maker
+from textgym.registration import load_task
 
 BETAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 POOL = {"prompts": 128, "pool": 128}
@@ -16,16 +16,15 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown.
+        ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
-    for task in plan.tasks:
-        task_maker(task)
+    held = {task: len(load_task(task).prompts("validation")) for task in plan.tasks}
     settings = {
         (name, beta): run_settings(name, {**plan.settings, "beta": beta}) for name in plan.algorithms for beta in BETAS
     }
     jobs = []
     for seed in range(plan.seeds):
         for task in plan.tasks:
-            jobs += [Job(task, SAMPLED, seed, settings=POOL)]
+            jobs += [Job(task, SAMPLED, seed, settings={**POOL, "prompts": min(POOL["prompts"], held[task])})]
             jobs += [Job(task, name, seed, {"beta": beta}, own) for (name, beta), own in settings.items()]
     return jobs

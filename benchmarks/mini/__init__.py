@@ -2,7 +2,7 @@
 
 from textgym.benchmarks.experiment import Experiment
 from textgym.benchmarks.mini.score import findings
-from textgym.benchmarks.mini.sweep import PLAN, sweep
+from textgym.benchmarks.mini.sweep import PLAN, SETTINGS, sweep
 from textgym.benchmarks.mini.task import run
 
 EXPERIMENT = Experiment(
@@ -12,4 +12,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=tuple(SETTINGS),
 )

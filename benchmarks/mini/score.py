@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.experiment import Cell, Figure, Findings, Result, Results, Table
-from textgym.benchmarks.figures import Line, lines
-from textgym.benchmarks.suite import by_algorithm, learning_curves, over_seeds, seeds_of, suite_scores
+from textgym.benchmarks.experiment import Cell, Findings, Result, Results, Table
+from textgym.benchmarks.suite import by_algorithm, curves_figure, over_seeds, suite_scores, tasks_of, whole_suites
 from textgym.benchmarks.summary import summary
 
 OTHERS = ("score", "gold", "kl", "length")
@@ -24,24 +22,17 @@ def normalised(result: Result) -> float:
 def findings(results: Results) -> Findings:
     """Normalised gold after training over the suite, gold itself, its price, and learning curves."""
     scores = suite_scores(results, normalised)
-    tables = (gold_table(results), cost_table(results))
-    figures = _curves_figure(learning_curves(results))
+    gold = gold_table(results)
     if not scores.by_algorithm:
-        return scores.remark(Findings("No algorithm has every task yet.", tables, figures))
+        return scores.remark(Findings("No algorithm has every task yet.", (gold,)))
     found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
-    return scores.remark(replace(found, tables=(*found.tables, *tables), figures=(*found.figures, *figures)))
-
-
-def _curves_figure(curves: Mapping[str, Line]) -> tuple[Figure, ...]:
-    if not curves:
-        return ()
-    caption = "Mean over tasks of the responses that were learned from; bands are 95 % intervals over seeds."
-    return (Figure("Learning curves", lines(curves, "tokens", "gold reward"), caption),)
+    figures = (*found.figures, *curves_figure(results, "tokens", "gold reward"))
+    return scores.remark(replace(found, tables=(*found.tables, gold, cost_table(results)), figures=figures))
 
 
 def gold_table(results: Results) -> Table:
     """The gold reward after training, of each algorithm on each task, below that of the base model."""
-    tasks = tuple(dict.fromkeys(job.task for job, _ in results))
+    tasks = tasks_of(results)
 
     def row(name: str, group: Results, stage: str) -> tuple[Cell, ...]:
         golds = [[result[stage]["gold"] for job, result in group if job.task == task] for task in tasks]
@@ -55,21 +46,20 @@ def gold_table(results: Results) -> Table:
 
 
 def cost_table(results: Results) -> Table:
-    """A row for each algorithm: means over its tasks, with intervals over seeds."""
+    """A row for each algorithm that has seeds with every task: means over tasks, with intervals over those seeds."""
     first = results[0][1]["after"]
     metrics = [name for name in first if name not in OTHERS and all(name in r["after"] for _, r in results)]
     columns = ("algorithm", "gold before", "gold after", "gain", *metrics, "KL", "length", "tokens", "CPU s")
     rows: list[tuple[Cell, ...]] = []
-    for name, group in by_algorithm(results).items():
-        values = [_numbers(result, metrics) for _, result in group]
-        by_seed = [
-            [v for (job, _), v in zip(group, values, strict=True) if job.seed == seed] for seed in seeds_of(group)
-        ]
-        table = np.array([np.mean(of_seed, 0) for of_seed in by_seed])
+    for name, seeds in whole_suites(results).items():
+        table = np.array([np.mean([_numbers(run, metrics) for run in of_seed], 0) for of_seed in seeds])
         means = table.mean(0)
         gold = (float(means[0]), over_seeds(table[:, 1]), over_seeds(table[:, 2]))
         rows.append((name, *gold, *map(float, means[3:-2]), round(means[-2]), float(means[-1])))
-    note = "KL in nats a response to the base model, length in tokens; CPU seconds are those of a run's training."
+    tasks = "Means over all tasks, of the seeds that have every one. " if len(tasks_of(results)) > 1 else ""
+    note = (
+        f"{tasks}KL in nats a response to the base model, length in tokens; CPU seconds are those of a run's training."
+    )
     return Table("What it costs", columns, tuple(rows), note)
 
 

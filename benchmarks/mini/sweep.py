@@ -7,6 +7,7 @@ from typing import Any
 
 from textgym.benchmarks.contenders import SFT, find_contender
 from textgym.benchmarks.experiment import Job, Plan
+from textgym.benchmarks.ranges import check_settings
 from textgym.registration import task_maker
 from textgym.tasks import MINI
 
@@ -26,7 +27,7 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown.
+        ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
     for task in plan.tasks:
         task_maker(task)
@@ -40,5 +41,11 @@ def sweep(plan: Plan) -> list[Job]:
 
 
 def run_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dict[str, Any]:
-    """All that a run's numbers depend on: the shared settings, some of them changed, and the algorithm's ``own``."""
-    return {**SETTINGS, **changed, **find_contender(algorithm).settings(own)}
+    """All that a run's numbers depend on: the shared settings, some of them changed, and the algorithm's ``own``.
+
+    Raises:
+        ValueError: the algorithm is unknown, or a number is out of its range.
+    """
+    shared = {**SETTINGS, **changed}
+    check_settings(shared)
+    return {**shared, **find_contender(algorithm).settings(own)}

@@ -1,6 +1,7 @@
 """Whether NLPO's mask must follow the policy."""
 
 from textgym.benchmarks.experiment import Experiment
+from textgym.benchmarks.mini.sweep import SETTINGS
 from textgym.benchmarks.mini.task import run
 from textgym.benchmarks.nlpo_mask.score import findings
 from textgym.benchmarks.nlpo_mask.sweep import PLAN, sweep
@@ -12,4 +13,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=tuple(SETTINGS),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from textgym.benchmarks.experiment import Cell, Estimate, Findings, Job, Result, Results, Table
+from textgym.benchmarks.experiment import Cell, Findings, Job, Result, Results, Table
 from textgym.benchmarks.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.seed_curves import worded
 from textgym.benchmarks.suite import over_seeds
 
 COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
@@ -28,9 +29,12 @@ def findings(results: Results) -> Findings:
                 gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
                 whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
                 rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
-                told.append(f"{_shown(gain)} on {task}")
-    headline = f"A mask that follows the policy changes gold by {', '.join(told)}." if told else "No pair of runs yet."
-    return Findings(headline, (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),))
+                told.append(f"by {worded(whole, sign=True)} and gold alone by {worded(gain, sign=True)} on {task}")
+    headline = f"A mask that follows the policy changes gold − β·KL, which is optimised, {', '.join(told)}."
+    return Findings(
+        headline if told else "No pair of runs yet.",
+        (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),),
+    )
 
 
 def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
@@ -47,9 +51,3 @@ def _objective(job: Job, result: Result) -> float:
 
 def _name(target_update: int) -> str:
     return "never refreshed" if target_update == NEVER else f"refreshed every {target_update} iterations"
-
-
-def _shown(number: Estimate | float) -> str:
-    if isinstance(number, Estimate):
-        return f"{number.value:+.3f} ({number.low:+.3f} … {number.high:+.3f})"
-    return f"{number:+.3f}"

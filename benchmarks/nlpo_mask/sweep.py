@@ -16,7 +16,7 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: a task is unknown, or an algorithm other than NLPO is asked for.
+        ValueError: a task is unknown, a number is out of its range, or an algorithm other than NLPO is asked for.
     """
     if plan.algorithms != (NLPO,):
         raise ValueError(f"algorithms={', '.join(plan.algorithms)}; only {NLPO} has a mask")

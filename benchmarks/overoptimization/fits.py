@@ -53,6 +53,15 @@ def design(form: Form, d: FloatArray) -> FloatArray:
     return np.stack([d, -(d**2) if form == "best-of-n" else -xlogy(d, d)], axis=-1)
 
 
+def enough_points(d: ArrayLike, start: float | None = None) -> bool:
+    """Whether more points lie above 0 than numbers are fitted; see :func:`fit_form`."""
+    return bool((np.asarray(d, np.float64) > 0).sum() > _unknowns(start))
+
+
+def _unknowns(start: float | None) -> int:
+    return 3 if start is None else 2
+
+
 def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = None) -> Fit:
     """Least squares.
 
@@ -69,8 +78,8 @@ def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = 
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is not one of {', '.join(get_args(Form))}")
     away, rewards = np.asarray(d, np.float64), np.asarray(reward, np.float64)
-    unknowns = 3 if start is None else 2
-    if (away > 0).sum() <= unknowns:
+    unknowns = _unknowns(start)
+    if not enough_points(away, start):
         raise ValueError(
             f"d: {(away > 0).sum()} points lie above 0; {unknowns} numbers are fitted, so expected at least "
             f"{unknowns + 1}"

@@ -10,7 +10,7 @@ import numpy as np
 from textgym.benchmarks.experiment import Cell, Figure, Findings, Result, Results, Table
 from textgym.benchmarks.figures import Line, lines
 from textgym.benchmarks.overoptimization.best_of_n import kl_bound
-from textgym.benchmarks.overoptimization.fits import Fit, Form, fit_form
+from textgym.benchmarks.overoptimization.fits import Fit, Form, enough_points, fit_form
 from textgym.benchmarks.overoptimization.task import ENUMERATION
 from textgym.benchmarks.proxies import SIZES
 from textgym.benchmarks.seed_curves import BLOCKS, in_blocks, mean_line, root_kl, surely_above
@@ -160,14 +160,17 @@ def falls_table(arms: Sequence[Arm]) -> Table:
 
 
 def fits_of(arm: Arm, method: str, form: Form) -> list[Fit]:
-    """One fit for each seed, to every iteration or every n.
+    """One fit for each seed, to every iteration or every n; none at all where a run was too short for one.
 
     Best-of-n draws from the very responses that the reference is measured on; RL writes its own, to other prompts.
     """
     fits = []
     for run in arm.runs:
         kl, gold = (np.array([point[name] for point in run[method]], np.float64) for name in ("kl", "gold"))
-        fits.append(fit_form(form, root_kl(kl), gold, None if method == "rl" else run["gold"]))
+        start = None if method == "rl" else run["gold"]
+        if not enough_points(kl, start):
+            return []
+        fits.append(fit_form(form, root_kl(kl), gold, start))
     return fits
 
 
@@ -182,6 +185,8 @@ def fits_table(arms: Sequence[Arm], method: str) -> Table:
     rows = []
     for arm in arms:
         by_n, by_rl = fits_of(arm, method, "best-of-n"), fits_of(arm, method, "rl")
+        if not by_n:
+            continue
         row: list[Cell] = [arm.name]
         for fits in (by_n, by_rl):
             row += [over_seeds([f.alpha for f in fits]), over_seeds([f.beta for f in fits])]
@@ -238,7 +243,8 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
         own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (who, size)}
         curves = {label: curve(arm, method) for label, arm in own.items()}
         gold = {label: Line(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
-        gold |= {f"{label}, fitted": _fitted(arm, method, form, label) for label, arm in own.items()}
+        fitted = {label: arm for label, arm in own.items() if fits_of(arm, method, form)}
+        gold |= {f"{label}, fitted": _fitted(arm, method, form, label) for label, arm in fitted.items()}
         caption = (
             f"Solid: means of the seeds. Dashed: d(α − β{term}), fitted to each seed; their mean and its 95 % interval."
         )
@@ -278,9 +284,11 @@ def headline(arms: Sequence[Arm]) -> str:
         first = f"With fewer than {FEWEST_SEEDS} seeds it cannot be said whether gold falls under RL"
     else:
         first = f"Under RL, gold did not clearly fall again for any of {len(arms)} proxies at this budget"
-    gaps = [np.array(aic_gaps(arm, "rl")) for arm in arms]
+    gaps = [np.array(gap) for arm in arms if (gap := aic_gaps(arm, "rl"))]
+    if not gaps:
+        return f"{first}; the runs are too short for fits."
     log, linear = sum(surely_above(gap) for gap in gaps), sum(surely_above(-gap) for gap in gaps)
-    return f"{first}; RL's gold surely follows d(α − β log d) for {log}, d(α − βd) for {linear} of {len(arms)}."
+    return f"{first}; RL's gold surely follows d(α − β log d) for {log}, d(α − βd) for {linear} of {len(gaps)}."
 
 
 def _is_spoiled(arm: Arm) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from textgym.benchmarks.experiment import Job, Plan
 from textgym.benchmarks.optimising import job_settings
 from textgym.benchmarks.overoptimization.task import ENUMERATION, Settings
-from textgym.benchmarks.proxies import SIZES
-from textgym.registration import task_maker
+from textgym.benchmarks.proxies import SIZES, check_prompts
+from textgym.registration import load_task
 
 LABELS = (32, 256, 2048)
 ENUMERATED = ("Emit", "Dense", "Recall")
@@ -20,11 +20,13 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown.
+        ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
-    for task in plan.tasks:
-        task_maker(task)
-    settings = {name: job_settings(Settings(**plan.settings), name) for name in plan.algorithms}
+    shared = Settings(**plan.settings)
+    settings = {name: job_settings(shared, name) for name in plan.algorithms}
+    for task in map(load_task, plan.tasks):
+        check_prompts("prompts", shared.prompts, task, "validation")
+        check_prompts("labels", max(LABELS), task, "train")
     return [Job(task, ENUMERATION, 0) for task in ENUMERATED] + [
         Job(task, algorithm, seed, {"size": size, "labels": labels}, settings[algorithm])
         for seed in range(plan.seeds)

@@ -1,6 +1,7 @@
 """Gold with noise: which algorithms still learn where a reward says little of a single response."""
 
 from textgym.benchmarks.experiment import Experiment
+from textgym.benchmarks.mini.sweep import SETTINGS
 from textgym.benchmarks.reward_noise.score import findings
 from textgym.benchmarks.reward_noise.sweep import PLAN, sweep
 from textgym.benchmarks.reward_noise.task import run
@@ -12,4 +13,5 @@ EXPERIMENT = Experiment(
     sweep=sweep,
     run=run,
     findings=findings,
+    shared=tuple(SETTINGS),
 )

@@ -6,11 +6,11 @@ import numpy as np
 
 from textgym.benchmarks.experiment import Cell, Figure, Findings, Results, Table
 from textgym.benchmarks.figures import lines
-from textgym.benchmarks.seed_curves import mean_line
+from textgym.benchmarks.seed_curves import clearly, mean_line, worded
 from textgym.benchmarks.suite import over_seeds
 
-Golds = dict[str, dict[float, list[float]]]
-"""Gold after training by algorithm and σ, one number for each seed."""
+Golds = dict[str, dict[float, dict[int, float]]]
+"""Gold after training by algorithm, σ and seed."""
 
 
 def findings(results: Results) -> Findings:
@@ -29,7 +29,7 @@ def golds(task: str, results: Results) -> Golds:
     own = [(job, result) for job, result in results if job.task == task]
     for job, result in sorted(own, key=lambda row: float(row[0].arm["sigma"])):
         sigma, gold = float(job.arm["sigma"]), float(result["after"]["gold"])
-        found.setdefault(job.algorithm, {}).setdefault(sigma, []).append(gold)
+        found.setdefault(job.algorithm, {}).setdefault(sigma, {})[job.seed] = gold
     return found
 
 
@@ -42,7 +42,7 @@ def _table(task: str, found: Golds) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             name,
-            *(over_seeds(by_sigma[sigma]) if sigma in by_sigma else None for sigma in sigmas),
+            *(over_seeds(list(by_sigma[sigma].values())) if sigma in by_sigma else None for sigma in sigmas),
             min(len(values) for values in by_sigma.values()),
         )
         for name, by_sigma in found.items()
@@ -56,14 +56,23 @@ def _figure(task: str, found: Golds) -> Figure:
     for name, by_sigma in found.items():
         # A killed sweep leaves arms of unequal seeds: the first ones are those that all have.
         count = min(len(values) for values in by_sigma.values())
-        values = np.array([own[:count] for own in by_sigma.values()]).T
+        values = np.array([list(own.values())[:count] for own in by_sigma.values()]).T
         series[name] = mean_line(np.broadcast_to(np.array(list(by_sigma)), values.shape), values)
     return Figure(f"Gold against noise, {task}", lines(series, "σ of the noise", "gold reward"))
 
 
 def _told(task: str, found: Golds) -> str:
+    """Who earns the most and who the least at the highest noise, and whether each is clearly beyond the next."""
     worst = _sigmas(found)[-1]
-    means = {name: float(np.mean(by_sigma[worst])) for name, by_sigma in found.items() if worst in by_sigma}
-    best, least = max(means, key=lambda name: means[name]), min(means, key=lambda name: means[name])
-    rest = f", {least} least ({means[least]:.2f})" if least != best else ""
-    return f"On {task} with noise of σ = {worst:g}, {best} still earns {means[best]:.2f} of gold{rest}."
+    at_worst = {name: by_sigma[worst] for name, by_sigma in found.items() if worst in by_sigma}
+    ranked = sorted(at_worst, key=lambda name: -float(np.mean(list(at_worst[name].values()))))
+    gold = {name: worded(over_seeds(list(own.values())), 2) for name, own in at_worst.items()}
+    best, least = ranked[0], ranked[-1]
+    where = f"On {task} with noise of σ = {worst:g}, {best} still earns"
+    if best == least:
+        return f"{where} {gold[best]} of gold."
+    ahead, behind = clearly(at_worst[best], at_worst[ranked[1]]), clearly(at_worst[ranked[-2]], at_worst[least])
+    return (
+        f"{where} the most gold, {gold[best]}, {ahead} more than {ranked[1]}; {least} earns the least, {gold[least]}, "
+        f"{behind} less than {ranked[-2]}."
+    )

@@ -15,7 +15,7 @@ def sweep(plan: Plan) -> list[Job]:
     """The runs of a plan, seed by seed.
 
     Raises:
-        ValueError: an algorithm or a task is unknown.
+        ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
     for task in plan.tasks:
         task_maker(task)

@@ -32,7 +32,8 @@ def findings(results: Results) -> Findings:
     return Findings(f"The squares add up to {total}.", (Table("Squares", ("sum",), ((total,),)),))
 
 
-EXPERIMENT = Experiment("fake", "What are the squares?", Plan(("plain",), 3, ("log",)), sweep, run, findings)
+PLAN = Plan(("plain",), 3, ("log",))
+EXPERIMENT = Experiment("fake", "What are the squares?", PLAN, sweep, run, findings, shared=("seconds",))
 
 
 def job(log: Path | str, seed: int, algorithm: str = "plain", seconds: float = 0.0) -> Job:

@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textgym.agents import forgetting
 from textgym.benchmarks.alignment_tax import EXPERIMENT, task
+from textgym.benchmarks.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.alignment_tax.sweep import make_job
 from textgym.benchmarks.experiment import Cell, Estimate, Job, Plan, Table
+from textgym.benchmarks.statistics import mean_estimate
 
 
 def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:
@@ -65,17 +68,93 @@ def test_the_numbers_by_hand() -> None:
     assert (bare["gold"].value, bare["gold"].high) == pytest.approx((0.93, 0.93 + 0.074524), abs=1e-5)
     assert bare["gold change"] is bare["tax saved"] is bare["claim"] is None
     assert [some[name].value for name in ("gold", "gold change", "tax", "tax saved")] == pytest.approx(  # type: ignore[union-attr]
-        [0.913333, (-0.01 - 0.03 - 0.01) / 3, 0.07, (0.75 + 0.60 + 0.80) / 3], abs=1e-6
+        [0.913333, (-0.01 - 0.03 - 0.01) / 3, 0.07, 1 - 0.07 / 0.25], abs=1e-6
     )
-    assert (some["seeds"], some["KL"], some["claim"]) == (3, 2.0, "holds")
+    assert (some["seeds"], some["KL"]) == (3, 2.0)
+    assert some["claim"] == "undecided"  # gold's change is −0.017 ± 0.029
     assert row(trade, "Reviews", "ppo", "1")["claim"] == "fails"  # it costs 0.2 of gold
 
 
+# A loss that rises by 0.20, 0.21, 0.22 becomes one of 0.04, 0.05, 0.06; gold falls by 0.010, 0.012, 0.014.
+STEADY = [
+    *runs("Stories", 0.0, (0.900, 0.20), (0.900, 0.21), (0.900, 0.22)),
+    *runs("Stories", 0.3, (0.890, 0.04), (0.888, 0.05), (0.886, 0.06)),
+]
+
+
 def test_the_verdict_of_each_task() -> None:
-    assert EXPERIMENT.findings([*REVIEWS, *CONCEPTS]).headline == (
-        "ppo on Reviews: γ = 0.3 saves 72% of the rise in pretraining loss, gold -0.017; ppo on Concepts: no γ saves "
-        "half of the tax at equal gold (at best γ = 0.3 saves 25% of the rise in pretraining loss, gold +0.000)."
+    assert EXPERIMENT.findings([*REVIEWS, *CONCEPTS, *STEADY]).headline == (
+        "ppo on Reviews: undecided whether any γ saves half of the tax at equal gold (γ = 0.3 saves 72% (34% … 98%) of "
+        "the rise in pretraining loss, gold −0.017 (−0.045 … +0.012)); "
+        "ppo on Concepts: no γ saves half of the tax at equal gold (at best γ = 0.3 saves 25% (25% … 25%) of the rise "
+        "in pretraining loss, gold +0.000 (+0.000 … +0.000)); "
+        "ppo on Stories: half of the tax is saved at equal gold: γ = 0.3 saves 76% (68% … 86%) of the rise in "
+        "pretraining loss, gold −0.012 (−0.017 … −0.007)."
     )
+
+
+@pytest.mark.parametrize(
+    ("golds", "taxes", "claim"),
+    [
+        ((0.890, 0.888, 0.886), (0.04, 0.05, 0.06), "holds"),
+        ((0.890, 0.870, 0.850), (0.04, 0.05, 0.06), "undecided"),  # gold −0.030 ± 0.050
+        ((0.890, 0.888, 0.886), (0.04, 0.10, 0.16), "undecided"),  # of the tax 52 % is saved, more or less
+        ((0.890, 0.888, 0.886), (0.14, 0.15, 0.16), "fails"),
+        ((0.850, 0.848, 0.846), (0.04, 0.05, 0.06), "fails"),
+        ((0.850, 0.848, 0.846), (0.04, 0.10, 0.16), "fails"),  # one miss is enough
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(golds: Sequence[float], taxes: Sequence[float], claim: str) -> None:
+    trade = EXPERIMENT.findings([*STEADY[:3], *runs("Stories", 0.3, *zip(golds, taxes, strict=True))]).tables[0]
+    assert row(trade, "Stories", "ppo", "0.3")["claim"] == claim
+
+
+def test_there_is_no_verdict_of_two_seeds() -> None:
+    found = EXPERIMENT.findings([*STEADY[:2], *STEADY[3:5]])
+    assert row(found.tables[0], "Stories", "ppo", "0.3")["claim"] == "too few seeds"
+    assert found.headline == (
+        "ppo on Stories: too few seeds for a verdict (γ = 0.3 saves 78% of the rise in pretraining loss, gold −0.011)."
+    )
+
+
+def test_a_tax_that_is_not_surely_there_is_not_said_to_be_saved() -> None:
+    """Also seeds whose loss does not rise count: of −0.1, 0.2 and 0.3 the mean is not surely above 0."""
+    rows = [*runs("Stories", 0.0, (0.9, -0.1), (0.9, 0.2), (0.9, 0.3)), *runs("Stories", 0.3, *[(0.9, 0.05)] * 3)]
+    found = EXPERIMENT.findings(rows)
+    trade = row(found.tables[0], "Stories", "ppo", "0.3")
+    assert (trade["tax saved"], trade["claim"]) == ("no sure tax", "undecided")
+    assert found.headline == (
+        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not surely rise at "
+        "γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
+    )
+    spoiled = [*rows[:3], *runs("Stories", 0.3, *[(0.5, 0.05)] * 3)]
+    assert row(EXPERIMENT.findings(spoiled).tables[0], "Stories", "ppo", "0.3")["claim"] == "fails"
+
+
+def test_the_interval_of_a_ratio_ends_where_a_difference_may_be_none() -> None:
+    """Fieller's: ρ lies in it if and only if Student's interval of y − ρx holds 0."""
+    x, y = np.array([0.33, 0.25, 0.36, 0.31]), np.array([0.12, 0.10, 0.15, 0.09])
+    ratio = ratio_of_means(y, x)
+    assert isinstance(ratio, Estimate)
+    assert ratio.value == pytest.approx(y.mean() / x.mean())
+    assert mean_estimate(y - ratio.low * x).low == pytest.approx(0, abs=1e-12)
+    assert mean_estimate(y - ratio.high * x).high == pytest.approx(0, abs=1e-12)
+    # Over a constant it is Student's own.
+    plain, over = mean_estimate(y / 0.5), ratio_of_means(y, np.full(4, 0.5))
+    assert over == Estimate(*(pytest.approx(end) for end in (plain.value, plain.low, plain.high)))
+    assert ratio_of_means(y, x - 0.3) is None
+    assert ratio_of_means(y[:2], x[:2]) == pytest.approx(0.22 / 0.58)
+    assert ratio_of_means(y[:2], -x[:2]) is None
+
+
+def test_the_interval_of_a_ratio_covers_the_truth() -> None:
+    rng, hits, cases = np.random.default_rng(0), 0, 1000
+    for _ in range(cases):
+        x = 0.3 + 0.03 * rng.standard_normal(3)
+        ratio = ratio_of_means(0.1 + 0.5 * (x - 0.3) + 0.02 * rng.standard_normal(3), x)
+        assert isinstance(ratio, Estimate)
+        hits += ratio.low <= 1 / 3 <= ratio.high
+    assert hits / cases == pytest.approx(0.95, abs=0.02)  # three standard errors
 
 
 def test_part_of_a_sweep_has_findings() -> None:

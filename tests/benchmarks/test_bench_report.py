@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from textgym.benchmarks.bench_report import csv_table, markdown_table, terminal_table, write_bench_report
 from textgym.benchmarks.experiment import Estimate, Figure, Findings, Table
-from textgym.benchmarks.statistics import interquartile_mean, mean_estimate
+from textgym.benchmarks.statistics import interquartile_mean, mean_estimate, unseen_losses
 from textgym.benchmarks.summary import summary
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
@@ -76,12 +77,35 @@ def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Find
     assert found.headline.endswith("it is at its worst on Needle (0.20, where a2c has 0.60).")
 
 
+def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Findings) -> None:
+    """Wins alone have an interval in closed form; among three algorithms any of three pairs might have come first."""
+    golds = {name: np.array([[level], [level], [level]]) for name, level in (("ppo", 0.9), ("a2c", 0.5), ("grpo", 0.1))}
+    three = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    for row in three.rows[1:]:
+        assert isinstance(row[3], Estimate)
+        assert row[3].low == pytest.approx(1 - unseen_losses(3, 3, 1 - 0.05 / 3))
+    assert "The leader was chosen by the same runs" in three.note
+    assert "all 3 pairs hold together" in three.note
+    del golds["grpo"]
+    two = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    assert isinstance(two.rows[1][3], Estimate)
+    assert two.rows[1][3].low == pytest.approx(1 - unseen_losses(3, 3))
+    assert "pairs" not in two.note
+
+
+def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
+    for seeds, chance in ((4, 0.53), (5, 0.45)):
+        assert f"0 of {seeds} fit a chance of success up to {chance}" in found.tables[1].note
+        assert stats.binom.pmf(0, seeds, chance) == pytest.approx(0.05, abs=0.002)
+    assert "0 of 2 " not in found.tables[1].note, "grpo has no interval"
+
+
 def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
     found = summary(golds, ["Reviews"], np.random.default_rng(0))
     assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
     assert found.tables[0].note.startswith("On Reviews alone.")
-    assert len(found.figures) == 2
+    assert [figure.title for figure in found.figures] == ["How well, and how sure"]
 
 
 def test_equals_are_not_told_apart() -> None:

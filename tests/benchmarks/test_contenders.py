@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers import word_tokenizer
 from textgym.agents.demonstrations import demonstrate
@@ -19,9 +21,12 @@ from textgym.benchmarks.experiment import Result
 from textgym.benchmarks.mini.sweep import PLAN as MINI
 from textgym.benchmarks.mini.sweep import sweep as mini_sweep
 from textgym.benchmarks.mini.task import run as mini_run
+from textgym.benchmarks.optimising import Pressure, optimise
 from textgym.benchmarks.optimum.exact import optimum
+from textgym.benchmarks.proxies import reward_trunk
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
+from textgym.rewards.model import RewardModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
@@ -92,6 +97,34 @@ def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "\n# changed\n")
     after = find_contender(f"{path}:Ranked").settings({"minibatch_size": 16})
     assert {name for name in before if before[name] != after[name]} == {"code"}
+
+
+def test_a_file_that_changed_during_a_sweep_has_no_run_under_its_old_name(tmp_path: Path) -> None:
+    path, task = own_algorithm(tmp_path), load_task("Emit")
+    settings = find_contender(f"{path}:Ranked").settings({"episodes_per_iteration": 16, "minibatch_size": 16})
+    path.write_text(path.read_text() + "\n# changed\n")
+    told = rf"Ranked has changed since its runs were planned \(code: '{settings['code']}' then, '.{{12}}' now\)"
+    with pytest.raises(ValueError, match=told):
+        find_contender(f"{path}:Ranked").train(Lesson(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, settings))
+    proxy = RewardModel.from_causal_lm(reward_trunk(task, "tiny", 0), task.tokenizer, torch.Generator())
+    with pytest.raises(ValueError, match=told):
+        optimise(task, proxy, f"{path}:Ranked", Pressure(tokens=8, slots=16), settings, seed=0)
+
+
+def test_stock_algorithms_are_told_apart_by_version_and_a_users_by_its_file(tmp_path: Path) -> None:
+    trpo = find_contender("sb3_contrib:TRPO").settings({})
+    assert trpo["library"] == f"sb3_contrib {metadata.version('sb3-contrib')}"
+    assert "code" not in find_contender("stable_baselines3:PPO").settings({})
+    path = tmp_path / "mine.py"
+    seen = []
+    for note in ("", "# changed\n"):
+        path.write_text(f"from stable_baselines3 import PPO\n\n\nclass Mine(PPO):\n    pass\n{note}")
+        seen.append(find_contender(f"{path}:Mine").settings({}))
+    assert {name for name in seen[0] if seen[0][name] != seen[1][name]} == {"code"}
+    assert seen[0]["library"] == f"stable_baselines3 {metadata.version('stable-baselines3')}"
+    task = load_task("Emit")
+    with pytest.raises(ValueError, match="Mine has changed since"):
+        find_contender(f"{path}:Mine").train(Lesson(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, seen[0]))
 
 
 def test_a_sweep_goes_seed_by_seed_and_refuses_before_it_runs() -> None:

@@ -36,9 +36,44 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert (column["min"].value, column["min"].low, column["min"].high) == pytest.approx(
         (0.21, 0.21 - half, 0.21 + half)
     )
-    assert "gold under the min of an ensemble is +0.210" in found.headline
-    assert found.headline.endswith("surely better at 95 %: min.")
+    told = "gold under the min of an ensemble is +0.210 (+0.185 … +0.235) from that under a single reward model"
+    assert told in found.headline
+    assert "surely better at the end: min;" in found.headline
     assert len(found.figures) == 2
+
+
+def pushed(combine: str, seed: int, last: int) -> tuple[Job, dict[str, Any]]:
+    """RL up to a KL of ``last``, one nat at a time; gold falls by 0.05 for each, whatever the proxy."""
+    job, result = made(combine, seed, 1 - 0.05 * last + 0.01 * seed)
+    rl = [{"tokens": i, "kl": 1.0 * i, "gold": 1 - 0.05 * i + 0.01 * seed, "proxy": 0.1 * i} for i in range(last + 1)]
+    return job, {**result, "after": {**result["after"], "kl": 1.0 * last}, "rl": rl}
+
+
+def test_less_pressure_is_not_taken_for_robustness() -> None:
+    rows = [pushed("single", seed, 14) for seed in range(3)] + [pushed("mean", seed, 10 + seed) for seed in range(3)]
+    found = findings(rows)
+    assert found.headline == (
+        "At the end of RL, gold under the mean of an ensemble is +0.150 (+0.026 … +0.274) from that under a single "
+        "reward model, at a KL of 11.0 nats against 14.0; where both have 10.0 nats, it is +0.000 (+0.000 … +0.000). "
+        "By Holm's correction for 1 ensemble, surely better at the end: mean; at equal KL: none."
+    )
+    (table,) = found.tables
+    both = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["KL that all reach"] for row in both] == [10.0, 10.0]
+    assert [row["gold at that KL"].value for row in both] == pytest.approx([0.51, 0.51])  # 1 − 0.5, and the seeds' 0.01
+    assert both[0]["its difference"] is None
+    assert both[1]["its difference"].value == pytest.approx(0, abs=1e-12)
+
+
+def test_one_of_three_by_chance_is_not_surely_better() -> None:
+    """0.06 ± 0.0596 excludes 0 at 95 % on its own: t is 4.33, of 4.303. The first of three needs 7.65."""
+    gains = {"mean": (-0.1, 0.1, 0.3), "min": (0.036, 0.06, 0.084), "uncertainty": (0.0, 0.0, 0.01)}
+    rows = [made("single", seed, 0.4) for seed in range(3)]
+    rows += [made(name, seed, 0.4 + gain) for name, own in gains.items() for seed, gain in enumerate(own)]
+    found = findings(rows)
+    assert "gold under the mean of an ensemble is +0.100 (−0.397 … +0.597) from" in found.headline
+    assert "correction for 3 ensembles, surely better at the end: none;" in found.headline
+    assert "surely better at the end: min;" in findings([*rows[:3], *rows[6:9]]).headline
 
 
 def test_several_tasks_are_told_apart() -> None:
@@ -57,7 +92,8 @@ def test_several_tasks_are_told_apart() -> None:
 def test_findings_of_a_part_of_the_sweep() -> None:
     assert findings([]).headline
     assert "no seed yet" in findings([made("min", 0, 0.5)]).headline
-    assert "no ensemble is surely better" in findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
+    told = findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
+    assert told.endswith("surely better at the end: none; at equal KL: none.")
 
 
 def tiny(combine: str) -> Job:

@@ -9,13 +9,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_experiment
 import numpy as np
 import pytest
 from fake_experiment import EXPERIMENT, begun, job
 
-from textgym.benchmarks.grid import append_line, experiment_of, read_results, result_row, run_grid
+from textgym.benchmarks.experiment import Job
+from textgym.benchmarks.grid import append_line, cut_torn_line, experiment_of, read_results, result_row, run_grid
 
 
 def squares(path: Path) -> dict[int, int]:
@@ -27,7 +29,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     jobs = [job(log, seed) for seed in range(4)]
     run_grid(EXPERIMENT, jobs[:2], path)
     found = run_grid(EXPERIMENT, [*jobs, jobs[0]], path, processes=2)
-    assert [(done.seed, result["square"]) for done, result in found] == [(0, 0), (1, 1), (2, 4), (3, 9), (0, 0)]
+    assert [(done.seed, result["square"]) for done, result in found] == [(0, 0), (1, 1), (2, 4), (3, 9)]
     assert sorted(begun(log)) == [0, 1, 2, 3]
     assert squares(path) == {0: 0, 1: 1, 2: 4, 3: 9}
     assert len({os.getpid(), *(result["process"] for _, result in found)}) == 5, "a run shared its process"
@@ -48,19 +50,20 @@ def test_a_row_says_what_made_it(tmp_path: Path) -> None:
     assert experiment_of(path) == row["experiment"] == "fake"
 
 
+def start(log: Path, path: Path, count: int) -> "subprocess.Popen[bytes]":
+    """A runner in a process of its own, which does two runs at once."""
+    program = f"import fake_experiment; fake_experiment.main({str(log)!r}, {str(path)!r}, {count}, 2)"
+    folder = Path(fake_experiment.__file__).parent
+    return subprocess.Popen([sys.executable, "-c", program], cwd=folder, stderr=subprocess.DEVNULL)
+
+
 def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
     rng = np.random.default_rng(0)
     count = 40
-    program = f"import fake_experiment; fake_experiment.main({str(log)!r}, {str(path)!r}, {count}, 2)"
-
-    def start() -> "subprocess.Popen[bytes]":
-        folder = Path(fake_experiment.__file__).parent
-        return subprocess.Popen([sys.executable, "-c", program], cwd=folder, stderr=subprocess.DEVNULL)
-
     for _ in range(10):
         kept, before = whole_lines(path), begun(log)
-        runner = start()
+        runner = start(log, path, count)
         enough = len(before) + int(rng.integers(1, 4))
         while len(begun(log)) < enough and runner.poll() is None:
             time.sleep(0.002)
@@ -72,9 +75,27 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
         assert whole_lines(path)[: len(kept)] == kept
         assert not {json.loads(line)["job"]["seed"] for line in kept} & set(begun(log)[len(before) :])
     assert 0 < len(whole_lines(path)) < count, "the kills came too early or too late to show anything"
-    runner = start()
+    runner = start(log, path, count)
     assert runner.wait() == 0
     assert squares(path) == {seed: seed**2 for seed in range(count)}
+
+
+def test_two_runners_do_not_share_a_file(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    runner = start(log, path, 200)
+    while not begun(log):
+        assert runner.poll() is None
+        time.sleep(0.002)
+    other = tmp_path / "other"
+    with pytest.raises(ValueError, match=r"another runner writes to .*results.jsonl; wait for its end, or choose"):
+        run_grid(EXPERIMENT, [job(other, 0, seconds=0.01)], path)
+    assert runner.poll() is None
+    assert begun(other) == []
+    runner.kill()
+    runner.wait()
+    cut_torn_line(path)
+    run_grid(EXPERIMENT, [job(other, 0, seconds=0.01)], path)  # the lock ended with its holder
+    assert begun(other) == [0]
 
 
 def whole_lines(path: Path) -> list[str]:
@@ -142,9 +163,43 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
         run_grid(EXPERIMENT, [job(log, 2), job(log, 2, seconds=0.5)], path)
 
 
+def test_unequal_budgets_are_refused(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+    run_grid(EXPERIMENT, [job(log, 0)], path)
+    told = (
+        r"results.jsonl: seconds is 0.0 for plain on Square, seed 0, and 0.5 for other on Square, seed 1; expected the "
+        "same for all runs"
+    )
+    with pytest.raises(ValueError, match=told):
+        run_grid(EXPERIMENT, [job(log, 1, "other", seconds=0.5)], path)
+    assert begun(log) == [0], "something ran before the refusal"
+    without = replace(job(log, 0, "sampled"), settings={"pool": 8})
+    run_grid(EXPERIMENT, [without], path)  # it has no budget that could differ
+
+
+def test_an_algorithm_has_the_same_settings_for_all_seeds_of_an_arm(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "results.jsonl"
+
+    def clipped(seed: int, clip: float, **changes: Any) -> Job:
+        return replace(job(log, seed), settings={"seconds": 0.0, "clip": clip}, **changes)
+
+    run_grid(EXPERIMENT, [clipped(0, 0.1)], path)
+    for other in (clipped(1, 0.2), clipped(0, 0.2, task="Cube"), job(log, 1)):
+        with pytest.raises(ValueError, match=r"clip is 0.1 for plain on Square, seed 0, and (0.2|None) for plain on"):
+            run_grid(EXPERIMENT, [other], path)
+    assert begun(log) == [0]
+    arm = {"log": str(log), "β": 1}
+    run_grid(EXPERIMENT, [clipped(0, 0.2, arm=arm), clipped(2, 0.2, algorithm="other"), clipped(3, 0.1)], path)
+    assert begun(log) == [0, 0, 2, 3]
+
+
 def test_a_failed_run_keeps_what_others_did_and_calls_off_those_that_wait(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
-    jobs = [job(log, 1), job(log, 0, "broken"), *(job(log, seed, seconds=0.2) for seed in range(2, 40))]
+    jobs = [
+        job(log, 1, seconds=0.2),
+        job(log, 0, "broken", seconds=0.2),
+        *(job(log, seed, seconds=0.2) for seed in range(2, 40)),
+    ]
     with pytest.raises(ValueError, match="this run is broken"):
         run_grid(EXPERIMENT, jobs, path, processes=2)
     started = set(begun(log))
@@ -164,9 +219,31 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
 
 def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {}))}\n" * 2)
-    with pytest.raises(ValueError, match=r"results.jsonl:2: this run has a result above"):
+    for seconds, square in ((0.0, 1), (0.5, 2)):
+        append_line(path, result_row("fake", job("log", 0, seconds=seconds), {"square": square, "curve": [[1, 2]]}))
+    told = r"jsonl:2: this run has a result above.*differ \(result square: 1 above, 2 here, setting seconds: 0.0 above"
+    with pytest.raises(ValueError, match=told):
         read_results(path)
+
+
+def test_a_line_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {'square': float('nan')}))}\n" * 2)
+    ((done, result),) = read_results(path)
+    assert done == job("log", 0)
+    assert np.isnan(result["square"])
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "results.jsonl", os.write
+    append_line(path, {"first": 1})
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
+    with pytest.raises(OSError, match=r"results.jsonl: 5 of 14 bytes could be written"):
+        append_line(path, {"second": 2})
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_names_no_experiment_has_no_report(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from textgym.benchmarks.experiment import Job
+from textgym.benchmarks.experiment import Estimate, Job
 from textgym.benchmarks.kl_frontier import EXPERIMENT
 from textgym.benchmarks.kl_frontier.score import bought, findings
 from textgym.benchmarks.kl_frontier.task import SAMPLED, run
@@ -25,6 +25,8 @@ def test_best_of_n_between_two_n_and_beyond_the_last() -> None:
     assert bought([POOL], 0.4) == pytest.approx(0.7)
     assert bought([POOL], 0.61) is None
     assert bought([], 0.4) is None
+    others = [(replace(POOL[0], seed=seed), POOL[1]) for seed in (1, 2)]
+    assert bought([POOL, *others], 0.4) == Estimate(*[pytest.approx(0.7)] * 3)
 
 
 def test_findings_by_hand() -> None:
@@ -38,7 +40,18 @@ def test_findings_by_hand() -> None:
     assert table.rows[0][4] is None
     assert table.rows[1][4] == pytest.approx(0.7)
     assert found.headline == (
-        "On Reviews, ppo earns most at β = 0.1: gold 0.91 for 5.0 nats, beyond the reach of best-of-n."
+        "On Reviews, ppo earns most at β = 0.1, clearly more than at β = 1: gold 0.91 (0.89 … 0.93) for 5.0 nats, "
+        "beyond the reach of best-of-n, which spends at most 0.6."
+    )
+    assert "at most" in found.figures[0].caption
+
+
+def test_an_argmax_over_few_seeds_is_not_called_clear() -> None:
+    earned = {0.1: (0.5, 0.7, 0.6), 0.3: (0.55, 0.6, 0.59)}
+    rows = [made(beta, seed, gold, 0.4) for beta, golds in earned.items() for seed, gold in enumerate(golds)]
+    assert findings([*rows, POOL]).headline == (
+        "On Reviews, ppo earns most at β = 0.1, not clearly more than at β = 0.3: gold 0.60 (0.35 … 0.85) for 0.4 "
+        "nats, where best-of-n earns 0.70 for at most as many."
     )
 
 

@@ -217,6 +217,14 @@ def test_findings_of_a_part_of_the_sweep() -> None:
     assert column(found.tables[0], "seeds") == [1]
 
 
+def test_runs_too_short_for_fits_are_shown_without() -> None:
+    rows = [made(seed, 32, lambda d: 0.1 * d) for seed in range(3)]
+    short = [(job, {**result, "rl": result["rl"][:4]}) for job, result in rows]
+    found = findings(short)
+    assert found.headline.endswith("; the runs are too short for fits.")
+    assert [len(table.rows) for table in found.tables] == [1, 0, 1]
+
+
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +274,13 @@ def test_bad_arms_are_named(arm: dict[str, Any], message: str) -> None:
 def test_what_cannot_be_watched_is_refused_before_any_run(algorithm: str) -> None:
     with pytest.raises(ValueError, match=f"{algorithm}.*tells nothing of gold and KL"):
         EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=(algorithm,)))
+
+
+@pytest.mark.parametrize("name", ["prompts", "pool"])
+def test_settings_that_no_run_can_use_are_refused_by_the_sweep(name: str) -> None:
+    value = {"prompts": 1_000_000, "pool": 4}[name]
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        EXPERIMENT.sweep(replace(EXPERIMENT.plan, settings={**EXPERIMENT.plan.settings, name: value}))
 
 
 def test_the_sweep_covers_both_extremes() -> None:

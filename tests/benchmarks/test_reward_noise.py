@@ -43,9 +43,28 @@ def test_findings_by_hand() -> None:
     assert table.columns == ("algorithm", "σ = 0", "σ = 2", "seeds")
     values = {row[0]: [cell.value for cell in row[1:3]] for row in table.rows}  # type: ignore[union-attr]
     assert values == {"ppo": pytest.approx([0.91, 0.61]), "grpo": pytest.approx([0.91, 0.51])}
-    assert found.headline == "On Reviews with noise of σ = 2, ppo still earns 0.61 of gold, grpo least (0.51)."
+    assert found.headline == (
+        "On Reviews with noise of σ = 2, ppo still earns the most gold, 0.61 (0.59 … 0.63), clearly more than grpo; "
+        "grpo earns the least, 0.51 (0.49 … 0.53), clearly less than ppo."
+    )
     assert findings(rows[:4]).tables[0].rows[0][-1] == 1
     assert findings([]).headline == "No run has been done yet."
+
+
+def test_a_winner_by_chance_is_not_called_clear() -> None:
+    """The best leads on the mean of the seeds, but not on each; the least is below all others on each."""
+    earned = {"ppo": (0.6, 0.7, 0.8), "a2c": (0.7, 0.6, 0.77), "grpo": (0.5, 0.4, 0.56)}
+    rows = [
+        (Job("Reviews", name, seed, {"sigma": 2.0}), {"after": {"gold": gold, "kl": 1.0}})
+        for name, golds in earned.items()
+        for seed, gold in enumerate(golds)
+    ]
+    told = findings(rows).headline
+    assert "ppo still earns the most gold, 0.70 (0.45 … 0.95), not clearly more than a2c;" in told
+    assert told.endswith("clearly less than a2c.")
+    assert not told.endswith("not clearly less than a2c.")
+    assert findings(rows[:1]).headline == "On Reviews with noise of σ = 2, ppo still earns 0.60 of gold."
+    assert "not clearly more than grpo" in findings([rows[0], rows[6]]).headline  # of one seed nothing is clear
 
 
 def test_a_tiny_run_is_measured_by_gold_alone() -> None:

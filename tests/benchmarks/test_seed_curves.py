@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from textgym.benchmarks.seed_curves import in_blocks, mean_line, root_kl, surely_above
+from textgym.benchmarks.experiment import Estimate
+from textgym.benchmarks.seed_curves import (
+    by_kl,
+    clearly,
+    in_blocks,
+    mean_line,
+    paired,
+    root_kl,
+    surely_above,
+    surely_positive,
+    worded,
+)
 
 
 def test_blocks_of_curves_of_different_lengths() -> None:
@@ -33,3 +44,47 @@ def test_a_sampled_kl_below_zero_counts_as_zero() -> None:
 )
 def test_surely_above_needs_seeds_and_an_interval(values: list[float], sure: bool) -> None:
     assert surely_above(values) is sure
+
+
+def test_several_tests_are_corrected_by_holm() -> None:
+    """Student's t at two degrees of freedom has p = (1 − t / √(t² + 2)) / 2."""
+
+    def sample(t: float) -> list[float]:
+        return [t / np.sqrt(3) + step for step in (-1.0, 0.0, 1.0)]
+
+    # One-sided p: 0.005, 0.012 and 0.02, each below 0.025; Holm asks for 0.025 / 3, / 2 and / 1 in turn.
+    t_of = {p: (1 - 2 * p) * np.sqrt(2 / (1 - (1 - 2 * p) ** 2)) for p in (0.005, 0.009, 0.012, 0.013, 0.02)}
+    arms = {name: sample(t_of[p]) for name, p in (("weak", 0.02), ("strong", 0.005), ("middle", 0.012))}
+    assert all(surely_above(values) for values in arms.values())
+    assert surely_positive(arms) == ["strong", "middle", "weak"]
+    assert surely_positive(arms | {"middle": sample(t_of[0.013])}) == ["strong"]
+    assert surely_positive(arms | {"strong": sample(t_of[0.009])}) == []
+
+
+def test_what_holm_counts() -> None:
+    """Seeds too few for a test still count as one, a mean below 0 never is positive, one without spread is certain."""
+    assert surely_positive(
+        {"few": [1.0, 1.1], "worse": [-1.0, -1.1, -1.2], "same": [0.0] * 3, "steady": [0.5] * 3}
+    ) == ["steady"]
+    assert surely_positive({}) == []
+
+
+def test_a_noisy_climb_of_kl_is_made_one_that_does_not_fall() -> None:
+    """Neighbours in the wrong order are pooled, as are those of the pool thus made; gold is pooled with them."""
+    kl, gold = by_kl([0, 2, 5, 3, 1, 8], [0.5, 0.6, 0.9, 0.6, 0.3, 0.2])
+    np.testing.assert_allclose(kl, [0, 2, 3, 8])
+    np.testing.assert_allclose(gold, [0.5, 0.6, 0.6, 0.2])
+
+
+def test_which_is_better_is_judged_by_the_seeds_that_both_have() -> None:
+    low = {0: 0.1, 1: 0.5, 2: 0.9, 3: 0.0}
+    high = {2: 0.95, 1: 0.56, 0: 0.14, 9: 7.0}
+    assert paired(high, low) == pytest.approx([0.04, 0.06, 0.05])
+    assert clearly(high, low) == "clearly"
+    assert clearly(low, high) == clearly({0: 2.0, 1: 2.0}, low) == clearly({}, low) == "not clearly"
+
+
+def test_an_interval_in_words() -> None:
+    assert worded(Estimate(0.0754, -0.07, 0.2204), sign=True) == "+0.075 (−0.070 … +0.220)"
+    assert worded(Estimate(0.5, 0.25, 0.75), 2) == "0.50 (0.25 … 0.75)"
+    assert worded(0.5, 1) == "0.5"

@@ -60,13 +60,10 @@ def test_improvement_is_mann_whitneys_u_as_a_share() -> None:
 
 
 def test_profile_counts_the_runs_above_a_threshold() -> None:
-    profile = performance_profile([[0.1, 0.5], [0.2, 0.5], [0.9, 0.5]], [0.0, 0.2, 0.5, 0.9], rng())
+    profile = performance_profile([[0.1, 0.5], [0.2, 0.5], [0.9, 0.5]], [0.0, 0.2, 0.5, 0.9])
     assert list(profile.fraction) == pytest.approx([1, 4 / 6, 1 / 6, 0])
-    assert (profile.low <= profile.fraction).all()
-    assert (profile.fraction <= profile.high).all()
-    assert profile.low.min() >= 0
-    assert profile.high.max() <= 1
-    assert profile.low[1] < profile.high[1]
+    bands = [stats.binomtest(count, 6).proportion_ci(method="exact") for count in (6, 4, 1, 0)]
+    np.testing.assert_allclose(np.stack([profile.low, profile.high], 1), bands, rtol=1e-9)
 
 
 # -- Intervals -------------------------------------------------------------------------------------
@@ -97,7 +94,7 @@ def coverage(draw: Draw, statistic: Callable[..., Any], seeds: int, tasks: int) 
 
     truth = statistic(draw(rng(1), 20_000, 1, tasks), axis=None)
     strata = list(np.moveaxis(draw(rng(2), DATA_SETS, seeds, tasks), 2, 0))
-    low, high = bootstrap_interval(strata, pooled, strata, rng(3), RESAMPLES)
+    low, high = bootstrap_interval(strata, pooled, strata, rng(3), resamples=RESAMPLES)
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
@@ -125,6 +122,28 @@ def test_probability_of_improvement_covers_the_truth(lead: float, seeds: int, ta
     found = [probability_of_improvement(a + lead, b, rng(4)) for a, b in draws]
     assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.04)
     assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.87  # 2.8 standard errors of 60 draws
+
+
+@pytest.mark.parametrize(
+    "chances",
+    [[0.98] * 12, [0.5] * 12, [1.0] * 10 + [0.9, 0.9], [0.99] * 11 + [0.5], [*np.linspace(0.02, 0.98, 12)], [0.8]],
+    ids=["nearly sure", "even", "two in doubt", "one even", "mixed", "a single task"],
+)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_bands_of_profiles_cover_the_truth(chances: list[float], seeds: int) -> None:
+    won = rng(6).random((400, seeds, len(chances))) < chances
+    found = [performance_profile(scores, [0.5]) for scores in won]
+    # They may err on the wide side alone: 2.5 standard errors of 400 draws below 95 %.
+    assert np.mean([one.low[0] <= np.mean(chances) <= one.high[0] for one in found]) >= 0.923
+
+
+def test_of_equal_algorithms_the_last_does_not_look_worse() -> None:
+    """First and last are picked by the same scores, so the interval must hold for any of the 55 pairs of eleven."""
+    alarms = 0
+    for scores in rng(9).normal(size=(40, 11, 5, 8)):
+        last, *_, best = sorted(scores, key=interquartile_mean)
+        alarms += probability_of_improvement(best, last, rng(), 1 - 0.05 / 55).low > 0.5
+    assert alarms <= 4  # 2 are expected at the most; at a level of 95 % there are 19
 
 
 def test_an_estimate_is_the_interval_of_its_data_set() -> None:
@@ -159,6 +178,20 @@ def test_nothing_but_wins_leaves_a_doubt() -> None:
     assert probability_of_improvement(np.zeros((3, 1)), np.ones((3, 1)), rng()).high == pytest.approx(1 - few.low)
 
 
+def test_a_higher_level_is_a_wider_interval() -> None:
+    a, b = rng(7).normal(size=(10, 6)), rng(8).normal(size=(10, 6))
+    at_95, at_99 = (probability_of_improvement(a, b, rng(), level) for level in (0.95, 0.99))
+    assert at_99.value == at_95.value
+    # The degrees of freedom lie between those of one sample of ten and those of all twelve together.
+    ratios = [stats.t.ppf(0.995, df) / stats.t.ppf(0.975, df) for df in (12 * 9, 9)]
+    assert ratios[0] < (at_99.value - at_99.low) / (at_95.value - at_95.low) < ratios[1]
+    # Where one run beats one, Wilson's bound has a closed form; where all do, tasks share it as they share evidence.
+    z = stats.norm.ppf(0.995)
+    assert unseen_losses(1, 1, 0.99) == pytest.approx(z**2 / (1 + z**2))
+    swept = probability_of_improvement(a + 99, b, rng(), 0.99)
+    assert 1 - swept.low == pytest.approx(unseen_losses(10, 10, 0.99) / math.sqrt(6))
+
+
 # -- Bad input -------------------------------------------------------------------------------------
 
 
@@ -173,7 +206,7 @@ def test_two_seeds_are_too_few() -> None:
 
 def test_scores_must_be_a_finite_table() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\); expected \[n_seeds, n_tasks\]"):
-        performance_profile(np.zeros(3), [0.5], rng())
+        performance_profile(np.zeros(3), [0.5])
     with pytest.raises(ValueError, match=r"scores holds 1 numbers that are not finite"):
         stratified_estimate([[0.0], [1.0], [math.nan]], np.mean, rng())
     with pytest.raises(ValueError, match=r"a has 2 tasks and b 3"):

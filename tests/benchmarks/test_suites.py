@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 
-from textgym.benchmarks import diagnostic, mini, nlpo_mask
+from textgym.benchmarks import diagnostic, kl_frontier, mini, nlpo_mask, suite
 from textgym.benchmarks.experiment import Estimate, Job, Table
+from textgym.benchmarks.figures import Line
+from textgym.benchmarks.kl_frontier.task import SAMPLED
 from textgym.benchmarks.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.proxies import base_responses
 from textgym.benchmarks.suite import learning_curves, suite_scores
+from textgym.registration import load_task
 
 
 def scored(task: str, name: str, seed: int, score: float) -> tuple[Job, dict[str, Any]]:
@@ -108,6 +114,61 @@ def test_gold_is_normalised_and_shown_as_it_is() -> None:
     )
 
 
+def test_prices_are_of_the_same_tasks() -> None:
+    """Whoever is only done with the dearest task must not look dear, nor one of its seeds."""
+    results = [
+        golden(task, "ppo", seed, after) for task, after in (("Reviews", 0.75), ("Stories", 0.5)) for seed in (0, 1)
+    ]
+    results += [golden("Reviews", "ppo", 2, 1.0), golden("Reviews", "rloo", 0, 1.0)]
+    cost = mini.score.cost_table(results)
+    assert [cells[0] for cells in cost.rows] == ["ppo"]
+    assert row(cost, "ppo")["gold after"] == 0.625
+    unfinished = mini.EXPERIMENT.findings(results[:1] + results[-1:] + [golden("Stories", "grpo", 0, 1.0)])
+    assert [table.title for table in unfinished.tables] == ["Gold reward"]
+
+
+def climbing(task: str, name: str, seed: int, start: float, end: float, tokens: int) -> tuple[Job, dict[str, Any]]:
+    """A run of a task between 0.2 and 0.7, whose reward rises in a straight line of four iterations."""
+    curve = [[tokens * i // 4, start + (end - start) * (i - 1) / 3] for i in range(1, 5)]
+    job, result = scored(task, name, seed, 1.0)
+    return job, {**result, "reference": 0.2, "optimum": 0.7, "curve": curve}
+
+
+def test_curves_of_different_tasks_share_no_axis() -> None:
+    results = [climbing(task, "ppo", 0, 0.2, end, 400) for task, end in (("Emit", 0.7), ("Copy", 0.3))]
+    results.append(climbing("Emit", "rloo", 0, 0.2, 0.7, 400))
+    drawn = learning_curves(results)
+    assert list(drawn) == ["ppo"], "rloo has the easy task alone"
+    assert drawn["ppo"].y[-1] == pytest.approx(0.5)
+
+
+def test_curves_add_tasks_up_in_their_order() -> None:
+    """Sums of floats depend on it: what is added to 10¹⁶ before that is cancelled is lost."""
+    rewards = dict(zip(("Emit", "Copy", "Trap", "Scale", "Recall", "Needle"), (1e16, -1e16, 1, 1, 1, 1), strict=True))
+    (line,) = learning_curves([climbing(task, "ppo", 0, r, r, 400) for task, r in rewards.items()]).values()
+    assert set(line.y) == {4 / 6}
+
+
+def test_curves_of_tasks_with_different_scales_and_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, Line] = {}
+
+    def keep(series: dict[str, Line], x_label: str, y_label: str) -> str:
+        shown.update(series)
+        return f"{y_label} over {x_label}"
+
+    monkeypatch.setattr(suite, "lines", keep)
+    results = [climbing("Emit", "ppo", seed, 0.2, 0.6, 400) for seed in range(3)]
+    results += [climbing("Copy", "ppo", seed, 0.2, 1.2, 8000) for seed in range(3)]
+    *_, figure = diagnostic.EXPERIMENT.findings(results).figures
+    assert (figure.title, figure.svg) == ("Learning curves", "share of the way to J* over share of the tokens")
+    # J(π_ref) = 0.2 is 0 and J* = 0.7 is 1: Emit rises to 0.8, and Copy passes 1 at once. An iteration is a quarter.
+    assert (shown["ppo"].x[0], shown["ppo"].x[-1]) == (0.25, 1)
+    assert (shown["ppo"].y[0], shown["ppo"].y[-1]) == (pytest.approx(0), pytest.approx(0.9))
+    assert "Learning curves" not in [
+        f.title for f in diagnostic.EXPERIMENT.findings([scored("Emit", "ppo", 0, 1)]).figures
+    ]
+
+
 def test_curves_are_averaged_over_tasks_and_have_bands_over_seeds() -> None:
     def run(task: str, seed: int, slope: float) -> tuple[Job, dict[str, Any]]:
         return Job(task, "ppo", seed), {"curve": [[100 * i, slope * i] for i in range(1, 11)]}
@@ -135,7 +196,10 @@ def test_masks_are_compared_seed_by_seed() -> None:
     assert difference["gold − β·KL"].value == pytest.approx(0.05)
     assert row(found.tables[0], "refreshed every 5 iterations")["gold − β·KL"].value == pytest.approx(0.625 / 2)
     assert difference["seeds"] == 3
-    assert found.headline == "A mask that follows the policy changes gold by +0.100 (+0.100 … +0.100) on Reviews."
+    assert found.headline == (
+        "A mask that follows the policy changes gold − β·KL, which is optimised, by +0.050 (+0.050 … +0.050) and gold "
+        "alone by +0.100 (+0.100 … +0.100) on Reviews."
+    )
     assert row(found.tables[0], "never refreshed")["seeds"] == 3
     assert nlpo_mask.EXPERIMENT.findings(never).headline == "No pair of runs yet."
 
@@ -147,3 +211,13 @@ def test_the_arms_of_the_masks_differ_in_nothing_else() -> None:
     differing = {name for name in often.settings if often.settings[name] != never.settings[name]}
     assert differing == {"target_update"}
     assert often.settings["tokens"] == 100_000
+
+
+def test_the_pool_of_best_of_n_is_as_large_as_a_task_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("Reviews")
+    few = replace(task, splits={**task.splits, "validation": task.prompts("validation")[:5]})
+    monkeypatch.setattr(import_module("textgym.benchmarks.kl_frontier.sweep"), "load_task", {"Reviews": few}.get)
+    jobs = kl_frontier.EXPERIMENT.sweep(kl_frontier.EXPERIMENT.plan)
+    assert [job.settings["prompts"] for job in jobs if job.algorithm == SAMPLED] == [5, 5, 5]
+    with pytest.raises(ValueError, match="prompts=6; expected 1 to 5, one for each validation prompt of Reviews"):
+        base_responses(few, 6, 2, seed=0)

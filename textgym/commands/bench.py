@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import tyro
 
 from textgym.benchmarks.bench_report import markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.comparable import require_comparable
 from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Results
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
 from textgym.benchmarks.grid import experiment_of, read_results, run_grid
@@ -88,18 +89,21 @@ def run(config: BenchRun) -> Findings:
     jobs = experiment.sweep(make_plan(experiment, config))
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
     found = experiment.findings(ordered(run_grid(experiment, jobs, out, config.jobs), experiment.plan))
-    print(f"\n{found.headline}\n")
-    if found.tables:
-        print(f"{terminal_table(found.tables[0])}\n")
+    print(f"\n{shown(found)}\n")
     print(f"results: {out}\nreport:  textgym bench report {out} --out DIR")
     return found
+
+
+def shown(findings: Findings) -> str:
+    """The headline and the first table, for a terminal."""
+    return "\n\n".join([findings.headline, *map(terminal_table, findings.tables[:1])])
 
 
 def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
     """The experiment's own plan with what the user chose.
 
     Raises:
-        ValueError: a count is too small, nothing is left, or the experiment has no such setting.
+        ValueError: a count is too small, nothing is left, a name is repeated, or the experiment has no such setting.
     """
     own = experiment.plan
     seeds = own.seeds if config.seeds is None else config.seeds
@@ -109,6 +113,9 @@ def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
     tasks = own.tasks if config.tasks is None else config.tasks
     if not algorithms or not tasks:
         raise ValueError("algorithms or tasks are empty; expected at least one of each")
+    for flag, names in (("algorithms", algorithms), ("tasks", tasks)):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{flag}: {', '.join(twice)} stands there more than once; expected each once")
     return Plan(algorithms, seeds, tasks, {**own.settings, **_settings(experiment, config.settings)})
 
 
@@ -151,11 +158,13 @@ def report(config: BenchReport) -> Path:
     found: dict[str, Findings] = {}
     for path, name, title in zip(config.results, names, titles, strict=True):
         experiment = find_experiment(name)
-        found[title] = experiment.findings(ordered(read_results(path, name), experiment.plan))
+        results = read_results(path, name)
+        require_comparable(path, (job for job, _ in results), experiment.shared)
+        found[title] = experiment.findings(ordered(results, experiment.plan))
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
     write_text(config.out / "report.md", "\n".join(markdown(title, one) for title, one in found.items()))
-    print("\n\n".join(f"{title}: {one.headline}" for title, one in found.items()))
+    print("\n\n".join(f"{title}: {shown(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
 
