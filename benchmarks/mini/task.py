@@ -19,7 +19,7 @@ def run(job: Job) -> Result:
     """Trains, and measures base model and policy on the same prompts with the same random numbers.
 
     ``before`` and ``after`` hold means of gold, the task's metrics, KL (nats a response) and length (tokens);
-    ``curve`` the mean gold reward of the responses that were learned from.
+    ``curve`` the mean gold reward of the responses that were sampled.
     """
     be_one_of_many()
     settings = dict(job.settings)
