@@ -11,15 +11,19 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+RESULTS = "textgym/benchmarks/results/"
+"""Published runs and their report: no code reads them."""
+
 
 def package_files(root: Path) -> set[str]:
-    """The files under ``textgym/``, its links followed, as ``textgym/agents/...``."""
-    return {
+    """The files under ``textgym/``, its links followed, as ``textgym/agents/...``, but for the results."""
+    found = {
         (Path(folder) / name).relative_to(root).as_posix()
         for folder, _, names in os.walk(root / "textgym", followlinks=True)
         for name in names
         if "__pycache__" not in folder and not name.startswith(".")
     }
+    return {name for name in found if not name.startswith(RESULTS)}
 
 
 def sdist_files(path: Path) -> set[str]:
@@ -40,6 +44,8 @@ def main(root: Path, sdist: Path, wheel: Path) -> None:
         if missing := sorted(expected - files):
             sys.exit(f"{name} lacks {len(missing)} files of the package; see package-data: {', '.join(missing)}")
     foreign = sorted({name.partition("/")[0] for name in installed} - {"textgym"})
+    if results := sorted(name for name in packed | installed if RESULTS in name):
+        sys.exit(f"published results would be installed; see packages.find: {', '.join(results)}")
     if unwanted := [name for name in foreign if not name.endswith(".dist-info")]:
         sys.exit(f"{wheel.name} would install {unwanted} beside textgym")
     print(f"package: {len(expected)} files, all in {sdist.name} and in {wheel.name}")
