@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,41 +14,10 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from textgym.benchmarks.throughput.score import (
-    Measure,
-    collection_speed,
-    frozen_speed,
-    growth,
-    iteration_speed,
-    layer_shares,
-    ranking_speed,
-    table,
-)
-from textgym.benchmarks.throughput.task import LARGE, SMALL, TINY
+from textgym.benchmarks.throughput.score import table
+from textgym.benchmarks.throughput.sweep import sweep
 
 PACKAGES = ("numpy", "torch", "transformers", "gymnasium", "stable_baselines3")
-
-
-def measures(quick: bool) -> Iterator[Measure]:
-    """All of them; ``quick`` shows on tiny models that they run, and says nothing about speed."""
-    if quick:
-        yield collection_speed(TINY, 1, None)
-        yield from layer_shares(TINY, 1, None)
-        yield growth(TINY, (2, 4, 8), 1, None)
-        yield iteration_speed(TINY, 1, 2, None)
-        yield frozen_speed(TINY, 1, None)
-        yield ranking_speed(TINY, 3, 1, None)
-        return
-    yield collection_speed(SMALL, 15, 1.1)
-    yield collection_speed(LARGE, 7, 1.0)
-    yield from layer_shares(SMALL, 7, 0.10)
-    yield from layer_shares(LARGE, 3, 0.10)
-    yield growth(SMALL, (32, 64, 128, 256), 5, 1.2)
-    yield iteration_speed(SMALL, 3, 8, 25)
-    yield iteration_speed(LARGE, 2, 16, 25)
-    yield frozen_speed(SMALL, 5, 1.1)
-    yield frozen_speed(LARGE, 3, 1.1)
-    yield ranking_speed(SMALL, 6, 5, 2.0)
 
 
 def main() -> None:
@@ -59,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # generate() suspects padding where there is none
-    done = list(tqdm(measures(arguments.quick), desc="throughput", unit="measure", disable=None))
+    done = list(tqdm(sweep(arguments.quick), desc="throughput", unit="measure", disable=None))
     print(table(done))
     if arguments.json:
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": 1}
