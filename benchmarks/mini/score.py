@@ -34,11 +34,13 @@ def gold_table(results: Results) -> Table:
     """The gold reward after training, of each algorithm on each task, below that of the base model."""
     tasks = tasks_of(results)
 
-    def row(name: str, group: Results, stage: str) -> tuple[Cell, ...]:
-        golds = [[result[stage]["gold"] for job, result in group if job.task == task] for task in tasks]
-        return (name, *(over_seeds(values) if values else None for values in golds))
+    def golds(group: Results, stage: str) -> list[list[float]]:
+        return [[result[stage]["gold"] for job, result in group if job.task == task] for task in tasks]
 
-    rows = [row("base model", results, "before"), *(row(n, g, "after") for n, g in by_algorithm(results).items())]
+    # The base model writes the same in every run: those are no samples of anything.
+    rows: list[tuple[Cell, ...]] = [("base model", *(float(np.mean(values)) for values in golds(results, "before")))]
+    for name, group in by_algorithm(results).items():
+        rows.append((name, *(over_seeds(values) if values else None for values in golds(group, "after"))))
     note = (
         "Means over seeds, on validation prompts. The scores above are the share of the way from the base model to 1."
     )

@@ -1,0 +1,67 @@
+"""The published results: today's code still asks for these runs, and says of them what the pages say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from textgym.benchmarks.experiment import Experiment, Job, Plan
+from textgym.benchmarks.experiments import find_experiment
+from textgym.benchmarks.grid import experiment_of, read_results
+from textgym.benchmarks.overoptimization.task import ENUMERATION
+from textgym.commands.bench import BenchReport, report
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "benchmarks" / "results"
+FILES = sorted(PUBLISHED.glob("*.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report, made anew by the command that docs/benchmark.md prints."""
+    out = tmp_path_factory.mktemp("report")
+    report(BenchReport(tuple(FILES), out))
+    return out
+
+
+def plan_of(jobs: list[Job], experiment: Experiment) -> Plan:
+    """What the command line was told, read off the runs."""
+    trained = [job for job in jobs if job.algorithm != ENUMERATION]
+    algorithms, tasks = (tuple(dict.fromkeys(getattr(job, name) for job in trained)) for name in ("algorithm", "task"))
+    used = {name: trained[0].settings[name] for name in experiment.shared}
+    seeds = 1 + max(job.seed for job in jobs)
+    return Plan(algorithms, seeds, tasks, {**experiment.plan.settings, **used})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_runs_are_those_that_the_experiment_asks_for(path: Path) -> None:
+    experiment = find_experiment(experiment_of(path))
+    jobs = [job for job, _ in read_results(path)]
+    asked = {job.key: job for job in experiment.sweep(plan_of(jobs, experiment))}
+    for job in jobs:
+        assert dict(job.settings) == dict(asked[job.key].settings), job.key
+
+
+def test_the_published_tables_are_those_of_the_results(again: Path) -> None:
+    tables = [path.name for path in sorted(again.iterdir()) if path.suffix in (".csv", ".md")]
+    published = PUBLISHED / "report"
+    assert tables == [path.name for path in sorted(published.iterdir()) if path.suffix in (".csv", ".md")]
+    for name in tables:
+        assert (again / name).read_text(encoding="utf-8") == (published / name).read_text(encoding="utf-8"), name
+
+
+def test_every_figure_is_there(again: Path) -> None:
+    figures = {path.name for path in again.glob("*.svg")}
+    assert figures == {path.name for path in (PUBLISHED / "report").glob("*.svg")}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/algorithms.md", "docs/benchmark.md"])
+def test_a_table_with_intervals_over_a_suite_is_that_of_the_report(page: str, again: Path) -> None:
+    told = (again / "report.md").read_text(encoding="utf-8").splitlines()
+    shown = (ROOT / page).read_text(encoding="utf-8")
+    tables = re.findall(r"^\| algorithm \| IQM .*\n(?:\|.*\n)+", shown, re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert set(table.splitlines()) <= set(told)
