@@ -174,10 +174,9 @@ def fits_of(arm: Arm, method: str, form: Form) -> list[Fit]:
     return fits
 
 
-def aic_gaps(arm: Arm, method: str) -> list[float]:
+def aic_gaps(by_n: Sequence[Fit], by_rl: Sequence[Fit]) -> list[float]:
     """Of each seed: AIC of best-of-n's form less that of RL's; above 0 where RL's form fits better."""
-    pairs = zip(fits_of(arm, method, "best-of-n"), fits_of(arm, method, "rl"), strict=True)
-    return [n.aic - rl.aic for n, rl in pairs]
+    return [n.aic - rl.aic for n, rl in zip(by_n, by_rl, strict=True)]
 
 
 def fits_table(arms: Sequence[Arm], method: str) -> Table:
@@ -191,7 +190,7 @@ def fits_table(arms: Sequence[Arm], method: str) -> Table:
         for fits in (by_n, by_rl):
             row += [over_seeds([f.alpha for f in fits]), over_seeds([f.beta for f in fits])]
             row += [float(np.mean([f.r2 for f in fits]))]
-        rows.append((*row, over_seeds(aic_gaps(arm, method)), len(arm.runs)))
+        rows.append((*row, over_seeds(aic_gaps(by_n, by_rl)), len(arm.runs)))
     name = "RL" if method == "rl" else "best-of-n"
     return Table(
         f"Gao's forms fitted to {name}",
@@ -243,8 +242,8 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
         own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (who, size)}
         curves = {label: curve(arm, method) for label, arm in own.items()}
         gold = {label: Line(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
-        fitted = {label: arm for label, arm in own.items() if fits_of(arm, method, form)}
-        gold |= {f"{label}, fitted": _fitted(arm, method, form, label) for label, arm in fitted.items()}
+        fits = {label: found for label, arm in own.items() if (found := fits_of(arm, method, form))}
+        gold |= {f"{label}, fitted": _fitted(found, curves[label], label) for label, found in fits.items()}
         caption = (
             f"Solid: means of the seeds. Dashed: d(α − β{term}), fitted to each seed; their mean and its 95 % interval."
         )
@@ -259,11 +258,11 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
     return figures
 
 
-def _fitted(arm: Arm, method: str, form: Form, label: str) -> Line:
+def _fitted(fits: Sequence[Fit], measured: Curve, label: str) -> Line:
     """The mean of the seeds' fitted curves, as far as the seeds went on average."""
-    d = np.linspace(0, float(curve(arm, method).d.mean(0).max()), 51)[1:]
-    fitted = [fit.reward(d) for fit in fits_of(arm, method, form)]
-    return replace(mean_line(np.tile(d, (len(fitted), 1)), np.array(fitted)), dashed=True, follows=label)
+    d = np.linspace(0, float(measured.d.mean(0).max()), 51)[1:]
+    line = mean_line(np.tile(d, (len(fits), 1)), np.array([fit.reward(d) for fit in fits]))
+    return replace(line, dashed=True, follows=label)
 
 
 # --- the sentence ------------------------------------------------------------------------------------------
@@ -284,7 +283,8 @@ def headline(arms: Sequence[Arm]) -> str:
         first = f"With fewer than {FEWEST_SEEDS} seeds it cannot be said whether gold falls under RL"
     else:
         first = f"Under RL, gold did not clearly fall again for any of {len(arms)} proxies at this budget"
-    gaps = [np.array(gap) for arm in arms if (gap := aic_gaps(arm, "rl"))]
+    pairs = ((fits_of(arm, "rl", "best-of-n"), fits_of(arm, "rl", "rl")) for arm in arms)
+    gaps = [np.array(aic_gaps(*pair)) for pair in pairs if all(pair)]
     if not gaps:
         return f"{first}; the runs are too short for fits."
     log, linear = sum(surely_above(gap) for gap in gaps), sum(surely_above(-gap) for gap in gaps)
