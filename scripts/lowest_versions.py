@@ -1,7 +1,7 @@
 """Print the lowest version that pyproject.toml allows of each direct dependency, as constraints for pip.
 
-    python scripts/lowest_versions.py > lowest.txt
-    pip install -e ".[dev]" -c lowest.txt
+python scripts/lowest_versions.py > lowest.txt
+pip install -e ".[dev]" -c lowest.txt
 """
 
 from __future__ import annotations
