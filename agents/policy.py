@@ -82,6 +82,7 @@ class LMPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.lm = frozen_dropout(unwrapped(model)) if isinstance(model, torch.nn.Module) else load_lm(model)
+        self.fresh_adapters = lora is not None  # or they came with the model, and are part of where it begins
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:

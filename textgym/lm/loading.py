@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.lm.adapter_files import base_of, read_adapters
 from textgym.lm.bars import without_bars
 from textgym.tokenization import check_exists, first_line
 
@@ -35,6 +36,8 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
         built: Any = source()
         return frozen_dropout(built.to(device))
     check_exists(source)
+    if (base := base_of(source)) is not None:
+        return frozen_dropout(read_adapters(load_lm(base, device), source))
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
     seq2seq = _names_encoder_decoder(source)
@@ -177,8 +180,9 @@ def check_fits(
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the model embeds."""
-    embedding = model.get_input_embeddings()
-    assert isinstance(embedding, nn.Embedding)
+    embedding: Any = model.get_input_embeddings()
+    while not isinstance(embedding, nn.Embedding):  # peft may have wrapped it
+        embedding = getattr(embedding, "base_layer", None) or embedding.original_module
     return int(embedding.num_embeddings)
 
 
