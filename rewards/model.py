@@ -98,7 +98,7 @@ class RewardModel:
         _require_source(directory)
         if (base := base_of(directory)) is not None:
             classifier, tokenizer = _adapted_classifier(Path(directory), base, dtype)
-            return cls(classifier.to(device=_device(device)), tokenizer, **settings)
+            return cls(classifier.to(_device(device)), tokenizer, **settings)
         try:
             with without_bars(directory):
                 model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -270,9 +270,7 @@ class RewardModel:
         return ids[-limit:]
 
 
-def _adapted_classifier(
-    directory: Path, base: str, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _adapted_classifier(directory: Path, base: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
     """A classifier that was saved as adapters and a scoring head: the adapters are added to the weights of ``base``."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

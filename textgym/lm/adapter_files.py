@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def inject(
     """
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+        if tensors is not None:  # then peft said it when the adapters were made
+            warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed or 0)
         inject_adapter_in_model(copy.deepcopy(config), model, NAME)
     model._hf_peft_config_loaded = True  # as transformers' add_adapter leaves it
