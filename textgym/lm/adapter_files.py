@@ -94,8 +94,9 @@ def read_adapters(model: PreTrainedModel, directory: str | Path) -> PreTrainedMo
     Raises:
         ValueError: the adapters do not fit the model, or are no adapters inside layers.
     """
+    config, tensors = _read_config(Path(directory)), read_tensors(directory)
     try:
-        inject(model, _read_config(Path(directory)), read_tensors(directory))
+        inject(model, config, tensors)
     except ValueError as error:
         raise ValueError(f"the adapters in {str(directory)!r} do not fit {type(model).__name__}: {error}") from error
     return model
@@ -112,7 +113,9 @@ def read_tensors(directory: str | Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_peft_weights(str(directory), device="cpu")
     except Exception as error:  # safetensors, pickle and the hub client each raise errors of their own
-        raise ValueError(f"the file cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"the adapters in {str(directory)!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
     return tensors
 
 
