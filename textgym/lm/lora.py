@@ -178,7 +178,7 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
     for layer in _adapter_layers(model):
         layer.set_adapter([name] if name in layer._get_available_adapters() else [])
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"the adapters of {type(model).__name__} hold no parameter to train")
+        raise ValueError(f"{_kinds(model)}: the adapters of {type(model).__name__} hold no parameter to train")
     frozen_dropout(model)  # adapters may bring their own
     check_restores(model)
     return model
@@ -340,7 +340,7 @@ def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
         return model
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.is_floating_point())
+        memo[id(parameter)] = nn.Parameter(parameter.detach()) if parameter.is_floating_point() else parameter
     return _stripped(copy.deepcopy(model, memo), merge=False)
 
 
