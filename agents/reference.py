@@ -32,7 +32,7 @@ from textgym.lm.scoring import Trunk
 PLACE = Path("training", "reference")
 """Where a checkpoint keeps its reference."""
 WITHOUT_ADAPTERS = "without-adapters"
-"""As ``reference``: the model that the policy's adapters were added to."""
+"""As ``reference``: the model below the policy's adapters."""
 
 
 @dataclass(frozen=True)

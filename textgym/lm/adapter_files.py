@@ -161,7 +161,7 @@ def _set_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], adapter:
     try:
         loaded: Any = set_peft_model_state_dict(model, named, adapter)
     except (RuntimeError, KeyError) as error:  # torch's of shapes, peft's of names
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).splitlines()[-1].strip()) from error
     if loaded.unexpected_keys:
         raise ValueError(f"the model has no place for the weights {', '.join(sorted(loaded.unexpected_keys)[:4])}")
 
