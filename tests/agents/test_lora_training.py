@@ -170,6 +170,16 @@ def test_the_reference_is_the_policy_that_training_began_from(origin: Any, tmp_p
     np.testing.assert_allclose(scored.ref_log_probs, original.ref_log_probs, atol=1e-6)
 
 
+def test_adapters_that_came_are_part_of_the_reference_though_they_seem_to_do_nothing() -> None:
+    """Here they change how a single token is read, which no short look at the model would notice."""
+    model = adapted(target_modules=["c_attn"], trainable_token_indices=[7])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.zero_()
+    assert first_kl(make_ppo(model=model, lora=None)) < 1e-5
+
+
 def test_the_reference_shares_all_but_the_adapters() -> None:
     algorithm = make_ppo(model=adapted(), lora=None)
     own = {p.data_ptr() for p in algorithm.policy.lm.parameters()}

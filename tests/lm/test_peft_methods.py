@@ -273,8 +273,8 @@ def test_adapters_that_move_the_base_are_refused() -> None:
 
 
 def test_adapters_that_are_not_saved_whole_are_refused() -> None:
-    """A layer that computes with something that peft does not know of."""
-    model = unwrapped(wrap(tiny_llama, LoraConfig(r=2, **QV)))
+    """A layer that computes with something that peft does not know of; fresh, so that it does nothing yet."""
+    model = unwrapped(get_peft_model(tiny_llama(), LoraConfig(r=2, **QV)))
     model.model.layers[1].self_attn.q_proj.scaling["default"] = 7.0
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=r"LORA would not come back .* does not save all .*logits differ by"):

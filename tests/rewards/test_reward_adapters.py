@@ -64,7 +64,9 @@ def save_adapters(place: Path, lm: Any, tokenizer: Any, kind: str = "llama", **s
     """As TRL's RewardTrainer leaves a directory, and the model that it had."""
     from transformers import AutoModelForSequenceClassification
 
-    lm(kind).save_pretrained(place / "base")
+    base = lm(kind)
+    base.config.pad_token_id = None
+    base.save_pretrained(place / "base")
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_pretrained(place / "base", num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
