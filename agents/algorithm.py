@@ -41,7 +41,7 @@ from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining, check_pretraining
-from textgym.agents.reference import make_reference
+from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
@@ -64,8 +64,8 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         learning_rate: initial value of a linear decay to 0 over the whole run, or a schedule.
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
-        reference: what the KL is measured to; by default a frozen copy of the model as it is now, and for a model with
-            adapters the model itself without them.
+        reference: what the KL is measured to: a directory, a hub id, or a loaded model. By default the model as it is
+            now, with the adapters that it came with; ``"without-adapters"`` for the model below them.
         value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
@@ -86,7 +86,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         learning_rate: float | Schedule = 1e-4,
         *,
         model: str | Path | PreTrainedModel | None = None,
-        reference: str | Path | PreTrainedModel | None = None,
+        reference: Reference = None,
         value: str | Path | nn.Module = "trunk",
         kl: float | KLController = 0.05,
         sampling: Sampling | None = None,

@@ -86,6 +86,7 @@ class LMPolicy(BasePolicy):
             self.lm = frozen_dropout(in_full_precision(unwrapped(model)))
         else:
             self.lm = load_lm(model)
+        self.fresh_adapters = lora is not None  # or they came with the model, and are part of where it begins
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:

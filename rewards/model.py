@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from textgym.files import replaced_directory
-from textgym.lm.bars import without_bars
+from textgym.lm.bars import without_bars, without_reports
 from textgym.rewards.reading import linear_head, read_scores
-from textgym.tokenization import render_chat
+from textgym.tokenization import TOKENIZER_FILES, render_chat
 from textgym.types import Messages
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -80,18 +80,25 @@ class RewardModel:
         """Open a saved reward model, of ours or from elsewhere.
 
         Args:
-            directory: a local directory with model and tokenizer, or an id on the hub.
+            directory: a local directory with model and tokenizer, or an id on the hub. Adapters (of peft, TRL …) are
+                added to the weights of the model that they name.
             device: ``"auto"`` takes an accelerator where there is one.
             dtype: of the weights.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
             FileNotFoundError: nothing can be loaded from there.
-            ValueError: it is no reward model: more than one label, or no scoring head among the weights.
+            ValueError: it is no reward model: more than one label, or no scoring head among the weights; or it holds
+                adapters whose model is not there, or that do not fit it.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        from textgym.lm.adapter_files import base_of
+
         _require_source(directory)
+        if (base := base_of(directory)) is not None:
+            classifier, tokenizer = _adapted_classifier(Path(directory), base, dtype)
+            return cls(classifier.to(_device(device)), tokenizer, **settings)
         try:
             with without_bars(directory):
                 model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -121,21 +128,24 @@ class RewardModel:
         """A reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
 
         Args:
-            source: a causal language model, or the directory of one.
+            source: a causal language model, or the directory of one. Adapters are added to the weights of the copy.
             tokenizer: that model's tokenizer; it is not changed.
             generator: draws the head. Global random state is neither read nor changed.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
-            ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers.
+            ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers; or its
+                adapters cannot be added to its weights.
 
         Source: head of Stiennon et al. 2020, arXiv:2009.01325, appendix B.1 (standard deviation 1/√(d+1)).
         """
         from transformers import AutoModelForSequenceClassification
 
         from textgym.lm.loading import load_causal_lm, require_causal
+        from textgym.lm.lora import merged, unwrapped
 
-        lm = load_causal_lm(source) if isinstance(source, str | Path) else require_causal(source, "a reward model")
+        lm = load_causal_lm(source) if isinstance(source, str | Path) else unwrapped(source)
+        lm = merged(require_causal(lm, "a reward model"))
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id
@@ -258,6 +268,39 @@ class RewardModel:
             raise ValueError(f'{too_long}; shorten them, or load it with too_long="truncate"')
         warnings.warn(f"{too_long}: dropped {len(ids) - limit} from the left", stacklevel=3)
         return ids[-limit:]
+
+
+def _adapted_classifier(directory: Path, base: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A classifier that was saved as adapters and a scoring head: the adapters are added to the weights of ``base``."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from textgym.lm.adapter_files import PREFIX, read_adapters, read_tensors
+    from textgym.lm.lora import merged
+
+    saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(directory).items()}
+    head = next((saved[name] for name in ("score.weight", "classifier.weight") if name in saved), None)
+    changes = {} if head is None else {"num_labels": len(head), "ignore_mismatched_sizes": True}
+    try:
+        with without_bars(base), without_reports(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                base, dtype=dtype, output_loading_info=True, **changes
+            )
+        has_own = any((directory / name).is_file() for name in TOKENIZER_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {error}. Put that model there, or "
+            "write where it is into base_model_name_or_path of adapter_config.json"
+        ) from error
+    if missing := sorted(info["missing_keys"] - saved.keys()):
+        raise ValueError(
+            f"{str(directory)!r} is not a reward model: neither its adapters nor {base!r} hold the weights "
+            f"{', '.join(missing)}; adapters keep a scoring head where they are trained with task_type='SEQ_CLS' or "
+            "modules_to_save=['score']"
+        )
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # as trainers set it; adapters do not keep the config
+    return merged(read_adapters(model.eval(), directory)), tokenizer
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

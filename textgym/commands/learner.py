@@ -142,5 +142,5 @@ def kept_epochs(out: Path) -> list[EpochRow]:
 def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes the trained model into the run's checkpoint."""
     with replaced_directory(out / runs.CHECKPOINT) as scratch:
-        save_pretrained(model, scratch)
+        save_pretrained(model, scratch, out / runs.CHECKPOINT)
         tokenizer.save_pretrained(scratch)

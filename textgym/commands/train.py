@@ -53,8 +53,8 @@ class TrainConfig:
     """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
     separated by spaces. Default: the task's gold reward."""
     reference: str | None = None
-    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens. Default: the model
-    as it is before training."""
+    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens, or
+    'without-adapters', the model below the adapters that 'model' has. Default: the model as it is before training."""
     algorithm: str = "ppo"
     """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
     expert-iteration."""

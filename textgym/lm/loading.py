@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.lm.adapter_files import base_of, read_adapters
 from textgym.lm.bars import without_bars
 from textgym.tokenization import check_exists, first_line
 
@@ -37,6 +38,8 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
         built: Any = source()
         return frozen_dropout(built.to(device))
     check_exists(source)
+    if (base := base_of(source)) is not None:
+        return frozen_dropout(read_adapters(load_lm(base, device), source))
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
     seq2seq = _names_encoder_decoder(source)
@@ -207,6 +210,8 @@ def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> Non
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the model embeds."""
     embedding: Any = model.get_input_embeddings()
+    while not hasattr(embedding, "weight"):  # peft may have wrapped it
+        embedding = getattr(embedding, "base_layer", None) or embedding.original_module
     return int(embedding.weight.shape[0])
 
 
