@@ -63,7 +63,9 @@ def test_none_drops_out_of_the_sum_and_stays_in_the_log():
 
 
 def test_none_from_everyone_is_an_error():
-    with pytest.raises(RewardError, match=r"completion 1: every reward \(math, code\) returned None"):
+    with pytest.raises(
+        RewardError, match=r"(?s)completion 1 of 2: every reward \(math, code\) returned None.*'q'.*'c'"
+    ):
         score([fixed(1, None, name="math"), fixed(None, None, name="code")])
 
 

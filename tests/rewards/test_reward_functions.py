@@ -125,13 +125,14 @@ def test_an_exception_names_reward_and_offender():
     assert "'three'" not in str(caught.value)
 
 
-def test_an_exception_of_the_batch_alone_shows_the_first_and_says_so():
+def test_an_exception_of_batches_alone_shows_the_smallest_and_says_so():
     def batches(completions, **_):
         if len(completions) > 1:
             raise ValueError("too many")
         return [0.0]
 
-    with pytest.raises(RewardError, match=r"(?s)too many on one of 3 completions; the first are.*'one'.*'two'"):
+    shown = r"(?s)too many on completions 1 to 2 of 3 together, but on neither half.*'two'.*'three'"
+    with pytest.raises(RewardError, match=shown):
         call(batches)
 
 
