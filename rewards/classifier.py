@@ -59,7 +59,7 @@ def label_index(config: PreTrainedConfig, label: str | int) -> int:
 def label_names(config: PreTrainedConfig) -> list[str]:
     """The names of a classifier's outputs, in their order."""
     names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
-    return [names.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+    return [names.get(i, f"LABEL_{i}") for i in range(int(config.num_labels or 0))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,7 +125,7 @@ class WeightedRewards:
         try:
             return self._sum(scores, len(batch.completion_ids[i]))
         except ValueError as error:
-            raise RewardError(f"completion {i} of {len(batch)}: {error}\n{batch.described(i)}") from error
+            raise RewardError(f"completion {i} of {len(batch)}: {error}\n{batch.described(i)}") from None
 
     def _sum(self, scores: Sequence[Score], tokens: int) -> float | list[float]:
         """The weighted sum of one completion's scores; ValueError where there is none that float32 can hold."""
@@ -150,7 +150,7 @@ class WeightedRewards:
         try:
             return finite(total)
         except ValueError as error:
-            raise ValueError(f"the weighted sum of the rewards ({', '.join(self.names)}): {error}") from error
+            raise ValueError(f"the weighted sum of the rewards ({', '.join(self.names)}): {error}") from None
 
 
 def compose(

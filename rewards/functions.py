@@ -286,8 +286,8 @@ def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> li
 def _started(reward: Reward, batch: Batch, timeout: float | None) -> Scores:
     try:
         return call_in_time(lambda: batch.send(reward), timeout)
-    except OvertimeError as error:
-        _raise_for_time(reward, batch, timeout, error)
+    except OvertimeError:
+        _raise_for_time(reward, batch, timeout)
     except FAILURES as error:
         _raise_for_offender(reward, batch, error, timeout)
 
@@ -300,7 +300,7 @@ def _awaited(
     try:
         return await_all([answers[i] for i in pending], timeout)
     except OvertimeError as error:
-        _raise_for_time(*calls[pending[error.which]], timeout, error)
+        _raise_for_time(*calls[pending[error.which]], timeout)
 
 
 def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException | None:
@@ -322,7 +322,7 @@ def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, time
         for half in ((start, middle), (middle, stop)):
             found = _fails(reward, batch.part(*half), timeout)
             if isinstance(found, OvertimeError):
-                _raise_for_time(reward, batch.part(*half), timeout, found)
+                _raise_for_time(reward, batch.part(*half), timeout)
             if found is not None:
                 (start, stop), error = half, found
                 break
@@ -340,12 +340,12 @@ def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, time
     ) from error
 
 
-def _raise_for_time(reward: Reward, batch: Batch, timeout: float | None, error: OvertimeError) -> NoReturn:
+def _raise_for_time(reward: Reward, batch: Batch, timeout: float | None) -> NoReturn:
     what = "the completion" if len(batch) == 1 else f"{len(batch)} completions; the first are"
     raise RewardError(
         f"reward {reward_name(reward)!r} took longer than its time limit of {timeout:g} seconds on {what}:\n"
         f"{batch.first_described()}"
-    ) from error
+    ) from None
 
 
 # --- what came back -----------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def _listed(reward: Reward, answer: Any, batch: Batch) -> list[Any]:
     except (TypeError, ValueError) as error:
         raise RewardError(
             f"reward {reward_name(reward)!r} {error}. The first completions were:\n{batch.first_described()}"
-        ) from error
+        ) from None
 
 
 def _scores(reward: Reward, values: Sequence[Any], batch: Batch) -> list[Score]:
@@ -368,5 +368,5 @@ def _scores(reward: Reward, values: Sequence[Any], batch: Batch) -> list[Score]:
         except (TypeError, ValueError) as error:
             raise RewardError(
                 f"reward {reward_name(reward)!r}, completion {i} of {len(batch)}: {error}\n{batch.described(i)}"
-            ) from error
+            ) from None
     return scores

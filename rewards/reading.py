@@ -55,7 +55,7 @@ def longest_readable(model: PreTrainedModel) -> int | None:
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return int(module.num_embeddings) - int(module.padding_idx) - 1  # type: ignore[arg-type]
+            return int(module.num_embeddings) - int(module.padding_idx) - 1
     return limit
 
 

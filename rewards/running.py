@@ -67,9 +67,11 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         OvertimeError: one took too long; the others are cancelled.
     """
     begun: dict[int, float] = {}  # when those in flight began
-    stop: list[Callable[[], object]] = []
+    places: dict[asyncio.Task[Any] | None, int] = {}
+    whole: list[asyncio.Task[Any]] = []
 
     async def one(i: int, awaitable: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
+        places[asyncio.current_task()] = i
         try:
             async with gate:
                 begun[i] = time.monotonic()
@@ -82,9 +84,9 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
                 awaitable.close()  # one that was cancelled before it began would warn
 
     async def every() -> list[Any]:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
-        stop.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        whole.append(task)
         gate = asyncio.Semaphore(IN_FLIGHT)
         return await asyncio.gather(*(one(i, awaitable, gate) for i, awaitable in enumerate(awaitables)))
 
@@ -92,10 +94,12 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         return asyncio.run(every())
     try:
         return _in_thread(lambda: asyncio.run(every()), begun, seconds)
-    except OvertimeError:
-        for cancel in stop:
-            cancel()
-        raise
+    except OvertimeError as late:
+        loop = whole[0].get_loop()
+        # One that blocks the loop also keeps those waiting that began before it.
+        blocking = asyncio.current_task(loop)
+        loop.call_soon_threadsafe(whole[0].cancel)
+        raise OvertimeError(places.get(blocking, late.which)) from None
 
 
 def _loop_runs() -> bool:
