@@ -117,9 +117,8 @@ class _Finder(MetaPathFinder):
 def _importing_from(folder: Path) -> Iterator[None]:
     """Python's import system as a script in a folder has it; neighbours of other folders are out of sight."""
     own = _neighbours.setdefault(folder, {})
-    others = [modules for other, modules in _neighbours.items() if other != folder]
-    foreign = {name: module for modules in others for name, module in modules.items()}
-    hidden = {name: sys.modules.pop(name) for name, module in foreign.items() if sys.modules.get(name) is module}
+    foreign = [found for other, modules in _neighbours.items() if other != folder for found in modules.items()]
+    hidden = {name: sys.modules.pop(name) for name, module in foreign if sys.modules.get(name) is module}
     sys.modules.update({name: own[name] for name in hidden if name in own})
     finders = _Finder(folder, namespaces=False), _Finder(folder, namespaces=True)
     sys.meta_path.insert(0, finders[0])

@@ -382,7 +382,7 @@ def test_the_limit_is_of_a_call_and_not_of_all_calls():
 
     n = 160
     batch = Batch(["p"] * n, ["c"] * n, [[1]] * n, {})
-    assert call_rewards([naps] * 4, batch, timeout=0.15) == [[0.0] * n] * 4  # four rounds of 0.05 s
+    assert call_rewards([naps] * 8, batch, timeout=0.3) == [[0.0] * n] * 8  # eight rounds of 0.05 s
 
 
 def test_a_limit_that_holds_changes_nothing():
