@@ -395,7 +395,7 @@ def test_a_reward_model_that_reads_less_than_the_task_can_produce_is_refused():
             word_mdp(judge(9), **end)
     # With another tokenizer only the prompt is known.
     word_mdp(judge(8), n_words=20)
-    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5' even with no response: .*3 tokens, .* at most 2"):
+    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5', even with no response: .*3 tokens, .* at most 2"):
         word_mdp(judge(2), n_words=20)
 
 
