@@ -323,10 +323,10 @@ class LearningCurve(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._ended:
-            scores = [info["score"] for info in self._ended]
+        scores = [info["score"] for info in self._ended if "score" in info]  # none where a callback stopped the rollout
+        if scores:
             self._points.append((self.model.num_timesteps, float(np.mean(scores))))
-            self._ended = []
+        self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
         """The curve; neighbouring rollouts are averaged where there are more than 50."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -98,7 +99,8 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         loop = whole[0].get_loop()
         # One that blocks the loop also keeps those waiting that began before it.
         blocking = asyncio.current_task(loop)
-        loop.call_soon_threadsafe(whole[0].cancel)
+        with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+            loop.call_soon_threadsafe(whole[0].cancel)
         raise OvertimeError(places.get(blocking, late.which)) from None
 
 
