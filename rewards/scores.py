@@ -44,6 +44,8 @@ def as_score(value: Any, tokens: int) -> Score:
         TypeError, ValueError: it is no number or none that is finite as float32, cannot be read, or the list has
             another length.
     """
+    if type(value) is float:  # most of them
+        return finite(value)
     value = _plain(value)
     if value is None:
         return None

@@ -8,12 +8,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import TransformReward as VectorTransformReward
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from tests.agents.replay import prompt_and_response, replayed_log_probs, session_for
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
+from textgym.agents import PPO
 from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
 from textgym.agents.slots import AdmittingSlots, Slots, make_slots
@@ -475,3 +478,40 @@ def test_it_is_off_where_somebody_may_read_the_reward_in_its_step():
         episodes = play(slots, mdp, 8)
         share = (episodes.actions == 7).sum(1) / episodes.lengths
         np.testing.assert_allclose(episodes.rewards.sum(1), 0.5 * share, atol=1e-6)
+
+
+def test_an_algorithm_scores_together_unless_told_otherwise(tmp_path):
+    """The same training to the bit, with fewer calls; a checkpoint keeps the choice."""
+    calls: list[int] = []
+
+    def counts(completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(text)) for text in completions]
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            self.ended: list[dict[str, Any]] = []
+
+        def _on_step(self) -> bool:
+            self.ended += [self.locals["infos"][row] for row in np.flatnonzero(self.locals["dones"])]
+            return True
+
+        def _on_rollout_end(self) -> None:
+            assert len(self.ended) == 16
+            assert all(set(info["components"]) == {"counts"} for info in self.ended)
+
+    mdp = word_mdp(counts, prompts=PROMPTS)
+    weights = []
+    for together in (True, False):
+        env = TokenVectorEnv(mdp, 4, "Disabled")
+        settings = {"episodes_per_iteration": 16, "minibatch_size": 8, "n_epochs": 1, "seed": 0, "device": "cpu"}
+        given = {} if together else {"score_together": False}
+        algorithm = PPO(env=env, model=tiny_gpt2(), **settings, **given)
+        calls.clear()
+        algorithm.learn(150, Watch())
+        assert (calls == [16] * algorithm.iteration) is together
+        assert sum(calls) == 16 * algorithm.iteration
+        weights.append(algorithm.policy.state_dict())
+        algorithm.save(tmp_path / str(together))
+        assert PPO.load(tmp_path / str(together), env).score_together is together
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
