@@ -70,6 +70,10 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
         pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
+        score_together: score the responses of an iteration at its end, in few large calls of the reward; False scores
+            them in the step in which they end. It needs a vector environment of this package without wrappers; in any
+            other it is False by itself. Callbacks then see, in ``_on_step``, ``locals["rewards"]`` of 0 and ``infos``
+            without ``score`` and ``components``; the same ``infos`` hold them by ``_on_rollout_end``.
         seed: of everything random.
         policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, ``frozen``, as :class:`LMPolicy` explains them.
         stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
@@ -91,6 +95,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         kl: float | KLController = 0.05,
         sampling: Sampling | None = None,
         pretraining: Pretraining | None = None,
+        score_together: bool = True,
         seed: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -117,6 +122,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.kl = make_controller(kl)
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining
+        self.score_together = score_together
         self.iteration = 0
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
@@ -162,7 +168,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """Constructor arguments that a checkpoint keeps."""
         if not isinstance(self.learning_rate, int | float):
             raise TypeError("learning_rate is a schedule of your own, which cannot be saved; pass a number")
-        arguments = {"policy_kwargs": self.policy.saved_arguments()}
+        arguments = {"policy_kwargs": self.policy.saved_arguments(), "score_together": self.score_together}
         return {"learning_rate": float(self.learning_rate), **arguments, **asdict(self.settings)}
 
     # --- construction --------------------------------------------------------------------------------------
@@ -204,7 +210,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     def _settle(self) -> None:
         """Readies the slots of the environment and what plays in them."""
         assert self.env is not None
-        self._slots = make_slots(self.env)
+        self._slots = make_slots(self.env, self.score_together)
         self._session = self.new_session()
 
     def _env_attribute(self, name: str, *default: Any) -> Any:

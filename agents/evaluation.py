@@ -25,7 +25,7 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
     """One sampled response to each of the given prompts."""
     env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
-    slots = AdmittingSlots(env)
+    slots = AdmittingSlots(env, score_together=True)
     episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
     assert episodes is not None, "nothing stops this collection"
     return episodes

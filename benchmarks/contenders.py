@@ -314,18 +314,19 @@ class LearningCurve(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ended: list[float] = []
+        self._ended: list[dict[str, Any]] = []  # infos, whose scores may come at the end of the rollout
         self._points: list[tuple[int, float]] = []
 
     def _on_step(self) -> bool:
         ended = np.flatnonzero(self.locals["dones"])
-        self._ended += [self.locals["infos"][row]["score"] for row in ended]
+        self._ended += [self.locals["infos"][row] for row in ended]
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._ended:
-            self._points.append((self.model.num_timesteps, float(np.mean(self._ended))))
-            self._ended = []
+        scores = [info["score"] for info in self._ended if "score" in info]  # none where a callback stopped the rollout
+        if scores:
+            self._points.append((self.model.num_timesteps, float(np.mean(scores))))
+        self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
         """The curve; neighbouring rollouts are averaged where there are more than 50."""

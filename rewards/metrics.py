@@ -27,6 +27,7 @@ class EvaluateReward:
         self.metric = _load(metric) if isinstance(metric, str | Path) else metric
         self.key = key
         self.reference = reference
+        self.required_columns = (reference,)  # looked for before training
         self.options = options
         self.name = key
 

@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars, without_reports
-from textgym.rewards.reading import linear_head, read_scores
+from textgym.rewards.reading import linear_head, longest_readable, read_scores
 from textgym.tokenization import TOKENIZER_FILES, render_chat
-from textgym.types import Messages
+from textgym.types import Messages, Prompt
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,11 +62,7 @@ class RewardModel:
         if self.too_long not in ("error", "truncate"):
             raise ValueError(f"too_long: expected 'error' or 'truncate', got {self.too_long!r}")
         if self.model.config.num_labels != 1:
-            raise ValueError(
-                f"expected a model with one output (num_labels=1), this {type(self.model).__name__} has "
-                f"{self.model.config.num_labels}. A classifier of several labels is no reward model; "
-                "a language model becomes one with RewardModel.from_causal_lm and train_reward_model"
-            )
+            raise ValueError(_several_labels(self.model))
         self.model.eval()
 
     @classmethod
@@ -172,6 +169,39 @@ class RewardModel:
         """The same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
 
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Refuse a task whose texts are longer than the model reads, as far as that is known beforehand.
+
+        With the policy's own tokenizer that is the longest prompt, ``max_new_tokens``, and the model's own end token
+        where a response may end by something else that is kept; otherwise the longest prompt alone.
+
+        Raises:
+            ValueError: see above; never where ``too_long="truncate"``.
+        """
+        limit = self._limit
+        if limit is None or self.too_long == "truncate":
+            return
+        if not self.same_tokenizer:
+            longest = max(prompts, key=lambda prompt: len(prompt.text))
+            try:
+                self.encode(longest.content, "", ended=False)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
+                ) from error
+            return
+        asked = max(len(prompt.ids) for prompt in prompts)
+        kept = stops or any(i not in self.tokenizer.all_special_ids for i in end_token_ids)
+        end = int(kept and self.tokenizer.eos_token_id is not None)
+        if asked + max_new_tokens + end > limit:
+            parts = f"a prompt of {asked} and a response of {max_new_tokens}" + " and an end token" * end
+            raise ValueError(
+                f"{self.name} reads at most {limit} tokens, but this task can produce {asked + max_new_tokens + end}: "
+                f'{parts}; shorten one of them, or load it with too_long="truncate" (rm:DIR,too_long=truncate)'
+            )
+
     def __call__(
         self,
         prompts: list[str | Messages],
@@ -257,10 +287,14 @@ class RewardModel:
         special = ids and ids[-1] in self.tokenizer.all_special_ids
         return [*(ids[:-1] if special else ids), end]
 
+    @cached_property
+    def _limit(self) -> int | None:
+        return longest_readable(self.model)
+
     def _fitted(self, ids: list[int]) -> list[int]:
         if not ids:
             raise ValueError("prompt and completion are empty, and the tokenizer has no end token to read")
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self._limit
         if limit is None or len(ids) <= limit:
             return ids
         too_long = f"prompt and completion have {len(ids)} tokens, the reward model reads at most {limit}"
@@ -301,6 +335,16 @@ def _adapted_classifier(directory: Path, base: str, dtype: torch.dtype) -> tuple
     if tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id  # as trainers set it; adapters do not keep the config
     return merged(read_adapters(model.eval(), directory)), tokenizer
+
+
+def _several_labels(model: PreTrainedModel) -> str:
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    last, place = (names or ["LABEL"])[-1].replace(" ", "_"), model.name_or_path or "DIR"
+    return (
+        f"expected a model with one output (num_labels=1), this {type(model).__name__} has {model.config.num_labels}: "
+        f"{', '.join(names)}. Name the label that is rewarded: clf:{place},label={last}, or in Python "
+        f"ClassifierReward.load({place!r}, label={last!r})"
+    )
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -13,16 +13,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import textgym  # noqa: F401 - registers the tasks
-from tests.helpers import emit, word_mdp, word_tokenizer
+from tests.helpers import emit, tiny_gpt2, word_mdp, word_tokenizer
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
-from textgym.rewards import RewardError
+from textgym.rewards import RewardEnsemble, RewardError, RewardModel
 from textgym.tasks import TASKS
 from textgym.types import Prompt
 
@@ -357,7 +358,45 @@ def test_a_reward_receives_everything_it_may_name():
         "completion_ids": [[W1, EOS]],
         "finish_reason": ["stop"],
         "answer": [7],
+        "level": [None],  # a column of the data that this row lacks
     }
+
+
+def test_a_reward_that_asks_for_what_the_data_lacks_is_refused():
+    def graded(completions, answer, **_):
+        return [0.0 for _ in completions]
+
+    rows = [{"prompt": "w0", "answers": 7}, {"prompt": "w2", "level": "hard"}]
+    shown = r"'graded' requires 'answer', which .* not have: did you mean 'answers'\? Columns .* answers, level;"
+    with pytest.raises(ValueError, match=shown):
+        word_mdp([emit(W0), (graded, 0.0)], prompts=rows)
+    mdp = word_mdp(graded, prompts=[{"prompt": "w0", "answer": 7}, "w2"])  # None where a row lacks it
+    play(TokenEnv(mdp), [EOS], options={"prompt_index": 1})
+    with pytest.raises(ValueError, match="Columns of the data are none"):
+        replace(mdp, prompts=mdp.prompts[1:])
+
+
+def test_a_reward_model_that_reads_less_than_the_task_can_produce_is_refused():
+    def judge(positions, too_long="error"):
+        model = RewardModel.from_causal_lm(tiny_gpt2(positions=positions), word_tokenizer(), torch.Generator())
+        return replace(model, too_long=too_long)
+
+    # The longest prompt has 3 tokens, T is 6; that P is 4 does not count.
+    word_mdp(judge(9))
+    with pytest.raises(ValueError, match=r"reads at most 8 tokens.* can produce 9: a prompt of 3 and a response of 6;"):
+        word_mdp(judge(8))
+    with pytest.raises(ValueError, match=r"too_long=\"truncate\" \(rm:DIR,too_long=truncate\)"):
+        word_mdp(RewardEnsemble((judge(20), judge(8))))
+    word_mdp(judge(8, "truncate"))
+    # The model adds its own end token where a response ends by a word, or by a rule.
+    for end in ({"end_token_ids": (W3,)}, {"stop": lambda ids: ids[-1] == W3}):
+        word_mdp(judge(10), **end)
+        with pytest.raises(ValueError, match="10: a prompt of 3 and a response of 6 and an end token"):
+            word_mdp(judge(9), **end)
+    # With another tokenizer only the prompt is known.
+    word_mdp(judge(8), n_words=20)
+    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5', even with no response: .*3 tokens, .* at most 2"):
+        word_mdp(judge(2), n_words=20)
 
 
 def test_a_component_that_does_not_apply_is_left_out():
@@ -384,6 +423,7 @@ def broken(completions, **_):
 
 BAD_REWARDS = {
     "raises": (broken, r"(?s)'broken' raised KeyError.*prompt: 'w2'.*completion: 'w0 w1'"),
+    "beyond float32": (lambda **_: [1e39], r"(?s)got 1e\+39, which float32.*prompt: 'w2'.*completion: 'w0 w1'"),
     "too many scores": (lambda **_: [1.0, 2.0], "one score for each of the 1 completions, got 2"),
     "no list": (lambda **_: 1.0, "must return a list"),
     "None": (lambda **_: None, "must return a list"),
@@ -524,6 +564,7 @@ BAD_MDPS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no actions": ({"vocabulary_size": 0}, "vocabulary_size=0"),
     "a score that is none": ({"missing_end_score": math.nan}, "missing_end_score=nan"),
+    "a score beyond float32": ({"missing_end_score": -1e39}, r"missing_end_score=-1e\+39"),
 }
 
 

@@ -173,7 +173,8 @@ def score(
 ) -> list[Any]:
     """A reward's scores of probes, called as an environment calls it."""
     n = len(probes)
-    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes])
+    names = sorted({name for probe in probes for name in probe.prompt.columns})
+    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes], names)
     columns |= {name: [value] * n for name, value in (extra or {}).items()}
     contents: list[Any] = [p.prompt.content for p in probes]
     return call_reward(reward, contents, [p.text for p in probes], [list(p.ids) for p in probes], columns)

@@ -70,7 +70,8 @@ class RewardFunction(Protocol):
     there: ``episode_seed`` (the only source of randomness that a reward may use) and ``finish_reason``.
 
     Returns one score per completion: a float; None where the reward does not apply; or, as an extension, a
-    list with one float per token of ``completion_ids`` (a dense reward). May be a coroutine function.
+    list with one float per token of ``completion_ids`` (a dense reward). May be a coroutine function; a large batch
+    then comes in several calls at the same time. The lists are the reward's own: it may change them.
     """
 
     def __call__(

@@ -202,7 +202,7 @@ def _score(
     prompts = [mdp.prompts[i] for i in level.prompt[row].tolist()]
     ids = np.concatenate([level.tokens[row], token[:, None]], axis=1).tolist()
     reasons: list[FinishReason] = ["stop" if stop else "length" for stop in level.stopped[row, token]]
-    columns = reward_columns(prompts, [seed] * len(ids), reasons)
+    columns = reward_columns(prompts, [seed] * len(ids), reasons, mdp.columns)
     texts = cast(list[str], LazyTexts(mdp, ids))
     totals = rewards.score([prompt.content for prompt in prompts], texts, ids, columns).totals
     return np.array([total if isinstance(total, float | int) else sum(total) for total in totals], np.float64)

@@ -22,6 +22,7 @@ from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
+from textgym.rewards.resolve import model_directory
 
 CHECKPOINT = "checkpoint"
 SAMPLES_KEPT = 24
@@ -109,7 +110,7 @@ def require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
 
 def _path_in(text: str) -> Path | None:
     """The path that a setting names, alone or as in 'rm:DIR' and 'file.py:function', with or without ',weight'."""
-    bare = text.removeprefix("rm:").partition(",")[0]
+    bare = model_directory(text) or text.partition(",")[0]
     named = (Path(part) for part in (text, bare, bare.rpartition(":")[0]) if part)
     return next((path for path in named if path.exists()), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
-from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
@@ -50,8 +51,10 @@ class TrainConfig:
     """Prompts that only measure, in a file like 'prompts'. Default: the validation split, where the task's own prompts
     are used and it has one; otherwise the prompts that are trained on."""
     reward: str | None = None
-    """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
-    separated by spaces. Default: the task's gold reward."""
+    """'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a classifier) or
+    a NAME, each with an optional ',weight'; several are separated by spaces. Default: the task's gold reward."""
+    reward_timeout: float | None = None
+    """Seconds that a call of a reward may take before the run ends with an error that names it. Default: no limit."""
     reference: str | None = None
     """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens, or
     'without-adapters', the model below the adapters that 'model' has. Default: the model as it is before training."""
@@ -136,6 +139,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
             raise ValueError(f"{name}={value}; expected at least 1")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}; expected 0 or more")
+    if config.reward_timeout is not None and not 0 < config.reward_timeout < math.inf:
+        raise ValueError(f"reward_timeout={config.reward_timeout}; expected a number of seconds greater than 0")
     return replace(
         config,
         hyperparameters=resolve(config.algorithm, config.hyperparameters),
@@ -146,7 +151,9 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 def described(config: TrainConfig) -> dict[str, Any]:
     """The settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
-    return {"command": "train", **runs.settings_of(config)}
+    settings = runs.settings_of(config)
+    del settings["reward_timeout"]  # which changes no number, and may be another when a run is resumed
+    return {"command": "train", **settings}
 
 
 def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
@@ -181,6 +188,7 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
     task = None if config.task is None else load_task(config.task)
     tokenizer = _tokenizer(config, task)
     reward = watched_reward(config.reward or (task and task.reward) or "gold", task)
+    reward = compose(reward, timeout=config.reward_timeout)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}

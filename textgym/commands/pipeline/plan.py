@@ -14,6 +14,7 @@ from textgym.commands.reward_model import RewardModelConfig
 from textgym.commands.sft import SFTConfig
 from textgym.commands.train import TrainConfig
 from textgym.lm.sampling import Sampling
+from textgym.rewards.resolve import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
 StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainConfig
@@ -183,9 +184,8 @@ def _policy(config: PipelineConfig, i: int) -> Stage:
 
 
 def _sources(labeller: str) -> list[str | None]:
-    """Where the rewards of a labeller come from: files, those of modules, directories of reward models."""
-    named = [item.rpartition(",")[0] or item for item in labeller.split()]
-    return [text.removeprefix("rm:") if text.startswith("rm:") else _code(text.rpartition(":")[0]) for text in named]
+    """Where the rewards of a labeller come from: files, those of modules, directories of models."""
+    return [model_directory(item) or _code(item.partition(",")[0].rpartition(":")[0]) for item in labeller.split()]
 
 
 def _code(source: str) -> str | None:
