@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textgym.agents.guards import check_loaded
 from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
@@ -82,6 +83,7 @@ class LMPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.lm = frozen_dropout(unwrapped(model)) if isinstance(model, torch.nn.Module) else load_lm(model)
+        check_loaded(self.lm, f"model={model!r}" if isinstance(model, str | Path) else "model")
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:
