@@ -339,8 +339,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         }
         for name, value in self.metrics.items():
             self.logger.record(name, value)
-        if self.on_policy:
-            self._watch(self.iteration, self.metrics)
+        self._watch(self.iteration, self.metrics)
         kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
         self.kl.update(float(kl), len(scored.episodes))
 

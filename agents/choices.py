@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.batches import Minibatch, Scored, minibatches
@@ -68,7 +68,7 @@ class Choices(ABC):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
             loss, logs = self.loss(evaluation, batch)
             if not logged:
-                self.check_first(logs)
+                self.check_ratio(logs)
             if self.is_too_far(logs):
                 logged.append(numbers({"loss": loss, **logs}))
                 break
@@ -77,16 +77,28 @@ class Choices(ABC):
             text_loss, text_logs = self.pretraining_loss()
             if text_loss.requires_grad:  # its gradients join those that are there
                 text_loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
-            logs = numbers({"loss": loss, "grad_norm": norm, **logs, **text_logs})
-            check_step(logs["loss"], logs["grad_norm"], self.policy.optimizer.param_groups[0]["lr"])
-            self.policy.optimizer.step()
+            norm = self.take_step(loss, self.policy)
             self._n_updates += 1
-            logged.append(logs)
+            logged.append({**numbers({"loss": loss, **logs, **text_logs}), "grad_norm": norm})
         return logged
 
-    def check_first(self, logs: Mapping[str, Tensor]) -> None:
-        """Stops a run, before an iteration's first step, where the policy is not the one that wrote the responses."""
+    def take_step(self, loss: Tensor, module: nn.Module) -> float:
+        """The optimiser's step along a module's gradient, scaled down to ``max_grad_norm``; returns the norm it had.
+
+        Raises:
+            TrainingStopped: the loss or the norm is not finite; no step is taken then.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.settings.max_grad_norm))
+        check_step(float(loss.detach()), norm, self.policy.optimizer.param_groups[0]["lr"])
+        self.policy.optimizer.step()
+        return norm
+
+    def check_ratio(self, logs: Mapping[str, Tensor]) -> None:
+        """Stops a run, before an iteration's first step, where the policy is not the one that wrote the responses.
+
+        Args:
+            logs: of a minibatch on which no step of the iteration was taken yet.
+        """
         if self.on_policy:
             check_first_ratio(float(logs["ratio_error"]), self.policy.lm)
 

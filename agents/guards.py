@@ -145,7 +145,8 @@ def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> list[Alarm]:
     """
     rate = row.get("train/learning_rate", math.nan)
     found = []
-    if (moved := row.get("train/approx_kl", 0.0)) > FAR:
+    on_policy = row.get("train/first_minibatch_ratio_error", 0.0) < 1  # best-of-n leaves what samples for it
+    if (moved := row.get("train/approx_kl", 0.0)) > FAR and on_policy:
         found.append(
             Alarm(
                 "approx_kl",

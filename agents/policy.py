@@ -20,6 +20,7 @@ from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
 from textgym.lm.freezing import freeze, untie
+from textgym.lm.generation import make_saveable
 from textgym.lm.loading import embedding_rows, frozen_dropout, load_lm
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling
@@ -83,6 +84,7 @@ class LMPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.lm = frozen_dropout(unwrapped(model)) if isinstance(model, torch.nn.Module) else load_lm(model)
+        make_saveable(self.lm)
         check_loaded(self.lm, f"model={model!r}" if isinstance(model, str | Path) else "model")
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)

@@ -11,8 +11,6 @@ from torch import Tensor
 from textgym.agents.advantages import Advantages
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Minibatch, Scored, minibatches
-from textgym.agents.choices import numbers
-from textgym.agents.guards import check_step
 from textgym.agents.losses import weight
 from textgym.agents.ppo import whitened_gae
 from textgym.agents.settings import GAESettings, require
@@ -80,12 +78,10 @@ class TRPO(SequenceAlgorithm):
         loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
         for batch in batches:
             part, logs = self._surrogate(batch, total)
-            if not watched:
-                self.check_first(logs)
+            self.check_ratio(logs)
             gradient = gradient + flat(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
-            watched.append(numbers({**logs, **text}))
-        check_step(loss, float(gradient.norm()), self.policy.optimizer.param_groups[0]["lr"])
+            watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)
         fraction, kl = region.search(step, settings.target_kl, lambda: self._objective(batches, total))
         means = {name: float(np.mean([logs[name] for logs in watched])) for name in watched[0]}
@@ -100,7 +96,5 @@ class TRPO(SequenceAlgorithm):
         values = policy.value(states, *shown, policy.prompt_length)[:, :-1]
         policy.optimizer.zero_grad()
         (self.settings.vf_coef * (loss := self.value_loss(values, batch))).backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.value.parameters(), self.settings.max_grad_norm)
-        check_step(float(loss.detach()), float(norm), policy.optimizer.param_groups[0]["lr"])
-        policy.optimizer.step()
+        self.take_step(loss, policy.value)
         return float(loss.detach())

@@ -19,6 +19,8 @@ class Hyperparameters:
 
     learning_rate: float = 1e-4
     """Adam's initial rate; it decays linearly to 0 over the run. Published: 1.4e-5 (Ziegler 2019, GPT-2 small)."""
+    warmup_iterations: int = 0
+    """Iterations until that rate is whole: the first has 1/n of it. Published: 10 (Ouyang 2022)."""
     episodes_per_iteration: int = 128
     """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
@@ -72,7 +74,9 @@ class Hyperparameters:
     target_update: int | None = None
     """Iterations between refreshes of nlpo's mask model. Published: 5 (IMDB)."""
     target_kl: float | None = None
-    """What a step of trpo may change, in nats per token. Published: 0.01 (Schulman 2015)."""
+    """Nats per token. In ppo, nlpo, grpo and gspo an iteration's update ends at the first minibatch that is 1.5 times so
+    far from the policy that sampled; 0 for no such bound. In trpo: what a step may change. Published: 0.01 (Schulman
+    2015)."""
     cg_steps: int | None = None
     """Steps of trpo's conjugate gradient. Published: 10."""
     cg_damping: float | None = None
