@@ -39,7 +39,7 @@ from textgym.agents.construction import (
     schedule_state,
     task_identity,
 )
-from textgym.agents.guards import Watch, check_loaded, check_trained
+from textgym.agents.guards import Watch, check_trained
 from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
@@ -202,7 +202,6 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
-        check_loaded(self.reference_trunk.model, "reference")
         self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)
         self._settle()
 

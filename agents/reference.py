@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from textgym.agents.guards import check_loaded
 from textgym.agents.policy import LMPolicy
 from textgym.lm.loading import columns_read, context_length, embedding_rows, frozen_copy, load_lm
 from textgym.lm.lora import AdaptersOff, is_adapted, unwrapped
@@ -34,6 +35,7 @@ def make_reference(
     # A copy, since freezing the caller's model might freeze the policy.
     model = policy.lm if source is None else unwrapped(source) if isinstance(source, nn.Module) else None
     reference = frozen_copy(load_lm(str(source)) if model is None else model)
+    check_loaded(reference, "reference")
     _check_fits(reference, policy)
     reference.to(policy.device)  # type: ignore[arg-type]  # transformers wraps it without its types
     return reference, _sharing_trunk(policy, partial(Trunk, reference))

@@ -40,7 +40,7 @@ from textgym.tokenization import end_token_ids, load_tokenizer
 
 ITERATIONS = 10
 TOKENS = 200_000
-MAX_PROMPT, NEW_TOKENS = 48, 48
+MAX_PROMPT, NEW_TOKENS = 16, 48
 EVALUATED = 128
 KL_DESTROYED = 30.0  # nats per response
 FALL_DESTROYED = 2.0  # nats per token, of the first model's log-probability of what is written
