@@ -8,7 +8,7 @@ from typing import Any
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.names import find_algorithm
 from textgym.agents.pretraining import Pretraining
-from textgym.agents.settings import Normalisation
+from textgym.agents.settings import ClipSettings, Normalisation
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 
@@ -85,6 +85,13 @@ class Hyperparameters:
     """Share of the minibatches that trpo's curvature is estimated on. Published: 0.1 (Schulman 2015)."""
 
 
+CAUTIOUS = Hyperparameters(learning_rate=3e-5, warmup_iterations=10)
+"""Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those of
+the published runs."""
+CAUTIOUS_KL = 0.02
+"""``target_kl`` there, in algorithms with a clipped ratio."""
+
+
 OWN = frozenset(field.name for field in fields(Hyperparameters) if field.default is None) - {"kl_target"}
 """Settings that are the algorithm's own affair where they are None."""
 
@@ -103,6 +110,17 @@ def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
     shared = {name: value for name, value in asdict(settings).items() if name in known - OWN}
     made = asdict(kind(**shared, **given))
     return replace(settings, **{name: made[name] for name in known})
+
+
+def cautious(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
+    """The settings with a bound on how far one iteration moves the policy, where none was chosen.
+
+    Args:
+        algorithm: its name; only those with a clipped ratio are given a bound.
+        settings: as given; ``target_kl=0`` chooses none.
+    """
+    clipped = issubclass(find_algorithm(algorithm).settings_class, ClipSettings)
+    return replace(settings, target_kl=CAUTIOUS_KL) if clipped and settings.target_kl is None else settings
 
 
 def build(
