@@ -321,7 +321,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """Scores, estimates, updates, logs.
 
         Raises:
-            TrainingStopped: the policy is not the one that wrote the episodes, or something is not finite.
+            TrainingError: the policy is not the one that wrote the episodes, or something is not finite.
         """
         rate = self._set_learning_rate()
         scored = self.score(episodes)

@@ -7,7 +7,6 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-
 SHOWN = {"score": "rollout/score", "kl": "rollout/kl", "approx_kl": "train/approx_kl"}
 """What the progress bar shows of the last iteration: KL in nats per response, approx_kl in nats per token."""
 

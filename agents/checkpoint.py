@@ -46,7 +46,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
     """Writes an algorithm's state as it was at its last iteration boundary.
 
     Raises:
-        TrainingStopped: its weights are not finite; what stands in the directory stays as it is.
+        TrainingError: its weights are not finite; what stands in the directory stays as it is.
     """
     check_trained(algorithm.policy, algorithm.policy.optimizer.param_groups[0]["lr"])
     with replaced_directory(directory) as scratch:

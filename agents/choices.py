@@ -86,7 +86,7 @@ class Choices(ABC):
         """The optimiser's step along a module's gradient, scaled down to ``max_grad_norm``; returns the norm it had.
 
         Raises:
-            TrainingStopped: the loss or the norm is not finite; no step is taken then.
+            TrainingError: the loss or the norm is not finite; no step is taken then.
         """
         norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.settings.max_grad_norm))
         check_step(float(loss.detach()), norm, self.policy.optimizer.param_groups[0]["lr"])

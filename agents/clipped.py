@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -33,8 +34,8 @@ class ClippedAlgorithm(SequenceAlgorithm):
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
         """Whether ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
-        target = self.settings.target_kl
-        return bool(target) and float(logs["approx_kl"]) > BEYOND_TARGET * target
+        target = self.settings.target_kl or math.inf
+        return float(logs["approx_kl"]) > BEYOND_TARGET * target
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:

@@ -129,7 +129,7 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
         TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
         ValueError: a number of it is negative or not finite.
     """
-    if isinstance(rate, Real) and not isinstance(rate, bool):
+    if isinstance(rate, Real):
         _check_rate("learning_rate", float(rate))
         return float(rate)
     kind = type(rate).__name__

@@ -51,7 +51,8 @@ CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
 LATER = ("target_kl", "warmup_iterations")
-"""Settings that came after the first published results; left out where they do nothing, so that results stay comparable."""
+"""Settings that came after the first published results: left out where they do nothing, so that results stay
+comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
 """Packages whose algorithms are told apart by a version; of others' the file counts."""
 

@@ -89,8 +89,8 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[str, str] = {}
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
-        for alarm in alarms(numbers, rows[0]):
-            found.setdefault(alarm.kind, f"Iteration {row.get('iteration', '?')}: {alarm.message}.")
+        for kind, message in alarms(numbers, rows[0]).items():
+            found.setdefault(kind, f"Iteration {row.get('iteration', '?')}: {message}.")
     return list(found.values())
 
 

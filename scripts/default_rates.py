@@ -8,9 +8,9 @@ Lines with the field 'prompt'. OUT is a file of JSON Lines, one a run; what stan
 command goes on where it was cut off. Without a MODEL the table of what stands in OUT is printed.
 
 A run begins as ``textgym train`` does (128 responses of up to 48 tokens an iteration, minibatches of 32, four epochs,
-β = 0.05, a rate that would reach 0 after 200,000 tokens) and stops after ten iterations. It is *destroyed* where the KL to
-the model at the start is above 30 nats a response, or where that model's log-probability of a token of the responses
-fell by more than 2 nats.
+β = 0.05, a rate that would reach 0 after 200,000 tokens) and stops after ten iterations. It is *destroyed* where the KL
+to the model at the start is above 30 nats a response, or where that model's log-probability of a token of the
+responses fell by more than 2 nats.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         kls = [one["after"]["kl"] for one in results]
         falls = [one["before"]["reference_log_prob"] - one["after"]["reference_log_prob"] for one in results]
         rises = [(one["after"]["score"] - one["before"]["score"]) / one["before"]["deviation"] for one in results]
-        numbers = f"{np.median(kls):.1f} | {max(kls):.1f} | {max(falls):.2f} | {np.median(rises):.2f} | {min(rises):.2f}"
+        numbers = (
+            f"{np.median(kls):.1f} | {max(kls):.1f} | {max(falls):.2f} | {np.median(rises):.2f} | {min(rises):.2f}"
+        )
         bound = f"{target:g}" if target else "none"
         lines.append(
             f"| {model} | {rate:g} | {bound} | {warmup} | {len(results)} | {sum(map(destroyed, results))} | {numbers} |"

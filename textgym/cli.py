@@ -12,7 +12,7 @@ import tyro
 import yaml
 from transformers.utils import logging as transformers_logging
 
-from textgym.agents.guards import TrainingStopped
+from textgym.agents.guards import TrainingError
 from textgym.commands.bench import BenchConfig, bench
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.dpo import DPOConfig, dpo
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RewardError as error:
         traceback.print_exception(error.__cause__) if error.__cause__ else None
         _stop(error, 1)
-    except TrainingStopped as error:
+    except TrainingError as error:
         _stop(error, 1)
     except BAD_INPUT as error:
         _stop(error, 2)

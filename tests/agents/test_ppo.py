@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
 from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.guards import TrainingStopped
+from textgym.agents.guards import TrainingError
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
 from textgym.files import write_manifest
@@ -96,7 +96,7 @@ def test_ratio_check_notices_another_temperature() -> None:
     """Training under another distribution than was sampled from stops at once."""
     algorithm = make_ppo()
     algorithm._session.sampling = Sampling(temperature=0.5)
-    with pytest.raises(TrainingStopped, match="sampling settings that were changed"):
+    with pytest.raises(TrainingError, match="sampling settings that were changed"):
         algorithm.learn(50)
 
 

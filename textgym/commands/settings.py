@@ -74,9 +74,9 @@ class Hyperparameters:
     target_update: int | None = None
     """Iterations between refreshes of nlpo's mask model. Published: 5 (IMDB)."""
     target_kl: float | None = None
-    """Nats per token. In ppo, nlpo, grpo and gspo an iteration's update ends at the first minibatch that is 1.5 times so
-    far from the policy that sampled; 0 for no such bound. In trpo: what a step may change. Published: 0.01 (Schulman
-    2015)."""
+    """Nats per token. In ppo, nlpo, grpo and gspo an iteration's update ends at the first minibatch that is 1.5 times
+    so far from the policy that sampled; 0 for no such bound. In trpo: what a step may change. Published: 0.01
+    (Schulman 2015)."""
     cg_steps: int | None = None
     """Steps of trpo's conjugate gradient. Published: 10."""
     cg_damping: float | None = None
@@ -86,8 +86,8 @@ class Hyperparameters:
 
 
 CAUTIOUS = Hyperparameters(learning_rate=3e-5, warmup_iterations=10)
-"""Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those of
-the published runs."""
+"""Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those
+of the published runs."""
 CAUTIOUS_KL = 0.02
 """``target_kl`` there, in algorithms with a clipped ratio."""
 

@@ -27,7 +27,7 @@ def make_saveable(model: PreTrainedModel) -> None:
     fault = _fault(config)
     if fault is not None:
         raise ValueError(
-            f"model.generation_config is one that transformers will not save, so no checkpoint could be written: {fault}"
+            f"model.generation_config is one that transformers will not save, so there could be no checkpoint: {fault}"
         )
 
 
