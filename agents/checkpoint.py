@@ -26,7 +26,8 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from textgym.agents.construction import task_identity
+from textgym.agents.construction import schedule_from_state, task_identity
+from textgym.agents.guards import check_trained
 from textgym.agents.pretraining import check_same
 from textgym.agents.reference import save_reference, saved_reference
 from textgym.agents.values import SeparateValue, ValueHead
@@ -45,7 +46,12 @@ KL_CONTROLLERS: dict[str, type[FixedKL] | type[AdaptiveKL]] = {"FixedKL": FixedK
 
 
 def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: Any) -> None:
-    """Writes an algorithm's state as it was at its last iteration boundary."""
+    """Writes an algorithm's state as it was at its last iteration boundary.
+
+    Raises:
+        TrainingError: its weights are not finite; what stands in the directory stays as it is.
+    """
+    check_trained(algorithm.policy, algorithm.policy.optimizer.param_groups[0]["lr"])
     with replaced_directory(directory) as scratch:
         save_pretrained(algorithm.policy.lm, scratch, directory)
         if tokenizer is not None:
@@ -81,6 +87,7 @@ def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, A
     """What an algorithm is built with again."""
     return {
         **state["hyperparameters"],
+        "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
         "seed": state["seed"],
         "sampling": Sampling(**state["sampling"]),
         "kl": kl_from_state(state["kl"]),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from textgym.agents.guards import check_loaded
 from textgym.agents.policy import LMPolicy
 from textgym.lm.adapter_files import BASE, CONFIG, set_adapters, write_adapters
 from textgym.lm.loading import columns_read, context_length, embedding_rows, frozen_copy, load_lm
@@ -69,6 +70,7 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
             raise ValueError(f"reference={source!r}, but the policy has no adapters; leave reference out")
         return None, _sharing_trunk(policy, partial(AdaptersOff, policy.lm))
     reference = _copied(policy, source)
+    check_loaded(reference, "reference")
     _check_fits(reference, policy)
     reference.to(policy.device)  # type: ignore[arg-type]  # transformers wraps it without its types
     return reference, _sharing_trunk(policy, partial(Trunk, reference))

@@ -50,6 +50,9 @@ from textgym.wrappers import VectorReferenceKL
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
+LATER = ("target_kl", "warmup_iterations")
+"""Settings that came after the first published results: left out where they do nothing, so that results stay
+comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
 """Packages whose algorithms are told apart by a version; of others' the file counts."""
 
@@ -196,7 +199,8 @@ class Own:
         own = self.kind.settings_class
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
-        return {**asdict(make_settings(own, self.kind.__name__, given)), **self.identity}
+        made = asdict(make_settings(own, self.kind.__name__, given))
+        return {**{name: value for name, value in made.items() if value or name not in LATER}, **self.identity}
 
     def train(self, lesson: Lesson) -> Trained:
         settings = own_settings(self, lesson.settings)

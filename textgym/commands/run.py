@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from numbers import Real
@@ -13,10 +16,12 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from tqdm import tqdm
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import Report, evaluate, samples
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
+from textgym.agents.guards import TrainingWarning
 from textgym.agents.policy import LMPolicy
 from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
@@ -270,9 +275,27 @@ def run(
     remaining = total_timesteps - algorithm.num_timesteps
     if remaining > 0:
         callback = SaveEvery(out / CHECKPOINT, checkpoint_every)
-        algorithm.learn(remaining, callback, reset_num_timesteps=not resumed, progress_bar=True)
+        with printed_warnings():
+            algorithm.learn(remaining, callback, reset_num_timesteps=not resumed, progress_bar=True)
     evaluator("after", algorithm)
     return write_report(out)
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Prints each :class:`TrainingWarning` as one line beside the progress bar; other warnings are left as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, TrainingWarning):
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def comparison_table(out: Path) -> str:

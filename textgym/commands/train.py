@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from textgym.agents.pretraining import Pretraining
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import Hyperparameters, build, resolve
+from textgym.commands.settings import CAUTIOUS, Hyperparameters, build, cautious, resolve
 from textgym.lm.loading import check_fits, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
@@ -90,12 +90,12 @@ class TrainConfig:
     """Replace the run that stands in 'out'."""
     resume: bool = False
     """Continue the run that stands in 'out'."""
-    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
+    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = CAUTIOUS
 
 
 def train(config: TrainConfig) -> Path:
     """Trains (see :func:`run_train`) and prints what came of it; returns the report's path."""
-    report = run_train(config)
+    report = run_train(replace(config, hyperparameters=cautious(config.algorithm, config.hyperparameters)))
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
