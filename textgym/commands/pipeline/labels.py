@@ -20,7 +20,7 @@ from textgym.files import write_json, write_text
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
+from textgym.prompts import plain_content, read_rows
 from textgym.registration import load_task
 from textgym.rewards.labellers import (
     Labelled,
@@ -92,7 +92,6 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
         write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
     rows = read_rows(config.out / SAMPLES)
     asked, dropped = questions(
-        [row["prompt"] for row in rows],
         [row["completions"] for row in rows],
         [mdp.prompts[int(i)] for i in chosen],
     )
@@ -142,7 +141,7 @@ def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict
         made = sample_responses(policy, mdp, part, config.completions, int(rng.integers(2**31)))
         for i, (prompt, texts) in enumerate(zip(made.prompts, made.completions, strict=True)):
             gold = {"gold": made.rewards[i].tolist()} if config.task is not None else {}
-            rows.append({"prompt": prompt, "completions": list(texts), **gold})
+            rows.append({"prompt": plain_content(prompt), "completions": list(texts), **gold})
     return rows
 
 
