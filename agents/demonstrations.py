@@ -82,8 +82,11 @@ def task_demonstrations(
     end_token_id: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    closing: bool = False,
 ) -> tuple[Demonstration, ...]:
     """The reference texts of a split; in another tokenizer than the task's, if one is given.
+
+    ``closing`` is as in :func:`textgym.prompts.encode_prompts`.
 
     Raises:
         ValueError: a prompt has no reference, or cannot be learned from.
@@ -94,7 +97,7 @@ def task_demonstrations(
     columns = [prompt.columns for prompt in prompts]
     if tokenizer is not None:
         rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
-        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
+        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, closing=closing)
     return demonstrate(prompts, columns, "reference", tokenizer or task.tokenizer, end_token_id, max_length, source)
 
 

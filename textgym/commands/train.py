@@ -164,7 +164,7 @@ def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining 
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
     task = None if config.task is None else load_task(config.task)
-    learned, held_out = pretraining_texts(config.pretraining, task, mdp)
+    learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens)
     return Pretraining(learned, **given), held_out
 
 
