@@ -161,8 +161,8 @@ def _pair(row: Mapping[str, Any], render: Render | None) -> tuple[str | Messages
         if shared > 0 or row.get("prompt") is None:
             row, chosen, rejected = {"prompt": chosen[:shared]}, chosen[shared:], rejected[shared:]
     elif row.get("prompt") is None and isinstance(chosen, str) and isinstance(rejected, str):
-        begun, chosen, rejected = split_dialogues(chosen, rejected)
-        row = {"prompt": begun}
+        shared_text, chosen, rejected = split_dialogues(chosen, rejected)
+        row = {"prompt": shared_text}
     prompt, begun = _prompt(row, render)
     return prompt, _completion(chosen, "chosen", begun), _completion(rejected, "rejected", begun)
 
