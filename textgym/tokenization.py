@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from os.path import commonprefix
@@ -268,7 +269,7 @@ def encode_text(
 
 def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The first string in a text that the tokenizer reads as a special token, if there is one."""
-    found = _any_of(tuple(_special(tokenizer))).search(text)
+    found = _special(tokenizer).pattern.search(text)
     return None if found is None else found[0]
 
 
@@ -324,11 +325,11 @@ def _encode_templated(
     return ids
 
 
-def _between(text: str, special: Mapping[str, Any]) -> Iterable[tuple[str, str | None]]:
+def _between(text: str, special: _Special) -> Iterable[tuple[str, str | None]]:
     """Pieces of a text, each with the special token after it; some tokens swallow the white space beside them."""
     begin = 0
-    for found in _any_of(tuple(special)).finditer(text):
-        token, piece = special[found[0]], text[begin : found.start()]
+    for found in special.pattern.finditer(text):
+        token, piece = special.tokens[found[0]], text[begin : found.start()]
         yield piece.rstrip() if token.lstrip else piece, found[0]
         begin = found.end()
         if token.rstrip:
@@ -341,7 +342,7 @@ def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool
     if not text:
         return []
     encode = partial(encode_text, tokenizer, add_special_tokens=False)
-    own = next(iter(_special(tokenizer)))
+    own = next(iter(_special(tokenizer).tokens))
     if first or encode("a") == encode(own + "a", "parse")[1:]:
         return encode(text)
     line, together = encode("\n"), encode("\n" + text)
@@ -359,14 +360,28 @@ def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], spe
 
 def _strings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
     """All strings of special tokens in some texts, each once."""
-    pattern = _any_of(tuple(_special(tokenizer)))
+    pattern = _special(tokenizer).pattern
     return list(dict.fromkeys(found for text in texts for found in pattern.findall(text)))
 
 
-def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The tokenizer's special tokens by what they look like."""
+@dataclass(frozen=True)
+class _Special:
+    """A tokenizer's special tokens by what they look like, and what finds them in a text."""
+
+    tokens: Mapping[str, Any]
+    pattern: re.Pattern[str]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
+    return _read_special(tokenizer, len(tokenizer), tuple(tokenizer.all_special_tokens))
+
+
+@lru_cache(maxsize=8)
+def _read_special(tokenizer: PreTrainedTokenizerBase, *_: Any) -> _Special:
+    """Read once, as that takes as long as encoding a text; again where tokens were added."""
     added = tokenizer.added_tokens_decoder.values()
-    return {token.content: token for token in added if token.special and token.content}
+    tokens = {token.content: token for token in added if token.special and token.content}
+    return _Special(tokens, _any_of(tuple(tokens)))
 
 
 @lru_cache(maxsize=64)

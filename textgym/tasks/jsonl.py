@@ -43,7 +43,7 @@ def jsonl_task(
         path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; ``reference``, if there, a text that a good
             writer might answer; ``split``, if there, one of ``train``, ``validation`` and ``test``. All lines have
             the same columns; further ones reach gold and rewards by name.
-        gold: the true reward, in [0, 1].
+        gold: the true reward, in [0, 1]. Where a prompt is a conversation, it gets the assistant's message.
         model: what policies start from, with its tokenizer: a directory or a hub id.
         description: one sentence: what is asked of the policy.
         name: by default the file's, without its ending.

@@ -32,6 +32,7 @@ from textgym.rewards.labellers import (
 )
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import read_rankings, write_rankings
+from textgym.tokenization import SpecialTokens
 from textgym.types import FloatArray, IntArray
 
 PEOPLE = "file"  # the labeller that is a file
@@ -51,6 +52,7 @@ class LabelsConfig:
         prompts: the user's own prompts, or None.
         max_prompt_length: ``P``, or None for its default.
         max_new_tokens: ``T``, or None for its default.
+        special_tokens: how strings of special tokens in the user's prompts are read.
         sampling: how the model writes.
         labeller: a reward in the words of a user, or ``"file"``.
         count: prompts.
@@ -67,6 +69,7 @@ class LabelsConfig:
     prompts: Path | None
     max_prompt_length: int | None
     max_new_tokens: int | None
+    special_tokens: SpecialTokens
     sampling: Sampling
     labeller: str
     count: int
@@ -126,6 +129,7 @@ def _mdp(config: LabelsConfig) -> TokenMDP:
             reward="length" if config.task is None else "gold",
             max_prompt_length=config.max_prompt_length,
             max_new_tokens=config.max_new_tokens,
+            special_tokens=config.special_tokens,
         )
     )
     return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))
