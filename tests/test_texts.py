@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents import PPO
@@ -233,6 +233,16 @@ def test_a_tokenizer_that_knows_no_text_without_special_tokens_is_refused() -> N
     with pytest.raises(ValueError, match=r"prompts, row 2: the text holds '<eos>', which this tokenizer makes"):
         encode_prompts(["w1", "w1 <eos>"], tokenizer, 9)
     assert encode_prompts(["w1", "w1 <eos>"], tokenizer, 9, special_tokens="parse")[1].ids == (3, 1)
+
+
+def test_tokenizers_written_in_python_are_understood() -> None:
+    """ByT5's tokens are the bytes plus 3, and it closes every text."""
+    tokenizer = ByT5Tokenizer(extra_ids=1)
+    expected = [byte + 3 for byte in b"a</s>b"]
+    assert encode_content(tokenizer, "a</s>b") == expected
+    assert encode_content(tokenizer, "a</s>b", closing=True) == [*expected, tokenizer.eos_token_id]
+    assert encode_content(tokenizer, "a</s>b", special_tokens="parse") == [100, tokenizer.eos_token_id, 101]
+    assert list(encode_reply(tokenizer, "a", "</s>b")) == expected[1:]
 
 
 def test_special_tokens_in_a_message_are_text_and_the_templates_are_tokens() -> None:

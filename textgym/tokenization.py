@@ -366,22 +366,24 @@ def _strings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[s
 
 @dataclass(frozen=True)
 class _Special:
-    """A tokenizer's special tokens by what they look like, and what finds them in a text."""
+    """A tokenizer's special tokens: by what they look like, their ids, and what finds them in a text."""
 
     tokens: Mapping[str, Any]
+    ids: frozenset[int]
     pattern: re.Pattern[str]
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
-    return _read_special(tokenizer, len(tokenizer), tuple(tokenizer.all_special_tokens))
+    return _read_special(tokenizer, tuple(tokenizer.all_special_tokens), len(tokenizer))
 
 
 @lru_cache(maxsize=8)
-def _read_special(tokenizer: PreTrainedTokenizerBase, *_: Any) -> _Special:
-    """Read once, as that takes as long as encoding a text; again where tokens were added."""
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = {token.content: token for token in added if token.special and token.content}
-    return _Special(tokens, _any_of(tuple(tokens)))
+def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_: Any) -> _Special:
+    """Read once, as that takes as long as encoding a text; again where tokens were added or named."""
+    added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+    found = {i: token for i, token in added.items() if token.special or token.content in named}
+    tokens = {token.content: token for token in found.values()}
+    return _Special(tokens, frozenset(found), _any_of(tuple(tokens)))
 
 
 @lru_cache(maxsize=64)
@@ -415,8 +417,7 @@ def decode_response(
     body = ids[:-1] if len(ids) and ids[-1] in end_ids else ids
     unwritten = {tokenizer.pad_token_id, tokenizer.bos_token_id}
     if skip_special_tokens:
-        special = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-        unwritten |= {*tokenizer.all_special_ids, *special}
+        unwritten |= {*tokenizer.all_special_ids, *_special(tokenizer).ids}
     before = [] if list(prompt_ids[-1:]) == [tokenizer.eos_token_id] else list(prompt_ids)
     prompt = str(tokenizer.decode(before))
     whole = str(tokenizer.decode([*before, *(i for i in body if i not in unwritten)]))
