@@ -37,6 +37,7 @@ from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
+from textgym.tokenization import write_turn_end
 
 if TYPE_CHECKING:
     from textgym.agents.algorithm import SequenceAlgorithm
@@ -56,6 +57,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
         save_pretrained(algorithm.policy.lm, scratch, directory)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+            write_turn_end(scratch, tokenizer)
         training = scratch / "training"
         training.mkdir()
         tensors, groups = optimizer_state(algorithm.policy.optimizer)

@@ -17,7 +17,7 @@ from textgym.lm.sampling import restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rewards.kl import exact_kl
-from textgym.tokenization import decode_response, token_strings
+from textgym.tokenization import token_strings
 from textgym.types import Episodes, FloatArray, IntArray
 
 
@@ -107,12 +107,13 @@ def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) 
     for i in range(min(count, len(episodes))):
         length = int(episodes.lengths[i])
         ids = episodes.actions[i, :length].tolist()
+        prompt = mdp.prompts[int(episodes.prompt_index[i])]
         rows.append(
             {
                 "stage": stage,
-                "prompt": mdp.prompts[int(episodes.prompt_index[i])].text,
-                "completion": decode_response(mdp.tokenizer, ids, mdp.end_token_ids),
-                "tokens": token_strings(mdp.tokenizer, ids),
+                "prompt": prompt.text,
+                "completion": mdp.completion(prompt, ids),
+                "tokens": token_strings(mdp.tokenizer, ids, before=prompt.ids),
                 "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
                 "score": round(float(episodes.rewards[i].sum()), 4),
                 "kl": round(float(report.kl[i].sum()), 4),

@@ -135,7 +135,7 @@ class RewardEnsemble:
     def __call__(
         self,
         prompts: list[str | Messages],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],
         **columns: Any,
@@ -143,7 +143,7 @@ class RewardEnsemble:
         """``N`` combined scores; see :meth:`textgym.rewards.RewardModel.__call__`."""
         return self._combined([m(prompts, completions, completion_ids=completion_ids, **columns) for m in self.members])
 
-    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
         """``N`` combined scores of texts that ended."""
         return self._combined([member.score(prompts, completions) for member in self.members])
 

@@ -1,7 +1,8 @@
 """A learned reward: any ``AutoModelForSequenceClassification(num_labels=1)`` directory.
 
 What the model reads, everywhere in this package: the prompt, the completion and, if the text ended (rather
-than being cut at the length limit), the end token of the model's own tokenizer. The score is read where
+than being cut at the length limit), the end token of the model's own tokenizer; in a conversation, the token that ends
+the assistant's turn in its chat template. The score is read where
 transformers reads it for a
 single sequence: at the last token that is not ``config.pad_token_id``. In the models made here PAD is never
 the end token, so that is the end token. A model from elsewhere whose PAD *is* its end token was trained to
@@ -25,13 +26,14 @@ from torch import Tensor, nn
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars, without_reports
 from textgym.rewards.reading import linear_head, longest_readable, read_scores
-from textgym.tokenization import TOKENIZER_FILES, render_chat
-from textgym.types import Messages, Prompt
+from textgym.tokenization import TOKENIZER_FILES, SpecialTokens, encode_content, reply_end_id
+from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OFFSET_KEY = "textgym_reward_offset"
+SPECIAL_TOKENS_KEY = "textgym_special_tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,16 @@ class RewardModel:
         """Change :attr:`offset`; :meth:`save` keeps it."""
         setattr(self.model.config, OFFSET_KEY, float(offset))
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """How strings of special tokens in prompts and completions are read; it lives in the model's config."""
+        kept: SpecialTokens = getattr(self.model.config, SPECIAL_TOKENS_KEY, "text")
+        return kept
+
+    def set_special_tokens(self, special_tokens: SpecialTokens) -> None:
+        """Change :attr:`special_tokens`, before training; :meth:`save` keeps it."""
+        setattr(self.model.config, SPECIAL_TOKENS_KEY, special_tokens)
+
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
         """The same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
@@ -205,7 +217,7 @@ class RewardModel:
     def __call__(
         self,
         prompts: list[str | Messages],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],
         prompt_ids: list[list[int]] | None = None,
@@ -216,7 +228,7 @@ class RewardModel:
 
         Args:
             prompts: ``N`` texts, or conversations, which :func:`textgym.tokenization.render_chat` renders.
-            completions: ``N`` texts.
+            completions: ``N`` texts, or the assistant's messages.
             completion_ids: ``N`` lists of sampled tokens; used where the tokenizers are the same and
                 ``prompt_ids`` came.
             prompt_ids: ``N`` lists of prompt tokens, without padding.
@@ -228,28 +240,34 @@ class RewardModel:
         """
         ended = [reason != "length" for reason in finish_reason or [""] * len(prompts)]
         if self.same_tokenizer and prompt_ids is not None:
-            sequences = [[*prompt, *ids] for prompt, ids in zip(prompt_ids, completion_ids, strict=True)]
-            if finish_reason is not None:
-                sequences = [self._with_end(s) if e else s for s, e in zip(sequences, ended, strict=True)]
+            closed = ended if finish_reason is not None else [False] * len(prompts)
+            ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
+            sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
             return self.score_ids([self._fitted(sequence) for sequence in sequences])
         rows = zip(prompts, completions, ended, strict=True)
         return self.score_ids([self.encode(*row) for row in rows])
 
-    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
         """``N`` scores, less the offset, of texts that ended."""
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
-    def encode(self, prompt: str | Messages, completion: str, ended: bool = True) -> list[int]:
+    def encode(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
         """The tokens that the model reads. Prompt and completion are encoded as one text.
+
+        What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
 
         Raises:
             ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
                 conversation.
         """
-        text = prompt if isinstance(prompt, str) else render_chat(self.tokenizer, prompt)
-        special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
-        ids: list[int] = self.tokenizer(text + completion, add_special_tokens=special)["input_ids"]
-        return self._fitted(self._with_end(ids) if ended else ids)
+        ids = encode_content(
+            self.tokenizer,
+            prompt,
+            completion_text(completion),
+            special_tokens=self.special_tokens,
+            closing=linear_head(self.model) is None,
+        )
+        return self._fitted(self._with_end(ids, prompt) if ended else ids)
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """``N`` scores, less the offset, of token sequences that are read as they are."""
@@ -279,9 +297,10 @@ class RewardModel:
             self.model.save_pretrained(scratch)
             self.tokenizer.save_pretrained(scratch)
 
-    def _with_end(self, ids: list[int]) -> list[int]:
+    def _with_end(self, ids: list[int], prompt: str | Messages) -> list[int]:
         """End with the model's own end token, whichever special token or stop rule ended the text."""
-        end = self.tokenizer.eos_token_id
+        own = self.tokenizer.eos_token_id
+        end = own if own is None else reply_end_id(self.tokenizer, prompt, own)
         if end is None or ids[-1:] == [end]:
             return ids
         special = ids and ids[-1] in self.tokenizer.all_special_ids

@@ -16,7 +16,7 @@ from textgym.lm.loading import ModelSource
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.rewards.scores import LARGEST
-from textgym.tokenization import filler_id
+from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
@@ -63,6 +63,9 @@ class TokenMDP:
             token (the "EOS trick" of Ziegler 2019); None pays the reward as usual.
         base_model: where a policy for this task may start from: a directory, or a function that builds a fresh
             model. The environment itself never reads it.
+        skip_special_tokens: leave all special tokens out of the completions that rewards receive, as TRL does.
+            Otherwise only the end token, padding and the tokenizer's start token are left out, so that a reward sees
+            ``<think>`` or a second end token.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -76,6 +79,7 @@ class TokenMDP:
     allowed: ActionRule | None = None
     missing_end_score: float | None = None
     base_model: ModelSource | None = None
+    skip_special_tokens: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
@@ -160,6 +164,10 @@ class TokenMDP:
     def filler(self) -> int:
         """The id in columns that hold no token."""
         return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
+
+    def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """What a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
 
     def observation_space(self) -> spaces.Dict:
         """``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.

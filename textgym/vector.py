@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from textgym.mdp import TokenMDP, reward_columns
 from textgym.rendering import Frame, ansi, rgb_array
 from textgym.rewards.functions import Batch
-from textgym.tokenization import decode_response, token_strings
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
+from textgym.tokenization import token_strings
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
 
 Observation = dict[str, NDArray[Any]]
 RowInfos: TypeAlias = dict[int, dict[str, Any]]
@@ -280,7 +280,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         prompts = [self._prompt(row) for row in rows]
         reasons = [self._finish_reason[row] for row in rows]
         columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons, self.mdp.columns)
-        completions = [infos[row]["completion"] for row in rows]
+        texts = [infos[row]["completion"] for row in rows]
+        completions = [as_completion(prompt.content, text) for prompt, text in zip(prompts, texts, strict=True)]
         responses = [self.response(row) for row in rows]
         batch = Batch([prompt.content for prompt in prompts], completions, responses, columns)
         if not score:
@@ -378,7 +379,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {"prompt": self._prompt(row).text, "prompt_index": int(self._prompt_index[row]), **self._mask_info(row)}
 
     def _final_info(self, row: int) -> dict[str, Any]:
-        text = decode_response(self.mdp.tokenizer, self.response(row), self.mdp.end_token_ids)
+        text = self.mdp.completion(self._prompt(row), self.response(row))
         return {"finish_reason": self._finish_reason[row], "completion": text}
 
     def _mask_info(self, row: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -175,10 +176,9 @@ def test_log_probs_of_a_real_model(assets):
     mdp = TokenMDP(tokenizer, prompts, reward, (1, 2), max_prompt_length=12, max_new_tokens=40)
     episodes = play(admitting(mdp, 4), mdp, 8, model=model)
     np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(model, episodes, mdp, Sampling()), atol=1e-5)
-    responses = [prompt_and_response(episodes, i)[1] for i in range(8)]
-    assert (
-        episodes.rewards.sum(1) == [len(tokenizer.decode(ids, skip_special_tokens=True)) for ids in responses]
-    ).all()
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    both = [prompt_and_response(episodes, i) for i in range(8)]
+    assert (episodes.rewards.sum(1) == [len(decode(asked + said)) - len(decode(asked)) for asked, said in both]).all()
 
 
 # --- environments that restart by themselves ---------------------------------------------------------------------

@@ -47,9 +47,8 @@ def tune(model: PreTrainedModel, **arguments: Any) -> Any:
 
 
 def test_labels_by_hand() -> None:
-    batch = collate(
-        demonstrations([{"prompt": "w0 w1", "completion": "w2"}, {"prompt": "w3", "completion": "w4 w5 <eos>"}])
-    )
+    rows = [{"prompt": "w0 w1", "completion": "w2"}, {"prompt": "w3", "completion": "w4 w5 <eos>"}]
+    batch = collate(encode_demonstrations(rows, word_tokenizer(), END, special_tokens="parse"))
     assert batch["input_ids"].tolist() == [[2, 3, 4, END], [5, 6, 7, END]]
     assert batch["labels"].tolist() == [[-100, -100, 4, END], [-100, 6, 7, END]]
     uneven = collate(demonstrations([{"prompt": "w0", "completion": "w1"}, {"prompt": "w2 w3", "completion": "w4 w5"}]))
@@ -320,7 +319,7 @@ def test_mixed_precision_leaves_a_plain_model() -> None:
         ({"prompt": "w1", "completion": ""}, "data.jsonl, row 2: completion is ''"),
         ({"prompt": "w1", "completion": None}, "data.jsonl, row 2: completion is None"),
         ({"prompt": "", "completion": "w1"}, "data.jsonl, row 2: prompt is ''"),
-        ({"prompt": "w1", "completion": " "}, "data.jsonl, row 2: completion ' ' has no tokens"),
+        ({"prompt": "w1", "completion": " "}, "data.jsonl, row 2: completion is ' '"),
         ({"prompt": "w1 w2 w3", "completion": "w1 w2"}, "data.jsonl, row 2: .* 3 . 2 . 1 tokens, more than .* 5"),
     ],
 )

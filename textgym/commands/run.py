@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -27,6 +27,7 @@ from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
+from textgym.rendering import printable
 from textgym.rewards.resolve import model_directory
 
 CHECKPOINT = "checkpoint"
@@ -298,6 +299,15 @@ def printed_warnings() -> Iterator[None]:
         yield
 
 
+def note_skipped(out: Path, skipped: Sequence[str] | None) -> None:
+    """Says how many rows were left out as nothing can be learned from them, and keeps their number in the run."""
+    if skipped is None:
+        return
+    first = f"; the first: {printable(skipped[0])}" if skipped else ""
+    print(f"rows left out: {len(skipped)}{first}")
+    write_json(out / "evaluation.json", {**_read_json(out / "evaluation.json"), "skipped_rows": len(skipped)})
+
+
 def comparison_table(out: Path) -> str:
     """Before and after, one line a metric, with 95 % intervals."""
     evaluation = _read_json(out / "evaluation.json")
@@ -331,14 +341,14 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
     return "\n\n".join(
-        f"{old['prompt']}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
+        f"{printable(old['prompt'])}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
         f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
         for old, new in pairs
     )
 
 
 def _indented(text: str) -> str:
-    return " " + text.strip().replace("\n", "\n    ")
+    return " " + printable(text).strip().replace("\n", "\n    ")
 
 
 def interval(measured: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.commands.settings import CAUTIOUS, Hyperparameters, build, cautious, resolve
-from textgym.lm.loading import check_fits, load_lm
+from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder
 from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
@@ -29,7 +29,7 @@ from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task
-from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.tokenization import SpecialTokens, end_token_ids, load_tokenizer
 from textgym.types import Prompt
 
 DEFAULT_NEW_TOKENS = 48
@@ -69,6 +69,12 @@ class TrainConfig:
     """T, in tokens. Default: the task's, or 48."""
     truncation: Truncation = "error"
     """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in prompts are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
+    skip_special_tokens: bool = False
+    """Leave all special tokens out of the completions that rewards receive, as TRL does, rather than only end, padding
+    and start tokens."""
     missing_end_score: float | None = None
     """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
     pretraining: str | None = None
@@ -165,7 +171,7 @@ def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining 
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
     task = None if config.task is None else load_task(config.task)
-    learned, held_out = pretraining_texts(config.pretraining, task, mdp)
+    learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens)
     return Pretraining(learned, **given), held_out
 
 
@@ -192,7 +198,8 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-        return task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
+        given |= {"missing_end_score": config.missing_end_score, "skip_special_tokens": config.skip_special_tokens}
+        return task_mdp(task, reward, **given)
     return _encoded_mdp(config, task, tokenizer, reward)
 
 
@@ -213,6 +220,8 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
             10**9 if longest is None else longest,
             config.truncation,
             str(config.prompts or config.task),
+            config.special_tokens,
+            is_encoder_decoder(model),
         )
     except ValueError as error:
         if task is None or config.prompts is not None or tokenizer.get_vocab() == task.tokenizer.get_vocab():
@@ -230,6 +239,7 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
         max_new_tokens=new,
         missing_end_score=config.missing_end_score,
         base_model=source,
+        skip_special_tokens=config.skip_special_tokens,
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
     return mdp
@@ -251,7 +261,9 @@ def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
     else:
         rows = _as_rows(task.prompts("validation"))
     source = str(config.validation or f"task {config.task}, split 'validation'")
-    prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, config.truncation, source)
+    closing = mdp.base_model is not None and names_encoder_decoder(mdp.base_model)
+    how = (config.truncation, source, config.special_tokens, closing)
+    prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, *how)
     return replace(mdp, prompts=prompts)
 
 

@@ -42,7 +42,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
         return frozen_dropout(read_adapters(load_lm(base, device), source))
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
-    seq2seq = _names_encoder_decoder(source)
+    seq2seq = names_encoder_decoder(source)
     auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     kind = "an encoder–decoder" if seq2seq else "a causal"
     try:
@@ -63,7 +63,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
     return frozen_dropout(own_memory(model.to(device)))
 
 
-def _names_encoder_decoder(source: Any) -> bool:
+def names_encoder_decoder(source: Any) -> bool:
     """What the config says; a directory that holds adapters alone has none, and neither has one that is none."""
     from transformers import AutoConfig
 
