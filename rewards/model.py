@@ -196,9 +196,11 @@ class RewardModel:
         if limit is None or self.too_long == "truncate":
             return
         if not self.same_tokenizer:
-            longest = max(prompts, key=lambda prompt: len(prompt.text))
+            longest = max(prompts, key=lambda prompt: len(prompt.text.strip()))
+            if not longest.text.strip():
+                return
             try:
-                self.encode(longest.content, "", ended=False)
+                self.encode(longest.content, "")
             except ValueError as error:
                 raise ValueError(
                     f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
