@@ -363,7 +363,7 @@ def test_a_conversations_completion_ends_as_its_template_ends_a_turn(
     model.save_pretrained(tmp_path)
     write_turn_end(tmp_path, tokenizer)
     kept = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
-    assert kept == (1 if turn_end_id(tokenizer) is None else sorted({1, turn_end}))
+    assert kept == (1 if turn_end_id(tokenizer) is None else sorted({1, eos, turn_end}))
 
 
 def test_a_turns_end_need_not_be_marked_as_special() -> None:

@@ -110,7 +110,7 @@ def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     ends = token_id_set(config.get("eos_token_id"))
     if turn_end not in ends:
-        write_json(path, {**config, "eos_token_id": sorted({*ends, turn_end})})
+        write_json(path, {**config, "eos_token_id": sorted({*ends, *end_token_ids(tokenizer)})})
 
 
 def reply_end_id(tokenizer: PreTrainedTokenizerBase, content: str | Messages, otherwise: int) -> int:
