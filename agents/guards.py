@@ -158,7 +158,8 @@ def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, st
     if entropy < COLLAPSED * start and not _rose(row, first):
         found["entropy"] = (
             f"entropy fell to {entropy:.2g} nats per token from {start:.2g} (below {COLLAPSED:.0%} of it), and the "
-            f"score did not rise: the policy writes the same whatever it earns. Raise the KL coefficient, or lower {rate}"
+            "score did not rise: the policy writes the same whatever it earns. Raise the KL coefficient, or lower "
+            f"{rate}"
         )
     if kl > EXPLODED and kl > EXPLODED_PER_TOKEN * length:
         found["kl"] = (
