@@ -87,7 +87,10 @@ def main() -> None:
             row = apart(one)
             print(json.dumps(row), file=file, flush=True)
             short = {k: (f"{v:.1e}" if isinstance(v, float) and k != "seconds" else v) for k, v in row.items()}
-            print(json.dumps(short) if given.only else f"{row['verdict']:15} {one.model_type} {one.cls} {one.varies}", flush=True)
+            print(
+                json.dumps(short) if given.only else f"{row['verdict']:15} {one.model_type} {one.cls} {one.varies}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

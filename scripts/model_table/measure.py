@@ -20,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from scripts.model_table.tiny import BOS, EOS, PAD, VOCABULARY
 from textgym.agents import PPO
 from textgym.lm.architecture import make_decoder
+from textgym.lm.loading import accepted
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
 from textgym.mdp import TokenMDP
@@ -27,6 +28,9 @@ from textgym.prompts import encode_prompts
 from textgym.vector import TokenVectorEnv
 
 P, T = 8, 24
+ENDS = tuple(range(EOS, EOS + 32))
+"""Tokens that end a response in training: many, so that rows begin anew at different times."""
+
 RESTART = 10
 """The step at which the second row begins anew."""
 
@@ -40,6 +44,11 @@ class Episode:
 
     prompt: list[int]
     response: list[int]
+
+
+def padded_words(played: list[Episode]) -> list[Episode]:
+    """The same with the padding token among the words of each response, where it is a token like any other."""
+    return [Episode(one.prompt, [*one.response[:3], PAD, *one.response[4:]]) for one in played]
 
 
 def episodes(seed: int = 0) -> list[Episode]:
@@ -56,10 +65,13 @@ def episodes(seed: int = 0) -> list[Episode]:
 def plain_logits(model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
     """``[len(response) + 1, V]`` after the prompt and after each token, by one full pass of the model."""
     if model.config.is_encoder_decoder:
-        begun = torch.tensor([[_start(model), *response]])
-        logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=begun, use_cache=False).logits[0]
+        ids, begun = torch.tensor([prompt]), torch.tensor([[_start(model), *response]])
+        seen = {"attention_mask": torch.ones_like(ids), "decoder_attention_mask": torch.ones_like(begun)}
+        logits = model(input_ids=ids, decoder_input_ids=begun, use_cache=False, **seen).logits[0]
     else:
-        logits = model(input_ids=torch.tensor([[*prompt, *response]]), **_no_cache(model)).logits[0, len(prompt) - 1 :]
+        ids = torch.tensor([[*prompt, *response]])
+        arguments = {"attention_mask": torch.ones_like(ids), **_no_cache(model)}
+        logits = model(input_ids=ids, **accepted(model, **arguments)).logits[0, len(prompt) - 1 :]
     return logits[:, :VOCABULARY]
 
 
@@ -145,19 +157,23 @@ def greedy_acting(model: PreTrainedModel, prompt: list[int], count: int) -> list
     return tokens
 
 
-def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
-    """The most probable tokens by ``generate``, which no processor changes."""
+def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int, use_cache: bool = True) -> list[int]:
+    """The most probable tokens by ``generate``, which no processor changes and no token ends."""
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=count,
-        min_new_tokens=count,
+        use_cache=use_cache,
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=None,
         decoder_start_token_id=_start(model) if model.config.is_encoder_decoder else None,
     )
     ids = torch.tensor([prompt])
-    given = model.generate(ids, generation_config=settings, attention_mask=torch.ones_like(ids))[0].tolist()
+    before, model.generation_config = model.generation_config, settings
+    try:
+        given = model.generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
+    finally:
+        model.generation_config = before
     return given[1:] if model.config.is_encoder_decoder else given[len(prompt) :]
 
 
@@ -175,8 +191,8 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
 
 
-def task(n_rows: int = 8, horizon: int = 12) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Prompts of two lengths; the reward is the share of even tokens."""
+def task(n_rows: int = 4) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """Prompts of two lengths, in fewer rows than an iteration has episodes; the reward is the share of even tokens."""
     tokenizer = word_tokenizer()
     texts = ("w5 w80 w11 w200 w7 w7", "w9 w300")
     prompts = encode_prompts(texts, tokenizer, P)
@@ -188,9 +204,9 @@ def task(n_rows: int = 8, horizon: int = 12) -> gym.vector.VectorEnv[Any, Any, A
         tokenizer=tokenizer,
         prompts=prompts,
         reward=even,
-        end_token_ids=(EOS,),
+        end_token_ids=ENDS,
         max_prompt_length=P,
-        max_new_tokens=horizon,
+        max_new_tokens=T,
     )
     return TokenVectorEnv(mdp, n_rows, AutoresetMode.DISABLED)
 
@@ -260,14 +276,31 @@ def measure(model: PreTrainedModel) -> dict[str, Any]:
     if acting is not None and training is not None:
         acted = [of_tokens(*pair) for pair in zip(acting, played, strict=True)]
         found["acting_training"] = _largest(list(zip(acted, training, strict=True)))
+    found |= attempt("padding", found, lambda: measure_padding(model, padded_words(played))) or {}
     prompt = played[2].prompt
     plain = greedy_plain(model, prompt, 16)
     for name, greedy in (("greedy", greedy_acting), ("generate", greedy_generate)):
         words = attempt(name, found, lambda greedy=greedy: greedy(model, prompt, 16))
         if words is not None:
             found[name] = same_words(words, plain)
+    if found.get("generate") is False:  # is it the cache that transformers gives it?
+        uncached = attempt("generate", found, lambda: greedy_generate(model, prompt, 16, use_cache=False))
+        found["generate_uncached"] = uncached is not None and same_words(uncached, plain)
     trained = attempt("learn", found, lambda: learn(model))
     return found | (trained or {})
+
+
+def measure_padding(model: PreTrainedModel, played: list[Episode]) -> dict[str, float]:
+    """How far acting and training are from the truth where a response holds the padding token."""
+    right = [growing_log_probs(model, one) for one in played]
+    tokens = [of_tokens(*pair) for pair in zip(right, played, strict=True)]
+    acting, training = acting_log_probs(model, played), training_log_probs(model, played)
+    acted = [of_tokens(*pair) for pair in zip(acting, played, strict=True)]
+    return {
+        "padding_acting": _largest(list(zip(acting, right, strict=True))),
+        "padding_training": _largest(list(zip(training, tokens, strict=True))),
+        "padding_acting_training": _largest(list(zip(acted, training, strict=True))),
+    }
 
 
 def verdict(found: dict[str, Any]) -> str:

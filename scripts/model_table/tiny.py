@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,7 +24,7 @@ LAYERS = 3
 MOST_PARAMETERS = 6_000_000
 
 SIZES = {
-    r"(pad|decoder_start)_token_id": PAD,
+    r"pad_token_id": PAD,
     r"bos_token_id": BOS,
     r"eos_token_id": EOS,
     r"(|src_|tgt_|decoder_|unpadded_)vocab_size(|_per_layer_input)": VOCABULARY,
@@ -36,6 +34,7 @@ SIZES = {
     r"(.*_)?(intermediate_size(_mlp)?|ffn_dim|d_ff|dim_ff|dff|d_inner|n_inner|ffn_hidden_size|feed_forward_size)": 64,
     r"mamba_d_ssm|prompt_mid_dim|adapter_dim": 64,
     r"(.*_)?(key_value_heads|num_kv_heads|linear_num_key_heads)": 2,
+    r"index_n_heads": 16,
     r"(.*_)?(attention_heads|n_heads?|num_heads|value_heads|query_groups|mamba_heads)": 4,
     r"qk_head_dim|mamba_d_head|mamba_head_dim|mamba_headdim": 16,
     r"(.*_)?(head_dim|d_kv|dim_head|d_head|attention_head_size|kv_channels)": 8,
@@ -68,24 +67,41 @@ def small_config(model_type: str, **given: Any) -> PreTrainedConfig:
 def _small(config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     default = {name: value for name, value in vars(config).items() if name not in _INHERITED}
     nested = {name: value for name, value in default.items() if isinstance(value, PreTrainedConfig)}
-    fields = {name: _size(name, value) for name, value in default.items() if _size(name, value) != value}
+    plain = {name: value for name, value in default.items() if name not in nested}
+    fields = {name: _size(name, value) for name, value in plain.items() if _size(name, value) != value}
     fields |= _fewer_layers(config, default)
+    if "kv_lora_rank" in default:  # latent attention has as many keys as queries
+        fields["num_key_value_heads"] = fields["num_attention_heads"]
     for name, value in nested.items():
         fields[name] = {**_small(value, given.get(name, {})), "model_type": value.model_type}
+    if "decoder_start_token_id" in default:
+        fields["decoder_start_token_id"] = _start(default)
     return fields | {name: value for name, value in given.items() if name not in nested}
+
+
+def _start(default: Mapping[str, Any]) -> int:
+    """The same special token that begins a response by default."""
+    start = default["decoder_start_token_id"]
+    return next((new for name, new in _SPECIAL.items() if start == default.get(name)), EOS)
+
+
+_SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 
 
 _INHERITED = set(vars(PreTrainedConfig())) - {"pad_token_id", "bos_token_id", "eos_token_id"}
 
 
 def _size(name: str, value: Any) -> Any:
-    is_token = name.endswith("_token_id")
-    if isinstance(value, bool) or not (isinstance(value, int) or (is_token and value is None) or _is_list(name, value)):
+    if isinstance(value, bool) or not (isinstance(value, int) or _is_unset(name, value) or _is_list(name, value)):
         return value
     for pattern, size in SIZES.items():
         if re.fullmatch(pattern, name):
             return size
     return value
+
+
+def _is_unset(name: str, value: Any) -> bool:
+    return value is None and re.fullmatch(r".*_token_id|head_dim|num_key_value_heads", name) is not None
 
 
 def _is_list(name: str, value: Any) -> bool:
@@ -106,7 +122,7 @@ def _fewer_layers(config: PreTrainedConfig, default: Mapping[str, Any]) -> dict[
     return {**{name: [values[i] for i in chosen] for name, values in lists.items()}, **count}
 
 
-def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel] | None = None, seed: int = 0) -> PreTrainedModel:
+def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel], seed: int = 0) -> PreTrainedModel:
     """A seeded model in eval mode, whose logits spread by several units.
 
     Transformers' own initialisation (deviation 0.02) is so flat that wrong positions hardly show.
@@ -114,7 +130,9 @@ def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel] | None = Non
     Raises:
         ValueError: the config is not small.
     """
-    make = cls._from_config if cls is not None else _auto(config).from_config
+    if not isinstance(config, cls.config_class):
+        config = config.get_text_config()
+    make = cls._from_config
     with torch.device("meta"):
         count = sum(p.numel() for p in make(config).parameters())
     if count > MOST_PARAMETERS:
@@ -125,18 +143,15 @@ def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel] | None = Non
         with torch.no_grad():
             _spread(model)
     model.generation_config = GenerationConfig(
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=_start(config)
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=_begins(config)
     )
     return model
 
 
-def _auto(config: PreTrainedConfig) -> Any:
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
-def _start(config: PreTrainedConfig) -> int | None:
-    start = getattr(config, "decoder_start_token_id", None)
-    return PAD if start is None and config.is_encoder_decoder else start
+def _begins(config: PreTrainedConfig) -> int | None:
+    """T5Gemma and EncoderDecoderModel name no token that begins a response."""
+    named = getattr(config, "decoder_start_token_id", None)
+    return BOS if named is None and config.is_encoder_decoder else named
 
 
 def _spread(model: PreTrainedModel) -> None:
