@@ -1,8 +1,9 @@
-# Every target makes the environment it needs in .venv: the machine needs Python 3.11 or newer, pip and make.
+# Every target makes the environment it needs: the machine needs Python 3.11 or newer, pip and make.
 
 PYTHON  ?= python3
 WORKERS ?= 2
 OUT     ?= runs/demo
+TESTED  := requirements/tested.txt
 VENV    := .venv
 BIN     := $(VENV)/bin
 
@@ -10,10 +11,10 @@ BIN     := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint unit package clean
+.PHONY: help demo test lint unit package test-latest test-lowest tested clean
 
 help:  ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run.stamp  ## train a policy and write its report into runs/demo, or into OUT=…
 	$(BIN)/textgym demo --out $(OUT) --overwrite
@@ -32,21 +33,36 @@ unit: $(VENV)/dev.stamp  ## the tests, on WORKERS=2 processes
 package: $(VENV)/dev.stamp  ## build sdist and wheel, install the wheel elsewhere, run it there
 	PYTHON=$(BIN)/python scripts/check_package.sh
 
-clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+# Other libraries' new warnings are shown there, and fail nothing: they must not decide whether an install works.
+test-latest:  ## the tests at the newest versions that pyproject.toml allows, in .venv-latest
+	$(call install,.venv-latest,".[dev]",--upgrade --upgrade-strategy eager)
+	.venv-latest/bin/pytest -n $(WORKERS) -W default
+
+test-lowest:  ## the tests at the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) scripts/lowest_versions.py > .venv-lowest.txt
+	$(call install,.venv-lowest,".[dev]",-c .venv-lowest.txt)
+	.venv-lowest/bin/pytest -n $(WORKERS) -W default
+
+tested: test-latest  ## test the newest versions, then write them into requirements/tested.txt
+	.venv-latest/bin/python -m pip freeze --exclude-editable | sed 's/+[^ ]*$$//' > $(TESTED)
+
+clean:  ## remove the environments and everything that was built
+	rm -rf .venv .venv-latest .venv-lowest .venv-lowest.txt build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/run.stamp: pyproject.toml
-	$(call install,.)
+$(VENV)/run.stamp: pyproject.toml $(TESTED)
+	$(call install,$(VENV),.,-c $(TESTED))
 	@touch $@
 
 # The developer's installation holds the user's.
-$(VENV)/dev.stamp: pyproject.toml
-	$(call install,".[dev]")
+$(VENV)/dev.stamp: pyproject.toml $(TESTED)
+	$(call install,$(VENV),".[dev]",-c $(TESTED))
 	@touch $(VENV)/run.stamp $@
 
+# $(1): the environment; $(2): what is installed; $(3): further arguments of pip
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "textgym needs Python 3.11 or newer; choose one with make PYTHON=...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e $(1)
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -e $(2) $(3)
 endef

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import encode_prompts
@@ -201,3 +201,20 @@ def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
         attention_mask[row, :end] = 1
         labels[row, begin:end] = torch.tensor(shown.response_ids)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, n_trained: Tensor | int | None = None) -> Tensor:
+    """Returns the mean of −log p of the trained tokens, each predicted from the position before it.
+
+    Computed here, as some models' own loss compares logits and labels of the same position (BART's decoder).
+
+    Args:
+        logits: ``[n, w, V]``.
+        labels: ``[n, w]`` tokens in their own columns; -100 where none is trained.
+        n_trained: divides the sum; None for the number of trained tokens.
+    """
+    targets = nn.functional.pad(labels, (0, 1), value=UNTRAINED)[:, 1:].reshape(-1)
+    flat = logits.float().reshape(-1, logits.shape[-1])
+    if n_trained is None:
+        return nn.functional.cross_entropy(flat, targets, ignore_index=UNTRAINED)
+    return nn.functional.cross_entropy(flat, targets, ignore_index=UNTRAINED, reduction="sum") / n_trained

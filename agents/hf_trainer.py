@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -19,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from textgym.agents.demonstrations import Demonstration, collate
+from textgym.agents.demonstrations import Demonstration, collate, next_token_loss
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
@@ -57,6 +58,7 @@ def run_trainer(
             data_collator=collate,
             train_dataset=list(demonstrations),
             eval_dataset=[],
+            compute_loss_func=_loss,
             callbacks=[_Epochs(directory, on_epoch), *([_Bar()] if progress else [])],
         )
         trainer.measure = measure
@@ -143,6 +145,11 @@ def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
         for name in wrapped & vars(model).keys():
             del vars(model)[name]
         vars(model).update(own)
+
+
+def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
+    """Returns what is descended; Trainer counts the trained tokens of all accumulated parts."""
+    return next_token_loss(outputs["logits"], labels, num_items_in_batch)
 
 
 class _Trainer(Trainer):

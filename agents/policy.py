@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
+from textgym.lm.agreement import check_agreement
 from textgym.lm.freezing import freeze, untie
-from textgym.lm.loading import embedding_rows, frozen_dropout, load_lm
+from textgym.lm.loading import check_context, embedding_rows, frozen_dropout, in_full_precision, load_lm
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
@@ -81,12 +82,16 @@ class LMPolicy(BasePolicy):
         seed: int = 0,
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.lm = frozen_dropout(unwrapped(model)) if isinstance(model, torch.nn.Module) else load_lm(model)
+        if isinstance(model, torch.nn.Module):
+            self.lm = frozen_dropout(in_full_precision(unwrapped(model)))
+        else:
+            self.lm = load_lm(model)
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:
             raise ValueError(f"the model's vocabulary has {rows} tokens, fewer than the {self.n_actions} actions")
         self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        check_context(self.lm, self.width, prompt_length)
         self.prompt_length = prompt_length
         self.end_token_ids = tuple(end_token_ids)
         self.sampling = sampling or Sampling()
@@ -109,6 +114,7 @@ class LMPolicy(BasePolicy):
         if freeze_layers is not None:
             freeze(self.lm, freeze_layers)
         self.trunk = Trunk(self.lm, freeze_layers or 0)
+        check_agreement(self.trunk, self.width, prompt_length)
         # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
         # As a group, since a policy that only acts may have nothing to train.

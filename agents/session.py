@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.agents.masking import NucleusMask
-from textgym.lm.architecture import make_decoder
+from textgym.lm.agreement import make_decoder
 from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 

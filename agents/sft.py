@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate
+from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate, next_token_loss
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.lm.loading import context_length, embedding_rows, require_causal
+from textgym.lm.loading import accepted, context_length, embedding_rows, require_causal
 from textgym.lm.lora import is_adapted
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
@@ -165,8 +165,9 @@ def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], b
         batch = {
             name: part.to(model.device) for name, part in collate(demonstrations[start : start + batch_size]).items()
         }
-        trained = int((batch["labels"] != UNTRAINED).sum())
-        total += float(model(**batch, use_cache=False).loss) * trained
+        labels = batch.pop("labels")
+        trained = int((labels != UNTRAINED).sum())
+        total += float(next_token_loss(model(**batch, **accepted(model, use_cache=False)).logits, labels)) * trained
         count += trained
     return total / count
 

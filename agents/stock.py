@@ -24,12 +24,23 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutput
 
 from textgym.agents.construction import check_spaces
 from textgym.agents.values import make_value
+from textgym.lm.agreement import check_agreement
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import accepted, context_length, embedding_rows, frozen_dropout, load_causal_lm, require_causal
+from textgym.lm.loading import (
+    accepted,
+    cache_argument,
+    context_length,
+    embedding_rows,
+    frozen_dropout,
+    in_full_precision,
+    load_causal_lm,
+    require_causal,
+)
 from textgym.lm.sampling import Sampling, restrict
 from textgym.lm.scoring import Trunk
 
@@ -40,16 +51,16 @@ class _StatesModel(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
-        self._is_stateful = getattr(trunk, "_is_stateful", False)
+        self._cache_name = str(cache_argument(trunk))
         self._optional = accepted(trunk, position_ids=True)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, position_ids: Tensor, **inputs: Any) -> CausalLMOutput:
-        optional = dict.fromkeys(self._optional, position_ids)
-        return CausalLMOutput(logits=self.trunk(**inputs, **optional).last_hidden_state)
+    def forward(self, position_ids: Tensor, cache: Cache, **inputs: Any) -> CausalLMOutput:
+        further = {self._cache_name: cache, **dict.fromkeys(self._optional, position_ids)}
+        return CausalLMOutput(logits=self.trunk(**inputs, **further).last_hidden_state)
 
 
 class _TokenPolicy(BasePolicy):
@@ -100,12 +111,15 @@ class _TokenPolicy(BasePolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         model, value = self.settings["model"], self.settings["value"]
-        lm = frozen_dropout(model) if isinstance(model, nn.Module) else load_causal_lm(model)
+        given: Any = model
+        lm = frozen_dropout(in_full_precision(given)) if isinstance(model, nn.Module) else load_causal_lm(given)
         self.lm = require_causal(lm, "stock algorithms, which read prompt and response as one")
         if self.settings["attn_implementation"] is not None:
             self.lm.set_attn_implementation(self.settings["attn_implementation"])
         _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
         self.trunk = Trunk(self.lm)
+        # Where the prompt ends is nothing to a causal model.
+        self._decodes_columns = check_agreement(self.trunk, self.width, self.width // 2)
         critic = make_value(value, self.lm)
         if critic is None:
             raise ValueError("value=None; expected a value function, since every stock algorithm trains one")
@@ -164,6 +178,8 @@ class _TokenPolicy(BasePolicy):
 
     def _cached_states(self, obs: Any, player: str) -> Tensor:
         """The same, at the cost of one token for each row that grew by one since the player's last call."""
+        if not self._decodes_columns:
+            return self._states(obs)
         ids, mask = (obs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
         decoder = self._decoders.get(player)
         if decoder is None or decoder.n_rows != len(ids):

@@ -60,13 +60,12 @@ class SeparateValue(nn.Module):
         return values
 
 
+@torch.no_grad()
 def hidden_size(model: PreTrainedModel) -> int:
-    """Width of the states that the output head reads."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
-    weight = head.weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[1])
+    """Returns the width of the states that a backbone gives."""
+    backbone = make_backbone(model)
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    return int(backbone.last_states(backbone.inputs(ids)).shape[-1])
 
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:

@@ -18,7 +18,7 @@ echo "package: comparing them with the checkout"
 
 echo "package: installing the wheel into a clean environment (minutes: torch is large)"
 "$python" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install -qq "$work"/dist/*.whl
+"$work/venv/bin/python" -m pip install -qq "$work"/dist/*.whl -c "$root/requirements/tested.txt"
 
 echo "package: running it outside the checkout"
 mkdir "$work/elsewhere"

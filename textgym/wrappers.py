@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from textgym.lm.architecture import make_decoder
+from textgym.lm.agreement import make_decoder
 from textgym.lm.loading import check_fits, frozen_dropout
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP

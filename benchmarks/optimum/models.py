@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from textgym.agents.masking import NucleusMask
 from textgym.benchmarks.optimum.tree import Tree
-from textgym.lm.loading import accepted
+from textgym.lm.decoding import no_column_cache
+from textgym.lm.loading import accepted, cache_argument
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP
 from textgym.types import Float32Array, FloatArray, IntArray
@@ -60,7 +61,12 @@ def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Floa
 
     Depth first, with a key-value cache: every prefix costs one token, and what is cached at once is a batch at each
     depth. There is no padding, as a batch holds prefixes of one length.
+
+    Raises:
+        ValueError: the model keeps no cache of columns.
     """
+    if (reason := no_column_cache(model)) is not None:
+        raise ValueError(f"{reason}, which walking the tree of responses needs; estimate J by sampling instead")
     found = tuple(np.zeros(level.child.shape, np.float32) for level in tree)
     lengths = np.array([len(prompt.ids) for prompt in mdp.prompts])
     training = model.training
@@ -69,7 +75,8 @@ def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Floa
         for length in np.unique(lengths):
             for rows in _batches(np.flatnonzero(lengths == length), int(length)):
                 ids = torch.tensor([mdp.prompts[row].ids for row in rows.tolist()])
-                found[0][rows], cache = _forward(model, ids, None, int(length), mdp.n_actions)
+                cache = DynamicCache(config=model.config)
+                found[0][rows] = _forward(model, ids, cache, int(length), mdp.n_actions)
                 _descend(tree, 1, rows, cache, int(length), model, found)
     finally:
         model.train(training)
@@ -96,7 +103,7 @@ def _descend(
         extended = copy.deepcopy(cache)
         extended.batch_select_indices(torch.from_numpy(place[batch]).to(model.device))
         ids = torch.from_numpy(level.tokens[rows[batch], -1:])
-        found[t][rows[batch]], extended = _forward(model, ids, extended, width, level.child.shape[1])
+        found[t][rows[batch]] = _forward(model, ids, extended, width, level.child.shape[1])
         _descend(tree, t + 1, rows[batch], extended, prompt_length, model, found)
 
 
@@ -105,14 +112,10 @@ def _batches(rows: IntArray, width: int) -> Iterator[IntArray]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _forward(
-    model: PreTrainedModel, ids: Tensor, cache: Cache | None, width: int, n_actions: int
-) -> tuple[Float32Array, Cache]:
-    """``[b, V]`` logits after the last of ``width`` tokens, of which the cache holds those before ``ids``."""
+def _forward(model: PreTrainedModel, ids: Tensor, cache: Cache, width: int, n_actions: int) -> Float32Array:
+    """``[b, V]`` logits after the last of ``width`` tokens; the cache holds those before ``ids``, and gains these."""
+    further = {str(cache_argument(model)): cache, **accepted(model, logits_to_keep=1)}
     mask = torch.ones(len(ids), width, dtype=torch.long, device=model.device)
-    optional = accepted(model, logits_to_keep=1)
-    output = model(
-        input_ids=ids.to(model.device), attention_mask=mask, past_key_values=cache, use_cache=True, **optional
-    )
+    output = model(input_ids=ids.to(model.device), attention_mask=mask, use_cache=True, **further)
     logits: Float32Array = output.logits[:, -1, :n_actions].float().cpu().numpy()
-    return logits, output.past_key_values
+    return logits

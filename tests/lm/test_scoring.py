@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutput
 
 from tests.helpers import tiny_gpt2, tiny_llama
 from textgym.lm import scoring
@@ -189,22 +199,55 @@ SIZES = {
 }
 
 
-def test_changed_logits_are_refused():
-    """Soft-capping (which changes a fresh model's small logits by less than 1e-4) and scaling."""
-    for model in (
-        Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=30.0, **SIZES)),
+@pytest.mark.parametrize(
+    "model",
+    [
+        Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=2.0, **SIZES)),
         CohereForCausalLM(CohereConfig(logit_scale=0.5, **SIZES)),
+        GraniteForCausalLM(GraniteConfig(logits_scaling=8.0, **SIZES)),
+    ],
+    ids=["soft-capped", "scaled up", "scaled down"],
+)
+def test_a_head_that_caps_or_scales_is_applied(model, batch):
+    """Scores are those of the model's own logits, and so are the gradients of its weights."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8.0)  # fresh logits are so small that a cap changes nothing
+    model.eval()
+    ids, mask = batch
+    found = score(model, ids, mask, Sampling()).log_probs
+    logits = [response_logits(model, ids, mask, row) for row in range(len(LENGTHS))]
+    assert max(float(own.detach().abs().max()) for own in logits) > 0.5
+    chosen = [own.log_softmax(-1).gather(1, ids[row, P : P + len(own), None])[:, 0] for row, own in enumerate(logits)]
+    for row, own in enumerate(chosen):
+        torch.testing.assert_close(found[row, : len(own)], own, atol=1e-5, rtol=1e-5)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for got, expected in zip(
+        torch.autograd.grad(found.sum(), parameters),
+        torch.autograd.grad(sum(map(torch.sum, chosen)), parameters),
+        strict=True,
     ):
-        with pytest.raises(ValueError, match=f"{type(model).__name__} does more than apply its output head"):
-            Trunk(model.eval())
-    Trunk(Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=None, **SIZES)).eval())
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_a_model_without_a_named_trunk_is_refused():
-    model = tiny_gpt2()
+def test_a_trunk_is_found_where_the_prefix_names_none():
+    """As in Llama 4's text model, whose base_model_prefix is that of a larger one."""
+    model = tiny_llama()
     model.base_model_prefix = "nothing"
-    with pytest.raises(ValueError, match="GPT2LMHeadModel names no trunk"):
-        Trunk(model)
+    assert Trunk(model).base is model.model
+
+
+def test_a_model_without_a_trunk_is_refused():
+    class Headless(LlamaForCausalLM):
+        """A head that no part with a last_hidden_state stands below."""
+
+        base_model_prefix = "nothing"
+
+        def forward(self, input_ids: Tensor, **_: Any) -> CausalLMOutput:
+            return CausalLMOutput(logits=self.lm_head(self.get_input_embeddings()(input_ids)))
+
+    with pytest.raises(ValueError, match="Headless has an output head but no trunk below it"):
+        Trunk(Headless(tiny_llama().config))
 
 
 def test_looking_at_a_model_leaves_it_as_it_was():

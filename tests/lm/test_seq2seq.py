@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
-from textgym.lm.architecture import make_decoder
+from textgym.lm.agreement import make_decoder
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.loading import check_fits, load_causal_lm, load_lm
 from textgym.lm.lora import adapters_off, add_lora, save_pretrained

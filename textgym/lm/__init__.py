@@ -1,6 +1,7 @@
 """Everything that touches a transformers model: loading, cached decoding, sampling, scoring."""
 
-from textgym.lm.architecture import make_backbone, make_decoder
+from textgym.lm.agreement import SlowActingWarning, check_agreement, make_decoder
+from textgym.lm.architecture import make_backbone
 from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.loading import check_fits, frozen_copy, load_causal_lm, load_lm
@@ -11,8 +12,10 @@ __all__ = [
     "PrefixDecoder",
     "Sampling",
     "SlotCache",
+    "SlowActingWarning",
     "TokenScores",
     "Trunk",
+    "check_agreement",
     "check_fits",
     "draw",
     "frozen_copy",

@@ -1,45 +1,73 @@
-"""Which kind of language model it is: what reads whole sequences, and what decodes with a cache."""
+"""Telling a model's kind, and taking it apart into what reads sequences and what makes logits of states."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.backbones import Backbone, CausalBackbone
-from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.loading import is_encoder_decoder, shared_copy
-from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
+from textgym.lm.seq2seq import Seq2SeqBackbone
 
 
 def make_backbone(model: PreTrainedModel, n_frozen: int = 0) -> Backbone:
-    """The model without its output head, as a function of whole sequences.
+    """Returns the model without its output head, as a function of whole sequences.
 
     Args:
         model: with or without that head.
         n_frozen: so many of its lower layers are frozen.
+
+    Raises:
+        ValueError: the model has no trunk of its own.
     """
     if is_encoder_decoder(model):
         return Seq2SeqBackbone(model, n_frozen)
-    return CausalBackbone(model.base_model, n_frozen)
+    return CausalBackbone(trunk_module(model), n_frozen)
 
 
-def make_decoder(model: PreTrainedModel, n_rows: int, width: int, prompt_length: int) -> PrefixDecoder:
-    """What gives next-token logits to ``n_rows`` observations of ``P + T`` columns.
+def trunk_module(model: PreTrainedModel) -> nn.Module:
+    """Returns the part of a causal model below its output head; a model without a head is its own trunk.
 
-    Args:
-        model: causal or encoder–decoder.
-        n_rows: ``N``.
-        width: ``P + T``.
-        prompt_length: ``P``, which tells an encoder–decoder what its encoder reads.
+    Raises:
+        ValueError: there is an output head and no such part.
     """
-    if is_encoder_decoder(model):
-        return Seq2SeqDecoder(model, n_rows, width, prompt_length)
-    return PrefixDecoder(model, n_rows, width)
+    base: Any = model.base_model
+    if base is not model or model.get_output_embeddings() is None:
+        return cast(nn.Module, base)
+    found = _parts_with_states(model)  # base_model_prefix names another part, as in Llama 4's text model
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has an output head but no trunk below it that returns a last_hidden_state; "
+            "expected a causal language model of transformers"
+        )
+    return found[-1]
+
+
+@torch.no_grad()
+def _parts_with_states(model: PreTrainedModel) -> list[nn.Module]:
+    """Follows one pass; returns the model's own parts that returned states, in the order in which they ended."""
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(getattr(output, "last_hidden_state", None), Tensor):
+            found.append(module)
+
+    hooks = [part.register_forward_hook(look) for part in model.children()]
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without its output head, as a transformers model of its own that shares its memory."""
+    """Returns the model without its output head, as a transformers model of its own that shares its memory."""
+    if not is_encoder_decoder(model):
+        return cast(PreTrainedModel, trunk_module(model))
     if model.base_model is not model:
         return cast(PreTrainedModel, model.base_model)
     from transformers import AutoModel  # takes seconds to import

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from textgym.lm.freezing import FrozenPrefix, layers_of
-from textgym.lm.loading import position_ids
+from textgym.lm.loading import accepted, position_ids
+
+OPTIONAL = {"use_cache": False}
+"""Arguments for models whose ``forward`` takes them."""
 
 
 class Backbone(Protocol):
@@ -18,6 +22,8 @@ class Backbone(Protocol):
     """
 
     module: nn.Module
+    stacks: Sequence[nn.Module]
+    """The parts that compute states; the last one gives those that the output head reads."""
 
     def states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
@@ -55,6 +61,8 @@ class CausalBackbone:
 
     def __init__(self, module: nn.Module, n_frozen: int = 0) -> None:
         self.module = module
+        self.stacks: Sequence[nn.Module] = (module,)
+        self._optional = accepted(module, **OPTIONAL)
         self.frozen: FrozenPrefix | None = None
         if n_frozen:
             frozen = FrozenPrefix(layers_of(module)[:n_frozen])
@@ -87,7 +95,7 @@ class CausalBackbone:
         return states
 
     def inputs(self, input_ids: Tensor) -> dict[str, Any]:
-        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **self._optional}
 
     def last_states(self, inputs: dict[str, Any]) -> Tensor:
         states: Tensor = self.module(**inputs).last_hidden_state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.lm.cache import SlotCache
-from textgym.lm.loading import accepted, position_ids
+from textgym.lm.loading import accepted, cache_argument, position_ids
 from textgym.lm.weights import WeightsWatch
 from textgym.types import IntArray
 
@@ -37,6 +38,28 @@ def _longest(spans: IntArray) -> int:
     return int(spans.max(initial=0))
 
 
+class Decoder(Protocol):
+    """Gives next-token logits to the rows of a vector environment.
+
+    Attributes:
+        n_rows: ``N``.
+    """
+
+    n_rows: int
+
+    def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
+        """Returns ``[n, V]`` for the asked rows, in their order. See :meth:`PrefixDecoder.logits`."""
+
+
+def no_column_cache(model: PreTrainedModel) -> str | None:
+    """Says why a model cannot decode from cached columns, or None if nothing speaks against it."""
+    if getattr(model, "_is_stateful", False):
+        return f"{type(model).__name__} keeps a recurrent state, which is no cache of columns"
+    if cache_argument(model) is None:
+        return f"{type(model).__name__} takes no cache"
+    return None
+
+
 class PrefixDecoder:
     """Follows the rows of a vector environment with a key-value cache.
 
@@ -51,16 +74,14 @@ class PrefixDecoder:
         width: ``P + T``.
 
     Raises:
-        ValueError: the model keeps a recurrent state, which is no cache of columns.
+        ValueError: the model has no cache of columns; see :func:`no_column_cache`.
     """
 
     def __init__(self, model: PreTrainedModel, n_rows: int, width: int) -> None:
-        if getattr(model, "_is_stateful", False):
-            raise ValueError(
-                f"{type(model).__name__} keeps a recurrent state; expected a model whose layers all take a key-value "
-                "cache"
-            )
+        if (reason := no_column_cache(model)) is not None:
+            raise ValueError(f"{reason}; expected a model whose layers all take a key-value cache")
         self.model = model
+        self._cache_name = str(cache_argument(model))
         self.n_rows = n_rows
         self.width = width
         self.cache: SlotCache
@@ -154,8 +175,8 @@ class PrefixDecoder:
         logits: Tensor = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self._cache_name: self.cache},
             **{name: optional[name] for name in self._optional},
         ).logits
         return logits[:, -1]

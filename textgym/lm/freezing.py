@@ -7,8 +7,8 @@ sequence is trained on, for the policy, its critic and a reference that began as
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.loading import is_encoder_decoder
+from textgym.lm.patching import giving
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
@@ -124,16 +125,6 @@ class FrozenPrefix:
             hook.remove()
         raise AssertionError("the frozen layers did not run")
 
-    @contextmanager
-    def replayed(self, states: Tensor) -> Iterator[None]:
+    def replayed(self, states: Tensor) -> AbstractContextManager[None]:
         """Inside, the layers give the kept states and compute nothing."""
-        own = [layer.__dict__.get("forward") for layer in self.layers]
-        for layer in self.layers:
-            layer.forward = lambda *_, **__: states
-        try:
-            yield
-        finally:
-            for layer, forward in zip(self.layers, own, strict=True):
-                del layer.forward
-                if forward is not None:
-                    layer.forward = forward
+        return giving(self.layers, states)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -117,6 +119,28 @@ def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Calla
     return frozen_dropout(made)
 
 
+def in_full_precision(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with float32 weights, cast in place where it came in half precision.
+
+    A half-precision weight swallows updates below its last bit: 1/256 of it in bfloat16, 1/2048 in float16. It also
+    makes acting and training differ by far more than a clipped ratio tolerates. Quantised weights stay as they are.
+
+    Warns:
+        UserWarning: the model was cast; it names the precision.
+    """
+    halves = {p.dtype for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}
+    if not halves or getattr(model, "is_quantized", False):
+        return model
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
+    warnings.warn(
+        f"the model's weights are {names}; they are cast to float32, in place, as updates would be lost in them. "
+        "Load it with dtype=torch.float32 to choose so yourself",
+        stacklevel=3,
+    )
+    model.float()
+    return model
+
+
 def frozen_dropout(model: Any) -> PreTrainedModel:
     """The model in eval mode: during RL, dropout would make rollout and training two policies."""
     evaluated: PreTrainedModel = model.eval()
@@ -133,7 +157,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 def context_length(model: PreTrainedModel) -> int | None:
     """How many positions the model has; None where its config names no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    return int(limit) if limit and limit > 0 else None  # XLNet writes −1 for none
 
 
 def columns_read(model: PreTrainedModel, width: int, prompt_length: int) -> int:
@@ -167,6 +191,11 @@ def check_fits(
         )
     if n_actions > rows:
         raise ValueError(f"the task has {n_actions} actions, the model's vocabulary only {rows} tokens")
+    check_context(model, width, prompt_length)
+
+
+def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> None:
+    """ValueError where ``P + T`` columns are more than the model's context; arguments as :func:`check_fits`."""
     limit = context_length(model)
     if limit is not None and columns_read(model, width, prompt_length) > limit:
         raise ValueError(
@@ -177,9 +206,8 @@ def check_fits(
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the model embeds."""
-    embedding = model.get_input_embeddings()
-    assert isinstance(embedding, nn.Embedding)
-    return int(embedding.num_embeddings)
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -187,8 +215,34 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""Names of the argument by which ``forward`` takes a cache: since transformers 5.24, and before."""
+
+
+def cache_argument(model: Any) -> str | None:
+    """The name by which the model's ``forward`` takes a cache; None if it takes none."""
+    return next(iter(accepted(model, **dict.fromkeys(CACHE_NAMES))), None)
+
+
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that the model's ``forward`` takes (models without learned positions lack some)."""
+    """Returns those of the arguments that the model's ``forward`` takes, or hands on to a trunk that takes them."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrappers pass all on
-    parameters = inspect.signature(inner.forward).parameters
+    parameters = dict(inspect.signature(inner.forward).parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        parameters |= inspect.signature(getattr(inner, "base_model", inner).forward).parameters
     return {name: value for name, value in arguments.items() if name in parameters}
+
+
+@contextmanager
+def explained(problem: str) -> Iterator[None]:
+    """Turns what a model's own code raises inside into a ValueError that begins with ``problem``."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        # A foreign model's code may raise anything.
+        raise ValueError(
+            f"{problem}: {type(error).__name__}: {first_line(error)}. Expected a language model of transformers that "
+            "needs nothing but token ids"
+        ) from error

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from textgym.lm.architecture import make_backbone
-from textgym.lm.loading import embedding_rows
+from textgym.lm.heads import Head, make_head
+from textgym.lm.loading import explained
 from textgym.lm.sampling import Sampling, restrict
 
 CHUNK_ELEMENTS = 2**24
@@ -39,47 +40,15 @@ class Trunk:
         n_frozen: so many of its lower layers are frozen, and what they compute may be kept.
 
     Raises:
-        ValueError: the model does more than apply a linear head to its backbone (soft-capped or scaled logits), or
-            names none.
+        ValueError: the model has no trunk of its own, or its logits do not follow from the trunk's states alone.
     """
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
         self.model = model
-        self.backbone = make_backbone(model, n_frozen)
-        self.base = self.backbone.module
-        head = model.get_output_embeddings()
-        if not isinstance(head, nn.Module):
-            raise ValueError(f"{type(model).__name__} names no trunk (base_model) below an output head; expected both")
-        scale = self._scale(head)
-        self.head: Callable[[Tensor], Tensor] = head if scale == 1 else lambda states: head(scale * states)
-
-    @torch.no_grad()
-    def _scale(self, head: nn.Module) -> float:
-        """Follows one pass: the head must read what the backbone gives, which T5 scales, and give the logits."""
-        head_read: list[Tensor] = []
-        head_gave: list[Tensor] = []
-
-        def amplify(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            # A fresh model's logits are small, where a cap would change nothing.
-            head_read.append(inputs[0])
-            head_gave.append(1e3 * output)
-            return head_gave[-1]
-
-        ids = torch.arange(4, device=self.model.device)[None] % embedding_rows(self.model)
-        inputs = self.backbone.inputs(ids)
-        hook = head.register_forward_hook(amplify)
-        try:
-            logits = self.model(**inputs).logits
-        finally:
-            hook.remove()
-        states = self.backbone.last_states(inputs)
-        for scale in (1.0, states.shape[-1] ** -0.5):
-            if _equal(head_read, scale * states) and _equal(head_gave, logits):
-                return scale
-        raise ValueError(
-            f"{type(self.model).__name__} does more than apply its output head to its trunk (soft-capping or "
-            "scaling), which training does not support; switch it off in the model's config"
-        )
+        with explained(f"{type(model).__name__} cannot be taken apart into a trunk and an output head"):
+            self.backbone = make_backbone(model, n_frozen)
+            self.base = self.backbone.module
+            self.head: Head = make_head(model, self.backbone)
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
@@ -97,10 +66,6 @@ class Trunk:
     def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
         """``[n, L, d]`` what the frozen layers compute; None where there are none. Arguments as above."""
         return self.backbone.prefix(input_ids, attention_mask, prompt_length)
-
-
-def _equal(passed: list[Tensor], expected: Tensor) -> bool:
-    return len(passed) == 1 and passed[0].shape == expected.shape and torch.allclose(passed[0], expected, rtol=1e-4)
 
 
 def score_responses(

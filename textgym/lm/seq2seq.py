@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from textgym.lm.backbones import tokens_first
 from textgym.lm.decoding import PrefixDecoder, Shown
-from textgym.lm.loading import is_encoder_decoder
+from textgym.lm.loading import accepted, is_encoder_decoder
 from textgym.types import IntArray
 
 
@@ -52,6 +52,7 @@ class Seq2SeqBackbone:
         self.start = start_token(model)
         self.encoder: nn.Module = model.get_encoder()
         self.decoder: nn.Module = model.get_decoder()
+        self.stacks: Sequence[nn.Module] = (self.encoder, self.decoder)
         self.keeps = n_frozen > 0 and not any(p.requires_grad for p in self.encoder.parameters())
 
     def states(
@@ -198,7 +199,9 @@ class Seq2SeqDecoder(PrefixDecoder):
         self.prompt_length = prompt_length
         self.start = start_token(model)
         self.encoder = model.get_encoder()
-        self._positions = _positional_embedding(model)
+        self._optional = accepted(model, decoder_position_ids=True)
+        self._positions = None if self._optional else _positional_embedding(model)
+        self._encoded: Callable[..., Any] = BaseModelOutput  # the class of what the encoder gives
 
     def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
         last = self.prompt_length - 1
@@ -225,7 +228,9 @@ class Seq2SeqDecoder(PrefixDecoder):
     def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
         tokens = self._on_device(shown.tokens[anew, : self.prompt_length])
         prompt, mask = _prompts(tokens.clamp(min=0), (tokens >= 0).long(), self.prompt_length)
-        self.memory.write(slot, self.encoder(input_ids=prompt, attention_mask=mask).last_hidden_state, mask)
+        encoded = self.encoder(input_ids=prompt, attention_mask=mask)
+        self._encoded = type(encoded)
+        self.memory.write(slot, encoded.last_hidden_state, mask)
         return super()._prefill(shown, anew, slot)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -236,12 +241,13 @@ class Seq2SeqDecoder(PrefixDecoder):
         states, prompt_mask = self.memory.shown
         with _row_positions(self._positions, positions):
             logits: Tensor = self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                encoder_outputs=self._encoded(last_hidden_state=states),
                 attention_mask=prompt_mask,
                 decoder_input_ids=ids,
                 decoder_attention_mask=mask.long(),
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
+                **dict.fromkeys(self._optional, positions),
             ).logits
         return logits[:, -1]
 

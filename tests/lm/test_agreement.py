@@ -1,0 +1,270 @@
+"""What acts is what learns: the check when a policy is built, and the slower path where cached columns are wrong.
+
+The truth is a plain pass of the whole model over each sequence alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BertGenerationConfig,
+    BertGenerationDecoder,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    PreTrainedModel,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
+
+from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
+from textgym.agents import PPO
+from textgym.agents.saved import acting_policy
+from textgym.lm import agreement
+from textgym.lm.agreement import SlowActingWarning, UncachedDecoder, check_agreement, make_decoder
+from textgym.lm.cache import SlotCache
+from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.scoring import Trunk
+from textgym.lm.seq2seq import Seq2SeqDecoder
+
+P, T = 5, 8
+
+SIZES: dict[str, Any] = {"vocab_size": 16, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+STACK = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def loud(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A model whose logits differ by several nats, so that a wrong position is seen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0)
+    return model
+
+
+def bart_decoder() -> PreTrainedModel:
+    """Absolute positions, and no position_ids in ``forward``."""
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}
+    return BartForCausalLM(BartConfig(**SIZES, **sizes, max_position_embeddings=32))
+
+
+def mamba() -> PreTrainedModel:
+    return MambaForCausalLM(MambaConfig(**SIZES, hidden_size=32, num_hidden_layers=2, state_size=4))
+
+
+def gpt1() -> PreTrainedModel:
+    """Takes no cache at all."""
+    return OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=16, n_embd=32, n_layer=2, n_head=2, n_positions=32))
+
+
+def qwen3_next() -> PreTrainedModel:
+    """Linear attention beside full attention, and experts."""
+    config = Qwen3NextConfig(
+        **SIZES,
+        **STACK,
+        num_key_value_heads=2,
+        head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    )
+    return Qwen3NextForCausalLM(config)
+
+
+def mixtral() -> PreTrainedModel:
+    config = MixtralConfig(**SIZES, **STACK, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
+    return MixtralForCausalLM(config)
+
+
+UNCACHED = {"bart decoder": bart_decoder, "mamba": mamba, "gpt-1": gpt1, "qwen3-next": qwen3_next}
+CACHED = {"gpt2": tiny_gpt2, "llama": tiny_llama, "mixtral": mixtral, "t5": tiny_t5, "bart": tiny_bart}
+
+
+@pytest.fixture(params=UNCACHED)
+def uncached(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return loud(UNCACHED[request.param])
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_models_with_a_column_cache_decode_from_it(name):
+    """A false alarm would be a warning, which fails a test."""
+    model = loud(CACHED[name])
+    assert check_agreement(Trunk(model), P + T, P)
+    assert isinstance(make_decoder(model, 2, P + T, P), PrefixDecoder)
+
+
+def test_the_slower_path_gives_what_plain_passes_give(uncached):
+    with pytest.warns(SlowActingWarning, match=f"{type(uncached).__name__} acts without a cache"):
+        assert not check_agreement(Trunk(uncached), P + T, P)
+    decoder = make_decoder(uncached, 3, P + T, P)
+    assert isinstance(decoder, UncachedDecoder)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(16, size=(3, P + T))
+    mask = np.zeros((3, P + T), np.int8)
+    for row, (prompt, response) in enumerate([(5, 0), (1, 3), (3, 7)]):
+        mask[row, P - prompt : P + response] = 1
+    got = decoder.logits(ids, mask, np.array([2, 0, 1]))
+    for logits, row in zip(got, [2, 0, 1], strict=True):
+        with torch.no_grad():
+            expected = next_logits(uncached, ids[row][mask[row] != 0].tolist(), [])
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::textgym.lm.agreement.SlowActingWarning")
+def test_models_without_a_column_cache_are_trained(uncached):
+    """Nothing moved yet, so acting, training and reference must agree on every token."""
+    algorithm = PPO(
+        env=env_of(word_mdp()), model=uncached, episodes_per_iteration=8, minibatch_size=8, n_epochs=1, device="cpu"
+    )
+    before = {name: p.detach().clone() for name, p in algorithm.policy.lm.named_parameters()}
+    episodes = algorithm._collect(no_callback(algorithm))
+    assert episodes is not None
+    scored = algorithm.score(episodes)
+    valid = episodes.valid
+    np.testing.assert_allclose(episodes.log_probs[valid], scored.ref_log_probs[valid], atol=1e-4)
+    algorithm._train(episodes)
+    assert any(not torch.equal(p, before[name]) for name, p in algorithm.policy.lm.named_parameters())
+
+
+def env_of(mdp: Any) -> Any:
+    from textgym.agents.slots import admitting_env
+
+    return admitting_env(mdp, 8)
+
+
+def no_callback(algorithm: PPO) -> Any:
+    total, callback = algorithm._setup_learn(100, None)
+    algorithm._update_current_progress_remaining(0, total)
+    return callback
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    def bidirectional() -> PreTrainedModel:
+        return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
+
+    with pytest.raises(ValueError, match=r"(?s)BertGenerationDecoder .* differ by .* nats.*is_decoder=False"):
+        acting_policy(loud(bidirectional), word_mdp())
+
+
+class LengthDependent(torch.nn.Module):
+    """An embedding that is scaled by the sequence's length: no prefix is what it was in the whole."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def weight(self) -> Any:
+        return self.inner.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.inner(ids) * ids.shape[1]
+
+
+def test_a_model_whose_past_depends_on_its_length_is_refused():
+    model = loud(tiny_gpt2)
+    model.transformer.wte = LengthDependent(model.transformer.wte)
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel .* differ by"):
+        check_agreement(Trunk(model), P + T, P)
+
+
+def test_cached_columns_that_are_read_wrongly_are_noticed(monkeypatch):
+    """Mutations of the cached path: it is then left for the slower one, and says why."""
+    model = loud(tiny_llama)
+
+    def without_mask(self: SlotCache, n: int, longest: int) -> torch.Tensor:
+        return torch.ones_like(append(self, n, longest))
+
+    append = SlotCache.append
+    monkeypatch.setattr(SlotCache, "append", without_mask)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+def test_positions_that_only_a_restart_shows_are_noticed(monkeypatch):
+    """Rotary positions are relative, so rows that begin together are right without any; one that restarts is not."""
+    model = loud(tiny_llama)
+    monkeypatch.setattr("textgym.lm.decoding.accepted", lambda *_, **__: {})
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch):
+    """The last columns are looked at too: here every cached row forgets what stands 9 columns back."""
+    model = loud(tiny_gpt2)
+
+    def short_sighted(self: SlotCache, n: int, longest: int) -> torch.Tensor:
+        mask = append(self, n, longest).clone()
+        mask[:, :-9] = False
+        return mask
+
+    append = SlotCache.append
+    monkeypatch.setattr(SlotCache, "append", short_sighted)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), 16, 8)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.transformer.wte.weight[5] = torch.nan
+    with pytest.raises(ValueError, match="the logits of GPT2LMHeadModel are not finite"):
+        check_agreement(Trunk(model), P + T, P)
+
+
+def test_what_the_models_code_raises_is_told_in_words():
+    class Fussy(torch.nn.Module):
+        def forward(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("images are missing")
+
+    model = tiny_gpt2()
+    model.transformer.h[1] = Fussy()
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot be taken apart .* RuntimeError: images are missing"):
+        Trunk(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_cast_with_a_word(dtype):
+    model = tiny_llama().to(dtype)
+    with pytest.warns(UserWarning, match=f"weights are {str(dtype).removeprefix('torch.')}; they are cast to float32"):
+        policy = acting_policy(model, word_mdp())
+    assert {p.dtype for p in policy.lm.parameters()} == {torch.float32}
+    assert policy.lm is model
+
+
+def test_models_of_one_configuration_are_checked_once(monkeypatch):
+    checked: list[str] = []
+    monkeypatch.setattr(agreement, "_CACHED", {})
+    check = agreement.check_agreement
+    monkeypatch.setattr(agreement, "check_agreement", lambda *a: checked.append("one") or check(*a))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(3):
+            assert isinstance(make_decoder(tiny_gpt2(seed=seed), 2, P + T, P), PrefixDecoder)
+        assert isinstance(make_decoder(tiny_t5(), 2, P + T, P), Seq2SeqDecoder)
+    assert checked == ["one", "one"]
+
+
+def test_a_horizon_of_one_token_can_be_checked():
+    assert check_agreement(Trunk(tiny_gpt2()), 4, 3)
+    assert check_agreement(Trunk(tiny_gpt2()), 2, 1)
