@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from scripts.model_table.tiny import BOS, EOS, PAD, VOCABULARY
 from textgym.agents import PPO
-from textgym.lm.architecture import make_decoder
+from textgym.lm.agreement import make_decoder
 from textgym.lm.loading import accepted
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
