@@ -39,15 +39,15 @@ test-latest:  ## the tests at the newest versions that pyproject.toml allows, in
 	.venv-latest/bin/pytest -n $(WORKERS) -W default
 
 test-lowest:  ## the tests at the lowest versions that pyproject.toml allows, in .venv-lowest
-	$(PYTHON) scripts/lowest_versions.py > .venv-lowest.txt
-	$(call install,.venv-lowest,".[dev]",-c .venv-lowest.txt)
+	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install uv; }
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e ".[dev]"
 	.venv-lowest/bin/pytest -n $(WORKERS) -W default
 
 tested: test-latest  ## test the newest versions, then write them into requirements/tested.txt
 	.venv-latest/bin/python -m pip freeze --exclude-editable | sed 's/+[^ ]*$$//' > $(TESTED)
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-latest .venv-lowest .venv-lowest.txt build dist *.egg-info
+	rm -rf .venv .venv-latest .venv-lowest build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -26,13 +26,15 @@ from transformers import (
     PreTrainedModel,
     Qwen3NextConfig,
     Qwen3NextForCausalLM,
+    ReformerConfig,
+    ReformerModelWithLMHead,
 )
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
 from textgym.agents import PPO
 from textgym.agents.saved import acting_policy
 from textgym.lm import agreement
-from textgym.lm.agreement import SlowActingWarning, UncachedDecoder, check_agreement, make_decoder
+from textgym.lm.agreement import SlowActingWarning, UncachedDecoder, check_agreement, check_backward, make_decoder
 from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.scoring import Trunk
@@ -241,6 +243,36 @@ def test_what_the_models_code_raises_is_told_in_words():
     model.transformer.h[1] = Fussy()
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot be taken apart .* RuntimeError: images are missing"):
         Trunk(model)
+
+
+def test_a_model_that_cannot_be_trained_with_dropout_off_is_refused():
+    """Reformer's reversible layers insist on training mode; that shows in the backward pass alone."""
+    config = ReformerConfig(
+        vocab_size=16,
+        hidden_size=32,
+        attn_layers=["local", "local"],
+        num_attention_heads=2,
+        attention_head_size=16,
+        feed_forward_size=32,
+        axial_pos_embds=False,
+        max_position_embeddings=32,
+        local_attn_chunk_length=8,
+        is_decoder=True,
+    )
+    with pytest.raises(ValueError, match="ReformerModelWithLMHead cannot be trained as it acts"):
+        check_backward(Trunk(ReformerModelWithLMHead(config).eval()))
+    check_backward(Trunk(tiny_gpt2()))
+    check_backward(Trunk(tiny_t5()))
+
+
+@torch.no_grad()
+def test_an_encoder_decoder_reads_prompts_without_a_response():
+    """The slower path's first token."""
+    model = tiny_bart()
+    ids, mask = np.full((1, P + T), 5), np.zeros((1, P + T), np.int8)
+    mask[0, :P] = 1
+    logits = UncachedDecoder(Trunk(model), 1, P).logits(ids, mask, np.arange(1))
+    torch.testing.assert_close(logits[0], next_logits(model, [5] * P, []), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -146,7 +146,7 @@ def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
     """
     model, horizon = trunk.model, width - prompt_length
     name = type(model).__name__
-    with explained(f"{name} cannot read {prompt_length} + {horizon} tokens"):
+    with explained(f"{name} cannot read {prompt_length} + {horizon} tokens by themselves"):
         sequences = _sequences(model, prompt_length, horizon)
     spread = torch.stack([s.log_probs.std(-1).mean() for s in sequences]).mean().item()
     bound = TOLERANCE.get(sequences[0].log_probs.dtype, 1e-3) * spread
@@ -172,6 +172,19 @@ def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
     cached = reason is None
     _CACHED[_kind(model, width, prompt_length)] = cached
     return cached
+
+
+def check_backward(trunk: Trunk) -> None:
+    """Checks that a gradient reaches the lowest trained parameter, on two tokens.
+
+    Raises:
+        ValueError: the model's own code refuses, or nothing is trained that its log-probabilities depend on.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=trunk.model.device)
+    trained = [parameter for parameter in trunk.model.parameters() if parameter.requires_grad]
+    with explained(f"{type(trunk.model).__name__} cannot be trained as it acts, with dropout off"), torch.enable_grad():
+        logits = trunk.head(trunk.hidden_states(ids, torch.ones_like(ids), 1))
+        torch.autograd.grad(logits.sum(), trained[:1], allow_unused=True)
 
 
 @torch.no_grad()

@@ -242,7 +242,4 @@ def explained(problem: str) -> Iterator[None]:
         raise
     except Exception as error:
         # A foreign model's code may raise anything.
-        raise ValueError(
-            f"{problem}: {type(error).__name__}: {first_line(error)}. Expected a language model of transformers that "
-            "needs nothing but token ids"
-        ) from error
+        raise ValueError(f"{problem}: {type(error).__name__}: {first_line(error)}") from error

@@ -45,7 +45,9 @@ class Trunk:
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
         self.model = model
-        with explained(f"{type(model).__name__} cannot be taken apart into a trunk and an output head"):
+        with explained(
+            f"{type(model).__name__} cannot be taken apart into a trunk that reads token ids alone and an output head"
+        ):
             self.backbone = make_backbone(model, n_frozen)
             self.base = self.backbone.module
             self.head: Head = make_head(model, self.backbone)

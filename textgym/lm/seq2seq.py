@@ -63,7 +63,7 @@ class Seq2SeqBackbone:
         kept = None if prefix is None or not self.keeps else prefix[:, : prompt.shape[1]]
         encoded = self._encode(prompt, mask) if kept is None else kept
         response = input_ids[:, prompt_length:]
-        return self._decode(torch.cat([torch.full_like(response[:, :1], self.start), response], 1), encoded, mask)
+        return self._decode(torch.cat([response.new_full((len(response), 1), self.start), response], 1), encoded, mask)
 
     def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
         """``[n, L, d]`` what the encoder gives for prompts of up to L tokens; None if it is trained."""
