@@ -1,4 +1,7 @@
-"""``python -m scripts.model_table``: tries the architectures, each in a process of its own."""
+"""Tries the architectures, each in a process of its own, and writes the page.
+
+Usage: ``python -m scripts.model_table [--rows FILE] [--page FILE] [model_type ...]``
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ import json
 import logging
 import multiprocessing
 import os
-import sys
 import time
-import traceback
-import warnings
+from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,80 +19,84 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 import torch
-import transformers
 
 from scripts.model_table.configurations import Configuration, configurations
-from scripts.model_table.measure import measure, verdict
-from scripts.model_table.tiny import small_config, tiny_model
+from scripts.model_table.measure import CRASH, attempt, measure, verdict
+from scripts.model_table.page import page
+from scripts.model_table.tiny import build
 
 
 def tried(one: Configuration) -> dict[str, Any]:
-    """A configuration's row."""
+    """Builds a configuration and measures it."""
     begun = time.time()
-    found: dict[str, Any] = {"model_type": one.model_type, "class": one.cls, "varies": one.varies}
-    try:
-        model = tiny_model(small_config(one.model_type, **one.fields), getattr(transformers, one.cls))
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {' '.join(str(error).split())} @{where.filename.split('site-packages/')[-1]}:{where.lineno}"
-        found |= {"build_error": message}
-    else:
+    found: dict[str, Any] = {}
+    model = attempt("build", found, lambda: build(one.model_type, one.cls, **one.fields))
+    if model is not None:
         found |= measure(model)
-    return {**found, "verdict": verdict(found), "seconds": round(time.time() - begun, 2)}
+    return {**found, "verdict": verdict(found), "seconds": round(time.time() - begun, 1)}
 
 
 def _child(one: Configuration, pipe: Connection) -> None:
-    warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    pipe.send(tried(one))
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+        pipe.send(tried(one))
 
 
-def apart(one: Configuration, seconds: float = 60) -> dict[str, Any]:
-    """A configuration's row, from a process that may die or hang."""
+def tried_apart(one: Configuration, seconds: float = 120) -> dict[str, Any]:
+    """Tries a configuration in a process that may die or hang; returns its row."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     child = context.Process(target=_child, args=(one, theirs))
     child.start()
     theirs.close()
     try:
-        if ours.poll(seconds):
-            return ours.recv()
-        reason = f"nothing after {seconds:.0f} seconds"
+        found = ours.recv() if ours.poll(seconds) else _crash(f"nothing after {seconds:.0f} seconds")
     except EOFError:
-        reason = "the process died"
+        found = _crash("the process died")
     finally:
         child.kill()
         child.join()
-    return {
-        "model_type": one.model_type,
-        "class": one.cls,
-        "varies": one.varies,
-        "verdict": "crash",
-        "build_error": reason,
-    }
+    return {"model_type": one.model_type, "class": one.cls, "varies": one.varies, **found}
+
+
+def _crash(message: str) -> dict[str, Any]:
+    return {"verdict": CRASH, "learn_error": {"message": message, "in_words": False}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=Path)
-    parser.add_argument("only", nargs="*")
+    parser = argparse.ArgumentParser(prog="python -m scripts.model_table", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=Path, help="write the results to this file, as JSON lines")
+    parser.add_argument("--page", type=Path, help="write the table to this file, such as docs/models.md")
+    parser.add_argument("--reuse", type=Path, help="make the table of an earlier run's --rows instead of trying anew")
+    parser.add_argument("model_types", nargs="*", help="architectures to try; all by default")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    with open(given.rows or os.devnull, "w") as file:
-        for one in configurations():
-            if given.only and one.model_type not in given.only:
-                continue
-            row = apart(one)
-            print(json.dumps(row), file=file, flush=True)
-            short = {k: (f"{v:.1e}" if isinstance(v, float) and k != "seconds" else v) for k, v in row.items()}
-            print(
-                json.dumps(short) if given.only else f"{row['verdict']:15} {one.model_type} {one.cls} {one.varies}",
-                flush=True,
-            )
+    rows = _read(given.reuse) if given.reuse else _try(given.model_types)
+    print(*(f"{count} {what}" for what, count in Counter(row["verdict"] for row in rows).most_common()), sep=", ")
+    if given.rows:
+        given.rows.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    if given.page:
+        given.page.write_text(page(rows))
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _try(model_types: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for one in configurations():
+        if not model_types or one.model_type in model_types:
+            rows.append(tried_apart(one))
+            print(json.dumps(rows[-1]) if model_types else _line(rows[-1]), flush=True)
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['verdict']:23} {row['model_type']} {row['class']} {row['varies']}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,6 +30,13 @@ class Configuration:
 
 ALL_BUT_ONE_LINEAR = ["linear_attention", "full_attention", "linear_attention"]
 
+ZAMBA = {
+    "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    "num_hidden_layers": 4,
+    "attention_hidden_size": 64,
+    "attention_head_dim": 16,
+}
+
 NEEDS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "cohere": {"logit_scale": 0.5},
@@ -37,10 +44,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "cohere2_moe": {"logit_scale": 0.5},
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "rope_parameters": dict.fromkeys(
-            ("sliding_attention", "full_attention"),
-            {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
-        ),
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+            for kind in ("sliding_attention", "full_attention")
+        },
         "logit_scale": 0.5,
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
@@ -59,6 +66,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ALL_BUT_ONE_LINEAR},
     "inkling_text": {"logits_mup_width_multiplier": 2.0},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "mamba2": {"head_dim": 16},
     "minicpm3": {"dim_model_base": 32},
@@ -72,18 +80,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {
-        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
-        "num_hidden_layers": 4,
-        "attention_hidden_size": 64,
-        "attention_head_dim": 16,
-    },
-    "zamba2": {
-        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
-        "num_hidden_layers": 4,
-        "attention_hidden_size": 64,
-        "attention_head_dim": 16,
-    },
+    "zamba": ZAMBA,
+    "zamba2": ZAMBA,
     "zaya": {"num_experts_per_tok": 1},
 }
 """Config fields without which a shrunk architecture cannot be built or run."""
@@ -94,6 +92,12 @@ def _rope(kind: str, **more: Any) -> dict[str, Any]:
 
 
 LONG = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0], "factor": 4.0}
+
+ENCODERS = (
+    *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+    *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+"""Architectures that look both ways unless they are told to be decoders."""
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "llama": {
@@ -157,7 +161,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "falcon": {
         "alibi": {"alibi": True},
         "new decoder": {"new_decoder_architecture": True},
-        "one key a head, sequential": {"multi_query": False, "parallel_attn": False},
+        "one key a head, sequential": {"multi_query": False, "parallel_attn": False, "num_kv_heads": 4},
         "alibi, eager": {"alibi": True, "attn_implementation": "eager"},
     },
     "phi3": {"window": {"sliding_window": 8}, "partial rotary": {"partial_rotary_factor": 0.5}},
@@ -171,14 +175,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "t5": {"gated, untied (1.1)": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}},
     "longt5": {"transient global": {"encoder_attention_type": "transient-global"}},
     "bart": {"scaled embedding": {"scale_embedding": True}},
-    **dict.fromkeys(
-        (
-            *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
-            *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl"),
-            "xmod",
-        ),
-        {"is_decoder": {"is_decoder": True}},
-    ),
+    **{name: {"decoder": {"is_decoder": True}} for name in ENCODERS},
 }
 """Config fields of variants that read, mask or place tokens in another way, or that compute other logits."""
 

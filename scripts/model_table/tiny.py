@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    CONFIG_MAPPING,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 512
 PAD, BOS, EOS = 0, 1, 2
@@ -46,12 +42,27 @@ SIZES = {
     r"n_shared_experts|(moe_)?num_shared_experts|zero_expert_num|n_group|topk_group|num_expert_group": 1,
     r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|(mamba_)?n_?groups|.*sparse_step": 1,
     r"(.*_)?(sliding_window|window_size|sliding_window_size|attention_window|local_radius|local_attention)": WINDOW,
-    r"(attention_|mamba_)?chunk_size|(index_)?block_size|index_topk|keep_window_size|local_attention_window_len": WINDOW,
+    r"(attention_|mamba_)?chunk_size|(index_)?block_size|index_topk|keep_window_size": WINDOW,
     r"(.*_)?(state_size|d_state|time_step_rank|dt_rank)": 8,
     r"rotary_dim": 4,
     r"(num|n|encoder|decoder|num_encoder|num_decoder|num_hidden)_layers?|num_blocks": LAYERS,
 }
 """Values of integer fields, by patterns of the names that configs give them; the first that fits."""
+
+
+def build(model_type: str, cls: str, seed: int = 0, **fields: Any) -> PreTrainedModel:
+    """Builds a tiny random instance of an architecture.
+
+    Args:
+        model_type: a key of ``CONFIG_MAPPING``.
+        cls: the name of its class in transformers.
+        seed: of the weights.
+        **fields: config fields that have these values instead of small ones.
+
+    Raises:
+        ValueError: the config does not shrink enough.
+    """
+    return tiny_model(small_config(model_type, **fields), getattr(transformers, cls), seed)
 
 
 def small_config(model_type: str, **given: Any) -> PreTrainedConfig:
@@ -80,15 +91,13 @@ def _small(config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _start(default: Mapping[str, Any]) -> int:
-    """The same special token that begins a response by default."""
+    """Finds the special token that begins a response by default, under its new id."""
     start = default["decoder_start_token_id"]
     return next((new for name, new in _SPECIAL.items() if start == default.get(name)), EOS)
 
 
 _SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-
-
-_INHERITED = set(vars(PreTrainedConfig())) - {"pad_token_id", "bos_token_id", "eos_token_id"}
+_INHERITED = set(vars(PreTrainedConfig())) - _SPECIAL.keys()
 
 
 def _size(name: str, value: Any) -> Any:
@@ -105,25 +114,30 @@ def _is_unset(name: str, value: Any) -> bool:
 
 
 def _is_list(name: str, value: Any) -> bool:
-    """Llama 3 has several end tokens, LED a window for each layer."""
+    """Knows the lists of sizes: several end tokens, or a window for each layer."""
     return isinstance(value, list) and name in ("eos_token_id", "attention_window")
 
 
 def _fewer_layers(config: PreTrainedConfig, default: Mapping[str, Any]) -> dict[str, Any]:
     """Chooses layers of every kind, where a config lists what each of them is."""
-    depth = getattr(config, "num_hidden_layers", None)
-    lists = {n: v for n, v in default.items() if isinstance(v, list | tuple) and depth and len(v) == depth > 2}
+    depth = getattr(config, "num_hidden_layers", None) or 0
+    every = {name: list(value) for name, value in default.items() if isinstance(value, list | tuple)}
+    lists = {name: value for name, value in every.items() if len(value) == depth > LAYERS}
+    numbers = [name for name, value in lists.items() if value == list(range(depth))]  # these name layers
     if not lists:
         return {}
-    kinds = list(zip(*map(map, [repr] * len(lists), lists.values()), strict=True))
-    chosen = sorted({kinds.index(kind) for kind in kinds})
-    chosen = sorted([*chosen, *(i for i in range(depth) if i not in chosen)][: max(LAYERS, len(chosen))])
-    count = {name: len(chosen) for name in ("num_hidden_layers", "n_layer") if name in default}
-    return {**{name: [values[i] for i in chosen] for name, values in lists.items()}, **count}
+    kinds = [[repr(value[i]) for name, value in lists.items() if name not in numbers] for i in range(depth)]
+    chosen = {kinds.index(kind) for kind in kinds}
+    chosen |= set([i for i in range(depth) if i not in chosen][: max(LAYERS - len(chosen), 0)])
+    return {
+        **{name: [value[i] for i in sorted(chosen)] for name, value in lists.items()},
+        **{name: list(range(len(chosen))) for name in numbers},
+        **{name: len(chosen) for name in ("num_hidden_layers", "n_layer") if name in default},
+    }
 
 
 def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel], seed: int = 0) -> PreTrainedModel:
-    """A seeded model in eval mode, whose logits spread by several units.
+    """Builds a seeded model in eval mode, whose logits spread by several units.
 
     Transformers' own initialisation (deviation 0.02) is so flat that wrong positions hardly show.
 
@@ -149,7 +163,7 @@ def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel], seed: int =
 
 
 def _begins(config: PreTrainedConfig) -> int | None:
-    """T5Gemma and EncoderDecoderModel name no token that begins a response."""
+    """Finds the token that begins a response, which T5Gemma and EncoderDecoderModel do not name."""
     named = getattr(config, "decoder_start_token_id", None)
     return BOS if named is None and config.is_encoder_decoder else named
 
