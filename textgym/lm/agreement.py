@@ -229,7 +229,8 @@ def _sequences(model: PreTrainedModel, prompt_length: int, horizon: int) -> list
     """Draws three sequences: of the longest prompt, of a shorter one, and of a single token."""
     rng = np.random.default_rng(0)
     tokens = _tokens(model)
-    words = np.setdiff1d(tokens, [model.config.pad_token_id or 0]) if len(tokens) > 1 else tokens
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None) or 0  # some configs have no such field
+    words = np.setdiff1d(tokens, [padding]) if len(tokens) > 1 else tokens
     lengths = (prompt_length, -(-prompt_length // 3), 1)
     # A policy may write padding, whose embedding is zero in many models; that hides what position it stands at.
     drawn = [(rng.choice(words, n), rng.choice(tokens, horizon)) for n in lengths]
