@@ -6,6 +6,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
@@ -22,6 +23,7 @@ from scripts.model_table.play import (
     greedy_acting,
     greedy_generate,
     greedy_plain,
+    greedy_uncached,
     of_tokens,
     prefix_log_probs,
     training_log_probs,
@@ -54,9 +56,10 @@ def measure(model: PreTrainedModel) -> dict[str, Any]:
     Returns:
         Largest differences to plain passes over every prefix, in nats: ``whole`` of plain passes over whole episodes,
         ``acting``, ``training``; ``gap`` between acting and training; ``padding`` of both where the padding token is
-        among the words. ``greedy`` and ``generate``: whether their tokens are those of plain passes;
-        ``generate_uncached`` where they are not. ``ratio_error`` and ``kl`` of the first iteration. ``slow``: why it
-        acts without a cache; ``warnings``: the others. ``NAME_error`` where something raised.
+        among the words. ``greedy``, ``generate`` and ``generate_uncached``: whether the tokens of acting and of
+        transformers' ``generate``, with its cache and without, are those of plain passes. ``ratio_error`` and ``kl``
+        of the first iteration. ``slow``: why it acts without a cache; ``warnings``: the others. ``NAME_error`` where
+        something raised.
     """
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as told:
@@ -78,12 +81,9 @@ def _measure(model: PreTrainedModel, found: dict[str, Any]) -> None:
     found["padding"] = attempt("padding", found, lambda: max(_compare(model, padded, truth).values()))
     prompt = played[2].prompt
     plain = greedy_plain(model, prompt, GREEDY)
-    for name, greedy, use_cache in (
-        ("greedy", greedy_acting, ()),
-        ("generate", greedy_generate, (True,)),
-        ("generate_uncached", greedy_generate, (False,)),
-    ):
-        tokens = attempt(name, found, lambda g=greedy, c=use_cache: g(model, prompt, GREEDY, *c))
+    greedy = {"greedy": greedy_acting, "generate": greedy_generate, "generate_uncached": greedy_uncached}
+    for name, write in greedy.items():
+        tokens = attempt(name, found, partial(write, model, prompt, GREEDY))
         found[name] = tokens is not None and _same(tokens, *plain)
     found |= attempt("learn", found, lambda: learn(model)) or {}
 

@@ -17,6 +17,7 @@ from textgym.lm.decoding import Decoder
 from textgym.lm.loading import accepted
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
+from textgym.types import IntArray, MaskArray
 
 P, T = 8, 24
 ROWS = 3
@@ -110,12 +111,14 @@ def training_log_probs(model: PreTrainedModel, played: list[Episode]) -> list[Te
 
 
 def _logits(decoder: Decoder, shown: list[tuple[Episode, int]]) -> Tensor:
-    return decoder.logits(*_observations(shown), np.arange(len(shown)))[:, :VOCABULARY]
+    ids, mask = _observations(shown)
+    return decoder.logits(ids, mask, np.arange(len(shown)))[:, :VOCABULARY]
 
 
-def _observations(shown: list[tuple[Episode, int]]) -> Any:
+def _observations(shown: list[tuple[Episode, int]]) -> tuple[IntArray, MaskArray]:
     """``[n, P+T]`` ids and mask of episodes of which so many tokens are written."""
-    ids, mask = np.full((len(shown), P + T), PAD, np.int64), np.zeros((len(shown), P + T), np.int8)
+    ids: IntArray = np.full((len(shown), P + T), PAD, np.int64)
+    mask: MaskArray = np.zeros(ids.shape, np.int8)
     for row, (episode, elapsed) in enumerate(shown):
         tokens = [*episode.prompt, *episode.response[:elapsed]]
         start = P - len(episode.prompt)
@@ -158,9 +161,15 @@ def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int, use_c
         decoder_start_token_id=start_token(model) if model.config.is_encoder_decoder else None,
     )
     ids = torch.tensor([prompt])
+    generate: Any = model.generate
     before, model.generation_config = model.generation_config, settings
     try:
-        given: list[int] = model.generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
+        given: list[int] = generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
     finally:
         model.generation_config = before
     return given[1:] if model.config.is_encoder_decoder else given[len(prompt) :]
+
+
+def greedy_uncached(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
+    """Returns what :func:`greedy_generate` does where the model keeps no cache."""
+    return greedy_generate(model, prompt, count, use_cache=False)

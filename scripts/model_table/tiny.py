@@ -136,7 +136,7 @@ def _fewer_layers(config: PreTrainedConfig, default: Mapping[str, Any]) -> dict[
     }
 
 
-def tiny_model(config: PreTrainedConfig, cls: type[PreTrainedModel], seed: int = 0) -> PreTrainedModel:
+def tiny_model(config: PreTrainedConfig, cls: Any, seed: int = 0) -> PreTrainedModel:
     """Builds a seeded model in eval mode, whose logits spread by several units.
 
     Transformers' own initialisation (deviation 0.02) is so flat that wrong positions hardly show.

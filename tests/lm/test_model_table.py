@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from scripts.model_table import play
 from scripts.model_table.configurations import Configuration, configurations
-from scripts.model_table.measure import CRASH, REFUSED, RIGHT, SLOWER, WRONG, learn, measure, verdict
+from scripts.model_table.measure import (
+    CRASH,
+    NOT_BUILT,
+    REFUSED,
+    RIGHT,
+    SLOWER,
+    WRONG,
+    attempt,
+    measure,
+    task,
+    verdict,
+)
 from scripts.model_table.page import power
 from scripts.model_table.play import P, T
-from scripts.model_table.tiny import WINDOW, build, small_config
+from scripts.model_table.tiny import PAD, VOCABULARY, WINDOW, build, small_config
 from textgym.lm.decoding import PrefixDecoder
+from textgym.types import IntArray, MaskArray
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -94,13 +109,54 @@ def test_given_fields_stand_in_a_nested_config() -> None:
     assert (small.attn_config.clip_qkv, small.attn_config.rope_theta, small.attn_config.kv_n_heads) == (3.0, 7.0, 4)
 
 
-def test_a_crash_is_not_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measure_sees_a_padding_token_that_is_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that takes the padding token for padding, wherever it stands."""
+
+    class Overlooking(PrefixDecoder):
+        def logits(self, input_ids: IntArray, attention_mask: MaskArray, rows: IntArray) -> Tensor:
+            return super().logits(input_ids, attention_mask * (input_ids != PAD), rows)
+
     model = built(KNOWN["llama/LlamaForCausalLM/"])
-    monkeypatch.setattr(model.lm_head, "forward", lambda _: 1 / 0)
-    assert "plain_error" in measure(model)
-    with pytest.raises(Exception, match="division"):
-        learn(model)
-    assert verdict({"learn_error": {"in_words": False, "message": "KeyError: 0"}}) == CRASH
+    monkeypatch.setattr(play, "make_decoder", lambda model, n, width, _: Overlooking(model, n, width))
+    found = measure(model)
+    assert found["acting"] < 1e-4
+    assert found["padding"] > 0.1
+    assert verdict(found) == WRONG
+
+
+SOUND = dict.fromkeys(("acting", "training", "gap", "padding", "ratio_error", "kl"), 1e-6) | {"greedy": True}
+
+
+@pytest.mark.parametrize(
+    ("differs", "expected"),
+    [
+        ({}, RIGHT),
+        ({"slow": "it keeps a recurrent state"}, SLOWER),
+        *(({name: 2e-3}, WRONG) for name in SOUND if name != "greedy"),
+        ({"kl": -2e-3}, WRONG),
+        ({"ratio_error": float("nan")}, WRONG),
+        ({"greedy": False}, WRONG),
+        ({"slow": "it keeps a recurrent state", "gap": 2e-3}, WRONG),
+        ({"generate": False}, RIGHT),
+        ({"learn_error": {"in_words": True}}, REFUSED),
+        ({"learn_error": {"in_words": False}}, CRASH),
+        ({"acting_error": {"in_words": True}}, CRASH),  # it trains, yet raises elsewhere
+        ({"plain_error": {"in_words": False}}, NOT_BUILT),
+        ({"build_error": {"in_words": False}}, NOT_BUILT),
+    ],
+)
+def test_verdicts(differs: dict[str, Any], expected: str) -> None:
+    assert verdict({**SOUND, **differs}) == expected
+
+
+def test_what_raises_is_noted_with_whose_it_is() -> None:
+    found: dict[str, Any] = {}
+    model = built(KNOWN["llama/LlamaForCausalLM/"])
+    assert attempt("index", found, lambda: model.model.embed_tokens(torch.tensor([VOCABULARY]))) is None
+    assert attempt("width", found, lambda: task(0)) is None
+    assert found["index_error"]["message"].startswith("IndexError: ")
+    assert not found["index_error"]["in_words"]
+    assert found["width_error"]["in_words"]
 
 
 @pytest.mark.parametrize(
