@@ -16,6 +16,7 @@ from textgym.agents.nlpo import NLPO
 from textgym.agents.policy import LMPolicy
 from textgym.agents.ppo import PPO
 from textgym.agents.pretraining import Pretraining, encode_texts
+from textgym.agents.reference import WITHOUT_ADAPTERS
 from textgym.agents.reinforce import Reinforce
 from textgym.agents.remax import ReMax
 from textgym.agents.rloo import RLOO
@@ -32,6 +33,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "TRPO",
+    "WITHOUT_ADAPTERS",
     "BestOfN",
     "Comparison",
     "DPOSettings",

@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 from transformers import PreTrainedModel
@@ -32,18 +33,20 @@ from textgym.agents.construction import (
     check_spaces,
     check_trainable,
     env_attribute,
-    linear_decay,
     make_admitting,
     make_controller,
+    make_schedule,
+    schedule_state,
     task_identity,
 )
+from textgym.agents.guards import Watch, check_trained
 from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining, check_pretraining
-from textgym.agents.reference import make_reference
+from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
-from textgym.agents.settings import make_settings
+from textgym.agents.settings import make_settings, warmup_factor
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import KLController
@@ -61,15 +64,20 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     Args:
         policy: ``"LMPolicy"``.
         env: an id, a Gymnasium environment or vector environment, or a ``VecEnv``.
-        learning_rate: initial value of a linear decay to 0 over the whole run, or a schedule.
+        learning_rate: initial value of a linear decay to 0 over the whole run, or stable-baselines3's
+            ``LinearSchedule`` or ``ConstantSchedule``; ``warmup_iterations`` of the settings multiplies it.
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
-        reference: what the KL is measured to; by default a frozen copy of the model as it is now, and for a model with
-            adapters the model itself without them.
+        reference: what the KL is measured to: a directory, a hub id, or a loaded model. By default the model as it is
+            now, with the adapters that it came with; ``"without-adapters"`` for the model below them.
         value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         kl: β, or a controller of it.
         sampling: the behaviour distribution.
         pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
+        score_together: score the responses of an iteration at its end, in few large calls of the reward; False scores
+            them in the step in which they end. It needs a vector environment of this package without wrappers; in any
+            other it is False by itself. Callbacks then see, in ``_on_step``, ``locals["rewards"]`` of 0 and ``infos``
+            without ``score`` and ``components``; the same ``infos`` hold them by ``_on_rollout_end``.
         seed: of everything random.
         policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, ``frozen``, as :class:`LMPolicy` explains them.
         stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
@@ -86,11 +94,12 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         learning_rate: float | Schedule = 1e-4,
         *,
         model: str | Path | PreTrainedModel | None = None,
-        reference: str | Path | PreTrainedModel | None = None,
+        reference: Reference = None,
         value: str | Path | nn.Module = "trunk",
         kl: float | KLController = 0.05,
         sampling: Sampling | None = None,
         pretraining: Pretraining | None = None,
+        score_together: bool = True,
         seed: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -115,11 +124,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.reference_source = reference
         self.value = value
         self.kl = make_controller(kl)
+        schedule_state(learning_rate)  # one that no checkpoint could hold is refused here
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining
+        self.score_together = score_together
         self.iteration = 0
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
+        self.metrics: dict[str, float] = {}  # of the last iteration
+        self._watch = Watch()
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -160,10 +173,8 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Constructor arguments that a checkpoint keeps."""
-        if not isinstance(self.learning_rate, int | float):
-            raise TypeError("learning_rate is a schedule of your own, which cannot be saved; pass a number")
-        arguments = {"policy_kwargs": self.policy.saved_arguments()}
-        return {"learning_rate": float(self.learning_rate), **arguments, **asdict(self.settings)}
+        arguments = {"policy_kwargs": self.policy.saved_arguments(), "score_together": self.score_together}
+        return {"learning_rate": schedule_state(self.learning_rate), **arguments, **asdict(self.settings)}
 
     # --- construction --------------------------------------------------------------------------------------
 
@@ -173,8 +184,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         return BaseAlgorithm._wrap_env(bridged, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
-        rate = self.learning_rate
-        self.lr_schedule = linear_decay(float(rate)) if isinstance(rate, int | float) else rate
+        self.lr_schedule = make_schedule(self.learning_rate)
         assert self.env is not None
         check_spaces(self.observation_space, self.action_space)
         mdp = self._env_attribute("mdp", None)
@@ -204,7 +214,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     def _settle(self) -> None:
         """Readies the slots of the environment and what plays in them."""
         assert self.env is not None
-        self._slots = make_slots(self.env)
+        self._slots = make_slots(self.env, self.score_together)
         self._session = self.new_session()
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
@@ -252,6 +262,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
         if reset_num_timesteps:
             self.iteration = self.episodes_begun = self.boundary_timesteps = 0
+            self._watch = Watch()
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
             # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
@@ -313,19 +324,36 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         )
 
     def _train(self, episodes: Episodes) -> None:
-        """Scores, estimates, updates, logs."""
-        self._update_learning_rate(self.policy.optimizer)
+        """Scores, estimates, updates, logs.
+
+        Raises:
+            TrainingError: the policy is not the one that wrote the episodes, or something is not finite.
+        """
+        rate = self._set_learning_rate()
         scored = self.score(episodes)
         chosen = self.select(scored)
         estimated = self.estimate_advantages(chosen)
         logged = self.update(chosen, estimated)
+        check_trained(self.policy, rate)
         foreseen = explained_variance(chosen, estimated.returns) if self.critic else None
-        for name, value in iteration_metrics(scored, logged, foreseen).items():
+        self.metrics = {
+            **iteration_metrics(scored, logged, foreseen),
+            "train/learning_rate": rate,
+            "train/beta": self.kl.beta,
+            "train/n_updates": self._n_updates,
+        }
+        for name, value in self.metrics.items():
             self.logger.record(name, value)
-        self.logger.record("train/beta", self.kl.beta)
-        self.logger.record("train/n_updates", self._n_updates)
+        self._watch(self.iteration, self.metrics)
         kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
         self.kl.update(float(kl), len(scored.episodes))
+
+    def _set_learning_rate(self) -> float:
+        """Gives the optimiser this iteration's learning rate, and returns it."""
+        warm = warmup_factor(self.iteration, self.settings.warmup_iterations)
+        rate = self.lr_schedule(self._current_progress_remaining) * warm
+        update_learning_rate(self.policy.optimizer, rate)
+        return rate
 
     # --- saving ----------------------------------------------------------------------------------------------
 

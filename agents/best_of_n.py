@@ -25,6 +25,7 @@ class BestOfN(ExpertIteration):
 
     settings: BestOfNSettings
     settings_class = BestOfNSettings
+    on_policy = False
 
     def new_session(self) -> Session:
         if self.reference is None:

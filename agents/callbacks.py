@@ -7,9 +7,15 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+SHOWN = {"score": "rollout/score", "kl": "rollout/kl", "approx_kl": "train/approx_kl"}
+"""What the progress bar shows of the last iteration: KL in nats per response, approx_kl in nats per token."""
+
 
 class TokenProgressBar(BaseCallback):
-    """Counts generated tokens; stable-baselines3's own bar counts every row, idle ones too."""
+    """Counts generated tokens, and shows the last iteration's score and KL.
+
+    stable-baselines3's own bar counts every row, idle ones too.
+    """
 
     bar: tqdm[Any]
     total: int
@@ -19,10 +25,20 @@ class TokenProgressBar(BaseCallback):
         done = self.model.num_timesteps
         self.bar = tqdm(total=self.total, initial=done, unit="tok", unit_scale=True, desc="training")
 
+    def _on_rollout_start(self) -> None:
+        self._show_metrics()
+
     def _on_step(self) -> bool:
         # The last iteration may go beyond the total.
         self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
         return True
 
     def _on_training_end(self) -> None:
+        self._show_metrics()
         self.bar.close()
+
+    def _show_metrics(self) -> None:
+        metrics: dict[str, float] = getattr(self.model, "metrics", {})
+        found = {name: f"{metrics[key]:.3g}" for name, key in SHOWN.items() if key in metrics}
+        if found:
+            self.bar.set_postfix(found)

@@ -2,12 +2,14 @@
 
 Layout::
 
-    config.json, model.safetensors, tokenizer.json …   the policy, or what it was before its adapters
-    adapter_config.json, adapter_model.safetensors     its adapters, where it has some
+    config.json, model.safetensors, tokenizer.json …   the policy
+    adapter_config.json, adapter_model.safetensors     or its adapters, where it has some,
+    base/                                              with the model that they were added to
     training/state.json                                counters, hyper-parameters, KL controller
     training/optimizer.safetensors
     training/value_head.safetensors                    and value_trunk/, where the critic has a trunk of its own
-    training/reference/                                the KL reference, where it is a model of its own
+    training/reference/                                the KL reference, where it is a model of its own, or its
+                                                       adapters, where it began as a policy that had some
     training/NAME.safetensors                          what else an algorithm keeps, such as NLPO's mask model
     manifest.json                                      a digest of every file
 """
@@ -24,8 +26,10 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from textgym.agents.construction import task_identity
+from textgym.agents.construction import schedule_from_state, task_identity
+from textgym.agents.guards import check_trained
 from textgym.agents.pretraining import check_same
+from textgym.agents.reference import save_reference, saved_reference
 from textgym.agents.values import SeparateValue, ValueHead
 from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
 from textgym.lm.bars import without_bars
@@ -33,6 +37,7 @@ from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
+from textgym.tokenization import write_turn_end
 
 if TYPE_CHECKING:
     from textgym.agents.algorithm import SequenceAlgorithm
@@ -42,18 +47,24 @@ KL_CONTROLLERS: dict[str, type[FixedKL] | type[AdaptiveKL]] = {"FixedKL": FixedK
 
 
 def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: Any) -> None:
-    """Writes an algorithm's state as it was at its last iteration boundary."""
+    """Writes an algorithm's state as it was at its last iteration boundary.
+
+    Raises:
+        TrainingError: its weights are not finite; what stands in the directory stays as it is.
+    """
+    check_trained(algorithm.policy, algorithm.policy.optimizer.param_groups[0]["lr"])
     with replaced_directory(directory) as scratch:
-        save_pretrained(algorithm.policy.lm, scratch)
+        save_pretrained(algorithm.policy.lm, scratch, directory)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+            write_turn_end(scratch, tokenizer)
         training = scratch / "training"
         training.mkdir()
         tensors, groups = optimizer_state(algorithm.policy.optimizer)
         save_file(tensors, training / "optimizer.safetensors")
         _save_value(algorithm.policy.value, training)
         if algorithm.reference is not None:
-            save_pretrained(algorithm.reference, training / "reference")
+            save_reference(algorithm.reference, algorithm.policy, scratch, directory)
         for name, module in algorithm.extra_modules().items():
             save_model(module, str(training / f"{name}.safetensors"))
         write_json(training / "state.json", {**_state(algorithm), "optimizer_groups": groups})
@@ -78,11 +89,12 @@ def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, A
     """What an algorithm is built with again."""
     return {
         **state["hyperparameters"],
+        "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
         "seed": state["seed"],
         "sampling": Sampling(**state["sampling"]),
         "kl": kl_from_state(state["kl"]),
         "model": str(directory),
-        "reference": reference_source(directory),
+        "reference": saved_reference(directory),
         "value": load_value(directory) or "trunk",
     }
 
@@ -104,12 +116,6 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
     load_optimizer(algorithm.policy.optimizer, moments, state["optimizer_groups"])
     for name, count in state["counters"].items():
         setattr(algorithm, name, count)
-
-
-def reference_source(directory: Path) -> str | None:
-    """Where a checkpoint keeps its reference; None where the policy is its own, without its adapters."""
-    reference = directory / "training" / "reference"
-    return str(reference) if reference.is_dir() else None
 
 
 def load_value(directory: Path) -> SeparateValue | None:

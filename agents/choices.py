@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.batches import Minibatch, Scored, minibatches
+from textgym.agents.guards import check_first_ratio, check_step
 from textgym.agents.losses import Normalise, clipped_value_loss, masked_mean, policy_gradient
 from textgym.agents.policy import Evaluation, LMPolicy
 from textgym.agents.pretraining import Pretraining
@@ -26,6 +28,8 @@ class Choices(ABC):
     """Whether there is a value function; without one no value is computed."""
     greedy_companion: ClassVar[bool] = False
     """Whether each prompt also gets a response of the most probable tokens, which is not trained on."""
+    on_policy: ClassVar[bool] = True
+    """Whether the policy writes what it is trained on; its ratio is then 1 at an iteration's first minibatch."""
     settings: Settings
     policy: LMPolicy
     kl: KLController
@@ -53,24 +57,54 @@ class Choices(ABC):
     # --- what follows --------------------------------------------------------------------------------------
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
-        """``n_epochs`` over the iteration's minibatches, a gradient step each; what to log of each."""
+        """``n_epochs`` over the iteration's minibatches, a gradient step each; what to log of each.
+
+        It ends early, before the step on a minibatch that :meth:`is_too_far`; that one is logged too.
+        """
         order = np.random.default_rng([self.seed or 0, self.iteration])
         size, epochs = self.settings.minibatch_size, self.settings.n_epochs
         logged: list[dict[str, float]] = []
         for batch in minibatches(scored, estimated, size, epochs, order, self.device):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
             loss, logs = self.loss(evaluation, batch)
+            if not logged:
+                self.check_ratio(logs)
+            if self.is_too_far(logs):
+                logged.append(numbers({"loss": loss, **logs}))
+                break
             self.policy.optimizer.zero_grad()
             loss.backward()
             text_loss, text_logs = self.pretraining_loss()
             if text_loss.requires_grad:  # its gradients join those that are there
                 text_loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
-            self.policy.optimizer.step()
+            norm = self.take_step(loss, self.policy)
             self._n_updates += 1
-            logs = {"loss": loss, "grad_norm": norm, **logs, **text_logs}
-            logged.append({name: float(value.detach()) for name, value in logs.items()})
+            logged.append({**numbers({"loss": loss, **logs, **text_logs}), "grad_norm": norm})
         return logged
+
+    def take_step(self, loss: Tensor, module: nn.Module) -> float:
+        """The optimiser's step along a module's gradient, scaled down to ``max_grad_norm``; returns the norm it had.
+
+        Raises:
+            TrainingError: the loss or the norm is not finite; no step is taken then.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.settings.max_grad_norm))
+        check_step(float(loss.detach()), norm, self.policy.optimizer.param_groups[0]["lr"])
+        self.policy.optimizer.step()
+        return norm
+
+    def check_ratio(self, logs: Mapping[str, Tensor]) -> None:
+        """Stops a run, before an iteration's first step, where the policy is not the one that wrote the responses.
+
+        Args:
+            logs: of a minibatch on which no step of the iteration was taken yet.
+        """
+        if self.on_policy:
+            check_first_ratio(float(logs["ratio_error"]), self.policy.lm)
+
+    def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
+        """Whether a minibatch, by what is logged of it, ends the iteration's update: never."""
+        return False
 
     def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """γ times the loss on the next update's pretraining text, 0 where there is none; what to log of it."""
@@ -114,3 +148,8 @@ class Choices(ABC):
             "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.valid),
             "entropy": masked_mean(evaluation.entropy, batch.valid),
         }
+
+
+def numbers(logs: Mapping[str, Tensor]) -> dict[str, float]:
+    """What was logged, as plain numbers."""
+    return {name: float(value.detach()) for name, value in logs.items()}

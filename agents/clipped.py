@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -12,6 +14,8 @@ from textgym.agents.batches import Minibatch
 from textgym.agents.losses import clipped_surrogate, masked_mean, token_ratio
 from textgym.agents.policy import Evaluation
 from textgym.agents.settings import ClipSettings
+
+BEYOND_TARGET = 1.5  # stable-baselines3's
 
 
 class ClippedAlgorithm(SequenceAlgorithm):
@@ -27,6 +31,11 @@ class ClippedAlgorithm(SequenceAlgorithm):
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.settings.clip_high)
+
+    def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
+        """Whether ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
+        target = self.settings.target_kl or math.inf
+        return float(logs["approx_kl"]) > BEYOND_TARGET * target
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:

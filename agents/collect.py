@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from textgym.agents.session import Acted, Session
 from textgym.agents.slots import Final, Observation, Slots, SlotStep
 from textgym.prompts import prompt_order
+from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, Episodes, IntArray
 
 OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
 """``on_step(step, acted, playing [N])`` after each step; False stops the collection."""
+
+SCORED_AT_ONCE = 512
+"""Responses in a call of the reward, where they are scored together."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,15 @@ class Recorder:
         self.truncated[episode] = truncated
         # An environment that gives no reason has no horizon of its own.
         self.stopped[episode] = info.get("finish_reason", "length" if truncated else "stop") == "stop"
+        if final.unscored is None:
+            self._note_reward(episode, info)
+
+    def pay(self, episode: int, info: dict[str, Any]) -> None:
+        """The reward of an episode that was scored after its end."""
+        self.rewards[episode, self.length[episode] - 1] = info["score"]
+        self._note_reward(episode, info)
+
+    def _note_reward(self, episode: int, info: dict[str, Any]) -> None:
         length = self.length[episode]
         if "token_rewards" in info:
             # A dense reward becomes known at the end; what a wrapper added to its sum stays on the last token.
@@ -146,13 +159,20 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
     restart by themselves play on until the last planned episode ends: the first N episodes *begun* are kept, not the
     first to end, which would favour short ones.
 
+    Slots that put ended responses aside (:class:`textgym.agents.slots.AdmittingSlots`) have them scored at the end of
+    the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
+    without ``score``, ``components`` and ``token_rewards``; those infos are completed before this function returns. A
+    collection that ``on_step`` stops scores nothing.
+
     Returns:
         The episodes, or None where ``on_step`` stopped the collection.
 
     Raises:
         ValueError: the environment writes tokens that were not chosen.
+        textgym.rewards.RewardError: a mistake in the reward.
     """
     n = len(plan.episode)
+    aside: list[tuple[int, Final]] = []  # episodes that ended and are yet to be scored
     recorder = Recorder(plan, session.width, session.prompt_length)
     playing: IntArray = np.full(slots.n, -1, np.int64)  # which of the plan's episodes; -1 none
     begun = finished = 0
@@ -181,8 +201,22 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
         for row, final in step.finals.items():
             if playing[row] >= 0:
                 recorder.finish(int(playing[row]), final, bool(step.truncated[row]))
+                if final.unscored is not None:
+                    aside.append((int(playing[row]), final))
                 playing[row] = -1
                 finished += 1
         if on_step is not None and not on_step(step, acted, acting):
             return None
+    score_aside(slots, recorder, aside)
     return recorder.episodes()
+
+
+def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]) -> None:
+    """Scores episodes that were put aside, in the plan's order, and completes their infos."""
+    aside = sorted(aside, key=lambda ended: ended[0])
+    for start in range(0, len(aside), SCORED_AT_ONCE):
+        part = aside[start : start + SCORED_AT_ONCE]
+        found = slots.judge(Batch.joined([final.unscored for _, final in part if final.unscored is not None]))
+        for (episode, final), info in zip(part, found, strict=True):
+            final.info.update(info)
+            recorder.pay(episode, info)

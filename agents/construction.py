@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -12,6 +13,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.policy import LMPolicy
@@ -111,6 +113,55 @@ def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
 def linear_decay(initial: float) -> Schedule:
     """From ``initial`` to 0 over the whole run."""
     return lambda remaining: initial * remaining
+
+
+SCHEDULES: dict[str, tuple[type[LinearSchedule] | type[ConstantSchedule], tuple[str, ...]]] = {
+    "LinearSchedule": (LinearSchedule, ("start", "end", "end_fraction")),
+    "ConstantSchedule": (ConstantSchedule, ("val",)),
+}
+"""Schedules of stable-baselines3 that a checkpoint can hold, with the numbers that make them."""
+
+
+def schedule_state(rate: Any) -> float | dict[str, Any]:
+    """A learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
+
+    Raises:
+        TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
+        ValueError: a number of it is negative or not finite.
+    """
+    if isinstance(rate, Real):
+        _check_rate("learning_rate", float(rate))
+        return float(rate)
+    kind = type(rate).__name__
+    if kind not in SCHEDULES or type(rate) is not SCHEDULES[kind][0]:
+        raise TypeError(
+            f"learning_rate={rate!r}; expected a number, which decays linearly to 0, or stable-baselines3's "
+            "LinearSchedule(start, end, end_fraction) or ConstantSchedule(val): checkpoints hold no pickle, so another "
+            "function could not be saved"
+        )
+    numbers = {name: float(getattr(rate, name)) for name in SCHEDULES[kind][1]}
+    for name, value in numbers.items():
+        _check_rate(f"learning_rate: {name}", value)
+    return {"schedule": kind, **numbers}
+
+
+def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
+    """The inverse of :func:`schedule_state`."""
+    if not isinstance(state, Mapping):
+        return state
+    kind, names = SCHEDULES[state["schedule"]]
+    schedule: Schedule = kind(*(state[name] for name in names))
+    return schedule
+
+
+def make_schedule(rate: float | Schedule) -> Schedule:
+    """A schedule as it is; a number decays linearly to 0."""
+    return rate if callable(rate) else linear_decay(float(rate))
+
+
+def _check_rate(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}={value}; expected a finite number of 0 or more")
 
 
 def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from textgym.prompts import encode_prompts
+from textgym.prompts import BadRowError, encode_prompts, leaving_out
 from textgym.tasks.task import Task
-from textgym.tokenization import is_conversation, reply_text
+from textgym.tokenization import (
+    SpecialTokens,
+    encode_reply,
+    is_conversation,
+    reply_end_id,
+    reply_text,
+    warn_of_special_strings,
+)
 from textgym.types import Prompt
 
 UNTRAINED = -100  # the label that transformers' losses leave out
@@ -42,26 +49,31 @@ def encode_demonstrations(
     end_token_id: int,
     max_length: int | None = None,
     source: str = "demonstrations",
+    special_tokens: SpecialTokens = "text",
+    skipped: list[str] | None = None,
 ) -> tuple[Demonstration, ...]:
-    """Data rows as demonstrations; the end token is appended to each completion.
+    """Data rows as demonstrations; an end token is appended to each completion.
 
     Args:
         rows: with the fields ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one
             message), or with ``messages``, a conversation whose last turn is the completion; others become columns.
         tokenizer: of the model that is to learn.
-        end_token_id: ends each response.
+        end_token_id: ends each response, but those of conversations whose chat template ends turns by another token.
         max_length: tokens that the model can read, or None.
         source: what an error calls the data.
+        special_tokens: as in :func:`textgym.prompts.encode_prompts`.
+        skipped: collects what is wrong with rows that cannot be learned from, which are then left out; without it
+            they are errors.
 
     Raises:
         ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
     """
     places = [f"{source}, row {number}" for number in range(1, len(rows) + 1)]
     rows = [prompt_and_completion(row, where) for row, where in zip(rows, places, strict=True)]
-    prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
-    found = zip(rows, prompts, places, strict=True)
-    completions = [completion_text(row, "completion", where, prompt.text) for row, prompt, where in found]
-    return demonstrate(prompts, completions, tokenizer, end_token_id, max_length, source)
+    prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, special_tokens=special_tokens)
+    return demonstrate(
+        prompts, rows, "completion", tokenizer, end_token_id, max_length, source, special_tokens, skipped
+    )
 
 
 def task_demonstrations(
@@ -70,8 +82,11 @@ def task_demonstrations(
     end_token_id: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    closing: bool = False,
 ) -> tuple[Demonstration, ...]:
     """The reference texts of a split; in another tokenizer than the task's, if one is given.
+
+    ``closing`` is as in :func:`textgym.prompts.encode_prompts`.
 
     Raises:
         ValueError: a prompt has no reference, or cannot be learned from.
@@ -79,12 +94,11 @@ def task_demonstrations(
     source = f"task {task.name}, split {split!r}"
     prompts = task.prompts(split)
     require_references(task, split)
-    numbered = enumerate(prompts, start=1)
-    texts = [completion_text(p.columns, "reference", f"{source}, row {i}", p.text) for i, p in numbered]
+    columns = [prompt.columns for prompt in prompts]
     if tokenizer is not None:
         rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
-        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source)
-    return demonstrate(prompts, texts, tokenizer or task.tokenizer, end_token_id, max_length, source)
+        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, closing=closing)
+    return demonstrate(prompts, columns, "reference", tokenizer or task.tokenizer, end_token_id, max_length, source)
 
 
 def require_references(task: Task, split: str = "train") -> None:
@@ -102,7 +116,7 @@ def prompt_and_completion(row: Mapping[str, Any], where: str) -> Mapping[str, An
     Raises:
         ValueError: the messages do not end with the assistant's answer to something.
     """
-    if "messages" not in row or "prompt" in row:
+    if "messages" not in row or "completion" in row:
         return row
     messages = row["messages"]
     if not is_conversation(messages) or len(messages) < 2 or messages[-1]["role"] != "assistant":
@@ -114,8 +128,13 @@ def prompt_and_completion(row: Mapping[str, Any], where: str) -> Mapping[str, An
     return {**others, "prompt": list(messages[:-1]), "completion": list(messages[-1:])}
 
 
-def completion_text(row: Mapping[str, Any], field: str, where: str, prompt: str) -> str:
-    """What a row's completion adds to the text of its prompt; ValueError where there is none."""
+def row_completion(row: Mapping[str, Any], field: str, where: str, prompt: str) -> str:
+    """What a row's completion adds to the text of its prompt.
+
+    Raises:
+        BadRowError: it is blank.
+        ValueError: there is none.
+    """
     if field not in row:
         raise ValueError(f"{where}: no field {field!r}; got the fields {sorted(row)}")
     text = row[field]
@@ -124,25 +143,38 @@ def completion_text(row: Mapping[str, Any], field: str, where: str, prompt: str)
             text = reply_text(prompt, text)
         except ValueError as error:
             raise ValueError(f"{where}: {field}: {error}") from error
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str):
         raise ValueError(f"{where}: {field} is {text!r}; expected a text that is not empty")
+    if not text.strip():
+        raise BadRowError(f"{where}: {field} is {text!r}; expected a text that is not empty")
     return text
 
 
 def demonstrate(
     prompts: Sequence[Prompt],
-    completions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    field: str,
     tokenizer: PreTrainedTokenizerBase,
     end_token_id: int,
     max_length: int | None = None,
     source: str = "demonstrations",
+    special_tokens: SpecialTokens = "text",
+    skipped: list[str] | None = None,
 ) -> tuple[Demonstration, ...]:
-    """Encoded prompts with the completions that follow them; see :func:`encode_demonstrations`."""
-    pairs = zip(prompts, completions, strict=True)
-    return tuple(
-        demonstrate_one(*pair, tokenizer, end_token_id, max_length, f"{source}, row {number}")
-        for number, pair in enumerate(pairs, start=1)
-    )
+    """Encoded prompts with the completions in a field of their rows; see :func:`encode_demonstrations`."""
+    shown: list[Demonstration] = []
+    texts: list[list[str]] = [[] for _ in rows]
+    for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
+        where = f"{source}, row {number}"
+        with leaving_out(skipped):
+            text = row_completion(row, field, where, prompt.text)
+            texts[number - 1].append(text)
+            shown.append(demonstrate_one(prompt, text, tokenizer, end_token_id, max_length, where, special_tokens))
+    if not shown:
+        raise ValueError(f"{source}: no row is left to learn from. {skipped[0] if skipped else ''}")
+    if special_tokens == "text":
+        warn_of_special_strings(tokenizer, texts, f"{source}, {field}s")
+    return tuple(shown)
 
 
 def demonstrate_one(
@@ -152,35 +184,20 @@ def demonstrate_one(
     end_token_id: int,
     max_length: int | None,
     where: str,
+    special_tokens: SpecialTokens = "text",
 ) -> Demonstration:
     """One of :func:`demonstrate`; ``where`` is what an error calls the row."""
-    ids = _continuation(tokenizer, prompt.text, completion)
+    ids = encode_reply(tokenizer, prompt.content, completion, special_tokens)
     if not ids:
-        raise ValueError(f"{where}: completion {completion!r} has no tokens; expected at least one")
-    shown = Demonstration(prompt, ids if ids[-1] == end_token_id else (*ids, end_token_id))
+        raise BadRowError(f"{where}: completion {completion!r} has no tokens; expected at least one")
+    end = reply_end_id(tokenizer, prompt.content, end_token_id)
+    shown = Demonstration(prompt, ids if ids[-1] == end else (*ids, end))
     if max_length is not None and shown.n_tokens > max_length:
-        raise ValueError(
+        raise BadRowError(
             f"{where}: prompt, completion and end token have {len(prompt.ids)} + {len(ids)} + 1 tokens, more than "
             f"the model's context of {max_length}; shorten the row or leave it out"
         )
     return shown
-
-
-def _continuation(tokenizer: PreTrainedTokenizerBase, text: str, completion: str) -> tuple[int, ...]:
-    """The completion's tokens as they follow the prompt's.
-
-    Some tokenizers begin every text with a space of their own, so both are encoded together; but where that merges
-    the last letters of the prompt with the first of the completion, a policy could not write so, and the completion
-    is encoded by itself.
-    """
-
-    def encode(part: str) -> list[int]:
-        ids: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
-        return ids
-
-    before, together = encode(text), encode(text + completion)
-    follows = together[: len(before)] == before
-    return tuple(together[len(before) :] if follows else encode(completion))
 
 
 def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.likelihood import check_readable, log_likelihood
 from textgym.agents.sft_settings import EpochRow
 from textgym.files import write_json, write_manifest
+from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
 from textgym.types import IntArray
 
@@ -168,6 +169,8 @@ def train_dpo(
 ) -> list[EpochRow]:
     """Trains a model in place, in eval mode; its reference is what it was before, whose log-probs are computed once.
 
+    Of a model with adapters nothing else is trained, and they are part of the reference.
+
     Args:
         model: learns.
         comparisons: what it learns.
@@ -189,6 +192,9 @@ def train_dpo(
             Or training diverged, or its state is damaged.
     """
     settings = settings or DPOSettings()
+    model = unwrapped(model)
+    if is_adapted(model):
+        train_adapters(model)
     trunk = Trunk(model.eval())
     _check_comparisons(trunk, comparisons, "comparisons")
     _check_comparisons(trunk, held_out, "held_out")

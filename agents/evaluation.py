@@ -17,7 +17,7 @@ from textgym.lm.sampling import restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rewards.kl import exact_kl
-from textgym.tokenization import decode_response, token_strings
+from textgym.tokenization import token_strings
 from textgym.types import Episodes, FloatArray, IntArray
 
 
@@ -25,7 +25,7 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
     """One sampled response to each of the given prompts."""
     env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
-    slots = AdmittingSlots(env)
+    slots = AdmittingSlots(env, score_together=True)
     episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
     assert episodes is not None, "nothing stops this collection"
     return episodes
@@ -107,12 +107,13 @@ def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) 
     for i in range(min(count, len(episodes))):
         length = int(episodes.lengths[i])
         ids = episodes.actions[i, :length].tolist()
+        prompt = mdp.prompts[int(episodes.prompt_index[i])]
         rows.append(
             {
                 "stage": stage,
-                "prompt": mdp.prompts[int(episodes.prompt_index[i])].text,
-                "completion": decode_response(mdp.tokenizer, ids, mdp.end_token_ids),
-                "tokens": token_strings(mdp.tokenizer, ids),
+                "prompt": prompt.text,
+                "completion": mdp.completion(prompt, ids),
+                "tokens": token_strings(mdp.tokenizer, ids, before=prompt.ids),
                 "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
                 "score": round(float(episodes.rewards[i].sum()), 4),
                 "kl": round(float(report.kl[i].sum()), 4),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -25,10 +26,12 @@ from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
 from textgym.lm.bars import without_bars
+from textgym.lm.lora import is_adapted
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
 LOGGING_STEPS = 10
 FLOOR = 0.1  # of the learning rate, where the cosine ends
+TRAINED = "trained.safetensors"  # what is trained of an adapted model, between epochs
 BETAS = (0.9, 0.95)  # of Adam (Ouyang et al. 2022, appendix C.1)
 
 
@@ -52,7 +55,7 @@ def run_trainer(
     found = last_whole(directory) if resume else None
     arguments = training_arguments(settings, keep_by, seed, directory, evaluate_first=found is None)
     with undone_afterwards(model):
-        trainer = _Trainer(
+        trainer = (_AdapterTrainer if is_adapted(model) else _Trainer)(
             model=model,
             args=arguments,
             data_collator=collate,
@@ -168,6 +171,33 @@ class _Trainer(Trainer):
         model: Any = self.model
         if load_result.unexpected_keys or set(load_result.missing_keys) - model.all_tied_weights_keys.keys():
             super()._issue_warnings_after_load(load_result)
+
+
+class _AdapterTrainer(_Trainer):
+    """Keeps between epochs what is trained of a model, and nothing else.
+
+    transformers does not find adapters again in layers that were adapted in place.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        assert output_dir is not None
+        directory = Path(output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.detach().clone() for name, value in self._trained().items()}, directory / TRAINED)
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        kept = load_file(Path(resume_from_checkpoint) / TRAINED)
+        for name, value in self._trained().items():
+            value.copy_(kept[name])
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        model: Any = self.model
+        return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 class _Epochs(TrainerCallback):

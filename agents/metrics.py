@@ -67,7 +67,8 @@ def iteration_metrics(scored: Scored, logged: list[dict[str, float]], foreseen: 
         foreseen: the critic's explained variance, where there is a critic.
     """
     rollout = {f"rollout/{name}": value for name, value in rollout_metrics(scored).items()}
-    train = {f"train/{name}": float(np.mean([logs[name] for logs in logged])) for name in logged[0]}
+    names = dict.fromkeys(name for logs in logged for name in logs)  # the last update may have made no step
+    train = {f"train/{name}": float(np.mean([logs[name] for logs in logged if name in logs])) for name in names}
     train["train/first_minibatch_ratio_error"] = logged[0]["ratio_error"]
     if foreseen is not None:
         train["train/explained_variance"] = foreseen

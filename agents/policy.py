@@ -15,11 +15,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textgym.agents.guards import check_loaded
 from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
 from textgym.lm.agreement import check_agreement
 from textgym.lm.freezing import freeze, untie
+from textgym.lm.generation import make_saveable
 from textgym.lm.loading import check_context, embedding_rows, frozen_dropout, in_full_precision, load_lm
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling
@@ -86,6 +88,9 @@ class LMPolicy(BasePolicy):
             self.lm = frozen_dropout(in_full_precision(unwrapped(model)))
         else:
             self.lm = load_lm(model)
+        make_saveable(self.lm)
+        check_loaded(self.lm, f"model={model!r}" if isinstance(model, str | Path) else "model")
+        self.fresh_adapters = lora is not None  # or they came with the model, and are part of where it begins
         self.n_actions = int(action_space.n)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.likelihood import check_readable, log_likelihood
 from textgym.lm.scoring import Trunk
+from textgym.tokenization import SpecialTokens, encode_content, warn_of_special_strings
 from textgym.types import Prompt
 
 STREAM = 0x707478
@@ -100,6 +101,7 @@ def encode_texts(
     end_token_id: int | None,
     max_length: int,
     source: str = "pretraining",
+    special_tokens: SpecialTokens = "text",
 ) -> tuple[Demonstration, ...]:
     """Running text as what a model learns; every token but a text's first is predicted, the end token included.
 
@@ -109,15 +111,18 @@ def encode_texts(
         end_token_id: ends a document; None for none.
         max_length: tokens in a piece, at least 2.
         source: what an error calls the data.
+        special_tokens: as in :func:`textgym.prompts.encode_prompts`.
 
     Raises:
         ValueError: no texts, or one without a token to predict. Rows are counted from 1.
     """
     if not texts:
         raise ValueError(f"{source} has no text; expected at least one")
+    if special_tokens == "text":
+        warn_of_special_strings(tokenizer, [[text] for text in texts], source)
     pieces = []
     for number, text in enumerate(texts, start=1):
-        ids: list[int] = list(tokenizer(text)["input_ids"])
+        ids = encode_content(tokenizer, text, special_tokens=special_tokens)
         if end_token_id is not None and ids[-1:] != [end_token_id]:
             ids.append(end_token_id)
         if len(ids) < 2:

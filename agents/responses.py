@@ -10,9 +10,7 @@ import numpy as np
 from textgym.agents.evaluation import play
 from textgym.agents.policy import LMPolicy
 from textgym.mdp import TokenMDP
-from textgym.prompts import stored_texts
-from textgym.tokenization import decode_response
-from textgym.types import BoolArray, FloatArray, IntArray
+from textgym.types import BoolArray, FloatArray, IntArray, Messages
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,14 @@ class Responses:
     """``K`` responses to each of ``N`` prompts.
 
     Attributes:
-        prompts: ``N`` texts, as :func:`textgym.prompts.stored_texts` gives them.
+        prompts: ``N`` texts or conversations.
         completions: ``N`` times ``K`` texts.
         stopped: ``[N, K]`` whether the response ended, rather than being cut off.
         rewards: ``[N, K]`` what the task paid.
         components: ``[N, K]`` of each component of the reward, by its name.
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[str | Messages]
     completions: Sequence[Sequence[str]]
     stopped: BoolArray
     rewards: FloatArray
@@ -47,10 +45,10 @@ def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k:
         seed: of the samples.
     """
     episodes = play(policy, mdp, np.repeat(prompt_index, k), seed)
-    written = zip(episodes.actions, episodes.lengths, strict=True)
-    texts = [decode_response(mdp.tokenizer, ids[:n].tolist(), mdp.end_token_ids) for ids, n in written]
+    written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    texts = [mdp.completion(mdp.prompts[int(i)], ids[:n].tolist()) for i, ids, n in written]
     return Responses(
-        prompts=stored_texts([mdp.prompts[int(i)] for i in prompt_index], mdp.tokenizer),
+        prompts=[mdp.prompts[int(i)].content for i in prompt_index],
         completions=[texts[i : i + k] for i in range(0, len(texts), k)],
         stopped=episodes.stopped.reshape(-1, k),
         rewards=episodes.rewards.sum(1, dtype=np.float64).reshape(-1, k),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -23,6 +24,8 @@ class Settings:
         normalisation: what a minibatch's policy loss is divided by: its ``"token"`` count, each ``"sequence"``'s own
             length, or the ``"constant"`` T.
         kl_in_loss: β weighs the k3 estimate of the KL in the loss instead of k1 in the reward.
+        warmup_iterations: iterations until the learning rate is whole: the first one has 1/n of it, the second 2/n …
+            (Ouyang 2022: 10). 0 for none.
     """
 
     episodes_per_iteration: int = 128
@@ -32,6 +35,7 @@ class Settings:
     samples_per_prompt: int = 1
     normalisation: Normalisation = "token"
     kl_in_loss: bool = False
+    warmup_iterations: int = 0
 
     def __post_init__(self) -> None:
         if self.episodes_per_iteration < 2 or not 0 < self.minibatch_size <= self.episodes_per_iteration:
@@ -45,6 +49,7 @@ class Settings:
         require(isinstance(self.kl_in_loss, bool), "kl_in_loss", repr(self.kl_in_loss), "True or False")
         require(self.n_epochs >= 1, "n_epochs", self.n_epochs, "at least 1")
         require(self.samples_per_prompt >= 1, "samples_per_prompt", self.samples_per_prompt, "at least 1")
+        require(self.warmup_iterations >= 0, "warmup_iterations", self.warmup_iterations, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -99,20 +104,35 @@ class ClipSettings(Settings):
     Attributes:
         clip_range: ε: the ratio counts down to 1 − ε.
         clip_range_high: it counts up to 1 + this; None for ε as well.
+        target_kl: nats per token. An iteration's update ends at the first minibatch whose ``approx_kl`` is above 1.5
+            times this, before the step on it, as in stable-baselines3. None or 0 for no such bound.
     """
 
     clip_range: float = 0.2
     clip_range_high: float | None = None
+    target_kl: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.clip_range > 0, "clip_range", self.clip_range, "more than 0")
         require(self.clip_high > 0, "clip_range_high", self.clip_high, "more than 0")
+        bound = self.target_kl or 0.0
+        require(math.isfinite(bound) and bound >= 0, "target_kl", bound, "nats per token, more than 0; or 0 for none")
 
     @property
     def clip_high(self) -> float:
         """How far above 1 the ratio counts."""
         return self.clip_range if self.clip_range_high is None else self.clip_range_high
+
+
+def warmup_factor(iteration: int, warmup_iterations: int) -> float:
+    """Share of the learning rate in an iteration, counted from 0: (i+1)/n, at most 1. Ouyang 2022, appendix C.4.
+
+    Args:
+        iteration: i.
+        warmup_iterations: n; 0 for no warm-up.
+    """
+    return min(1.0, (iteration + 1) / warmup_iterations) if warmup_iterations else 1.0
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate, next_token_loss
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.lm.loading import accepted, context_length, embedding_rows, require_causal
-from textgym.lm.lora import is_adapted
+from textgym.lm.loading import accepted, context_length, embedding_rows, in_full_precision, require_causal
+from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a model in eval mode; its ``"score"`` decides which checkpoint is kept, if it is there."""
@@ -64,7 +64,7 @@ def fine_tune(
     """Trains a model in place, and leaves it in eval mode with the weights of its best epoch.
 
     Completions and end tokens are trained, prompts are not; the loss is the mean of −log p over the trained tokens of a
-    batch. Global random state is left as it was.
+    batch. Of a model with adapters these alone change. Global random state is left as it was.
 
     Args:
         model: learns.
@@ -84,7 +84,10 @@ def fine_tune(
     """
     settings = settings or SFTSettings()
     keep_by = keep_by or ("score" if judge else "loss")
+    model = in_full_precision(unwrapped(model))
     _check(model, demonstrations, validation, settings, seed)
+    if is_adapted(model):
+        train_adapters(model)
     measure = _measurement(model, validation, judge, keep_by, settings.batch_size // settings.accumulate)
 
     from textgym.agents.hf_trainer import run_trainer  # transformers.Trainer takes seconds to import
@@ -128,8 +131,6 @@ def _check(
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
     check_precision(settings)
     require_causal(model, "fine-tuning")
-    if is_adapted(model):
-        raise ValueError("the model has adapters, which fine-tuning does not support; expected a plain model")
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
 

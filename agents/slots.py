@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.bridge import SlotVecEnv, row_info, row_of
 from textgym.mdp import TokenMDP
+from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, FloatArray, IntArray
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import find_action_masks
@@ -30,10 +31,14 @@ def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
 
 
 class Final(NamedTuple):
-    """A finished row's last observation and info."""
+    """A finished row's last observation and info.
+
+    ``unscored`` is what its reward is still to be asked: once :meth:`Slots.judge` has answered, ``info`` is complete.
+    """
 
     observation: Observation
     info: dict[str, Any]
+    unscored: Batch | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class SlotStep:
 
     Attributes:
         observation: what to act upon next.
-        rewards: ``[N]``.
+        rewards: ``[N]``; 0 for rows that are yet to be scored.
         terminated: ``[N]``.
         truncated: ``[N]``; never together with ``terminated``, which leaves nothing to bootstrap from.
         finals: of each row that finished.
@@ -79,6 +84,9 @@ class Slots(Protocol):
     def step(self, actions: IntArray) -> SlotStep:
         """Appends a token in every row that plays."""
 
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        """What infos say of responses that were put aside unscored."""
+
     def restarting(self) -> BoolArray:
         """``[N]``: rows whose next step only resets them."""
 
@@ -93,14 +101,29 @@ def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
         return lambda: None  # not one of ours: it has no masks that we know of
 
 
+class _ScoredInStep:
+    """Slots whose environment scores a response in the step in which it ends."""
+
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        raise NotImplementedError("this environment puts nothing aside")
+
+
 class AdmittingSlots:
-    """Our vector environment under DISABLED autoreset: a continuous-batching server of exactly the asked episodes."""
+    """Our vector environment under DISABLED autoreset: a continuous-batching server of exactly the asked episodes.
+
+    Args:
+        venv: the environment.
+        score_together: put responses aside as they end, for :meth:`judge` to score in few large calls. Holds where
+            nothing stands between that could need the reward in its step: no wrapper, no rendering.
+    """
 
     admits = True
 
-    def __init__(self, venv: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, venv: VectorEnv[Any, Any, Any], score_together: bool = False) -> None:
         self.venv = venv
         self.n = venv.num_envs
+        bare = venv is venv.unwrapped and type(venv).step is TokenVectorEnv.step and venv.render_mode is None
+        self.puts_aside = score_together and bare
         self.action_masks = _mask_source(venv)
         self._playing = np.zeros(self.n, bool)
 
@@ -123,6 +146,8 @@ class AdmittingSlots:
         return observation
 
     def step(self, actions: IntArray) -> SlotStep:
+        if self.puts_aside:
+            return self._step_unscored(actions)
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
         # A row that a wrapper cut short plays on inside: that is no one's episode.
         terminated, truncated = terminated & self._playing, truncated & self._playing & ~terminated
@@ -132,11 +157,27 @@ class AdmittingSlots:
         finals = {row: Final(row_of(observation, row), row_info(infos, row)) for row in np.flatnonzero(ended).tolist()}
         return SlotStep(observation, rewards, terminated, truncated, finals)
 
+    def _step_unscored(self, actions: IntArray) -> SlotStep:
+        core: Any = self.venv
+        rewards, terminated, infos = core.advance(actions, score=False)
+        observation: Observation = core.observation()
+        finals = {
+            row: Final(row_of(observation, row), info, info.pop("unscored", None))
+            for row, info in infos.items()
+            if terminated[row]
+        }
+        self._playing &= ~terminated
+        return SlotStep(observation, rewards, terminated, np.zeros(self.n, bool), finals)
+
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        core: Any = self.venv.unwrapped
+        return [verdict.info for verdict in core.mdp.judge(batch)]
+
     def restarting(self) -> BoolArray:
         return np.zeros(self.n, bool)
 
 
-class AutoresetSlots:
+class AutoresetSlots(_ScoredInStep):
     """Any Gymnasium vector environment that resets finished rows in the same or in the next step."""
 
     admits = False
@@ -171,7 +212,7 @@ class AutoresetSlots:
         return self._ended if self.next_step else np.zeros(self.n, bool)
 
 
-class VecEnvSlots:
+class VecEnvSlots(_ScoredInStep):
     """A ``VecEnv`` of stable-baselines3, whose rows restart in the same step."""
 
     admits = False
@@ -205,12 +246,12 @@ class VecEnvSlots:
         return np.stack(self.venv.env_method("action_masks")) if self._restricted else None
 
 
-def make_slots(env: VecEnv) -> Slots:
-    """The interface that fits the environment of an algorithm."""
+def make_slots(env: VecEnv, score_together: bool = False) -> Slots:
+    """The interface that fits the environment of an algorithm; ``score_together`` as in :class:`AdmittingSlots`."""
     if not isinstance(env, SlotVecEnv):
         return VecEnvSlots(env)
     if env.mode is not AutoresetMode.DISABLED:
         return AutoresetSlots(env.venv, env.mode)
     if not isinstance(env.venv.unwrapped, TokenVectorEnv):
         return VecEnvSlots(env)  # the bridge restarts the rows
-    return AdmittingSlots(env.venv)
+    return AdmittingSlots(env.venv, score_together)

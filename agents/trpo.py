@@ -78,6 +78,7 @@ class TRPO(SequenceAlgorithm):
         loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
         for batch in batches:
             part, logs = self._surrogate(batch, total)
+            self.check_ratio(logs)
             gradient = gradient + flat(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
             watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
@@ -95,6 +96,5 @@ class TRPO(SequenceAlgorithm):
         values = policy.value(states, *shown, policy.prompt_length)[:, :-1]
         policy.optimizer.zero_grad()
         (self.settings.vf_coef * (loss := self.value_loss(values, batch))).backward()
-        torch.nn.utils.clip_grad_norm_(policy.value.parameters(), self.settings.max_grad_norm)
-        policy.optimizer.step()
+        self.take_step(loss, policy.value)
         return float(loss.detach())

@@ -50,6 +50,9 @@ from textgym.wrappers import VectorReferenceKL
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
+LATER = ("target_kl", "warmup_iterations")
+"""Settings that came after the first published results: left out where they do nothing, so that results stay
+comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
 """Packages whose algorithms are told apart by a version; of others' the file counts."""
 
@@ -196,7 +199,8 @@ class Own:
         own = self.kind.settings_class
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
-        return {**asdict(make_settings(own, self.kind.__name__, given)), **self.identity}
+        made = asdict(make_settings(own, self.kind.__name__, given))
+        return {**{name: value for name, value in made.items() if value or name not in LATER}, **self.identity}
 
     def train(self, lesson: Lesson) -> Trained:
         settings = own_settings(self, lesson.settings)
@@ -314,18 +318,19 @@ class LearningCurve(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ended: list[float] = []
+        self._ended: list[dict[str, Any]] = []  # infos, whose scores may come at the end of the rollout
         self._points: list[tuple[int, float]] = []
 
     def _on_step(self) -> bool:
         ended = np.flatnonzero(self.locals["dones"])
-        self._ended += [self.locals["infos"][row]["score"] for row in ended]
+        self._ended += [self.locals["infos"][row] for row in ended]
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._ended:
-            self._points.append((self.model.num_timesteps, float(np.mean(self._ended))))
-            self._ended = []
+        scores = [info["score"] for info in self._ended if "score" in info]  # none where a callback stopped the rollout
+        if scores:
+            self._points.append((self.model.num_timesteps, float(np.mean(scores))))
+        self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
         """The curve; neighbouring rollouts are averaged where there are more than 50."""

@@ -157,7 +157,13 @@ def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     row = max(whole, key=lambda row: len(set(row["ranks"])))
     ordered = sorted(zip(row["ranks"], row["completions"], strict=False), key=lambda pair: float(pair[0]))
     shown = [(str(rank + 1), str(text).strip()) for rank, text in ordered[:LONGEST_EXAMPLE]]
-    return {"prompt": str(row.get("prompt", "")), "ranked": shown}
+    return {"prompt": _as_text(row.get("prompt", "")), "ranked": shown}
+
+
+def _as_text(prompt: Any) -> str:
+    """A text as it is, a conversation turn by turn."""
+    turns = [f"{m.get('role')}: {m.get('content')}" for m in prompt] if isinstance(prompt, list) else [str(prompt)]
+    return "\n\n".join(turns)
 
 
 def _reward_model(run: Run) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from textgym.agents.guards import alarms
 from textgym.benchmarks.comparison import (
     METRICS,
     Metric,
@@ -70,7 +71,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "title": headline(algorithm, comparisons) if comparisons else f"{algorithm} on {task}",
         "explanation": explain(comparisons),
         "facts": facts(config, rows, evaluation),
-        "notices": notices + more_notices,
+        "notices": notices + more_notices + warned(rows),
         "comparisons": comparisons,
         "headlines": headlines,
         "diagnostics": diagnostics,
@@ -81,6 +82,16 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
     }
+
+
+def warned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the run was warned of, each kind once, as in :func:`textgym.agents.guards.alarms`."""
+    found: dict[str, str] = {}
+    for row in rows:
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        for kind, message in alarms(numbers, rows[0]).items():
+            found.setdefault(kind, f"Iteration {row.get('iteration', '?')}: {message}.")
+    return list(found.values())
 
 
 # -- Curves ----------------------------------------------------------------------------------------

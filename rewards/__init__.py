@@ -4,6 +4,7 @@ if __name__ != "textgym.rewards":
     raise ImportError("import this package as textgym.rewards: under its bare name every class would exist twice")
 
 from textgym.rewards.builtin import distinct, length, repetition
+from textgym.rewards.classifier import ClassifierReward
 from textgym.rewards.compose import ScoredBatch, WeightedRewards, compose
 from textgym.rewards.ensemble import RewardEnsemble, combine_scores, load_reward_model
 from textgym.rewards.functions import RewardError, call_reward, reward_name
@@ -24,6 +25,7 @@ from textgym.rewards.training import RewardModelReport, binary_loss, kwise_loss,
 
 __all__ = [
     "AdaptiveKL",
+    "ClassifierReward",
     "EvaluateReward",
     "FixedKL",
     "Judgement",

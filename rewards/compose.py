@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from textgym.rewards.functions import Batch, Reward, RewardError, call_rewards, check_signature, reward_name
-from textgym.types import Score
+from textgym.rewards.functions import (
+    Batch,
+    Reward,
+    RewardError,
+    call_rewards,
+    check_columns,
+    check_signature,
+    reward_name,
+)
+from textgym.rewards.scores import finite
+from textgym.types import Prompt, Score
 
 Part: TypeAlias = "Reward | tuple[Reward, float]"
 
@@ -38,11 +47,13 @@ class WeightedRewards:
         rewards: the components.
         weights: one finite number each; 0 logs a component without training on it.
         names: one unique name each.
+        timeout: seconds that a call of a component may take; None for no limit.
     """
 
     rewards: tuple[Reward, ...]
     weights: tuple[float, ...]
     names: tuple[str, ...]
+    timeout: float | None = None
 
     def score(
         self,
@@ -51,15 +62,18 @@ class WeightedRewards:
         completion_ids: list[list[int]],
         columns: Mapping[str, list[Any]],
     ) -> ScoredBatch:
-        """Score ``N`` completions; async components are awaited concurrently.
+        """Score ``N`` completions: see :meth:`score_batch`."""
+        return self.score_batch(Batch(prompts, completions, completion_ids, columns))
+
+    def score_batch(self, batch: Batch) -> ScoredBatch:
+        """Score a batch; async components are awaited concurrently.
 
         Raises:
-            RewardError: a component failed (see :func:`textgym.rewards.call_reward`), or every component
-                returned None for a completion.
+            RewardError: a component failed (see :func:`textgym.rewards.call_reward`), every component returned None
+                for a completion, or the sum is beyond float32.
         """
-        batch = Batch(prompts, completions, completion_ids, columns)
-        scores = call_rewards(self.rewards, batch)
-        totals = [self._total([column[i] for column in scores], len(ids), i) for i, ids in enumerate(completion_ids)]
+        scores = call_rewards(self.rewards, batch, self.timeout)
+        totals = [self._total([column[i] for column in scores], batch, i) for i in range(len(batch))]
         logged = [[_logged(score) for score in column] for column in scores]
         return ScoredBatch(totals, dict(zip(self.names, logged, strict=True)))
 
@@ -77,27 +91,71 @@ class WeightedRewards:
     def bind(self, tokenizer: Any) -> WeightedRewards:
         """Tell the components that ask for it (reward models) which tokenizer the policy uses."""
         bound = tuple(r.bind(tokenizer) if hasattr(r, "bind") else r for r in self.rewards)
-        return WeightedRewards(bound, self.weights, self.names)
+        return replace(self, rewards=bound)
 
-    def _total(self, scores: Sequence[Score], tokens: int, i: int) -> float | list[float]:
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Refuse components that ask for columns which the data does not have.
+
+        Raises:
+            ValueError: see :func:`textgym.rewards.functions.check_columns`.
+        """
+        known = tuple(columns)
+        for reward in self.rewards:
+            check_columns(reward, known)
+
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Refuse components (reward models) that read less than a task can produce.
+
+        Args:
+            prompts: of the task.
+            max_new_tokens: ``T``.
+            end_token_ids: tokens that end a response.
+            stops: True if a response may end otherwise, by the task's own rule.
+
+        Raises:
+            ValueError: see :meth:`textgym.rewards.RewardModel.check_lengths`.
+        """
+        for reward in self.rewards:
+            if hasattr(reward, "check_lengths"):
+                reward.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
+
+    def _total(self, scores: Sequence[Score], batch: Batch, i: int) -> float | list[float]:
+        try:
+            return self._sum(scores, len(batch.completion_ids[i]))
+        except ValueError as error:
+            raise RewardError(f"completion {i} of {len(batch)}: {error}\n{batch.described(i)}") from None
+
+    def _sum(self, scores: Sequence[Score], tokens: int) -> float | list[float]:
+        """The weighted sum of one completion's scores; ValueError where there is none that float32 can hold."""
         given = [(w, s) for w, s in zip(self.weights, scores, strict=True) if s is not None]
         if not given:
-            raise RewardError(
-                f"completion {i}: every reward ({', '.join(self.names)}) returned None, so it has no score; "
-                "at least one must apply to each completion"
+            raise ValueError(
+                f"every reward ({', '.join(self.names)}) returned None, so it has no score; at least one must apply to "
+                "each completion"
             )
         scalar = sum(w * s for w, s in given if not isinstance(s, Sequence))
         dense = [(w, s) for w, s in given if isinstance(s, Sequence)]
         if not dense:
-            return scalar
+            return self._finite(scalar)
         if not tokens:
-            raise RewardError(f"completion {i} has no token that a dense reward could be paid for")
+            raise ValueError("there is no token that a dense reward could be paid for")
         total = [sum(w * s[t] for w, s in dense) for t in range(tokens)]
         total[-1] += scalar
+        self._finite(sum(map(abs, total)))
         return total
 
+    def _finite(self, total: float) -> float:
+        try:
+            return finite(total)
+        except ValueError as error:
+            raise ValueError(f"the weighted sum of the rewards ({', '.join(self.names)}): {error}") from None
 
-def compose(reward: Reward | Sequence[Part], weights: Sequence[float] | None = None) -> WeightedRewards:
+
+def compose(
+    reward: Reward | Sequence[Part], weights: Sequence[float] | None = None, timeout: float | None = None
+) -> WeightedRewards:
     """One reward, a list of rewards, or a list of ``(reward, weight)``, as :class:`WeightedRewards`.
 
     Components that are themselves weighted sums are taken apart, so that each of their parts stays in the
@@ -106,11 +164,16 @@ def compose(reward: Reward | Sequence[Part], weights: Sequence[float] | None = N
     Args:
         reward: what to compose.
         weights: one for each component, 1 by default; it multiplies a weight that stands in ``reward``.
+        timeout: seconds that a call of a component may take, after which a RewardError names it. Rewards then run in
+            threads of their own. None for no limit but that of a weighted sum in ``reward``.
 
     Raises:
         TypeError: a component is not callable, or does not accept ``**kwargs``.
-        ValueError: no component, the wrong number of weights, or a weight that is not a finite number.
+        ValueError: no component, the wrong number of weights, a weight that is not a finite number, or a timeout that
+            is not a positive one.
     """
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r}; expected a number of seconds greater than 0, or None for no limit")
     parts = list(reward) if isinstance(reward, Sequence) else [reward]
     if not parts:
         raise ValueError("reward: got an empty list, expected at least one reward")
@@ -119,7 +182,9 @@ def compose(reward: Reward | Sequence[Part], weights: Sequence[float] | None = N
         raise ValueError(f"weights: got {len(factors)} for {len(parts)} rewards, expected one for each")
     flat = [leaf for part, factor in zip(parts, factors, strict=True) for leaf in _leaves(part, factor)]
     rewards = tuple(r for r, _ in flat)
-    return WeightedRewards(rewards, tuple(w for _, w in flat), _unique([reward_name(r) for r in rewards]))
+    limits = [_limit(part) for part in parts] if timeout is None else [timeout]
+    limit = min((seconds for seconds in limits if seconds is not None), default=None)
+    return WeightedRewards(rewards, tuple(w for _, w in flat), _unique([reward_name(r) for r in rewards]), limit)
 
 
 def _leaves(part: Part, factor: float) -> list[tuple[Reward, float]]:
@@ -129,6 +194,11 @@ def _leaves(part: Part, factor: float) -> list[tuple[Reward, float]]:
         return [(r, w * weight) for r, w in zip(reward.rewards, reward.weights, strict=True)]
     check_signature(reward)
     return [(reward, weight)]
+
+
+def _limit(part: Part) -> float | None:
+    reward = part[0] if isinstance(part, tuple) else part
+    return reward.timeout if isinstance(reward, WeightedRewards) else None
 
 
 def _weight(weight: Any, reward: Callable[..., Any]) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from textgym.files import replaced_directory, write_json
 from textgym.rewards.model import RewardModel
-from textgym.types import FloatArray, Messages
+from textgym.types import FloatArray, Messages, Prompt
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedTokenizerBase
@@ -125,10 +125,17 @@ class RewardEnsemble:
         """The same ensemble for a policy with this tokenizer."""
         return replace(self, members=tuple(member.bind(tokenizer) for member in self.members))
 
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Refuse a task that a member cannot read: see :meth:`textgym.rewards.RewardModel.check_lengths`."""
+        for member in self.members:
+            member.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
+
     def __call__(
         self,
         prompts: list[str | Messages],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],
         **columns: Any,
@@ -136,7 +143,7 @@ class RewardEnsemble:
         """``N`` combined scores; see :meth:`textgym.rewards.RewardModel.__call__`."""
         return self._combined([m(prompts, completions, completion_ids=completion_ids, **columns) for m in self.members])
 
-    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
         """``N`` combined scores of texts that ended."""
         return self._combined([member.score(prompts, completions) for member in self.members])
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import functools
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +19,10 @@ from typing import Any
 
 def import_named(kind: str, text: str) -> Any:
     """What stands under a name in a module or in a file.
+
+    A file finds its neighbours as ``python file.py`` does, also those that a function of it imports later. Modules of
+    the standard library, and those that are in use already, are never replaced by a neighbour of the same name; files
+    of two folders may each have a neighbour of one name.
 
     Args:
         kind: what errors call it, such as ``"reward"``.
@@ -39,20 +48,86 @@ def _import_module(kind: str, text: str, source: str) -> ModuleType:
         raise ImportError(
             f"{kind} {text!r}: cannot import {source!r} ({error}); for a file write path/to/file.py:NAME"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise ImportError(f"{kind} {text!r}: {source} raised {type(error).__name__}: {error}") from error
 
 
 def _import_file(kind: str, text: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"{kind} {text!r}: there is no file {str(path)!r}")
     name = f"textgym_{kind}_file_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
+    loader = _Beside(path.resolve().parent, name, str(path))
+    found = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert found is not None
-    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        found.loader.exec_module(module)
-    except Exception as error:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ImportError(f"{kind} {text!r}: {path} raised {type(error).__name__}: {error}") from error
     return module
+
+
+# --- neighbours ---------------------------------------------------------------------------------------------------
+
+_neighbours: dict[Path, dict[str, ModuleType]] = {}
+"""The modules that files of a folder imported from it, by folder and name."""
+
+
+class _Beside(SourceFileLoader):
+    """Executes a file whose ``import`` statements, now and later, find what stands in a folder."""
+
+    def __init__(self, folder: Path, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self.folder = folder
+
+    def exec_module(self, module: ModuleType) -> None:
+        def import_beside(*arguments: Any, **keywords: Any) -> ModuleType:
+            with _importing_from(self.folder):
+                return builtins.__import__(*arguments, **keywords)
+
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_beside}
+        super().exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of a folder; folders without ``__init__.py`` are asked for last, as Python does."""
+
+    def __init__(self, folder: Path, namespaces: bool) -> None:
+        self.folder = folder
+        self.namespaces = namespaces
+        self.found: set[str] = set()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or fullname in sys.stdlib_module_names:
+            return None
+        spec = PathFinder.find_spec(fullname, [str(self.folder)])
+        if spec is None or (spec.loader is None) is not self.namespaces:
+            return None
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Beside(self.folder, fullname, spec.loader.path)
+        self.found.add(fullname)
+        return spec
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Python's import system as a script in a folder has it; neighbours of other folders are out of sight."""
+    own = _neighbours.setdefault(folder, {})
+    foreign = [found for other, modules in _neighbours.items() if other != folder for found in modules.items()]
+    hidden = {name: sys.modules.pop(name) for name, module in foreign if sys.modules.get(name) is module}
+    sys.modules.update({name: own[name] for name in hidden if name in own})
+    finders = _Finder(folder, namespaces=False), _Finder(folder, namespaces=True)
+    sys.meta_path.insert(0, finders[0])
+    sys.meta_path.append(finders[1])
+    try:
+        yield
+    finally:
+        for finder in finders:
+            sys.meta_path.remove(finder)
+        found = finders[0].found | finders[1].found
+        own |= {name: module for name, module in sys.modules.items() if name.partition(".")[0] in found}
+        sys.modules.update(hidden)  # who came first keeps the name

@@ -13,11 +13,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from textgym.files import write_text
-from textgym.prompts import read_rows
+from textgym.prompts import plain_content, read_rows
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import agreement_ceiling, plackett_luce_ranks
-from textgym.types import FloatArray, Prompt, Ranking
+from textgym.tokenization import encode_reply
+from textgym.types import FloatArray, Prompt, Ranking, as_completion
 
 TOO_FEW = "fewer than 2 different completions that are not empty"
 TIED = "all completions tied"
@@ -29,14 +30,17 @@ class Question:
     """What a labeller is to rank.
 
     Attributes:
-        text: the prompt's, as rankings keep it.
         completions: at least 2 texts, all different, none empty.
-        prompt: what a reward receives: a text or a conversation, and further fields.
+        prompt: what they follow, and what a reward receives: a text or a conversation, and further fields.
     """
 
-    text: str
     completions: tuple[str, ...]
     prompt: Prompt
+
+    @property
+    def content(self) -> str | list[dict[str, str]]:
+        """What the completions follow, as a file holds it."""
+        return plain_content(self.prompt.content)
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,11 @@ class Labelled:
 
 
 def questions(
-    texts: Sequence[str], completions: Sequence[Sequence[str]], prompts: Sequence[Prompt]
+    completions: Sequence[Sequence[str]], prompts: Sequence[Prompt]
 ) -> tuple[tuple[Question, ...], dict[str, int]]:
     """What is left to ask once equal completions of a prompt are merged and empty ones dropped.
 
     Args:
-        texts: ``N`` prompts as rankings keep them.
         completions: ``N`` times ``K`` texts.
         prompts: ``N`` prompts as rewards receive them.
 
@@ -69,11 +72,11 @@ def questions(
         The questions, and how many prompts have fewer than 2 texts left, by reason.
     """
     asked = []
-    for text, written, prompt in zip(texts, completions, prompts, strict=True):
+    for written, prompt in zip(completions, prompts, strict=True):
         kept = tuple(dict.fromkeys(completion for completion in written if completion.strip()))
         if len(kept) > 1:
-            asked.append(Question(text, kept, prompt))
-    return tuple(asked), _counted({TOO_FEW: len(texts) - len(asked)})
+            asked.append(Question(kept, prompt))
+    return tuple(asked), _counted({TOO_FEW: len(prompts) - len(asked)})
 
 
 def label_by_reward(
@@ -98,7 +101,7 @@ def label_by_reward(
     """
     scores = [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
     ranks = [tuple(plackett_luce_ranks(own, temperature, rng).tolist()) for own in scores]
-    found = [Ranking(q.text, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
+    found = [Ranking(q.prompt.content, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
     labelled = _without_ties(found)
     if temperature == 0 or not scores:
         return labelled
@@ -109,7 +112,7 @@ def label_by_reward(
 
 def write_questions(path: Path, asked: Sequence[Question]) -> None:
     """A file for people: ``{"prompt", "completions", "ranks": null}``, one question a line."""
-    rows = ({"prompt": q.text, "completions": list(q.completions), "ranks": None} for q in asked)
+    rows = ({"prompt": q.content, "completions": list(q.completions), "ranks": None} for q in asked)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -134,7 +137,7 @@ def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
 
 
 def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
-    if row.get("prompt") != question.text or row.get("completions") != list(question.completions):
+    if row.get("prompt") != question.content or row.get("completions") != list(question.completions):
         raise ValueError(f"{where}: prompt or completions differ from what was asked; change nothing but the ranks")
     ranks = row.get("ranks")
     if ranks is None:
@@ -143,7 +146,7 @@ def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
         raise ValueError(f"{where}: ranks is {ranks!r:.200}; expected a list of integers, 0 for the best")
     if len(ranks) != len(question.completions):
         raise ValueError(f"{where}: {len(ranks)} ranks for {len(question.completions)} completions; expected one each")
-    return Ranking(question.text, question.completions, tuple(ranks))
+    return Ranking(question.prompt.content, question.completions, tuple(ranks))
 
 
 def _without_ties(rankings: Sequence[Ranking]) -> Labelled:
@@ -166,8 +169,8 @@ def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTr
     names = set.intersection(*(set(q.prompt.columns) for q in asked))
     columns: dict[str, list[Any]] = {name: [q.prompt.columns[name] for q, _ in rows] for name in sorted(names)}
     columns |= {"finish_reason": ["stop"] * len(rows), "episode_seed": list(range(len(rows)))}
-    texts = [text for _, text in rows]
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    totals = reward.score([q.prompt.content for q, _ in rows], texts, ids, columns).totals
+    completions = [as_completion(q.prompt.content, text) for q, text in rows]
+    ids = [list(encode_reply(tokenizer, q.prompt.content, text)) for q, text in rows]
+    totals = reward.score([q.prompt.content for q, _ in rows], completions, ids, columns).totals
     flat = np.array([float(np.sum(total)) for total in totals])
     return np.split(flat, np.cumsum([len(q.completions) for q in asked])[:-1])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym.rewards.functions import reward_name
+from textgym.types import completion_text
 
 
 class EvaluateReward:
@@ -27,10 +28,11 @@ class EvaluateReward:
         self.metric = _load(metric) if isinstance(metric, str | Path) else metric
         self.key = key
         self.reference = reference
+        self.required_columns = (reference,)  # looked for before training
         self.options = options
         self.name = key
 
-    def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
         """``N`` numbers for ``N`` completions.
 
         Raises:
@@ -43,7 +45,7 @@ class EvaluateReward:
                 f"{', '.join(data) or 'none'}; name another with reference="
             )
         references: Sequence[Any] = columns[self.reference]
-        return [self._one(text, ref) for text, ref in zip(completions, references, strict=True)]
+        return [self._one(text, ref) for text, ref in zip(map(completion_text, completions), references, strict=True)]
 
     def _one(self, completion: str, reference: str | Sequence[str]) -> float:
         result = self.metric.compute(predictions=[completion], references=[reference], **self.options)

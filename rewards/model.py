@@ -1,7 +1,8 @@
 """A learned reward: any ``AutoModelForSequenceClassification(num_labels=1)`` directory.
 
 What the model reads, everywhere in this package: the prompt, the completion and, if the text ended (rather
-than being cut at the length limit), the end token of the model's own tokenizer. The score is read where
+than being cut at the length limit), the end token of the model's own tokenizer; in a conversation, the token that ends
+the assistant's turn in its chat template. The score is read where
 transformers reads it for a
 single sequence: at the last token that is not ``config.pad_token_id``. In the models made here PAD is never
 the end token, so that is the end token. A model from elsewhere whose PAD *is* its end token was trained to
@@ -15,6 +16,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,15 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from textgym.files import replaced_directory
-from textgym.lm.bars import without_bars
-from textgym.rewards.reading import linear_head, read_scores
-from textgym.tokenization import render_chat
-from textgym.types import Messages
+from textgym.lm.bars import without_bars, without_reports
+from textgym.rewards.reading import linear_head, longest_readable, read_scores
+from textgym.tokenization import TOKENIZER_FILES, SpecialTokens, encode_content, reply_end_id
+from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OFFSET_KEY = "textgym_reward_offset"
+SPECIAL_TOKENS_KEY = "textgym_special_tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +64,7 @@ class RewardModel:
         if self.too_long not in ("error", "truncate"):
             raise ValueError(f"too_long: expected 'error' or 'truncate', got {self.too_long!r}")
         if self.model.config.num_labels != 1:
-            raise ValueError(
-                f"expected a model with one output (num_labels=1), this {type(self.model).__name__} has "
-                f"{self.model.config.num_labels}. A classifier of several labels is no reward model; "
-                "a language model becomes one with RewardModel.from_causal_lm and train_reward_model"
-            )
+            raise ValueError(_several_labels(self.model))
         self.model.eval()
 
     @classmethod
@@ -80,18 +79,25 @@ class RewardModel:
         """Open a saved reward model, of ours or from elsewhere.
 
         Args:
-            directory: a local directory with model and tokenizer, or an id on the hub.
+            directory: a local directory with model and tokenizer, or an id on the hub. Adapters (of peft, TRL …) are
+                added to the weights of the model that they name.
             device: ``"auto"`` takes an accelerator where there is one.
             dtype: of the weights.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
             FileNotFoundError: nothing can be loaded from there.
-            ValueError: it is no reward model: more than one label, or no scoring head among the weights.
+            ValueError: it is no reward model: more than one label, or no scoring head among the weights; or it holds
+                adapters whose model is not there, or that do not fit it.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        from textgym.lm.adapter_files import base_of
+
         _require_source(directory)
+        if (base := base_of(directory)) is not None:
+            classifier, tokenizer = _adapted_classifier(Path(directory), base, dtype)
+            return cls(classifier.to(_device(device)), tokenizer, **settings)
         try:
             with without_bars(directory):
                 model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -121,21 +127,24 @@ class RewardModel:
         """A reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
 
         Args:
-            source: a causal language model, or the directory of one.
+            source: a causal language model, or the directory of one. Adapters are added to the weights of the copy.
             tokenizer: that model's tokenizer; it is not changed.
             generator: draws the head. Global random state is neither read nor changed.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
-            ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers.
+            ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers; or its
+                adapters cannot be added to its weights.
 
         Source: head of Stiennon et al. 2020, arXiv:2009.01325, appendix B.1 (standard deviation 1/√(d+1)).
         """
         from transformers import AutoModelForSequenceClassification
 
         from textgym.lm.loading import load_causal_lm, require_causal
+        from textgym.lm.lora import merged, unwrapped
 
-        lm = load_causal_lm(source) if isinstance(source, str | Path) else require_causal(source, "a reward model")
+        lm = load_causal_lm(source) if isinstance(source, str | Path) else unwrapped(source)
+        lm = merged(require_causal(lm, "a reward model"))
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id
@@ -158,14 +167,57 @@ class RewardModel:
         """Change :attr:`offset`; :meth:`save` keeps it."""
         setattr(self.model.config, OFFSET_KEY, float(offset))
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """How strings of special tokens in prompts and completions are read; it lives in the model's config."""
+        kept: SpecialTokens = getattr(self.model.config, SPECIAL_TOKENS_KEY, "text")
+        return kept
+
+    def set_special_tokens(self, special_tokens: SpecialTokens) -> None:
+        """Change :attr:`special_tokens`, before training; :meth:`save` keeps it."""
+        setattr(self.model.config, SPECIAL_TOKENS_KEY, special_tokens)
+
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
         """The same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
 
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Refuse a task whose texts are longer than the model reads, as far as that is known beforehand.
+
+        With the policy's own tokenizer that is the longest prompt, ``max_new_tokens``, and the model's own end token
+        where a response may end by something else that is kept; otherwise the longest prompt alone.
+
+        Raises:
+            ValueError: see above; never where ``too_long="truncate"``.
+        """
+        limit = self._limit
+        if limit is None or self.too_long == "truncate":
+            return
+        if not self.same_tokenizer:
+            longest = max(prompts, key=lambda prompt: len(prompt.text))
+            try:
+                self.encode(longest.content, "", ended=False)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
+                ) from error
+            return
+        asked = max(len(prompt.ids) for prompt in prompts)
+        kept = stops or any(i not in self.tokenizer.all_special_ids for i in end_token_ids)
+        end = int(kept and self.tokenizer.eos_token_id is not None)
+        if asked + max_new_tokens + end > limit:
+            parts = f"a prompt of {asked} and a response of {max_new_tokens}" + " and an end token" * end
+            raise ValueError(
+                f"{self.name} reads at most {limit} tokens, but this task can produce {asked + max_new_tokens + end}: "
+                f'{parts}; shorten one of them, or load it with too_long="truncate" (rm:DIR,too_long=truncate)'
+            )
+
     def __call__(
         self,
         prompts: list[str | Messages],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],
         prompt_ids: list[list[int]] | None = None,
@@ -176,7 +228,7 @@ class RewardModel:
 
         Args:
             prompts: ``N`` texts, or conversations, which :func:`textgym.tokenization.render_chat` renders.
-            completions: ``N`` texts.
+            completions: ``N`` texts, or the assistant's messages.
             completion_ids: ``N`` lists of sampled tokens; used where the tokenizers are the same and
                 ``prompt_ids`` came.
             prompt_ids: ``N`` lists of prompt tokens, without padding.
@@ -188,28 +240,34 @@ class RewardModel:
         """
         ended = [reason != "length" for reason in finish_reason or [""] * len(prompts)]
         if self.same_tokenizer and prompt_ids is not None:
-            sequences = [[*prompt, *ids] for prompt, ids in zip(prompt_ids, completion_ids, strict=True)]
-            if finish_reason is not None:
-                sequences = [self._with_end(s) if e else s for s, e in zip(sequences, ended, strict=True)]
+            closed = ended if finish_reason is not None else [False] * len(prompts)
+            ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
+            sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
             return self.score_ids([self._fitted(sequence) for sequence in sequences])
         rows = zip(prompts, completions, ended, strict=True)
         return self.score_ids([self.encode(*row) for row in rows])
 
-    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
         """``N`` scores, less the offset, of texts that ended."""
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
-    def encode(self, prompt: str | Messages, completion: str, ended: bool = True) -> list[int]:
+    def encode(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
         """The tokens that the model reads. Prompt and completion are encoded as one text.
+
+        What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
 
         Raises:
             ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
                 conversation.
         """
-        text = prompt if isinstance(prompt, str) else render_chat(self.tokenizer, prompt)
-        special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
-        ids: list[int] = self.tokenizer(text + completion, add_special_tokens=special)["input_ids"]
-        return self._fitted(self._with_end(ids) if ended else ids)
+        ids = encode_content(
+            self.tokenizer,
+            prompt,
+            completion_text(completion),
+            special_tokens=self.special_tokens,
+            closing=linear_head(self.model) is None,
+        )
+        return self._fitted(self._with_end(ids, prompt) if ended else ids)
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """``N`` scores, less the offset, of token sequences that are read as they are."""
@@ -239,18 +297,23 @@ class RewardModel:
             self.model.save_pretrained(scratch)
             self.tokenizer.save_pretrained(scratch)
 
-    def _with_end(self, ids: list[int]) -> list[int]:
+    def _with_end(self, ids: list[int], prompt: str | Messages) -> list[int]:
         """End with the model's own end token, whichever special token or stop rule ended the text."""
-        end = self.tokenizer.eos_token_id
+        own = self.tokenizer.eos_token_id
+        end = own if own is None else reply_end_id(self.tokenizer, prompt, own)
         if end is None or ids[-1:] == [end]:
             return ids
         special = ids and ids[-1] in self.tokenizer.all_special_ids
         return [*(ids[:-1] if special else ids), end]
 
+    @cached_property
+    def _limit(self) -> int | None:
+        return longest_readable(self.model)
+
     def _fitted(self, ids: list[int]) -> list[int]:
         if not ids:
             raise ValueError("prompt and completion are empty, and the tokenizer has no end token to read")
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self._limit
         if limit is None or len(ids) <= limit:
             return ids
         too_long = f"prompt and completion have {len(ids)} tokens, the reward model reads at most {limit}"
@@ -258,6 +321,49 @@ class RewardModel:
             raise ValueError(f'{too_long}; shorten them, or load it with too_long="truncate"')
         warnings.warn(f"{too_long}: dropped {len(ids) - limit} from the left", stacklevel=3)
         return ids[-limit:]
+
+
+def _adapted_classifier(directory: Path, base: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A classifier that was saved as adapters and a scoring head: the adapters are added to the weights of ``base``."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from textgym.lm.adapter_files import PREFIX, read_adapters, read_tensors
+    from textgym.lm.lora import merged
+
+    saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(directory).items()}
+    head = next((saved[name] for name in ("score.weight", "classifier.weight") if name in saved), None)
+    changes = {} if head is None else {"num_labels": len(head), "ignore_mismatched_sizes": True}
+    try:
+        with without_bars(base), without_reports(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                base, dtype=dtype, output_loading_info=True, **changes
+            )
+        has_own = any((directory / name).is_file() for name in TOKENIZER_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {error}. Put that model there, or "
+            "write where it is into base_model_name_or_path of adapter_config.json"
+        ) from error
+    if missing := sorted(info["missing_keys"] - saved.keys()):
+        raise ValueError(
+            f"{str(directory)!r} is not a reward model: neither its adapters nor {base!r} hold the weights "
+            f"{', '.join(missing)}; adapters keep a scoring head where they are trained with task_type='SEQ_CLS' or "
+            "modules_to_save=['score']"
+        )
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # as trainers set it; adapters do not keep the config
+    return merged(read_adapters(model.eval(), directory)), tokenizer
+
+
+def _several_labels(model: PreTrainedModel) -> str:
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    last, place = (names or ["LABEL"])[-1].replace(" ", "_"), model.name_or_path or "DIR"
+    return (
+        f"expected a model with one output (num_labels=1), this {type(model).__name__} has {model.config.num_labels}: "
+        f"{', '.join(names)}. Name the label that is rewarded: clf:{place},label={last}, or in Python "
+        f"ClassifierReward.load({place!r}, label={last!r})"
+    )
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

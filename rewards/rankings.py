@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from textgym.prompts import content_key, plain_content
 from textgym.rewards.preferences import Render, read_preferences
-from textgym.types import FloatArray, IntArray, Ranking
+from textgym.types import FloatArray, IntArray, Messages, Ranking
 
 
 class HasPrompt(Protocol):
     """A ranking, a judgement, or either as tokens."""
 
     @property
-    def prompt(self) -> str: ...
+    def prompt(self) -> str | Messages: ...
 
 
 Asked = TypeVar("Asked", bound=HasPrompt)
@@ -44,7 +45,7 @@ def write_rankings(path: str | Path, rankings: Iterable[Ranking]) -> None:
     """Write JSON Lines ``{"prompt", "completions", "ranks"}``, one ranking a line."""
     with Path(path).open("w", encoding="utf-8") as file:
         for r in rankings:
-            row = {"prompt": r.prompt, "completions": list(r.completions), "ranks": list(r.ranks)}
+            row = {"prompt": plain_content(r.prompt), "completions": list(r.completions), "ranks": list(r.ranks)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -148,7 +149,7 @@ def split_rankings(
     Raises:
         ValueError: the share is not between 0 and 1, or there is only one prompt.
     """
-    prompts = list(dict.fromkeys(r.prompt for r in rankings))
+    prompts = list(dict.fromkeys(content_key(r.prompt) for r in rankings))
     if not 0 < heldout < 1:
         raise ValueError(f"heldout: expected a share between 0 and 1, or a list of rankings, got {heldout!r}")
     if len(prompts) < 2:
@@ -158,7 +159,9 @@ def split_rankings(
         )
     count = min(max(1, round(heldout * len(prompts))), len(prompts) - 1)
     aside = {prompts[i] for i in torch.randperm(len(prompts), generator=generator)[:count].tolist()}
-    return [r for r in rankings if r.prompt not in aside], [r for r in rankings if r.prompt in aside]
+    held = [content_key(r.prompt) in aside for r in rankings]
+    kept, out = ([r for r, is_held in zip(rankings, held, strict=True) if is_held is side] for side in (False, True))
+    return kept, out
 
 
 def _scores(scores: ArrayLike) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a sequence classifier with one output says of token sequences: the score at each one's last token."""
+"""What a sequence classifier says of token sequences, each read as transformers reads it alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ if TYPE_CHECKING:  # a model class costs seconds to import
 
 
 def read_scores(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Score ``N`` sequences in one right-padded forward pass.
+    """Score ``N`` sequences by a classifier with one output: :func:`read_logits`, ``[N]``."""
+    return read_logits(model, sequences)[:, 0]
 
-    Each score equals ``model(input_ids).logits`` of that sequence alone, without padding. transformers' own reading
+
+def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Read ``N`` sequences in one right-padded forward pass.
+
+    Each row equals ``model(input_ids).logits`` of that sequence alone, without padding. transformers' own reading
     of a batch would look for PAD in the padded rows, and needs a PAD that is no real token.
 
     Args:
-        model: an ``AutoModelForSequenceClassification`` with ``num_labels=1``.
+        model: an ``AutoModelForSequenceClassification``.
         sequences: ``N`` lists of token ids, none empty.
 
     Returns:
-        ``[N]`` float32, differentiable.
+        ``[N, labels]`` float32, differentiable.
 
     Raises:
         ValueError: a sequence is empty.
@@ -35,11 +40,23 @@ def read_scores(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
     ids, mask = ids.to(model.device), mask.to(model.device)
     if head is None:
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
-        return logits[:, 0].float()
+        return logits.float()
     hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     last = torch.tensor([last_position(s, pad) for s in sequences], device=hidden.device)
     scores: Tensor = head(hidden[torch.arange(len(sequences), device=hidden.device), last])
-    return scores[:, 0].float()
+    return scores.float()
+
+
+def longest_readable(model: PreTrainedModel) -> int | None:
+    """How many tokens a model reads; None where its config names no limit.
+
+    Models like RoBERTa count positions from their PAD's id on, and so read fewer than ``max_position_embeddings``.
+    """
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings) - int(module.padding_idx) - 1
+    return limit
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from textgym.rewards.classifier import ClassifierReward
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.ensemble import load_reward_model
 from textgym.rewards.functions import Reward, check_signature
@@ -14,31 +17,42 @@ from textgym.rewards.imports import import_named
 Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 
 
-def resolve_reward(
-    spec: Spec | Sequence[Spec],
-    named: Mapping[str, Reward],
-    load_model: Callable[[str], Reward] = load_reward_model,
-) -> WeightedRewards:
+MODELS: dict[str, tuple[Callable[..., Reward], tuple[str, ...]]] = {
+    "rm": (load_reward_model, ("too_long",)),
+    "clf": (ClassifierReward.load, ("label", "score", "reads", "too_long")),
+}
+"""How the models of a directory are loaded, and the options that may follow it, by prefix."""
+
+
+def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> WeightedRewards:
     """Find the reward that ``spec`` speaks of.
 
     A text holds one or several of these, separated by spaces, each with an optional ``,WEIGHT``:
 
     - ``NAME``: one of ``named``, as in ``"gold,0.5 length,-0.01"``;
     - ``module:function``, or ``path/to/file.py:function``;
-    - ``rm:DIR``: the directory of a reward model, of an ensemble, or of the run that trained either.
+    - ``rm:DIR``: the directory of a reward model, of an ensemble, or of the run that trained either;
+      ``rm:DIR,too_long=truncate`` drops what it cannot read;
+    - ``clf:DIR,label=LABEL``: the directory of a classifier and the label that is rewarded, its spaces written as
+      ``_``; further options are those of :class:`textgym.rewards.ClassifierReward`: ``score=logit``,
+      ``reads=completion``, ``too_long=truncate``.
+
+    Options and weight stand in any order: ``clf:DIR,-0.5,label=toxic``. A directory may have commas and ``=`` in its
+    name, but for an end that reads like an option or a weight (``run,2``, ``a,b=1``), which is refused.
 
     Callables are taken as they are; a list may hold all of these, and ``(reward, weight)`` pairs. An item
     of a list is not split at spaces.
 
     Raises:
-        ValueError: an unknown name (the message names the nearest), or a weight that is not a number.
+        ValueError: an unknown name, label or option (the message names the nearest, or those there are), or a weight
+            that is not a number.
         ImportError, AttributeError, TypeError, FileNotFoundError: what the text speaks of cannot be
             imported, is not there, is not a reward, or is no directory. Each names the text.
     """
     items = _items(spec)
     if not items:
         raise ValueError(f"reward: got {spec!r}, expected at least one of: {', '.join(sorted(named))}")
-    return compose([_part(item, named, load_model) for item in items])
+    return compose([_part(item, named) for item in items])
 
 
 def _items(spec: Any) -> list[Spec]:
@@ -48,32 +62,93 @@ def _items(spec: Any) -> list[Spec]:
     return list(spec) if isinstance(spec, Sequence) and not is_pair else [spec]
 
 
-def _part(item: Spec, named: Mapping[str, Reward], load_model: Callable[[str], Reward]) -> tuple[Reward, float]:
+def _part(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]:
     reward, weight = item if isinstance(item, tuple) else (item, 1.0)
     if not isinstance(reward, str):
         return reward, weight
-    text, comma, factor = reward.rpartition(",")
+    kind, colon, rest = reward.partition(":")
+    if colon and kind in MODELS and reward not in named:
+        directory, options, factor = _model_parts(reward, kind, rest)
+        return MODELS[kind][0](directory, **options), weight * factor
+    text, comma, given = reward.rpartition(",")
     if not comma:
-        return _reward(reward, named, load_model), weight
+        return _reward(reward, named), weight
     try:
-        weight *= float(factor)
+        weight *= float(given)
     except ValueError as error:
-        raise ValueError(f"reward {reward!r}: expected a number after the comma, got {factor!r}") from error
-    return _reward(text, named, load_model), weight
+        raise ValueError(f"reward {reward!r}: expected a number after the comma, got {given!r}") from error
+    return _reward(text, named), weight
 
 
-def _reward(text: str, named: Mapping[str, Reward], load_model: Callable[[str], Reward]) -> Reward:
+def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], float]:
+    """Directory, options and weight of ``kind:DIR,name=value,…,WEIGHT``."""
+    known = MODELS[kind][1]
+    it_has = f"it has {', '.join(f'{name}=' for name in known)}"
+    directory, settings = _split(rest)
+    options: dict[str, str] = {}
+    weights: list[float] = []
+    for i, part in enumerate(settings, start=1):
+        if Path(longer := ",".join([directory, *settings[:i]])).is_dir():
+            raise ValueError(
+                f"reward {text!r}: there is a directory {longer!r}, whose name ends like an option or a weight; rename "
+                "it, or load it in Python"
+            )
+        name, equals, value = part.partition("=")
+        if not equals:
+            weights.append(float(part))
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"reward {text!r}: '{kind}:' has no option {name!r}; {hint}{it_has}")
+        elif name in options:
+            raise ValueError(f"reward {text!r}: the option {name!r} is given twice")
+        else:
+            options[name] = value
+    if len(weights) > 1:
+        raise ValueError(f"reward {text!r}: expected one weight at most, got {', '.join(map(str, weights))}")
+    if "," in directory and not Path(directory).is_dir():
+        raise ValueError(
+            f"reward {text!r}: there is no directory {directory!r}; after a comma expected a number, the weight, or "
+            f"an option of '{kind}:' ({it_has}), got {directory.rpartition(',')[2]!r}"
+        )
+    if kind == "clf":
+        options.setdefault("label", "")  # which is refused with a list of the labels
+    return directory, options, (weights or [1.0])[0]
+
+
+def model_directory(text: str) -> str | None:
+    """The directory in ``rm:DIR`` or ``clf:DIR``, with or without options and weight; None for other rewards."""
+    kind, colon, rest = text.partition(":")
+    return _split(rest)[0] if colon and kind in MODELS else None
+
+
+def _split(rest: str) -> tuple[str, list[str]]:
+    """A directory's name and the options and weights after it: what reads like neither belongs to the name."""
+    parts = rest.split(",")
+    last = max(i for i, part in enumerate(parts) if i == 0 or not _is_setting(part))
+    return ",".join(parts[: last + 1]), parts[last + 1 :]
+
+
+def _is_setting(part: str) -> bool:
+    if re.match(r"[A-Za-z_]+=", part):
+        return True
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
+
+
+def _reward(text: str, named: Mapping[str, Reward]) -> Reward:
     if text in named:
         return named[text]
-    if text.startswith("rm:"):
-        return load_model(text.removeprefix("rm:"))
     if ":" in text:
         return _imported(text)
     near = difflib.get_close_matches(text, named, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; "
-        "or write module:function, path/to/file.py:function or rm:DIR"
+        "or write module:function, path/to/file.py:function, rm:DIR or clf:DIR,label=LABEL"
     )
 
 

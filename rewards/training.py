@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
+from textgym.prompts import BadRowError, leaving_out
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Preference, completions_of, untied_pairs
 from textgym.rewards.rankings import split_rankings
-from textgym.types import Ranking
+from textgym.tokenization import warn_of_special_strings, words_of
+from textgym.types import Messages, Ranking
 
 Value = TypeVar("Value")
 
@@ -101,7 +103,7 @@ def train_reward_model(
     *,
     learning_rate: float,
     generator: torch.Generator,
-    demonstrations: Sequence[tuple[str, str]] | None = None,
+    demonstrations: Sequence[tuple[str | Messages, str]] | None = None,
     heldout: float | Sequence[Ranking] = 0.1,
     epochs: int = 1,
     batch_size: int = 8,
@@ -181,33 +183,52 @@ class Example:
     sequences: list[list[int]]
 
     @property
-    def prompt(self) -> str:
-        """The prompt's text."""
+    def prompt(self) -> str | Messages:
+        """The prompt: a text or a conversation."""
         return self.preference.prompt
 
 
-def encode_preferences(model: RewardModel, preferences: Sequence[Preference], source: str) -> list[Example]:
+def encode_preferences(
+    model: RewardModel, preferences: Sequence[Preference], source: str, skipped: list[str] | None = None
+) -> list[Example]:
     """What the model reads of each preference.
+
+    Args:
+        model: reads.
+        preferences: of one kind.
+        source: what an error calls them.
+        skipped: collects what is wrong with those that cannot be learned from, which are then left out; without it
+            they are errors.
 
     Raises:
         ValueError: there is none, or one cannot be learned from. The message names ``source`` and the row, from 1.
     """
     if not preferences:
         raise ValueError(f"{source}: got no rankings, expected at least one")
+    if model.special_tokens == "text":
+        texts = [[*words_of(p.prompt), *completions_of(p)] for p in preferences]
+        warn_of_special_strings(model.tokenizer, texts, source)
     examples = []
     for row, preference in enumerate(preferences, start=1):
-        where = f"{source}, row {row} (prompt {preference.prompt[:60]!r})"
-        completions = completions_of(preference)
-        if isinstance(preference, Ranking) and not untied_pairs(preference.ranks):
-            raise ValueError(f"{where}: all ranks are tied, which teaches nothing; drop the row")
-        if not all(completions) and model.tokenizer.eos_token_id is None:
-            raise ValueError(f"{where}: a completion is empty, and the tokenizer has no end token to read")
-        try:
-            sequences = [model.encode(preference.prompt, completion) for completion in completions]
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        examples.append(Example(preference, sequences))
+        with leaving_out(skipped):
+            examples.append(_example(model, preference, f"{source}, row {row}"))
+    if not examples:
+        raise ValueError(f"{source}: no row is left to learn from. {skipped[0] if skipped else ''}")
     return examples
+
+
+def _example(model: RewardModel, preference: Preference, row: str) -> Example:
+    where = f"{row} (prompt {words_of(preference.prompt)[-1][:60]!r})"
+    completions = completions_of(preference)
+    if isinstance(preference, Ranking) and not untied_pairs(preference.ranks):
+        raise BadRowError(f"{where}: all ranks are tied, which teaches nothing; drop the row")
+    if not all(completions) and model.tokenizer.eos_token_id is None:
+        raise BadRowError(f"{where}: a completion is empty, and the tokenizer has no end token to read")
+    try:
+        sequences = [model.encode(preference.prompt, completion) for completion in completions]
+    except ValueError as error:
+        raise BadRowError(f"{where}: {error}") from error
+    return Example(preference, sequences)
 
 
 def fit(

@@ -11,9 +11,11 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import COMMANDS, main
+from textgym.commands.train import TrainConfig, described
 from textgym.tasks.mini.miniature import BASE_MODEL
 
 REWARD = '''
@@ -53,10 +55,21 @@ CALLS = 0
 def fused(completions, **kwargs):
     global CALLS
     CALLS += 1
-    if CALLS > 25 and Path("fuse").exists():
+    if CALLS > 6 and Path("fuse").exists():
         raise RuntimeError("the fuse blew")
     return [float(text.split().count("w5")) for text in completions]
 
+
+def leaves(completions, **kwargs):
+    raise SystemExit(0)
+
+def hangs(completions, **kwargs):
+    import time
+    time.sleep(1)
+    return [0.0 for _ in completions]
+
+def graded(completions, answer, **kwargs):
+    return [0.0 for _ in completions]
 
 def breaks_later(completions, **kwargs):
     global CALLS
@@ -322,6 +335,10 @@ def test_a_run_is_not_overwritten_while_it_holds_what_the_next_one_reads(
         (["--reward", "lenght"], "'length'"),
         (["--reward", "rewards.py:seven"], "sevens"),
         (["--reward", "rm:nowhere"], "nowhere"),
+        (["--reward", "clf:nowhere,label=good"], "nowhere"),
+        (["--reward", "rm:model,too_lang=error"], "did you mean 'too_long'"),
+        (["--reward", "rewards.py:graded"], "'graded' requires 'answer', which the data does not have"),
+        (["--reward-timeout", "0"], "reward_timeout=0.0; expected a number of seconds greater than 0"),
         (["--algorithm", "pppo"], "'ppo'"),
         (["--algorithm", "xyz"], "algorithm='xyz' is unknown; Known: ppo"),
         (["--temperature", "0"], "temperature"),
@@ -369,12 +386,44 @@ def test_damaged_checkpoint_is_named_on_resume(place: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("reward", "message"),
-    [("breaks", "division by zero"), ("too_few", "1"), ("not_a_number", "nan"), ("words", "good")],
+    [
+        ("breaks", "division by zero"),
+        ("too_few", "1"),
+        ("not_a_number", "nan"),
+        ("words", "good"),
+        ("leaves", "Exit: 0"),
+    ],
 )
 def test_wrong_rewards_stop_the_run(place: Path, capsys: pytest.CaptureFixture[str], reward: str, message: str) -> None:
     said = fails(capsys, *TRAIN, "--reward", f"rewards.py:{reward}", "--out", "run")
     assert message in said
     assert reward in said
+
+
+def test_a_reward_that_takes_too_long_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, *TRAIN, "--reward", "rewards.py:hangs", "--reward-timeout", "0.1", "--out", "run")
+    assert "error: reward 'hangs' took longer than its time limit of 0.1 seconds on 8 completions" in said
+    assert re.search(r"prompt: 'w\d w\d'", said)
+    assert "Traceback" not in said
+    # A run may go on with another limit.
+    assert described(TrainConfig(Path("run"), reward_timeout=60)) == described(TrainConfig(Path("run")))
+
+
+def test_a_classifier_is_a_reward_by_its_label(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = GPT2Config(vocab_size=16, n_embd=32, n_layer=1, n_head=2, n_positions=64, pad_token_id=0)
+    config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    GPT2ForSequenceClassification(config).save_pretrained("judge")
+    word_tokenizer().save_pretrained("judge")
+    said = fails(capsys, *TRAIN, "--reward", "rm:judge", "--out", "run")
+    assert "NEGATIVE, POSITIVE. Name the label that is rewarded: clf:judge,label=POSITIVE" in said
+    assert "labels are: NEGATIVE, POSITIVE" in fails(capsys, *TRAIN, "--reward", "clf:judge,label=GOOD", "--out", "run")
+    assert "labels are: NEGATIVE, POSITIVE" in fails(capsys, *TRAIN, "--reward", "clf:judge", "--out", "run")
+    assert not Path("run").exists()
+    train(reward="clf:judge,label=POSITIVE clf:judge,label=NEGATIVE,-0.5,score=logit", tokens=40)
+    measured = json.loads(Path("run/evaluation.json").read_text())["after"]
+    p, odds = measured["POSITIVE"]["mean"], measured["NEGATIVE"]["mean"]
+    assert 0 < p < 1
+    assert measured["score"]["mean"] == pytest.approx(p - 0.5 * odds, abs=1e-5)
 
 
 def test_a_reward_that_breaks_later_leaves_the_last_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from textgym.agents.responses import sample_responses
 from textgym.agents.saved import acting_policy
 from textgym.cli import main
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts, stored_texts
+from textgym.prompts import encode_prompts
 from textgym.rewards import Judgement, RewardModel, read_preferences
 from textgym.tokenization import chat_renderer, render_chat, reply_text
 from textgym.types import Ranking
@@ -106,15 +106,18 @@ def test_comparisons_for_dpo_and_for_reward_models(kind: str, row: dict[str, Any
 def test_labels(kind: str, tmp_path: Path) -> None:
     row = {"prompt": [user("Hi")], "completion": [assistant("Yo")], "label": True}
     (found,) = read_preferences(write(tmp_path / "data.jsonl", row), chat_renderer(tokenizer_of(kind)))
-    assert found == Judgement(ASKED[kind], REPLY[kind], True)
+    assert found == Judgement([user("Hi")], REPLY[kind], True)
 
 
-def test_dialogues_as_strings_are_those_of_plain_messages(tmp_path: Path) -> None:
-    render = chat_renderer(tokenizer_of("plain"))
+def test_dialogues_as_strings_have_the_tokens_of_plain_messages(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("plain")
+    render = chat_renderer(tokenizer)
     texts = {"chosen": "Human: Hi\n\nAssistant: Yo", "rejected": "Human: Hi\n\nAssistant: No"}
     turns = {"chosen": [user("Hi"), assistant("Yo")], "rejected": [user("Hi"), assistant("No")]}
-    by_text, by_turns = read_preferences(write(tmp_path / "data.jsonl", texts, turns), render)
-    assert by_text == by_turns
+    rankings = read_preferences(write(tmp_path / "data.jsonl", texts, turns), render)
+    by_text, by_turns = encode_comparisons(rankings, tokenizer, tokenizer.eos_token_id)  # type: ignore[arg-type]
+    for one, other in ((by_text.chosen, by_turns.chosen), (by_text.rejected, by_turns.rejected)):
+        assert (one.prompt.ids, one.response_ids) == (other.prompt.ids, other.response_ids)
 
 
 @BOTH
@@ -128,18 +131,15 @@ def test_a_reward_model_reads_what_the_policy_wrote(kind: str) -> None:
     expected = [*ids_of(tokenizer, ASKED[kind]), *ids_of(tokenizer, REPLY[kind])[1:], tokenizer.eos_token_id]
     assert reward.encode([user("Hi")], REPLY[kind]) == expected
     assert list(prompt.ids) == expected[: len(prompt.ids)]
-    # What labellers ranked is read from a file, as the text that samples were stored with.
-    (stored,) = stored_texts([prompt], tokenizer)
-    assert reward.encode(stored, REPLY[kind]) == expected
 
 
 @BOTH
-def test_samples_are_stored_as_texts_that_are_encoded_later(kind: str) -> None:
+def test_samples_are_stored_beside_what_was_asked(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
     prompts = encode_prompts([{"prompt": [user("Hi")]}, {"prompt": "Hi"}], tokenizer, 40)
     mdp = TokenMDP(tokenizer, prompts, lambda completions, **_: [0.0] * len(completions), (2,), 40, 3)
     policy = acting_policy(tiny_gpt2(vocabulary_size=len(tokenizer)), mdp)
-    assert sample_responses(policy, mdp, np.array([0, 1]), 1, seed=0).prompts == [ASKED[kind], "Hi"]
+    assert sample_responses(policy, mdp, np.array([0, 1]), 1, seed=0).prompts == [[user("Hi")], "Hi"]
 
 
 def test_a_message_follows_what_stands_before_it() -> None:

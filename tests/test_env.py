@@ -13,16 +13,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import textgym  # noqa: F401 - registers the tasks
-from tests.helpers import emit, word_mdp, word_tokenizer
+from tests.helpers import emit, tiny_gpt2, word_mdp, word_tokenizer
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
-from textgym.rewards import RewardError
+from textgym.rewards import RewardEnsemble, RewardError, RewardModel
 from textgym.tasks import TASKS
 from textgym.types import Prompt
 
@@ -174,7 +175,7 @@ def test_the_end_token_stops():
     assert (reward, terminated, truncated) == (0.5, True, False)  # two of four tokens are w0
     assert info == {
         "finish_reason": "stop",
-        "completion": "w0 w1 w0",
+        "completion": " w0 w1 w0",
         "score": 0.5,
         "components": {"reward": 0.5},
     }
@@ -185,7 +186,7 @@ def test_the_horizon_terminates_and_does_not_truncate():
     assert [(step[2], step[3]) for step in steps] == [(False, False), (False, False), (True, False)]
     assert steps[-1][1] == pytest.approx(1 / 3)
     assert steps[-1][4]["finish_reason"] == "length"
-    assert steps[-1][4]["completion"] == "w0 w1 w2"
+    assert steps[-1][4]["completion"] == " w0 w1 w2"
 
 
 def test_an_end_token_on_the_horizon_is_a_stop():
@@ -195,7 +196,7 @@ def test_an_end_token_on_the_horizon_is_a_stop():
 def test_a_stop_rule_ends_and_its_last_token_stays_in_the_text():
     mdp = word_mdp(stop=lambda ids: list(ids[-2:]) == [W1, W2])
     info = last_info(mdp, [W2, W1, W2])
-    assert (info["finish_reason"], info["completion"]) == ("stop", "w2 w1 w2")
+    assert (info["finish_reason"], info["completion"]) == ("stop", " w2 w1 w2")
     assert last_info(word_mdp(stop=lambda ids: len(ids) == 2, max_new_tokens=2), [W0, W0])["finish_reason"] == "stop"
 
 
@@ -203,7 +204,7 @@ def test_every_end_token_of_a_list_ends():
     mdp = word_mdp(end_token_ids=(EOS, W3))
     for end in (EOS, W3):
         info = last_info(mdp, [W0, end])
-        assert (info["finish_reason"], info["completion"]) == ("stop", "w0")
+        assert (info["finish_reason"], info["completion"]) == ("stop", " w0")
     env = TokenEnv(mdp)
     assert [step[2] for step in play(env, [W0, W1, W2])] == [False] * 3
 
@@ -223,7 +224,7 @@ def test_missing_end_score_replaces_the_reward_only_without_an_end():
     mdp = word_mdp(five, max_new_tokens=2, missing_end_score=-1)
     *_, (_, reward, terminated, _, info) = play(TokenEnv(mdp), [W0, W1])
     assert (reward, terminated) == (-1.0, True)
-    assert info == {"finish_reason": "length", "completion": "w0 w1", "score": -1.0}
+    assert info == {"finish_reason": "length", "completion": " w0 w1", "score": -1.0}
     assert calls == []  # nothing to score
     *_, (_, reward, _, _, info) = play(TokenEnv(mdp), [W0, EOS])
     assert (reward, info["score"], info["components"]) == (5.0, 5.0, {"five": 5.0})
@@ -265,7 +266,7 @@ def test_the_policy_may_sample_the_filler():
     assert steps[-1][0]["input_ids"].tolist() == [PAD, W0, PAD, W1, PAD, EOS]
     assert steps[0][0]["attention_mask"].tolist() == [0, 1, 1, 0, 0, 0]
     assert steps[-1][0]["attention_mask"].tolist() == [0, 1, 1, 1, 1, 1]
-    assert seen == [([[PAD, W1, PAD, EOS]], ["w1"])]
+    assert seen == [([[PAD, W1, PAD, EOS]], [" w1"])]
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_limits_actions_but_not_prompts():
@@ -353,11 +354,49 @@ def test_a_reward_receives_everything_it_may_name():
     assert received.pop("prompt_ids") == [list(mdp.prompts[0].ids)]
     assert received == {
         "prompts": [conversation],
-        "completions": ["w1"],
+        "completions": [[{"role": "assistant", "content": " w1"}]],
         "completion_ids": [[W1, EOS]],
         "finish_reason": ["stop"],
         "answer": [7],
+        "level": [None],  # a column of the data that this row lacks
     }
+
+
+def test_a_reward_that_asks_for_what_the_data_lacks_is_refused():
+    def graded(completions, answer, **_):
+        return [0.0 for _ in completions]
+
+    rows = [{"prompt": "w0", "answers": 7}, {"prompt": "w2", "level": "hard"}]
+    shown = r"'graded' requires 'answer', which .* not have: did you mean 'answers'\? Columns .* answers, level;"
+    with pytest.raises(ValueError, match=shown):
+        word_mdp([emit(W0), (graded, 0.0)], prompts=rows)
+    mdp = word_mdp(graded, prompts=[{"prompt": "w0", "answer": 7}, "w2"])  # None where a row lacks it
+    play(TokenEnv(mdp), [EOS], options={"prompt_index": 1})
+    with pytest.raises(ValueError, match="Columns of the data are none"):
+        replace(mdp, prompts=mdp.prompts[1:])
+
+
+def test_a_reward_model_that_reads_less_than_the_task_can_produce_is_refused():
+    def judge(positions, too_long="error"):
+        model = RewardModel.from_causal_lm(tiny_gpt2(positions=positions), word_tokenizer(), torch.Generator())
+        return replace(model, too_long=too_long)
+
+    # The longest prompt has 3 tokens, T is 6; that P is 4 does not count.
+    word_mdp(judge(9))
+    with pytest.raises(ValueError, match=r"reads at most 8 tokens.* can produce 9: a prompt of 3 and a response of 6;"):
+        word_mdp(judge(8))
+    with pytest.raises(ValueError, match=r"too_long=\"truncate\" \(rm:DIR,too_long=truncate\)"):
+        word_mdp(RewardEnsemble((judge(20), judge(8))))
+    word_mdp(judge(8, "truncate"))
+    # The model adds its own end token where a response ends by a word, or by a rule.
+    for end in ({"end_token_ids": (W3,)}, {"stop": lambda ids: ids[-1] == W3}):
+        word_mdp(judge(10), **end)
+        with pytest.raises(ValueError, match="10: a prompt of 3 and a response of 6 and an end token"):
+            word_mdp(judge(9), **end)
+    # With another tokenizer only the prompt is known.
+    word_mdp(judge(8), n_words=20)
+    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5', even with no response: .*3 tokens, .* at most 2"):
+        word_mdp(judge(2), n_words=20)
 
 
 def test_a_component_that_does_not_apply_is_left_out():
@@ -383,15 +422,16 @@ def broken(completions, **_):
 
 
 BAD_REWARDS = {
-    "raises": (broken, r"(?s)'broken' raised KeyError.*prompt: 'w2'.*completion: 'w0 w1'"),
+    "raises": (broken, r"(?s)'broken' raised KeyError.*prompt: 'w2'.*completion: ' w0 w1'"),
+    "beyond float32": (lambda **_: [1e39], r"(?s)got 1e\+39, which float32.*prompt: 'w2'.*completion: ' w0 w1'"),
     "too many scores": (lambda **_: [1.0, 2.0], "one score for each of the 1 completions, got 2"),
     "no list": (lambda **_: 1.0, "must return a list"),
     "None": (lambda **_: None, "must return a list"),
     "does not apply at all": (lambda **_: [None], "every reward .* returned None"),
-    "nan": (lambda **_: [math.nan], r"(?s)finite number, got nan.*prompt: 'w2'.*completion: 'w0 w1'"),
-    "infinity": (lambda **_: [math.inf], r"(?s)finite number, got inf.*prompt: 'w2'.*completion: 'w0 w1'"),
-    "text": (lambda **_: ["0.5"], r"(?s)got str: '0\.5'.*prompt: 'w2'.*completion: 'w0 w1'"),
-    "dense of wrong length": (lambda **_: [[1.0, 2.0]], r"(?s)expected 3, got 2.*prompt: 'w2'.*completion: 'w0 w1'"),
+    "nan": (lambda **_: [math.nan], r"(?s)finite number, got nan.*prompt: 'w2'.*completion: ' w0 w1'"),
+    "infinity": (lambda **_: [math.inf], r"(?s)finite number, got inf.*prompt: 'w2'.*completion: ' w0 w1'"),
+    "text": (lambda **_: ["0.5"], r"(?s)got str: '0\.5'.*prompt: 'w2'.*completion: ' w0 w1'"),
+    "dense of wrong length": (lambda **_: [[1.0, 2.0]], r"(?s)expected 3, got 2.*prompt: 'w2'.*completion: ' w0 w1'"),
     "dense nan": (lambda **_: [[0.0, math.nan, 0.0]], "finite number, got nan"),
 }
 
@@ -524,6 +564,7 @@ BAD_MDPS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no actions": ({"vocabulary_size": 0}, "vocabulary_size=0"),
     "a score that is none": ({"missing_end_score": math.nan}, "missing_end_score=nan"),
+    "a score beyond float32": ({"missing_end_score": -1e39}, r"missing_end_score=-1e\+39"),
 }
 
 

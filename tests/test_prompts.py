@@ -17,7 +17,11 @@ from textgym.prompts import encode_prompts, prompt_order, read_prompts, read_row
 from textgym.types import Prompt
 
 TOKENIZER = word_tokenizer()
-CONVERSATION = [{"role": "user", "content": "w0 w1"}, {"role": "assistant", "content": "w2"}]
+CONVERSATION = [
+    {"role": "user", "content": "w0 w1"},
+    {"role": "assistant", "content": "w2"},
+    {"role": "user", "content": "w3"},
+]
 
 
 def lines(path: Path, *rows: object) -> Path:
@@ -153,7 +157,7 @@ def test_texts_get_the_tokens_that_the_tokenizer_adds():
 def test_a_conversation_without_a_chat_template_is_written_as_plain_turns():
     prompt = encode_prompts([{"prompt": CONVERSATION, "answer": 1}], with_start_token(), 32)[0]
     assert prompt.content == CONVERSATION
-    assert prompt.text == "Human: w0 w1\n\nAssistant: w2\n\nAssistant:"
+    assert prompt.text == "Human: w0 w1\n\nAssistant: w2\n\nHuman: w3\n\nAssistant:"
     assert prompt.columns == {"answer": 1}
     assert prompt.ids[0] == 15  # plain text, so the tokenizer's own start token stands
 
@@ -165,8 +169,8 @@ def test_a_chat_template_writes_the_conversation_and_its_own_special_tokens():
         "{% if add_generation_prompt %}w9{% endif %}"
     )
     prompt = encode_prompts([{"prompt": CONVERSATION}], tokenizer, 32)[0]
-    assert prompt.text == "w13 w8 w0 w1 w9 w2 w9"
-    assert prompt.ids == (15, 10, 2, 3, 11, 4, 11)  # one w13, not two
+    assert prompt.text == "w13 w8 w0 w1 w9 w2 w8 w3 w9"
+    assert prompt.ids == (15, 10, 2, 3, 11, 4, 10, 5, 11)  # one w13, not two
     assert prompt.content == CONVERSATION
 
 

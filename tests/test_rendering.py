@@ -92,6 +92,7 @@ def test_scale_is_never_zero() -> None:
 
 def test_a_token_cannot_command_the_terminal() -> None:
     assert printable("a\x1b[2Jb\r\n\x00\ud800\t|") == "a\ufffd[2Jb\n\ufffd\ufffd    |"
+    assert printable("\u202eevil\u2066 👩\u200d🔬") == "\ufffdevil\ufffd 👩\u200d🔬"  # a joined letter stays whole
     hostile = Frame("\x1b[2J", ["\x1b]0;owned\x07"], [1.0])
     assert "\x1b[2J" not in ansi(hostile)
     assert "\x1b]" not in ansi(hostile)

@@ -79,12 +79,14 @@ def test_the_filler_is_an_action_and_never_an_end_token(pad, vocabulary_size, en
 
 def test_a_response_is_decoded_without_the_token_that_ended_it():
     tokenizer = word_tokenizer()
-    assert decode_response(tokenizer, [2, 3, EOS], (EOS,)) == "w0 w1"
-    assert decode_response(tokenizer, [2, 3, 5], (EOS, 5)) == "w0 w1"
-    assert decode_response(tokenizer, [2, 5, 3], (EOS, 5)) == "w0 w3 w1"  # one in the midst did not end it
-    assert decode_response(tokenizer, [2, PAD, 3], (EOS,)) == "w0 w1"  # special tokens are no text
-    assert decode_response(tokenizer, [EOS], (EOS,)) == ""
-    assert decode_response(tokenizer, [], (EOS,)) == ""
+    asked = [4]
+    assert decode_response(tokenizer, asked, [2, 3, EOS], (EOS,)) == " w0 w1"
+    assert decode_response(tokenizer, asked, [2, 3, 5], (EOS, 5)) == " w0 w1"
+    assert decode_response(tokenizer, asked, [2, 5, 3], (EOS, 5)) == " w0 w3 w1"  # one in the midst did not end it
+    assert decode_response(tokenizer, asked, [2, PAD, 3], (EOS,)) == " w0 w1"  # padding is no text
+    assert decode_response(tokenizer, asked, [EOS], (EOS,)) == ""
+    assert decode_response(tokenizer, asked, [], (EOS,)) == ""
+    assert decode_response(tokenizer, [4, EOS], [2, 3, EOS], (EOS,)) == "w0 w1"  # after a closed text, one of its own
 
 
 def test_tokens_show_what_they_add_to_the_text():

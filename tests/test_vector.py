@@ -297,7 +297,7 @@ def test_the_reward_is_called_once_for_all_rows_that_finish():
     env.reset(options={"prompt_index": batch(0, 1, 2, 1)})
     env.step(batch(W0, EOS, W1, EOS))
     env.step(batch(EOS, W0, EOS, W0))
-    assert calls == [(["w2", "w2"], ["", ""]), (["w0 w1", "w3 w4 w5"], ["w0", "w1"])]
+    assert calls == [(["w2", "w2"], ["", ""]), (["w0 w1", "w3 w4 w5"], [" w0", " w1"])]
 
 
 def test_a_mistake_in_the_reward_shows_the_row_that_made_it():

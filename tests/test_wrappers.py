@@ -100,7 +100,7 @@ def test_asynchronous_and_synchronous_vectors_play_the_same():
                 run += [info.get("completion", np.zeros(0)).tolist()]
             runs.append([value.tolist() if isinstance(value, np.ndarray) else value for value in run])
         assert runs[0] == runs[1]
-        assert ["w0 w2 w0"] in runs[0]
+        assert [" w0 w2 w0"] in runs[0]
     finally:
         together.close()
 

@@ -12,6 +12,7 @@ import tyro
 import yaml
 from transformers.utils import logging as transformers_logging
 
+from textgym.agents.guards import TrainingError
 from textgym.commands.bench import BenchConfig, bench
 from textgym.commands.demo import DemoConfig, demo
 from textgym.commands.dpo import DPOConfig, dpo
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(config)
     except RewardError as error:
         traceback.print_exception(error.__cause__) if error.__cause__ else None
+        _stop(error, 1)
+    except TrainingError as error:
         _stop(error, 1)
     except BAD_INPUT as error:
         _stop(error, 2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
 from textgym.rewards.compose import WeightedRewards, compose
-from textgym.rewards.functions import RESERVED
-from textgym.tokenization import filler_id
-from textgym.types import BoolArray, FinishReason, IntArray, MaskArray, Prompt
+from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
+from textgym.rewards.scores import LARGEST
+from textgym.tokenization import decode_response, filler_id
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 """``stop(response_ids)``: whether a task ends here, beside its end tokens."""
@@ -24,8 +26,22 @@ ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 """``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: which tokens a task admits next."""
 
 
-ENVIRONMENT_COLUMNS = {*RESERVED, "prompt_ids", "episode_seed", "finish_reason"}
+ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 """What rewards receive from the environment; no column of the data may have these names."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a response was given.
+
+    Attributes:
+        token_rewards: ``[T]`` at each of its tokens: a scalar stands at the last one; 0 after the end.
+        info: for its ``info``: ``score``, ``components`` (those that apply), and ``token_rewards`` where the reward is
+            dense.
+    """
+
+    token_rewards: FloatArray
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,9 @@ class TokenMDP:
             token (the "EOS trick" of Ziegler 2019); None pays the reward as usual.
         base_model: where a policy for this task may start from: a directory, or a function that builds a fresh
             model. The environment itself never reads it.
+        skip_special_tokens: leave all special tokens out of the completions that rewards receive, as TRL does.
+            Otherwise only the end token, padding and the tokenizer's start token are left out, so that a reward sees
+            ``<think>`` or a second end token.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -60,13 +79,14 @@ class TokenMDP:
     allowed: ActionRule | None = None
     missing_end_score: float | None = None
     base_model: ModelSource | None = None
+    skip_special_tokens: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
         for name, size in (("max_new_tokens", self.max_new_tokens), ("vocabulary_size", self.n_actions)):
             if size < 1:
                 raise ValueError(f"{name}={size}; expected at least 1")
-        if self.missing_end_score is not None and not math.isfinite(self.missing_end_score):
+        if self.missing_end_score is not None and not abs(self.missing_end_score) <= LARGEST:
             raise ValueError(f"missing_end_score={self.missing_end_score}; expected a finite number or None")
         outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
         if outside:
@@ -75,6 +95,8 @@ class TokenMDP:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
             self._check_prompt(number, prompt)
+        self.rewards.check_columns(self.columns)
+        self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:
@@ -96,6 +118,33 @@ class TokenMDP:
         composed: WeightedRewards = self.reward
         return composed
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns that a prompt of the data has."""
+        return tuple(sorted({name for prompt in self.prompts for name in prompt.columns}))
+
+    def judge(self, batch: Batch) -> list[Verdict]:
+        """What the reward gives ``N`` responses that ended.
+
+        Raises:
+            textgym.rewards.RewardError: a mistake in the reward.
+        """
+        scored = self.rewards.score_batch(batch)
+        verdicts = []
+        for i, (total, ids) in enumerate(zip(scored.totals, batch.completion_ids, strict=True)):
+            token_rewards = np.zeros(self.max_new_tokens)
+            if isinstance(total, float):
+                token_rewards[len(ids) - 1] = total
+            else:
+                token_rewards[: len(total)] = total
+            scores = {name: column[i] for name, column in scored.components.items()}
+            # A component that does not apply is left out: its key's mask says so.
+            components = {name: score for name, score in scores.items() if not math.isnan(score)}
+            dense = {} if isinstance(total, float) else {"token_rewards": list(total)}
+            info = {"score": float(token_rewards.sum()), "components": components, **dense}
+            verdicts.append(Verdict(token_rewards, info))
+        return verdicts
+
     @property
     def n_actions(self) -> int:
         """``V``."""
@@ -116,6 +165,10 @@ class TokenMDP:
         """The id in columns that hold no token."""
         return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
 
+    def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """What a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
+
     def observation_space(self) -> spaces.Dict:
         """``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.
 
@@ -134,10 +187,19 @@ class TokenMDP:
 
 
 def reward_columns(
-    prompts: Sequence[Prompt], episode_seed: Sequence[int], finish_reason: Sequence[FinishReason | None]
+    prompts: Sequence[Prompt],
+    episode_seed: Sequence[int],
+    finish_reason: Sequence[FinishReason | None],
+    names: Iterable[str],
 ) -> dict[str, list[Any]]:
-    """The columns that a reward receives for ``n`` responses: the data's own, and those that are always there."""
-    names = sorted({name for prompt in prompts for name in prompt.columns})
+    """The columns that a reward receives for ``n`` responses: the data's own, and those that are always there.
+
+    Args:
+        prompts: ``n`` prompts.
+        episode_seed: ``n`` seeds.
+        finish_reason: ``n`` reasons.
+        names: of the data's columns; None stands where a prompt lacks one.
+    """
     columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
     columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]
     columns["episode_seed"] = list(episode_seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,11 +12,37 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.tokenization import chat_renderer, is_conversation, render_chat
-from textgym.types import IntArray, Prompt
+from textgym.tokenization import (
+    SpecialTokens,
+    encode_content,
+    is_conversation,
+    render_chat,
+    warn_of_special_strings,
+    words_of,
+)
+from textgym.types import IntArray, Messages, Prompt
 
 Truncation: TypeAlias = Literal["error", "left", "drop"]
 """What to do with a prompt longer than P: refuse it, keep its last P tokens, or leave it out."""
+
+
+BadRows: TypeAlias = Literal["error", "skip"]
+"""What to do with a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
+
+
+class BadRowError(ValueError):
+    """A row that nothing can be learned from: too long, an empty completion, or two that are the same."""
+
+
+@contextmanager
+def leaving_out(skipped: list[str] | None) -> Iterator[None]:
+    """Collects what is wrong with a row that nothing can be learned from, and goes on; raises it without a list."""
+    try:
+        yield
+    except BadRowError as error:
+        if skipped is None:
+            raise
+        skipped.append(str(error))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -63,10 +90,15 @@ def _read_with_datasets(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_prompts(
-    path: str | Path, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation = "error"
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    truncation: Truncation = "error",
+    special_tokens: SpecialTokens = "text",
+    closing: bool = False,
 ) -> tuple[Prompt, ...]:
     """Reads and encodes a prompt file; see :func:`read_rows` and :func:`encode_prompts`."""
-    return encode_prompts(read_rows(path), tokenizer, max_length, truncation, source=str(path))
+    return encode_prompts(read_rows(path), tokenizer, max_length, truncation, str(path), special_tokens, closing)
 
 
 def encode_prompts(
@@ -75,8 +107,13 @@ def encode_prompts(
     max_length: int,
     truncation: Truncation = "error",
     source: str = "prompts",
+    special_tokens: SpecialTokens = "text",
+    closing: bool = False,
 ) -> tuple[Prompt, ...]:
     """Texts or data rows as prompts of at most ``max_length`` tokens.
+
+    A conversation that ends with the assistant's words is continued. Special tokens that are written out in a text or
+    a message are text, with a warning, unless ``special_tokens="parse"``.
 
     Args:
         rows: texts, or mappings with a field ``prompt`` (a text or a conversation); other fields become columns.
@@ -84,6 +121,10 @@ def encode_prompts(
         max_length: ``P``.
         truncation: what becomes of longer prompts.
         source: what an error calls the data.
+        special_tokens: how strings of special tokens, such as ``<eos>``, are read: as ``"text"``, or ``"parse"`` for
+            texts that a chat template has rendered.
+        closing: keep the tokens that the tokenizer appends to every text. Encoder–decoders read them; a causal model
+            would write after an end token.
 
     Raises:
         ValueError: no rows; a row without a prompt or with an empty one; a prompt longer than ``max_length``
@@ -91,14 +132,16 @@ def encode_prompts(
     """
     if truncation not in ("error", "left", "drop"):
         raise ValueError(f"truncation={truncation!r} is not one of 'error', 'left', 'drop'")
+    if special_tokens not in ("text", "parse"):
+        raise ValueError(f"special_tokens={special_tokens!r} is not one of 'text', 'parse'")
     parsed = [_parse_row(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
     if not parsed:
         raise ValueError(f"{source} is empty; expected at least one prompt")
     texts = [_rendered(tokenizer, content, f"{source}, row {i}") for i, (content, _) in enumerate(parsed, start=1)]
-    has_template = bool(tokenizer.chat_template)  # which writes the special tokens itself
+    if special_tokens == "text":
+        warn_of_special_strings(tokenizer, [words_of(content) for content, _ in parsed], source)
     encoded = [
-        tokenizer(text, add_special_tokens=isinstance(content, str) or not has_template)["input_ids"]
-        for text, (content, _) in zip(texts, parsed, strict=True)
+        encode_content(tokenizer, content, special_tokens=special_tokens, closing=closing) for content, _ in parsed
     ]
     prompts = []
     for number, (ids, text, (content, columns)) in enumerate(zip(encoded, texts, parsed, strict=True), start=1):
@@ -139,14 +182,14 @@ def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str,
     return content, fields
 
 
-def stored_texts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Prompts as texts of a data file, which ``tokenizer`` encodes later as it does any other text.
+def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:
+    """A prompt's content, to be counted and looked up by."""
+    return content if isinstance(content, str) else tuple((m["role"], m["content"]) for m in content)
 
-    A conversation is rendered by :func:`textgym.tokenization.chat_renderer`, or a beginning that its chat template
-    writes would be encoded twice.
-    """
-    render = chat_renderer(tokenizer)
-    return [prompt.text if isinstance(prompt.content, str) else render(prompt.content) for prompt in prompts]
+
+def plain_content(content: str | Messages) -> str | list[dict[str, str]]:
+    """A prompt's content as JSON writes and reads it."""
+    return content if isinstance(content, str) else [dict(message) for message in content]
 
 
 def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:

@@ -21,6 +21,7 @@ from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task, TextMetric
+from textgym.types import completion_text
 from textgym.vector import TokenVectorEnv
 
 Maker: TypeAlias = Task | Callable[..., Any]
@@ -176,8 +177,8 @@ def named_rewards(task: Task) -> dict[str, Reward]:
 
 
 def _metric_reward(metric: TextMetric) -> Reward:
-    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
-        return metric(prompts, completions)
+    def reward(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        return metric(prompts, [completion_text(completion) for completion in completions])
 
     return reward
 

@@ -105,10 +105,18 @@ def tint(strength: float) -> RGB:
 # -- Text ------------------------------------------------------------------------------------------
 
 
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Letters that turn the direction of all that follows them, so that it reads as something else."""
+
+
 def printable(text: str) -> str:
     """``text`` without characters that would command a terminal or break a picture; newlines stay."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    return "".join("\ufffd" if _commands(letter) else letter for letter in text)
+
+
+def _commands(letter: str) -> bool:
+    return letter in TURNING or (letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs"))
 
 
 def show_token(token: str) -> str:

@@ -31,7 +31,7 @@ from textgym.registration import load_task, task_mdp
 from textgym.rewards.functions import Reward, call_reward, check_signature
 from textgym.tasks.task import Task
 from textgym.tokenization import decode_response
-from textgym.types import FinishReason, Prompt
+from textgym.types import FinishReason, Prompt, as_completion
 
 PROMPTS = 64
 """So many prompts of each split are tried, evenly spaced."""
@@ -173,10 +173,12 @@ def score(
 ) -> list[Any]:
     """A reward's scores of probes, called as an environment calls it."""
     n = len(probes)
-    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes])
+    names = sorted({name for probe in probes for name in probe.prompt.columns})
+    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes], names)
     columns |= {name: [value] * n for name, value in (extra or {}).items()}
     contents: list[Any] = [p.prompt.content for p in probes]
-    return call_reward(reward, contents, [p.text for p in probes], [list(p.ids) for p in probes], columns)
+    completions = [as_completion(p.prompt.content, p.text) for p in probes]
+    return call_reward(reward, contents, completions, [list(p.ids) for p in probes], columns)
 
 
 def check_rewards_accept_columns(task: Task) -> Iterator[str]:
@@ -320,7 +322,7 @@ def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: 
     ids: list[int] = rng.choice(actions, task.max_new_tokens).tolist()
     end = next((place for place, i in enumerate(ids) if i in ends), None)
     ids = ids if end is None else ids[: end + 1]
-    text = decode_response(task.tokenizer, ids, task.end_token_ids)
+    text = decode_response(task.tokenizer, prompt.ids, ids, task.end_token_ids)
     return Probe(prompt, tuple(ids), text, "length" if end is None else "stop")
 
 

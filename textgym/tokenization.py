@@ -1,17 +1,26 @@
-"""Tokenizers: loading, end tokens, and text from tokens. The caller's tokenizer is never mutated."""
+"""Tokenizers: loading, end tokens, tokens from text, and text from tokens. The caller's tokenizer is never mutated."""
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from textgym.files import write_json
 from textgym.types import Messages
+
+SpecialTokens: TypeAlias = Literal["text", "parse"]
+"""What becomes of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
 
 ASSISTANT = "Assistant:"  # begins the assistant's turn in a conversation without a chat template
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -66,12 +75,48 @@ def token_id_set(ids: int | Iterable[int] | None) -> tuple[int, ...]:
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> tuple[int, ...]:
-    """Every token that ends a response: the tokenizer's and the generation config's, which may differ.
+    """Every token that ends a response: the tokenizer's, the generation config's and the chat template's.
 
-    Some models end with a token that is not their tokenizer's EOS; ``generation_config.eos_token_id`` lists it.
+    Some models end with a token that is not their tokenizer's EOS; ``generation_config.eos_token_id`` lists it, or
+    the chat template writes it after the assistant's words (see :func:`turn_end_id`).
     """
     from_model = token_id_set(getattr(generation_config, "eos_token_id", None))
-    return tuple(sorted({*from_model, *token_id_set(tokenizer.eos_token_id)}))
+    return tuple(sorted({*from_model, *token_id_set(tokenizer.eos_token_id), *token_id_set(turn_end_id(tokenizer))}))
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the chat template writes after the assistant's words: ``<|im_end|>``, ``<end_of_turn>``.
+
+    None without a template, and where it writes no token of its own there.
+    """
+    if not tokenizer.chat_template:
+        return None
+    word = "textgym"  # of which any answer may consist
+    turns = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
+    try:
+        after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(word)[2]
+    except (TemplateError, ValueError):
+        return None
+    known = tokenizer.added_tokens_decoder  # not all of them need be marked as special
+    found = _any_of(tuple(token.content for token in known.values() if token.content.strip())).search(after)
+    return None if found is None else next(i for i, token in known.items() if token.content == found[0])
+
+
+def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lists the end of the assistant's turn in a saved model's generation config, so that other tools stop there."""
+    path, turn_end = directory / "generation_config.json", turn_end_id(tokenizer)
+    if turn_end is None or not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    ends = token_id_set(config.get("eos_token_id"))
+    if turn_end not in ends:
+        write_json(path, {**config, "eos_token_id": sorted({*ends, turn_end})})
+
+
+def reply_end_id(tokenizer: PreTrainedTokenizerBase, content: str | Messages, otherwise: int) -> int:
+    """The token that a completion to imitate closes with: in a conversation, the one that ends the assistant's turn."""
+    turn_end = None if isinstance(content, str) else turn_end_id(tokenizer)
+    return otherwise if turn_end is None else turn_end
 
 
 def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> int:
@@ -107,31 +152,30 @@ def is_conversation(value: Any) -> TypeGuard[Messages]:
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """A conversation as text that ends where the assistant's turn begins.
+    """A conversation as text that ends where the assistant's turn begins, or in the midst of it.
 
-    Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none.
+    Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none. A conversation whose
+    last message is the assistant's is continued: its turn is left open.
 
     Raises:
         ValueError: the template refuses the conversation, for instance as its roles do not alternate.
     """
+    goes_on = bool(messages) and messages[-1]["role"] == "assistant"
     if tokenizer.chat_template:
-        copied = [dict(m) for m in messages]
+        copied, turn = [dict(m) for m in messages], "continue_final_message" if goes_on else "add_generation_prompt"
+        settings: dict[str, Any] = {"tokenize": False, turn: True}
         try:
-            return str(tokenizer.apply_chat_template(copied, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
+            return str(tokenizer.apply_chat_template(copied, **settings))
+        except (TemplateError, ValueError) as error:
             raise ValueError(f"the tokenizer's chat template refuses the conversation: {first_line(error)}") from error
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     turns = [f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
-    return "\n\n".join([*turns, ASSISTANT])
+    return "\n\n".join(turns if goes_on else [*turns, ASSISTANT])
 
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Callable[[Messages], str]:
-    """:func:`render_chat`, for texts that the tokenizer encodes later as it does any other.
-
-    A beginning that the template writes, and that the tokenizer adds to every text by itself, is left to the tokenizer.
-    """
-    start = tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else None
-    return lambda messages: render_chat(tokenizer, messages).removeprefix(start or "")
+    """:func:`render_chat` of one tokenizer."""
+    return partial(render_chat, tokenizer)
 
 
 def reply_text(prompt: str, messages: Messages) -> str:
@@ -150,10 +194,234 @@ def reply_text(prompt: str, messages: Messages) -> str:
     return f" {text}" if prompt.endswith(ASSISTANT) and text and not text[0].isspace() else text
 
 
-def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_ids: Sequence[int]) -> str:
-    """A response as text, without the token that ended it."""
+# --- tokens from text --------------------------------------------------------------------------------------
+
+
+def encode_content(
+    tokenizer: PreTrainedTokenizerBase,
+    content: str | Messages,
+    completion: str = "",
+    *,
+    special_tokens: SpecialTokens = "text",
+    closing: bool = False,
+) -> list[int]:
+    """The tokens of a prompt, or of a prompt and what follows it, encoded as one text.
+
+    The special tokens that a chat template writes are tokens. Strings of special tokens in what users wrote, in
+    messages too, are text unless ``special_tokens="parse"``.
+
+    Args:
+        tokenizer: adds its own special tokens, but where a chat template writes them.
+        content: a text or a conversation.
+        completion: what follows it.
+        special_tokens: how strings of special tokens are read.
+        closing: keep the tokens that the tokenizer appends to every text, as an encoder expects. A causal model would
+            write after an end token.
+
+    Raises:
+        ValueError: the chat template refuses the conversation.
+    """
+    if not isinstance(content, str) and tokenizer.chat_template:
+        return _encode_templated(tokenizer, content, completion, special_tokens)
+    text = (content if isinstance(content, str) else render_chat(tokenizer, content)) + completion
+    ids = encode_text(tokenizer, text, special_tokens)
+    if ids[:2] == [tokenizer.bos_token_id] * 2 and special_tokens == "parse":
+        ids = ids[1:]  # a text that was rendered elsewhere begins with it, too
+    return ids if closing else ids[: len(ids) - _appended(tokenizer, text, ids, special_tokens)]
+
+
+def encode_reply(
+    tokenizer: PreTrainedTokenizerBase,
+    content: str | Messages,
+    completion: str,
+    special_tokens: SpecialTokens = "text",
+) -> tuple[int, ...]:
+    """A completion's tokens as they follow a prompt's.
+
+    Some tokenizers begin every text with a space of their own, so both are encoded together; but where that merges
+    the last letters of the prompt with the first of the completion, a policy could not write so, and the completion
+    is encoded by itself.
+    """
+    before = encode_content(tokenizer, content, special_tokens=special_tokens)
+    together = encode_content(tokenizer, content, completion, special_tokens=special_tokens)
+    if together[: len(before)] == before:
+        return tuple(together[len(before) :])
+    return tuple(encode_text(tokenizer, completion, special_tokens, add_special_tokens=False))
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    special_tokens: SpecialTokens = "text",
+    add_special_tokens: bool = True,
+) -> list[int]:
+    """A text's tokens; ``add_special_tokens`` are those that the tokenizer adds to every text."""
+    if special_tokens == "parse" or special_string(tokenizer, text) is None:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    before = getattr(backend, "encode_special_tokens", None)
+    try:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"])
+    finally:
+        if before is not None:
+            backend.encode_special_tokens = before  # the call above leaves it changed
+
+
+def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """The first string in a text that the tokenizer reads as a special token, if there is one."""
+    found = _special(tokenizer).pattern.search(text)
+    return None if found is None else found[0]
+
+
+def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[str]], source: str) -> None:
+    """Warn, once, that strings of special tokens in the texts of some rows are read as text.
+
+    Raises:
+        ValueError: the tokenizer makes a special token even of text.
+    """
+    held = {number: found for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)[:1]}
+    for number, found in held.items():
+        alone = encode_text(tokenizer, found, add_special_tokens=False)
+        if alone == [tokenizer.convert_tokens_to_ids(found)]:
+            raise ValueError(
+                f"{source}, row {number}: the text holds {found!r}, which this tokenizer makes its special token even "
+                "where it stands for text; change the text, or set special_tokens='parse' (--special-tokens parse)"
+            )
+    if held:
+        number, found = next(iter(held.items()))
+        more = f", and so do {len(held) - 1} more rows" if len(held) > 1 else ""
+        warnings.warn(
+            f"{source}, row {number}: the text holds {found!r}{more}. It is read as text, not as the special token; "
+            "for prompts that a chat template has rendered set special_tokens='parse' (--special-tokens parse)",
+            stacklevel=3,
+        )
+
+
+def words_of(content: str | Messages) -> list[str]:
+    """What a user wrote: the text, or the contents of the messages."""
+    return [content] if isinstance(content, str) else [message["content"] for message in content]
+
+
+def _encode_templated(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, completion: str, special_tokens: SpecialTokens
+) -> list[int]:
+    """A rendered conversation's tokens; the template's special tokens are tokens, those that users wrote are text."""
+    written = [*(value for message in messages for value in message.values() if isinstance(value, str)), completion]
+    held = _strings(tokenizer, written) if special_tokens == "text" else []
+    if not held:
+        text = render_chat(tokenizer, messages) + completion
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # A private letter stands for each such string until the template's own tokens are found.
+    letters = (letter for letter in map(chr, range(0xE000, 0xF900)) if not any(letter in text for text in written))
+    marks = dict(zip(held, letters, strict=False))
+    mark = partial(_any_of(tuple(held)).sub, lambda found: marks[found[0]])
+    marked = [{key: mark(value) if isinstance(value, str) else value for key, value in m.items()} for m in messages]
+    rendered = render_chat(tokenizer, marked) + mark(completion)
+    unmarked = {ord(letter): text for text, letter in marks.items()}
+    ids: list[int] = []
+    for text, token in _between(rendered, _special(tokenizer)):
+        ids += _encode_following(tokenizer, text.translate(unmarked), first=not ids)
+        ids += [] if token is None else encode_text(tokenizer, token, "parse", add_special_tokens=False)
+    return ids
+
+
+def _between(text: str, special: _Special) -> Iterable[tuple[str, str | None]]:
+    """Pieces of a text, each with the special token after it; some tokens swallow the white space beside them."""
+    begin = 0
+    for found in special.pattern.finditer(text):
+        token, piece = special.tokens[found[0]], text[begin : found.start()]
+        yield piece.rstrip() if token.lstrip else piece, found[0]
+        begin = found.end()
+        if token.rstrip:
+            begin += len(text[begin:]) - len(text[begin:].lstrip())
+    yield text[begin:], None
+
+
+def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool) -> list[int]:
+    """A text's tokens where it follows a special token; some tokenizers put a space before a whole text alone."""
+    if not text:
+        return []
+    encode = partial(encode_text, tokenizer, add_special_tokens=False)
+    own = next(iter(_special(tokenizer).tokens))
+    if first or encode("a") == encode(own + "a", "parse")[1:]:
+        return encode(text)
+    line, together = encode("\n"), encode("\n" + text)
+    return together[len(line) :] if together[: len(line)] == line else encode(text)
+
+
+def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], special_tokens: SpecialTokens) -> int:
+    """How many of a text's tokens the tokenizer itself has put at its end."""
+    if not tokenizer.num_special_tokens_to_add():
+        return 0
+    own = encode_text(tokenizer, text, special_tokens, add_special_tokens=False)
+    starts = range(len(ids) - len(own) + 1)
+    return next((len(ids) - start - len(own) for start in starts if own and ids[start : start + len(own)] == own), 0)
+
+
+def _strings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
+    """All strings of special tokens in some texts, each once."""
+    pattern = _special(tokenizer).pattern
+    return list(dict.fromkeys(found for text in texts for found in pattern.findall(text)))
+
+
+@dataclass(frozen=True)
+class _Special:
+    """A tokenizer's special tokens: by what they look like, their ids, and what finds them in a text."""
+
+    tokens: Mapping[str, Any]
+    ids: frozenset[int]
+    pattern: re.Pattern[str]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
+    return _read_special(tokenizer, tuple(tokenizer.all_special_tokens), len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_: Any) -> _Special:
+    """Read once, as that takes as long as encoding a text; again where tokens were added or named."""
+    added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+    found = {i: token for i, token in added.items() if token.special or token.content in named}
+    tokens = {token.content: token for token in found.values()}
+    return _Special(tokens, frozenset(found), _any_of(tuple(tokens)))
+
+
+@lru_cache(maxsize=64)
+def _any_of(texts: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches any of some texts, the longest first; nothing where there are none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+
+# --- text from tokens --------------------------------------------------------------------------------------
+
+
+def decode_response(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    ids: Sequence[int],
+    end_ids: Sequence[int],
+    skip_special_tokens: bool = False,
+) -> str:
+    """A response as the text that it adds to its prompt: ``" Lily"`` after ``"a girl named"``.
+
+    The token that ended it is left out, and so are padding and the tokenizer's start token; other special tokens stay
+    as they were written. After a closed prompt, as an encoder reads it, a response is a text of its own.
+
+    Args:
+        tokenizer: decodes.
+        prompt_ids: the prompt's tokens.
+        ids: the response's.
+        end_ids: tokens that end a response.
+        skip_special_tokens: leave out all special tokens.
+    """
     body = ids[:-1] if len(ids) and ids[-1] in end_ids else ids
-    return str(tokenizer.decode(list(body), skip_special_tokens=True))
+    unwritten = {tokenizer.pad_token_id, tokenizer.bos_token_id}
+    if skip_special_tokens:
+        unwritten |= {*tokenizer.all_special_ids, *_special(tokenizer).ids}
+    before = [] if list(prompt_ids[-1:]) == [tokenizer.eos_token_id] else list(prompt_ids)
+    prompt = str(tokenizer.decode(before))
+    whole = str(tokenizer.decode([*before, *(i for i in body if i not in unwritten)]))
+    return whole[len(commonprefix([prompt, whole])) :]  # noqa: RUF071 - of texts, not of paths
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:

@@ -51,7 +51,7 @@ class Completion:
     """A finished response.
 
     Attributes:
-        text: the decoded response, without its end token.
+        text: what the response adds to its prompt, without its end token.
         ids: every sampled token, the end token included.
         finish_reason: why it ended.
     """
@@ -64,23 +64,38 @@ class Completion:
 class RewardFunction(Protocol):
     """TRL's reward signature, so that a reward written for TRL drops in unchanged.
 
-    Called with equally long lists: ``prompts`` (texts, or conversations), ``completions`` (texts),
-    ``completion_ids`` (every sampled token, the end token included) and one list for each column of the
-    data; ``**kwargs`` must be accepted, since columns differ between data sets. Two columns are always
-    there: ``episode_seed`` (the only source of randomness that a reward may use) and ``finish_reason``.
+    Called with equally long lists: ``prompts`` (texts, or conversations), ``completions``, ``completion_ids`` (every
+    sampled token, the end token included) and one list for each column of the data; ``**kwargs`` must be accepted,
+    since columns differ between data sets. Two columns are always there: ``episode_seed`` (the only source of
+    randomness that a reward may use) and ``finish_reason``.
+
+    A completion is the text that follows a text: with its first space, where it has one. Where the prompt is a
+    conversation, the completion is one, too: ``[{"role": "assistant", "content": text}]``. A reward for both asks
+    :func:`completion_text`.
 
     Returns one score per completion: a float; None where the reward does not apply; or, as an extension, a
-    list with one float per token of ``completion_ids`` (a dense reward). May be a coroutine function.
+    list with one float per token of ``completion_ids`` (a dense reward). May be a coroutine function; a large batch
+    then comes in several calls at the same time. The lists are the reward's own: it may change them.
     """
 
     def __call__(
         self,
         prompts: list[Any],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],
         **columns: list[Any],
     ) -> Sequence[Score] | Awaitable[Sequence[Score]]: ...
+
+
+def as_completion(content: str | Messages, text: str) -> Any:
+    """What a policy wrote as a reward receives it: a text after a text, the assistant's message in a conversation."""
+    return text if isinstance(content, str) else [{"role": "assistant", "content": text}]
+
+
+def completion_text(completion: str | Messages) -> str:
+    """The text of a completion, which is a text or the assistant's message."""
+    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
 
 
 @dataclass(frozen=True)
@@ -88,12 +103,12 @@ class Ranking:
     """K completions of one prompt, ranked by a labeller.
 
     Attributes:
-        prompt: the prompt's text.
-        completions: K texts.
+        prompt: a text or a conversation.
+        completions: K texts that follow it.
         ranks: K integers, 0 for the best; equal ranks are ties and teach nothing.
     """
 
-    prompt: str
+    prompt: str | Messages
     completions: tuple[str, ...]
     ranks: tuple[int, ...]
 

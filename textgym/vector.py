@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from textgym.mdp import TokenMDP, reward_columns
 from textgym.rendering import Frame, ansi, rgb_array
-from textgym.tokenization import decode_response, token_strings
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
+from textgym.rewards.functions import Batch
+from textgym.tokenization import token_strings
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
 
 Observation = dict[str, NDArray[Any]]
 RowInfos: TypeAlias = dict[int, dict[str, Any]]
@@ -205,17 +205,21 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             infos["active"] = active
         return self.observation(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
-    def advance(self, actions: Any) -> tuple[FloatArray, BoolArray, RowInfos]:
-        """:meth:`step` without copying observations and batching infos: rewards, terminated, infos."""
+    def advance(self, actions: Any, score: bool = True) -> tuple[FloatArray, BoolArray, RowInfos]:
+        """:meth:`step` without copying observations and batching infos: rewards, terminated, infos.
+
+        With ``score=False`` the reward is not asked: an ended row's reward is 0 and its info has, in the place of
+        ``score``, under ``unscored`` the batch of one to hand to :meth:`textgym.mdp.TokenMDP.judge` later.
+        """
         ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
         if not ready:
             raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
         live, idle = np.flatnonzero(self._live), np.flatnonzero(~self._live).tolist()
         self._append(live, self._checked(actions, live))
-        final_infos = self._finish(self._ended(live))
+        final_infos = self._finish(self._ended(live), score)
         finished = list(final_infos)
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        rewards[finished] = [info["score"] for info in final_infos.values()]
+        rewards[finished] = [info.get("score", 0.0) for info in final_infos.values()]
         terminated[finished] = True
         infos = self._autoreset(idle, final_infos)
         self._show()
@@ -254,7 +258,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self._finish_reason[row] = "stop" if stop else "length"
         return rows
 
-    def _finish(self, rows: list[int]) -> RowInfos:
+    def _finish(self, rows: list[int], score: bool) -> RowInfos:
         """Scores the rows that ended; gives what their infos say of it."""
         if not rows:
             return {}
@@ -264,30 +268,29 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if self.mdp.missing_end_score is not None:
             unended = [row for row in rows if self._finish_reason[row] == "length"]
             self._token_rewards[unended, self._length[unended] - 1] = self.mdp.missing_end_score
-        self._score([row for row in rows if row not in unended], infos)
-        for row in rows:
+        for row in unended:
             infos[row]["score"] = float(self._token_rewards[row].sum())
+        self._score([row for row in rows if row not in unended], infos, score)
         return infos
 
-    def _score(self, rows: list[int], infos: RowInfos) -> None:
-        """Asks the reward, once for all rows, and notes what it gave."""
+    def _score(self, rows: list[int], infos: RowInfos, score: bool) -> None:
+        """Asks the reward, once for all rows, and notes what it gave; or notes what it is to be asked later."""
         if not rows:
             return
         prompts = [self._prompt(row) for row in rows]
         reasons = [self._finish_reason[row] for row in rows]
-        columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons)
-        completions = [infos[row]["completion"] for row in rows]
+        columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons, self.mdp.columns)
+        texts = [infos[row]["completion"] for row in rows]
+        completions = [as_completion(prompt.content, text) for prompt, text in zip(prompts, texts, strict=True)]
         responses = [self.response(row) for row in rows]
-        batch = self.mdp.rewards.score([prompt.content for prompt in prompts], completions, responses, columns)
-        for i, (row, total) in enumerate(zip(rows, batch.totals, strict=True)):
-            scores = {name: column[i] for name, column in batch.components.items()}
-            # A component that does not apply is left out: its key's mask says so.
-            infos[row]["components"] = {name: score for name, score in scores.items() if not math.isnan(score)}
-            if isinstance(total, float):
-                self._token_rewards[row, self._length[row] - 1] = total
-            else:
-                self._token_rewards[row, : len(total)] = total
-                infos[row]["token_rewards"] = list(total)
+        batch = Batch([prompt.content for prompt in prompts], completions, responses, columns)
+        if not score:
+            for i, row in enumerate(rows):
+                infos[row]["unscored"] = batch.row(i)
+            return
+        for row, verdict in zip(rows, self.mdp.judge(batch), strict=True):
+            self._token_rewards[row] = verdict.token_rewards
+            infos[row] |= verdict.info
 
     def _autoreset(self, idle: list[int], final_infos: RowInfos) -> RowInfos:
         """Begins what the autoreset mode begins now; gives every row's info."""
@@ -376,7 +379,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {"prompt": self._prompt(row).text, "prompt_index": int(self._prompt_index[row]), **self._mask_info(row)}
 
     def _final_info(self, row: int) -> dict[str, Any]:
-        text = decode_response(self.mdp.tokenizer, self.response(row), self.mdp.end_token_ids)
+        text = self.mdp.completion(self._prompt(row), self.response(row))
         return {"finish_reason": self._finish_reason[row], "completion": text}
 
     def _mask_info(self, row: int) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast, overload
+from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 
 from textgym.mdp import TokenMDP, reward_columns
 from textgym.rewards.compose import WeightedRewards
-from textgym.tokenization import decode_response
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
 
 LIMIT = 10**6
 """Responses that are enumerated at most."""
@@ -202,27 +201,29 @@ def _score(
     prompts = [mdp.prompts[i] for i in level.prompt[row].tolist()]
     ids = np.concatenate([level.tokens[row], token[:, None]], axis=1).tolist()
     reasons: list[FinishReason] = ["stop" if stop else "length" for stop in level.stopped[row, token]]
-    columns = reward_columns(prompts, [seed] * len(ids), reasons)
-    texts = cast(list[str], LazyTexts(mdp, ids))
+    columns = reward_columns(prompts, [seed] * len(ids), reasons, mdp.columns)
+    texts = cast(list[str], LazyTexts(mdp, prompts, ids))
     totals = rewards.score([prompt.content for prompt in prompts], texts, ids, columns).totals
     return np.array([total if isinstance(total, float | int) else sum(total) for total in totals], np.float64)
 
 
-class LazyTexts(Sequence[str]):
+class LazyTexts(Sequence[Any]):
     """Completions that are decoded when a reward reads them: most rewards of small tasks look at the ids alone."""
 
-    def __init__(self, mdp: TokenMDP, ids: Sequence[list[int]]) -> None:
+    def __init__(self, mdp: TokenMDP, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> None:
         self.mdp = mdp
+        self.prompts = prompts
         self.ids = ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return decode_response(self.mdp.tokenizer, self.ids[index], self.mdp.end_token_ids)
+        prompt = self.prompts[index]
+        return as_completion(prompt.content, self.mdp.completion(prompt, self.ids[index]))

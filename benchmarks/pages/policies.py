@@ -19,7 +19,6 @@ from textgym.registration import task_mdp
 from textgym.rendering import Frame
 from textgym.tasks.task import Task
 from textgym.testing import Probe, random_probe, reference_probe
-from textgym.tokenization import decode_response
 from textgym.types import Prompt
 from textgym.vector import TokenVectorEnv
 
@@ -89,8 +88,8 @@ def sampled(task: Task, model: PreTrainedModel, budget: Budget) -> list[Probe]:
     probes = []
     for row, index in enumerate(episodes.prompt_index.tolist()):
         ids = episodes.actions[row, : episodes.lengths[row]].tolist()
-        text = decode_response(task.tokenizer, ids, task.end_token_ids)
-        probes.append(Probe(mdp.prompts[index], tuple(ids), text, "stop" if episodes.stopped[row] else "length"))
+        prompt, text = mdp.prompts[index], mdp.completion(mdp.prompts[index], ids)
+        probes.append(Probe(prompt, tuple(ids), text, "stop" if episodes.stopped[row] else "length"))
     return probes
 
 

@@ -29,7 +29,7 @@ def told_by_maker(name: str) -> str:
 def told_by_gold(gold: Callable[..., Any]) -> str:
     """The docstring of the gold function, or of the nearest function that it is made of."""
     # The helpers that turn a score of one text into a reward have docstrings too, which say nothing of the task.
-    near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build")))
+    near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build", ".types")))
     return markdown(next((function.__doc__ for function in near if function.__doc__), None))
 
 

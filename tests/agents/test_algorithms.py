@@ -47,7 +47,8 @@ def make(name: str, **changes: Any) -> SequenceAlgorithm:
         **OWN.get(name, {}),
         **changes,
     }
-    return ALGORITHMS[name]("LMPolicy", make_env(), 3e-3, model=tiny_gpt2(N_WORDS + 2), **arguments)
+    rate = arguments.pop("learning_rate", 3e-3)
+    return ALGORITHMS[name]("LMPolicy", make_env(), rate, model=tiny_gpt2(N_WORDS + 2), **arguments)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import TransformReward as VectorTransformReward
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from tests.agents.replay import prompt_and_response, replayed_log_probs, session_for
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
+from textgym.agents import PPO
 from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
-from textgym.agents.slots import Slots, make_slots
+from textgym.agents.slots import AdmittingSlots, Slots, make_slots
 from textgym.env import TokenEnv
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
+from textgym.rewards import RewardError
 from textgym.types import Episodes
 from textgym.vector import TokenVectorEnv
 
@@ -48,10 +53,10 @@ def after(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
-def admitting(mdp: TokenMDP, n: int, wrap: Any = lambda env: env) -> Slots:
+def admitting(mdp: TokenMDP, n: int, wrap: Any = lambda env: env, together: bool = False) -> Slots:
     env = wrap(TokenVectorEnv(mdp, n, "Disabled"))
     env.reset(seed=0)
-    return make_slots(SlotVecEnv(env))
+    return make_slots(SlotVecEnv(env), together)
 
 
 def vector(mdp: TokenMDP, n: int, mode: str, wrap: Wrap) -> Slots:
@@ -171,10 +176,9 @@ def test_log_probs_of_a_real_model(assets):
     mdp = TokenMDP(tokenizer, prompts, reward, (1, 2), max_prompt_length=12, max_new_tokens=40)
     episodes = play(admitting(mdp, 4), mdp, 8, model=model)
     np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(model, episodes, mdp, Sampling()), atol=1e-5)
-    responses = [prompt_and_response(episodes, i)[1] for i in range(8)]
-    assert (
-        episodes.rewards.sum(1) == [len(tokenizer.decode(ids, skip_special_tokens=True)) for ids in responses]
-    ).all()
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    both = [prompt_and_response(episodes, i) for i in range(8)]
+    assert (episodes.rewards.sum(1) == [len(decode(asked + said)) - len(decode(asked)) for asked, said in both]).all()
 
 
 # --- environments that restart by themselves ---------------------------------------------------------------------
@@ -344,3 +348,170 @@ def test_groups_begin_with_the_iteration(begun: int) -> None:
     assert plan.greedy is not None
     np.testing.assert_array_equal(plan.greedy.reshape(3, 4), [[False, False, False, True]] * 3)
     np.testing.assert_array_equal(plan.episode, begun + np.arange(12))
+
+
+# --- scored together ---------------------------------------------------------------------------------------------
+
+
+def by_row(completions: list[str], episode_seed: list[int], finish_reason: list[str], **_: Any) -> list[Any]:
+    """Depends on everything of a row: its text, its own random number, how it ended; does not always apply."""
+    draws = [np.random.default_rng(seed).standard_normal() for seed in episode_seed]
+    lengths = [len(text) + (reason == "stop") for text, reason in zip(completions, finish_reason, strict=True)]
+    return [None if n % 3 == 0 else n / 7 + draw for n, draw in zip(lengths, draws, strict=True)]
+
+
+async def later(completions: list[str], **_: Any) -> list[float]:
+    return [len(text) / 3 for text in completions]
+
+
+def wide(completion_ids: list[list[int]], episode_seed: list[int], **_: Any) -> list[list[float]]:
+    """Dense, of numbers whose sum depends on the order of adding."""
+    draws = [np.random.default_rng(seed).lognormal(0, 9, 20) for seed in episode_seed]
+    return [own[: len(ids)].tolist() for own, ids in zip(draws, completion_ids, strict=True)]
+
+
+REWARDS: dict[str, list[Any]] = {
+    "scalar": [(by_row, 0.3), later],
+    "dense": [wide, (parity, 0.1), (by_row, 0.7)],
+    "async": [later],
+}
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("missing_end_score", [None, -1.0])
+def test_scored_together_or_in_the_step_gives_the_same_bits(name, missing_end_score):
+    calls: list[int] = []
+
+    def counts(completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        return [1.0] * len(completions)
+
+    reward = [*REWARDS[name], (counts, 0.0)]
+    mdp = word_mdp(reward, prompts=PROMPTS, max_new_tokens=12, missing_end_score=missing_end_score)
+    apart = play(admitting(mdp, 5), mdp, 40)
+    n_calls, scored = len(calls), sum(calls)
+    calls.clear()
+    together = play(admitting(mdp, 5, together=True), mdp, 40)
+    assert calls == [scored]
+    assert n_calls > 10
+    assert scored == (40 if missing_end_score is None else int(apart.stopped.sum())) > 20
+    for field in ("input_ids", "attention_mask", "log_probs", "rewards", "stopped", "truncated"):
+        np.testing.assert_array_equal(getattr(together, field), getattr(apart, field))
+    assert together.components.keys() == apart.components.keys()
+    for component, values in apart.components.items():
+        np.testing.assert_array_equal(together.components[component], values)
+    assert len(np.unique(apart.rewards)) > 10
+
+
+def test_many_are_scored_in_calls_of_at_most_512(monkeypatch):
+    calls: list[int] = []
+
+    def counts(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        calls.append(len(completion_ids))
+        return [float(sum(ids)) for ids in completion_ids]
+
+    monkeypatch.setattr("textgym.agents.collect.SCORED_AT_ONCE", 16)
+    mdp = word_mdp(counts, prompts=PROMPTS)
+    episodes = play(admitting(mdp, 4, together=True), mdp, 40)
+    assert calls == [16, 16, 8]
+    assert episodes.rewards.sum(1).tolist() == [sum(prompt_and_response(episodes, e)[1]) for e in range(40)]
+
+
+def test_infos_are_complete_once_the_collection_is_over():
+    mdp = word_mdp([(by_row, 1.0), later], prompts=PROMPTS)
+    infos: list[dict[str, Any]] = []
+
+    def on_step(step: Any, *_: Any) -> bool:
+        for row in step.finals:
+            assert not {"score", "components", "unscored"} & step.info(row).keys()
+            assert step.rewards[row] == 0
+            infos.append(step.info(row))
+        return True
+
+    episodes = play(admitting(mdp, 3, together=True), mdp, 9, on_step=on_step)
+    assert sorted(info["score"] for info in infos) == pytest.approx(sorted(episodes.rewards.sum(1)), abs=1e-6)
+    assert sorted(info["components"]["later"] for info in infos) == sorted(episodes.components["later"])
+
+
+def test_nothing_is_scored_where_the_collection_was_stopped():
+    def never(**_: Any) -> list[float]:
+        raise AssertionError("asked")
+
+    mdp = word_mdp(never, prompts=PROMPTS)
+    slots, session = admitting(mdp, 2, together=True), session_for(MODEL, mdp, 2)
+    ended: list[int] = []
+    plan = EpisodePlan(np.arange(4), np.arange(4))
+    assert collect(slots, session, plan, lambda step, *_: not (ended.extend(step.finals) or ended)) is None
+    assert ended
+
+
+def test_a_mistake_of_a_reward_is_raised_at_the_end():
+    def fails(completions: list[str], **_: Any) -> list[float]:
+        return [1 / 0 if text == completions[-1] else 0.0 for text in completions]
+
+    mdp = word_mdp(fails, prompts=PROMPTS)
+    with pytest.raises(RewardError, match=r"(?s)'fails' raised ZeroDivisionError.*prompt: 'w"):
+        play(admitting(mdp, 2, together=True), mdp, 6)
+
+
+class Plain(VectorWrapper[Any, Any, Any]):
+    pass
+
+
+class Own(TokenVectorEnv):
+    """Pays a bonus of its own in each step."""
+
+    def step(self, actions: Any) -> Any:
+        observation, rewards, terminated, truncated, infos = super().step(actions)
+        return observation, rewards + terminated, terminated, truncated, infos
+
+
+def test_it_is_off_where_somebody_may_read_the_reward_in_its_step():
+    mdp = word_mdp(prompts=PROMPTS)
+    bare = TokenVectorEnv(mdp, 2, "Disabled")
+    assert AdmittingSlots(bare, score_together=True).puts_aside
+    assert not AdmittingSlots(bare).puts_aside
+    for env in (Plain(bare), Own(mdp, 2, "Disabled"), TokenVectorEnv(mdp, 2, "Disabled", render_mode="ansi")):
+        assert not AdmittingSlots(env, score_together=True).puts_aside
+    for together in (True, False):
+        slots = admitting(mdp, 3, lambda env: VectorTransformReward(env, half), together)
+        episodes = play(slots, mdp, 8)
+        share = (episodes.actions == 7).sum(1) / episodes.lengths
+        np.testing.assert_allclose(episodes.rewards.sum(1), 0.5 * share, atol=1e-6)
+
+
+def test_an_algorithm_scores_together_unless_told_otherwise(tmp_path):
+    """The same training to the bit, with fewer calls; a checkpoint keeps the choice."""
+    calls: list[int] = []
+
+    def counts(completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(text)) for text in completions]
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            self.ended: list[dict[str, Any]] = []
+
+        def _on_step(self) -> bool:
+            self.ended += [self.locals["infos"][row] for row in np.flatnonzero(self.locals["dones"])]
+            return True
+
+        def _on_rollout_end(self) -> None:
+            assert len(self.ended) == 16
+            assert all(set(info["components"]) == {"counts"} for info in self.ended)
+
+    mdp = word_mdp(counts, prompts=PROMPTS)
+    weights = []
+    for together in (True, False):
+        env = TokenVectorEnv(mdp, 4, "Disabled")
+        settings = {"episodes_per_iteration": 16, "minibatch_size": 8, "n_epochs": 1, "seed": 0, "device": "cpu"}
+        given = {} if together else {"score_together": False}
+        algorithm = PPO(env=env, model=tiny_gpt2(), **settings, **given)
+        calls.clear()
+        algorithm.learn(150, Watch())
+        assert (calls == [16] * algorithm.iteration) is together
+        assert sum(calls) == 16 * algorithm.iteration
+        weights.append(algorithm.policy.state_dict())
+        algorithm.save(tmp_path / str(together))
+        assert PPO.load(tmp_path / str(together), env).score_together is together
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.comparisons import Comparison, encode_comparisons
@@ -86,6 +88,30 @@ def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
     losses = [row["validation/loss"] for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert rows[-1]["train/margin"] > rows[1]["train/margin"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_adapters_alone_learn_and_are_part_of_the_reference(wrapped: bool) -> None:
+    config = LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, init_lora_weights=False)
+    model: Any = get_peft_model(tiny_gpt2(), config) if wrapped else add_lora(tiny_gpt2(), config, 0, 0)
+    began, beta = copy.deepcopy(model), 0.7
+    settings = DPOSettings(epochs=2, learning_rate=1e-2, batch_size=8, beta=beta)
+    rows = train_dpo(model, COMPARISONS[:24], held_out=COMPARISONS[32:], settings=settings, progress=False)
+    before = dict(began.named_parameters())
+    names = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert names
+    assert all("lora_" in name for name in names)
+    margins = []
+    with torch.no_grad():
+        for pair in COMPARISONS[32:]:
+            chosen, rejected = (
+                response_log_prob(model, one) - response_log_prob(began, one) for one in (pair.chosen, pair.rejected)
+            )
+            margins.append(float(beta * (chosen - rejected)))
+    assert rows[0]["validation/margin"] == 0
+    assert rows[-1]["validation/margin"] == pytest.approx(sum(margins) / len(margins), abs=1e-4)
+    assert rows[-1]["validation/margin"] > 0.01
 
 
 def test_a_seed_gives_the_same_bits() -> None:

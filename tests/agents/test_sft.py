@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,10 +20,12 @@ from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
 from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
 from textgym.agents.sft import fine_tune, mean_loss, only_dropout
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.lm.lora import add_lora
+from textgym.lm.loading import load_causal_lm
+from textgym.lm.lora import add_lora, save_pretrained, unwrapped
 
 END = 1
 ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 1} w{i}"} for i in range(8)]
+LORA = LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
 QUICK = SFTSettings(epochs=3, learning_rate=3e-3, batch_size=4)
 
 
@@ -44,9 +47,8 @@ def tune(model: PreTrainedModel, **arguments: Any) -> Any:
 
 
 def test_labels_by_hand() -> None:
-    batch = collate(
-        demonstrations([{"prompt": "w0 w1", "completion": "w2"}, {"prompt": "w3", "completion": "w4 w5 <eos>"}])
-    )
+    rows = [{"prompt": "w0 w1", "completion": "w2"}, {"prompt": "w3", "completion": "w4 w5 <eos>"}]
+    batch = collate(encode_demonstrations(rows, word_tokenizer(), END, special_tokens="parse"))
     assert batch["input_ids"].tolist() == [[2, 3, 4, END], [5, 6, 7, END]]
     assert batch["labels"].tolist() == [[-100, -100, 4, END], [-100, 6, 7, END]]
     uneven = collate(demonstrations([{"prompt": "w0", "completion": "w1"}, {"prompt": "w2 w3", "completion": "w4 w5"}]))
@@ -57,9 +59,6 @@ def test_labels_by_hand() -> None:
 def test_models_that_it_cannot_train_are_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match=r"encoder–decoder; expected a causal language model for fine-tuning"):
         tune(tiny_t5())
-    adapted = add_lora(tiny_gpt2(), 1, first_layer=0, seed=0)
-    with pytest.raises(ValueError, match="the model has adapters"):
-        tune(adapted)
 
 
 def test_conversations_are_rendered() -> None:
@@ -128,7 +127,12 @@ def test_the_rate_follows_a_cosine_to_a_tenth() -> None:
     assert rates[-1] == pytest.approx(1e-4, rel=0.01)
 
 
-def test_the_best_epoch_by_score_is_kept_though_not_by_loss() -> None:
+def adapted() -> PreTrainedModel:
+    return add_lora(tiny_gpt2(), 2, first_layer=0, seed=0)
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, adapted])
+def test_the_best_epoch_by_score_is_kept_though_not_by_loss(make: Any) -> None:
     seen: list[dict[str, Tensor]] = []
     scores = iter([9.0, 0.1, 0.7, 0.7, 0.2])  # before training, then one for each epoch; the first of equals is kept
 
@@ -137,7 +141,7 @@ def test_the_best_epoch_by_score_is_kept_though_not_by_loss() -> None:
         seen.append(weights(model))
         return {"score": next(scores), "length": 3.0}
 
-    model = tiny_gpt2()
+    model = make()
     report = tune(model, judge=judge, settings=replace(QUICK, epochs=4))
     losses = [row["validation/loss"] for row in report.epochs]
     assert losses == sorted(losses, reverse=True)  # by loss it would be the last
@@ -146,6 +150,23 @@ def test_the_best_epoch_by_score_is_kept_though_not_by_loss() -> None:
     assert [row["iteration"] for row in report.epochs] == [0, 1, 2, 3, 4]
     assert [row["validation/score"] for row in report.epochs] == [9.0, 0.1, 0.7, 0.7, 0.2]
     assert report.epochs[1]["validation/length"] == 3.0
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("wrap", [lambda model: add_lora(model, 2, 0, 0), lambda model: get_peft_model(model, LORA)])
+def test_of_an_adapted_model_the_adapters_alone_learn(wrap: Any, tmp_path: Path) -> None:
+    model = wrap(tiny_gpt2())
+    before, first = weights(model), mean_loss(model, demonstrations())
+    report = tune(model, settings=replace(QUICK, epochs=10))
+    after = weights(model)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert report.epochs[report.kept_epoch]["validation/loss"] < first - 0.1
+    assert mean_loss(model, demonstrations()) == pytest.approx(report.epochs[report.kept_epoch]["validation/loss"])
+    save_pretrained(unwrapped(model), tmp_path)
+    ids = torch.arange(2, 8)[None]
+    assert torch.equal(load_causal_lm(tmp_path)(ids).logits, model(ids).logits)
 
 
 def test_without_a_judge_the_loss_chooses() -> None:
@@ -160,8 +181,8 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, killed_after: int) -> None:
+@pytest.mark.parametrize(("make", "killed_after"), [(tiny_gpt2, 1), (tiny_gpt2, 2), (tiny_gpt2, 3), (adapted, 3)])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, make: Any, killed_after: int) -> None:
     settings = replace(QUICK, epochs=4, residual_dropout=0.2)
     # Its best epoch is the second, so that it must survive a later interruption.
     by_rows = [0.0, 0.3, 0.9, 0.5, 0.4]
@@ -190,7 +211,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, killed_after: int
             on_epoch=on_epoch,
         )
 
-    whole, first, second = tiny_gpt2(), tiny_gpt2(), tiny_gpt2()
+    whole, first, second = make(), make(), make()
     expected = played(whole, resume=False, kill=False)
     with pytest.raises(KilledError):
         played(first, resume=False, kill=True)
@@ -298,7 +319,7 @@ def test_mixed_precision_leaves_a_plain_model() -> None:
         ({"prompt": "w1", "completion": ""}, "data.jsonl, row 2: completion is ''"),
         ({"prompt": "w1", "completion": None}, "data.jsonl, row 2: completion is None"),
         ({"prompt": "", "completion": "w1"}, "data.jsonl, row 2: prompt is ''"),
-        ({"prompt": "w1", "completion": " "}, "data.jsonl, row 2: completion ' ' has no tokens"),
+        ({"prompt": "w1", "completion": " "}, "data.jsonl, row 2: completion is ' '"),
         ({"prompt": "w1 w2 w3", "completion": "w1 w2"}, "data.jsonl, row 2: .* 3 . 2 . 1 tokens, more than .* 5"),
     ],
 )

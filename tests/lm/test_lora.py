@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama
+from textgym.lm.adapter_files import write_adapters
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.lora import (
     AdaptersOff,
@@ -119,6 +121,54 @@ def test_what_is_written_opens_anywhere(make, tmp_path: Path):
         with adapters_off(opened):
             assert torch.equal(logits(opened), logits(make()))
     assert trained(train_adapters(load_causal_lm(tmp_path / "here"))) == trained(model)
+
+
+def test_the_directory_of_an_older_version_opens(make, tmp_path: Path):
+    """The base and its adapters side by side, as transformers also leaves them."""
+    model = adapted(make)
+    make().save_pretrained(tmp_path)
+    write_adapters(model, tmp_path, tmp_path)
+    opened = load_causal_lm(tmp_path)
+    assert torch.equal(logits(opened), logits(model))
+    with adapters_off(opened):
+        assert torch.equal(logits(opened), logits(make()))
+
+
+def test_a_base_that_is_sharded_opens(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = adapted(make)
+    whole = type(model).save_pretrained
+    monkeypatch.setattr(type(model), "save_pretrained", lambda *args: whole(*args, max_shard_size="20KB"))
+    save_pretrained(model, tmp_path)
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 2
+    for opened in (load_causal_lm(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
+        assert torch.equal(logits(opened), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "does not say of which model; write its directory or hub id"),
+        ({"base_model_name_or_path": "/nowhere"}, "adapters of the model '/nowhere', and there is no such directory"),
+        ({"peft_type": "NEWER"}, "cannot be read by the installed peft"),
+        ({"r": 3}, r"do not fit .*: size mismatch"),
+        ({"target_modules": ["lm_head"]}, r"do not fit .* lacks the weights lm_head\.lora_A\.weight"),
+    ],
+)
+def test_adapters_that_cannot_be_opened(change, message, tmp_path: Path):
+    make_base, directory = tiny_llama, tmp_path / "adapters"
+    make_base().save_pretrained(tmp_path / "model")
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    write_adapters(add_lora(make_base(), config, 0, 0), directory, tmp_path / "model")
+    load_causal_lm(directory)
+    written = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps({**written, **change}))
+    with pytest.raises(ValueError, match=message):
+        load_causal_lm(directory)
+
+
+def test_what_lora_may_be():
+    with pytest.raises(ValueError, match="lora='4'; expected a rank, or a configuration of peft's"):
+        add_lora(tiny_gpt2(), "4", 0, 0)
 
 
 def test_their_own_dropout_is_off():

@@ -50,6 +50,7 @@ OUTCOMES = {
     "qwen3_next/Qwen3NextForCausalLM/": SLOWER,  # linear attention in some layers
     "bert/BertLMHeadModel/": REFUSED,  # looks both ways
     "t5/T5ForConditionalGeneration/": RIGHT,
+    "t5gemma/T5GemmaForConditionalGeneration/": RIGHT,  # overlooks the padding token where no mask is given
     "m2m_100/M2M100ForConditionalGeneration/": SLOWER,  # sinusoidal positions from the ids
 }
 KNOWN = {f"{one.model_type}/{one.cls}/{one.varies}": one for one in configurations()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -63,7 +64,9 @@ def test_none_drops_out_of_the_sum_and_stays_in_the_log():
 
 
 def test_none_from_everyone_is_an_error():
-    with pytest.raises(RewardError, match=r"completion 1: every reward \(math, code\) returned None"):
+    with pytest.raises(
+        RewardError, match=r"(?s)completion 1 of 2: every reward \(math, code\) returned None.*'q'.*'c'"
+    ):
         score([fixed(1, None, name="math"), fixed(None, None, name="code")])
 
 
@@ -81,6 +84,44 @@ def test_two_dense_rewards_add_token_by_token():
 def test_dense_reward_without_tokens_is_an_error():
     with pytest.raises(RewardError, match="no token that a dense reward"):
         compose(fixed([])).score(["p"], [""], [[]], {})
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (
+            [fixed(3e38, 1, name="a"), fixed(3e38, 1, name="b")],
+            r"completion 0 of 2: the weighted sum.*\(a, b\).*float32",
+        ),
+        ([(fixed(0, 1e38, name="a"), 1e300)], "completion 1 of 2: the weighted sum.*got inf"),
+        ([fixed([3e38, 3e38, 0], 1, name="a")], "completion 0 of 2: the weighted sum.*float32"),
+    ],
+)
+def test_a_sum_beyond_float32_is_an_error(reward, message):
+    with pytest.raises(RewardError, match=f"(?s){message}.*prompt: .*completion: "):
+        score(reward)
+
+
+def test_a_time_limit_is_kept_where_rewards_are_composed_and_bound():
+    inner = compose([length, distinct], timeout=5)
+    assert inner.timeout == 5
+    assert compose([(inner, 2), length]).timeout == 5
+    assert compose([inner, compose(length, timeout=3)]).timeout == 3
+    assert compose([inner], timeout=9).timeout == 9
+    assert compose([inner]).bind(None).timeout == 5
+    assert compose(length).timeout is None
+    for seconds in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="timeout="):
+            compose(length, timeout=seconds)
+
+
+def test_a_time_limit_holds():
+    def sleeps(completions, **_):
+        time.sleep(0.3)
+        return [0.0] * len(completions)
+
+    with pytest.raises(RewardError, match=r"'sleeps' took longer than its time limit of 0.02 seconds"):
+        compose(sleeps, timeout=0.02).score(PROMPTS, TEXTS, IDS, {})
 
 
 def test_async_and_sync_components_mix():

@@ -37,18 +37,17 @@ def broken(prompts, completions, **kwargs):
 
 
 def asked(*completions: str, prompt: str = "the cat", **columns) -> Question:
-    return Question(prompt, completions, Prompt(prompt, prompt, (), columns))
+    return Question(completions, Prompt(prompt, prompt, (), columns))
 
 
 def test_equal_texts_are_merged_and_empty_ones_dropped():
     kept, dropped = questions(
-        ["p", "q", "r", "s"],
         [["a", "b", "a"], ["a", "a", "a"], ["", " ", "a"], ["b", "", "a"]],
         [Prompt(text, text, ()) for text in "pqrs"],
     )
     assert kept == (asked("a", "b", prompt="p"), asked("b", "a", prompt="s"))
     assert dropped == {TOO_FEW: 2}
-    assert questions(["p"], [["a", "b"]], [Prompt("p", "p", ())])[1] == {}
+    assert questions([["a", "b"]], [Prompt("p", "p", ())])[1] == {}
 
 
 def test_scores_order_the_completions_and_equal_scores_tie(tokenizer):
@@ -70,15 +69,14 @@ def test_a_reward_receives_the_columns_of_its_prompt(tokenizer):
     assert [ranking.ranks for ranking in found.rankings] == [(1, 0), (0, 1)]
 
 
-def test_a_reward_receives_a_conversation_and_the_ranking_its_text(tokenizer):
+def test_a_reward_receives_a_conversation_and_the_ranking_keeps_it(tokenizer):
     def echo(prompts, completions, **kwargs):
-        return [float(text == prompt[-1]["content"]) for prompt, text in zip(prompts, completions, strict=True)]
+        return [float(said[0]["content"] == asked[-1]["content"]) for asked, said in zip(prompts, completions)]  # noqa: B905
 
-    said = Prompt([{"role": "user", "content": "the cat"}], "<user>the cat", ())
-    found = label_by_reward(
-        compose(echo), [Question("rendered", ("dog", "the cat"), said)], tokenizer, 0, np.random.default_rng(0)
-    )
-    assert found.rankings == (Ranking("rendered", ("dog", "the cat"), (1, 0)),)
+    content = [{"role": "user", "content": "the cat"}]
+    question = Question(("dog", "the cat"), Prompt(content, "<user>the cat", ()))
+    found = label_by_reward(compose(echo), [question], tokenizer, 0, np.random.default_rng(0))
+    assert found.rankings == (Ranking(content, ("dog", "the cat"), (1, 0)),)
 
 
 def test_noise_is_that_of_bradley_and_terry(tokenizer):

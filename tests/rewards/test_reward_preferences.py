@@ -52,19 +52,26 @@ def test_labels(tmp_path):
         read_rankings(tmp_path / "data.jsonl")
 
 
-def test_conversations_are_rendered(tmp_path):
+def test_conversations_stay_conversations(tmp_path):
     question, other = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Ho"}
     good, bad = ({"role": "assistant", "content": text} for text in ("Hello", "Hm"))
 
     def render(messages):
         return "|".join(m["content"] for m in messages)
 
-    expected = [Ranking("Hi", ("Hello", "Hm"), (0, 1))]
+    expected = [Ranking([question], ("Hello", "Hm"), (0, 1))]
     whole = {"chosen": [question, good], "rejected": [question, bad]}
     assert read(tmp_path, whole, render=render) == expected
     assert read(tmp_path, {"prompt": [question], "chosen": [good], "rejected": [bad]}, render=render) == expected
-    with pytest.raises(ValueError, match="row 1: prompt: expected a text, got list; render conversations first"):
-        read(tmp_path, {"prompt": [question], "chosen": "a", "rejected": "b"})
+    # Other libraries write the prompt again beside whole conversations, as text or as messages.
+    assert read(tmp_path, {"prompt": "Hi", **whole}, render=render) == expected
+    assert read(tmp_path, {"prompt": [question], **whole}, render=render) == expected
+    texts = {"prompt": [question], "chosen": "Hello", "rejected": "Hm"}
+    assert read(tmp_path, texts) == expected
+    with pytest.raises(ValueError, match="row 1: chosen is a message; pass render"):
+        read(tmp_path, {"prompt": [question], "chosen": [good], "rejected": [bad]})
+    with pytest.raises(ValueError, match="row 1: chosen and rejected are the same text"):
+        read(tmp_path, {"chosen": [question, good], "rejected": [question, good]}, render=render)
     with pytest.raises(ValueError, match="row 1: prompt: expected a text"):  # nothing is common
         read(tmp_path, {"chosen": [question, good], "rejected": [other, bad]}, render=render)
 

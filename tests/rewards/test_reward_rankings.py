@@ -110,8 +110,11 @@ def test_files_round_trip_and_pairs_are_read(tmp_path):
         ('{"prompt": "p", "completions": ["a", 3], "ranks": [0, 1]}', "completions, number 2: expected a text"),
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 1.5]}', "ranks: expected a list of integers"),
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [true, false]}', "ranks"),
-        ('{"prompt": [{"role": "user"}], "completions": ["a", "b"], "ranks": [0, 1]}', "render conversations"),
-        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt: expected a text, got int"),
+        (
+            '{"prompt": [{"role": "user"}], "completions": ["a", "b"], "ranks": [0, 1]}',
+            "expected a text or a list of messages",
+        ),
+        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt: expected a text or a list of messages, got int"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from textgym.rewards import RewardModel, distinct, length, resolve_reward
+from textgym.rewards.resolve import model_directory
 
 NAMED = {"gold": distinct, "length": length}
 FILE = """
@@ -74,6 +75,45 @@ def test_a_reward_model_from_its_directory(tmp_path, lm, tokenizer):
     assert reward.weights == (2.0,)
 
 
+def test_options_of_a_reward_model_and_its_weight_in_any_order(tmp_path, lm, tokenizer):
+    RewardModel.from_causal_lm(lm(), tokenizer, torch.Generator()).save(tmp_path / "rm,a=b")
+    (tmp_path / "x=1").symlink_to(tmp_path / "rm,a=b")
+    place = tmp_path / "x=1"
+    for spec, weight, too_long in (
+        (f"rm:{place},too_long=truncate", 1.0, "truncate"),
+        (f"rm:{place},too_long=truncate,-2", -2.0, "truncate"),
+        (f"rm:{place},0.5,too_long=error", 0.5, "error"),
+    ):
+        reward = resolved(spec)
+        assert reward.weights == (weight,)
+        assert reward.rewards[0].too_long == too_long
+    for spec, message in (
+        (f"rm:{place},too_lnog=error", "'rm:' has no option 'too_lnog'; did you mean 'too_long'"),
+        (f"rm:{place},label=x", "'rm:' has no option 'label'; it has too_long="),
+        (f"rm:{place},too_long=cut", "too_long: expected 'error' or 'truncate', got 'cut'"),
+        (f"rm:{place},too_long=error,too_long=error", "the option 'too_long' is given twice"),
+        (f"rm:{place},1,2", r"expected one weight at most, got 1\.0, 2\.0"),
+        (f"rm:{place},much", "there is no directory .*after a comma expected a number, .*got 'much'"),
+        (f"rm:{tmp_path}/rm,a=b", "there is a directory '.*/rm,a=b', whose name ends like an option or a weight"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolved(spec)
+
+
+def test_a_directory_with_commas_in_its_name(tmp_path, lm, tokenizer):
+    RewardModel.from_causal_lm(lm(), tokenizer, torch.Generator()).save(tmp_path / "a,1,b=c d,e")
+    assert resolve_reward([f"rm:{tmp_path}/a,1,b=c d,e"], {}).weights == (1.0,)
+    assert resolve_reward([f"rm:{tmp_path}/a,1,b=c d,e,3"], {}).weights == (3.0,)
+
+
+def test_the_directory_that_a_text_names():
+    assert model_directory("rm:a/b,2") == "a/b"
+    assert model_directory("clf:a,b,label=x,2,score=logit") == "a,b"
+    assert model_directory("rm:a=b") == "a=b"
+    assert model_directory("gold,2") is None
+    assert model_directory("file.py:f") is None
+
+
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
@@ -87,6 +127,7 @@ def test_a_reward_model_from_its_directory(tmp_path, lm, tokenizer):
         ("{file}:number", TypeError, "must be callable, got int"),
         ("{file}s.py:scaled", FileNotFoundError, "there is no file"),
         ("rm:{file}.missing", FileNotFoundError, "there is no such directory"),
+        ("clf:{file}.missing,label=x", FileNotFoundError, "there is no such directory"),
     ],
 )
 def test_mistakes(spec, error, message, file):

@@ -29,10 +29,10 @@ from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts
+from textgym.prompts import BadRows, content_key, encode_prompts
 from textgym.rewards.preferences import read_preferences
 from textgym.rewards.rankings import split_rankings
-from textgym.tokenization import chat_renderer, trained_end
+from textgym.tokenization import SpecialTokens, chat_renderer, trained_end
 from textgym.types import Prompt, Ranking
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
@@ -60,6 +60,12 @@ class DPOConfig:
     """Responses that are measured before and after: to the task's validation prompts, or else those held out."""
     max_new_tokens: int | None = None
     """The longest of these responses, in tokens. Default: the task's, or 48."""
+    bad_rows: BadRows = "error"
+    """What becomes of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
+    or 'skip' to leave them out and count them."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False
@@ -79,14 +85,15 @@ def dpo(config: DPOConfig) -> Path:
     described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
     finished = runs.check_run(config.out, described, config.overwrite, config.resume)
     learner = open_learner(config.model, config.task)
-    learned, held_out = _comparisons(config, learner)
+    skipped: list[str] | None = [] if config.bad_rows == "skip" else None
+    learned, held_out = _comparisons(config, learner, skipped)
     mdp = _validation_mdp(config, learner, held_out)
     evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
 
     def train(_: Trunk) -> None:
         _train(config, learner, learned, held_out)
 
-    report = run_learning(config, described, finished, learner.model, evaluator, train)
+    report = run_learning(config, described, finished, learner.model, evaluator, train, skipped)
     table = epoch_table(kept_epochs(config.out))
     print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
@@ -125,25 +132,29 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
     return "\n".join(lines)
 
 
-def _comparisons(config: DPOConfig, learner: Learner) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
+def _comparisons(
+    config: DPOConfig, learner: Learner, skipped: list[str] | None
+) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
     """What is learned, and what is held out: no prompt is in both, unless two files say so."""
     end, limit = trained_end(learner.tokenizer, learner.end_token_ids), context_length(learner.model)
 
     def encoded(rankings: Sequence[Ranking], source: str) -> tuple[Comparison, ...]:
-        return encode_comparisons(rankings, learner.tokenizer, end, limit, source)
+        return encode_comparisons(rankings, learner.tokenizer, end, limit, source, config.special_tokens, skipped)
 
-    rankings = _read(config.data, learner)
+    rankings = _read(config.data, learner, skipped)
     pairs = encoded(rankings, str(config.data))
     if config.validation is not None:
-        return pairs, encoded(_read(config.validation, learner), str(config.validation))
-    _, held_out = split_rankings(rankings, HELD_OUT, torch.Generator().manual_seed(config.seed))
-    aside = {ranking.prompt for ranking in held_out}
-    learned = tuple(pair for pair in pairs if pair.chosen.prompt.text not in aside)
-    return learned, tuple(pair for pair in pairs if pair.chosen.prompt.text in aside)
+        return pairs, encoded(_read(config.validation, learner, skipped), str(config.validation))
+    used = {content_key(pair.chosen.prompt.content) for pair in pairs}
+    asked = [ranking for ranking in rankings if content_key(ranking.prompt) in used]
+    _, held_out = split_rankings(asked, HELD_OUT, torch.Generator().manual_seed(config.seed))
+    aside = {content_key(ranking.prompt) for ranking in held_out}
+    learned = tuple(pair for pair in pairs if content_key(pair.chosen.prompt.content) not in aside)
+    return learned, tuple(pair for pair in pairs if content_key(pair.chosen.prompt.content) in aside)
 
 
-def _read(path: Path, learner: Learner) -> list[Ranking]:
-    found = read_preferences(path, chat_renderer(learner.tokenizer))
+def _read(path: Path, learner: Learner, skipped: list[str] | None) -> list[Ranking]:
+    found = read_preferences(path, chat_renderer(learner.tokenizer), skipped)
     rankings = [preference for preference in found if isinstance(preference, Ranking)]
     if len(rankings) < len(found):
         raise ValueError(f"{path} holds labels of single completions; dpo learns from comparisons")

@@ -13,10 +13,11 @@ import numpy as np
 from textgym.agents.evaluation import play
 from textgym.agents.saved import saved_policy
 from textgym.commands.run import model_source
-from textgym.lm.loading import check_fits, load_lm
+from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_prompts
-from textgym.tokenization import decode_response, end_token_ids, load_tokenizer
+from textgym.rendering import printable
+from textgym.tokenization import SpecialTokens, end_token_ids, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class GenerateConfig:
     """Sample only among the k most probable tokens; 0 for all."""
     top_p: float | None = None
     """Sample only among the most probable tokens that hold this mass; 1 for all."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in prompts are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
+    skip_special_tokens: bool = False
+    """Leave all special tokens out of the continuations, rather than only end, padding and start tokens."""
     seed: int = 0
     """Of the random streams."""
     out: Path | None = None
@@ -59,9 +65,14 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
     source = model_source(config.model)
     tokenizer, model = load_tokenizer(source), load_lm(source)
+    how: dict[str, Any] = {
+        "max_length": 10**9,
+        "special_tokens": config.special_tokens,
+        "closing": is_encoder_decoder(model),
+    }
     prompts = [
-        *(encode_prompts(config.prompt, tokenizer, max_length=10**9, source="--prompt") if config.prompt else ()),
-        *(read_prompts(config.prompts, tokenizer, max_length=10**9) if config.prompts else ()),
+        *(encode_prompts(config.prompt, tokenizer, source="--prompt", **how) if config.prompt else ()),
+        *(read_prompts(config.prompts, tokenizer, **how) if config.prompts else ()),
     ]
     mdp = TokenMDP(
         tokenizer=tokenizer,
@@ -70,6 +81,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         end_token_ids=end_token_ids(tokenizer, model.generation_config),
         max_prompt_length=max(len(prompt.ids) for prompt in prompts),
         max_new_tokens=config.max_new_tokens,
+        skip_special_tokens=config.skip_special_tokens,
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
     policy = saved_policy(
@@ -82,13 +94,9 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         top_p=config.top_p,
     )
     episodes = play(policy, mdp, np.repeat(np.arange(len(prompts)), config.samples), config.seed)
-    found = [
-        {
-            "prompt": mdp.prompts[int(index)].text,
-            "completion": decode_response(tokenizer, actions[:length].tolist(), mdp.end_token_ids),
-        }
-        for index, actions, length in zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
-    ]
+    written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    answered = [(mdp.prompts[int(index)], actions[:length].tolist()) for index, actions, length in written]
+    found = [{"prompt": prompt.text, "completion": mdp.completion(prompt, ids)} for prompt, ids in answered]
     _deliver(found, config.out)
     return found
 
@@ -100,7 +108,8 @@ def _unscored(prompts: list[Any], **_: Any) -> list[float]:
 def _deliver(found: list[dict[str, str]], out: Path | None) -> None:
     if out is None:
         begin, end = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-        print("\n\n".join(f"{row['prompt']}{begin}{row['completion']}{end}" for row in found))
+        texts = ((printable(row["prompt"]), printable(row["completion"])) for row in found)
+        print("\n\n".join(f"{prompt}{begin}{completion}{end}" for prompt, completion in texts))
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")

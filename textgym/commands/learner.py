@@ -21,7 +21,7 @@ from textgym.lm.lora import save_pretrained
 from textgym.lm.scoring import Trunk
 from textgym.registration import load_task
 from textgym.tasks.task import Task
-from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
 
 TRAINING = "training"  # the folder of the state between epochs
 
@@ -105,6 +105,7 @@ def run_learning(
     model: PreTrainedModel,
     evaluator: runs.Evaluator,
     train: Callable[[Trunk], None],
+    skipped: Sequence[str] | None = None,
 ) -> Path:
     """Measures the model, trains it unless that is done, measures what came of it; returns the report's path.
 
@@ -116,10 +117,12 @@ def run_learning(
         evaluator: measures, before and after.
         train: called with the model as it was before, leaves the trained one in the run's checkpoint. State between
             epochs may lie in the run's ``training``, which is removed afterwards.
+        skipped: what is wrong with rows that were left out; None where such a row is an error.
     """
     reference = Trunk(frozen_copy(model))
     if not finished:
         runs.begin_run(config.out, described, config.overwrite and not config.resume)
+        runs.note_skipped(config.out, skipped)
         evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
         train(reference)
     if (config.out / TRAINING).is_dir():
@@ -142,5 +145,6 @@ def kept_epochs(out: Path) -> list[EpochRow]:
 def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes the trained model into the run's checkpoint."""
     with replaced_directory(out / runs.CHECKPOINT) as scratch:
-        save_pretrained(model, scratch)
+        save_pretrained(model, scratch, out / runs.CHECKPOINT)
         tokenizer.save_pretrained(scratch)
+        write_turn_end(scratch, tokenizer)

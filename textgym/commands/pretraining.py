@@ -10,13 +10,14 @@ from textgym.agents.demonstrations import Demonstration, task_demonstrations
 from textgym.agents.forgetting import PTX, Texts, fitting, mini_corpus, other_references
 from textgym.agents.likelihood import check_readable
 from textgym.agents.pretraining import encode_texts
+from textgym.lm.loading import names_encoder_decoder
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import read_rows
 from textgym.tasks import MINI
 from textgym.tasks.mini.miniature import shared_tokenizer
 from textgym.tasks.task import Task
-from textgym.tokenization import trained_end
+from textgym.tokenization import SpecialTokens, trained_end
 
 HELD_OUT = 0.1  # share of a file's texts that only measure
 MOST_HELD_OUT = 512
@@ -24,7 +25,7 @@ MINI_TEXTS = 8192  # drawn once: enough for a run of some hundred updates to see
 
 
 def pretraining_texts(
-    source: str, task: Task | None, mdp: TokenMDP
+    source: str, task: Task | None, mdp: TokenMDP, special_tokens: SpecialTokens = "text"
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
     """Texts to learn, and others to measure forgetting on. The same ones whatever the run's seed.
 
@@ -33,6 +34,7 @@ def pretraining_texts(
             mini tasks learned from.
         task: the run's, where it has one.
         mdp: gives tokenizer, end token, and the length of a piece of text: P + T.
+        special_tokens: how strings of special tokens in a file are read.
 
     Raises:
         ValueError, FileNotFoundError: there is no text; the file is named, and the row where one is at fault.
@@ -44,8 +46,8 @@ def pretraining_texts(
         return mini_corpus(mdp.tokenizer, end, 0, MINI_TEXTS), mini_corpus(mdp.tokenizer, end, 1, MOST_HELD_OUT)
     learned, measured = _split(read_texts(Path(source)), source)
     return (
-        encode_texts(learned, mdp.tokenizer, end, mdp.width, source),
-        encode_texts(measured, mdp.tokenizer, end, mdp.width, source),
+        encode_texts(learned, mdp.tokenizer, end, mdp.width, source, special_tokens),
+        encode_texts(measured, mdp.tokenizer, end, mdp.width, source, special_tokens),
     )
 
 
@@ -113,5 +115,7 @@ def _references(
     if task is None:
         raise ValueError("pretraining='task' takes the references of a task; pass --task ID, or a file of texts")
     tokenizer = None if mdp.tokenizer is task.tokenizer else mdp.tokenizer
-    learned, measured = (task_demonstrations(task, split, end, tokenizer) for split in ("train", "validation"))
+    closing = mdp.base_model is not None and names_encoder_decoder(mdp.base_model)
+    splits = ("train", "validation")
+    learned, measured = (task_demonstrations(task, split, end, tokenizer, closing=closing) for split in splits)
     return learned, measured[:MOST_HELD_OUT]

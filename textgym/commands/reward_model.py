@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.agents.demonstrations import completion_text, prompt_and_completion
+from textgym.agents.demonstrations import prompt_and_completion, row_completion
 from textgym.benchmarks.report import write_report
 from textgym.commands import run as runs
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_text
-from textgym.prompts import encode_prompts, read_rows, stored_texts
+from textgym.prompts import BadRowError, BadRows, content_key, encode_prompts, leaving_out, read_rows
 from textgym.registration import named_rewards
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
@@ -37,8 +37,15 @@ from textgym.rewards.training import (
     split_like,
 )
 from textgym.tasks.task import Task
-from textgym.tokenization import chat_renderer, is_conversation
-from textgym.types import Prompt
+from textgym.tokenization import (
+    SpecialTokens,
+    chat_renderer,
+    encode_reply,
+    is_conversation,
+    warn_of_special_strings,
+    words_of,
+)
+from textgym.types import Messages, Prompt, as_completion
 
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
@@ -83,6 +90,12 @@ class RewardModelConfig:
     """Passes over the data. More than one overfits quickly."""
     batch_size: int = 8
     """Prompts in one step; each brings all of its completions."""
+    bad_rows: BadRows = "error"
+    """What becomes of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
+    or 'skip' to leave them out and count them."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False
@@ -102,6 +115,8 @@ class Material:
         heldout: what is measured on.
         shown: demonstrations, as tokens.
         gold: the true reward of each completion of ``heldout``, where it is known.
+        special_tokens: how strings of special tokens are read.
+        skipped: what is wrong with rows that were left out; None where such a row is an error.
     """
 
     lm: PreTrainedModel
@@ -110,6 +125,8 @@ class Material:
     heldout: Sequence[Example]
     shown: Sequence[list[int]]
     gold: Sequence[Sequence[float]] | None
+    special_tokens: SpecialTokens
+    skipped: Sequence[str] | None
 
 
 def reward_model(config: RewardModelConfig) -> Path:
@@ -131,6 +148,7 @@ def run_reward_model(config: RewardModelConfig) -> Path:
     if not finished:
         material = gather(config)
         runs.begin_run(config.out, about, config.overwrite or config.resume)
+        runs.note_skipped(config.out, material.skipped)
         _train(config, settings, material)
     return write_report(config.out)
 
@@ -156,33 +174,34 @@ def _described(config: RewardModelConfig) -> dict[str, Any]:
 
 def gather(config: RewardModelConfig) -> Material:
     """Model, preferences, demonstrations and gold, checked against each other."""
-    learner, reader, shown = begin(config)
+    skipped: list[str] | None = [] if config.bad_rows == "skip" else None
+    learner, reader, shown = begin(config, skipped)
     task, tokenizer = learner.task, learner.tokenizer
     gold = _gold(config, task)
     render = chat_renderer(tokenizer)
-    examples = _examples(reader, config.data, render)
+    examples = _examples(reader, config.data, render, skipped)
     if config.validation is None:
         learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
     else:
-        learned, heldout = examples, _examples(reader, config.validation, render)
+        learned, heldout = examples, _examples(reader, config.validation, render, skipped)
         if isinstance(learned[0].preference, Judgement) != isinstance(heldout[0].preference, Judgement):
             raise ValueError(
                 f"{config.data} and {config.validation}: one holds comparisons, one labels of single texts"
             )
     scores = None if gold is None else _gold_scores(gold, heldout, tokenizer, _asked(config, task, tokenizer))
-    return Material(learner.model, tokenizer, learned, heldout, shown, scores)
+    return Material(learner.model, tokenizer, learned, heldout, shown, scores, config.special_tokens, skipped)
 
 
-def begin(config: RewardModelConfig) -> tuple[Learner, RewardModel, list[list[int]]]:
+def begin(config: RewardModelConfig, skipped: list[str] | None = None) -> tuple[Learner, RewardModel, list[list[int]]]:
     """What does not depend on preferences: the model, a reward model as it begins, and the demonstrations as tokens."""
     learner = open_learner(config.model, config.task)
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
-    shown = _demonstrations(config, learner.task, learner.tokenizer)
-    return learner, reader, [reader.encode(*pair) for pair in shown]
+    reader.set_special_tokens(config.special_tokens)
+    return learner, reader, _demonstrations(config, learner.task, reader, skipped)
 
 
-def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
-    examples = encode_preferences(reader, read_preferences(path, render), str(path))
+def _examples(reader: RewardModel, path: Path, render: Render, skipped: list[str] | None) -> list[Example]:
+    examples = encode_preferences(reader, read_preferences(path, render, skipped), str(path), skipped)
     labels = {e.preference.good for e in examples if isinstance(e.preference, Judgement)}
     if len(labels) == 1:
         raise ValueError(f"{path}: every label is {labels.pop()}; expected good and bad completions")
@@ -190,25 +209,40 @@ def _examples(reader: RewardModel, path: Path, render: Render) -> list[Example]:
 
 
 def _demonstrations(
-    config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[str, str]]:
+    config: RewardModelConfig, task: Task | None, reader: RewardModel, skipped: list[str] | None
+) -> list[list[int]]:
+    """Texts that score 0 on average, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
-        references = [str(prompt.columns["reference"]) for prompt in prompts]
-        return list(zip(stored_texts(prompts, tokenizer), references, strict=True))
-    render, pairs = chat_renderer(tokenizer), []
-    for number, given in enumerate(read_rows(config.demonstrations), start=1):
-        where = f"{config.demonstrations}, row {number}"
-        row = prompt_and_completion(given, where)
-        prompt = row.get("prompt")
-        if isinstance(prompt, str):
-            text = prompt
-        elif is_conversation(prompt):
-            text = render(prompt)
-        else:
-            raise ValueError(f"{where}: prompt is {prompt!r:.200}; expected a text, or a list of messages")
-        pairs.append((text, completion_text(row, "completion", where, text)))
-    return pairs
+        return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]
+    pairs: list[tuple[str | Messages, str]] = []
+    shown: list[list[int]] = []
+    for number, row in enumerate(read_rows(config.demonstrations), start=1):
+        with leaving_out(skipped):
+            where = f"{config.demonstrations}, row {number}"
+            pairs.append(_demonstration(row, reader.tokenizer, where))
+            try:
+                shown.append(reader.encode(*pairs[-1]))
+            except ValueError as error:
+                raise BadRowError(f"{where}: {error}") from error
+    if config.special_tokens == "text":
+        texts = [[*words_of(content), completion] for content, completion in pairs]
+        warn_of_special_strings(reader.tokenizer, texts, str(config.demonstrations))
+    return shown
+
+
+def _demonstration(
+    given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str
+) -> tuple[str | Messages, str]:
+    row = prompt_and_completion(given, where)
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str) and not (prompt and is_conversation(prompt)):
+        raise ValueError(f"{where}: prompt is {prompt!r:.200}; expected a text, or a list of messages")
+    try:
+        begun = prompt if isinstance(prompt, str) else chat_renderer(tokenizer)(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return prompt, row_completion(row, "completion", where, begun)
 
 
 def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | None:
@@ -220,33 +254,34 @@ def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | Non
         raise ValueError(str(error)) from error
 
 
-def _asked(config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Prompt]:
-    """The prompts that may have been asked, by their texts."""
+def _asked(config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase) -> dict[Any, Prompt]:
+    """The prompts that may have been asked, by what they say."""
     if config.prompts is not None:
-        prompts = encode_prompts(read_rows(config.prompts), tokenizer, max_length=10**9, source=str(config.prompts))
+        rows, source = read_rows(config.prompts), str(config.prompts)
+        prompts = encode_prompts(rows, tokenizer, 10**9, source=source, special_tokens=config.special_tokens)
     else:
         prompts = tuple(prompt for split in task.splits for prompt in task.prompts(split)) if task else ()
-    return dict(zip(stored_texts(prompts, tokenizer), prompts, strict=True))
+    return {content_key(prompt.content): prompt for prompt in prompts}
 
 
 def _gold_scores(
-    gold: WeightedRewards, heldout: Sequence[Example], tokenizer: PreTrainedTokenizerBase, asked: Mapping[str, Prompt]
+    gold: WeightedRewards, heldout: Sequence[Example], tokenizer: PreTrainedTokenizerBase, asked: Mapping[Any, Prompt]
 ) -> list[list[float]]:
     """The true reward of every held-out completion; prompts that are known bring their columns."""
     texts = [(e.prompt, text) for e in heldout for text in completions_of(e.preference)]
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in texts]
-    columns = _columns([prompt for prompt, _ in texts], asked)
+    ids = [list(encode_reply(tokenizer, *pair)) for pair in texts]
+    columns = _columns([content_key(prompt) for prompt, _ in texts], asked)
     columns |= {"finish_reason": ["stop"] * len(texts), "episode_seed": list(range(len(texts)))}
-    prompts = [asked[prompt].content if prompt in asked else prompt for prompt, _ in texts]
-    totals = gold.score(prompts, [text for _, text in texts], ids, columns).totals
+    completions = [as_completion(*pair) for pair in texts]
+    totals = gold.score([prompt for prompt, _ in texts], completions, ids, columns).totals
     return split_like(heldout, [float(np.sum(total)) for total in totals])
 
 
-def _columns(texts: Sequence[str], asked: Mapping[str, Prompt]) -> dict[str, list[Any]]:
-    if not all(text in asked for text in texts):
+def _columns(keys: Sequence[Any], asked: Mapping[Any, Prompt]) -> dict[str, list[Any]]:
+    if not all(key in asked for key in keys):
         return {}
-    names = set.intersection(*(set(asked[text].columns) for text in texts))
-    return {name: [asked[text].columns[name] for text in texts] for name in sorted(names)}
+    names = set.intersection(*(set(asked[key].columns) for key in keys))
+    return {name: [asked[key].columns[name] for key in keys] for name in sorted(names)}
 
 
 # --- training and measuring --------------------------------------------------------------------------------
@@ -258,6 +293,7 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material)
     for i in range(config.ensemble):
         generator = torch.Generator().manual_seed(_member_seed(config.seed, i))
         member = RewardModel.from_causal_lm(material.lm, material.tokenizer, generator)
+        member.set_special_tokens(material.special_tokens)
         losses.append(fit(member, material.learned, settings, generator))
         _set_offset(member, material, config.ensemble)
         members.append(member)
@@ -266,6 +302,8 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material)
     evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
     if len(members) > 1:
         evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
+    if material.skipped is not None:
+        evaluation["skipped_rows"] = len(material.skipped)
     write_json(config.out / "evaluation.json", evaluation)
     write_json(config.out / "reward_model.json", _for_the_report(evaluation, np.mean(losses, axis=0).tolist()))
     (model if len(members) > 1 else members[0]).save(config.out / runs.CHECKPOINT)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from numbers import Real
@@ -13,15 +16,19 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from tqdm import tqdm
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import Report, evaluate, samples
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
+from textgym.agents.guards import TrainingWarning
 from textgym.agents.policy import LMPolicy
 from textgym.benchmarks.report import write_report
 from textgym.files import remove_directory, write_json, write_text
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
+from textgym.rendering import printable
+from textgym.rewards.resolve import model_directory
 
 CHECKPOINT = "checkpoint"
 SAMPLES_KEPT = 24
@@ -109,7 +116,7 @@ def require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
 
 def _path_in(text: str) -> Path | None:
     """The path that a setting names, alone or as in 'rm:DIR' and 'file.py:function', with or without ',weight'."""
-    bare = text.removeprefix("rm:").partition(",")[0]
+    bare = model_directory(text) or text.partition(",")[0]
     named = (Path(part) for part in (text, bare, bare.rpartition(":")[0]) if part)
     return next((path for path in named if path.exists()), None)
 
@@ -269,9 +276,36 @@ def run(
     remaining = total_timesteps - algorithm.num_timesteps
     if remaining > 0:
         callback = SaveEvery(out / CHECKPOINT, checkpoint_every)
-        algorithm.learn(remaining, callback, reset_num_timesteps=not resumed, progress_bar=True)
+        with printed_warnings():
+            algorithm.learn(remaining, callback, reset_num_timesteps=not resumed, progress_bar=True)
     evaluator("after", algorithm)
     return write_report(out)
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Prints each :class:`TrainingWarning` as one line beside the progress bar; other warnings are left as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, TrainingWarning):
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def note_skipped(out: Path, skipped: Sequence[str] | None) -> None:
+    """Says how many rows were left out as nothing can be learned from them, and keeps their number in the run."""
+    if skipped is None:
+        return
+    first = f"; the first: {printable(skipped[0])}" if skipped else ""
+    print(f"rows left out: {len(skipped)}{first}")
+    write_json(out / "evaluation.json", {**_read_json(out / "evaluation.json"), "skipped_rows": len(skipped)})
 
 
 def comparison_table(out: Path) -> str:
@@ -307,14 +341,14 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
     return "\n\n".join(
-        f"{old['prompt']}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
+        f"{printable(old['prompt'])}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
         f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
         for old, new in pairs
     )
 
 
 def _indented(text: str) -> str:
-    return " " + text.strip().replace("\n", "\n    ")
+    return " " + printable(text).strip().replace("\n", "\n    ")
 
 
 def interval(measured: Mapping[str, float]) -> str:

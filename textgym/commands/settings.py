@@ -8,7 +8,7 @@ from typing import Any
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.names import find_algorithm
 from textgym.agents.pretraining import Pretraining
-from textgym.agents.settings import Normalisation
+from textgym.agents.settings import ClipSettings, Normalisation
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 
@@ -19,6 +19,8 @@ class Hyperparameters:
 
     learning_rate: float = 1e-4
     """Adam's initial rate; it decays linearly to 0 over the run. Published: 1.4e-5 (Ziegler 2019, GPT-2 small)."""
+    warmup_iterations: int = 0
+    """Iterations until that rate is whole: the first has 1/n of it. Published: 10 (Ouyang 2022)."""
     episodes_per_iteration: int = 128
     """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
@@ -72,13 +74,22 @@ class Hyperparameters:
     target_update: int | None = None
     """Iterations between refreshes of nlpo's mask model. Published: 5 (IMDB)."""
     target_kl: float | None = None
-    """What a step of trpo may change, in nats per token. Published: 0.01 (Schulman 2015)."""
+    """Nats per token. In ppo, nlpo, grpo and gspo an iteration's update ends at the first minibatch that is 1.5 times
+    so far from the policy that sampled; 0 for no such bound. In trpo: what a step may change. Published: 0.01
+    (Schulman 2015)."""
     cg_steps: int | None = None
     """Steps of trpo's conjugate gradient. Published: 10."""
     cg_damping: float | None = None
     """What trpo adds to the curvature. Published: 0.1."""
     curvature_share: float | None = None
     """Share of the minibatches that trpo's curvature is estimated on. Published: 0.1 (Schulman 2015)."""
+
+
+CAUTIOUS = Hyperparameters(learning_rate=3e-5, warmup_iterations=10)
+"""Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those
+of the published runs."""
+CAUTIOUS_KL = 0.02
+"""``target_kl`` there, in algorithms with a clipped ratio."""
 
 
 OWN = frozenset(field.name for field in fields(Hyperparameters) if field.default is None) - {"kl_target"}
@@ -99,6 +110,17 @@ def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
     shared = {name: value for name, value in asdict(settings).items() if name in known - OWN}
     made = asdict(kind(**shared, **given))
     return replace(settings, **{name: made[name] for name in known})
+
+
+def cautious(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
+    """The settings with a bound on how far one iteration moves the policy, where none was chosen.
+
+    Args:
+        algorithm: its name; only those with a clipped ratio are given a bound.
+        settings: as given; ``target_kl=0`` chooses none.
+    """
+    clipped = issubclass(find_algorithm(algorithm).settings_class, ClipSettings)
+    return replace(settings, target_kl=CAUTIOUS_KL) if clipped and settings.target_kl is None else settings
 
 
 def build(

@@ -33,10 +33,10 @@ from textgym.files import write_json
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
+from textgym.prompts import BadRows, read_rows
 from textgym.registration import load_task
 from textgym.tasks.task import Task
-from textgym.tokenization import trained_end
+from textgym.tokenization import SpecialTokens, trained_end
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
 
@@ -66,6 +66,12 @@ class SFTConfig:
     """Responses to validation prompts that are measured before, after each epoch, and after."""
     max_new_tokens: int | None = None
     """The longest of these responses, in tokens. Default: the task's, or the longest demonstration."""
+    bad_rows: BadRows = "error"
+    """What becomes of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
+    or 'skip' to leave them out and count them."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False
@@ -84,12 +90,14 @@ class Material:
         demonstrations: what it learns.
         validation: what it is measured on.
         mdp: validation prompts with the reward that judges.
+        skipped: what is wrong with rows that were left out; None where such a row is an error.
     """
 
     model: PreTrainedModel
     demonstrations: Sequence[Demonstration]
     validation: Sequence[Demonstration]
     mdp: TokenMDP
+    skipped: Sequence[str] | None = None
 
 
 def sft(config: SFTConfig) -> Path:
@@ -115,7 +123,7 @@ def run_sft(config: SFTConfig) -> Path:
     def learn(reference: Trunk) -> None:
         train(config, material, reference)
 
-    return run_learning(config, described, finished, material.model, evaluator, learn)
+    return run_learning(config, described, finished, material.model, evaluator, learn, material.skipped)
 
 
 def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
@@ -181,7 +189,12 @@ def gather(config: SFTConfig) -> Material:
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
     reward = watched_reward(config.reward or ("gold" if task else no_reward), task)
     reader = _Reader(
-        tokenizer, trained_end(tokenizer, learner.end_token_ids), context_length(model), as_encoded=shipped is not None
+        tokenizer,
+        trained_end(tokenizer, learner.end_token_ids),
+        context_length(model),
+        as_encoded=shipped is not None,
+        special_tokens=config.special_tokens,
+        skipped=[] if config.bad_rows == "skip" else None,
     )
     shown, validation = _demonstrations(config, task, reader)
     demonstrations = shown if config.count is None else drawn(shown, config.count, config.seed)
@@ -196,7 +209,7 @@ def gather(config: SFTConfig) -> Material:
         max_new_tokens=new,
         vocabulary_size=shipped.vocabulary_size if shipped else None,
     )
-    return Material(model, demonstrations, validation, mdp)
+    return Material(model, demonstrations, validation, mdp, reader.skipped)
 
 
 @dataclass(frozen=True)
@@ -207,9 +220,12 @@ class _Reader:
     end: int
     limit: int | None
     as_encoded: bool  # whether a task's prompts may stay as the task encoded them
+    special_tokens: SpecialTokens
+    skipped: list[str] | None  # collects what is wrong with rows that are left out
 
     def file(self, path: Path) -> tuple[Demonstration, ...]:
-        return encode_demonstrations(read_rows(path), self.tokenizer, self.end, self.limit, str(path))
+        rows, how = read_rows(path), (str(path), self.special_tokens, self.skipped)
+        return encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
 
     def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
         return task_demonstrations(task, split, self.end, None if self.as_encoded else self.tokenizer, self.limit)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,16 +20,16 @@ from textgym.agents.pretraining import Pretraining
 from textgym.agents.slots import admitting_env
 from textgym.commands import run as runs
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import Hyperparameters, build, resolve
-from textgym.lm.loading import check_fits, load_lm
+from textgym.commands.settings import CAUTIOUS, Hyperparameters, build, cautious, resolve
+from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder
 from textgym.mdp import TokenMDP
 from textgym.prompts import Truncation, encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
-from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task
-from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.tokenization import SpecialTokens, end_token_ids, load_tokenizer
 from textgym.types import Prompt
 
 DEFAULT_NEW_TOKENS = 48
@@ -50,11 +51,13 @@ class TrainConfig:
     """Prompts that only measure, in a file like 'prompts'. Default: the validation split, where the task's own prompts
     are used and it has one; otherwise the prompts that are trained on."""
     reward: str | None = None
-    """'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME, each with an optional ',weight'; several are
-    separated by spaces. Default: the task's gold reward."""
+    """'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a classifier) or
+    a NAME, each with an optional ',weight'; several are separated by spaces. Default: the task's gold reward."""
+    reward_timeout: float | None = None
+    """Seconds that a call of a reward may take before the run ends with an error that names it. Default: no limit."""
     reference: str | None = None
-    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens. Default: the model
-    as it is before training."""
+    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens, or
+    'without-adapters', the model below the adapters that 'model' has. Default: the model as it is before training."""
     algorithm: str = "ppo"
     """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
     expert-iteration."""
@@ -66,6 +69,12 @@ class TrainConfig:
     """T, in tokens. Default: the task's, or 48."""
     truncation: Truncation = "error"
     """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in prompts are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
+    skip_special_tokens: bool = False
+    """Leave all special tokens out of the completions that rewards receive, as TRL does, rather than only end, padding
+    and start tokens."""
     missing_end_score: float | None = None
     """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
     pretraining: str | None = None
@@ -87,12 +96,12 @@ class TrainConfig:
     """Replace the run that stands in 'out'."""
     resume: bool = False
     """Continue the run that stands in 'out'."""
-    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
+    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = CAUTIOUS
 
 
 def train(config: TrainConfig) -> Path:
     """Trains (see :func:`run_train`) and prints what came of it; returns the report's path."""
-    report = run_train(config)
+    report = run_train(replace(config, hyperparameters=cautious(config.algorithm, config.hyperparameters)))
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
@@ -136,6 +145,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
             raise ValueError(f"{name}={value}; expected at least 1")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}; expected 0 or more")
+    if config.reward_timeout is not None and not 0 < config.reward_timeout < math.inf:
+        raise ValueError(f"reward_timeout={config.reward_timeout}; expected a number of seconds greater than 0")
     return replace(
         config,
         hyperparameters=resolve(config.algorithm, config.hyperparameters),
@@ -146,7 +157,9 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 def described(config: TrainConfig) -> dict[str, Any]:
     """The settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
-    return {"command": "train", **runs.settings_of(config)}
+    settings = runs.settings_of(config)
+    del settings["reward_timeout"]  # which changes no number, and may be another when a run is resumed
+    return {"command": "train", **settings}
 
 
 def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
@@ -158,7 +171,7 @@ def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining 
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
     task = None if config.task is None else load_task(config.task)
-    learned, held_out = pretraining_texts(config.pretraining, task, mdp)
+    learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens)
     return Pretraining(learned, **given), held_out
 
 
@@ -181,10 +194,12 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
     task = None if config.task is None else load_task(config.task)
     tokenizer = _tokenizer(config, task)
     reward = watched_reward(config.reward or (task and task.reward) or "gold", task)
+    reward = compose(reward, timeout=config.reward_timeout)
     if task is not None and config.prompts is None and config.model is None:
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-        return task_mdp(task, reward, missing_end_score=config.missing_end_score, **given)
+        given |= {"missing_end_score": config.missing_end_score, "skip_special_tokens": config.skip_special_tokens}
+        return task_mdp(task, reward, **given)
     return _encoded_mdp(config, task, tokenizer, reward)
 
 
@@ -205,6 +220,8 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
             10**9 if longest is None else longest,
             config.truncation,
             str(config.prompts or config.task),
+            config.special_tokens,
+            is_encoder_decoder(model),
         )
     except ValueError as error:
         if task is None or config.prompts is not None or tokenizer.get_vocab() == task.tokenizer.get_vocab():
@@ -222,6 +239,7 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
         max_new_tokens=new,
         missing_end_score=config.missing_end_score,
         base_model=source,
+        skip_special_tokens=config.skip_special_tokens,
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
     return mdp
@@ -243,7 +261,9 @@ def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
     else:
         rows = _as_rows(task.prompts("validation"))
     source = str(config.validation or f"task {config.task}, split 'validation'")
-    prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, config.truncation, source)
+    closing = mdp.base_model is not None and names_encoder_decoder(mdp.base_model)
+    how = (config.truncation, source, config.special_tokens, closing)
+    prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, *how)
     return replace(mdp, prompts=prompts)
 
 

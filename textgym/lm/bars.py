@@ -1,4 +1,4 @@
-"""transformers' progress bars, which it shows for every file of weights, also where that takes milliseconds."""
+"""What transformers shows beside its work: progress bars, also where that takes milliseconds, and reports."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ def without_bars(source: str | Path | None = None) -> Iterator[None]:
         logging.enable_progress_bar()
         if hub_silent:
             disable_progress_bars()
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Inside, transformers does not tell which weights a file lacks; for what is given these weights afterwards."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.lm.adapter_files import base_of, read_adapters
 from textgym.lm.bars import without_bars
 from textgym.tokenization import check_exists, first_line
 
@@ -37,9 +38,11 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
         built: Any = source()
         return frozen_dropout(built.to(device))
     check_exists(source)
+    if (base := base_of(source)) is not None:
+        return frozen_dropout(read_adapters(load_lm(base, device), source))
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
 
-    seq2seq = _names_encoder_decoder(source)
+    seq2seq = names_encoder_decoder(source)
     auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     kind = "an encoder–decoder" if seq2seq else "a causal"
     try:
@@ -60,7 +63,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
     return frozen_dropout(own_memory(model.to(device)))
 
 
-def _names_encoder_decoder(source: Any) -> bool:
+def names_encoder_decoder(source: Any) -> bool:
     """What the config says; a directory that holds adapters alone has none, and neither has one that is none."""
     from transformers import AutoConfig
 
@@ -207,6 +210,8 @@ def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> Non
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the model embeds."""
     embedding: Any = model.get_input_embeddings()
+    while not hasattr(embedding, "weight"):  # peft may have wrapped it
+        embedding = getattr(embedding, "base_layer", None) or embedding.original_module
     return int(embedding.weight.shape[0])
 
 

@@ -6,23 +6,34 @@ special stands here: only the adapters are trained, and with the adapters switch
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from textgym.lm.adapter_files import (
+    BASE,
+    PREFIX,
+    active_adapter,
+    adapter_tensors,
+    inject,
+    lead_to_base,
+    peft_configs,
+    write_adapters,
+    written_config,
+)
 from textgym.lm.bars import without_bars
 from textgym.lm.freezing import layers_of
-from textgym.lm.loading import frozen_dropout, shared_copy
+from textgym.lm.loading import accepted, embedding_rows, frozen_dropout
 from textgym.lm.scoring import Trunk
 
-WRAPPED = (".base_layer.", ".original_module.")
-"""How peft names what stood in a wrapped module's place."""
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> PreTrainedModel:
@@ -36,25 +47,27 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: the configuration matches none of the model's modules, or does not fit.
+        ValueError: the configuration matches none of the model's modules, or does not fit; or its kind of adapter would
+            not come back from a checkpoint.
     """
     try:
-        from peft import LoraConfig
+        from peft import LoraConfig, PeftConfig
     except ImportError as error:
         raise ImportError("lora needs peft: install textgym[lora]") from error
     if is_adapted(model):
         raise ValueError("lora was given for a model that has adapters already; leave one of them out")
     if isinstance(lora, int):
         lora = LoraConfig(**_every_linear_map(model, lora, first_layer))
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        maps = sorted({name.rpartition(".")[2] for name, _ in _linear_maps(model)})
-        try:
-            model.add_adapter(lora)
-        except ValueError as error:
-            raise ValueError(
-                f"lora does not fit {type(model).__name__}: {error} Its linear maps are called {', '.join(maps)}"
-            ) from error
+    if not isinstance(lora, PeftConfig):
+        raise ValueError(f"lora={lora!r}; expected a rank, or a configuration of peft's such as LoraConfig")
+    _check_kind(lora)
+    maps = sorted({name.rpartition(".")[2] for name, _ in _linear_maps(model)})
+    try:
+        inject(model, lora, seed=seed)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"lora does not fit {type(model).__name__}: {error} Its linear maps are called {', '.join(maps)}"
+        ) from error
     return train_adapters(model)
 
 
@@ -82,7 +95,7 @@ def _linear_maps(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether the model has adapters."""
-    return bool(getattr(model, "peft_config", None))
+    return bool(peft_configs(model))
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
@@ -91,41 +104,161 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     Raises:
         ValueError: the wrapper does more than put adapters into layers.
     """
-    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,assignment]
-    for config in getattr(model, "peft_config", {}).values():
-        if config.is_prompt_learning:
-            raise ValueError(f"{config.peft_type} learns a prompt; expected adapters inside the layers, such as LoRA")
-        if getattr(config, "bias", "none") != "none":
-            raise ValueError(
-                f"bias={config.bias!r} trains the model's own biases, which switching the adapters off does not undo; "
-                "expected bias='none'"
-            )
-    if is_adapted(inner):
-        inner._hf_peft_config_loaded = True  # as add_adapter would have left it
+    if not hasattr(model, "get_base_model"):
+        return cast(PreTrainedModel, model)
+    for config in peft_configs(model).values():
+        _check_kind(config)
+    if not _computes_in_layers(model):
+        raise ValueError(
+            f"{_kinds(model)}: peft's wrapper does more than put adapters into layers; expected adapters that work "
+            "without it, such as LoRA"
+        )
+    inner: PreTrainedModel = model.get_base_model()  # type: ignore[operator]
+    inner._hf_peft_config_loaded = is_adapted(inner)  # as transformers' add_adapter would have left it
     return inner
 
 
+def _check_kind(config: Any) -> None:
+    """ValueError for adapters that cannot be trained here, whatever the model."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    bias = getattr(config, "bias", "none")
+    if config.is_prompt_learning or getattr(config, "is_adaption_prompt", False):
+        raise ValueError(f"{_kind(config)} learns a prompt; expected adapters inside the layers, such as LoRA")
+    if getattr(config, "layer_replication", None):
+        raise ValueError(
+            "layer_replication makes a model of shared layers, which transformers cannot save; leave it out"
+        )
+    if getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "uses_shared_state", False):
+        raise ValueError(
+            f"{_kind(config)} keeps weights that its layers share outside of them, where transformers' from_pretrained "
+            "does not restore them; expected adapters that stand in the layers alone, such as LoRA"
+        )
+    if bias not in ("none", False):
+        raise ValueError(
+            f"bias={bias!r} trains the model's own biases, which switching the adapters off does not undo; "
+            "expected bias='none'"
+        )
+
+
+@torch.no_grad()
+def _computes_in_layers(wrapper: Any) -> bool:
+    """Whether the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
+    twin: Any = shared_twin(wrapper)
+    _disturb(twin)
+    try:
+        return _equal(_logits(twin, twin.get_base_model()), _logits(twin.get_base_model()))
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # of a wrapper that needs more than tokens
+        return False
+
+
+def _disturb(model: nn.Module) -> None:
+    """Moves what is trained a little, the same way each time."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in _trained(model):
+        noise = 0.05 * torch.randn(parameter.shape, generator=generator)
+        parameter.add_(noise.to(parameter.device, parameter.dtype))
+
+
 def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Makes the active adapters all that is trained.
+    """Makes the active adapter all that is trained, once it was found to be one that a checkpoint restores.
 
     Raises:
-        ValueError: none is active.
+        ValueError: not one adapter is active; it holds nothing to train; or it would not come back from a checkpoint.
     """
-    unwrapped(model).requires_grad_(False)
-    model.set_adapter(model.active_adapters())
+    for config in peft_configs(model).values():
+        _check_kind(config)
+    name = active_adapter(model)
+    if any(getattr(layer, "merged_adapters", ()) for layer in _adapter_layers(model)):
+        raise ValueError(
+            "the adapters are merged into the model's weights, where they cannot be trained; call unmerge_adapter() "
+            "first"
+        )
+    model.requires_grad_(False)
+    for layer in _adapter_layers(model):
+        layer.set_adapter([name] if name in layer._get_available_adapters() else [])
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"the adapters of {type(model).__name__} hold no parameter to train")
-    return frozen_dropout(model)  # adapters may bring their own
+        raise ValueError(f"{_kinds(model)}: the adapters of {type(model).__name__} hold no parameter to train")
+    frozen_dropout(model)  # adapters may bring their own
+    check_restores(model)
+    return model
+
+
+@torch.no_grad()
+def check_restores(model: PreTrainedModel) -> None:
+    """Checks that the adapters, after some training, would come back from a checkpoint, and can be switched off.
+
+    A twin that shares the model's weights gets adapters that do something; they are put into the model without
+    adapters as a checkpoint's would be, and both must give the same logits.
+
+    Raises:
+        ValueError: they do not.
+    """
+    twin, plain = shared_twin(model), without_adapters(model)
+    _disturb(twin)
+    trained = _logits(twin)
+    with adapters_off(twin):
+        off = _logits(twin)
+    if not torch.equal(off, _logits(plain)):
+        raise ValueError(
+            f"{_kinds(model)}: with its adapters switched off the model is not what it was without them, so they would "
+            "be lost with a checkpoint; expected adapters that leave the model's own weights as they are, such as LoRA"
+        )
+    try:
+        inject(plain, written_config(twin), {PREFIX + name: value for name, value in adapter_tensors(twin).items()})
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{_kinds(model)} would not come back from a checkpoint: {error}") from error
+    restored = _logits(frozen_dropout(plain))
+    if not _equal(trained, restored):
+        raise ValueError(
+            f"{_kinds(model)} would not come back from a checkpoint: peft does not save all that the model computes "
+            f"with (logits differ by {float((trained - restored).abs().max()):.2g}); expected adapters such as LoRA"
+        )
+
+
+def _kind(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def _kinds(model: nn.Module) -> str:
+    return ", ".join(sorted({_kind(config) for config in peft_configs(model).values()}))
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def _logits(model: Any, base: PreTrainedModel | None = None) -> Tensor:
+    """``[1, 4, V]`` after the first tokens of the vocabulary; ``base`` is the transformers model inside."""
+    base = model if base is None else base
+    ids = torch.arange(4, device=base.device)[None] % embedding_rows(base)
+    given = {"decoder_input_ids": ids} if base.config.is_encoder_decoder else {}
+    logits: Tensor = model(input_ids=ids, **accepted(base, use_cache=False), **given).logits
+    return logits
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding."""
+    bound = 200 * torch.finfo(other.dtype).eps * float(other.abs().max())
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=bound)
+
+
+# --- switched off ----------------------------------------------------------------------------------------------------
+
+
+def _adapter_layers(model: nn.Module) -> list[Any]:
+    """Everything of peft's that stands in the place of a module."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
 
 
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model is what it was without its adapters, bit for bit."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    layers, trained = _adapter_layers(model), _trained(model)
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -168,22 +301,122 @@ class AdaptersOff(Trunk):
             return super().prefix(input_ids, attention_mask, prompt_length)
 
 
+@torch.no_grad()
+def change_nothing(model: PreTrainedModel) -> bool:
+    """Whether fresh adapters leave the model what it was, bit for bit."""
+    with adapters_off(model):
+        plain = _logits(model)
+    return torch.equal(_logits(model), plain)
+
+
+# --- the same weights in another module ------------------------------------------------------------------------------
+
+
+def shared_twin(model: Model) -> Model:
+    """A copy of an adapted model, in eval mode, that shares with it all that is not trained."""
+    trained = {id(parameter) for parameter in _trained(model)}
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()] if id(tensor) not in trained}
+    return copy.deepcopy(model, memo).eval()
+
+
+def frozen_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """An adapted model as it is now: its adapters are copied, and no gradient reaches them; the rest is shared."""
+    twin = shared_twin(model)
+    twin.requires_grad_(False)
+    return twin
+
+
+def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+    """Whether two adapted models share the weights that their adapters leave alone."""
+    if not (is_adapted(model) and is_adapted(other)):
+        return False
+    own, others = ({p.data_ptr() for p in without_adapters(one).parameters()} for one in (model, other))
+    return own == others
+
+
 def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it was before its adapters, as a module of its own that shares their memory."""
     if not is_adapted(model):
         return model
-
-    def plain(name: str) -> str:
-        for wrapped in WRAPPED:
-            name = name.replace(wrapped, ".")
-        return name
-
-    return shared_copy(type(model), model, plain)
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach()) if parameter.is_floating_point() else parameter
+    return _stripped(copy.deepcopy(model, memo), merge=False)
 
 
-def save_pretrained(model: PreTrainedModel, directory: Path) -> None:
-    """Writes what ``from_pretrained`` opens: an adapted model as the model it was, with the adapters beside it."""
+@torch.no_grad()
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A plain model with weights of its own that computes what an adapted one does.
+
+    Args:
+        model: is left as it is; one without adapters is given back.
+
+    Raises:
+        ValueError: its kind of adapter cannot be added to the weights.
+    """
+    if not is_adapted(model):
+        return model
+    try:
+        twin = _stripped(copy.deepcopy(model), merge=True)
+        same = _equal(_logits(twin), _logits(model))
+    except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{_kinds(model)} cannot be merged into the model's weights: {error}") from error
+    if not same:
+        raise ValueError(f"{_kinds(model)} cannot be merged into the model's weights without changing what it computes")
+    twin.requires_grad_(True)
+    return twin
+
+
+def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
+    """Takes peft's layers out of a model, in place; ``merge`` keeps what they do to its weights."""
+
+    def strip(module: nn.Module) -> None:
+        for name, child in list(module.named_children()):
+            base = _plain_module(child, merge)
+            if base is not child:
+                setattr(module, name, base)
+            strip(base)
+
+    strip(model)
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+    return model
+
+
+def _plain_module(module: Any, merge: bool) -> nn.Module:
+    """What stood where one of peft's layers stands; any other module as it is."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        given = module.unload_and_optionally_merge_module(merge, merge, None) if merge else module.original_module
+        return _plain_module(given, merge)
+    if not isinstance(module, BaseTunerLayer):
+        plain: nn.Module = module
+        return plain
+    if merge and hasattr(module, "unload_and_optionally_merge_module"):
+        return _plain_module(module.unload_and_optionally_merge_module(True, True, None), merge)
+    if merge:
+        module.merge(safe_merge=True)
+    base: nn.Module = module.get_base_layer()
+    return base
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def save_pretrained(model: PreTrainedModel, directory: Path, lies_at: Path | None = None) -> None:
+    """Writes what ``from_pretrained`` opens: an adapted model as adapters, with the model that it was in ``base``.
+
+    Args:
+        model: with or without adapters.
+        directory: exists already.
+        lies_at: where the directory is moved afterwards; peft finds the base of adapters by its path.
+    """
     with without_bars():
-        without_adapters(model).save_pretrained(directory)
-        if is_adapted(model):
+        if not is_adapted(model):
             model.save_pretrained(directory)
+            return
+        without_adapters(model).save_pretrained(directory / BASE)
+        lead_to_base(directory)
+        write_adapters(model, directory, (lies_at or directory) / BASE)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig
 
+from textgym.lm.loading import names_encoder_decoder
 from textgym.mdp import ENVIRONMENT_COLUMNS
 from textgym.prompts import encode_prompts, read_rows
 from textgym.tasks.task import Proxy, Task, TextMetric
@@ -42,7 +43,7 @@ def jsonl_task(
         path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; ``reference``, if there, a text that a good
             writer might answer; ``split``, if there, one of ``train``, ``validation`` and ``test``. All lines have
             the same columns; further ones reach gold and rewards by name.
-        gold: the true reward, in [0, 1].
+        gold: the true reward, in [0, 1]. Where a prompt is a conversation, it gets the assistant's message.
         model: what policies start from, with its tokenizer: a directory or a hub id.
         description: one sentence: what is asked of the policy.
         name: by default the file's, without its ending.
@@ -61,7 +62,9 @@ def jsonl_task(
     tokenizer = load_tokenizer(model)
     rows = _checked_rows(Path(path))
     fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
-    prompts = dict(zip(rows, encode_prompts(fields, tokenizer, UNLIMITED, source=str(path)), strict=True))
+    closing = names_encoder_decoder(model)
+    encoded = encode_prompts(fields, tokenizer, UNLIMITED, source=str(path), closing=closing)
+    prompts = dict(zip(rows, encoded, strict=True))
     longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
     _check_prompts(prompts, longest)
     split_of = _given_splits(rows) or _drawn_splits(len(rows), str(path), seed)

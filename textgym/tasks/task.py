@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
-from textgym.types import Prompt, RewardFunction
+from textgym.types import Prompt, RewardFunction, completion_text
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
 """``metric(prompts, completions)``: one number per completion."""
@@ -32,17 +32,17 @@ class Proxy:
 
 
 def per_text(score: Callable[[str, str, Mapping[str, Any]], float]) -> RewardFunction:
-    """A reward function from ``score(prompt, completion, columns)``, which sees one text at a time."""
+    """A reward function from ``score(prompt, completion, columns)``, which sees one completion's text at a time."""
 
     def reward(
         prompts: list[Any],
-        completions: list[str],
+        completions: list[Any],
         *,
         completion_ids: list[list[int]],  # noqa: ARG001 - the signature is TRL's
         **columns: list[Any],
     ) -> list[float]:
         rows = ({name: values[row] for name, values in columns.items()} for row in range(len(completions)))
-        return [score(*row) for row in zip(prompts, completions, rows, strict=True)]
+        return [score(*row) for row in zip(prompts, map(completion_text, completions), rows, strict=True)]
 
     reward.__name__ = score.__name__
     return reward

@@ -10,7 +10,9 @@ import tyro
 
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.settings import Hyperparameters
+from textgym.prompts import BadRows
 from textgym.rewards.ensemble import Combine
+from textgym.tokenization import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class SFTPart:
     """A file with the fields 'prompt' and 'completion'. Default: the task's reference texts."""
     count: int | None = None
     """How many of them to learn from, drawn by the seed. Default: all."""
+    bad_rows: BadRows = "error"
+    """What becomes of demonstrations that nothing can be learned from: 'error', or 'skip' to leave them out."""
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
 
 
@@ -104,6 +108,9 @@ class PipelineConfig:
     """P, in tokens. Default: the task's, or the longest prompt."""
     max_new_tokens: int | None = None
     """T, in tokens. Default: the task's, or 48."""
+    special_tokens: SpecialTokens = "text"
+    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
     iterations: int = 1
     """How often samples are ranked, a reward model is trained, and the policy is trained against it."""
     eval_episodes: int = 256

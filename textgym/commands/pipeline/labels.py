@@ -20,7 +20,7 @@ from textgym.files import write_json, write_text
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
+from textgym.prompts import plain_content, read_rows
 from textgym.registration import load_task
 from textgym.rewards.labellers import (
     Labelled,
@@ -32,6 +32,7 @@ from textgym.rewards.labellers import (
 )
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import read_rankings, write_rankings
+from textgym.tokenization import SpecialTokens
 from textgym.types import FloatArray, IntArray
 
 PEOPLE = "file"  # the labeller that is a file
@@ -51,6 +52,7 @@ class LabelsConfig:
         prompts: the user's own prompts, or None.
         max_prompt_length: ``P``, or None for its default.
         max_new_tokens: ``T``, or None for its default.
+        special_tokens: how strings of special tokens in the user's prompts are read.
         sampling: how the model writes.
         labeller: a reward in the words of a user, or ``"file"``.
         count: prompts.
@@ -67,6 +69,7 @@ class LabelsConfig:
     prompts: Path | None
     max_prompt_length: int | None
     max_new_tokens: int | None
+    special_tokens: SpecialTokens
     sampling: Sampling
     labeller: str
     count: int
@@ -92,7 +95,6 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
         write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
     rows = read_rows(config.out / SAMPLES)
     asked, dropped = questions(
-        [row["prompt"] for row in rows],
         [row["completions"] for row in rows],
         [mdp.prompts[int(i)] for i in chosen],
     )
@@ -127,6 +129,7 @@ def _mdp(config: LabelsConfig) -> TokenMDP:
             reward="length" if config.task is None else "gold",
             max_prompt_length=config.max_prompt_length,
             max_new_tokens=config.max_new_tokens,
+            special_tokens=config.special_tokens,
         )
     )
     return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))
@@ -142,7 +145,7 @@ def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict
         made = sample_responses(policy, mdp, part, config.completions, int(rng.integers(2**31)))
         for i, (prompt, texts) in enumerate(zip(made.prompts, made.completions, strict=True)):
             gold = {"gold": made.rewards[i].tolist()} if config.task is not None else {}
-            rows.append({"prompt": prompt, "completions": list(texts), **gold})
+            rows.append({"prompt": plain_content(prompt), "completions": list(texts), **gold})
     return rows
 
 

@@ -14,6 +14,7 @@ from textgym.commands.reward_model import RewardModelConfig
 from textgym.commands.sft import SFTConfig
 from textgym.commands.train import TrainConfig
 from textgym.lm.sampling import Sampling
+from textgym.rewards.resolve import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
 StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainConfig
@@ -61,6 +62,8 @@ def sft_config(config: PipelineConfig) -> SFTConfig:
         data=config.sft.demonstrations,
         task=config.task,
         count=config.sft.count,
+        bad_rows=config.sft.bad_rows,
+        special_tokens=config.special_tokens,
         model=config.model,
         eval_episodes=config.eval_episodes,
         max_new_tokens=config.max_new_tokens,
@@ -88,6 +91,7 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
         total_timesteps=part.total_timesteps,
         max_prompt_length=config.max_prompt_length,
         max_new_tokens=config.max_new_tokens,
+        special_tokens=config.special_tokens,
         missing_end_score=part.missing_end_score,
         pretraining=part.pretraining,
         ptx_coef=part.ptx_coef,
@@ -110,6 +114,8 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
         heldout=part.heldout,
         demonstrations=config.sft.demonstrations,
         prompts=config.prompts,
+        bad_rows=config.sft.bad_rows,  # of the same demonstrations
+        special_tokens=config.special_tokens,
         ensemble=part.ensemble,
         combine=part.combine,
         uncertainty_weight=part.uncertainty_weight,
@@ -130,6 +136,7 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         prompts=config.prompts,
         max_prompt_length=config.max_prompt_length,
         max_new_tokens=config.max_new_tokens,
+        special_tokens=config.special_tokens,
         sampling=Sampling(drawn.temperature, drawn.min_new_tokens, drawn.top_k, drawn.top_p),
         labeller=part.labeller,
         count=part.prompts,
@@ -183,9 +190,8 @@ def _policy(config: PipelineConfig, i: int) -> Stage:
 
 
 def _sources(labeller: str) -> list[str | None]:
-    """Where the rewards of a labeller come from: files, those of modules, directories of reward models."""
-    named = [item.rpartition(",")[0] or item for item in labeller.split()]
-    return [text.removeprefix("rm:") if text.startswith("rm:") else _code(text.rpartition(":")[0]) for text in named]
+    """Where the rewards of a labeller come from: files, those of modules, directories of models."""
+    return [model_directory(item) or _code(item.partition(",")[0].rpartition(":")[0]) for item in labeller.split()]
 
 
 def _code(source: str) -> str | None:

@@ -1,0 +1,141 @@
+"""Running functions and awaitables of somebody else: several in flight together, and within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+IN_FLIGHT = 8
+"""Awaitables that run at the same time."""
+
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+"""What counts as a failure of the code that was called; KeyboardInterrupt is the user's and passes through."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An awaitable raised an error instead of giving a result."""
+
+    error: BaseException
+
+
+class OvertimeError(Exception):
+    """Something took longer than it may.
+
+    Attributes:
+        which: its place among those that ran together.
+    """
+
+    def __init__(self, which: int) -> None:
+        super().__init__(which)
+        self.which = which
+
+
+def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
+    """Calls a function; with a limit in a daemon thread, which is left alone when its time is over.
+
+    Raises:
+        OvertimeError: it did not return in time.
+    """
+    if seconds is None:
+        return function()
+    return _in_thread(function, {0: time.monotonic()}, seconds)
+
+
+def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None) -> list[Any]:
+    """Awaits ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
+
+    Works also where a loop already runs in this thread, as in a notebook.
+
+    Args:
+        awaitables: what to await.
+        seconds: the longest that one of them may take, from the moment it begins; None for no limit.
+
+    Returns:
+        ``N`` results, in their order; :class:`Raised` for those that raised.
+
+    Raises:
+        OvertimeError: one took too long; the others are cancelled.
+    """
+    begun: dict[int, float] = {}  # when those in flight began
+    places: dict[asyncio.Task[Any] | None, int] = {}
+    whole: list[asyncio.Task[Any]] = []
+
+    async def one(i: int, awaitable: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
+        places[asyncio.current_task()] = i
+        try:
+            async with gate:
+                begun[i] = time.monotonic()
+                return await awaitable
+        except FAILURES as error:
+            return Raised(error)
+        finally:
+            begun.pop(i, None)
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # one that was cancelled before it began would warn
+
+    async def every() -> list[Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        whole.append(task)
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        return await asyncio.gather(*(one(i, awaitable, gate) for i, awaitable in enumerate(awaitables)))
+
+    if seconds is None and not _loop_runs():
+        return asyncio.run(every())
+    try:
+        return _in_thread(lambda: asyncio.run(every()), begun, seconds)
+    except OvertimeError as late:
+        loop = whole[0].get_loop()
+        # One that blocks the loop also keeps those waiting that began before it.
+        blocking = asyncio.current_task(loop)
+        with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+            loop.call_soon_threadsafe(whole[0].cancel)
+        raise OvertimeError(places.get(blocking, late.which)) from None
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
+    """Runs a function in a thread that does not keep the process from ending.
+
+    Args:
+        function: to run.
+        begun: when each of its parts that still run began; it may change meanwhile.
+        seconds: the longest that a part may take.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="textgym-reward", daemon=True).start()
+    while not outcome.done():
+        left = None
+        if seconds is not None:
+            now = time.monotonic()
+            which, since = min(dict(begun).items(), key=lambda part: part[1], default=(0, now))
+            left = since + seconds - now
+            if left <= 0:
+                raise OvertimeError(which)
+        wait([outcome], left)
+    return outcome.result()
