@@ -38,7 +38,8 @@ half-way. The truth is transformers' own: one call per prefix, of one row, witho
   ten. Acting is tried twice, the second time with the padding token among the words.
 - **ratio**: |ratio − 1| of the first minibatch of PPO, with rows that begin and end at different times.
 - **greedy**: our greedy tokens are those of plain passes in every row of the first table. Here: whether `generate`
-  gives these {greedy} tokens as well.
+  gives these {greedy} tokens as well. It does not where it tells other positions than a plain call takes (RoBERTa and
+  its kin), adds a token of its own (XLM), or where the cache that it makes departs from plain passes.
 
 Made by `python -m scripts.model_table --page docs/models.md`, which takes some minutes.
 """
@@ -110,6 +111,7 @@ def power(value: float) -> str:
 
 
 def _message(row: dict[str, Any], *names: str) -> str:
+    """Quotes the first sentence of what was raised."""
     message: str = next(row[name]["message"] for name in names if name in row)
-    kind, _, words = message.partition(": ")
-    return " ".join((words if row["verdict"] == REFUSED else f"{kind}: {words}").replace("|", "/").split())
+    words = message.partition(": ")[2] if row["verdict"] == REFUSED else message
+    return words.partition(". ")[0].removesuffix(".").replace("|", "/")
