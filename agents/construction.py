@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.policy import LMPolicy
+from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import FixedKL, KLController
@@ -68,12 +69,13 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
 
 
 def check_trainable(policy: LMPolicy) -> None:
-    """ValueError where an algorithm could change nothing about how the policy writes."""
+    """ValueError where an algorithm could change nothing about how the policy writes, or its code refuses to learn."""
     if not any(parameter.requires_grad for parameter in policy.lm.parameters()):
         raise ValueError(
             "the model has no parameter that is trained: all are frozen; call model.requires_grad_(True), or name "
             "fewer in policy_kwargs['frozen']"
         )
+    check_backward(policy.trunk)
 
 
 def task_identity(env: VecEnv) -> dict[str, Any]:

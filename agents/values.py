@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.architecture import make_backbone, trunk_of
-from textgym.lm.loading import frozen_dropout
+from textgym.lm.loading import explained, frozen_dropout
 from textgym.lm.lora import without_adapters
 from textgym.rewards.model import RewardModel
 from textgym.rewards.reading import linear_head
@@ -63,9 +63,10 @@ class SeparateValue(nn.Module):
 @torch.no_grad()
 def hidden_size(model: PreTrainedModel) -> int:
     """Returns the width of the states that a backbone gives."""
-    backbone = make_backbone(model)
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    return int(backbone.last_states(backbone.inputs(ids)).shape[-1])
+    with explained(f"{type(model).__name__} has no trunk whose states a value head could read"):
+        backbone = make_backbone(model)
+        return int(backbone.last_states(backbone.inputs(ids)).shape[-1])
 
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:

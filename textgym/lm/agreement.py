@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.lm.decoding import Decoder, PrefixDecoder, no_column_cache
-from textgym.lm.loading import embedding_rows, explained, is_encoder_decoder
+from textgym.lm.loading import accepted, embedding_rows, explained, is_encoder_decoder
 from textgym.lm.scoring import Trunk
 from textgym.lm.seq2seq import Seq2SeqDecoder, start_token
 from textgym.tokenization import first_line
@@ -229,10 +229,12 @@ def _sequences(model: PreTrainedModel, prompt_length: int, horizon: int) -> list
     """Draws three sequences: of the longest prompt, of a shorter one, and of a single token."""
     rng = np.random.default_rng(0)
     tokens = _tokens(model)
-    words = np.setdiff1d(tokens, [model.config.pad_token_id or 0]) if len(tokens) > 1 else tokens
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None) or 0  # some configs have no such field
+    words = np.setdiff1d(tokens, [padding]) if len(tokens) > 1 else tokens
     lengths = (prompt_length, -(-prompt_length // 3), 1)
-    # A policy may write padding, whose embedding is zero in many models; that hides what position it stands at.
     drawn = [(rng.choice(words, n), rng.choice(tokens, horizon)) for n in lengths]
+    for _, response in drawn:
+        response[horizon // 3] = padding  # which a policy may write, and a model may overlook
     return [Sequence(prompt, response, _plain(model, prompt, response)) for prompt, response in drawn]
 
 
@@ -253,9 +255,12 @@ def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray) -> Tens
     asked, written = (torch.from_numpy(part)[None].to(model.device) for part in (prompt, response))
     if is_encoder_decoder(model):
         begun = torch.cat([torch.full_like(written[:, :1], start_token(model)), written], 1)
-        logits: Tensor = model(input_ids=asked, decoder_input_ids=begun).logits[0, :-1]
+        masks = {"attention_mask": torch.ones_like(asked), "decoder_attention_mask": torch.ones_like(begun)}
+        logits: Tensor = model(input_ids=asked, decoder_input_ids=begun, **masks).logits[0, :-1]
     else:
-        logits = model(input_ids=torch.cat([asked, written], 1)).logits[0, len(prompt) - 1 : -1]
+        ids = torch.cat([asked, written], 1)
+        masks = accepted(model, attention_mask=torch.ones_like(ids))
+        logits = model(input_ids=ids, **masks).logits[0, len(prompt) - 1 : -1]
     return logits.log_softmax(-1)
 
 

@@ -70,8 +70,8 @@ class Seq2SeqBackbone:
         return self._encode(*_prompts(input_ids, attention_mask, prompt_length)) if self.keeps else None
 
     def inputs(self, input_ids: Tensor) -> dict[str, Any]:
-        mask = torch.ones_like(input_ids)
-        return {"input_ids": input_ids, "attention_mask": mask, "decoder_input_ids": input_ids, "use_cache": False}
+        masks = dict.fromkeys(("attention_mask", "decoder_attention_mask"), torch.ones_like(input_ids))
+        return {"input_ids": input_ids, "decoder_input_ids": input_ids, "use_cache": False, **masks}
 
     def last_states(self, inputs: dict[str, Any]) -> Tensor:
         mask = inputs["attention_mask"]
@@ -82,9 +82,12 @@ class Seq2SeqBackbone:
         return encoded
 
     def _decode(self, ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
-        # No mask of its own: nothing looks to its right.
         states: Tensor = self.decoder(
-            input_ids=ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),  # nothing looks to its right; without one, T5Gemma overlooks padding
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
         ).last_hidden_state
         return states
 

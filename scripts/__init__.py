@@ -1,0 +1,1 @@
+"""Tools for developers; none is a part of the package."""
