@@ -22,6 +22,7 @@ from scripts.model_table.measure import (
     SLOWER,
     WRONG,
     attempt,
+    learn,
     measure,
     task,
     verdict,
@@ -29,7 +30,10 @@ from scripts.model_table.measure import (
 from scripts.model_table.page import power
 from scripts.model_table.play import P, T
 from scripts.model_table.tiny import PAD, VOCABULARY, WINDOW, build, small_config
+from textgym.lm.agreement import check_agreement
 from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.scoring import Trunk
+from textgym.lm.seq2seq import Seq2SeqBackbone
 from textgym.types import IntArray, MaskArray
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -69,6 +73,34 @@ def test_a_row_is_right_by_plain_calls_or_refused(name: str) -> None:
     if OUTCOMES[name] == REFUSED:
         assert found["whole"] > 0.1  # not a false alarm: the model's own passes disagree
         assert re.search("causal|length", found["learn_error"]["message"])
+
+
+@pytest.mark.filterwarnings("ignore::textgym.lm.agreement.SlowActingWarning")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("reformer/ReformerModelWithLMHead/", "with dropout off"),  # its passes are right; its backward pass refuses
+        ("encoder-decoder/EncoderDecoderModel/", "no trunk"),  # its decoder has a head
+    ],
+)
+def test_code_that_cannot_be_trained_is_refused_in_words(name: str, reason: str) -> None:
+    model = built(KNOWN[name])
+    with pytest.raises(ValueError, match=reason):
+        learn(model)
+
+
+def test_the_check_plays_the_padding_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5Gemma takes it for padding where it is given no mask, as training once did."""
+
+    def decode(self: Seq2SeqBackbone, ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        seen = {"encoder_hidden_states": encoded, "encoder_attention_mask": mask, "use_cache": False}
+        states: Tensor = self.decoder(input_ids=ids, **seen).last_hidden_state
+        return states
+
+    trunk = Trunk(built(KNOWN["t5gemma/T5GemmaForConditionalGeneration/"]))
+    monkeypatch.setattr(Seq2SeqBackbone, "_decode", decode)
+    with pytest.raises(ValueError, match="log-probabilities"):
+        check_agreement(trunk, P + T, P)
 
 
 def test_the_measure_sees_wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
