@@ -85,9 +85,8 @@ def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
     if isinstance(source, SavedAdapters):
         return set_adapters(frozen_twin(policy.lm), source.directory)
     if isinstance(source, nn.Module):
-        return frozen_copy(
-            in_full_precision(unwrapped(source))
-        )  # since freezing the caller's model might freeze the policy
+        # A copy, since freezing the caller's model might freeze the policy.
+        return frozen_copy(in_full_precision(unwrapped(source)))
     if source is not None:
         return frozen_copy(load_lm(str(source)))
     return frozen_twin(policy.lm) if is_adapted(policy.lm) else frozen_copy(policy.lm)
