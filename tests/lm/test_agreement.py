@@ -176,13 +176,13 @@ def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
     def bidirectional() -> PreTrainedModel:
         return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
 
-    with pytest.raises(ValueError, match="BertGenerationDecoder gives other log-probabilities"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
         PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
     shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder gives other log-probabilities"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
         fine_tune(loud(bidirectional), shown, validation=shown)
     pairs = encode_comparisons([Ranking("w1", ("w2", "w3 w4"), (0, 1))] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder gives other log-probabilities"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
         train_dpo(loud(bidirectional), pairs, held_out=pairs)
 
 
