@@ -137,6 +137,11 @@ def test_a_shrunk_config_keeps_layers_of_every_kind() -> None:
     assert small.sliding_window == WINDOW < P + T
 
 
+def test_a_list_of_layer_numbers_is_no_list_of_kinds() -> None:
+    small = small_config("llama4_text")
+    assert small.moe_layers == list(range(small.num_hidden_layers)) == [0, 1, 2]
+
+
 def test_given_fields_stand_in_a_nested_config() -> None:
     small = small_config("dbrx", attn_config={"clip_qkv": 3.0, "rope_theta": 7.0})
     assert (small.attn_config.clip_qkv, small.attn_config.rope_theta, small.attn_config.kv_n_heads) == (3.0, 7.0, 4)
