@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from textgym.agents.checkpoint import load_optimizer, optimizer_state
 from textgym.agents.comparisons import Comparison
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
-from textgym.agents.likelihood import check_readable, log_likelihood
+from textgym.agents.likelihood import check_causal, check_readable, log_likelihood
 from textgym.agents.sft_settings import EpochRow
 from textgym.files import write_json, write_manifest
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
@@ -198,6 +198,7 @@ def train_dpo(
     trunk = Trunk(model.eval())
     _check_comparisons(trunk, comparisons, "comparisons")
     _check_comparisons(trunk, held_out, "held_out")
+    check_causal(trunk, [pair.chosen for pair in comparisons])
     learning = _Learning(trunk, comparisons, held_out, settings)
     rows = _first_rows(learning, directory, resume)
     on_epoch(rows)

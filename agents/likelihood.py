@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from textgym.agents.demonstrations import Demonstration
+from textgym.lm.agreement import check_whole_passes
 from textgym.lm.loading import context_length, embedding_rows
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
@@ -45,6 +46,16 @@ def _aligned(shown: Sequence[Demonstration], device: torch.device) -> tuple[Tens
         input_ids[row, begin:end] = torch.tensor([*one.prompt.ids, *one.response_ids])
         attention_mask[row, begin:end] = 1
     return input_ids.to(device), attention_mask.to(device), prompt_length
+
+
+def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
+    """Checks on sequences as long as the longest text that the model predicts each token from those before it alone.
+
+    Raises:
+        ValueError: it does not; see :func:`textgym.lm.agreement.check_whole_passes`.
+    """
+    longest = max(shown, key=lambda one: one.n_tokens)
+    check_whole_passes(trunk, longest.n_tokens, len(longest.prompt.ids))
 
 
 def check_readable(trunk: Trunk, shown: Sequence[Demonstration], what: str) -> None:

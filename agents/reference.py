@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from textgym.agents.guards import check_loaded
 from textgym.agents.policy import LMPolicy
 from textgym.lm.adapter_files import BASE, CONFIG, set_adapters, write_adapters
-from textgym.lm.loading import columns_read, context_length, embedding_rows, frozen_copy, load_lm
+from textgym.lm.agreement import check_whole_passes
+from textgym.lm.loading import columns_read, context_length, embedding_rows, frozen_copy, in_full_precision, load_lm
 from textgym.lm.lora import (
     AdaptersOff,
     change_nothing,
@@ -73,7 +74,10 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
     check_loaded(reference, "reference")
     _check_fits(reference, policy)
     reference.to(policy.device)  # type: ignore[arg-type]  # transformers wraps it without its types
-    return reference, _sharing_trunk(policy, partial(Trunk, reference))
+    trunk = _sharing_trunk(policy, partial(Trunk, reference))
+    if isinstance(source, str | Path | nn.Module):  # another model than the policy, which was checked already
+        check_whole_passes(trunk, policy.width, policy.prompt_length)
+    return reference, trunk
 
 
 def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
@@ -81,7 +85,8 @@ def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
     if isinstance(source, SavedAdapters):
         return set_adapters(frozen_twin(policy.lm), source.directory)
     if isinstance(source, nn.Module):
-        return frozen_copy(unwrapped(source))  # since freezing the caller's model might freeze the policy
+        # A copy, since freezing the caller's model might freeze the policy.
+        return frozen_copy(in_full_precision(unwrapped(source)))
     if source is not None:
         return frozen_copy(load_lm(str(source)))
     return frozen_twin(policy.lm) if is_adapted(policy.lm) else frozen_copy(policy.lm)

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate, next_token_loss
+from textgym.agents.likelihood import check_causal
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.lm.loading import accepted, context_length, embedding_rows, in_full_precision, require_causal
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
+from textgym.lm.scoring import Trunk
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a model in eval mode; its ``"score"`` decides which checkpoint is kept, if it is there."""
@@ -133,6 +135,7 @@ def _check(
     require_causal(model, "fine-tuning")
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
+    check_causal(Trunk(model), demonstrations)
 
 
 def check_precision(settings: SFTSettings) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars, without_reports
 from textgym.rewards.reading import linear_head, longest_readable, read_scores
-from textgym.tokenization import TOKENIZER_FILES, SpecialTokens, encode_content, reply_end_id
+from textgym.tokenization import TOKENIZER_FILES, SpecialTokens, encode_content, reply_end_id, special_ids
 from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -196,9 +196,11 @@ class RewardModel:
         if limit is None or self.too_long == "truncate":
             return
         if not self.same_tokenizer:
-            longest = max(prompts, key=lambda prompt: len(prompt.text))
+            longest = max(prompts, key=lambda prompt: len(prompt.text.strip()))
+            if not longest.text.strip():
+                return
             try:
-                self.encode(longest.content, "", ended=False)
+                self.encode(longest.content, "")
             except ValueError as error:
                 raise ValueError(
                     f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
@@ -243,9 +245,10 @@ class RewardModel:
             closed = ended if finish_reason is not None else [False] * len(prompts)
             ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
             sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
-            return self.score_ids([self._fitted(sequence) for sequence in sequences])
-        rows = zip(prompts, completions, ended, strict=True)
-        return self.score_ids([self.encode(*row) for row in rows])
+            rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
+            read = [self._fitted(s) if self._reads_ids(said) else self.encode(*row) for *row, said, s in rows]
+            return self.score_ids(read)
+        return self.score_ids([self.encode(*row) for row in zip(prompts, completions, ended, strict=True)])
 
     def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
         """``N`` scores, less the offset, of texts that ended."""
@@ -297,13 +300,23 @@ class RewardModel:
             self.model.save_pretrained(scratch)
             self.tokenizer.save_pretrained(scratch)
 
+    def _reads_ids(self, ids: list[int]) -> bool:
+        """Whether sampled ids are what the model would have read in training, where special tokens may have been text.
+
+        The last may have ended the response; padding and the start token are no part of its text.
+        """
+        if getattr(self.model.config, SPECIAL_TOKENS_KEY, None) != "text":
+            return True
+        written = special_ids(self.tokenizer) - {self.tokenizer.pad_token_id, self.tokenizer.bos_token_id}
+        return not written.intersection(ids[:-1])
+
     def _with_end(self, ids: list[int], prompt: str | Messages) -> list[int]:
         """End with the model's own end token, whichever special token or stop rule ended the text."""
         own = self.tokenizer.eos_token_id
         end = own if own is None else reply_end_id(self.tokenizer, prompt, own)
         if end is None or ids[-1:] == [end]:
             return ids
-        special = ids and ids[-1] in self.tokenizer.all_special_ids
+        special = ids and ids[-1] in special_ids(self.tokenizer)
         return [*(ids[:-1] if special else ids), end]
 
     @cached_property

@@ -56,7 +56,7 @@ def longest_readable(model: PreTrainedModel) -> int | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings) - int(module.padding_idx) - 1
-    return limit
+    return limit if limit is not None and limit > 0 else None  # XLNet, which has no limit, says -1
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:

@@ -257,6 +257,7 @@ def fit(
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.set_offset(0.0)
+    model.set_special_tokens(model.special_tokens)  # as they were read here, they are read from now on
     return losses
 
 

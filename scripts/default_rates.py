@@ -151,9 +151,8 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         kls = [one["after"]["kl"] for one in results]
         falls = [one["before"]["reference_log_prob"] - one["after"]["reference_log_prob"] for one in results]
         rises = [(one["after"]["score"] - one["before"]["score"]) / one["before"]["deviation"] for one in results]
-        numbers = (
-            f"{np.median(kls):.1f} | {max(kls):.1f} | {max(falls):.2f} | {np.median(rises):.2f} | {min(rises):.2f}"
-        )
+        median, least = np.median(rises), min(rises)
+        numbers = f"{np.median(kls):.1f} | {max(kls):.1f} | {max(falls):.2f} | {median:.2f} | {least:.2f}"
         bound = f"{target:g}" if target else "none"
         lines.append(
             f"| {model} | {rate:g} | {bound} | {warmup} | {len(results)} | {sum(map(destroyed, results))} | {numbers} |"

@@ -115,6 +115,15 @@ def test_what_is_printed_commands_no_terminal(place: Path, capsys: pytest.Captur
     assert shown.count("\ufffd") == 5
 
 
+def test_what_a_reward_raises_commands_no_terminal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("prompts.jsonl", [{"prompt": f"w1 {CLEAR} w2"}])
+    Path("raises.py").write_text("def raises(prompts, completions, **_):\n    raise ValueError(prompts[0])\n")
+    flags = ["--model", "model", "--prompts", "prompts.jsonl", "--reward", "raises.py:raises", "--max-new-tokens", "2"]
+    said = fails(capsys, "train", *flags, "--out", "run")
+    assert CLEAR not in said
+    assert "\ufffd[2J" in said
+
+
 def test_special_tokens_of_prompts_are_parsed_on_request(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["generate", "--model", "model", "--prompt", "w1 <eos> w2", "--max-new-tokens", "2"]
     with pytest.warns(UserWarning, match="--prompt, row 1: the text holds '<eos>'"):

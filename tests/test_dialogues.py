@@ -72,6 +72,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     [
         {"prompt": [user("Hi")], "completion": [assistant("Yo")]},
         {"messages": [user("Hi"), assistant("Yo")]},
+        {"prompt": "Hi", "messages": [user("Hi"), assistant("Yo")]},
     ],
 )
 def test_demonstrations(kind: str, row: dict[str, Any]) -> None:

@@ -394,9 +394,9 @@ def test_a_reward_model_that_reads_less_than_the_task_can_produce_is_refused():
         with pytest.raises(ValueError, match="10: a prompt of 3 and a response of 6 and an end token"):
             word_mdp(judge(9), **end)
     # With another tokenizer only the prompt is known.
-    word_mdp(judge(8), n_words=20)
-    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5', even with no response: .*3 tokens, .* at most 2"):
-        word_mdp(judge(2), n_words=20)
+    word_mdp(judge(4), n_words=20)
+    with pytest.raises(ValueError, match=r"prompt 'w3 w4 w5', even with no response: .*4 tokens, .* at most 3"):
+        word_mdp(judge(3), n_words=20)
 
 
 def test_a_component_that_does_not_apply_is_left_out():

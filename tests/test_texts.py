@@ -194,8 +194,8 @@ def test_strings_of_special_tokens_are_text_everywhere_and_a_warning_says_so() -
         (_, second) = encode_preferences(judge, rankings, "rankings")
     assert second.sequences[0] == [*bytes_of("hi"), *expected, end]
     assert judge.encode("hi", hostile) == second.sequences[0]  # scoring says nothing more
-    assert ids_of(tokenizer, "<eos>") == [end]  # the caller's tokenizer is as it was
-    assert tokenizer.backend_tokenizer.encode_special_tokens is False
+    assert tokenizer.backend_tokenizer.encode_special_tokens is False  # the caller's tokenizer is as it was
+    assert ids_of(tokenizer, "<eos>") == [end]
 
 
 def test_on_request_they_are_tokens(tmp_path: Path) -> None:
@@ -215,6 +215,22 @@ def test_on_request_they_are_tokens(tmp_path: Path) -> None:
     judge.save(tmp_path / "judge")
     opened = RewardModel.load(tmp_path / "judge")
     assert opened.encode(rendered, "yo") == [*text.ids, *bytes_of("yo"), end]
+
+
+def test_a_reward_model_reads_special_tokens_as_it_has_learned_to_read_them() -> None:
+    tokenizer = chatml()
+    judge = RewardModel.from_causal_lm(tiny_gpt2(len(tokenizer)), tokenizer, torch.Generator().manual_seed(0))
+    asked, said = bytes_of("hi"), ids_of(tokenizer, "<think>yo<eos>")
+    call = {"completion_ids": [said], "prompt_ids": [asked], "finish_reason": ["stop"]}
+    by_ids = judge.score_ids([[*asked, *said]])
+    by_text = judge.score_ids([[*asked, *bytes_of("<think>yo"), tokenizer.eos_token_id]])
+    assert by_ids != by_text
+    judge = judge.bind(tokenizer)
+    assert judge(["hi"], ["<think>yo"], **call) == by_ids  # as models from elsewhere have seen them
+    judge.set_special_tokens("text")
+    assert judge(["hi"], ["<think>yo"], **call) == by_text
+    judge.set_special_tokens("parse")
+    assert judge(["hi"], ["<think>yo"], **call) == by_ids == judge.score(["hi"], ["<think>yo"])
 
 
 def test_a_text_that_was_rendered_elsewhere_has_one_start() -> None:
@@ -347,7 +363,7 @@ def test_a_conversations_completion_ends_as_its_template_ends_a_turn(
     model.save_pretrained(tmp_path)
     write_turn_end(tmp_path, tokenizer)
     kept = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
-    assert kept == (1 if turn_end_id(tokenizer) is None else sorted({1, turn_end}))
+    assert kept == (1 if turn_end_id(tokenizer) is None else sorted({1, eos, turn_end}))
 
 
 def test_a_turns_end_need_not_be_marked_as_special() -> None:

@@ -22,6 +22,7 @@ from textgym.commands.pipeline import PipelineConfig, pipeline
 from textgym.commands.reward_model import RewardModelConfig, reward_model
 from textgym.commands.sft import SFTConfig, sft
 from textgym.commands.train import TrainConfig, train
+from textgym.rendering import printable
 from textgym.rewards.functions import RewardError
 
 COMMANDS: dict[str, tuple[type[Any], Any]] = {
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))
         command(config)
     except RewardError as error:
-        traceback.print_exception(error.__cause__) if error.__cause__ else None
+        if error.__cause__:
+            print(printable("".join(traceback.format_exception(error.__cause__))), end="", file=sys.stderr)
         _stop(error, 1)
     except TrainingError as error:
         _stop(error, 1)
@@ -132,7 +134,7 @@ def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
 
 
 def _stop(error: BaseException, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(status)
 
 

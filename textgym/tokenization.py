@@ -110,7 +110,7 @@ def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     ends = token_id_set(config.get("eos_token_id"))
     if turn_end not in ends:
-        write_json(path, {**config, "eos_token_id": sorted({*ends, turn_end})})
+        write_json(path, {**config, "eos_token_id": sorted({*ends, *end_token_ids(tokenizer)})})
 
 
 def reply_end_id(tokenizer: PreTrainedTokenizerBase, content: str | Messages, otherwise: int) -> int:
@@ -273,6 +273,11 @@ def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     return None if found is None else found[0]
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """All special tokens: those that have a name, such as EOS, and those that were added as special."""
+    return {*tokenizer.all_special_ids, *_special(tokenizer).ids}
+
+
 def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[str]], source: str) -> None:
     """Warn, once, that strings of special tokens in the texts of some rows are read as text.
 
@@ -417,7 +422,7 @@ def decode_response(
     body = ids[:-1] if len(ids) and ids[-1] in end_ids else ids
     unwritten = {tokenizer.pad_token_id, tokenizer.bos_token_id}
     if skip_special_tokens:
-        unwritten |= {*tokenizer.all_special_ids, *_special(tokenizer).ids}
+        unwritten |= special_ids(tokenizer)
     before = [] if list(prompt_ids[-1:]) == [tokenizer.eos_token_id] else list(prompt_ids)
     prompt = str(tokenizer.decode(before))
     whole = str(tokenizer.decode([*before, *(i for i in body if i not in unwritten)]))

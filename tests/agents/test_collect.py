@@ -170,12 +170,13 @@ def test_log_probs_of_a_real_model(assets):
     from transformers import AutoTokenizer
 
     source = assets / "models" / "stories260K"
-    tokenizer, model = AutoTokenizer.from_pretrained(source), load_causal_lm(source)
+    # In float64: rounding in fp32 reaches 1e-5 with trained weights, more on some kinds of CPU than on others.
+    tokenizer, model = AutoTokenizer.from_pretrained(source), load_causal_lm(source).double()
     prompts = encode_prompts(["Once upon a time", "Tim and Sue went to the", "The"], tokenizer, 12)
     reward = lambda completions, **_: [float(len(text)) for text in completions]  # noqa: E731
     mdp = TokenMDP(tokenizer, prompts, reward, (1, 2), max_prompt_length=12, max_new_tokens=40)
     episodes = play(admitting(mdp, 4), mdp, 8, model=model)
-    np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(model, episodes, mdp, Sampling()), atol=1e-5)
+    np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(model, episodes, mdp, Sampling()), atol=2e-6)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     both = [prompt_and_response(episodes, i) for i in range(8)]
     assert (episodes.rewards.sum(1) == [len(decode(asked + said)) - len(decode(asked)) for asked, said in both]).all()

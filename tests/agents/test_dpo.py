@@ -95,6 +95,7 @@ def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
 def test_adapters_alone_learn_and_are_part_of_the_reference(wrapped: bool) -> None:
     config = LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, init_lora_weights=False)
     model: Any = get_peft_model(tiny_gpt2(), config) if wrapped else add_lora(tiny_gpt2(), config, 0, 0)
+    model.requires_grad_(False)  # as libraries open saved adapters
     began, beta = copy.deepcopy(model), 0.7
     settings = DPOSettings(epochs=2, learning_rate=1e-2, batch_size=8, beta=beta)
     rows = train_dpo(model, COMPARISONS[:24], held_out=COMPARISONS[32:], settings=settings, progress=False)

@@ -154,6 +154,7 @@ def first_kl(algorithm: PPO) -> float:
     return float(np.abs(episodes.log_probs - scored.ref_log_probs).max())
 
 
+@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
 @wrapping
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize("origin", ORIGINS, ids=["in place", "wrapped", "peft's directory", "our checkpoint"])
@@ -172,7 +173,8 @@ def test_the_reference_is_the_policy_that_training_began_from(origin: Any, tmp_p
 
 def test_adapters_that_came_are_part_of_the_reference_though_they_seem_to_do_nothing() -> None:
     """Here they change how a single token is read, which no short look at the model would notice."""
-    model = adapted(target_modules=["c_attn"], trainable_token_indices=[7])
+    config = lora_config(target_modules=["c_attn"], trainable_token_indices=[7])
+    model = moved(add_lora(tiny_gpt2(tie_word_embeddings=False), config, 0, 0))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -214,6 +216,7 @@ def test_fresh_adapters_that_do_something_are_part_of_the_reference(init: Any) -
     assert first_kl(algorithm) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
 @wrapping
 @pytest.mark.parametrize("origin", ORIGINS[:3], ids=["in place", "wrapped", "peft's directory"])
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")

@@ -60,6 +60,7 @@ def agreement(a: list[set[int]], b: list[set[int]]) -> float:
     return float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
 
 
+@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
 def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_the_copys() -> None:
     algorithm = make(top_mask=0.7, min_tokens_to_keep=3, target_update=2)
     train, checked, copies = algorithm._train, [], []
@@ -82,6 +83,7 @@ def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_t
     assert checked[:4] == [True, False, True, False]
 
 
+@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
 def test_with_an_all_true_mask_it_is_ppo_bit_for_bit() -> None:
     runs = []
     for kind, changes in ((PPO, {}), (NLPO, {"top_mask": 1.0}), (NLPO, {"top_mask": 0.5, "min_tokens_to_keep": V})):

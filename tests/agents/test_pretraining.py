@@ -118,6 +118,7 @@ def test_held_out_loss_and_its_error() -> None:
     assert measured["sem"] == pytest.approx(bootstrap.std(), rel=0.1)
 
 
+@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
 def test_an_encoder_decoder_learns_pairs() -> None:
     rows = [{"prompt": "w1 w2", "completion": "w3"}, {"prompt": "w4", "completion": "w5 w6"}]
     pretraining = Pretraining(encode_demonstrations(rows, word_tokenizer(), 1), 5.0, 2)

@@ -30,8 +30,11 @@ from transformers import (
     ReformerModelWithLMHead,
 )
 
-from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
-from textgym.agents import PPO
+from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
+from textgym.agents import PPO, fine_tune
+from textgym.agents.comparisons import encode_comparisons
+from textgym.agents.demonstrations import encode_demonstrations
+from textgym.agents.dpo import train_dpo
 from textgym.agents.saved import acting_policy
 from textgym.lm import agreement
 from textgym.lm.agreement import SlowActingWarning, UncachedDecoder, check_agreement, check_backward, make_decoder
@@ -39,6 +42,7 @@ from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.scoring import Trunk
 from textgym.lm.seq2seq import Seq2SeqDecoder
+from textgym.types import Ranking
 
 P, T = 5, 8
 
@@ -166,6 +170,20 @@ def test_a_model_that_looks_ahead_is_refused():
 
     with pytest.raises(ValueError, match=r"(?s)BertGenerationDecoder .* differ by .* nats.*is_decoder=False"):
         acting_policy(loud(bidirectional), word_mdp())
+
+
+def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
+    def bidirectional() -> PreTrainedModel:
+        return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
+
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+        PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
+    shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+        fine_tune(loud(bidirectional), shown, validation=shown)
+    pairs = encode_comparisons([Ranking("w1", ("w2", "w3 w4"), (0, 1))] * 2, word_tokenizer(), 1)
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+        train_dpo(loud(bidirectional), pairs, held_out=pairs)
 
 
 class LengthDependent(torch.nn.Module):

@@ -262,6 +262,12 @@ def test_merged_adapters_are_not_trained() -> None:
         train_adapters(unwrapped(model))
 
 
+def test_adapters_that_are_switched_off_are_not_trained() -> None:
+    model = wrap(tiny_llama, LoraConfig(r=2, **QV))
+    with model.disable_adapter(), pytest.raises(ValueError, match=r"switched off; call enable_adapters\(\)"):
+        train_adapters(unwrapped(model))
+
+
 def test_adapters_that_move_the_base_are_refused() -> None:
     """Nothing of peft's does, that we know: so a layer of ours, which forgets to switch itself off."""
     model = unwrapped(wrap(tiny_llama, LoraConfig(r=2, **QV)))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import AutoPeftModelForSeq2SeqLM
 from transformers import PreTrainedModel
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
 from textgym.lm.agreement import make_decoder
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.loading import check_fits, load_causal_lm, load_lm
-from textgym.lm.lora import adapters_off, add_lora, save_pretrained
+from textgym.lm.lora import adapters_off, add_lora, merged, save_pretrained
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk, score_responses
 from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
@@ -144,6 +145,7 @@ def test_prompt_and_response_have_a_context_each():
 # --- adapters and frozen layers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_adapters_stand_in_both_stacks(model, tmp_path: Path):
     with torch.no_grad():
         before = next_logits(model, [2, 3], [4])
@@ -161,6 +163,10 @@ def test_adapters_stand_in_both_stacks(model, tmp_path: Path):
             assert torch.equal(next_logits(model, [2, 3], [4]), before)
         save_pretrained(model, tmp_path)
         torch.testing.assert_close(next_logits(load_lm(tmp_path), [2, 3], [4]), after)
+        alone = merged(model)
+        pefts = AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path).merge_and_unload()
+        for plain in (alone, pefts):
+            torch.testing.assert_close(next_logits(plain, [2, 3], [4]), after, atol=1e-4, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:the output head is tied")

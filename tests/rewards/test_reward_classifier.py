@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,21 @@ def test_positions_that_count_from_pad_on_leave_fewer(bert_tokenizer: Any) -> No
     reward(["the " * 8], [""])
     with pytest.raises(ValueError, match="11 tokens, the classifier reads at most 10"):
         reward(["the " * 9], [""])
+
+
+def test_a_model_without_a_limit(bert_tokenizer: Any) -> None:
+    """Of XLNet, whose config says -1; its tokenizers pad on the left, since it reads the last column."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "initializer_range": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = XLNetForSequenceClassification(XLNetConfig(vocab_size=16, num_labels=3, pad_token_id=0, **sizes)).eval()
+    tokenizer = copy.deepcopy(bert_tokenizer)
+    tokenizer.padding_side = "left"
+    texts = ["the film " * 40, "it was", "a very good film"]
+    expected = [float(plain_logits(model, tokenizer, text).softmax(0)[1]) for text in texts]
+    assert ask(ClassifierReward(model, tokenizer, 1), texts, [""] * 3) == pytest.approx(expected, abs=1e-6)
 
 
 def prompts_of(*texts: str) -> list[Prompt]:

@@ -199,15 +199,15 @@ def test_the_offender_is_found_by_halving(bad, is_async):
 
     def fails(completions, **_):
         asked.append(len(completions))
-        if bad & {int(text) for text in completions}:
-            raise ValueError("no")
+        if found := bad & {int(text) for text in completions}:
+            raise ValueError(f"no {max(found)}")
         return [0.0] * len(completions)
 
     async def fails_later(completions, **_):
         return fails(completions)
 
     n = 128
-    with pytest.raises(RewardError, match=rf"(?s)raised ValueError: no on completion .*completion: '{min(bad)}'"):
+    with pytest.raises(RewardError, match=rf"(?s)raised ValueError: no {min(bad)} on completion .*'{min(bad)}'"):
         call_reward(fails_later if is_async else fails, ["p"] * n, [str(i) for i in range(n)], [[1]] * n, {})
     first_calls = IN_FLIGHT if is_async else 1
     assert len(asked) <= first_calls + 2 * math.log2(n)

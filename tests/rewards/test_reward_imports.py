@@ -22,6 +22,12 @@ def later():
     from a_neighbour import WEIGHT
     from another_neighbour import TWICE
     return WEIGHT, a_neighbour.WEIGHT, TWICE
+
+first = a_neighbour
+
+def same():
+    import a_neighbour
+    return a_neighbour is first
 """
 
 
@@ -66,8 +72,10 @@ def test_files_of_two_folders_have_neighbours_of_one_name(tmp_path):
     paths = [write(tmp_path / f"folder{i}", i) for i in (1, 2, 3)]
     now = [import_named("reward", f"{path}:now") for path in paths]
     later = [import_named("reward", f"{path}:later") for path in paths]
-    for i in (3, 1, 2, 1):
+    import_same = [import_named("reward", f"{path}:same") for path in paths]
+    for i in (3, 1, 2, 1, 3):
         assert now[i - 1]() == (i, i)
+        assert import_same[i - 1](), "one module, not two"
         assert later[i - 1]() == (i, i, 2 * i)
     assert sys.modules["a_neighbour"].WEIGHT == 1, "who came first keeps the name"
 

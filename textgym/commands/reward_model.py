@@ -194,6 +194,7 @@ def gather(config: RewardModelConfig) -> Material:
 
 def begin(config: RewardModelConfig, skipped: list[str] | None = None) -> tuple[Learner, RewardModel, list[list[int]]]:
     """What does not depend on preferences: the model, a reward model as it begins, and the demonstrations as tokens."""
+    skipped = [] if skipped is None and config.bad_rows == "skip" else skipped
     learner = open_learner(config.model, config.task)
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)

@@ -85,7 +85,7 @@ class Hyperparameters:
     """Share of the minibatches that trpo's curvature is estimated on. Published: 0.1 (Schulman 2015)."""
 
 
-CAUTIOUS = Hyperparameters(learning_rate=3e-5, warmup_iterations=10)
+CAUTIOUS = Hyperparameters(learning_rate=1e-4, warmup_iterations=10)
 """Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those
 of the published runs."""
 CAUTIOUS_KL = 0.02

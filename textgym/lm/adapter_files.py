@@ -6,8 +6,8 @@ Layout::
     base/config.json, base/model.safetensors           the model without them
     config.json, model.safetensors.index.json          lead transformers' from_pretrained to the base's weights
 
-Everything here is peft's own: transformers' methods for adapters ask for a version of peft of their choice, and restore
-fewer kinds.
+peft's own functions do the work. Those of transformers (``add_adapter``, ``set_adapter``, ``save_pretrained``) restore
+fewer kinds, and ask for a version of peft that may not exist yet, as those of 5.24 do.
 """
 
 from __future__ import annotations

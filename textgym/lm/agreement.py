@@ -144,34 +144,61 @@ def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
     Warns:
         SlowActingWarning: cached columns would be wrong, or the model keeps none.
     """
-    model, horizon = trunk.model, width - prompt_length
-    name = type(model).__name__
-    with explained(f"{name} cannot read {prompt_length} + {horizon} tokens by themselves"):
-        sequences = _sequences(model, prompt_length, horizon)
-    spread = torch.stack([s.log_probs.std(-1).mean() for s in sequences]).mean().item()
-    bound = TOLERANCE.get(sequences[0].log_probs.dtype, 1e-3) * spread
-    if not np.isfinite(spread):
-        raise ValueError(f"the logits of {name} are not finite; its weights hold NaN or infinity, or overflow")
-    with explained(f"{name} cannot be trained on whole sequences"):
-        _check_training(trunk, sequences, prompt_length, bound)
+    sequences, bound = check_whole_passes(trunk, width, prompt_length)
     reason = _why_not_cached(trunk, sequences, width, prompt_length, bound)
     if reason is not None:
+        name = type(trunk.model).__name__
         gap = _played_gap(UncachedDecoder(trunk, 2, prompt_length), sequences, width, prompt_length)
-        if not gap <= bound:
-            raise ValueError(
-                f"{name} predicts a token otherwise once later tokens are there: log-probabilities differ by "
-                f"{gap:.3g} nats, more than {bound:.2g} of rounding. It is not causal, or its computation depends on "
-                "a sequence's length (is_decoder=False, bidirectional attention, rotary scaling that changes with "
-                "the length); expected a causal language model, or a shorter max_prompt_length + max_new_tokens"
-            )
+        _require_causal(name, gap, bound)
         warnings.warn(
             f"{name} acts without a cache, by passes over whole prefixes, which is slower: {reason}",
             SlowActingWarning,
             stacklevel=3,
         )
     cached = reason is None
-    _CACHED[_kind(model, width, prompt_length)] = cached
+    _CACHED[_kind(trunk.model, width, prompt_length)] = cached
     return cached
+
+
+def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[list[Sequence], float]:
+    """Checks that the passes of training agree with plain ones: what a model needs that is trained or measured only.
+
+    Args:
+        trunk: of that model.
+        width: ``P + T``.
+        prompt_length: ``P``.
+
+    Returns:
+        The sequences that were read, and how far log-probabilities may differ by rounding, in nats.
+
+    Raises:
+        ValueError: they disagree, or are not finite; or the model cannot read tokens alone.
+    """
+    model, horizon = trunk.model, width - prompt_length
+    name = type(model).__name__
+    with explained(f"{name} cannot read {prompt_length} + {horizon} tokens by themselves"):
+        sequences = _sequences(model, prompt_length, horizon)
+    spread = torch.stack([s.log_probs.std(-1).mean() for s in sequences]).mean().item()
+    if not np.isfinite(spread):
+        raise ValueError(f"the logits of {name} are not finite; its weights hold NaN or infinity, or overflow")
+    bound = TOLERANCE.get(sequences[0].log_probs.dtype, 1e-3) * spread
+    begun, half = sequences[0], horizon // 2
+    alone = _plain(model, begun.prompt, begun.response[:half])[-1]
+    _require_causal(name, _gap(alone, begun.log_probs[half]), bound)
+    with explained(f"{name} cannot be trained on whole sequences"):
+        _check_training(trunk, sequences, prompt_length, bound)
+    return sequences, bound
+
+
+def _require_causal(name: str, gap: float, bound: float) -> None:
+    """ValueError where a prefix alone gives another distribution than the same prefix with more behind it."""
+    if not gap <= bound:
+        raise ValueError(
+            f"{name} predicts a token otherwise once later tokens are there: log-probabilities differ by {gap:.3g} "
+            f"nats, more than {bound:.2g} of rounding. It is not causal, or its computation depends on a sequence's "
+            "length (is_decoder=False, bidirectional attention, rotary scaling that changes with the length); expected "
+            "a causal language model, or a shorter max_prompt_length + max_new_tokens"
+        )
 
 
 def check_backward(trunk: Trunk) -> None:
@@ -199,8 +226,7 @@ def _check_training(trunk: Trunk, sequences: list[Sequence], prompt_length: int,
             raise ValueError(
                 f"{type(trunk.model).__name__} gives other log-probabilities in a batch than to a sequence alone: they "
                 f"differ by {gap:.3g} nats, more than {bound:.2g} of rounding, so it cannot be trained here. Likely "
-                "causes: it is not causal (is_decoder=False), it looks at padding on the right, or its experts have a "
-                "capacity that other rows use up"
+                "causes: it looks at padding on the right, or its experts have a capacity that other rows use up"
             )
 
 
@@ -235,7 +261,7 @@ def _sequences(model: PreTrainedModel, prompt_length: int, horizon: int) -> list
     drawn = [(rng.choice(words, n), rng.choice(tokens, horizon)) for n in lengths]
     for _, response in drawn:
         response[horizon // 3] = padding  # which a policy may write, and a model may overlook
-    return [Sequence(prompt, response, _plain(model, prompt, response)) for prompt, response in drawn]
+    return [Sequence(prompt, response, _plain(model, prompt, response)[:-1]) for prompt, response in drawn]
 
 
 def _tokens(model: PreTrainedModel) -> IntArray:
@@ -251,16 +277,16 @@ def _tokens(model: PreTrainedModel) -> IntArray:
 
 @torch.no_grad()
 def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray) -> Tensor:
-    """``[T, V]`` log-probabilities of the next token, from one pass over one sequence without padding."""
+    """``[T+1, V]`` log-probabilities of the next token, from one pass over one sequence without padding."""
     asked, written = (torch.from_numpy(part)[None].to(model.device) for part in (prompt, response))
     if is_encoder_decoder(model):
-        begun = torch.cat([torch.full_like(written[:, :1], start_token(model)), written], 1)
+        begun = torch.cat([written.new_full((1, 1), start_token(model)), written], 1)
         masks = {"attention_mask": torch.ones_like(asked), "decoder_attention_mask": torch.ones_like(begun)}
-        logits: Tensor = model(input_ids=asked, decoder_input_ids=begun, **masks).logits[0, :-1]
+        logits: Tensor = model(input_ids=asked, decoder_input_ids=begun, **masks).logits[0]
     else:
         ids = torch.cat([asked, written], 1)
         masks = accepted(model, attention_mask=torch.ones_like(ids))
-        logits = model(input_ids=ids, **masks).logits[0, len(prompt) - 1 : -1]
+        logits = model(input_ids=ids, **masks).logits[0, len(prompt) - 1 :]
     return logits.log_softmax(-1)
 
 

@@ -168,14 +168,16 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """
     for config in peft_configs(model).values():
         _check_kind(config)
-    name = active_adapter(model)
-    if any(getattr(layer, "merged_adapters", ()) for layer in _adapter_layers(model)):
+    name, layers = active_adapter(model), _adapter_layers(model)
+    if any(layer.disable_adapters for layer in layers):
+        raise ValueError("the adapters are switched off; call enable_adapters(), or take them out with unload()")
+    if any(getattr(layer, "merged_adapters", ()) for layer in layers):
         raise ValueError(
             "the adapters are merged into the model's weights, where they cannot be trained; call unmerge_adapter() "
             "first"
         )
     model.requires_grad_(False)
-    for layer in _adapter_layers(model):
+    for layer in layers:
         layer.set_adapter([name] if name in layer._get_available_adapters() else [])
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{_kinds(model)}: the adapters of {type(model).__name__} hold no parameter to train")
