@@ -32,6 +32,7 @@ from scripts.model_table.play import P, T
 from scripts.model_table.tiny import PAD, VOCABULARY, WINDOW, build, small_config
 from textgym.lm.agreement import check_agreement
 from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.loading import frozen_copy
 from textgym.lm.scoring import Trunk
 from textgym.lm.seq2seq import Seq2SeqBackbone
 from textgym.types import IntArray, MaskArray
@@ -51,6 +52,7 @@ OUTCOMES = {
     "roberta/RobertaForCausalLM/decoder": SLOWER,  # positions that begin behind the padding token's id
     "openai-gpt/OpenAIGPTLMHeadModel/": SLOWER,  # takes no cache
     "mamba/MambaForCausalLM/": SLOWER,
+    "recurrent_gemma/RecurrentGemmaForCausalLM/": SLOWER,  # its modules keep what they computed last
     "qwen3_next/Qwen3NextForCausalLM/": SLOWER,  # linear attention in some layers
     "bert/BertLMHeadModel/": REFUSED,  # looks both ways
     "t5/T5ForConditionalGeneration/": RIGHT,
@@ -87,6 +89,15 @@ def test_code_that_cannot_be_trained_is_refused_in_words(name: str, reason: str)
     model = built(KNOWN[name])
     with pytest.raises(ValueError, match=reason):
         learn(model)
+
+
+def test_a_model_that_keeps_its_last_pass_is_copied() -> None:
+    """RecurrentGemma's modules hold states that belong to a graph, which no copy can have."""
+    model = built(KNOWN["recurrent_gemma/RecurrentGemmaForCausalLM/"])
+    ids = torch.tensor([[5, 6, 7]])
+    model(input_ids=ids).logits.sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(frozen_copy(model)(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 def test_the_check_plays_the_padding_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +146,11 @@ def test_a_shrunk_config_keeps_layers_of_every_kind() -> None:
     assert set(small.layer_types) == {"sliding_attention", "full_attention"}
     assert small.num_hidden_layers == len(small.layer_types) == 3
     assert small.sliding_window == WINDOW < P + T
+
+
+def test_a_list_of_layer_numbers_is_no_list_of_kinds() -> None:
+    small = small_config("llama4_text")
+    assert small.moe_layers == list(range(small.num_hidden_layers)) == [0, 1, 2]
 
 
 def test_given_fields_stand_in_a_nested_config() -> None:

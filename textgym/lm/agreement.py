@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.lm.decoding import Decoder, PrefixDecoder, no_column_cache
-from textgym.lm.loading import accepted, embedding_rows, explained, is_encoder_decoder
+from textgym.lm.loading import accepted, embedding_rows, explained, is_encoder_decoder, release_graphs
 from textgym.lm.scoring import Trunk
 from textgym.lm.seq2seq import Seq2SeqDecoder, start_token
 from textgym.tokenization import first_line
@@ -212,6 +212,7 @@ def check_backward(trunk: Trunk) -> None:
     with explained(f"{type(trunk.model).__name__} cannot be trained as it acts, with dropout off"), torch.enable_grad():
         logits = trunk.head(trunk.hidden_states(ids, torch.ones_like(ids), 1))
         torch.autograd.grad(logits.sum(), trained[:1], allow_unused=True)
+    release_graphs(trunk.model)
 
 
 @torch.no_grad()

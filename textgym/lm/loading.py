@@ -150,8 +150,17 @@ def frozen_dropout(model: Any) -> PreTrainedModel:
     return evaluated
 
 
+def release_graphs(model: nn.Module) -> None:
+    """Detaches what modules keep of their last pass, as RecurrentGemma's do: a copy can hold no graph."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
+
+
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy that no gradient reaches, such as the KL reference."""
+    release_graphs(model)
     twin = frozen_dropout(copy.deepcopy(model))
     twin.requires_grad_(False)
     return twin
