@@ -170,10 +170,10 @@ def steps_and_distances(algorithm: SequenceAlgorithm, tokens: int) -> tuple[list
 def test_an_update_ends_before_the_step_that_is_too_far(name: str) -> None:
     weights, distances = steps_and_distances(make(name, learning_rate=1e-2), 10)
     assert len(weights) == 16  # 4 epochs of 4 minibatches
-    # Half of the way between two distances, so that rounding decides nothing.
-    target = (min(distances[1:]) + max(distances)) / 2 / 1.5
-    ended = next(i for i, distance in enumerate(distances) if distance > 1.5 * target)
-    assert 0 < ended < 16
+    # The first minibatch that is farther than all before it, though one of them was beyond the target itself.
+    farthest = [max(distances[:i]) for i in range(1, 16)]
+    ended = next(i for i, most in enumerate(farthest, 1) if most < 0.99 * distances[i] < 1.4 * most)
+    target = 0.995 * distances[ended] / 1.5
     bounded = make(name, learning_rate=1e-2, target_kl=target)
     watch = Watch()
     bounded.learn(10, watch)
