@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from textgym.lm.bars import without_bars
-from textgym.rewards.model import _device, _require_source
+from textgym.rewards.opening import classifier_config, open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
 from textgym.tokenization import render_chat
-from textgym.types import Messages, Prompt
+from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -139,28 +138,13 @@ class ClassifierReward:
             FileNotFoundError: nothing can be loaded from there.
             ValueError: it has no such label (found before its weights are read), or no classifying head.
         """
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-        _require_source(directory)
+        config = classifier_config(directory, "classifier")
         try:
-            config = AutoConfig.from_pretrained(directory)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(_unreadable(directory, error)) from error
-        try:
-            label_index(config, label)
+            if config is not None:
+                label_index(config, label)
         except ValueError as error:
             raise ValueError(f"{str(directory)!r}: {error}") from error
-        try:
-            with without_bars(directory):
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    directory, dtype=dtype, output_loading_info=True
-                )
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(_unreadable(directory, error)) from error
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(f"{str(directory)!r} is not a classifier: it lacks the weights {', '.join(missing)}")
-        return cls(model.to(_device(device)), tokenizer, label, **settings)
+        return cls(*open_classifier(directory, "classifier", device, dtype), label, **settings)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> ClassifierReward:
         """The same classifier for a policy with this tokenizer."""
@@ -242,7 +226,7 @@ class ClassifierReward:
         return logits.float()
 
     def _tokens(self, prompt: str | Messages, completion: Any) -> Encoding:
-        said = completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+        said = completion_text(completion)
         special = True
         if self.reads == "whole":
             special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
@@ -263,10 +247,3 @@ class ClassifierReward:
         warnings.warn(f"{too_long}: dropped {length - limit} from the left", stacklevel=3)
         first = next((i for i, added in enumerate(special) if not added), 0)
         return {name: [*values[:first], *values[first + length - limit :]] for name, values in encoded.items()}
-
-
-def _unreadable(directory: str | Path, error: Exception) -> str:
-    return (
-        f"no classifier can be loaded from {str(directory)!r}: {error}. Expected a directory with config.json, "
-        "model.safetensors and a tokenizer, or an id that the hub serves"
-    )

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from textgym.files import replaced_directory
-from textgym.lm.bars import without_bars, without_reports
+from textgym.lm.bars import without_bars
+from textgym.rewards.opening import open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_scores
-from textgym.tokenization import TOKENIZER_FILES, SpecialTokens, encode_content, reply_end_id, special_ids
+from textgym.tokenization import SpecialTokens, encode_content, reply_end_id, special_ids
 from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -90,31 +91,7 @@ class RewardModel:
             ValueError: it is no reward model: more than one label, or no scoring head among the weights; or it holds
                 adapters whose model is not there, or that do not fit it.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        from textgym.lm.adapter_files import base_of
-
-        _require_source(directory)
-        if (base := base_of(directory)) is not None:
-            classifier, tokenizer = _adapted_classifier(Path(directory), base, dtype)
-            return cls(classifier.to(_device(device)), tokenizer, **settings)
-        try:
-            with without_bars(directory):
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    directory, dtype=dtype, output_loading_info=True
-                )
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no reward model can be loaded from {str(directory)!r}: {error}. Expected a directory with "
-                "config.json, model.safetensors and a tokenizer, or an id that the hub serves"
-            ) from error
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{str(directory)!r} is not a reward model: it lacks the weights {', '.join(missing)}; "
-                "a language model becomes one with RewardModel.from_causal_lm and train_reward_model"
-            )
-        return cls(model.to(_device(device)), tokenizer, **settings)
+        return cls(*open_classifier(directory, "reward model", device, dtype), **settings)
 
     @classmethod
     def from_causal_lm(
@@ -336,39 +313,6 @@ class RewardModel:
         return ids[-limit:]
 
 
-def _adapted_classifier(directory: Path, base: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A classifier that was saved as adapters and a scoring head: the adapters are added to the weights of ``base``."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from textgym.lm.adapter_files import PREFIX, read_adapters, read_tensors
-    from textgym.lm.lora import merged
-
-    saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(directory).items()}
-    head = next((saved[name] for name in ("score.weight", "classifier.weight") if name in saved), None)
-    changes = {} if head is None else {"num_labels": len(head), "ignore_mismatched_sizes": True}
-    try:
-        with without_bars(base), without_reports(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                base, dtype=dtype, output_loading_info=True, **changes
-            )
-        has_own = any((directory / name).is_file() for name in TOKENIZER_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {error}. Put that model there, or "
-            "write where it is into base_model_name_or_path of adapter_config.json"
-        ) from error
-    if missing := sorted(info["missing_keys"] - saved.keys()):
-        raise ValueError(
-            f"{str(directory)!r} is not a reward model: neither its adapters nor {base!r} hold the weights "
-            f"{', '.join(missing)}; adapters keep a scoring head where they are trained with task_type='SEQ_CLS' or "
-            "modules_to_save=['score']"
-        )
-    if tokenizer.pad_token_id is not None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # as trainers set it; adapters do not keep the config
-    return merged(read_adapters(model.eval(), directory)), tokenizer
-
-
 def _several_labels(model: PreTrainedModel) -> str:
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     last, place = (names or ["LABEL"])[-1].replace(" ", "_"), model.name_or_path or "DIR"
@@ -381,24 +325,6 @@ def _several_labels(model: PreTrainedModel) -> str:
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
-def _require_source(directory: str | Path) -> None:
-    """Refuse what can only be a mistyped path before asking the hub, which takes half a minute to fail."""
-    path = Path(directory)
-    if path.is_dir():
-        return
-    if isinstance(directory, Path) or len(path.parts) != 2 or path.parent.exists():
-        raise FileNotFoundError(
-            f"no reward model at {str(directory)!r}: there is no such directory. Expected a directory with "
-            "config.json, model.safetensors and a tokenizer, or an id on the hub, owner/name"
-        )
 
 
 def _require_replaceable(target: Path) -> None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from tests.agents.test_algorithms import make, make_env
 from tests.agents.test_ppo import Watch, equal, make_ppo, parameters
 from tests.helpers import tiny_gpt2
-from textgym.agents import SequenceAlgorithm
+from textgym.agents import GRPO, PPO, SequenceAlgorithm
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.construction import linear_decay
 from textgym.agents.guards import (
@@ -377,6 +377,17 @@ def test_each_kind_is_warned_of_once() -> None:
     assert [one.category for one in caught] == [TrainingWarning] * 2
     assert str(caught[0].message).startswith("iteration 2: approx_kl")
     assert str(caught[1].message).startswith("iteration 4: KL to the reference is 50")
+
+
+@pytest.mark.parametrize(("algorithm", "learning_rate"), [(PPO, 1e-3), (PPO, 5e-4), (GRPO, 1e-3)])
+def test_published_settings_raise_no_alarm(algorithm: type[SequenceAlgorithm], learning_rate: float) -> None:
+    """Reviews as in benchmarks/results and in the demo: the first iterations, which go farthest."""
+    learner = algorithm("LMPolicy", "textgym/Reviews-v0", learning_rate, seed=0, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        learner.learn(100_000, StopAt(1))
+    assert learner.iteration == 1
+    assert learner.metrics["train/approx_kl"] > 0.01  # it does move
 
 
 def test_learn_warns_of_a_policy_that_moves_far() -> None:
