@@ -32,7 +32,7 @@ def sevens(completions, **kwargs):
 def huge(completions, **kwargs):
     global CALLS
     CALLS += 1
-    return [1e30 * (-1) ** i if CALLS > 40 else float(len(text)) for i, text in enumerate(completions)]
+    return [1e30 * (-1) ** i if CALLS > 20 else float(len(text)) for i, text in enumerate(completions)]
 """
 
 
