@@ -195,7 +195,8 @@ def test_plain_imitation_learns_the_references_within_the_budget() -> None:
 def test_a_budget_pays_for_the_first_demonstrations() -> None:
     tokenizer = word_tokenizer()
     prompts = encode_prompts(["w0", "w1", "w2"], tokenizer, 4)
-    shown = list(demonstrate(prompts, ["w3", "w3 w4", "w3 w4 w5"], tokenizer, 1))  # 2, 3 and 4 tokens with the end
+    rows = [{"text": text} for text in ("w3", "w3 w4", "w3 w4 w5")]
+    shown = list(demonstrate(prompts, rows, "text", tokenizer, 1))  # 2, 3 and 4 tokens with the end
     assert afforded(shown, 5) == (shown[:2], 1)
     assert afforded(shown, 8) == (shown[:2], 1)
     assert afforded(shown, 1) == (shown[:1], 1)
