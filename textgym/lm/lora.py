@@ -170,9 +170,7 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
         _check_kind(config)
     name, layers = active_adapter(model), _adapter_layers(model)
     if any(layer.disable_adapters for layer in layers):
-        raise ValueError(
-            "the adapters are switched off; call enable_adapters(), or take them out with unload()"
-        )
+        raise ValueError("the adapters are switched off; call enable_adapters(), or take them out with unload()")
     if any(getattr(layer, "merged_adapters", ()) for layer in layers):
         raise ValueError(
             "the adapters are merged into the model's weights, where they cannot be trained; call unmerge_adapter() "
