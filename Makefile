@@ -39,12 +39,15 @@ test-latest:  ## the tests at the newest versions that pyproject.toml allows, in
 	.venv-latest/bin/pytest -n $(WORKERS) -W default
 
 test-lowest:  ## the tests at the lowest versions that pyproject.toml allows, in .venv-lowest
-	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install uv; }
+	test -x .venv-lowest/bin/uv || { "$(PYTHON)" -m venv .venv-lowest && .venv-lowest/bin/python -m pip install uv; }
 	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e ".[dev]"
 	.venv-lowest/bin/pytest -n $(WORKERS) -W default
 
-tested: test-latest  ## test the newest versions, then write them into requirements/tested.txt
-	.venv-latest/bin/python -m pip freeze --exclude-editable | sed 's/+[^ ]*$$//' > $(TESTED)
+tested:  ## test the newest versions in a new environment, then write them into requirements/tested.txt
+	rm -rf .venv-latest
+	$(MAKE) test-latest
+	.venv-latest/bin/python -m pip freeze --exclude-editable > .venv-latest/frozen.txt
+	sed 's/+[^ ]*$$//' .venv-latest/frozen.txt > $(TESTED)
 
 clean:  ## remove the environments and everything that was built
 	rm -rf .venv .venv-latest .venv-lowest build dist *.egg-info
@@ -62,7 +65,7 @@ $(VENV)/dev.stamp: pyproject.toml $(TESTED)
 
 # $(1): the environment; $(2): what is installed; $(3): further arguments of pip
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "textgym needs Python 3.11 or newer; choose one with make PYTHON=...")'
-	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@"$(PYTHON)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "textgym needs Python 3.11 or newer; choose one with make PYTHON=...")'
+	@test -x $(1)/bin/python || "$(PYTHON)" -m venv $(1)
 	$(1)/bin/python -m pip install -e $(2) $(3)
 endef

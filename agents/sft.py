@@ -23,7 +23,14 @@ from transformers import PreTrainedModel
 from textgym.agents.demonstrations import UNTRAINED, Demonstration, collate, next_token_loss
 from textgym.agents.likelihood import check_causal
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.lm.loading import accepted, context_length, embedding_rows, in_full_precision, require_causal
+from textgym.lm.loading import (
+    accepted,
+    context_length,
+    embedding_rows,
+    frozen_dropout,
+    in_full_precision,
+    require_causal,
+)
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
 
@@ -86,7 +93,7 @@ def fine_tune(
     """
     settings = settings or SFTSettings()
     keep_by = keep_by or ("score" if judge else "loss")
-    model = in_full_precision(unwrapped(model))
+    model = frozen_dropout(in_full_precision(unwrapped(model)))
     _check(model, demonstrations, validation, settings, seed)
     if is_adapted(model):
         train_adapters(model)

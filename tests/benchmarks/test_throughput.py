@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_quick_prints_every_measure(
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
     assert len(found["measures"]) == 7
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"] == metadata.version("torch")
 
 
 def test_everyone_samples_from_the_same_distribution() -> None:

@@ -17,6 +17,7 @@ from transformers import (
     BartForCausalLM,
     BertGenerationConfig,
     BertGenerationDecoder,
+    GPT2LMHeadModel,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -31,13 +32,20 @@ from transformers import (
 )
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
-from textgym.agents import PPO, fine_tune
+from textgym.agents import PPO, SFTSettings, fine_tune
 from textgym.agents.comparisons import encode_comparisons
 from textgym.agents.demonstrations import encode_demonstrations
 from textgym.agents.dpo import train_dpo
 from textgym.agents.saved import acting_policy
 from textgym.lm import agreement
-from textgym.lm.agreement import SlowActingWarning, UncachedDecoder, check_agreement, check_backward, make_decoder
+from textgym.lm.agreement import (
+    SlowActingWarning,
+    UncachedDecoder,
+    check_agreement,
+    check_backward,
+    check_whole_passes,
+    make_decoder,
+)
 from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
 from textgym.lm.scoring import Trunk
@@ -313,6 +321,87 @@ def test_models_of_one_configuration_are_checked_once(monkeypatch):
             assert isinstance(make_decoder(tiny_gpt2(seed=seed), 2, P + T, P), PrefixDecoder)
         assert isinstance(make_decoder(tiny_t5(), 2, P + T, P), Seq2SeqDecoder)
     assert checked == ["one", "one"]
+
+
+class Forbidding(torch.nn.Module):
+    """A head that forbids a token, as models do that keep tokens for images."""
+
+    def __init__(self, inner: torch.nn.Module, value: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.value = value
+
+    @property
+    def weight(self) -> Any:
+        return self.inner.weight
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(states).clone()
+        logits[..., 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.finfo(torch.float32).min])
+def test_tokens_that_a_model_forbids_are_left_out(value, monkeypatch):
+    model = loud(tiny_llama)
+    model.lm_head = Forbidding(model.lm_head, value)
+    assert check_agreement(Trunk(model), P + T, P)
+    monkeypatch.setattr("textgym.lm.decoding.accepted", lambda *_, **__: {})  # and what is wrong is still seen
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 0.0])
+def test_logits_that_are_all_but_equal_are_no_false_alarm(scale):
+    """There only the last bits of log V differ."""
+    for make in (tiny_gpt2, tiny_llama):
+        model = make()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale)
+        assert check_agreement(Trunk(model), P + T, P)
+
+
+@pytest.mark.parametrize("padding", [16, -1, None])
+def test_padding_that_the_model_does_not_embed_is_not_read(padding):
+    model = tiny_gpt2()
+    model.config.pad_token_id = padding
+    assert check_agreement(Trunk(model), P + T, P)
+
+
+def test_fewer_bits_in_products_are_allowed_for(monkeypatch):
+    """Products of 10 bits, as TF32 has, simulated: no false alarm once torch was told to use them."""
+    linear = torch.nn.functional.linear
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: linear(rounded(x), rounded(w), b))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert check_agreement(Trunk(loud(tiny_llama)), P + T, P)
+
+
+@torch.no_grad()
+def test_what_is_compared_is_small():
+    """No ``[T, V]`` array is kept, however long the response: a few dozen positions are."""
+    model = tiny_gpt2(positions=512)
+    sequences, _ = check_whole_passes(Trunk(model), 512, 8)
+    assert all(s.log_probs.shape == (len(s.positions), 16) for s in sequences)
+    assert len(sequences[0].positions) < 45
+    assert {0, 252, 502, 503} <= set(sequences[0].positions.tolist())
+    ids = torch.from_numpy(np.concatenate([sequences[0].prompt, sequences[0].response]))[None]
+    plain = model(ids).logits[0, 7:].log_softmax(-1)
+    torch.testing.assert_close(sequences[0].before(252), plain[252], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_still_in_training_mode_is_fine_tuned():
+    """As every constructor leaves it; nothing of torch's generator is drawn."""
+    model = GPT2LMHeadModel(tiny_gpt2().config)
+    assert model.training
+    shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
+    before = torch.get_rng_state()
+    fine_tune(model, shown, validation=shown, settings=SFTSettings(epochs=1, batch_size=2), progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_horizon_of_one_token_can_be_checked():

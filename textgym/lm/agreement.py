@@ -27,8 +27,18 @@ from textgym.tokenization import first_line
 from textgym.types import IntArray, MaskArray
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.4}
-"""How far log-probabilities may differ, in units of the logits' standard deviation over the vocabulary. Rounding gives
-1e-6 to 1e-4 in float32; a wrong position or a look ahead gives 0.1 and more, in fresh models, too."""
+"""How far log-probabilities may differ, in units of their standard deviation over the vocabulary, by the coarsest dtype
+of the weights. Rounding gives 1e-6 to 1e-4 in float32; a wrong position or a look ahead gives 0.1 and more, in fresh
+models, too."""
+FAST_MATMUL = 1e-2
+"""The same where ``torch.set_float32_matmul_precision`` lets float32 matrices be multiplied with fewer bits."""
+LAST_BITS = 8
+"""What may differ in any case, in units of the last bit of the largest log-probability: all that is left of it where a
+fresh model's logits are all but equal."""
+IMPOSSIBLE = -1e4
+"""A log-probability below is that of a token which the model itself forbids; it is not compared."""
+POSITIONS = 32
+"""Positions, spread over a response, that training passes are compared at, beside those that are played."""
 
 
 class SlowActingWarning(UserWarning):
@@ -115,12 +125,18 @@ class Sequence:
     Attributes:
         prompt: ``[p]`` ids, 1 to P of them.
         response: ``[T]`` ids.
-        log_probs: ``[T, V]`` before each response token, from plain passes over this sequence alone.
+        positions: ``[m]`` of the response's tokens, ascending.
+        log_probs: ``[m, V]`` before each of these tokens, from a plain pass over this sequence alone.
     """
 
     prompt: IntArray
     response: IntArray
+    positions: IntArray
     log_probs: Tensor
+
+    def before(self, t: int) -> Tensor:
+        """``[V]`` before the token at one of the positions."""
+        return self.log_probs[int(np.searchsorted(self.positions, t))]
 
 
 def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
@@ -178,16 +194,30 @@ def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[li
     name = type(model).__name__
     with explained(f"{name} cannot read {prompt_length} + {horizon} tokens by themselves"):
         sequences = _sequences(model, prompt_length, horizon)
-    spread = torch.stack([s.log_probs.std(-1).mean() for s in sequences]).mean().item()
-    if not np.isfinite(spread):
+    if any(bool(s.log_probs.isnan().any()) for s in sequences):
         raise ValueError(f"the logits of {name} are not finite; its weights hold NaN or infinity, or overflow")
-    bound = TOLERANCE.get(sequences[0].log_probs.dtype, 1e-3) * spread
+    bound = _bound(model, torch.cat([s.log_probs for s in sequences]))
     begun, half = sequences[0], horizon // 2
-    alone = _plain(model, begun.prompt, begun.response[:half])[-1]
-    _require_causal(name, _gap(alone, begun.log_probs[half]), bound)
+    (alone,) = _plain(model, begun.prompt, begun.response[:half], np.array([half]))
+    _require_causal(name, _gap(alone, begun.before(half)), bound)
     with explained(f"{name} cannot be trained on whole sequences"):
         _check_training(trunk, sequences, prompt_length, bound)
     return sequences, bound
+
+
+def _bound(model: PreTrainedModel, log_probs: Tensor) -> float:
+    """How far log-probabilities may differ by rounding, in nats, given some ``[n, V]`` of the model's."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    tolerance = TOLERANCE.get(coarsest, TOLERANCE[torch.bfloat16])
+    if torch.get_float32_matmul_precision() != "highest":
+        tolerance = max(tolerance, FAST_MATMUL)
+    possible = log_probs > IMPOSSIBLE
+    counts = possible.sum(-1).clamp(min=1)
+    mean = log_probs.where(possible, 0.0).sum(-1, keepdim=True) / counts[:, None]
+    spread = ((log_probs - mean).where(possible, 0.0).square().sum(-1) / counts).sqrt().mean()
+    last_bit = torch.finfo(coarsest).eps * log_probs[possible].abs().max()
+    return float(tolerance * spread + LAST_BITS * last_bit)
 
 
 def _require_causal(name: str, gap: float, bound: float) -> None:
@@ -209,6 +239,8 @@ def check_backward(trunk: Trunk) -> None:
     """
     ids = torch.zeros(1, 2, dtype=torch.long, device=trunk.model.device)
     trained = [parameter for parameter in trunk.model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"{type(trunk.model).__name__} has no parameter that is trained; all of them are frozen")
     with explained(f"{type(trunk.model).__name__} cannot be trained as it acts, with dropout off"), torch.enable_grad():
         logits = trunk.head(trunk.hidden_states(ids, torch.ones_like(ids), 1))
         torch.autograd.grad(logits.sum(), trained[:1], allow_unused=True)
@@ -220,9 +252,9 @@ def _check_training(trunk: Trunk, sequences: list[Sequence], prompt_length: int,
     """Compares the passes of training with plain ones."""
     rows = [_row(s, len(s.response), prompt_length) for s in sequences]
     ids, mask = (torch.from_numpy(np.stack(part)).to(trunk.model.device) for part in zip(*rows, strict=True))
-    states = trunk.hidden_states(ids, mask, prompt_length)[:, :-1]
+    states = trunk.hidden_states(ids, mask, prompt_length)
     for own, sequence in zip(states, sequences, strict=True):
-        gap = _gap(trunk.head(own), sequence.log_probs)
+        gap = _gap(trunk.head(own[torch.from_numpy(sequence.positions).to(own.device)]), sequence.log_probs)
         if not gap <= bound:
             raise ValueError(
                 f"{type(trunk.model).__name__} gives other log-probabilities in a batch than to a sequence alone: they "
@@ -256,13 +288,22 @@ def _sequences(model: PreTrainedModel, prompt_length: int, horizon: int) -> list
     """Draws three sequences: of the longest prompt, of a shorter one, and of a single token."""
     rng = np.random.default_rng(0)
     tokens = _tokens(model)
-    padding = getattr(model.config.get_text_config(), "pad_token_id", None) or 0  # some configs have no such field
+    named = getattr(model.config.get_text_config(), "pad_token_id", None)  # some configs have no such field
+    padding = named if isinstance(named, int) and named in tokens else int(tokens[0])
     words = np.setdiff1d(tokens, [padding]) if len(tokens) > 1 else tokens
     lengths = (prompt_length, -(-prompt_length // 3), 1)
     drawn = [(rng.choice(words, n), rng.choice(tokens, horizon)) for n in lengths]
     for _, response in drawn:
         response[horizon // 3] = padding  # which a policy may write, and a model may overlook
-    return [Sequence(prompt, response, _plain(model, prompt, response)[:-1]) for prompt, response in drawn]
+    positions = _positions(horizon)
+    return [Sequence(p, r, positions, _plain(model, p, r, positions)) for p, r in drawn]
+
+
+def _positions(horizon: int) -> IntArray:
+    """Those that are played, the middle, and some more over the whole length."""
+    played = {t for shown in _schedule(horizon) for _, t in shown}
+    spread = np.linspace(0, horizon - 1, POSITIONS).astype(np.int64)
+    return np.array(sorted({*played, horizon // 2, *spread.tolist()}), np.int64)
 
 
 def _tokens(model: PreTrainedModel) -> IntArray:
@@ -277,8 +318,15 @@ def _tokens(model: PreTrainedModel) -> IntArray:
 
 
 @torch.no_grad()
-def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray) -> Tensor:
-    """``[T+1, V]`` log-probabilities of the next token, from one pass over one sequence without padding."""
+def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray, positions: IntArray) -> Tensor:
+    """``[m, V]`` log-probabilities before tokens of a response, from one pass over one sequence without padding.
+
+    Args:
+        model: causal or encoder–decoder.
+        prompt: ``[p]`` ids.
+        response: ``[t]`` ids.
+        positions: ``[m]``, 0 to t.
+    """
     asked, written = (torch.from_numpy(part)[None].to(model.device) for part in (prompt, response))
     if is_encoder_decoder(model):
         begun = torch.cat([written.new_full((1, 1), start_token(model)), written], 1)
@@ -286,9 +334,9 @@ def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray) -> Tens
         logits: Tensor = model(input_ids=asked, decoder_input_ids=begun, **masks).logits[0]
     else:
         ids = torch.cat([asked, written], 1)
-        masks = accepted(model, attention_mask=torch.ones_like(ids))
-        logits = model(input_ids=ids, **masks).logits[0, len(prompt) - 1 :]
-    return logits.log_softmax(-1)
+        further = accepted(model, attention_mask=torch.ones_like(ids), logits_to_keep=len(response) + 1)
+        logits = model(input_ids=ids, **further).logits[0, -len(response) - 1 :]
+    return _log_softmax(logits[torch.from_numpy(positions).to(logits.device)])
 
 
 def _schedule(horizon: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -309,7 +357,7 @@ def _played_gap(decoder: Decoder, sequences: list[Sequence], width: int, prompt_
         rows = [_row(sequences[which], elapsed, prompt_length) for which, elapsed in shown]
         ids, mask = (np.stack(part) for part in zip(*rows, strict=True))
         logits = decoder.logits(ids, mask, np.arange(2))
-        gaps += [_gap(own, sequences[which].log_probs[t]) for own, (which, t) in zip(logits, shown, strict=True)]
+        gaps += [_gap(own, sequences[which].before(t)) for own, (which, t) in zip(logits, shown, strict=True)]
     return float(np.max(gaps))  # NaN, if one is
 
 
@@ -324,6 +372,10 @@ def _row(sequence: Sequence, elapsed: int, prompt_length: int) -> tuple[IntArray
 
 
 def _gap(logits: Tensor, log_probs: Tensor) -> float:
-    """The largest difference of log-probabilities, in nats, where the plain pass has a finite one."""
-    finite = torch.isfinite(log_probs)
-    return float((logits.log_softmax(-1) - log_probs)[finite].abs().max())
+    """The largest difference of log-probabilities, in nats, of tokens that the plain pass does not forbid."""
+    return float((_log_softmax(logits) - log_probs)[log_probs > IMPOSSIBLE].abs().max())
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In float32 at least: in half precision the result itself would be rounded."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
