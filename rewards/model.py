@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars
 from textgym.rewards.opening import open_classifier
-from textgym.rewards.reading import linear_head, longest_readable, read_scores
+from textgym.rewards.reading import linear_head, longest_readable, read_logits
 from textgym.tokenization import SpecialTokens, encode_content, reply_end_id, special_ids
 from textgym.types import Messages, Prompt, completion_text
 
@@ -262,8 +262,8 @@ class RewardModel:
         return scores
 
     def raw_scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """``[N]`` before the offset, differentiable: see :func:`textgym.rewards.reading.read_scores`."""
-        return read_scores(self.model, sequences)
+        """``[N]`` before the offset, differentiable: see :func:`textgym.rewards.reading.read_logits`."""
+        return read_logits(self.model, sequences)[:, 0]
 
     def save(self, directory: str | Path) -> None:
         """Write a directory that ``from_pretrained`` opens, completely or not at all.

@@ -12,11 +12,6 @@ if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel
 
 
-def read_scores(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Score ``N`` sequences by a classifier with one output: :func:`read_logits`, ``[N]``."""
-    return read_logits(model, sequences)[:, 0]
-
-
 def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
     """Read ``N`` sequences in one right-padded forward pass.
 
