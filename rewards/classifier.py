@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textgym.rewards.opening import classifier_config, open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
-from textgym.tokenization import render_chat
+from textgym.tokenization import encode_content, encode_fields, render_chat
 from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -226,12 +226,18 @@ class ClassifierReward:
         return logits.float()
 
     def _tokens(self, prompt: str | Messages, completion: Any) -> Encoding:
+        """As transformers reads a single text, but strings of special tokens are text: none can steer it."""
         said = completion_text(completion)
-        special = True
+        if self.reads == "whole" and not isinstance(prompt, str) and self.tokenizer.chat_template:
+            ids = encode_content(self.tokenizer, prompt, said, closing=True)  # the template writes special tokens
+            names = {"attention_mask": 1, "token_type_ids": 0}
+            given = {
+                name: [value] * len(ids) for name, value in names.items() if name in self.tokenizer.model_input_names
+            }
+            return {"input_ids": ids, **given, "special_tokens_mask": [0] * len(ids)}
         if self.reads == "whole":
-            special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
             said = (prompt if isinstance(prompt, str) else render_chat(self.tokenizer, prompt)) + said
-        return dict(self.tokenizer(said, add_special_tokens=special, return_special_tokens_mask=True))
+        return encode_fields(self.tokenizer, said, return_special_tokens_mask=True)
 
     def _fitted(self, encoded: Encoding) -> Encoding:
         """What the model is given, without what it cannot read: special tokens at the beginning stay."""
