@@ -441,6 +441,16 @@ def test_a_templates_marks_that_no_tokenizer_splits_are_refused_in_what_users_wr
     assert list(encode_prompts([hostile], tokenizer, 99)[0].ids) == ids_of(tokenizer, hostile)
 
 
+def test_a_special_token_that_a_vocabulary_makes_of_text_is_refused_behind_its_space() -> None:
+    """Unigram vocabularies hold ``</s>`` as a piece; alone it is read as a space and ``</s>``."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in "hi/s<>")]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    with pytest.raises(ValueError, match="row 2: the text holds '</s>', which this tokenizer makes its special token"):
+        encode_prompts(["hi", "hi </s>"], tokenizer, 9)
+
+
 def test_a_checkpoint_names_the_end_of_a_turn(tmp_path: Path) -> None:
     tokenizer = chatml()
     prompts = encode_prompts([{"prompt": [user("hi")]}], tokenizer, 99)

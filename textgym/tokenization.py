@@ -308,7 +308,7 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
     """
     held = {number: found for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)[:1]}
     for number, found in held.items():
-        if tokenizer.convert_tokens_to_ids(found) in encode_text(tokenizer, found, add_special_tokens=False):
+        if _is_never_text(tokenizer, found):
             raise ValueError(
                 f"{source}, row {number}: the text holds {found!r}, which this tokenizer makes its special token even "
                 "where it stands for text; change the text, or set special_tokens='parse' (--special-tokens parse)"
@@ -321,6 +321,16 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
             "for prompts that a chat template has rendered set special_tokens='parse' (--special-tokens parse)",
             stacklevel=3,
         )
+
+
+def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text that can be read as text: ``< /s>`` where the tokenizer makes ``</s>`` its special token even of text."""
+    held = tuple(found for found in _strings(tokenizer, [text]) if _is_never_text(tokenizer, found))
+    return _any_of(held).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
+    return tokenizer.convert_tokens_to_ids(special) in encode_text(tokenizer, special, add_special_tokens=False)
 
 
 def words_of(content: str | Messages) -> list[str]:

@@ -147,6 +147,30 @@ def test_a_templates_special_tokens_are_tokens_and_those_of_users_text(bert_toke
     assert ask(reward, prompts, [said, " film"]) == pytest.approx([talk, text], abs=1e-6)
 
 
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}</s>{% endfor %}"])
+def test_a_tokenizer_that_makes_a_special_token_even_of_text_reads_it_with_a_space(template: str | None) -> None:
+    """Unigram vocabularies (T5, XLM-R) hold ``</s>`` as a piece."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -3.0) for letter in "▁abhu/s<>")]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", chat_template=template
+    )
+    assert tokenizer("a</s>", split_special_tokens=True)["input_ids"][-1] == 1
+    backend.encode_special_tokens = False
+    model = bert()
+    ids = [tokenizer.convert_tokens_to_ids(list(text)) for text in ("a<▁/s>b", "<▁/s>")]
+    asked, said = "a</s>b", "</s>"
+    prompt: Any = asked if template is None else [{"role": "user", "content": asked}]
+    with torch.no_grad():
+        read = [*ids[0], *([] if template is None else [1]), *ids[1]]
+        expected = float(model(torch.tensor([read])).logits[0].double().softmax(0)[0])
+    assert ask(ClassifierReward(model, tokenizer, "sad"), [prompt], [said]) == pytest.approx([expected], abs=1e-6)
+
+
 def test_bart_counts_the_ends_of_its_tokenizer_alone(bert_tokenizer: Any) -> None:
     """transformers refuses a batch whose texts differ in their number of end tokens."""
     from transformers import BartConfig, BartForSequenceClassification
