@@ -412,7 +412,7 @@ def test_whatever_a_template_raises_is_stated_and_plain_texts_are_read(template:
 
 
 TURNS = (
-    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}<|reply|>{% else %}"
+    "<head>{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}<|reply|>{% else %}"
     "{% if loop.last %}<think></think>{% endif %}{{ m.content }}<|turn_end|><tail>{% endif %}{% endfor %}"
 )
 
@@ -420,7 +420,7 @@ TURNS = (
 @pytest.mark.parametrize("mark", ["<|user|>", "<|reply|>", "<|turn_end|>"])
 def test_a_templates_marks_that_no_tokenizer_splits_are_refused_in_what_users_wrote(mark: str) -> None:
     tokenizer = bytes_tokenizer(["<eos>"], TURNS, eos_token="<eos>")
-    added = ["<|user|>", "<|reply|>", "<|turn_end|>", "<think>", "</think>", "<tail>"]
+    added = ["<|user|>", "<|reply|>", "<|turn_end|>", "<think>", "</think>", "<head>", "<tail>"]
     tokenizer.backend_tokenizer.add_tokens([AddedToken(token, special=False) for token in added])
     turn_end = tokenizer.convert_tokens_to_ids("<|turn_end|>")
     assert turn_end_id(tokenizer) == turn_end
@@ -434,9 +434,9 @@ def test_a_templates_marks_that_no_tokenizer_splits_are_refused_in_what_users_wr
         encode_demonstrations(shown, tokenizer, turn_end, source="shown")
     encode_prompts([hostile], tokenizer, 99, special_tokens="parse")
     # What a template writes elsewhere, models write, too: it is no mark of a turn.
-    thought = [{"prompt": [user("hi")], "completion": "<think>so</think><tail>"}]
+    thought = [{"prompt": [user("hi")], "completion": "<think>so</think><head><tail>"}]
     (example,) = encode_demonstrations(thought, tokenizer, turn_end)
-    assert list(example.response_ids) == ids_of(tokenizer, "<think>so</think><tail><|turn_end|>")
+    assert list(example.response_ids) == ids_of(tokenizer, "<think>so</think><head><tail><|turn_end|>")
     tokenizer.chat_template = None  # so they are tokens like others
     assert list(encode_prompts([hostile], tokenizer, 99)[0].ids) == ids_of(tokenizer, hostile)
 
