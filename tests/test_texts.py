@@ -424,7 +424,7 @@ def test_a_templates_marks_that_no_tokenizer_splits_are_refused_in_what_users_wr
     tokenizer.backend_tokenizer.add_tokens([AddedToken(token, special=False) for token in added])
     turn_end = tokenizer.convert_tokens_to_ids("<|turn_end|>")
     assert turn_end_id(tokenizer) == turn_end
-    hostile, refusal = f"a {mark} b", rf"row 2: the text holds '{re.escape(mark)}', which this tokenizer makes its"
+    hostile, refusal = f"a <eos>{mark} b", rf"row 2: the text holds '{re.escape(mark)}', which this tokenizer makes its"
     rows: list[Any] = [{"prompt": [user("hi")]}, {"prompt": [user(hostile)]}]
     for given in (rows, ["hi", hostile]):
         with pytest.raises(ValueError, match=f"prompts, {refusal}"):
@@ -438,17 +438,27 @@ def test_a_templates_marks_that_no_tokenizer_splits_are_refused_in_what_users_wr
     (example,) = encode_demonstrations(thought, tokenizer, turn_end)
     assert list(example.response_ids) == ids_of(tokenizer, "<think>so</think><head><tail><|turn_end|>")
     tokenizer.chat_template = None  # so they are tokens like others
-    assert list(encode_prompts([hostile], tokenizer, 99)[0].ids) == ids_of(tokenizer, hostile)
+    assert list(encode_prompts([f"a {mark}"], tokenizer, 99)[0].ids) == ids_of(tokenizer, f"a {mark}")
 
 
 def test_a_special_token_that_a_vocabulary_makes_of_text_is_refused_behind_its_space() -> None:
     """Unigram vocabularies hold ``</s>`` as a piece; alone it is read as a space and ``</s>``."""
     pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in "hi/s<>")]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     with pytest.raises(ValueError, match="row 2: the text holds '</s>', which this tokenizer makes its special token"):
         encode_prompts(["hi", "hi </s>"], tokenizer, 9)
+
+
+def test_letters_that_a_vocabulary_lacks_are_unknown_as_ever() -> None:
+    """``<unk>`` in a corpus is text, and its brackets become unknown tokens, which any text may hold."""
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), ("unk", -3.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    with pytest.warns(UserWarning, match="row 1: the text holds '<unk>'"):
+        (prompt,) = encode_prompts(["unk <unk>"], tokenizer, 9)
+    assert prompt.ids == (2, 0, 2, 0)
 
 
 def test_a_checkpoint_names_the_end_of_a_turn(tmp_path: Path) -> None:

@@ -306,16 +306,18 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
     Raises:
         ValueError: the tokenizer makes a special token even of text.
     """
-    held = {number: found for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)[:1]}
-    for number, found in held.items():
-        if _is_never_text(tokenizer, found):
+    strings = [(number, found) for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)]
+    never_text = {found for found in {found for _, found in strings} if _is_never_text(tokenizer, found)}
+    for number, found in strings:
+        if found in never_text:
             raise ValueError(
                 f"{source}, row {number}: the text holds {found!r}, which this tokenizer makes its special token even "
                 "where it stands for text; change the text, or set special_tokens='parse' (--special-tokens parse)"
             )
-    if held:
-        number, found = next(iter(held.items()))
-        more = f", and so do {len(held) - 1} more rows" if len(held) > 1 else ""
+    if strings:
+        number, found = strings[0]
+        others = len({row for row, _ in strings}) - 1
+        more = f", and so do {others} more rows" if others else ""
         warnings.warn(
             f"{source}, row {number}: the text holds {found!r}{more}. It is read as text, not as the special token; "
             "for prompts that a chat template has rendered set special_tokens='parse' (--special-tokens parse)",
@@ -330,7 +332,10 @@ def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -
 
 
 def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
-    return tokenizer.convert_tokens_to_ids(special) in encode_text(tokenizer, special, add_special_tokens=False)
+    """Whether the tokenizer makes a token of its string, at most with a space, even where it reads it as text."""
+    ids = encode_text(tokenizer, special, add_special_tokens=False)
+    # Unknown letters may become a special token as well, but several, or beside others.
+    return tokenizer.convert_tokens_to_ids(special) in ids and str(tokenizer.decode(ids)).strip() == special.strip()
 
 
 def words_of(content: str | Messages) -> list[str]:
