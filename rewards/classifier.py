@@ -6,7 +6,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textgym.rewards.opening import classifier_config, open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
-from textgym.tokenization import render_chat
+from textgym.tokenization import encode_content, encode_fields, render_chat, with_special_strings_spaced
 from textgym.types import Messages, Prompt, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -66,6 +66,7 @@ class ClassifierReward:
     """A reward function that asks a classifier for one of its labels.
 
     The text is read as transformers reads a single text: with the special tokens of the classifier's own tokenizer.
+    Strings such as ``</s>`` in prompts and completions are text, so that no policy steers the classifier with them.
     The score is the label's probability: of a softmax over all labels, or the label's own sigmoid where
     ``config.problem_type`` is ``"multi_label_classification"``. ``score="logit"`` gives the log-odds
     ``log p − log(1 − p)``, which do not flatten where the classifier is sure. The raw logit of one label of a softmax
@@ -226,12 +227,19 @@ class ClassifierReward:
         return logits.float()
 
     def _tokens(self, prompt: str | Messages, completion: Any) -> Encoding:
-        said = completion_text(completion)
-        special = True
+        """As transformers reads a single text, but strings of special tokens are text: none can steer it."""
+        said, readable = completion_text(completion), partial(with_special_strings_spaced, self.tokenizer)
+        if self.reads == "whole" and not isinstance(prompt, str) and self.tokenizer.chat_template:
+            asked = [{**message, "content": readable(message["content"])} for message in prompt]
+            ids = encode_content(self.tokenizer, asked, readable(said))  # its template writes the special tokens
+            fields = {"attention_mask": 1, "token_type_ids": 0}
+            given = {
+                name: [value] * len(ids) for name, value in fields.items() if name in self.tokenizer.model_input_names
+            }
+            return {"input_ids": ids, **given, "special_tokens_mask": [0] * len(ids)}
         if self.reads == "whole":
-            special = isinstance(prompt, str) or not self.tokenizer.chat_template  # which writes special tokens itself
             said = (prompt if isinstance(prompt, str) else render_chat(self.tokenizer, prompt)) + said
-        return dict(self.tokenizer(said, add_special_tokens=special, return_special_tokens_mask=True))
+        return encode_fields(self.tokenizer, readable(said), return_special_tokens_mask=True)
 
     def _fitted(self, encoded: Encoding) -> Encoding:
         """What the model is given, without what it cannot read: special tokens at the beginning stay."""

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -13,7 +14,6 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.files import write_json
@@ -87,19 +87,34 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = N
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the chat template writes after the assistant's words: ``<|im_end|>``, ``<end_of_turn>``.
 
-    None without a template, and where it writes no token of its own there.
+    None without a template, where it writes no token of its own there, and where it renders no conversation of a user
+    and an assistant, with or without a system message.
     """
-    if not tokenizer.chat_template:
-        return None
-    word = "textgym"  # of which any answer may consist
-    turns = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
-    try:
-        after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(word)[2]
-    except (TemplateError, ValueError):
-        return None
-    known = tokenizer.added_tokens_decoder  # not all of them need be marked as special
-    found = _any_of(tuple(token.content for token in known.values() if token.content.strip())).search(after)
-    return None if found is None else next(i for i, token in known.items() if token.content == found[0])
+    return _turn_marks(tokenizer)[-1]
+
+
+def _turn_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
+    """The chat template's tokens beside what is said: before a user's words, after them, after the assistant's.
+
+    They need not be marked as special. Tokens farther off may be words of the template's own, such as ``<think>``.
+    """
+    word = "textgym"  # of which any message may consist
+    before, *between, after = _small_talk(tokenizer, word).split(word)
+    known = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    find = _any_of(tuple(known)).findall
+    nearest = [find(before)[-1:], *(find(text)[:1] for text in (*between, after))]
+    return tuple(known[found[0]] if found else None for found in nearest)
+
+
+def _small_talk(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    """A user's and the assistant's turn of one word, rendered; after a system message where the template needs one."""
+    talk = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
+    for turns in (talk, [{"role": "system", "content": "Talk."}, *talk]) if tokenizer.chat_template else ():
+        with suppress(Exception):  # a template is a program: it may raise anything
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+            if word in text:
+                return text
+    return word
 
 
 def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -166,7 +181,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
         settings: dict[str, Any] = {"tokenize": False, turn: True}
         try:
             return str(tokenizer.apply_chat_template(copied, **settings))
-        except (TemplateError, ValueError) as error:
+        except Exception as error:  # a template is a program: it may raise anything
             raise ValueError(f"the tokenizer's chat template refuses the conversation: {first_line(error)}") from error
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     turns = [f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
@@ -256,12 +271,19 @@ def encode_text(
     add_special_tokens: bool = True,
 ) -> list[int]:
     """A text's tokens; ``add_special_tokens`` are those that the tokenizer adds to every text."""
+    return list(encode_fields(tokenizer, text, special_tokens, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def encode_fields(
+    tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: SpecialTokens = "text", **settings: bool
+) -> dict[str, list[int]]:
+    """All that a tokenizer makes of one text: ``input_ids``, ``attention_mask``, and what its settings ask for."""
     if special_tokens == "parse" or special_string(tokenizer, text) is None:
-        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        return dict(tokenizer(text, **settings))
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     before = getattr(backend, "encode_special_tokens", None)
     try:
-        return list(tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"])
+        return dict(tokenizer(text, split_special_tokens=True, **settings))
     finally:
         if before is not None:
             backend.encode_special_tokens = before  # the call above leaves it changed
@@ -274,7 +296,7 @@ def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """All special tokens: those that have a name, such as EOS, and those that were added as special."""
+    """All special tokens: those with a name, such as EOS, those added as special, and the chat template's own."""
     return {*tokenizer.all_special_ids, *_special(tokenizer).ids}
 
 
@@ -284,22 +306,36 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
     Raises:
         ValueError: the tokenizer makes a special token even of text.
     """
-    held = {number: found for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)[:1]}
-    for number, found in held.items():
-        alone = encode_text(tokenizer, found, add_special_tokens=False)
-        if alone == [tokenizer.convert_tokens_to_ids(found)]:
+    strings = [(number, found) for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)]
+    never_text = {found for found in {found for _, found in strings} if _is_never_text(tokenizer, found)}
+    for number, found in strings:
+        if found in never_text:
             raise ValueError(
                 f"{source}, row {number}: the text holds {found!r}, which this tokenizer makes its special token even "
                 "where it stands for text; change the text, or set special_tokens='parse' (--special-tokens parse)"
             )
-    if held:
-        number, found = next(iter(held.items()))
-        more = f", and so do {len(held) - 1} more rows" if len(held) > 1 else ""
+    if strings:
+        number, found = strings[0]
+        others = len({row for row, _ in strings}) - 1
+        more = f", and so do {others} more rows" if others else ""
         warnings.warn(
             f"{source}, row {number}: the text holds {found!r}{more}. It is read as text, not as the special token; "
             "for prompts that a chat template has rendered set special_tokens='parse' (--special-tokens parse)",
             stacklevel=3,
         )
+
+
+def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text that can be read as text: ``< /s>`` where the tokenizer makes ``</s>`` its special token even of text."""
+    held = tuple(found for found in _strings(tokenizer, [text]) if _is_never_text(tokenizer, found))
+    return _any_of(held).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
+    """Whether the tokenizer makes a token of its string, at most with a space, even where it reads it as text."""
+    ids = encode_text(tokenizer, special, add_special_tokens=False)
+    # Unknown letters may become a special token as well, but several, or beside others.
+    return tokenizer.convert_tokens_to_ids(special) in ids and str(tokenizer.decode(ids)).strip() == special.strip()
 
 
 def words_of(content: str | Messages) -> list[str]:
@@ -379,14 +415,16 @@ class _Special:
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
-    return _read_special(tokenizer, tuple(tokenizer.all_special_tokens), len(tokenizer))
+    named = tuple(tokenizer.all_special_tokens)
+    return _read_special(tokenizer, named, len(tokenizer), str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=8)
 def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_: Any) -> _Special:
-    """Read once, as that takes as long as encoding a text; again where tokens were added or named."""
+    """Read once, as that takes as long as encoding a text; again where tokens or the template have changed."""
     added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
-    found = {i: token for i, token in added.items() if token.special or token.content in named}
+    marks = _turn_marks(tokenizer)
+    found = {i: token for i, token in added.items() if token.special or token.content in named or i in marks}
     tokens = {token.content: token for token in found.values()}
     return _Special(tokens, frozenset(found), _any_of(tuple(tokens)))
 

@@ -105,6 +105,89 @@ def test_conversations_are_read_as_rendered(bert_tokenizer: Any) -> None:
     assert ask(reward, [messages], [[{"role": "assistant", "content": " good"}]]) == [expected]
 
 
+def spelt(text: str) -> str:
+    """Special tokens as text, as BERT's tokenizer spells it: brackets are words, and unknown ones here."""
+    for name in ("SEP", "CLS", "MASK", "PAD"):
+        text = text.replace(f"[{name}]", f" ( {name.lower()} ) ")
+    return text
+
+
+def test_strings_of_special_tokens_do_not_steer_it(bert_tokenizer: Any) -> None:
+    model = bert()
+    prompts, texts = ["it was [MASK]", "a film"], [" [SEP] good [CLS]", " was [PAD] bad"]
+    whole = [p + t for p, t in zip(prompts, texts, strict=True)]
+    expected, whole_expected = (
+        [float(plain_logits(model, bert_tokenizer, spelt(t)).softmax(0)[0]) for t in read] for read in (texts, whole)
+    )
+    steered = [float(plain_logits(model, bert_tokenizer, t).softmax(0)[0]) for t in whole]
+    assert steered != pytest.approx(whole_expected, abs=1e-3)  # the test would notice
+    assert ask(ClassifierReward(model, bert_tokenizer, "sad"), prompts, texts) == pytest.approx(whole_expected)
+    completion = ClassifierReward(model, bert_tokenizer, "sad", reads="completion")
+    assert ask(completion, prompts, texts) == pytest.approx(expected, abs=1e-6)
+    messages = [[{"role": "user", "content": p}] for p in prompts]
+    expected = [
+        float(plain_logits(model, bert_tokenizer, spelt(f"Human: {p}\n\nAssistant:{t}")).softmax(0)[0])
+        for p, t in zip(prompts, texts, strict=True)
+    ]
+    assert ask(ClassifierReward(model, bert_tokenizer, "sad"), messages, texts) == pytest.approx(expected, abs=1e-6)
+    assert bert_tokenizer("[SEP]", add_special_tokens=False)["input_ids"] == [3]  # the tokenizer is as it was
+
+
+def test_a_templates_special_tokens_are_tokens_and_those_of_users_text(bert_tokenizer: Any) -> None:
+    model, tokenizer = bert(), copy.deepcopy(bert_tokenizer)
+    tokenizer.chat_template = "[CLS]{% for m in messages %}{{ m.content }}[SEP]{% endfor %}"
+    asked, said = "it was [SEP]", " good [CLS]"
+    ids = [2, *bert_tokenizer(spelt(asked), add_special_tokens=False)["input_ids"], 3]
+    ids += bert_tokenizer(spelt(said), add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        talk = float(model(torch.tensor([ids])).logits[0].double().softmax(0)[0])
+    text = float(plain_logits(model, tokenizer, "the film").softmax(0)[0])
+    prompts = [[{"role": "user", "content": asked}], "the"]  # texts and conversations stand in one batch
+    reward = ClassifierReward(model, tokenizer, "sad")
+    assert ask(reward, prompts, [said, " film"]) == pytest.approx([talk, text], abs=1e-6)
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}</s>{% endfor %}"])
+def test_a_tokenizer_that_makes_a_special_token_even_of_text_reads_it_with_a_space(template: str | None) -> None:
+    """Unigram vocabularies (T5, XLM-R) hold ``</s>`` as a piece."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -3.0) for letter in "▁abhu/s<>")]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", chat_template=template
+    )
+    assert tokenizer("a</s>", split_special_tokens=True)["input_ids"][-1] == 1
+    backend.encode_special_tokens = False
+    model = bert()
+    ids = [tokenizer.convert_tokens_to_ids(list(text)) for text in ("a<▁/s>b", "<▁/s>")]
+    asked, said = "a</s>b", "</s>"
+    prompt: Any = asked if template is None else [{"role": "user", "content": asked}]
+    with torch.no_grad():
+        read = [*ids[0], *([] if template is None else [1]), *ids[1]]
+        expected = float(model(torch.tensor([read])).logits[0].double().softmax(0)[0])
+    assert ask(ClassifierReward(model, tokenizer, "sad"), [prompt], [said]) == pytest.approx([expected], abs=1e-6)
+
+
+def test_bart_counts_the_ends_of_its_tokenizer_alone(bert_tokenizer: Any) -> None:
+    """transformers refuses a batch whose texts differ in their number of end tokens."""
+    from transformers import BartConfig, BartForSequenceClassification
+
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 24}
+    config = BartConfig(
+        vocab_size=16, num_labels=2, eos_token_id=3, pad_token_id=0, bos_token_id=2, init_std=0.3, **sizes, **heads
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BartForSequenceClassification(config).eval()
+    texts = ["the film [SEP] was", "it was good"]
+    expected = [float(plain_logits(model, bert_tokenizer, spelt(t)).softmax(0)[1]) for t in texts]
+    assert ask(ClassifierReward(model, bert_tokenizer, 1), texts, ["", ""]) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("pad", [1, 3, None], ids=["pad", "pad=eos", "no pad"])
 def test_a_decoder_reads_the_last_token(lm: Any, tokenizer: Any, pad: int | None) -> None:
     """Its tokenizer adds no special tokens; batches equal single texts whatever its PAD is."""
