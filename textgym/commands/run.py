@@ -42,7 +42,6 @@ LATER: Mapping[str, Any] = {
 """Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
 
-
 Config = TypeVar("Config")
 
 
@@ -82,8 +81,10 @@ def as_begun(config: Config) -> Config:
     begun = begun_with(config)
     if begun is None:
         return config
-    left: Any = [f for f in fields(config) if f.name in LATER and getattr(config, f.name) == f.default]  # type: ignore[arg-type]
-    return replace(config, **{field.name: begun[field.name] for field in left})  # type: ignore[type-var]
+    given: Any = config
+    left = [f.name for f in fields(given) if f.name in LATER and getattr(given, f.name) == f.default]
+    made: Config = replace(given, **{name: begun[name] for name in left})
+    return made
 
 
 def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
