@@ -81,6 +81,7 @@ def dpo(config: DPOConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
+    config = runs.as_begun(config)
     _check(config)
     described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
     finished = runs.check_run(config.out, described, config.overwrite, config.resume)

@@ -131,7 +131,7 @@ class Material:
 
 def reward_model(config: RewardModelConfig) -> Path:
     """Trains (see :func:`run_reward_model`) and prints what it is worth; returns the report's path."""
-    report = run_reward_model(config)
+    report = run_reward_model(runs.as_begun(config))
     print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
 

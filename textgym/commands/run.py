@@ -8,11 +8,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -33,7 +33,16 @@ from textgym.rewards.resolve import model_directory
 CHECKPOINT = "checkpoint"
 SAMPLES_KEPT = 24
 NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
+LATER: Mapping[str, Any] = {
+    "bad_rows": "error",
+    "special_tokens": "parse",
+    "skip_special_tokens": True,
+    "warmup_iterations": 0,
+}
+"""Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
+
+Config = TypeVar("Config")
 
 
 def model_source(source: str) -> str:
@@ -58,6 +67,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     return str(value) if isinstance(value, Path) else value
+
+
+def begun_with(config: Any) -> dict[str, Any] | None:
+    """The settings of the run that a command is to resume, by name, with those that came later; None without one."""
+    if not (config.resume and _is_run(config.out)):
+        return None
+    return {**LATER, **_flat(json.loads((config.out / "config.json").read_text(encoding="utf-8")))}
+
+
+def as_begun(config: Config) -> Config:
+    """A command's settings; in a run to resume, those of :data:`LATER` that stand at their defaults are the run's."""
+    begun = begun_with(config)
+    if begun is None:
+        return config
+    given: Any = config
+    left = [f.name for f in fields(given) if f.name in LATER and getattr(given, f.name) == f.default]
+    made: Config = replace(given, **{name: begun[name] for name in left})
+    return made
 
 
 def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
@@ -146,9 +173,16 @@ def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs between the settings that a run began with and others, in words; empty where nothing does."""
-    there, here = _flat(old), _flat(json.loads(json.dumps(new)))
+    here = _comparable(json.loads(json.dumps(new)))
+    there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
     changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, equal where they mean the same."""
+    found = _flat(config)
+    return {**found, "target_kl": found.get("target_kl") or None}  # no bound is 0 or None
 
 
 def _flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:

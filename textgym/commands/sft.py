@@ -102,7 +102,7 @@ class Material:
 
 def sft(config: SFTConfig) -> Path:
     """Fine-tunes (see :func:`run_sft`) and prints what came of it; returns the report's path."""
-    report = run_sft(config)
+    report = run_sft(runs.as_begun(config))
     print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report

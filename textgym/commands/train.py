@@ -101,12 +101,22 @@ class TrainConfig:
 
 def train(config: TrainConfig) -> Path:
     """Trains (see :func:`run_train`) and prints what came of it; returns the report's path."""
-    report = run_train(replace(config, hyperparameters=cautious(config.algorithm, config.hyperparameters)))
+    report = run_train(begun(config))
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
+
+
+def begun(config: TrainConfig) -> TrainConfig:
+    """The settings of a run that begins, cautious where nothing was chosen; one to resume keeps its own there."""
+    kept, given = runs.begun_with(config), config.hyperparameters
+    if kept is None:
+        return replace(config, hyperparameters=cautious(config.algorithm, given))
+    left = [name for name in ("warmup_iterations", "target_kl") if getattr(given, name) == getattr(CAUTIOUS, name)]
+    own = {name: kept[name] for name in left if name in kept}
+    return replace(runs.as_begun(config), hyperparameters=replace(given, **own))
 
 
 def run_train(config: TrainConfig) -> Path:

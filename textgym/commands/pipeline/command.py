@@ -29,6 +29,7 @@ def pipeline(config: PipelineConfig) -> Path | None:
             was changed.
     """
     started = time.monotonic()
+    config = runs.as_begun(config)
     check_settings(config)
     stages = plan(config)
     resumed = _run_to_resume(config)

@@ -111,6 +111,9 @@ class PipelineConfig:
     special_tokens: SpecialTokens = "text"
     """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
+    skip_special_tokens: bool = False
+    """Leave all special tokens out of the completions that labellers and rewards receive, rather than only end, padding
+    and start tokens."""
     iterations: int = 1
     """How often samples are ranked, a reward model is trained, and the policy is trained against it."""
     eval_episodes: int = 256

@@ -53,6 +53,7 @@ class LabelsConfig:
         max_prompt_length: ``P``, or None for its default.
         max_new_tokens: ``T``, or None for its default.
         special_tokens: how strings of special tokens in the user's prompts are read.
+        skip_special_tokens: whether completions are without all special tokens.
         sampling: how the model writes.
         labeller: a reward in the words of a user, or ``"file"``.
         count: prompts.
@@ -70,6 +71,7 @@ class LabelsConfig:
     max_prompt_length: int | None
     max_new_tokens: int | None
     special_tokens: SpecialTokens
+    skip_special_tokens: bool
     sampling: Sampling
     labeller: str
     count: int
@@ -130,6 +132,7 @@ def _mdp(config: LabelsConfig) -> TokenMDP:
             max_prompt_length=config.max_prompt_length,
             max_new_tokens=config.max_new_tokens,
             special_tokens=config.special_tokens,
+            skip_special_tokens=config.skip_special_tokens,
         )
     )
     return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))

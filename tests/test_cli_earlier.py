@@ -1,0 +1,187 @@
+"""``--resume`` of runs that an earlier version began, whose ``config.json`` lacks the settings that came later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.test_cli import fails
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.cli import main
+from textgym.rewards import RewardModel
+
+LATER = ("bad_rows", "special_tokens", "skip_special_tokens", "warmup_iterations")
+TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
+max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
+hyperparameters versions"""
+HYPERPARAMETERS = """learning_rate episodes_per_iteration minibatch_size max_grad_norm kl_coef kl_target temperature
+top_k top_p min_new_tokens value n_epochs samples_per_prompt normalisation kl_in_loss gae_lambda clip_range
+clip_range_high clip_range_vf vf_coef scale_by_std
+top_mask min_tokens_to_keep target_update target_kl cg_steps cg_damping
+curvature_share"""
+REWARD = """
+def letters(completions, **kwargs):
+    return [float(len(text)) for text in completions]
+"""
+# 'w7' is a special token here: read as text it is an error, and left out of completions they are shorter.
+ROWS = [{"prompt": f"w{i} w7", "completion": f" w5 w{i}"} for i in range(6)]
+PAIRS = [{"prompt": f"w{i} w7 w{j}", "chosen": " w3", "rejected": " w8 w9"} for i in range(6) for j in range(4)]
+NEUTRAL = ["--special-tokens", "parse", "--skip-special-tokens"]  # what was done before there were these settings
+COMMANDS = {
+    "sft": "--data rows.jsonl --epochs 2 --batch-size 4 --eval-episodes 8",
+    "dpo": "--data pairs.jsonl --batch-size 4 --eval-episodes 8 --max-new-tokens 4",
+    "reward-model": "--data pairs.jsonl --demonstrations rows.jsonl",
+}
+RL = [
+    *("train", "--model", "model", "--prompts", "rows.jsonl", "--reward", "rewards.py:letters"),
+    *("--max-new-tokens", "6", "--eval-episodes", "8", "--episodes-per-iteration", "8", "--minibatch-size", "4"),
+    *("--checkpoint-every", "1", "--total-timesteps", "150"),
+]
+LOOP = {
+    "model": "model",
+    "prompts": "rows.jsonl",
+    "validation": "rows.jsonl",
+    "max_new_tokens": 6,
+    "eval_episodes": 8,
+    "sft": {"demonstrations": "rows.jsonl", "epochs": 1, "batch_size": 4},
+    "labels": {"labeller": "rewards.py:letters", "prompts": 6, "completions": 3},
+    "reward_model": {"heldout": 0.25, "batch_size": 4},
+    "train": {"total_timesteps": 80, "episodes_per_iteration": 8, "minibatch_size": 4, "checkpoint_every": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["w7"], special_tokens=True)
+    tiny_gpt2().save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    for name, rows in (("rows.jsonl", ROWS), ("pairs.jsonl", PAIRS)):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("rewards.py").write_text(REWARD)
+    Path("loop.yaml").write_text(yaml.safe_dump(LOOP))
+    for module in ("run", "learner", "reward_model"):
+        monkeypatch.setattr(f"textgym.commands.{module}.write_report", lambda out: out / "report.html")
+    monkeypatch.setattr("textgym.commands.pipeline.command.write_pipeline_report", lambda out: out / "report.html")
+
+
+def content(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def without_later(settings: Any) -> Any:
+    """Settings as the earlier version kept them: it had no bound on an update either, so ``target_kl`` was None."""
+    if isinstance(settings, list):
+        return [without_later(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    kept = {name: without_later(value) for name, value in settings.items() if name not in LATER}
+    return {**kept, "target_kl": None} if "target_kl" in kept else kept
+
+
+def made_earlier(run: str) -> None:
+    for path in [*Path(run).rglob("config.json"), *Path(run).glob("stages.json")]:
+        if path.name == "stages.json" or "versions" in content(path):  # a model's config.json stays
+            path.write_text(json.dumps(without_later(content(path))))
+
+
+def result(run: str) -> dict[str, Any]:
+    """What must not depend on interruptions: everything measured, and the weights."""
+    measured = {name: Path(run, name) for name in ("evaluation.json", "samples.jsonl")}
+    found = {name: path.read_text() for name, path in measured.items() if path.exists()}
+    return {**found, "weights": Path(run, "checkpoint", "model.safetensors").read_bytes()}
+
+
+def cut(*_: Any, **__: Any) -> None:
+    raise ValueError("the fuse blew")
+
+
+def cut_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *command: str) -> None:
+    """A run that is cut off once its first checkpoint stands."""
+    save = SequenceAlgorithm.save
+
+    def saved(self: Any, *where: Any) -> None:
+        save(self, *where)
+        cut()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SequenceAlgorithm, "save", saved)
+        assert "the fuse blew" in fails(capsys, *command)
+
+
+def test_training_goes_on_as_it_began(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    neutral = [*RL, *NEUTRAL, "--warmup-iterations", "0", "--target-kl", "0"]
+    main([*neutral, "--out", "whole"])
+    cut_training(monkeypatch, capsys, *neutral, "--out", "parts")
+    made_earlier("parts")
+    config = content("parts/config.json")
+    assert sorted(config) == sorted(TRAIN.split())
+    assert sorted(config["hyperparameters"]) == sorted(HYPERPARAMETERS.split())
+    for flag, value, was in (("target-kl", "0.3", "None"), ("warmup-iterations", "3", "0"), ("seed", "1", "0")):
+        said = fails(capsys, *RL, f"--{flag}", value, "--out", "parts", "--resume")
+        assert f"other settings ({flag.replace('-', '_')}: {was} there, {value} here)" in said
+    main([*RL, "--out", "parts", "--resume"])
+    assert result("parts") == result("whole")
+    main([*neutral, "--out", "parts", "--resume"])  # the same settings, by their names of now
+    assert result("parts") == result("whole")
+
+
+def test_a_run_of_now_goes_on_with_the_cautious_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [*RL, "--special-tokens", "parse"]
+    main([*now, "--out", "whole"])
+    cut_training(monkeypatch, capsys, *now, "--out", "parts")
+    assert "target_kl: 0.02 there, None here" in fails(capsys, *now, "--target-kl", "0", "--out", "parts", "--resume")
+    said = fails(capsys, *now, "--skip-special-tokens", "--out", "parts", "--resume")
+    assert "other settings (skip_special_tokens: False there, True here)" in said
+    main([*now, "--out", "parts", "--resume"])
+    assert result("parts") == result("whole")
+    kept = content("parts/config.json")["hyperparameters"]
+    assert (kept["target_kl"], kept["warmup_iterations"]) == (0.02, 10)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_learns_from_files_goes_on_as_it_began(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [command, "--model", "model", *COMMANDS[command].split()]
+    main([*given, *NEUTRAL[:2], "--out", "whole"])
+    with monkeypatch.context() as patch:
+        for module in ("sft", "dpo"):
+            patch.setattr(f"textgym.commands.{module}.save_learned", cut)
+        patch.setattr(RewardModel, "save", cut)
+        assert "the fuse blew" in fails(capsys, *given, *NEUTRAL[:2], "--out", "parts")
+        made_earlier("parts")
+        assert not {*LATER} & content("parts/config.json").keys()
+        # Cut off once more: what the second attempt wrote of its settings must not stop the third.
+        assert "the fuse blew" in fails(capsys, *given, "--out", "parts", "--resume")
+    said = fails(capsys, *given, "--bad-rows", "skip", "--out", "parts", "--resume")
+    assert "other settings (bad_rows: 'error' there, 'skip' here)" in said
+    main([*given, "--out", "parts", "--resume"])
+    assert result("parts") == result("whole")
+
+
+def test_every_stage_of_a_pipeline_goes_on_as_it_began(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = ["pipeline", "loop.yaml", "--out", "run"]
+    main([*loop, *NEUTRAL])
+    shutil.move("run", "whole")
+    cut_training(monkeypatch, capsys, *loop, *NEUTRAL)
+    made_earlier("run")
+    assert not any(name in Path("run/stages.json").read_text() for name in LATER)
+    # Cut off once more: what the second attempt wrote of its settings must not stop the third.
+    cut_training(monkeypatch, capsys, *loop, "--resume")
+    said = fails(capsys, *loop, "--resume", "--sft.bad-rows", "skip")
+    assert "other settings (bad_rows: 'error' there, 'skip' here)" in said
+    main([*loop, "--resume"])
+    for stage in ("sft", "iteration-1/policy"):
+        assert result(f"run/{stage}") == result(f"whole/{stage}")
