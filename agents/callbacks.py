@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 SHOWN = {"score": "rollout/score", "kl": "rollout/kl", "approx_kl": "train/approx_kl"}
-"""What the progress bar shows of the last iteration: KL in nats per response, approx_kl in nats per token."""
+"""The last iteration's figures in the progress bar: KL in nats per response, approx_kl in nats per token."""
 
 
 class TokenProgressBar(BaseCallback):

@@ -29,7 +29,7 @@ class Choices(ABC):
     greedy_companion: ClassVar[bool] = False
     """Whether each prompt also gets a response of the most probable tokens, which is not trained on."""
     on_policy: ClassVar[bool] = True
-    """Whether the policy writes what it is trained on; its ratio is then 1 at an iteration's first minibatch."""
+    """True if the policy writes what it is trained on; its ratio is then 1 at an iteration's first minibatch."""
     settings: Settings
     policy: LMPolicy
     kl: KLController
@@ -103,7 +103,7 @@ class Choices(ABC):
             check_first_ratio(float(logs["ratio_error"]), self.policy.lm)
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
-        """Whether a minibatch, by what is logged of it, ends the iteration's update: never."""
+        """Returns True if a minibatch, by what is logged of it, ends the iteration's update: never."""
         return False
 
     def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,5 +151,5 @@ class Choices(ABC):
 
 
 def numbers(logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """What was logged, as plain numbers."""
+    """Converts logged tensors to plain numbers."""
     return {name: float(value.detach()) for name, value in logs.items()}

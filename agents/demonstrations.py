@@ -129,7 +129,7 @@ def prompt_and_completion(row: Mapping[str, Any], where: str) -> Mapping[str, An
 
 
 def row_completion(row: Mapping[str, Any], field: str, where: str, prompt: str) -> str:
-    """What a row's completion adds to the text of its prompt.
+    """Returns what a row's completion adds to the text of its prompt.
 
     Raises:
         BadRowError: it is blank.

@@ -1,4 +1,4 @@
-"""What stops a run, and what it is warned of. All are pure functions of what an iteration logs anyway.
+"""Stopping a run, and warning of what goes wrong. All are pure functions of what an iteration logs anyway.
 
 A run stops where it no longer trains what it sampled, and where a number is not finite. It warns, once for each kind,
 where the policy moves so far that it is probably being destroyed.
@@ -48,7 +48,7 @@ class TrainingWarning(UserWarning):
 
 
 def ratio_bound(model: nn.Module) -> float:
-    """How far the first minibatch's ratio may be from 1, given the coarsest dtype among a model's parameters."""
+    """Returns how far the first minibatch's ratio may be from 1, given the coarsest dtype of a model's parameters."""
     eps = max((torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()), default=0.0)
     return max(RATIO_BOUND, HALF_PRECISION_STEPS * eps) if eps > torch.finfo(torch.float32).eps else RATIO_BOUND
 
@@ -171,7 +171,7 @@ def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, st
 
 
 def _rose(row: Mapping[str, float], first: Mapping[str, float]) -> bool:
-    """Whether the score is above the first iteration's by more than two standard errors of the difference."""
+    """Returns True if the score is above the first iteration's by more than two standard errors of the difference."""
     there, here = (each.get("rollout/score", 0.0) for each in (first, row))
     error = math.hypot(*(each.get("rollout/score_sem", 0.0) for each in (first, row)))
     return here > there + 2 * error

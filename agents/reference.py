@@ -1,4 +1,4 @@
-"""What the KL is measured to: a frozen copy, another model, or the policy's own trunk with its adapters off.
+"""The KL's reference: a frozen copy, another model, or the policy's own trunk with its adapters off.
 
 A copy of an adapted policy shares the weights that are not trained; only the adapters stand there twice.
 """
@@ -32,7 +32,7 @@ from textgym.lm.lora import (
 from textgym.lm.scoring import Trunk
 
 PLACE = Path("training", "reference")
-"""Where a checkpoint keeps its reference."""
+"""A checkpoint's folder for its reference."""
 WITHOUT_ADAPTERS = "without-adapters"
 """As ``reference``: the model below the policy's adapters."""
 
@@ -49,7 +49,7 @@ class SavedAdapters:
 
 
 Reference: TypeAlias = "str | Path | PreTrainedModel | SavedAdapters | None"
-"""What ``reference`` may be; see :func:`make_reference`."""
+"""Allowed values of ``reference``; see :func:`make_reference`."""
 
 
 def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel | None, Trunk]:

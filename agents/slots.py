@@ -85,7 +85,7 @@ class Slots(Protocol):
         """Appends a token in every row that plays."""
 
     def judge(self, batch: Batch) -> list[dict[str, Any]]:
-        """What infos say of responses that were put aside unscored."""
+        """Scores responses that were put aside; returns what their infos say."""
 
     def restarting(self) -> BoolArray:
         """``[N]``: rows whose next step only resets them."""

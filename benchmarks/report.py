@@ -85,7 +85,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
 
 
 def warned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the run was warned of, each kind once, as in :func:`textgym.agents.guards.alarms`."""
+    """Lists a run's warnings, each kind once, as in :func:`textgym.agents.guards.alarms`."""
     found: dict[str, str] = {}
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}

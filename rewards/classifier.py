@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Encoding: TypeAlias = dict[str, list[int]]
-"""What a tokenizer makes of one text: ``input_ids``, ``attention_mask``, and for some ``token_type_ids``."""
+"""A tokenizer's output for one text: ``input_ids``, ``attention_mask``, and for some ``token_type_ids``."""
 
 ScoreKind: TypeAlias = Literal["probability", "logit"]
 Reads: TypeAlias = Literal["whole", "completion"]
@@ -242,7 +242,7 @@ class ClassifierReward:
         return encode_fields(self.tokenizer, readable(said), return_special_tokens_mask=True)
 
     def _fitted(self, encoded: Encoding) -> Encoding:
-        """What the model is given, without what it cannot read: special tokens at the beginning stay."""
+        """Cuts an encoding to what the model can read: special tokens at the beginning stay."""
         special = encoded.pop("special_tokens_mask")
         length, limit = len(special), self._limit
         if not length:

@@ -265,7 +265,7 @@ def _is_async(reward: Reward) -> bool:
 
 
 def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> list[Any]:
-    """What rewards return: the sync ones one after another, then the async ones together."""
+    """Calls rewards: the sync ones one after another, then the async ones together."""
     answers: list[Any] = []
     try:
         for reward, batch in calls:
@@ -304,7 +304,7 @@ def _awaited(
 
 
 def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException | None:
-    """What a reward raises on a batch; None if it returns."""
+    """Returns what a reward raises on a batch; None if it returns."""
     try:
         answer = call_in_time(lambda: batch.send(reward), timeout)
         if inspect.isawaitable(answer):

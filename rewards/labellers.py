@@ -39,7 +39,7 @@ class Question:
 
     @property
     def content(self) -> str | list[dict[str, str]]:
-        """What the completions follow, as a file holds it."""
+        """The prompt of the completions, as a file holds it."""
         return plain_content(self.prompt.content)
 
 

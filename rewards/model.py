@@ -146,7 +146,7 @@ class RewardModel:
 
     @property
     def special_tokens(self) -> SpecialTokens:
-        """How strings of special tokens in prompts and completions are read; it lives in the model's config."""
+        """Reading of special-token strings in prompts and completions; it lives in the model's config."""
         kept: SpecialTokens = getattr(self.model.config, SPECIAL_TOKENS_KEY, "text")
         return kept
 
@@ -278,9 +278,9 @@ class RewardModel:
             self.tokenizer.save_pretrained(scratch)
 
     def _reads_ids(self, ids: list[int]) -> bool:
-        """Whether sampled ids are what the model would have read in training, where special tokens may have been text.
+        """Returns True if sampled ids are what the model would have read in training.
 
-        The last may have ended the response; padding and the start token are no part of its text.
+        Special tokens may have been text there. The last may have ended the response; padding and the start token are no part of its text.
         """
         if getattr(self.model.config, SPECIAL_TOKENS_KEY, None) != "text":
             return True

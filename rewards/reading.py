@@ -1,4 +1,4 @@
-"""What a sequence classifier says of token sequences, each read as transformers reads it alone."""
+"""Reading token sequences with a sequence classifier, each read as transformers reads it alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
 
 
 def longest_readable(model: PreTrainedModel) -> int | None:
-    """How many tokens a model reads; None where its config names no limit.
+    """Returns how many tokens a model reads; None where its config names no limit.
 
     Models like RoBERTa count positions from their PAD's id on, and so read fewer than ``max_position_embeddings``.
     """

@@ -21,7 +21,7 @@ MODELS: dict[str, tuple[Callable[..., Reward], tuple[str, ...]]] = {
     "rm": (load_reward_model, ("too_long",)),
     "clf": (ClassifierReward.load, ("label", "score", "reads", "too_long")),
 }
-"""How the models of a directory are loaded, and the options that may follow it, by prefix."""
+"""Loaders of a directory's model, with the options that may follow it, by prefix."""
 
 
 def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> WeightedRewards:

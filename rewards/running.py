@@ -19,7 +19,7 @@ IN_FLIGHT = 8
 """Awaitables that run at the same time."""
 
 FAILURES = (Exception, SystemExit, asyncio.CancelledError)
-"""What counts as a failure of the code that was called; KeyboardInterrupt is the user's and passes through."""
+"""Exceptions that count as a failure of the code that was called; KeyboardInterrupt is the user's, and passes."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def length(completions: list[str], **_: Any) -> list[float]:
 
 
 def letter(completions: list[str], **_: Any) -> list[float]:
-    """How often the letter e is written."""
+    """Counts the letter e."""
     return [float(text.count("e")) for text in completions]
 
 
@@ -130,7 +130,7 @@ def measured(algorithm: PPO, mdp: TokenMDP) -> dict[str, float]:
 
 
 def destroyed(result: dict[str, Any]) -> bool:
-    """Whether ten iterations made garbage of a model."""
+    """Returns True if ten iterations made garbage of a model."""
     fall = result["before"]["reference_log_prob"] - result["after"]["reference_log_prob"]
     return bool(result["after"]["kl"] > KL_DESTROYED or fall > FALL_DESTROYED)
 

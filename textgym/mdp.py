@@ -32,7 +32,7 @@ ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a response was given.
+    """A response's reward.
 
     Attributes:
         token_rewards: ``[T]`` at each of its tokens: a scalar stands at the last one; 0 after the end.
@@ -124,7 +124,7 @@ class TokenMDP:
         return tuple(sorted({name for prompt in self.prompts for name in prompt.columns}))
 
     def judge(self, batch: Batch) -> list[Verdict]:
-        """What the reward gives ``N`` responses that ended.
+        """Scores ``N`` responses that ended.
 
         Raises:
             textgym.rewards.RewardError: a mistake in the reward.
@@ -166,7 +166,7 @@ class TokenMDP:
         return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
 
     def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
-        """What a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        """Returns what a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
         return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
 
     def observation_space(self) -> spaces.Dict:

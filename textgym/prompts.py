@@ -27,7 +27,7 @@ Truncation: TypeAlias = Literal["error", "left", "drop"]
 
 
 BadRows: TypeAlias = Literal["error", "skip"]
-"""What to do with a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
+"""Treatment of a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
 
 
 class BadRowError(ValueError):

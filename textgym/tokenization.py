@@ -20,7 +20,7 @@ from textgym.files import write_json
 from textgym.types import Messages
 
 SpecialTokens: TypeAlias = Literal["text", "parse"]
-"""What becomes of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
+"""Reading of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
 
 ASSISTANT = "Assistant:"  # begins the assistant's turn in a conversation without a chat template
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -332,14 +332,14 @@ def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -
 
 
 def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
-    """Whether the tokenizer makes a token of its string, at most with a space, even where it reads it as text."""
+    """Returns True if the tokenizer makes a token of its string, at most with a space, even when it reads text."""
     ids = encode_text(tokenizer, special, add_special_tokens=False)
     # Unknown letters may become a special token as well, but several, or beside others.
     return tokenizer.convert_tokens_to_ids(special) in ids and str(tokenizer.decode(ids)).strip() == special.strip()
 
 
 def words_of(content: str | Messages) -> list[str]:
-    """What a user wrote: the text, or the contents of the messages."""
+    """Returns what a user wrote: the text, or the contents of the messages."""
     return [content] if isinstance(content, str) else [message["content"] for message in content]
 
 
@@ -391,7 +391,7 @@ def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool
 
 
 def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], special_tokens: SpecialTokens) -> int:
-    """How many of a text's tokens the tokenizer itself has put at its end."""
+    """Counts how many of a text's tokens the tokenizer itself has put at its end."""
     if not tokenizer.num_special_tokens_to_add():
         return 0
     own = encode_text(tokenizer, text, special_tokens, add_special_tokens=False)

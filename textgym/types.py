@@ -89,7 +89,7 @@ class RewardFunction(Protocol):
 
 
 def as_completion(content: str | Messages, text: str) -> Any:
-    """What a policy wrote as a reward receives it: a text after a text, the assistant's message in a conversation."""
+    """Converts a response to what a reward receives: a text after a text, the assistant's message in a conversation."""
     return text if isinstance(content, str) else [{"role": "assistant", "content": text}]
 
 

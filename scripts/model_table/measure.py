@@ -1,4 +1,4 @@
-"""What textgym does with a model, beside plain transformers calls: one unpadded row at a time, without a cache."""
+"""Playing a model with textgym, beside plain transformers calls: one unpadded row at a time, without a cache."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RIGHT, SLOWER, REFUSED, WRONG, CRASH, NOT_BUILT = (
     *("right", "right, without a cache", "refused", "SILENTLY WRONG", "crash", "not built"),
 )
 GREEDY = 16
-"""How many tokens are compared."""
+"""Tokens that are compared."""
 
 
 def measure(model: PreTrainedModel) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _same(tokens: list[int], plain: list[int], leads: list[float]) -> bool:
-    """Whether the tokens are the plain ones, up to the first choice between equals."""
+    """Returns True if the tokens are the plain ones, up to the first choice between equals."""
     different = [t for t, (ours, right) in enumerate(zip(tokens, plain, strict=True)) if ours != right]
     return not different or leads[different[0]] < NOISE
 

@@ -43,7 +43,7 @@ class GenerateConfig:
     top_p: float | None = None
     """Sample only among the most probable tokens that hold this mass; 1 for all."""
     special_tokens: SpecialTokens = "text"
-    """How strings of special tokens, such as '<eos>', in prompts are read: as 'text', or 'parse' for special tokens,
+    """Reading of special-token strings, such as '<eos>', in prompts: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
     skip_special_tokens: bool = False
     """Leave all special tokens out of the continuations, rather than only end, padding and start tokens."""

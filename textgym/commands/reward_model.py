@@ -91,10 +91,10 @@ class RewardModelConfig:
     batch_size: int = 8
     """Prompts in one step; each brings all of its completions."""
     bad_rows: BadRows = "error"
-    """What becomes of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
+    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
     or 'skip' to leave them out and count them."""
     special_tokens: SpecialTokens = "text"
-    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
     seed: int = 0
     """Of everything random."""

@@ -86,7 +86,7 @@ class Hyperparameters:
 
 
 CAUTIOUS = Hyperparameters(learning_rate=1e-4, warmup_iterations=10)
-"""Where ``textgym train`` begins, for models of anyone's: measured in docs/rates.md. The class's own defaults are those
+"""Defaults of ``textgym train``, for models of anyone's: measured in docs/rates.md. The class's own defaults are those
 of the published runs."""
 CAUTIOUS_KL = 0.02
 """``target_kl`` there, in algorithms with a clipped ratio."""

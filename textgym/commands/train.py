@@ -56,7 +56,7 @@ class TrainConfig:
     reward_timeout: float | None = None
     """Seconds that a call of a reward may take before the run ends with an error that names it. Default: no limit."""
     reference: str | None = None
-    """What the KL is measured to: a directory, a run or a hub id of a model with the same tokens, or
+    """Reference of the KL: a directory, a run or a hub id of a model with the same tokens, or
     'without-adapters', the model below the adapters that 'model' has. Default: the model as it is before training."""
     algorithm: str = "ppo"
     """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
@@ -70,7 +70,7 @@ class TrainConfig:
     truncation: Truncation = "error"
     """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
     special_tokens: SpecialTokens = "text"
-    """How strings of special tokens, such as '<eos>', in prompts are read: as 'text', or 'parse' for special tokens,
+    """Reading of special-token strings, such as '<eos>', in prompts: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
     skip_special_tokens: bool = False
     """Leave all special tokens out of the completions that rewards receive, as TRL does, rather than only end, padding

@@ -31,9 +31,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BASE = "base"
 NAME = "default"
-"""What the one adapter is called that a directory holds."""
+"""Name of the one adapter that a directory holds."""
 PREFIX = "base_model.model."
-"""What peft's wrapper puts before the names of tensors in a file."""
+"""Prefix that peft's wrapper puts before the names of tensors in a file."""
 
 
 def base_of(source: str | Path) -> str | None:

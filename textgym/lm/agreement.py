@@ -27,14 +27,14 @@ from textgym.tokenization import first_line
 from textgym.types import IntArray, MaskArray
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.4}
-"""How far log-probabilities may differ, in units of their standard deviation over the vocabulary, by the coarsest dtype
-of the weights. Rounding gives 1e-6 to 1e-4 in float32; a wrong position or a look ahead gives 0.1 and more, in fresh
-models, too."""
+"""Allowed difference of log-probabilities, in units of their standard deviation over the vocabulary, by the coarsest
+dtype of the weights. Rounding gives 1e-6 to 1e-4 in float32; a wrong position or a look ahead gives 0.1 and more, in
+fresh models, too."""
 FAST_MATMUL = 1e-2
 """The same where ``torch.set_float32_matmul_precision`` lets float32 matrices be multiplied with fewer bits."""
 LAST_BITS = 8
-"""What may differ in any case, in units of the last bit of the largest log-probability: all that is left of it where a
-fresh model's logits are all but equal."""
+"""Difference that is allowed in any case, in units of the last bit of the largest log-probability: all that is left where
+a fresh model's logits are all but equal."""
 IMPOSSIBLE = -1e4
 """A log-probability below is that of a token which the model itself forbids; it is not compared."""
 POSITIONS = 32
@@ -106,7 +106,7 @@ def _cached_decoder(model: PreTrainedModel, n_rows: int, width: int, prompt_leng
 
 
 _CACHED: dict[tuple[Any, ...], bool] = {}
-"""Whether cached columns are right, for each kind of model that was checked."""
+"""True where cached columns are right, for each kind of model that was checked."""
 
 
 def _kind(model: PreTrainedModel, width: int, prompt_length: int) -> tuple[Any, ...]:
@@ -206,7 +206,7 @@ def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[li
 
 
 def _bound(model: PreTrainedModel, log_probs: Tensor) -> float:
-    """How far log-probabilities may differ by rounding, in nats, given some ``[n, V]`` of the model's."""
+    """Returns how far log-probabilities may differ by rounding, in nats, given some ``[n, V]`` of the model's."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     tolerance = TOLERANCE.get(coarsest, TOLERANCE[torch.bfloat16])

@@ -1,4 +1,4 @@
-"""What transformers shows beside its work: progress bars, also where that takes milliseconds, and reports."""
+"""Silencing what transformers shows beside its work: progress bars, also where that takes milliseconds, and reports."""
 
 from __future__ import annotations
 

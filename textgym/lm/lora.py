@@ -143,7 +143,7 @@ def _check_kind(config: Any) -> None:
 
 @torch.no_grad()
 def _computes_in_layers(wrapper: Any) -> bool:
-    """Whether the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
+    """Returns True if the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
     twin: Any = shared_twin(wrapper)
     _disturb(twin)
     try:
@@ -305,7 +305,7 @@ class AdaptersOff(Trunk):
 
 @torch.no_grad()
 def change_nothing(model: PreTrainedModel) -> bool:
-    """Whether fresh adapters leave the model what it was, bit for bit."""
+    """Returns True if fresh adapters leave the model what it was, bit for bit."""
     with adapters_off(model):
         plain = _logits(model)
     return torch.equal(_logits(model), plain)
@@ -329,7 +329,7 @@ def frozen_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
-    """Whether two adapted models share the weights that their adapters leave alone."""
+    """Returns True if two adapted models share the weights that their adapters leave alone."""
     if not (is_adapted(model) and is_adapted(other)):
         return False
     own, others = ({p.data_ptr() for p in without_adapters(one).parameters()} for one in (model, other))
@@ -386,7 +386,7 @@ def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
 
 
 def _plain_module(module: Any, merge: bool) -> nn.Module:
-    """What stood where one of peft's layers stands; any other module as it is."""
+    """Returns what stood where one of peft's layers stands; any other module as it is."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 

@@ -26,7 +26,7 @@ class SFTPart:
     count: int | None = None
     """How many of them to learn from, drawn by the seed. Default: all."""
     bad_rows: BadRows = "error"
-    """What becomes of demonstrations that nothing can be learned from: 'error', or 'skip' to leave them out."""
+    """Treatment of demonstrations that nothing can be learned from: 'error', or 'skip' to leave them out."""
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
 
 
@@ -109,7 +109,7 @@ class PipelineConfig:
     max_new_tokens: int | None = None
     """T, in tokens. Default: the task's, or 48."""
     special_tokens: SpecialTokens = "text"
-    """How strings of special tokens, such as '<eos>', in the data are read: as 'text', or 'parse' for special tokens,
+    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
     skip_special_tokens: bool = False
     """Leave all special tokens out of the completions that labellers and rewards receive, rather than only end, padding

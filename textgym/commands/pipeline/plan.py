@@ -192,7 +192,7 @@ def _policy(config: PipelineConfig, i: int) -> Stage:
 
 
 def _sources(labeller: str) -> list[str | None]:
-    """Where the rewards of a labeller come from: files, those of modules, directories of models."""
+    """Lists where the rewards of a labeller come from: files, those of modules, directories of models."""
     return [model_directory(item) or _code(item.partition(",")[0].rpartition(":")[0]) for item in labeller.split()]
 
 
