@@ -280,7 +280,8 @@ class RewardModel:
     def _reads_ids(self, ids: list[int]) -> bool:
         """Returns True if sampled ids are what the model would have read in training.
 
-        Special tokens may have been text there. The last may have ended the response; padding and the start token are no part of its text.
+        Special tokens may have been text there. The last may have ended the response; padding and the start token are
+        no part of its text.
         """
         if getattr(self.model.config, SPECIAL_TOKENS_KEY, None) != "text":
             return True

@@ -33,8 +33,8 @@ fresh models, too."""
 FAST_MATMUL = 1e-2
 """The same where ``torch.set_float32_matmul_precision`` lets float32 matrices be multiplied with fewer bits."""
 LAST_BITS = 8
-"""Difference that is allowed in any case, in units of the last bit of the largest log-probability: all that is left where
-a fresh model's logits are all but equal."""
+"""Difference that is allowed in any case, in units of the last bit of the largest log-probability: all that is left
+where a fresh model's logits are all but equal."""
 IMPOSSIBLE = -1e4
 """A log-probability below is that of a token which the model itself forbids; it is not compared."""
 POSITIONS = 32
