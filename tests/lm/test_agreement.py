@@ -252,6 +252,13 @@ def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch)
         assert not check_agreement(Trunk(model), 16, 8)
 
 
+def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
+    """A mutation of the passes of training: padding on the left stays where it was."""
+    monkeypatch.setattr("textgym.lm.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives other log-probabilities in a batch .* differ by"):
+        check_agreement(Trunk(loud(tiny_llama)), P + T, P)
+
+
 def test_weights_that_are_not_finite_are_named():
     model = tiny_gpt2()
     with torch.no_grad():

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from tests.helpers import tiny_gpt2, tiny_llama
 from textgym.lm import scoring
+from textgym.lm.heads import ForwardAround
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import TokenScores, Trunk, score_responses
@@ -228,6 +229,14 @@ def test_a_head_that_caps_or_scales_is_applied(model, batch):
         strict=True,
     ):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_cap_is_seen_that_changes_nothing_yet():
+    """Fresh logits are below 1, where a cap of 30 changes less than 1e-4; trained ones are not."""
+    capped = Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=30.0, **SIZES)).eval()
+    plain = Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=None, **SIZES)).eval()
+    assert isinstance(Trunk(capped).head, ForwardAround)
+    assert Trunk(plain).head is plain.get_output_embeddings()
 
 
 def test_a_trunk_is_found_where_the_prefix_names_none():
