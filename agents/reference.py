@@ -71,7 +71,8 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
             raise ValueError(f"reference={source!r}, but the policy has no adapters; leave reference out")
         return None, _sharing_trunk(policy, partial(AdaptersOff, policy.lm))
     reference = _copied(policy, source)
-    check_loaded(reference, "reference")
+    if source is not None:  # a copy of the policy was checked as the policy
+        check_loaded(reference, "reference")
     _check_fits(reference, policy)
     reference.to(policy.device)  # type: ignore[arg-type]  # transformers wraps it without its types
     trunk = _sharing_trunk(policy, partial(Trunk, reference))

@@ -130,3 +130,13 @@ def word_mdp(
         max_new_tokens=max_new_tokens,
         **settings,
     )
+
+
+def moved(model: Any, by: float = 0.2) -> Any:
+    """As after a training: every trained parameter is elsewhere, so that adapters and heads do something."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+    return model

@@ -12,7 +12,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.helpers import tiny_gpt2, word_mdp
+from tests.helpers import moved, tiny_gpt2, word_mdp
 from textgym.agents.batches import score_episodes
 from textgym.agents.evaluation import play
 from textgym.agents.ppo import PPO
@@ -110,16 +110,6 @@ def test_a_reference_of_its_own_is_kept(tmp_path: Path) -> None:
 
 def lora_config(**settings: Any) -> LoraConfig:
     return LoraConfig(**{"r": 2, "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, **settings})
-
-
-def moved(model: Any) -> Any:
-    """As after a training: the adapters do something."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def adapted(**settings: Any) -> PreTrainedModel:

@@ -110,6 +110,10 @@ def mixtral() -> PreTrainedModel:
     return MixtralForCausalLM(config)
 
 
+def bidirectional() -> PreTrainedModel:
+    return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
+
+
 UNCACHED = {"bart decoder": bart_decoder, "mamba": mamba, "gpt-1": gpt1, "qwen3-next": qwen3_next}
 CACHED = {"gpt2": tiny_gpt2, "llama": tiny_llama, "mixtral": mixtral, "t5": tiny_t5, "bart": tiny_bart}
 
@@ -173,17 +177,11 @@ def no_callback(algorithm: PPO) -> Any:
 
 
 def test_a_model_that_looks_ahead_is_refused():
-    def bidirectional() -> PreTrainedModel:
-        return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
-
     with pytest.raises(ValueError, match=r"(?s)BertGenerationDecoder .* differ by .* nats.*is_decoder=False"):
         acting_policy(loud(bidirectional), word_mdp())
 
 
 def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
-    def bidirectional() -> PreTrainedModel:
-        return BertGenerationDecoder(BertGenerationConfig(**SIZES, **STACK, is_decoder=False))
-
     with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
         PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
     shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.helpers import tiny_gpt2, tiny_llama
+from tests.helpers import moved, tiny_gpt2, tiny_llama
 from textgym.lm.adapter_files import write_adapters
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.lora import (
@@ -33,18 +33,8 @@ wrapping = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Futu
 """peft asks transformers for an attribute by its old name."""
 
 
-def moved(model: PreTrainedModel) -> PreTrainedModel:
-    """As after training: what is trained is elsewhere."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 def adapted(make: Callable[..., PreTrainedModel], **settings: Any) -> PreTrainedModel:
-    return moved(add_lora(make(**settings), 1, 0, 0))
+    return moved(add_lora(make(**settings), 1, 0, 0), 0.1)
 
 
 def trained(model: torch.nn.Module) -> list[str]:
@@ -105,7 +95,7 @@ def test_the_model_below_shares_their_memory(make, also):
     config = LoraConfig(target_modules=["c_proj", "down_proj"], modules_to_save=also, fan_in_fan_out=make is tiny_gpt2)
     model = make(tie_word_embeddings=False)
     original = logits(model)
-    plain = without_adapters(moved(add_lora(model, config, 0, 0)))
+    plain = without_adapters(moved(add_lora(model, config, 0, 0), 0.1))
     assert torch.equal(logits(plain), original)
     owned = {p.data_ptr() for p in model.parameters()}
     assert all(p.data_ptr() in owned for p in plain.parameters())
@@ -173,7 +163,7 @@ def test_what_lora_may_be():
 
 def test_their_own_dropout_is_off():
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, lora_dropout=0.5)
-    model = moved(add_lora(tiny_gpt2(), config, 0, 0))
+    model = moved(add_lora(tiny_gpt2(), config, 0, 0), 0.1)
     assert torch.equal(logits(model), logits(model))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.helpers import moved
 from textgym.agents.values import value_from_reward_model
 from textgym.lm.lora import add_lora
 from textgym.rewards import RewardModel
@@ -19,16 +20,6 @@ from textgym.rewards.resolve import resolve_reward
 SEQUENCES = [[4, 6, 9, 3], [7, 8, 3], [5, 4, 4, 4, 10, 11, 12, 3], [9, 3]]
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls transformers by old names
-
-
-def moved(model: Any) -> Any:
-    """As after a training: the adapters, and a scoring head, do something."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 def config(kind: str, **settings: Any) -> LoraConfig:
@@ -41,7 +32,9 @@ def config(kind: str, **settings: Any) -> LoraConfig:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_trunk_computes_what_the_adapted_one_does(kind: str, wrapped: bool, lm: Any, tokenizer: Any) -> None:
-    adapted = moved(get_peft_model(lm(kind), config(kind)) if wrapped else add_lora(lm(kind), config(kind), 0, 0))
+    adapted = moved(
+        get_peft_model(lm(kind), config(kind)) if wrapped else add_lora(lm(kind), config(kind), 0, 0)
+    ).eval()
     before = {name: value.clone() for name, value in adapted.state_dict().items()}
     reward = RewardModel.from_causal_lm(adapted, tokenizer, torch.Generator().manual_seed(1))
     inner = adapted.get_base_model() if wrapped else adapted
@@ -70,7 +63,7 @@ def save_adapters(place: Path, lm: Any, tokenizer: Any, kind: str = "llama", **s
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_pretrained(place / "base", num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    trained = moved(get_peft_model(model, config(kind, **{"task_type": "SEQ_CLS", **settings})))
+    trained = moved(get_peft_model(model, config(kind, **{"task_type": "SEQ_CLS", **settings}))).eval()
     trained.save_pretrained(place / "adapters")
     tokenizer.save_pretrained(place / "adapters")
     return place / "adapters", trained
@@ -135,7 +128,7 @@ def test_adapters_on_a_reward_model_keep_its_head(lm: Any, tokenizer: Any, tmp_p
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
-    trained = moved(get_peft_model(model, config("llama")))
+    trained = moved(get_peft_model(model, config("llama"))).eval()
     trained.save_pretrained(tmp_path / "adapters")
     with torch.no_grad():
         expected = [float(trained(torch.tensor([ids])).logits[0, 0]) for ids in SEQUENCES]
