@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.demonstrations import Demonstration, demonstrate_one
 from textgym.prompts import BadRowError, encode_prompts, leaving_out
-from textgym.tokenization import SpecialTokens, warn_of_special_strings
-from textgym.types import Ranking
+from textgym.tokenization import warn_of_special_strings
+from textgym.types import Ranking, SpecialTokens
 
 
 @dataclass(frozen=True)

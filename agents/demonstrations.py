@@ -12,15 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import BadRowError, encode_prompts, leaving_out
 from textgym.tasks.task import Task
-from textgym.tokenization import (
-    SpecialTokens,
-    encode_reply,
-    is_conversation,
-    reply_end_id,
-    reply_text,
-    warn_of_special_strings,
-)
-from textgym.types import Prompt
+from textgym.tokenization import encode_reply, is_conversation, reply_end_id, reply_text, warn_of_special_strings
+from textgym.types import Prompt, SpecialTokens
 
 UNTRAINED = -100  # the label that transformers' losses leave out
 

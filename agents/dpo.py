@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 
 from textgym.agents.checkpoint import load_optimizer, optimizer_state
 from textgym.agents.comparisons import Comparison
+from textgym.agents.dpo_settings import DPOSettings
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.likelihood import check_causal, check_readable, log_likelihood
 from textgym.agents.sft_settings import EpochRow
@@ -29,30 +29,6 @@ from textgym.files import write_json, write_manifest
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
 from textgym.types import IntArray
-
-
-@dataclass(frozen=True)
-class DPOSettings:
-    """How a model learns from comparisons."""
-
-    beta: float = 0.1
-    """β, the price of a nat of KL to the model as it was. Published: 0.1; 0.5 for summaries."""
-    epochs: int = 1
-    """Passes over the comparisons."""
-    learning_rate: float = 1e-4
-    """Adam's initial rate; it decays linearly to 0. Published: 1e-6 (RMSprop, 2.8 billion parameters)."""
-    batch_size: int = 32
-    """Comparisons per gradient step. Published: 64."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
-        for name in ("beta", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
 
 
 def implicit_margin(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.likelihood import check_readable, log_likelihood
 from textgym.lm.scoring import Trunk
-from textgym.tokenization import SpecialTokens, encode_content, warn_of_special_strings
-from textgym.types import Prompt
+from textgym.tokenization import encode_content, warn_of_special_strings
+from textgym.types import Prompt, SpecialTokens
 
 STREAM = 0x707478
 """Keeps the draws of texts apart from other streams of the same seed."""

@@ -6,19 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from textgym.files import replaced_directory, write_json
 from textgym.rewards.model import RewardModel
-from textgym.types import FloatArray, Messages, Prompt
+from textgym.types import Combine, FloatArray, Messages, Prompt
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedTokenizerBase
 
-Combine: TypeAlias = Literal["mean", "min", "uncertainty"]
 ENSEMBLE = "ensemble.json"
 CHECKPOINT = "checkpoint"  # where a run's directory holds what it learned
 

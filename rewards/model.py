@@ -27,8 +27,8 @@ from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars
 from textgym.rewards.opening import open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
-from textgym.tokenization import SpecialTokens, encode_content, reply_end_id, special_ids
-from textgym.types import Messages, Prompt, completion_text
+from textgym.tokenization import encode_content, reply_end_id, special_ids
+from textgym.types import Messages, Prompt, SpecialTokens, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

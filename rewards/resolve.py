@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from textgym.rewards.addresses import split_address
 from textgym.rewards.classifier import ClassifierReward
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.ensemble import load_reward_model
@@ -84,7 +84,7 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
     """Directory, options and weight of ``kind:DIR,name=value,…,WEIGHT``."""
     known = MODELS[kind][1]
     it_has = f"it has {', '.join(f'{name}=' for name in known)}"
-    directory, settings = _split(rest)
+    directory, settings = split_address(rest)
     options: dict[str, str] = {}
     weights: list[float] = []
     for i, part in enumerate(settings, start=1):
@@ -114,29 +114,6 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
     if kind == "clf":
         options.setdefault("label", "")  # which is refused with a list of the labels
     return directory, options, (weights or [1.0])[0]
-
-
-def model_directory(text: str) -> str | None:
-    """The directory in ``rm:DIR`` or ``clf:DIR``, with or without options and weight; None for other rewards."""
-    kind, colon, rest = text.partition(":")
-    return _split(rest)[0] if colon and kind in MODELS else None
-
-
-def _split(rest: str) -> tuple[str, list[str]]:
-    """A directory's name and the options and weights after it: what reads like neither belongs to the name."""
-    parts = rest.split(",")
-    last = max(i for i, part in enumerate(parts) if i == 0 or not _is_setting(part))
-    return ",".join(parts[: last + 1]), parts[last + 1 :]
-
-
-def _is_setting(part: str) -> bool:
-    if re.match(r"[A-Za-z_]+=", part):
-        return True
-    try:
-        float(part)
-    except ValueError:
-        return False
-    return True
 
 
 def _reward(text: str, named: Mapping[str, Reward]) -> Reward:

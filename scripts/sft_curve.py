@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from textgym.agents.sft_settings import SFTSettings
-from textgym.commands.sft import SFTConfig, sft
+from textgym.commands.configs.sft import SFTConfig
+from textgym.commands.sft import sft
 from textgym.registration import load_task
 
 SEEDS = (0, 1, 2)

@@ -11,7 +11,8 @@ import pytest
 
 from textgym.agents.names import ALGORITHMS
 from textgym.cli import main
-from textgym.commands.settings import Hyperparameters, resolve
+from textgym.commands.configs.hyperparameters import Hyperparameters
+from textgym.commands.settings import resolve
 
 TINY = [
     *("train", "--task", "textgym/Emit-v0", "--total-timesteps", "64", "--eval-episodes", "8"),

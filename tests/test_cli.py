@@ -14,8 +14,10 @@ import yaml
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tests.helpers import tiny_gpt2, word_tokenizer
+from textgym import cli
 from textgym.cli import COMMANDS, main
-from textgym.commands.train import TrainConfig, described
+from textgym.commands.configs.train import TrainConfig
+from textgym.commands.train import described
 from textgym.tasks.mini.miniature import BASE_MODEL
 
 REWARD = '''
@@ -232,7 +234,8 @@ def test_every_boolean_in_yaml(
 ) -> None:
     seen: list[Any] = []
     kind, _ = COMMANDS[command]
-    monkeypatch.setitem(COMMANDS, command, (kind, seen.append))
+    monkeypatch.setattr(cli, "check_early", lambda _: None)
+    monkeypatch.setattr(cli, "run_command", seen.append)
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     part, _, last = name.rpartition(".")
     given: dict[str, Any] = {last: value}
@@ -313,6 +316,7 @@ def test_a_run_is_not_overwritten_while_it_holds_what_the_next_one_reads(
     train(tokens=50)
     (place / "run" / "judge").mkdir()
     (place / "run" / "pairs.jsonl").write_text("{}")
+    (place / "data.jsonl").write_text("{}")
     (place / "run" / "rewards.py").write_text((place / "rewards.py").read_text())
     files = sorted(place.rglob("*"))
     said = fails(capsys, *flags, "--out", "run", "--overwrite")

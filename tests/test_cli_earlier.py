@@ -67,8 +67,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("rewards.py").write_text(REWARD)
     Path("loop.yaml").write_text(yaml.safe_dump(LOOP))
-    for module in ("run", "learner", "reward_model"):
-        monkeypatch.setattr(f"textgym.commands.{module}.write_report", lambda out: out / "report.html")
+    for module in ("runs.training", "commands.learner", "commands.reward_model"):
+        monkeypatch.setattr(f"textgym.{module}.write_report", lambda out: out / "report.html")
     monkeypatch.setattr("textgym.commands.pipeline.command.write_pipeline_report", lambda out: out / "report.html")
 
 

@@ -15,7 +15,7 @@ import yaml
 from tests.helpers import tiny_gpt2, tiny_t5, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
-from textgym.commands.pipeline.config import LabelsPart, PipelineConfig
+from textgym.commands.configs.pipeline import LabelsPart, PipelineConfig
 from textgym.commands.pipeline.plan import plan
 from textgym.registration import load_task
 
@@ -361,10 +361,10 @@ def test_the_documented_example_on_a_task(
 
 
 def test_the_documented_example_on_ones_own_data_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textgym.cli import COMMANDS
+    from textgym import cli
 
     seen: list[Any] = []
-    monkeypatch.setitem(COMMANDS, "pipeline", (COMMANDS["pipeline"][0], seen.append))
+    monkeypatch.setattr(cli, "run_command", seen.append)
     (place / "own.yaml").write_text(yaml.safe_dump(example(1)))
     main(["pipeline", "own.yaml", "--out", "run", "--train.kl-coef", "0.4"])
     assert seen[0].labels.labeller == "file"

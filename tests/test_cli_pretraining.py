@@ -16,9 +16,9 @@ from textgym.agents.demonstrations import Demonstration
 from textgym.benchmarks.comparison import compare
 from textgym.cli import main
 from textgym.commands.pretraining import read_texts
-from textgym.commands.run import alignment_tax
 from textgym.lm.loading import load_lm
 from textgym.lm.scoring import Trunk
+from textgym.runs import alignment_tax
 from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC
 from textgym.tasks.mini.miniature import BASE_MODEL, Miniature, shared_tokenizer

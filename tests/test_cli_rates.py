@@ -16,10 +16,12 @@ from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.guards import TrainingWarning
 from textgym.benchmarks.report import warned
 from textgym.cli import main
-from textgym.commands.demo import DemoConfig, recipe
-from textgym.commands.pipeline.config import TrainPart
-from textgym.commands.settings import CAUTIOUS, Hyperparameters, cautious, resolve
-from textgym.commands.train import TrainConfig
+from textgym.commands.configs.demo import DemoConfig
+from textgym.commands.configs.hyperparameters import CAUTIOUS, Hyperparameters
+from textgym.commands.configs.pipeline import TrainPart
+from textgym.commands.configs.train import TrainConfig
+from textgym.commands.demo import recipe
+from textgym.commands.settings import cautious, resolve
 
 REWARD = """
 CALLS = 0

@@ -11,11 +11,11 @@ import pytest
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
-from textgym.commands.reward_model import RewardModelConfig
+from textgym.commands.configs.reward_model import RewardModelConfig
+from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.reward_model import gather as gather_reward_model
-from textgym.commands.run import sample_pairs
-from textgym.commands.sft import SFTConfig
 from textgym.commands.sft import gather as gather_sft
+from textgym.runs import sample_pairs
 
 CLEAR = "\x1b[2J"
 GOOD_PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(8)]

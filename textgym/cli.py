@@ -6,36 +6,36 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
-from transformers.utils import logging as transformers_logging
 
-from textgym.agents.guards import TrainingError
-from textgym.commands.bench import BenchConfig, bench
-from textgym.commands.demo import DemoConfig, demo
-from textgym.commands.dpo import DPOConfig, dpo
-from textgym.commands.generate import GenerateConfig, generate
-from textgym.commands.optimum import OptimumConfig, show_optimum
-from textgym.commands.pipeline import PipelineConfig, pipeline
-from textgym.commands.reward_model import RewardModelConfig, reward_model
-from textgym.commands.sft import SFTConfig, sft
-from textgym.commands.train import TrainConfig, train
+from textgym.commands.configs.bench import BenchConfig
+from textgym.commands.configs.demo import DemoConfig
+from textgym.commands.configs.dpo import DPOConfig
+from textgym.commands.configs.generate import GenerateConfig
+from textgym.commands.configs.optimum import OptimumConfig
+from textgym.commands.configs.pipeline import PipelineConfig
+from textgym.commands.configs.reward_model import RewardModelConfig
+from textgym.commands.configs.sft import SFTConfig
+from textgym.commands.configs.train import TrainConfig
+from textgym.commands.early import check_early
 from textgym.rendering import printable
-from textgym.rewards.functions import RewardError
 
-COMMANDS: dict[str, tuple[type[Any], Any]] = {
-    "demo": (DemoConfig, demo),
-    "sft": (SFTConfig, sft),
-    "reward-model": (RewardModelConfig, reward_model),
-    "dpo": (DPOConfig, dpo),
-    "train": (TrainConfig, train),
-    "pipeline": (PipelineConfig, pipeline),
-    "generate": (GenerateConfig, generate),
-    "optimum": (OptimumConfig, show_optimum),
-    "bench": (BenchConfig, bench),
+COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "demo": (DemoConfig, "textgym.commands.demo:demo"),
+    "sft": (SFTConfig, "textgym.commands.sft:sft"),
+    "reward-model": (RewardModelConfig, "textgym.commands.reward_model:reward_model"),
+    "dpo": (DPOConfig, "textgym.commands.dpo:dpo"),
+    "train": (TrainConfig, "textgym.commands.train:train"),
+    "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
+    "generate": (GenerateConfig, "textgym.commands.generate:generate"),
+    "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
+    "bench": (BenchConfig, "textgym.commands.bench:bench"),
 }
+"""Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""
 DESCRIPTION = (
     "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
     "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml."
@@ -44,11 +44,9 @@ BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line and runs a command; bad input ends it with status 2 and one message."""
+    """Read the command line and run a command; bad input ends it with status 2 and one message."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     try:
         argv = with_yaml(argv)
     except (OSError, ValueError) as error:
@@ -56,7 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
     try:
         config = tyro.extras.subcommand_cli_from_dict(subcommands, prog="textgym", description=DESCRIPTION, args=argv)
-        command = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))
+        check_early(config)
+    except BAD_INPUT as error:
+        _stop(error, 2)
+    run_command(config)
+
+
+def run_command(config: Any) -> None:
+    """Import and run the command whose settings these are."""
+    from textgym.agents.guards import TrainingError
+    from textgym.rewards.functions import RewardError
+
+    quieten_transformers()
+    module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
+    command = getattr(import_module(module), name)
+    try:
         command(config)
     except RewardError as error:
         if error.__cause__:
@@ -66,6 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(error, 1)
     except BAD_INPUT as error:
         _stop(error, 2)
+
+
+def quieten_transformers() -> None:
+    """Switch off the messages and progress bars of transformers; textgym prints its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def with_yaml(argv: list[str]) -> list[str]:

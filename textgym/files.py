@@ -46,6 +46,58 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(text: str, source: str) -> Any:
+    """Return the value of a JSON text that anybody may have written.
+
+    Args:
+        text: the JSON.
+        source: its file, and its line where it has several; errors begin with it.
+
+    Raises:
+        ValueError: it is not JSON, it is nested too deeply, an integer has too many digits, or a string holds half a
+            surrogate pair, which no encoding can write.
+    """
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError(f"{source}: the JSON is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{source}: a string holds half a surrogate pair ({error.object[error.start]!a})") from None
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    return value
+
+
+def read_text(path: str | Path) -> str:
+    """Return a UTF-8 file's text, without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8; the message names it.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value of a JSON file; raises as :func:`read_text` and :func:`parse_json` do."""
+    return parse_json(read_text(path), str(path))
+
+
+def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
+    """Return the values of a JSON Lines file, each with the number of its line, from 1; blank lines are left out.
+
+    Lines end at line feeds alone, as strings may hold other separators. Raises as :func:`read_json` does; the message
+    names the line.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [(number, parse_json(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
+
+
 def write_manifest(directory: Path) -> None:
     """Lists every file of a directory with its SHA-256, so that damage is noticed before anything is loaded."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())

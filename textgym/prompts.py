@@ -7,27 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.tokenization import (
-    SpecialTokens,
-    encode_content,
-    is_conversation,
-    render_chat,
-    warn_of_special_strings,
-    words_of,
-)
-from textgym.types import IntArray, Messages, Prompt
-
-Truncation: TypeAlias = Literal["error", "left", "drop"]
-"""What to do with a prompt longer than P: refuse it, keep its last P tokens, or leave it out."""
-
-
-BadRows: TypeAlias = Literal["error", "skip"]
-"""Treatment of a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
+from textgym.tokenization import encode_content, is_conversation, render_chat, warn_of_special_strings, words_of
+from textgym.types import IntArray, Messages, Prompt, SpecialTokens, Truncation
 
 
 class BadRowError(ValueError):

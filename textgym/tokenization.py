@@ -12,15 +12,12 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.files import write_json
-from textgym.types import Messages
-
-SpecialTokens: TypeAlias = Literal["text", "parse"]
-"""Reading of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
+from textgym.types import Messages, SpecialTokens
 
 ASSISTANT = "Assistant:"  # begins the assistant's turn in a conversation without a chat template
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")

@@ -25,6 +25,18 @@ Messages: TypeAlias = Sequence[Mapping[str, str]]
 FinishReason: TypeAlias = Literal["stop", "length"]
 """``"stop"``: an end token or the task's stop rule. ``"length"``: the horizon ``T`` was reached."""
 
+Truncation: TypeAlias = Literal["error", "left", "drop"]
+"""What to do with a prompt longer than P: refuse it, keep its last P tokens, or leave it out."""
+
+BadRows: TypeAlias = Literal["error", "skip"]
+"""Treatment of a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
+
+SpecialTokens: TypeAlias = Literal["text", "parse"]
+"""Reading of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
+
+Combine: TypeAlias = Literal["mean", "min", "uncertainty"]
+"""Combination of an ensemble's scores: their mean, the least, or the mean less the weighted variance."""
+
 Score: TypeAlias = float | Sequence[float] | None
 """What a reward gives one completion: a number, one number per token (dense), or None (does not apply)."""
 

@@ -11,7 +11,7 @@ from textgym.benchmarks.experiment import Job, Plan
 from textgym.benchmarks.optimising import job_settings
 from textgym.benchmarks.proxies import SIZES, check_prompts
 from textgym.registration import load_task
-from textgym.rewards.ensemble import Combine
+from textgym.types import Combine
 
 ARMS = (SINGLE, *get_args(Combine))
 PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(Settings()))

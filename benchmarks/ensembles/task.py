@@ -21,8 +21,9 @@ from textgym.benchmarks.proxies import (
     score_responses,
 )
 from textgym.registration import load_task
-from textgym.rewards.ensemble import Combine, RewardEnsemble
+from textgym.rewards.ensemble import RewardEnsemble
 from textgym.tasks.task import Task
+from textgym.types import Combine
 
 SINGLE = "single"
 """The arm of one reward model alone; the others are the ways of combining several."""

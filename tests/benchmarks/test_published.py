@@ -12,7 +12,8 @@ from textgym.benchmarks.experiment import Experiment, Job, Plan
 from textgym.benchmarks.experiments import find_experiment
 from textgym.benchmarks.grid import experiment_of, read_results
 from textgym.benchmarks.overoptimization.task import ENUMERATION
-from textgym.commands.bench import BenchReport, report
+from textgym.commands.bench import report
+from textgym.commands.configs.bench import BenchReport
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from textgym.agents.sft_settings import SFTSettings
+from textgym.commands.configs.demo import DemoConfig
+from textgym.commands.configs.hyperparameters import Hyperparameters
+from textgym.commands.configs.pipeline import LabelsPart, RewardModelPart, SFTPart, TrainPart
 from textgym.commands.pipeline import PipelineConfig, pipeline
-from textgym.commands.pipeline.config import LabelsPart, RewardModelPart, SFTPart, TrainPart
-from textgym.commands.settings import Hyperparameters
 from textgym.registration import load_task
 
 LABEL_TEMPERATURE = 0.1  # the labeller sees a difference of 0.1 in gold with odds e : 1
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Watch a GPT learn: imitate a few texts, rank samples, train a reward model on the rankings, train the GPT
-    against it."""
-
-    out: Path = Path("runs/demo")
-    """The run's directory."""
-    task: str = "textgym/Reviews-v0"
-    """The task, by its id."""
-    kl_coef: float | None = None
-    """β, the price of one nat of KL to the fine-tuned model; by default the demo's own."""
-    seed: int = 0
-    """Of everything random."""
-    full: bool = False
-    """Rank and train twice: the second reward model sees samples of the first policy too."""
-    tiny: bool = False
-    """Only see that everything runs: a few samples, a few updates."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
 
 
 def demo(config: DemoConfig) -> None:

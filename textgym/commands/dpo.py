@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 
+from textgym import runs
 from textgym.agents.comparisons import Comparison, encode_comparisons
-from textgym.agents.dpo import DPOSettings, train_dpo
+from textgym.agents.dpo import train_dpo
 from textgym.agents.sft_settings import EpochRow
-from textgym.commands import run as runs
+from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.learner import (
     TRAINING,
     Learner,
@@ -29,50 +27,13 @@ from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import BadRows, content_key, encode_prompts
+from textgym.prompts import content_key, encode_prompts
 from textgym.rewards.preferences import read_preferences
 from textgym.rewards.rankings import split_rankings
-from textgym.tokenization import SpecialTokens, chat_renderer, trained_end
+from textgym.tokenization import chat_renderer, trained_end
 from textgym.types import Prompt, Ranking
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
-
-
-@dataclass(frozen=True)
-class DPOConfig:
-    """Learn from comparisons without reward model and without sampling (Rafailov 2023)."""
-
-    out: Path
-    """The run's directory: configuration, metrics, samples, model, report."""
-    data: Path
-    """Comparisons in JSON Lines (or Parquet, or a directory saved by datasets): 'prompt, chosen, rejected', whole
-    dialogues as 'chosen, rejected', or 'prompt, completions, ranks', of which every pair of different rank counts."""
-    model: str | None = None
-    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
-    task: str | None = None
-    """A task's id, such as textgym/Reviews-v0; gives a base model, a gold reward and metrics to evaluate by."""
-    validation: Path | None = None
-    """Comparisons to measure on, in a file like 'data'. Default: a tenth of the prompts of 'data'."""
-    reward: str | None = None
-    """Scores samples before and after; nothing learns from it. 'rm:DIR', 'gold', 'module:function' or
-    'path/to/file.py:function'. Default: the task's gold reward, or none."""
-    eval_episodes: int = 256
-    """Responses that are measured before and after: to the task's validation prompts, or else those held out."""
-    max_new_tokens: int | None = None
-    """The longest of these responses, in tokens. Default: the task's, or 48."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Continue the run that stands in 'out', after its last whole epoch."""
-    settings: Annotated[DPOSettings, tyro.conf.arg(name="")] = field(default_factory=DPOSettings)
 
 
 def dpo(config: DPOConfig) -> Path:

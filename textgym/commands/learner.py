@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym import runs
 from textgym.agents.saved import acting_policy
 from textgym.agents.sft_settings import EpochRow
 from textgym.benchmarks.report import write_report
-from textgym.commands import run as runs
 from textgym.files import remove_directory, replaced_directory, write_text
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained

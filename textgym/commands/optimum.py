@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from textgym.agents.policy import LMPolicy
@@ -11,39 +10,11 @@ from textgym.agents.saved import saved_policy
 from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.optimum.tree import LIMIT
-from textgym.commands.run import model_source
+from textgym.commands.configs.optimum import OptimumConfig
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
-
-
-@dataclass(frozen=True)
-class OptimumConfig:
-    """Compute the optimum of E[R] - beta KL in a task, exactly by enumerating every response, or by sampling."""
-
-    task: str
-    """A task's id, such as textgym/Emit-v0."""
-    parameters: dict[str, int | float] = field(default_factory=dict)
-    """The task's own parameters, such as 'size 4096' of Vocabulary, for a variant of another size."""
-    beta: float | None = None
-    """β, the price of a nat of KL. Default: that at which the task is scored."""
-    policy: str | None = None
-    """A run, a checkpoint, or any causal language model's directory, to be measured against the optimum. A checkpoint
-    is measured as it was trained: with its sampling settings and, after nlpo, under its mask."""
-    reference: str | None = None
-    """The KL reference: a directory or a hub id. Default: the task's base model."""
-    reward: str | None = None
-    """As for 'textgym train'. Default: what the task pays."""
-    temperature: float | None = None
-    """Divides the logits of policy and reference. Default: as the policy was trained, or 1."""
-    min_new_tokens: int | None = None
-    """No end token before so many tokens, for policy and reference. Default: as the policy was trained, or 0."""
-    limit: int = LIMIT
-    """Responses that are enumerated at most."""
-    samples: int | None = None
-    """Sample so many responses to each prompt instead: for tasks that are too large, with 95 % intervals."""
-    seed: int = 0
-    """Of the samples."""
+from textgym.runs import model_source
 
 
 def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
@@ -63,7 +34,7 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     sampling = Sampling(**given) if policy is None else policy.sampling.shared
     if config.samples is not None:
         return _show_bracket(config, mdp, beta, [] if policy is None else [policy], sampling)
-    found = optimum(mdp, beta, reference=config.reference, sampling=sampling, limit=config.limit)
+    found = optimum(mdp, beta, reference=config.reference, sampling=sampling, limit=config.limit or LIMIT)
     rows = {"reference": found.reference, "optimum": found.best}
     if policy is not None:
         rows["policy"] = found.evaluate(policy)

@@ -17,7 +17,8 @@ from textgym.prompts import read_rows
 from textgym.tasks import MINI
 from textgym.tasks.mini.miniature import shared_tokenizer
 from textgym.tasks.task import Task
-from textgym.tokenization import SpecialTokens, trained_end
+from textgym.tokenization import trained_end
+from textgym.types import SpecialTokens
 
 HELD_OUT = 0.1  # share of a file's texts that only measure
 MOST_HELD_OUT = 512

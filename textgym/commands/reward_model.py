@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym import runs
 from textgym.agents.demonstrations import prompt_and_completion, row_completion
 from textgym.benchmarks.report import write_report
-from textgym.commands import run as runs
+from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_text
-from textgym.prompts import BadRowError, BadRows, content_key, encode_prompts, leaving_out, read_rows
+from textgym.prompts import BadRowError, content_key, encode_prompts, leaving_out, read_rows
 from textgym.registration import named_rewards
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
-from textgym.rewards.ensemble import Combine, RewardEnsemble
+from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.measuring import measure
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Judgement, Render, completions_of, read_preferences
@@ -37,71 +38,10 @@ from textgym.rewards.training import (
     split_like,
 )
 from textgym.tasks.task import Task
-from textgym.tokenization import (
-    SpecialTokens,
-    chat_renderer,
-    encode_reply,
-    is_conversation,
-    warn_of_special_strings,
-    words_of,
-)
-from textgym.types import Messages, Prompt, as_completion
+from textgym.tokenization import chat_renderer, encode_reply, is_conversation, warn_of_special_strings, words_of
+from textgym.types import Messages, Prompt, SpecialTokens, as_completion
 
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
-
-
-@dataclass(frozen=True)
-class RewardModelConfig:
-    """Train a reward model, or an ensemble, on what labellers preferred."""
-
-    out: Path
-    """The run's directory: configuration, metrics, evaluation, the model (in 'checkpoint'), report. Use it as a reward
-    by 'rm:OUT'."""
-    data: Path
-    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt, completions, ranks' (0 is the
-    best), 'prompt, chosen, rejected', 'chosen, rejected' (whole dialogues) or 'prompt, completion, label'."""
-    task: str | None = None
-    """A task's id, such as textgym/Reviews-v0; gives a base model, the gold reward to compare with and reference texts
-    that score 0."""
-    model: str | None = None
-    """The causal language model to begin from, usually fine-tuned on demonstrations: a directory, a run or a hub id.
-    Default: the task's base model."""
-    validation: Path | None = None
-    """What is held out, in a file like 'data'."""
-    heldout: float = 0.1
-    """Share of the prompts of 'data' that is held out, where no 'validation' is given."""
-    demonstrations: Path | None = None
-    """A file with the fields 'prompt' and 'completion', which are to score 0 on average. Default: the task's reference
-    texts."""
-    gold: str | None = None
-    """The true reward to compare with: 'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME. Default: the
-    task's."""
-    prompts: Path | None = None
-    """A file like that of 'textgym train', whose further fields reach the gold reward. Default: the task's prompts."""
-    ensemble: int = 1
-    """How many models to train, each with a head and an order of the data of its own."""
-    combine: Combine = "mean"
-    """How an ensemble's scores become one: 'mean', 'min', or 'uncertainty' (mean less weighted variance)."""
-    uncertainty_weight: float = 0.1
-    """λ, the price of the members' variance, for 'uncertainty'."""
-    learning_rate: float = 1e-4
-    """At its peak, after a short warm-up; it then falls to 0."""
-    epochs: int = 1
-    """Passes over the data. More than one overfits quickly."""
-    batch_size: int = 8
-    """Prompts in one step; each brings all of its completions."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Keep the run that stands in 'out' if it is complete, and do it again from its beginning if it was cut off."""
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym import runs
 from textgym.agents.demonstrations import Demonstration, encode_demonstrations, require_references, task_demonstrations
 from textgym.agents.evaluation import evaluate
 from textgym.agents.saved import acting_policy
 from textgym.agents.sft import Judge, check_precision, fine_tune
-from textgym.agents.sft_settings import SFTSettings
-from textgym.commands import run as runs
+from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,
     keep_epochs,
@@ -33,52 +32,13 @@ from textgym.files import write_json
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import BadRows, read_rows
+from textgym.prompts import read_rows
 from textgym.registration import load_task
 from textgym.tasks.task import Task
-from textgym.tokenization import SpecialTokens, trained_end
+from textgym.tokenization import trained_end
+from textgym.types import SpecialTokens
 
 HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own is given
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """Fine-tune a language model on demonstrations: prompts with completions to imitate."""
-
-    out: Path
-    """The run's directory: configuration, metrics, samples, the model of the best epoch, report."""
-    data: Path | None = None
-    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt' and 'completion'."""
-    task: str | None = None
-    """A task's id, such as textgym/Reviews-v0. Its reference texts are the demonstrations, unless 'data' is given; it
-    also gives a base model, a gold reward and metrics."""
-    count: int | None = None
-    """How many of the demonstrations to learn from, drawn by the seed. Default: all."""
-    model: str | None = None
-    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
-    validation: Path | None = None
-    """Demonstrations to validate on, in a file like 'data'. Default: the task's validation split, or a tenth of the
-    prompts of 'data'."""
-    reward: str | None = None
-    """Judges samples after each epoch and chooses the checkpoint that is kept: 'rm:DIR', 'gold' (of the task),
-    'module:function' or 'path/to/file.py:function'. Without it, validation loss chooses, which over-fits early."""
-    eval_episodes: int = 256
-    """Responses to validation prompts that are measured before, after each epoch, and after."""
-    max_new_tokens: int | None = None
-    """The longest of these responses, in tokens. Default: the task's, or the longest demonstration."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Continue the run that stands in 'out', after its last whole epoch."""
-    settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
 
 
 @dataclass(frozen=True)

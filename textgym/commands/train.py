@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from transformers import PreTrainedTokenizerBase
 
+from textgym import runs
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.forgetting import forgetting
@@ -18,85 +18,22 @@ from textgym.agents.names import find_algorithm
 from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining
 from textgym.agents.slots import admitting_env
-from textgym.commands import run as runs
+from textgym.commands.configs.hyperparameters import CAUTIOUS
+from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import CAUTIOUS, Hyperparameters, build, cautious, resolve
+from textgym.commands.settings import build, cautious, resolve
 from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder
 from textgym.mdp import TokenMDP
-from textgym.prompts import Truncation, encode_prompts, read_rows
+from textgym.prompts import encode_prompts, read_rows
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks.task import Task
-from textgym.tokenization import SpecialTokens, end_token_ids, load_tokenizer
+from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt
 
 DEFAULT_NEW_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a language model by reinforcement, against any reward, with a KL leash to where it began."""
-
-    out: Path
-    """The run's directory: configuration, metrics, samples, checkpoint, report."""
-    task: str | None = None
-    """A task's id, such as textgym/Reviews-v0; gives prompts, sizes, the reward 'gold' and a base model."""
-    model: str | None = None
-    """A language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
-    prompts: Path | None = None
-    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; others reach the reward."""
-    validation: Path | None = None
-    """Prompts that only measure, in a file like 'prompts'. Default: the validation split, where the task's own prompts
-    are used and it has one; otherwise the prompts that are trained on."""
-    reward: str | None = None
-    """'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a classifier) or
-    a NAME, each with an optional ',weight'; several are separated by spaces. Default: the task's gold reward."""
-    reward_timeout: float | None = None
-    """Seconds that a call of a reward may take before the run ends with an error that names it. Default: no limit."""
-    reference: str | None = None
-    """Reference of the KL: a directory, a run or a hub id of a model with the same tokens, or
-    'without-adapters', the model below the adapters that 'model' has. Default: the model as it is before training."""
-    algorithm: str = "ppo"
-    """The training algorithm: ppo, nlpo, a2c, trpo, reinforce, rloo, grpo, gspo, remax, best-of-n (distilled) or
-    expert-iteration."""
-    total_timesteps: int = 200_000
-    """Tokens to generate in all."""
-    max_prompt_length: int | None = None
-    """P, in tokens. Default: the task's, or the longest prompt."""
-    max_new_tokens: int | None = None
-    """T, in tokens. Default: the task's, or 48."""
-    truncation: Truncation = "error"
-    """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in prompts: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    skip_special_tokens: bool = False
-    """Leave all special tokens out of the completions that rewards receive, as TRL does, rather than only end, padding
-    and start tokens."""
-    missing_end_score: float | None = None
-    """Paid instead of the reward to a response that ends by length alone. Published: -1 (Ziegler 2019)."""
-    pretraining: str | None = None
-    """Text that every update learns beside the reward, so that little is forgotten (PPO-ptx, with any algorithm): a
-    file with the column 'text', a .txt with a text a line, 'task' for the task's references, or 'mini' for what the
-    mini tasks' base model learned from. Loss on held-out text, and on a mini task that on the references of the other
-    mini tasks, is measured before and after."""
-    ptx_coef: float | None = None
-    """γ, the weight of that text's loss per token; 0 only measures. Default: 0.1. Published: 27.8 (Ouyang 2022)."""
-    ptx_batch_size: int | None = None
-    """Texts in each update. Default: 32."""
-    eval_episodes: int = 256
-    """Responses to the prompts of 'validation' that are measured before and after."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Continue the run that stands in 'out'."""
-    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = CAUTIOUS
 
 
 def train(config: TrainConfig) -> Path:
@@ -140,7 +77,7 @@ def run_train(config: TrainConfig) -> Path:
         return forgetting(policy.trunk, measured)
 
     evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
-    return runs.run(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
+    return runs.train(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
 
 
 def resolved(config: TrainConfig) -> TrainConfig:

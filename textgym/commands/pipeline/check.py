@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from textgym.commands.pipeline.config import PipelineConfig
+from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model

@@ -7,16 +7,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from textgym import runs
 from textgym.benchmarks.pipeline_report import write_pipeline_report
-from textgym.commands import run as runs
+from textgym.commands.configs.pipeline import PipelineConfig
+from textgym.commands.configs.reward_model import RewardModelConfig
+from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.pipeline.check import check_materials, check_settings
-from textgym.commands.pipeline.config import PipelineConfig
 from textgym.commands.pipeline.labels import TO_LABEL, LabelsConfig, run_labels
 from textgym.commands.pipeline.ledger import Ledger
 from textgym.commands.pipeline.plan import Stage, plan
 from textgym.commands.pipeline.summary import sample_pairs, stage_line, stage_table
-from textgym.commands.reward_model import RewardModelConfig, run_reward_model
-from textgym.commands.sft import SFTConfig, run_sft
+from textgym.commands.reward_model import run_reward_model
+from textgym.commands.sft import run_sft
 from textgym.commands.train import run_train
 from textgym.files import remove_directory, write_json
 

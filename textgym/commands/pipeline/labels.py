@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from textgym import runs
 from textgym.agents.policy import LMPolicy
 from textgym.agents.responses import sample_responses
 from textgym.agents.saved import saved_policy
-from textgym.commands import run as runs
-from textgym.commands.train import TrainConfig, spoken_reward, user_mdp
+from textgym.commands.configs.train import TrainConfig
+from textgym.commands.train import spoken_reward, user_mdp
 from textgym.files import write_json, write_text
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
@@ -32,8 +33,7 @@ from textgym.rewards.labellers import (
 )
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import read_rankings, write_rankings
-from textgym.tokenization import SpecialTokens
-from textgym.types import FloatArray, IntArray
+from textgym.types import FloatArray, IntArray, SpecialTokens
 
 PEOPLE = "file"  # the labeller that is a file
 SAMPLES, TO_LABEL = "samples.jsonl", "to_label.jsonl"

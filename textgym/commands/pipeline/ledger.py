@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from textgym.commands.pipeline.plan import Stage
-from textgym.commands.run import changed_settings, settings_of
 from textgym.files import sha256, write_json
+from textgym.runs import changed_settings, settings_of
 
 FILE = "stages.json"
 

@@ -7,14 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from textgym.commands import run as runs
-from textgym.commands.pipeline.config import PipelineConfig
+from textgym import runs
+from textgym.commands.configs.pipeline import PipelineConfig
+from textgym.commands.configs.reward_model import RewardModelConfig
+from textgym.commands.configs.sft import SFTConfig
+from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
-from textgym.commands.reward_model import RewardModelConfig
-from textgym.commands.sft import SFTConfig
-from textgym.commands.train import TrainConfig
 from textgym.lm.sampling import Sampling
-from textgym.rewards.resolve import model_directory
+from textgym.rewards.addresses import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
 StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainConfig

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from textgym import runs
 from textgym.benchmarks.pipeline_report import LEARNED, measures_base
-from textgym.commands import run as runs
 from textgym.commands.pipeline.plan import Stage
 
 UNLIKE = ("score", "kl")  # of the first model they are measured otherwise: by gold, and to itself

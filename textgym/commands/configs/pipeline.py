@@ -9,10 +9,8 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.sft_settings import SFTSettings
-from textgym.commands.settings import Hyperparameters
-from textgym.prompts import BadRows
-from textgym.rewards.ensemble import Combine
-from textgym.tokenization import SpecialTokens
+from textgym.commands.configs.hyperparameters import Hyperparameters
+from textgym.types import BadRows, Combine, SpecialTokens
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""Settings of direct preference optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DPOSettings:
+    """How a model learns from comparisons."""
+
+    beta: float = 0.1
+    """β, the price of a nat of KL to the model as it was. Published: 0.1; 0.5 for summaries."""
+    epochs: int = 1
+    """Passes over the comparisons."""
+    learning_rate: float = 1e-4
+    """Adam's initial rate; it decays linearly to 0. Published: 1e-6 (RMSprop, 2.8 billion parameters)."""
+    batch_size: int = 32
+    """Comparisons per gradient step. Published: 64."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        for name in ("beta", "learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")

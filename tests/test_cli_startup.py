@@ -1,0 +1,89 @@
+"""The command answers before torch is loaded: counted in modules, as seconds depend on the machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "stable_baselines3",
+    "sb3_contrib",
+    "scipy",
+    "matplotlib",
+    "datasets",
+    "evaluate",
+    "peft",
+)
+MOST = 700  # modules; torch, transformers and stable-baselines3 together bring some 3,000
+
+COUNT = """
+import json, sys
+from textgym.cli import main
+status = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code or 0
+print(json.dumps([status, len(sys.modules), [name for name in {heavy!r} if name in sys.modules]]), file=sys.stderr)
+"""
+
+
+def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
+    """What a fresh process prints to standard output, and the last line of standard error."""
+    command = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        (["--help"], 0, "reward-model"),
+        (["train", "--help"], 0, "--kl-coef"),
+        (["sft", "--help"], 0, "--residual-dropout"),
+        (["dpo", "--help"], 0, "--beta"),
+        (["reward-model", "--help"], 0, "--ensemble"),
+        (["pipeline", "--help"], 0, "--labels.completions"),
+        (["generate", "--help"], 0, "--temperature"),
+        (["optimum", "--help"], 0, "--policy"),
+        (["bench", "run", "--help"], 0, "--seeds"),
+        (["demo", "--help"], 0, "--tiny"),
+        (["train", "--kl-coeff", "1"], 2, "--kl-coef"),
+        (["train", "--out", "run", "--prompts", "nowhere.jsonl"], 2, "prompts='nowhere.jsonl': no such file"),
+        (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["sft", "--out", "full", "--model", "m", "--data", "data.jsonl"], 2, "out='full' exists and is not a run"),
+    ],
+)
+def test_answers_before_anything_heavy_is_imported(tmp_path: Path, argv: list[str], status: int, said: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    (tmp_path / "data.jsonl").write_text("{}")
+    text, last = answered(tmp_path, COUNT.format(heavy=HEAVY), *argv)
+    found, modules, heavy = json.loads(last)
+    assert (found, heavy) == (status, [])
+    assert said in text
+    assert modules < MOST
+
+
+@pytest.mark.parametrize("package", ["textgym", "textgym.agents", "textgym.rewards", "textgym.lm", "textgym.runs"])
+def test_packages_import_nothing_heavy_before_a_name_is_asked_for(tmp_path: Path, package: str) -> None:
+    code = f"import sys, {package}; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    assert answered(tmp_path, code)[1] == "[]"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import textgym.agents
+    import textgym.lm
+    import textgym.rewards
+    import textgym.runs
+
+    for package in (textgym.agents, textgym.lm, textgym.rewards, textgym.runs):
+        assert package.__all__
+        for name in package.__all__:
+            assert getattr(package, name) is not None

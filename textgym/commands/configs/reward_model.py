@@ -1,0 +1,62 @@
+"""Settings of ``textgym reward-model``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textgym.types import BadRows, Combine, SpecialTokens
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """Train a reward model, or an ensemble, on what labellers preferred."""
+
+    out: Path
+    """The run's directory: configuration, metrics, evaluation, the model (in 'checkpoint'), report. Use it as a reward
+    by 'rm:OUT'."""
+    data: Path
+    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt, completions, ranks' (0 is the
+    best), 'prompt, chosen, rejected', 'chosen, rejected' (whole dialogues) or 'prompt, completion, label'."""
+    task: str | None = None
+    """A task's id, such as textgym/Reviews-v0; gives a base model, the gold reward to compare with and reference texts
+    that score 0."""
+    model: str | None = None
+    """The causal language model to begin from, usually fine-tuned on demonstrations: a directory, a run or a hub id.
+    Default: the task's base model."""
+    validation: Path | None = None
+    """What is held out, in a file like 'data'."""
+    heldout: float = 0.1
+    """Share of the prompts of 'data' that is held out, where no 'validation' is given."""
+    demonstrations: Path | None = None
+    """A file with the fields 'prompt' and 'completion', which are to score 0 on average. Default: the task's reference
+    texts."""
+    gold: str | None = None
+    """The true reward to compare with: 'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME. Default: the
+    task's."""
+    prompts: Path | None = None
+    """A file like that of 'textgym train', whose further fields reach the gold reward. Default: the task's prompts."""
+    ensemble: int = 1
+    """How many models to train, each with a head and an order of the data of its own."""
+    combine: Combine = "mean"
+    """How an ensemble's scores become one: 'mean', 'min', or 'uncertainty' (mean less weighted variance)."""
+    uncertainty_weight: float = 0.1
+    """λ, the price of the members' variance, for 'uncertainty'."""
+    learning_rate: float = 1e-4
+    """At its peak, after a short warm-up; it then falls to 0."""
+    epochs: int = 1
+    """Passes over the data. More than one overfits quickly."""
+    batch_size: int = 8
+    """Prompts in one step; each brings all of its completions."""
+    bad_rows: BadRows = "error"
+    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
+    or 'skip' to leave them out and count them."""
+    special_tokens: SpecialTokens = "text"
+    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
+    where a chat template has rendered the prompts already."""
+    seed: int = 0
+    """Of everything random."""
+    overwrite: bool = False
+    """Replace the run that stands in 'out'."""
+    resume: bool = False
+    """Keep the run that stands in 'out' if it is complete, and do it again from its beginning if it was cut off."""

@@ -1,0 +1,16 @@
+from .agreement import SlowActingWarning as SlowActingWarning
+from .agreement import check_agreement as check_agreement
+from .agreement import make_decoder as make_decoder
+from .architecture import make_backbone as make_backbone
+from .cache import SlotCache as SlotCache
+from .decoding import PrefixDecoder as PrefixDecoder
+from .loading import check_fits as check_fits
+from .loading import frozen_copy as frozen_copy
+from .loading import load_causal_lm as load_causal_lm
+from .loading import load_lm as load_lm
+from .sampling import Sampling as Sampling
+from .sampling import draw as draw
+from .sampling import restrict as restrict
+from .scoring import TokenScores as TokenScores
+from .scoring import Trunk as Trunk
+from .scoring import score_responses as score_responses

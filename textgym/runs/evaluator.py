@@ -1,0 +1,59 @@
+"""Measurements of a policy before and after training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.evaluation import Report, evaluate, samples
+from textgym.agents.policy import LMPolicy
+from textgym.files import write_json, write_text
+from textgym.lm.scoring import Trunk
+from textgym.mdp import TokenMDP
+from textgym.runs.directory import read_kept, read_rows
+
+SAMPLES_KEPT = 24
+
+
+class Evaluator:
+    """Measures a policy before and after training, on the same prompts, and keeps what it found in the run.
+
+    Args:
+        out: the run.
+        mdp: prompts, and the reward that judges.
+        n_episodes: responses.
+        seed: of the sampling.
+        further: measures something else of the policy, as mean and standard error by name.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        mdp: TokenMDP,
+        n_episodes: int,
+        seed: int,
+        further: Callable[[LMPolicy], Mapping[str, Mapping[str, float]]] | None = None,
+    ) -> None:
+        self.out = out
+        self.mdp = mdp
+        self.n_episodes = n_episodes
+        self.seed = seed
+        self.further = further or (lambda _: {})
+
+    def __call__(self, stage: str, algorithm: SequenceAlgorithm) -> Report:
+        return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta)
+
+    def measure(self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0) -> Report:
+        """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
+        report = evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
+        rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
+        others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
+        write_text(self.out / "samples.jsonl", "".join(lines))
+        # Last, since a stage that stands here is not measured again.
+        evaluation = read_kept(self.out / "evaluation.json")
+        found = {**report.summary(), **self.further(policy)}
+        write_json(self.out / "evaluation.json", {**evaluation, stage: found})
+        return report

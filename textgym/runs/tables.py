@@ -1,0 +1,69 @@
+"""Results of a run as the terminal shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
+from textgym.files import write_json
+from textgym.rendering import printable
+from textgym.runs.directory import read_kept, read_rows
+
+
+def note_skipped(out: Path, skipped: Sequence[str] | None) -> None:
+    """Says how many rows were left out as nothing can be learned from them, and keeps their number in the run."""
+    if skipped is None:
+        return
+    first = f"; the first: {printable(skipped[0])}" if skipped else ""
+    print(f"rows left out: {len(skipped)}{first}")
+    write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), "skipped_rows": len(skipped)})
+
+
+def comparison_table(out: Path) -> str:
+    """Before and after, one line a metric, with 95 % intervals."""
+    evaluation = read_kept(out / "evaluation.json")
+    before, after = evaluation["before"], evaluation["after"]
+    lines = [f"{'':14}{'before':>18}{'after':>18}"]
+    names = [name for name in in_short(after) if name in before]
+    lines += [f"{name:14}{interval(before[name]):>18}{interval(after[name]):>18}" for name in names]
+    return "\n".join(lines)
+
+
+def alignment_tax(out: Path) -> str:
+    """What became of the loss on held-out pretraining text and on other tasks, as one line; empty if unmeasured."""
+    evaluation = read_kept(out / "evaluation.json")
+    before, after = evaluation["before"], evaluation["after"]
+    rise = {name: after[name]["mean"] - before[name]["mean"] for name in after if name in before}
+    if PTX not in rise:
+        return ""
+    tax = f"alignment tax: {rise[PTX]:+.4f} nats per token of held-out pretraining text"
+    if OTHERS not in rise:
+        return tax
+    single = [name for name in rise if name.startswith(OF_TASK) and name != OTHERS]
+    named = ", ".join(f"{name.removeprefix(OF_TASK)} {rise[name]:+.3f}" for name in single)
+    return f"{tax}; {rise[OTHERS]:+.4f} of the other mini tasks' references ({named})"
+
+
+def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
+    """Some prompts with what the policy wrote before and after; before an earlier run, where ``since`` names one."""
+
+    def written(run: Path, stage: str) -> list[dict[str, Any]]:
+        return [row for row in read_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
+
+    pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
+    return "\n\n".join(
+        f"{printable(old['prompt'])}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
+        f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
+        for old, new in pairs
+    )
+
+
+def _indented(text: str) -> str:
+    return " " + printable(text).strip().replace("\n", "\n    ")
+
+
+def interval(measured: Mapping[str, float]) -> str:
+    """A mean with its 95 % interval."""
+    return f"{measured['mean']:.3f} ± {1.96 * measured['sem']:.3f}"
