@@ -39,7 +39,7 @@ from textgym.agents.construction import (
     schedule_state,
     task_identity,
 )
-from textgym.agents.guards import Watch, check_trained
+from textgym.agents.guards import Watch
 from textgym.agents.losses import make_normalise
 from textgym.agents.metrics import explained_variance, iteration_metrics
 from textgym.agents.policy import LMPolicy
@@ -48,6 +48,7 @@ from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings, warmup_factor
 from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
+from textgym.lm.finite import check_trained, naming_batch
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import KLController
 from textgym.types import BoolArray, Episodes
@@ -271,7 +272,8 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             episodes = self._collect(running)
             if episodes is None:
                 break
-            self._train(episodes)
+            with naming_batch(episodes):
+                self._train(episodes)
             self.iteration += 1
             self.episodes_begun += len(episodes)
             self.boundary_timesteps = self.num_timesteps
@@ -334,7 +336,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         chosen = self.select(scored)
         estimated = self.estimate_advantages(chosen)
         logged = self.update(chosen, estimated)
-        check_trained(self.policy, rate)
+        check_trained(self.policy, rate, self.policy.optimizer)
         foreseen = explained_variance(chosen, estimated.returns) if self.critic else None
         self.metrics = {
             **iteration_metrics(scored, logged, foreseen),

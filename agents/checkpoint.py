@@ -16,7 +16,6 @@ Layout::
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,12 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from textgym.agents.construction import schedule_from_state, task_identity
-from textgym.agents.guards import check_trained
 from textgym.agents.pretraining import check_same
 from textgym.agents.reference import save_reference, saved_reference
 from textgym.agents.values import SeparateValue, ValueHead
-from textgym.files import replaced_directory, verify_manifest, write_json, write_manifest
+from textgym.files import read_json, replaced_directory, settle, verify_manifest, write_json
 from textgym.lm.bars import without_bars
+from textgym.lm.finite import check_trained
 from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.sampling import Sampling
@@ -50,9 +49,10 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
     """Writes an algorithm's state as it was at its last iteration boundary.
 
     Raises:
-        TrainingError: its weights are not finite; what stands in the directory stays as it is.
+        TrainingError: its weights or its optimiser's state are not finite; what stands in the directory stays as it is.
     """
-    check_trained(algorithm.policy, algorithm.policy.optimizer.param_groups[0]["lr"])
+    optimizer = algorithm.policy.optimizer
+    check_trained(algorithm.policy, optimizer.param_groups[0]["lr"], optimizer)
     with replaced_directory(directory) as scratch:
         save_pretrained(algorithm.policy.lm, scratch, directory)
         if tokenizer is not None:
@@ -68,7 +68,6 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
         for name, module in algorithm.extra_modules().items():
             save_model(module, str(training / f"{name}.safetensors"))
         write_json(training / "state.json", {**_state(algorithm), "optimizer_groups": groups})
-        write_manifest(scratch)
 
 
 def read_state(directory: Path) -> dict[str, Any]:
@@ -78,8 +77,9 @@ def read_state(directory: Path) -> dict[str, Any]:
         FileNotFoundError: there is no checkpoint.
         ValueError: a file is damaged, or another version wrote it.
     """
+    settle(directory)
     verify_manifest(directory)
-    state: dict[str, Any] = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = read_json(directory / "training" / "state.json")
     if state["format"] != FORMAT:
         raise ValueError(f"{str(directory)!r} has checkpoint format {state['format']}; this version reads {FORMAT}")
     return state

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.batches import Minibatch, Scored, minibatches
-from textgym.agents.guards import check_first_ratio, check_step
+from textgym.agents.guards import check_first_ratio
 from textgym.agents.losses import Normalise, clipped_value_loss, masked_mean, policy_gradient
 from textgym.agents.policy import Evaluation, LMPolicy
 from textgym.agents.pretraining import Pretraining
 from textgym.agents.settings import CriticSettings, Settings
+from textgym.lm.finite import check_step
 from textgym.rewards.kl import KLController, k3
 
 

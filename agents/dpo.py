@@ -6,10 +6,10 @@ Bradley–Terry likelihood of "chosen before rejected", that is a loss of the po
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from textgym.agents.dpo_settings import DPOSettings
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.likelihood import check_causal, check_readable, log_likelihood
 from textgym.agents.sft_settings import EpochRow
-from textgym.files import write_json, write_manifest
+from textgym.files import read_json, replaced_directory, write_json
+from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
 from textgym.types import IntArray
@@ -101,29 +102,35 @@ class _Learning:
             log_probs = pair_log_probs(self.trunk, [self.comparisons[row] for row in rows])
             reference, beta = self.reference[torch.from_numpy(rows)], self.settings.beta
             self.optimizer.zero_grad()
-            dpo_loss(log_probs, reference, beta).mean().backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+            loss = dpo_loss(log_probs, reference, beta).mean()
+            loss.backward()
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
+            with naming_batch([self.row(index) for index in rows.tolist()]):
+                check_step(float(loss.detach()), norm, self.optimizer.param_groups[0]["lr"])
             self.optimizer.step()
             self.schedule.step()
             margins.append(implicit_margin(log_probs.detach(), reference, beta))
         return torch.cat(margins)
 
+    def row(self, index: int) -> dict[str, Any]:
+        """Return a comparison as its prompt's text and the token ids of its completions."""
+        chosen, rejected = self.comparisons[index].chosen, self.comparisons[index].rejected
+        return {"prompt": chosen.prompt.text, "chosen_ids": chosen.response_ids, "rejected_ids": rejected.response_ids}
+
     def save(self, directory: Path, rows: Sequence[EpochRow]) -> None:
         """Keeps what the next epoch depends on, and the rows up to now; the epoch before is removed."""
         epoch = round(rows[-1]["iteration"])
-        path = checkpoint_path(directory, epoch)
-        path.mkdir(parents=True)
-        save_model(self.trunk.model, str(path / "model.safetensors"))
         tensors, groups = optimizer_state(self.optimizer)
-        save_file(tensors, path / "optimizer.safetensors")
-        state = {"rows": list(rows), "optimizer_groups": groups, "schedule": self.schedule.state_dict()}
-        write_json(path / "state.json", state)
-        write_manifest(path)
+        with replaced_directory(checkpoint_path(directory, epoch)) as scratch:
+            save_model(self.trunk.model, str(scratch / "model.safetensors"))
+            save_file(tensors, scratch / "optimizer.safetensors")
+            state = {"rows": list(rows), "optimizer_groups": groups, "schedule": self.schedule.state_dict()}
+            write_json(scratch / "state.json", state)
         keep_only(directory, (epoch,))
 
     def load(self, path: Path) -> list[EpochRow]:
         """Puts back what :meth:`save` kept; its rows."""
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json(path / "state.json")
         load_model(self.trunk.model, path / "model.safetensors")
         load_optimizer(self.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer_groups"])
         self.schedule.load_state_dict(state["schedule"])
@@ -183,8 +190,11 @@ def train_dpo(
         order = np.random.default_rng([seed, epoch]).permutation(len(comparisons))
         met = {f"train/{name}": value for name, value in summary(learning.epoch(order)).items()}
         rows.append({"iteration": epoch + 1, **met, **learning.measured()})
+        check_trained(trunk.model, settings.learning_rate, learning.optimizer)
         if not math.isfinite(rows[-1]["validation/loss"]):
-            raise ValueError(f"the loss after epoch {epoch + 1} is no number: training diverged; lower learning_rate")
+            raise TrainingError(
+                f"training diverged: the loss after epoch {epoch + 1} is no number; lower learning_rate"
+            )
         if directory is not None:
             learning.save(directory, rows)
         on_epoch(rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from textgym.files import MANIFEST, remove_directory, verify_manifest
+from textgym.files import MANIFEST, remove_directory, settle_all, verify_manifest
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -20,6 +20,7 @@ def last_whole(directory: Path) -> Path | None:
     Raises:
         ValueError: a file of it was damaged later.
     """
+    settle_all(directory)
     for path in sorted(_checkpoints(directory), key=_step, reverse=True):
         if (path / MANIFEST).is_file():
             verify_manifest(path)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from textgym.lm.finite import TrainingError
+
 RATIO_BOUND = 1e-2
 """|ratio − 1| that is allowed in fp32. Cached and whole passes differ by about 1e-5 there, anything wrong by far
 more."""
@@ -34,10 +36,6 @@ falls is what learning a task with one answer looks like."""
 EXPLODED = 30.0
 """KL to the reference in nats per response, where it is also more than EXPLODED_PER_TOKEN per token."""
 EXPLODED_PER_TOKEN = 0.5
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: it is not on what was sampled, or a number is not finite. Checkpoints stay as they are."""
 
 
 class TrainingWarning(UserWarning):
@@ -73,54 +71,6 @@ def check_first_ratio(error: float, model: nn.Module) -> None:
             "under padding or with a cache; half precision; a wrapper that edits observations; sampling settings that "
             "were changed after construction"
         )
-
-
-def not_finite(module: nn.Module) -> list[str]:
-    """Names of the parameters that hold a NaN or an infinity."""
-    return [name for name, parameter in module.named_parameters() if not torch.isfinite(parameter).all()]
-
-
-def check_loaded(module: nn.Module, argument: str) -> None:
-    """ValueError where a model comes with weights that are not finite; ``argument`` is what it was given as."""
-    broken = not_finite(module)
-    if broken:
-        raise ValueError(
-            f"{argument} has weights that are not finite (NaN or infinite) in {_several(broken)}; it has diverged, or "
-            "its file is damaged: expected a checkpoint from before that"
-        )
-
-
-def check_step(loss: float, gradient_norm: float, learning_rate: float) -> None:
-    """Refuses a gradient step that would make weights NaN.
-
-    Raises:
-        TrainingError: the loss or the norm is not finite.
-    """
-    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-        raise TrainingError(
-            f"training diverged: the loss is {loss:.3g} and the norm of its gradient {gradient_norm:.3g} (learning "
-            f"rate {learning_rate:.3g}); the step was not taken. Likely causes: a learning rate that is too high, "
-            "rewards or coefficients that are huge, half precision. Go on from the last checkpoint with smaller ones"
-        )
-
-
-def check_trained(module: nn.Module, learning_rate: float) -> None:
-    """Refuses weights that a step made NaN or infinite.
-
-    Raises:
-        TrainingError: some are.
-    """
-    broken = not_finite(module)
-    if broken:
-        raise TrainingError(
-            f"training diverged: weights are not finite (NaN or infinite) in {_several(broken)} (learning rate "
-            f"{learning_rate:.3g}). Nothing was saved of it; go on from the last checkpoint with a lower learning "
-            "rate, or smaller rewards and coefficients"
-        )
-
-
-def _several(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 # --- what is warned of -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -26,6 +27,7 @@ from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
 from textgym.lm.bars import without_bars
+from textgym.lm.finite import check_step, naming_batch
 from textgym.lm.lora import is_adapted
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
@@ -165,6 +167,20 @@ class _Trainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:
+        """Return the loss of a batch, whose gradient is then there.
+
+        Raises:
+            TrainingError: the loss or a gradient is not finite; the step on it is not taken.
+        """
+        pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        rows = [{"ids": ids[mask.bool()].tolist()} for ids, mask in pairs]
+        loss = super().training_step(model, inputs, *rest, **named)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        with naming_batch(rows):
+            check_step(float(loss), float(get_total_norm(gradients)), self.args.learning_rate)
+        return loss
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Silent about weights that are tied to others: a checkpoint holds those once."""

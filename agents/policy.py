@@ -15,11 +15,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textgym.agents.guards import check_loaded
 from textgym.agents.masking import NucleusMask
 from textgym.agents.session import Acted, Session
 from textgym.agents.values import make_value
 from textgym.lm.agreement import check_agreement
+from textgym.lm.finite import check_loaded
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.generation import make_saveable
 from textgym.lm.loading import check_context, embedding_rows, frozen_dropout, in_full_precision, load_lm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
+from textgym.lm.finite import check_step, check_trained, naming_batch
 from textgym.prompts import BadRowError, leaving_out
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
@@ -252,10 +253,13 @@ def fit(
             loss = _loss(batch, model.raw_scores(sequences_of(batch)))
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
+            with naming_batch([asdict(example.preference) for example in batch]):
+                check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
             optimizer.step()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    check_trained(model.model, settings.learning_rate, optimizer)
     model.set_offset(0.0)
     model.set_special_tokens(model.special_tokens)  # as they were read here, they are read from now on
     return losses

@@ -89,7 +89,10 @@ def without_later(settings: Any) -> Any:
 def made_earlier(run: str) -> None:
     for path in [*Path(run).rglob("config.json"), *Path(run).glob("stages.json")]:
         if path.name == "stages.json" or "versions" in content(path):  # a model's config.json stays
-            path.write_text(json.dumps(without_later(content(path))))
+            kept = without_later(content(path))
+            if path.name == "config.json":
+                del kept["inputs"]  # fingerprints, which it did not keep
+            path.write_text(json.dumps(kept))
 
 
 def result(run: str) -> dict[str, Any]:

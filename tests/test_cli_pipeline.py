@@ -68,8 +68,8 @@ def content(path: Path) -> Any:
 def no_pages() -> Iterator[None]:
     """Pages cost most of the time of such small runs; the demo's test draws them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("run", "learner", "reward_model"):
-            patch.setattr(f"textgym.commands.{module}.write_report", lambda out: out / "report.html")
+        for module in ("runs.training", "commands.learner", "commands.reward_model"):
+            patch.setattr(f"textgym.{module}.write_report", lambda out: out / "report.html")
         patch.setattr("textgym.commands.pipeline.command.write_pipeline_report", lambda out: out / "report.html")
         yield
 
@@ -365,6 +365,7 @@ def test_the_documented_example_on_ones_own_data_is_read(place: Path, monkeypatc
 
     seen: list[Any] = []
     monkeypatch.setattr(cli, "run_command", seen.append)
+    monkeypatch.setattr(cli, "check_early", lambda _: None)
     (place / "own.yaml").write_text(yaml.safe_dump(example(1)))
     main(["pipeline", "own.yaml", "--out", "run", "--train.kl-coef", "0.4"])
     assert seen[0].labels.labeller == "file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ DESCRIPTION = (
     "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
     "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml."
 )
-BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
+BAD_INPUT = (ValueError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,14 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(config: Any) -> None:
     """Import and run the command whose settings these are."""
-    from textgym.agents.guards import TrainingError
+    from textgym.lm.finite import TrainingError
     from textgym.rewards.functions import RewardError
+    from textgym.runs import stopped_by
 
     quieten_transformers()
     module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
     command = getattr(import_module(module), name)
     try:
-        command(config)
+        with stopped_by(signal.SIGTERM):
+            command(config)
+    except KeyboardInterrupt as interrupt:
+        number = getattr(interrupt, "number", signal.SIGINT)
+        _stop(f"{signal.Signals(number).name}: {_kept(config)}", 128 + number)
     except RewardError as error:
         if error.__cause__:
             print(printable("".join(traceback.format_exception(error.__cause__))), end="", file=sys.stderr)
@@ -78,6 +84,13 @@ def run_command(config: Any) -> None:
         _stop(error, 1)
     except BAD_INPUT as error:
         _stop(error, 2)
+
+
+def _kept(config: Any) -> str:
+    """Say what a command that was stopped has kept."""
+    if not hasattr(config, "resume"):
+        return "the command was stopped"
+    return f"the run was stopped; what was complete is in {str(config.out)!r}, and --resume goes on from there"
 
 
 def quieten_transformers() -> None:
@@ -153,7 +166,7 @@ def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
     return [f"--{name}", str(value)]
 
 
-def _stop(error: BaseException, status: int) -> None:
+def _stop(error: BaseException | str, status: int) -> None:
     print(f"error: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(status)
 

@@ -1,49 +1,191 @@
-"""Files that are written completely or not at all."""
+"""Files and directories that are written completely or not at all, and JSON that anybody may have written.
+
+A write goes to a scratch entry beside its target and takes the target's place by a rename, so that a process that is
+killed at any point leaves the older state or the newer one. Scratch entries have random names and are created
+exclusively: nobody can plant a link for us to follow. What a killed process left is settled by :func:`settle`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 MANIFEST = "manifest.json"
+LONGEST = 100  # characters of a target's name that its scratch entry repeats: file systems allow 255 bytes in all
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.scratch|\.(checkpoint)\.[^.]+|\.(.+\.jsonl?)\.new")
+"""Names of scratch entries: ours, and after it those of earlier versions."""
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def replaced_directory(target: str | Path) -> Iterator[Path]:
-    """A scratch directory that takes the place of ``target`` when the block ends without an exception."""
+    """Give a scratch directory that takes the place of ``target`` when the block ends without an exception.
+
+    The directory gets a manifest of its files (:func:`write_manifest`), and all of it is on the disk before the older
+    one is moved aside. A process that dies between the two renames leaves no ``target``: :func:`settle` finds it again.
+
+    Raises:
+        OSError: something could not be written; ``target`` is as it was.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
+    scratch = _scratch(target)
+    scratch.mkdir()
+    try:
+        new = scratch / "new"
         new.mkdir()
         yield new
+        write_manifest(new)
+        _sync_tree(new)
         if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            if old.exists():  # or it would go with the scratch directory
-                old.rename(target)
-            raise
+            target.rename(scratch / "old")
+        new.rename(target)
+        _sync(target.parent)
+    except SafetensorError as error:  # which is what a full disk is there
+        raise OSError(f"{str(target)!r} could not be written: {error}") from error
+    finally:
+        _settle(target, scratch)
+
+
+def settle(target: str | Path) -> None:
+    """Put right what a killed process left of replacing or removing a directory.
+
+    Where ``target`` is missing, the newer directory takes its place if it is whole, or else the older one comes back.
+    Scratch directories are removed.
+    """
+    target = Path(target)
+    for scratch, name in _leftovers(target.parent):
+        if name == target.name[:LONGEST]:
+            _settle(target, scratch)
+
+
+def settle_all(directory: Path) -> None:
+    """Settle every directory that was being replaced within a directory, and remove scratch files there."""
+    for scratch, name in _leftovers(directory):
+        _settle(directory / name, scratch)
+
+
+def is_leftover(name: str) -> bool:
+    """Return True for the name of a scratch entry, of this version or an earlier one."""
+    return LEFTOVER.fullmatch(name) is not None
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory at once: it is moved to a scratch name first, so that half of it is never met by its own."""
+    scratch = _scratch(path)
+    scratch.mkdir()
+    path.rename(scratch / "removed")
+    shutil.rmtree(scratch)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a file as a whole."""
+    """Replace a file as a whole; it is on the disk when this returns.
+
+    Raises:
+        OSError: it could not be written; the older file stands.
+    """
     path = Path(path)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    scratch = _scratch(path)
+    try:
+        with scratch.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Add a line to a file; it is on the disk when this returns. A process that dies may leave a part of it."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Replaces a JSON file as a whole; NaN is refused, as other readers do not know it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace a JSON file as a whole; NaN is refused, as other readers do not know it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=_needs_ascii(value), allow_nan=False) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON, in letters as they are unless no encoding has them (half surrogate pairs)."""
+    return json.dumps(value, ensure_ascii=_needs_ascii(value))
+
+
+def _needs_ascii(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _scratch(target: Path) -> Path:
+    return target.with_name(f".{target.name[:LONGEST]}.{secrets.token_hex(4)}.scratch")
+
+
+def _leftovers(directory: Path) -> list[tuple[Path, str]]:
+    """Return the scratch entries in a directory, each with the name of its target, cut to LONGEST."""
+    if not directory.is_dir():
+        return []
+    found = [(path, LEFTOVER.fullmatch(path.name)) for path in sorted(directory.iterdir())]
+    return [(path, next(filter(None, match.groups()))) for path, match in found if match]
+
+
+def _settle(target: Path, scratch: Path) -> None:
+    if not scratch.is_dir() or scratch.is_symlink():
+        scratch.unlink(missing_ok=True)
+        return
+    if not target.exists():
+        if _is_whole(scratch / "new"):
+            (scratch / "new").rename(target)
+        elif (scratch / "old").exists():
+            (scratch / "old").rename(target)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        verify_manifest(directory)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk; Windows cannot open directories, and needs no call."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in [*sorted(directory.rglob("*")), directory]:
+        _sync(path)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
 
 
 def parse_json(text: str, source: str) -> Any:
@@ -98,14 +240,17 @@ def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
     return [(number, parse_json(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
 
 
+# --- manifests -------------------------------------------------------------------------------------------------
+
+
 def write_manifest(directory: Path) -> None:
-    """Lists every file of a directory with its SHA-256, so that damage is noticed before anything is loaded."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    write_json(directory / MANIFEST, {str(path.relative_to(directory)): sha256(path) for path in files})
+    """List every file of a directory with its SHA-256, so that damage is noticed before anything is loaded."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
+    write_json(directory / MANIFEST, {path.relative_to(directory).as_posix(): sha256(path) for path in files})
 
 
 def verify_manifest(directory: Path) -> None:
-    """Checks a directory against its manifest.
+    """Check a directory against its manifest.
 
     Raises:
         FileNotFoundError: there is no such directory, or it has no manifest.
@@ -115,9 +260,11 @@ def verify_manifest(directory: Path) -> None:
     if not manifest.is_file():
         raise FileNotFoundError(f"{str(directory)!r} is not a checkpoint: it has no {MANIFEST}")
     try:
-        digests: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        digests = read_json(manifest)
+    except ValueError as error:
         raise ValueError(f"{manifest} is damaged ({error}); use another checkpoint") from error
+    if not isinstance(digests, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in digests):
+        raise ValueError(f"{manifest} is damaged (expected the files of its own directory); use another checkpoint")
     for name, digest in digests.items():
         path = directory / name
         if not path.is_file():
@@ -130,11 +277,18 @@ def verify_manifest(directory: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256."""
+    """Return a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_directory(path: Path) -> None:
-    """Removes a directory and what it holds."""
-    shutil.rmtree(path)
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a directory's files with their names; hidden entries are left out."""
+    if path.is_file():
+        return sha256(path)
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            whole.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
+    return whole.hexdigest()

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.comparisons import Comparison, encode_comparisons
 from textgym.agents.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, train_dpo
+from textgym.lm.finite import TrainingError
 from textgym.lm.lora import add_lora
 from textgym.lm.scoring import Trunk
 from textgym.types import Ranking
@@ -169,5 +170,8 @@ def test_bad_settings_and_foreign_tokens() -> None:
 
 def test_training_that_diverges_is_an_error() -> None:
     settings = DPOSettings(learning_rate=1e30, epochs=2)
-    with pytest.raises(ValueError, match="after epoch 1 is no number: training diverged; lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"training diverged: .*learning rate") as caught:
         train_dpo(tiny_gpt2(), COMPARISONS, held_out=COMPARISONS, settings=settings, progress=False)
+    pairs = [(pair.chosen.response_ids, pair.rejected.response_ids) for pair in COMPARISONS]
+    assert caught.value.batch
+    assert all((row["chosen_ids"], row["rejected_ids"]) in pairs for row in caught.value.batch)

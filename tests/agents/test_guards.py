@@ -20,18 +20,12 @@ from tests.helpers import tiny_gpt2
 from textgym.agents import GRPO, PPO, SequenceAlgorithm
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.construction import linear_decay
-from textgym.agents.guards import (
-    TrainingError,
-    TrainingWarning,
-    alarms,
-    check_first_ratio,
-    check_step,
-    ratio_bound,
-)
+from textgym.agents.guards import TrainingWarning, alarms, check_first_ratio, ratio_bound
 from textgym.agents.guards import Watch as Watchman
 from textgym.agents.names import ALGORITHMS
 from textgym.agents.policy import Evaluation
 from textgym.agents.settings import warmup_factor
+from textgym.lm.finite import TrainingError, check_step
 
 CLIPPED = ["ppo", "nlpo", "grpo", "gspo"]
 

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
 from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.guards import TrainingError
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
 from textgym.files import write_manifest
+from textgym.lm.finite import TrainingError
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.rewards.model import RewardModel

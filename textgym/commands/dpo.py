@@ -45,17 +45,17 @@ def dpo(config: DPOConfig) -> Path:
     config = runs.as_begun(config)
     _check(config)
     described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
-    finished = runs.check_run(config.out, described, config.overwrite, config.resume)
-    learner = open_learner(config.model, config.task)
-    skipped: list[str] | None = [] if config.bad_rows == "skip" else None
-    learned, held_out = _comparisons(config, learner, skipped)
-    mdp = _validation_mdp(config, learner, held_out)
-    evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
+    with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
+        learner = open_learner(config.model, config.task)
+        skipped: list[str] | None = [] if config.bad_rows == "skip" else None
+        learned, held_out = _comparisons(config, learner, skipped)
+        mdp = _validation_mdp(config, learner, held_out)
+        evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
 
-    def train(_: Trunk) -> None:
-        _train(config, learner, learned, held_out)
+        def train(_: Trunk) -> None:
+            _train(config, learner, learned, held_out)
 
-    report = run_learning(config, described, finished, learner.model, evaluator, train, skipped)
+        report = run_learning(config, described, standing.resumed, learner.model, evaluator, train, skipped)
     table = epoch_table(kept_epochs(config.out))
     print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")

@@ -121,10 +121,12 @@ def run_learning(
     """
     reference = Trunk(frozen_copy(model))
     if not finished:
-        runs.begin_run(config.out, described, config.overwrite and not config.resume)
+        runs.begin_run(config.out, described, config.overwrite)
         runs.note_skipped(config.out, skipped)
         evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
-        train(reference)
+        runs.first_result(config.out)
+        with runs.stops_noted(config.out, evaluator.mdp):
+            train(reference)
     if (config.out / TRAINING).is_dir():
         remove_directory(config.out / TRAINING)
     trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)

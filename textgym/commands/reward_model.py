@@ -84,13 +84,14 @@ def run_reward_model(config: RewardModelConfig) -> Path:
     """
     settings = check_settings(config)
     about = _described(config)
-    finished = runs.check_run(config.out, about, config.overwrite, config.resume)
-    if not finished:
-        material = gather(config)
-        runs.begin_run(config.out, about, config.overwrite or config.resume)
-        runs.note_skipped(config.out, material.skipped)
-        _train(config, settings, material)
-    return write_report(config.out)
+    with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
+        if not standing.resumed:
+            material = gather(config)
+            runs.begin_run(config.out, about, config.overwrite)
+            runs.note_skipped(config.out, material.skipped)
+            _train(config, settings, material)
+            runs.first_result(config.out)
+        return write_report(config.out)
 
 
 def check_settings(config: RewardModelConfig) -> FitSettings:

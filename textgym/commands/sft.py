@@ -76,14 +76,14 @@ def run_sft(config: SFTConfig) -> Path:
     """
     _check(config)
     described = _described(config)
-    finished = runs.check_run(config.out, described, config.overwrite, config.resume)
-    material = gather(config)
-    evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
+    with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
+        material = gather(config)
+        evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
 
-    def learn(reference: Trunk) -> None:
-        train(config, material, reference)
+        def learn(reference: Trunk) -> None:
+            train(config, material, reference)
 
-    return run_learning(config, described, finished, material.model, evaluator, learn, material.skipped)
+        return run_learning(config, described, standing.resumed, material.model, evaluator, learn, material.skipped)
 
 
 def train(config: SFTConfig, material: Material, reference: Trunk) -> None:

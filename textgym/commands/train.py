@@ -63,21 +63,22 @@ def run_train(config: TrainConfig) -> Path:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
     config = resolved(config)
-    resumed = runs.check_run(config.out, described(config), config.overwrite, config.resume)
-    mdp = user_mdp(config)
-    judged = validation_mdp(config, mdp)
-    pretraining, held_out = gather_pretraining(config, mdp)
-    algorithm = make_algorithm(config, mdp, resumed, pretraining)
-    task = None if config.task is None else load_task(config.task)
-    measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
-    if not resumed:
-        runs.begin_run(config.out, described(config), config.overwrite)
+    about = described(config)
+    with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
+        mdp = user_mdp(config)
+        judged = validation_mdp(config, mdp)
+        pretraining, held_out = gather_pretraining(config, mdp)
+        algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
+        task = None if config.task is None else load_task(config.task)
+        measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
+        if not standing.resumed:
+            runs.begin_run(config.out, about, config.overwrite)
 
-    def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
-        return forgetting(policy.trunk, measured)
+        def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
+            return forgetting(policy.trunk, measured)
 
-    evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
-    return runs.train(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, resumed)
+        evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
+        return runs.train(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, standing)
 
 
 def resolved(config: TrainConfig) -> TrainConfig:

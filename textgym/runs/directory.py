@@ -1,52 +1,271 @@
-"""The directory of a run: whether it may begin or go on there, and the settings that it keeps."""
+"""The directory of a run: who may begin or go on there, the settings and inputs that it keeps, and what it replaces."""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from textgym.files import read_json, read_json_lines, remove_directory, write_json
-from textgym.rewards.addresses import model_directory
+from filelock import FileLock, Timeout
+
+from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
+from textgym.rendering import printable
+from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
+from textgym.runs.settings import LATER, changed_settings, flat
 
 CHECKPOINT = "checkpoint"
-
-
-NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
-
-
-LATER: Mapping[str, Any] = {
-    "bad_rows": "error",
-    "special_tokens": "parse",
-    "skip_special_tokens": True,
-    "warmup_iterations": 0,
-}
-"""Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
-
-
+CONFIG = "config.json"
+LOCK = ".lock"
+MOVING, REPLACED = ".moving", ".replaced"
+"""Where the run that ``--overwrite`` replaces lies: while it is moved there or back, and once it is there whole."""
+TOKENS = "total_timesteps"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
-
 
 Config = TypeVar("Config")
 
 
 def model_source(source: str) -> str:
-    """Where a model lies: a run's directory stands for its checkpoint."""
+    """Return where a model lies: a run's directory stands for its checkpoint."""
     checkpoint = Path(source) / CHECKPOINT
     return str(checkpoint) if checkpoint.is_dir() else source
 
 
 def versions() -> dict[str, str]:
-    """What made the numbers."""
+    """Return the versions of what makes the numbers."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
+# --- whether a run may stand there -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run's directory, held by this process.
+
+    Attributes:
+        resumed: True if there is a checkpoint to go on from.
+        tokens_before: tokens that the run was to generate in all until now, where it is to generate more; else None.
+    """
+
+    resumed: bool
+    tokens_before: int | None = None
+
+
+@contextmanager
+def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> Iterator[bool]:
+    """Hold a run's directory for this process alone while the block runs; gives True if a run there is to go on.
+
+    What a killed process left there is put right. If the block fails before :func:`first_result`, the run that it
+    was to replace comes back; if it fails before :func:`begin_run`, nothing is left.
+
+    Args:
+        out: the directory.
+        config: the settings, as :func:`begin_run` keeps them.
+        overwrite: replace a run that stands there.
+        resume: continue it.
+
+    Raises:
+        FileExistsError: something stands there and neither is set, it is no run, or another process works there.
+        ValueError: the run to overwrite holds what this one reads.
+    """
+    run_to_resume(out, overwrite, resume)
+    with _locked(out):
+        _settle(out)
+        goes_on = run_to_resume(out, overwrite, resume)
+        if overwrite and not goes_on:
+            _require_inputs_outside(out, config)
+        try:
+            yield goes_on
+        except BaseException:
+            _put_back(out)
+            raise
+
+
+@contextmanager
+def claimed(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> Iterator[Standing]:
+    """Hold a run's directory as :func:`held` does, for a command that goes on with the same settings and inputs.
+
+    Raises:
+        FileExistsError: as there.
+        ValueError: as there; or the run to resume had other settings or inputs, which are named.
+    """
+    with held(out, config, overwrite, resume) as goes_on:
+        standing = _standing(out, config) if goes_on else Standing(resumed=False)
+        if resume and not standing.resumed:
+            name = repr(printable(str(out)))
+            found = f"{name} has no checkpoint yet" if is_run(out) else f"nothing stands in {name}"
+            print(f"--resume: {found}, so the run begins anew")
+        yield standing
+
+
+def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
+    """Return how a run stands that is to go on; ValueError where settings or inputs are not those it began with."""
+    kept = _kept_config(out)
+    before, now = kept.get(TOKENS), config.get(TOKENS)
+    more = isinstance(before, int) and isinstance(now, int) and now > before
+    difference = changed_settings({**kept, TOKENS: now} if more else kept, config)
+    if difference:
+        less = f". {TOKENS} may grow, not shrink" if f"{TOKENS}: " in difference else ""
+        raise ValueError(
+            f"--resume of {str(out)!r} with other settings ({difference}); repeat the run's own settings{less}"
+        )
+    if changed := changed_inputs(kept.get("inputs"), config):
+        raise ValueError(
+            f"--resume of {str(out)!r}: {changed} is not what the run began with; put it back, or begin anew elsewhere"
+        )
+    if more:
+        write_json(out / CONFIG, {**kept, TOKENS: now})
+    return Standing((out / CHECKPOINT).is_dir(), before if more else None)
+
+
+def run_to_resume(out: Path, overwrite: bool, resume: bool) -> bool:
+    """Return whether a run stands in a directory and is to be continued; nothing is written.
+
+    Raises:
+        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
+    """
+    if _is_empty(out):
+        return False
+    known = is_run(out)
+    if not (known and (overwrite or resume)):
+        mend = "pass --overwrite to replace it or --resume to continue it" if known else "choose another directory"
+        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if known else 'is not a run'}; {mend}")
+    return resume
+
+
+def is_run(out: Path) -> bool:
+    """Return True if textgym made the directory; a model's directory also holds a config.json."""
+    try:
+        return bool({"command", "versions"} <= _kept_config(out).keys())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _kept_config(out: Path) -> dict[str, Any]:
+    """Return the configuration of a run, or of the one that was being moved aside when the process died."""
+    places = [place / CONFIG for place in (out, out / MOVING, out / REPLACED)]
+    config: dict[str, Any] = read_json(next((place for place in places if place.is_file()), places[0]))
+    return config
+
+
+def _is_empty(out: Path) -> bool:
+    """Return True if there is nothing but what a process leaves that was killed before it began a run."""
+    if not out.is_dir():
+        return not out.exists()
+    return all(path.name == LOCK or (path.is_file() and is_leftover(path.name)) for path in out.iterdir())
+
+
+def _require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
+    for path in named_paths(config):
+        if path.resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"{str(path)!r} lies in out={str(out)!r}, which --overwrite removes; choose another out")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of a directory, which dies with the process; an empty directory made for it goes again."""
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FileExistsError(f"out={str(out)!r} is in use by another process; wait, or choose another out") from None
+    except NotImplementedError:  # a file system without locks, as some network ones are
+        print(f"warning: the file system of {str(out)!r} has no locks; let no second process write there")
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and all(path.name == LOCK for path in out.iterdir()):
+            with suppress(OSError):  # which says that another directory has something by now
+                (out / LOCK).unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
+
+
+# --- beginning one, and replacing another ----------------------------------------------------------------------
+
+
+def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Write the configuration of a new run, with the fingerprints of its inputs.
+
+    With ``overwrite`` the run that stands there is moved aside until :func:`first_result`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _move_aside(out)
+    write_json(out / CONFIG, {**config, "inputs": fingerprints(config), "versions": versions()})
+
+
+def first_result(out: Path) -> None:
+    """Note that a new run has worked once: the run that it replaces is removed."""
+    if (out / REPLACED).is_dir():
+        remove_directory(out / REPLACED)
+
+
+def _move_aside(out: Path) -> None:
+    """Move what stands in a directory into one inside of it, which a mount point or the current folder can have, too.
+
+    Where an older run is there already, the newer one never worked, and is removed.
+    """
+    if (out / REPLACED).is_dir():
+        _remove(_entries(out))
+        return
+    if entries := _entries(out):
+        (out / MOVING).mkdir()
+        for entry in entries:
+            entry.rename(out / MOVING / entry.name)
+        (out / MOVING).rename(out / REPLACED)
+
+
+def _put_back(out: Path) -> None:
+    """Bring a replaced run back in the place of one that never worked."""
+    if (out / REPLACED).is_dir():
+        _remove(_entries(out))
+        (out / REPLACED).rename(out / MOVING)
+        _move_back(out)
+
+
+def _move_back(out: Path) -> None:
+    for entry in (out / MOVING).iterdir():
+        entry.rename(out / entry.name)
+    (out / MOVING).rmdir()
+
+
+def _settle(out: Path) -> None:
+    """Put right what a killed process left."""
+    settle_all(out)
+    if (out / MOVING).is_dir():
+        _move_back(out)
+    if (out / REPLACED).is_dir() and not (out / CONFIG).is_file():
+        _put_back(out)
+
+
+def _entries(out: Path) -> list[Path]:
+    """Return what stands in a directory but lock and replaced run; the configuration first, as it makes it a run."""
+    found = [path for path in out.iterdir() if path.name not in (LOCK, MOVING, REPLACED)]
+    return sorted(found, key=lambda path: (path.name != CONFIG, path.name))
+
+
+def _remove(entries: Sequence[Path]) -> None:
+    for path in entries:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+# --- what it keeps ---------------------------------------------------------------------------------------------
+
+
 def settings_of(config: Any) -> dict[str, Any]:
-    """A command's dataclass as ``config.json`` keeps it; where the run stands and how it was begun is left out."""
+    """Return a command's dataclass as ``config.json`` keeps it, without where the run stands and how it was begun."""
     kept = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite", "resume")}
     plain: dict[str, Any] = _plain(kept)
     return plain
@@ -59,14 +278,14 @@ def _plain(value: Any) -> Any:
 
 
 def begun_with(config: Any) -> dict[str, Any] | None:
-    """The settings of the run that a command is to resume, by name, with those that came later; None without one."""
-    if not (config.resume and _is_run(config.out)):
+    """Return the settings of the run that a command is to resume, by name, with later ones; None without a run."""
+    if not (config.resume and is_run(config.out)):
         return None
-    return {**LATER, **_flat(read_json(config.out / "config.json"))}
+    return {**LATER, **flat(_kept_config(config.out))}
 
 
 def as_begun(config: Config) -> Config:
-    """A command's settings; in a run to resume, those of :data:`LATER` that stand at their defaults are the run's."""
+    """Return a command's settings; in a run to resume, those of LATER that stand at their defaults are the run's."""
     begun = begun_with(config)
     if begun is None:
         return config
@@ -76,121 +295,26 @@ def as_begun(config: Config) -> Config:
     return made
 
 
-def check_run(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> bool:
-    """Whether a run may begin or go on in a directory; nothing is written.
-
-    Returns:
-        Whether there is a checkpoint to continue from.
-
-    Raises:
-        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
-        ValueError: the run to resume had other settings, which are named; or the run to overwrite holds what this one
-            reads.
-    """
-    if not run_to_resume(out, overwrite, resume):
-        require_inputs_outside(out, config)
-        return False
-    _require_equal(read_json(out / "config.json"), dict(config), out)
-    cut_off = next(out.glob(f".{CHECKPOINT}.*"), None)
-    if cut_off is not None and not (out / CHECKPOINT).is_dir():
-        raise ValueError(
-            f"the run was killed while a checkpoint was replaced; the older one is in {str(cut_off / 'old')!r}: rename "
-            f"it to {str(out / CHECKPOINT)!r}"
-        )
-    if not (out / CHECKPOINT).is_dir():
-        print(f"--resume: {str(out)!r} has no checkpoint yet")
-    return (out / CHECKPOINT).is_dir()
-
-
-def run_to_resume(out: Path, overwrite: bool, resume: bool) -> bool:
-    """Whether a run stands in a directory and is to be continued; nothing is written.
-
-    Raises:
-        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        if resume:
-            print(f"--resume: nothing stands in {str(out)!r}, so the run begins anew")
-        return False
-    is_run = _is_run(out)
-    if not (is_run and (overwrite or resume)):
-        mend = "pass --overwrite to replace it or --resume to continue it" if is_run else "choose another directory"
-        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if is_run else 'is not a run'}; {mend}")
-    return resume
-
-
-def require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
-    """ValueError where a setting names a file or directory inside the one that is overwritten."""
-    for value in _flat(config).values():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            path = _path_in(text) if isinstance(text, str) else None
-            if path is not None and path.resolve().is_relative_to(out.resolve()):
-                raise ValueError(
-                    f"{str(path)!r} lies in out={str(out)!r}, which --overwrite removes; choose another out"
-                )
-
-
-def _path_in(text: str) -> Path | None:
-    """The path that a setting names, alone or as in 'rm:DIR' and 'file.py:function', with or without ',weight'."""
-    bare = model_directory(text) or text.partition(",")[0]
-    named = (Path(part) for part in (text, bare, bare.rpartition(":")[0]) if part)
-    return next((path for path in named if path.exists()), None)
-
-
-def _is_run(out: Path) -> bool:
-    """Whether this command made the directory; a model's directory also holds a config.json."""
-    try:
-        return bool({"command", "versions"} <= read_json(out / "config.json").keys())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes the directory of a new run; with ``overwrite`` the run that :func:`check_run` found there is removed."""
-    if overwrite and out.is_dir():
-        remove_directory(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {**config, "versions": versions()})
-
-
-def _require_equal(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    """A run goes on with the settings it began with, or its numbers would mean nothing."""
-    difference = changed_settings(old, new)
-    if difference:
-        raise ValueError(f"--resume of {str(out)!r} with other settings ({difference}); repeat the run's own settings")
-
-
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between the settings that a run began with and others, in words; empty where nothing does."""
-    here = _comparable(json.loads(json.dumps(new)))
-    there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
-    changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
-    return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
-
-
-def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name, equal where they mean the same."""
-    found = _flat(config)
-    return {**found, "target_kl": found.get("target_kl") or None}  # no bound is 0 or None
-
-
-def _flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:
-    """Settings by the names that the command line has for them, those of a part after its name and a dot."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if not isinstance(value, dict):
-            found[part + name] = value
-        elif name != "versions":  # which are no settings
-            found |= _flat(value, part if name in NAMELESS else f"{part}{name}.")
-    return found
-
-
 def read_kept(path: Path) -> dict[str, Any]:
-    """Return a JSON object that the run keeps; an empty one where the file does not exist yet."""
-    content: dict[str, Any] = read_json(path) if path.exists() else {}
+    """Return a JSON object that the run keeps; an empty one where the file does not exist yet.
+
+    Raises:
+        ValueError: the file is damaged; it is named.
+    """
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, expected an object")
     return content
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file that the run keeps; none where it does not exist yet."""
-    return [row for _, row in read_json_lines(path)] if path.exists() else []
+    """Return the rows of a JSON Lines file that the run keeps; none where it does not exist yet.
+
+    Raises:
+        ValueError: the file is damaged; it is named with the line.
+    """
+    rows = read_json_lines(path) if path.exists() else []
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is damaged: it holds {type(row).__name__}, expected an object")
+    return [row for _, row in rows]

@@ -17,7 +17,12 @@ from tqdm import tqdm
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.guards import TrainingWarning
-from textgym.files import write_text
+from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
+from textgym.lm.finite import TrainingError
+from textgym.mdp import TokenMDP
+from textgym.types import Episodes
+
+STOPPED, STOPPED_BATCH = "stopped.json", "stopped_batch.jsonl"
 
 
 class MetricsFile(KVWriter):
@@ -26,12 +31,20 @@ class MetricsFile(KVWriter):
     Args:
         path: the file.
         iterations: how many iterations the checkpoint has seen; later lines belong to work that is done again.
+
+    Raises:
+        ValueError: the file is damaged: a line of those iterations is missing or cannot be read.
     """
 
     def __init__(self, path: Path, iterations: int = 0) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        write_text(path, "".join(line + "\n" for line in lines[:iterations]))
+        lines = read_text(path).split("\n") if path.exists() else []
+        kept = lines[:iterations]
+        for number in range(1, iterations + 1):
+            row = parse_json(kept[number - 1], f"{path}, line {number}") if number <= len(kept) else None
+            if not isinstance(row, dict) or row.get("iteration") != number:
+                raise ValueError(f"{path} is damaged: line {number} is not that of iteration {number}")
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write(
         self,
@@ -41,8 +54,7 @@ class MetricsFile(KVWriter):
     ) -> None:
         row: dict[str, Any] = {"iteration": int(key_values.get("time/iterations", 0))}
         row |= {key: float(value) for key, value in sorted(key_values.items()) if isinstance(value, Real)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path, json.dumps(row))
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -88,3 +100,37 @@ def printed_warnings() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def stops_noted(out: Path, mdp: TokenMDP) -> Iterator[None]:
+    """Keep why training stopped, and what it was trained on then, where a :class:`TrainingError` ends the block.
+
+    ``stopped.json`` gets the iteration and the reason, ``stopped_batch.jsonl`` a row for each response or text.
+
+    Args:
+        out: the run.
+        mdp: decodes the responses.
+    """
+    for name in (STOPPED, STOPPED_BATCH):
+        (out / name).unlink(missing_ok=True)
+    try:
+        yield
+    except TrainingError as error:
+        rows = episode_rows(error.batch, mdp) if isinstance(error.batch, Episodes) else error.batch or []
+        write_text(out / STOPPED_BATCH, "".join(json_line(row) + "\n" for row in rows))
+        metrics = read_text(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else ""
+        write_json(out / STOPPED, {"iteration": metrics.count("\n") + 1, "reason": str(error)})
+        raise
+
+
+def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:
+    """Return episodes as rows: prompt, completion, its token ids, and for each token the reward and log-probability."""
+    rows = []
+    for i in range(len(episodes)):
+        length = int(episodes.lengths[i])
+        ids = episodes.actions[i, :length].tolist()
+        prompt = mdp.prompts[int(episodes.prompt_index[i])]
+        per_token = {name: getattr(episodes, name)[i, :length].tolist() for name in ("rewards", "log_probs")}
+        rows.append({"prompt": prompt.text, "completion": mdp.completion(prompt, ids), "ids": ids, **per_token})
+    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from textgym.commands.pipeline.summary import sample_pairs, stage_line, stage_ta
 from textgym.commands.reward_model import run_reward_model
 from textgym.commands.sft import run_sft
 from textgym.commands.train import run_train
-from textgym.files import remove_directory, write_json
+from textgym.files import read_json
 
 
 def pipeline(config: PipelineConfig) -> Path | None:
@@ -34,35 +33,30 @@ def pipeline(config: PipelineConfig) -> Path | None:
     config = runs.as_begun(config)
     check_settings(config)
     stages = plan(config)
-    resumed = _run_to_resume(config)
-    ledger = Ledger(config.out, stages, resumed)
-    ledger.verify(stages)
-    check_materials(config)
     about = {"command": "pipeline", **runs.settings_of(config)}
-    if resumed:
-        write_json(config.out / "config.json", {**about, "versions": runs.versions()})
-    else:
-        runs.begin_run(config.out, about, config.overwrite)
-    ledger.save()
-    for number, stage in enumerate(stages, start=1):
-        if not _carried_out(stage, ledger, f"{number}/{len(stages)} {stage.name}"):
-            print(_to_do(stage))
-            return None
+    with runs.held(config.out, about, config.overwrite, config.resume) as resumed:
+        if resumed:
+            _require_pipeline(config.out)
+        ledger = Ledger(config.out, stages, resumed)
+        ledger.verify(stages)
+        check_materials(config)
+        runs.begin_run(config.out, about, config.overwrite and not resumed)
+        ledger.save()
+        for number, stage in enumerate(stages, start=1):
+            if not _carried_out(stage, ledger, f"{number}/{len(stages)} {stage.name}"):
+                print(_to_do(stage))
+                return None
+            runs.first_result(config.out)
     report = write_pipeline_report(config.out)
     print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages, about)}\n\n{sample_pairs(stages, 3)}\n")
     print(f"{time.monotonic() - started:.0f} s; report: {report}")
     return report
 
 
-def _run_to_resume(config: PipelineConfig) -> bool:
-    """Whether a pipeline stands in ``out`` and is to go on."""
-    if not runs.run_to_resume(config.out, config.overwrite, config.resume):
-        runs.require_inputs_outside(config.out, runs.settings_of(config))
-        return False
-    command = json.loads((config.out / "config.json").read_text(encoding="utf-8"))["command"]
+def _require_pipeline(out: Path) -> None:
+    command = read_json(out / "config.json")["command"]
     if command != "pipeline":
-        raise ValueError(f"--resume: out={str(config.out)!r} is a run of textgym {command}; choose another directory")
-    return True
+        raise ValueError(f"--resume: out={str(out)!r} is a run of textgym {command}; choose another directory")
 
 
 def _carried_out(stage: Stage, ledger: Ledger, title: str) -> bool:
@@ -72,9 +66,8 @@ def _carried_out(stage: Stage, ledger: Ledger, title: str) -> bool:
         return True
     print(f"{title} …")
     started = time.monotonic()
-    resume = _has_begun(stage.config.out)
     ledger.begin(stage)
-    if not _run(stage, resume):
+    if not _run(stage, resume=stage.config.out.exists()):
         return False
     ledger.complete(stage)
     print(f"{title}: {stage_line(stage)} ({time.monotonic() - started:.0f} s)")
@@ -92,23 +85,6 @@ def _run(stage: Stage, resume: bool) -> bool:
     else:
         run_train(replace(config, resume=resume))
     return True
-
-
-def _has_begun(out: Path) -> bool:
-    """Whether a stage can go on in its directory.
-
-    One that was killed before its configuration was written, or in the midst of replacing a checkpoint, begins anew:
-    it then ends as it would have ended.
-    """
-    if not out.is_dir():
-        return False
-    torn = list(out.glob(f".{runs.CHECKPOINT}.*"))
-    if (out / "config.json").is_file() and (not torn or (out / runs.CHECKPOINT).is_dir()):
-        for path in torn:
-            remove_directory(path)
-        return True
-    remove_directory(out)
-    return False
 
 
 def _to_do(stage: Stage) -> str:

@@ -89,28 +89,30 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
         RewardError: the labeller failed.
         ValueError: people's file cannot be used, or nothing is left to learn from.
     """
-    if not resume:
-        runs.begin_run(config.out, {"command": "labels", **runs.settings_of(config)}, overwrite=False)
-    mdp = _mdp(config)
-    chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
-    if not (config.out / SAMPLES).exists():
-        write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
-    rows = read_rows(config.out / SAMPLES)
-    asked, dropped = questions(
-        [row["completions"] for row in rows],
-        [mdp.prompts[int(i)] for i in chosen],
-    )
-    labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, mdp, asked)
-    if labelled is None:
-        return False
-    dropped |= labelled.dropped
-    if not labelled.rankings:
-        raise ValueError(f"{config.out / SAMPLES}: no prompt has completions that differ in rank ({dropped})")
-    write_rankings(config.out / RANKINGS, labelled.rankings)
-    earlier = [] if config.previous is None else read_rankings(config.previous)
-    write_rankings(config.out / COMPARISONS, [*earlier, *labelled.rankings])
-    write_json(config.out / "labels.json", _described(config, rows, labelled, dropped))
-    return True
+    about = {"command": "labels", **runs.settings_of(config)}
+    with runs.held(config.out, about, overwrite=False, resume=resume) as goes_on:
+        if not goes_on:
+            runs.begin_run(config.out, about)
+        mdp = _mdp(config)
+        chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
+        if not (config.out / SAMPLES).exists():
+            write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
+        rows = read_rows(config.out / SAMPLES)
+        asked, dropped = questions(
+            [row["completions"] for row in rows],
+            [mdp.prompts[int(i)] for i in chosen],
+        )
+        labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, mdp, asked)
+        if labelled is None:
+            return False
+        dropped |= labelled.dropped
+        if not labelled.rankings:
+            raise ValueError(f"{config.out / SAMPLES}: no prompt has completions that differ in rank ({dropped})")
+        write_rankings(config.out / RANKINGS, labelled.rankings)
+        earlier = [] if config.previous is None else read_rankings(config.previous)
+        write_rankings(config.out / COMPARISONS, [*earlier, *labelled.rankings])
+        write_json(config.out / "labels.json", _described(config, rows, labelled, dropped))
+        return True
 
 
 def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> IntArray:

@@ -1,0 +1,126 @@
+"""Whatever happens at whichever file operation: the run goes on, to the same bits, and nothing is left over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.faults import ERRORS, SIGNALS, Outcome, leftovers, result, run
+from tests.helpers import tiny_gpt2, word_tokenizer
+from textgym.agents.names import ALGORITHMS
+
+REWARD = "def sevens(completions, **_): return [float(t.split().count('w5')) for t in completions]\n"
+RL = (
+    "train --model model --prompts prompts.jsonl --reward rewards.py:sevens --max-new-tokens 4 --eval-episodes 4 "
+    "--minibatch-size 4 --checkpoint-every 1 --out run"
+)
+EPOCHS = "--eval-episodes 4 --max-new-tokens 4 --epochs 3 --batch-size 4 --out run"
+LOOP = (
+    "pipeline --model model --prompts prompts.jsonl --validation prompts.jsonl --max-new-tokens 4 --eval-episodes 4 "
+    "--out run "
+    "--sft.demonstrations demonstrations.jsonl --sft.epochs 1 --sft.batch-size 4 --labels.labeller rewards.py:sevens "
+    "--labels.prompts 6 --labels.completions 4 --labels.temperature 1 --reward-model.batch-size 2 "
+    "--reward-model.heldout 0.34 --train.total-timesteps 60 --train.episodes-per-iteration 8 --train.minibatch-size 4 "
+    "--train.checkpoint-every 1"
+)
+COMMANDS = {
+    "sft": f"sft --model model --data demonstrations.jsonl --reward rewards.py:sevens {EPOCHS}",
+    "dpo": f"dpo --model model --data pairs.jsonl {EPOCHS}",
+    "reward-model": "reward-model --model model --data pairs.jsonl --epochs 2 --batch-size 4 --heldout 0.25 --out run",
+    "pipeline": LOOP,
+}
+
+
+def training(algorithm: str) -> str:
+    """Return the command that trains for three iterations; best-of-n needs 16 responses to a prompt."""
+    size, tokens = (16, 170) if algorithm == "best-of-n" else (8, 80)
+    return f"{RL} --algorithm {algorithm} --episodes-per-iteration {size} --total-timesteps {tokens}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder."""
+    place = tmp_path_factory.mktemp("place")
+    tiny_gpt2(n_layer=1, n_embd=16).save_pretrained(place / "model")
+    word_tokenizer().save_pretrained(place / "model")
+    rows = {
+        "prompts": [{"prompt": f"w{i} w{i + 1}"} for i in range(6)],
+        "demonstrations": [{"prompt": f"w{i} w{i + 1}", "completion": f"w5 w{i}"} for i in range(10)],
+        "pairs": [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(12)],
+    }
+    for name, content in rows.items():
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    (place / "rewards.py").write_text(REWARD)
+    return place
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path) -> dict[str, tuple[Outcome, dict[str, object]]]:
+    """Runs that nothing disturbs, by their command; filled as they are asked for."""
+    return {}
+
+
+def reference(
+    place: Path, undisturbed: dict[str, tuple[Outcome, dict[str, object]]], command: str
+) -> tuple[Outcome, dict[str, object]]:
+    if command not in undisturbed:
+        shutil.rmtree(place / "run", ignore_errors=True)
+        outcome = run(place, command.split())
+        assert outcome.status == 0, outcome.text
+        assert not leftovers(place / "run")
+        undisturbed[command] = outcome, result(place / "run")
+    return undisturbed[command]
+
+
+def spread(count: int, among: int) -> Iterator[int]:
+    """Yield ``count`` numbers that are spread over 1 … ``among``."""
+    yield from (round(1 + i * (among - 1) / max(1, count - 1)) for i in range(count))
+
+
+def disturb(place: Path, command: str, fault: str, at: int, expected: dict[str, object]) -> None:
+    """Let a fault come, and see that the run then goes on to the same end."""
+    shutil.rmtree(place / "run", ignore_errors=True)
+    met = run(place, command.split(), fault, at)
+    where = f"{fault} at operation {at}, {met.operations[-1] if met.operations else 'none'}"
+    assert len(met.operations) >= at, f"{where}: not reached"
+    assert met.status == SIGNALS.get(fault, 2), f"{where}: status {met.status}, {met.text}"
+    again = run(place, [*command.split(), "--resume"])
+    assert again.status == 0, f"{where}; then --resume: {again.text}"
+    found = result(place / "run")
+    assert sorted(found) == sorted(expected), where
+    assert [name for name in expected if found[name] != expected[name]] == [], where
+    assert leftovers(place / "run") == [], where
+
+
+Undisturbed = dict[str, tuple[Outcome, dict[str, object]]]
+SHORT: Sequence[tuple[str, str, int]] = [
+    (training("ppo"), "SIGKILL", 10),
+    (training("nlpo"), "SIGKILL", 3),
+    (training("rloo"), "SIGTERM", 4),
+    (training("rloo"), "SIGINT", 4),
+    (training("rloo"), "full", 3),
+    (training("rloo"), "read-only", 2),
+    *((command, "SIGKILL", 3) for command in COMMANDS.values()),
+    (COMMANDS["sft"], "SIGTERM", 2),
+]
+
+
+@pytest.mark.parametrize(("command", "fault", "count"), SHORT)
+def test_goes_on_after_a_fault(place: Path, undisturbed: Undisturbed, command: str, fault: str, count: int) -> None:
+    outcome, expected = reference(place, undisturbed, command)
+    for at in spread(count, len(outcome.operations)):
+        disturb(place, command, fault, at, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [*SIGNALS, *ERRORS])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *COMMANDS])
+def test_goes_on_after_a_fault_at_every_operation(place: Path, undisturbed: Undisturbed, name: str, fault: str) -> None:
+    command = COMMANDS[name] if name in COMMANDS else training(name)
+    outcome, expected = reference(place, undisturbed, command)
+    for at in range(1, len(outcome.operations) + 1):
+        disturb(place, command, fault, at, expected)

@@ -1,0 +1,78 @@
+"""Inputs of a run: the files and directories that its settings name, and their fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from textgym.files import fingerprint
+from textgym.rewards.addresses import model_directory
+from textgym.runs.settings import flat
+
+FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
+WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # that stand there for something else than a file
+REWARDS = ("reward", "gold", "labeller")
+"""Settings that may name an input, by the last part of their name; several rewards are separated by spaces."""
+
+
+def named_paths(config: Mapping[str, Any]) -> list[Path]:
+    """Return the existing files and directories that the settings of a command name, each once."""
+    return list(dict.fromkeys(_paths(config)))
+
+
+def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each input by its path; that of a directory is over its files, of a run over its model."""
+    return {str(path): _digest(path) for path in named_paths(config)}
+
+
+def changed_inputs(known: Mapping[str, str] | None, config: Mapping[str, Any]) -> str:
+    """Return the first input that is not what it was, with both digests; empty if there is none.
+
+    Args:
+        known: the fingerprints of the run; None for a run of an earlier version, which kept none.
+        config: the settings now. An input that is missing now is left to whoever needs it.
+    """
+    for path in named_paths(config) if known else []:
+        before = (known or {}).get(str(path))
+        now = _digest(path)
+        if before not in (None, now):
+            return f"{str(path)!r} (SHA-256 {before[:12]}… then, {now[:12]}… now)"
+    return ""
+
+
+def reward_path(text: str) -> Path | None:
+    """Return the file or directory in one reward's address: 'rm:DIR', 'file.py:function' or 'module:function'."""
+    if directory := model_directory(text):
+        return Path(directory)
+    source = text.partition(",")[0].rpartition(":")[0]
+    if not source or source.endswith(".py"):
+        return Path(source) if source else None
+    try:
+        found = find_spec(source)
+    except (ImportError, ValueError):  # which whoever resolves the reward will tell
+        return None
+    return Path(found.origin) if found and found.origin else None
+
+
+def _paths(config: Mapping[str, Any]) -> Iterator[Path]:
+    for name, value in flat(config).items():
+        kind = name.rpartition(".")[2]
+        if not isinstance(value, str) or not value:
+            continue
+        found = [Path(value)] if kind in FILES and value not in WORDS else []
+        if kind in REWARDS:
+            found = [path for item in value.split() if (path := reward_path(item))]
+        yield from (path for path in found if _exists(path))
+
+
+def _digest(path: Path) -> str:
+    return fingerprint(path / "checkpoint" if (path / "checkpoint").is_dir() else path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False

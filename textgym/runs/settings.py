@@ -1,0 +1,42 @@
+"""Settings of a run as ``config.json`` keeps them, and their comparison with those of now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+LATER: Mapping[str, Any] = {
+    "bad_rows": "error",
+    "special_tokens": "parse",
+    "skip_special_tokens": True,
+    "warmup_iterations": 0,
+}
+"""Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
+NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
+NO_SETTINGS = ("versions", "inputs")
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the settings that differ between those that a run began with and others, in words; empty if none do."""
+    here = _comparable(json.loads(json.dumps(new)))
+    there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
+    changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by name, equal where they mean the same."""
+    found = flat(config)
+    return {**found, "target_kl": found.get("target_kl") or None}  # no bound is 0 or None
+
+
+def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+    """Return settings by the names that the command line has for them, those of a part after its name and a dot."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if not isinstance(value, dict):
+            found[part + name] = value
+        elif name not in NO_SETTINGS:
+            found |= flat(value, part if name in NAMELESS else f"{part}{name}.")
+    return found
