@@ -125,7 +125,7 @@ def run_learning(
         runs.note_skipped(config.out, skipped)
         evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
         runs.first_result(config.out)
-        with runs.stops_noted(config.out, evaluator.mdp):
+        with runs.stops_noted(config.out):
             train(reference)
     if (config.out / TRAINING).is_dir():
         remove_directory(config.out / TRAINING)

@@ -89,7 +89,8 @@ def run_reward_model(config: RewardModelConfig) -> Path:
             material = gather(config)
             runs.begin_run(config.out, about, config.overwrite)
             runs.note_skipped(config.out, material.skipped)
-            _train(config, settings, material)
+            with runs.stops_noted(config.out):
+                _train(config, settings, material)
             runs.first_result(config.out)
         return write_report(config.out)
 

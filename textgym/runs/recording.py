@@ -103,21 +103,23 @@ def printed_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def stops_noted(out: Path, mdp: TokenMDP) -> Iterator[None]:
+def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
     """Keep why training stopped, and what it was trained on then, where a :class:`TrainingError` ends the block.
 
     ``stopped.json`` gets the iteration and the reason, ``stopped_batch.jsonl`` a row for each response or text.
 
     Args:
         out: the run.
-        mdp: decodes the responses.
+        mdp: decodes the responses of reinforcement; None where texts are trained on.
     """
     for name in (STOPPED, STOPPED_BATCH):
         (out / name).unlink(missing_ok=True)
     try:
         yield
     except TrainingError as error:
-        rows = episode_rows(error.batch, mdp) if isinstance(error.batch, Episodes) else error.batch or []
+        rows = error.batch or []
+        if mdp is not None and isinstance(rows, Episodes):
+            rows = episode_rows(rows, mdp)
         write_text(out / STOPPED_BATCH, "".join(json_line(row) + "\n" for row in rows))
         metrics = read_text(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else ""
         write_json(out / STOPPED, {"iteration": metrics.count("\n") + 1, "reason": str(error)})
