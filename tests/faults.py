@@ -16,13 +16,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from textgym.files import is_leftover
+from textgym.files import is_leftover, write_text
 
-PRELOADED = ["textgym.commands.train", "textgym.commands.sft", "textgym.commands.dpo", "textgym.commands.pipeline"]
+PRELOADED = [
+    *(f"textgym.commands.{name}" for name in ("train", "sft", "dpo", "reward_model", "pipeline")),
+    *("textgym.agents.hf_trainer", "transformers.models.gpt2.modeling_gpt2"),
+]
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 """Signals, with the exit status of a process that each one ends."""
 ERRORS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
@@ -44,7 +48,9 @@ class Outcome:
     operations: list[str]
 
 
-def run(place: Path, argv: Sequence[str], fault: str | None = None, at: int = 0) -> Outcome:
+def run(
+    place: Path, argv: Sequence[str], fault: str | None = None, at: int = 0, seconds: float | None = None
+) -> Outcome:
     """Run a command with ``--out run`` in a folder.
 
     Args:
@@ -52,15 +58,22 @@ def run(place: Path, argv: Sequence[str], fault: str | None = None, at: int = 0)
         argv: the command.
         fault: a name of SIGNALS or ERRORS; None for none.
         at: the operation, from 1, before which the fault comes.
+        seconds: kill the process after so long; None to let it end.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     log = place / "log"
     child = context.Process(target=_child, args=(str(place), list(argv), fault, at))
+    for name in ("log", "operations"):
+        (place / name).unlink(missing_ok=True)
     child.start()
-    child.join(300)
+    child.join(300 if seconds is None else seconds)
+    if seconds is not None:
+        child.kill()
+        child.join()
     assert child.exitcode is not None, f"{argv} does not end"
-    lines = (place / "operations").read_text().splitlines()
+    kept = place / "operations"
+    lines = kept.read_text().splitlines() if kept.exists() else []
     return Outcome(child.exitcode, log.read_text() if log.exists() else "", lines)
 
 
@@ -71,6 +84,9 @@ def _child(place: str, argv: list[str], fault: str | None, at: int) -> None:
 
     torch.set_num_threads(1)
     os.chdir(place)
+    for module in ("runs.training", "commands.learner", "commands.reward_model"):  # figures take most of the time
+        import_module(f"textgym.{module}").write_report = _bare_report
+    import_module("textgym.commands.pipeline.command").write_pipeline_report = _bare_report  # type: ignore[attr-defined]
     status: Any = 0
     text = io.StringIO()
     _install(Path(place, "run"), fault, at)
@@ -84,6 +100,11 @@ def _child(place: str, argv: list[str], fault: str | None, at: int) -> None:
         text.write(f"TRACEBACK {type(error).__name__}: {error}")
     Path(place, "log").write_text(text.getvalue())
     os._exit(status)
+
+
+def _bare_report(out: Path) -> Path:
+    write_text(out / "report.html", "a page without figures")
+    return out / "report.html"
 
 
 def _install(out: Path, fault: str | None, at: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,11 +117,37 @@ def test_goes_on_after_a_fault(place: Path, undisturbed: Undisturbed, command: s
         disturb(place, command, fault, at, expected)
 
 
+EVERYWHERE = ("ppo", "sft", "dpo", "reward-model", "pipeline")
+"""Commands that meet every fault at every operation; the other algorithms write the same files, and meet SIGKILL at
+every one, and the other faults at every fifth."""
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [*SIGNALS, *ERRORS])
 @pytest.mark.parametrize("name", [*ALGORITHMS, *COMMANDS])
 def test_goes_on_after_a_fault_at_every_operation(place: Path, undisturbed: Undisturbed, name: str, fault: str) -> None:
     command = COMMANDS[name] if name in COMMANDS else training(name)
     outcome, expected = reference(place, undisturbed, command)
-    for at in range(1, len(outcome.operations) + 1):
+    step = 1 if fault == "SIGKILL" or name in EVERYWHERE else 5
+    points = range(1, len(outcome.operations) + 1, step)
+    for at in points:
         disturb(place, command, fault, at, expected)
+    print(f"{name}, {fault}: {len(points)} of {len(outcome.operations)} operations")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_goes_on_after_kills_at_random_moments(place: Path, undisturbed: Undisturbed, name: str) -> None:
+    """Runs that are killed at random moments of the clock until they are through, with twenty kills or more."""
+    command = training(name)
+    _, expected = reference(place, undisturbed, command)
+    moments, kills = random.Random(name), 0
+    while kills < 20:
+        shutil.rmtree(place / "run", ignore_errors=True)
+        flags: list[str] = []
+        while (met := run(place, [*command.split(), *flags], seconds=moments.uniform(0.05, 1.5))).status == -9:
+            kills, flags = kills + 1, ["--resume"]
+        assert met.status == 0, met.text
+        assert result(place / "run") == expected
+        assert leftovers(place / "run") == []
+    print(f"{name}: {kills} kills")
