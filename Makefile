@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint unit package test-latest test-lowest tested clean
+.PHONY: help demo test lint unit test-long package test-latest test-lowest tested clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(VENV)/dev.stamp  ## style, types and the floors of the house
 
 unit: $(VENV)/dev.stamp  ## the tests, on WORKERS=2 processes
 	$(BIN)/pytest -n $(WORKERS)
+
+test-long: $(VENV)/dev.stamp  ## the whole versions of tests that are run in short otherwise: faults, fuzzing (hours)
+	$(BIN)/pytest -n $(WORKERS) -m long
 
 package: $(VENV)/dev.stamp  ## build sdist and wheel, install the wheel elsewhere, run it there
 	PYTHON=$(BIN)/python scripts/check_package.sh
