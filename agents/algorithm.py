@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import update_learning_rate
+from stable_baselines3.common.utils import safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 from transformers import PreTrainedModel
 
 from textgym.agents.batches import Scored, score_episodes, take
-from textgym.agents.bridge import SlotVecEnv, is_vector
+from textgym.agents.bridge import SlotVecEnv, bridge_evaluations, env_attribute, is_vector
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.checkpoint import constructor_arguments, read_state, restore, save_checkpoint
 from textgym.agents.choices import Choices
@@ -32,7 +32,6 @@ from textgym.agents.construction import (
     check_same_task,
     check_spaces,
     check_trainable,
-    env_attribute,
     make_admitting,
     make_controller,
     make_schedule,
@@ -47,7 +46,7 @@ from textgym.agents.pretraining import Pretraining, check_pretraining
 from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings, warmup_factor
-from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
+from textgym.agents.slots import MAX_SLOTS, Slots, SlotStep, make_slots
 from textgym.lm.finite import check_trained, naming_batch
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import KLController
@@ -162,10 +161,10 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     def check_env(self, env: VecEnv) -> None:
         """ValueError where this algorithm cannot play in an environment; called for each one before it is taken."""
         check_plays(self.policy, env, self.kl.beta)
-        if self.group > 1 and not make_slots(env).admits:
+        if not self._make_slots(env).admits and self.group > 1:
             raise ValueError(
                 f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
-                "choose their own prompts; give an id, or a textgym vector environment with autoreset_mode='Disabled'"
+                "choose their own prompts; give an id, or an environment of textgym, with or without wrappers"
             )
 
     def extra_modules(self) -> dict[str, nn.Module]:
@@ -215,8 +214,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     def _settle(self) -> None:
         """Readies the slots of the environment and what plays in them."""
         assert self.env is not None
-        self._slots = make_slots(self.env, self.score_together)
+        self._slots = self._make_slots(self.env)
         self._session = self.new_session()
+
+    def _make_slots(self, env: VecEnv) -> Slots:
+        return make_slots(env, self.score_together, assign=self.group > 1)
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
         assert self.env is not None
@@ -258,6 +260,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
         """
         callbacks = CallbackList([*_as_list(callback), *([TokenProgressBar()] if progress_bar else [])])
+        bridge_evaluations(callbacks.callbacks)
         assert self.env is not None
         self.env.seed(self.seed)  # takes effect at the next reset
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
@@ -278,14 +281,13 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             self.episodes_begun += len(episodes)
             self.boundary_timesteps = self.num_timesteps
             if log_interval and self.iteration % log_interval == 0:
-                self._dump_logs()
+                self.dump_logs()
         running.on_training_end()
         return self
 
     def plan(self) -> EpisodePlan:
         """The next iteration's episodes."""
-        mdp = self._env_attribute("mdp", None)
-        n_prompts = len(mdp.prompts) if mdp is not None and self._slots.admits else 0
+        n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
         count = self.settings.episodes_per_iteration
         return sampling_plan(
             self.seed or 0, n_prompts, self.episodes_begun, count, self.group, self.settings.samples_per_prompt
@@ -293,12 +295,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def _collect(self, callback: BaseCallback) -> Episodes | None:
         plan = self.plan()
+        monitored = False
         callback.on_rollout_start()
 
         def on_step(step: SlotStep, acted: Acted, playing: BoolArray) -> bool:
+            nonlocal monitored
             self.num_timesteps += int(playing.sum())
             dones = step.terminated | step.truncated
             infos = [step.info(row) if dones[row] else {} for row in range(len(dones))]
+            monitored = monitored or any("episode" in info for info in infos)
             self._update_info_buffer(infos, dones)
             callback.update_locals(
                 {
@@ -313,8 +318,17 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             return callback.on_step()
 
         episodes = collect(self._slots, self._session, plan, on_step)
+        if episodes is not None and not monitored:
+            self._note_episodes(episodes)
         callback.on_rollout_end()
         return episodes
+
+    def _note_episodes(self, episodes: Episodes) -> None:
+        """Hands returns and lengths of sampled episodes to stable-baselines3, as a ``Monitor`` would."""
+        assert self.ep_info_buffer is not None
+        sampled = np.arange(len(episodes)) % self.group < self.settings.samples_per_prompt
+        returns, lengths = episodes.rewards.sum(1)[sampled].tolist(), episodes.lengths[sampled].tolist()
+        self.ep_info_buffer.extend({"r": r, "l": n} for r, n in zip(returns, lengths, strict=True))
 
     def score(self, episodes: Episodes) -> Scored:
         """One pass of policy and reference over an iteration's episodes, and the shaped rewards."""
@@ -406,9 +420,19 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     # --- logging -------------------------------------------------------------------------------------------
 
-    def _dump_logs(self) -> None:
+    def dump_logs(self, iteration: int | None = None) -> None:
+        """Writes what was recorded so far, beside time and the last episodes; stable-baselines3's callbacks call it.
+
+        Args:
+            iteration: written as ``time/iterations``; by default how many there were.
+        """
+        if self.ep_info_buffer:
+            for key, name in (("r", "ep_rew_mean"), ("l", "ep_len_mean")):
+                self.logger.record(f"rollout/{name}", safe_mean([info[key] for info in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))  # type: ignore[arg-type]
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self.logger.record("time/iterations", self.iteration)
+        self.logger.record("time/iterations", self.iteration if iteration is None else iteration)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", elapsed)
         self.logger.record("time/total_timesteps", self.num_timesteps)
@@ -419,7 +443,7 @@ def _directory(path: str | Path) -> Path:
     return Path(path).with_suffix("") if Path(path).suffix == ".zip" else Path(path)
 
 
-def _as_list(callback: MaybeCallback) -> list[Any]:
-    if callback is None:
-        return []
-    return list(callback) if isinstance(callback, list) else [callback]
+def _as_list(callback: Any) -> list[BaseCallback]:
+    """Callbacks as objects: stable-baselines3 takes one, a list of them, or functions ``(locals, globals) -> bool``."""
+    given = callback if isinstance(callback, list) else [] if callback is None else [callback]
+    return [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
+from textgym.agents.bridge import env_attribute
 from textgym.agents.policy import LMPolicy
 from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
@@ -164,23 +165,6 @@ def make_schedule(rate: float | Schedule) -> Schedule:
 def _check_rate(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}={value}; expected a finite number of 0 or more")
-
-
-def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
-    """An attribute of a language environment, behind its wrappers.
-
-    Raises:
-        ValueError: there is none, and no default.
-    """
-    try:
-        return env.get_attr(name, [0])[0]
-    except AttributeError as error:
-        if default:
-            return default[0]
-        raise ValueError(
-            f"env has no attribute {name!r}: language environments say prompt_length (P) and end_token_ids, as "
-            "textgym.env.TokenEnv does"
-        ) from error
 
 
 def restricts_actions(env: VecEnv) -> bool:

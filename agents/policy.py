@@ -208,7 +208,7 @@ class LMPolicy(BasePolicy):
             acted = self.act(rows, masks, deterministic)
         else:
             acted = state[0].act(rows, None, masks, deterministic)
-        return (acted.actions[0] if single else acted.actions), state
+        return (acted.actions.squeeze(0) if single else acted.actions), state
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         arrays = {key: value.cpu().numpy() for key, value in observation.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -88,6 +88,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a response."""
         return self.mdp.end_token_ids
+
+    @property
+    def prompt_index(self) -> IntArray:
+        """``[N]``: each row's prompt."""
+        return self._prompt_index.copy()
 
     # --- reset -------------------------------------------------------------------------------------------
 
@@ -306,6 +311,13 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if self.mdp.allowed is not None:
             infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
+
+    def env_is_wrapped(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuses stable-baselines3, which asks this first and whose ``VecEnv`` has another ``reset`` and ``step``."""
+        raise TypeError(
+            "this is a Gymnasium vector environment; give stable-baselines3 textgym.agents.SlotVecEnv(env), where env "
+            "is what gym.make_vec made"
+        )
 
     def idle(self) -> None:
         """Lets every row wait for its next reset: none of them plays on, and none is scored."""
