@@ -27,14 +27,17 @@ from textgym.agents.checkpoint import constructor_arguments, read_state, restore
 from textgym.agents.choices import Choices
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
 from textgym.agents.construction import (
-    check_arguments,
     check_plays,
+    check_policy,
     check_same_task,
     check_spaces,
     check_trainable,
+    layout_from_state,
+    layout_of,
     make_admitting,
     make_controller,
     make_schedule,
+    require_env,
     schedule_state,
     task_identity,
 )
@@ -109,7 +112,9 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         _init_setup_model: bool = True,
         **settings: Any,
     ) -> None:
-        check_arguments(policy, env)
+        check_policy(policy, env)
+        if _init_setup_model:
+            require_env(env)
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
@@ -132,6 +137,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
         self.metrics: dict[str, float] = {}  # of the last iteration
+        self._trained_in: dict[str, Any] | None = None  # the task of the checkpoint that it was loaded from
         self._watch = Watch()
         super().__init__(
             policy,
@@ -156,7 +162,12 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def new_session(self) -> Session:
         """What samples: the policy."""
-        return self.policy.session(self._slots.n)
+        return self.policy.session(self.n_rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that play at once; 1 where there is no environment."""
+        return 1 if self.env is None else self._slots.n
 
     def check_env(self, env: VecEnv) -> None:
         """ValueError where this algorithm cannot play in an environment; called for each one before it is taken."""
@@ -185,25 +196,26 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def _setup_model(self) -> None:
         self.lr_schedule = make_schedule(self.learning_rate)
-        assert self.env is not None
-        check_spaces(self.observation_space, self.action_space)
-        mdp = self._env_attribute("mdp", None)
+        layout = layout_from_state(self._trained_in) if self.env is None else layout_of(self.env)
+        self.observation_space, self.action_space = layout.observation_space, layout.action_space
+        mdp = None if self.env is None else self._env_attribute("mdp", None)
         model = self.model if self.model is not None else getattr(mdp, "base_model", None)
         if model is None:
             raise ValueError("model is None and the environment's task has no base model; pass model=DIRECTORY_OR_ID")
         self.policy = LMPolicy(
-            self.observation_space,  # type: ignore[arg-type]
-            self.action_space,  # type: ignore[arg-type]
+            layout.observation_space,
+            layout.action_space,
             self.lr_schedule,
             model=model,
-            prompt_length=self._env_attribute("prompt_length"),
-            end_token_ids=self._env_attribute("end_token_ids"),
+            prompt_length=layout.prompt_length,
+            end_token_ids=layout.end_token_ids,
             value=self.value if self.critic else None,
             sampling=self.sampling,
             seed=self.seed or 0,
             **self.policy_kwargs,
         ).to(self.device)
-        self.check_env(self.env)
+        if self.env is not None:
+            self.check_env(self.env)
         check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
@@ -212,9 +224,9 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self._settle()
 
     def _settle(self) -> None:
-        """Readies the slots of the environment and what plays in them."""
-        assert self.env is not None
-        self._slots = self._make_slots(self.env)
+        """Readies the slots of the environment, where there is one, and what plays in them."""
+        if self.env is not None:
+            self._slots = self._make_slots(self.env)
         self._session = self.new_session()
 
     def _make_slots(self, env: VecEnv) -> Slots:
@@ -236,11 +248,13 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         Raises:
             ValueError: it does not; the message says what differs, and the algorithm stays in its own environment.
         """
-        assert self.env is not None
         wrapped = self._wrap_env(env, self.verbose)
         check_spaces(wrapped.observation_space, wrapped.action_space)
-        check_same_task(task_identity(self.env), wrapped)
+        check_same_task(self._trained_in if self.env is None else task_identity(self.env), wrapped)
         self.check_env(wrapped)
+        if self.env is None:  # loaded without one: any number of rows will do
+            self.n_envs = wrapped.num_envs
+            self.observation_space, self.action_space = wrapped.observation_space, wrapped.action_space
         super().set_env(wrapped, force_reset)
         self._settle()
 
@@ -261,7 +275,8 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """
         callbacks = CallbackList([*_as_list(callback), *([TokenProgressBar()] if progress_bar else [])])
         bridge_evaluations(callbacks.callbacks)
-        assert self.env is not None
+        if self.env is None:
+            raise ValueError("there is no environment to learn in; call set_env(env) first, or load with env=ENV")
         self.env.seed(self.seed)  # takes effect at the next reset
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
         if reset_num_timesteps:
@@ -379,6 +394,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         Called in the midst of an iteration (as ``CheckpointCallback`` does) it saves the state at that iteration's
         beginning. ``save("x.zip")`` writes the directory ``x``.
         """
+        if self.env is None:
+            raise ValueError(
+                "there is no environment, of which a checkpoint keeps sizes and tokenizer; copy the directory that was "
+                "loaded, or call set_env(env) first"
+            )
         mdp = self._env_attribute("mdp", None)
         save_checkpoint(self, _directory(path), None if mdp is None else mdp.tokenizer)
 
@@ -397,7 +417,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
         Args:
             path: what :meth:`save` wrote.
-            env: the environment to go on in.
+            env: the environment to go on in. None loads what predicts; :meth:`learn` then asks for :meth:`set_env`.
             device: as in the constructor.
             changes: constructor arguments that shall differ; and ``pretraining``, whose texts no checkpoint holds.
 
@@ -412,8 +432,9 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
         built = {**constructor_arguments(directory, state), **changes}
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
-        assert algorithm.env is not None
-        check_same_task(state.get("task"), algorithm.env)
+        algorithm._trained_in = state.get("task")
+        if algorithm.env is not None:
+            check_same_task(algorithm._trained_in, algorithm.env)
         algorithm._setup_model()
         restore(algorithm, directory, state)
         return algorithm

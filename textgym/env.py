@@ -6,11 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray
-from textgym.vector import Observation, TokenVectorEnv
+from textgym.vector import Observation, TokenVectorEnv, with_horizon
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
@@ -19,11 +20,21 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     metadata: dict[str, Any] = TokenVectorEnv.metadata
 
     def __init__(self, mdp: TokenMDP, render_mode: str | None = None) -> None:
+        self._spec: EnvSpec | None = None
         self._row = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED, render_mode)
         self.mdp = mdp
         self.render_mode = render_mode
         self.observation_space = mdp.observation_space()  # type: ignore[assignment]
         self.action_space = mdp.action_space()
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """What ``gym.make`` made it from; ``max_episode_steps`` is the horizon T, at which it terminates by itself."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = with_horizon(spec, self.mdp)
 
     @property
     def prompt_length(self) -> int:

@@ -240,7 +240,18 @@ def make_vector_env(
     num_envs: int = 1,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     render_mode: str | None = None,
+    max_episode_steps: int | None = None,
     **settings: Any,
 ) -> TokenVectorEnv:
-    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`."""
-    return TokenVectorEnv(made_mdp(task, settings), num_envs, autoreset_mode, render_mode)
+    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`.
+
+    Raises:
+        ValueError: ``max_episode_steps``, which Gymnasium hands on from a spec, is below the horizon.
+    """
+    mdp = made_mdp(task, settings)
+    if max_episode_steps is not None and max_episode_steps < mdp.max_new_tokens:
+        raise ValueError(
+            f"max_episode_steps={max_episode_steps} is below the horizon of {mdp.max_new_tokens} tokens; pass "
+            f"max_new_tokens={max_episode_steps}, or vectorization_mode='sync', in which Gymnasium truncates"
+        )
+    return TokenVectorEnv(mdp, num_envs, autoreset_mode, render_mode)

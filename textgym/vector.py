@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -23,6 +25,15 @@ RowInfos: TypeAlias = dict[int, dict[str, Any]]
 """The infos of some rows, before Gymnasium's batching."""
 
 OPTIONS = ("reset_mask", "prompt_index", "episode")
+
+
+def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
+    """A spec that says T as ``max_episode_steps``. No ``TimeLimit`` is needed for it: the task itself ends there."""
+    if spec is None:
+        return None
+    # What Gymnasium hands on from such a spec is no setting of the task.
+    settings = {name: value for name, value in spec.kwargs.items() if name != "max_episode_steps"}
+    return replace(spec, max_episode_steps=mdp.max_new_tokens, kwargs=settings)
 
 
 class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
@@ -53,6 +64,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             raise ValueError(f"num_envs={num_envs}; expected at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
+        self._spec: EnvSpec | None = None
         self.mdp = mdp
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -76,6 +88,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._finish_reason: list[FinishReason | None] = [None] * num_envs
         self._admitted: BoolArray | None = None  # the action masks of the present state, once somebody asked
         self._started: BoolArray = np.zeros(num_envs, bool)
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """What ``gym.make_vec`` made it from; ``max_episode_steps`` is the horizon T, at which rows end anyway."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = with_horizon(spec, self.mdp)
 
     # What agents need to know of the layout; found through wrappers with ``get_wrapper_attr``.
 
