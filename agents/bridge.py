@@ -24,12 +24,16 @@ def row_info(infos: InfoDict | Sequence[InfoDict], row: int) -> InfoDict:
     """
     if not isinstance(infos, dict):
         return dict(infos[row])
-    own: InfoDict = {}
-    for key, value in infos.items():
-        if key.startswith("_") or not infos.get(f"_{key}", np.zeros(row + 1, bool))[row]:
-            continue
-        own[key] = row_info(value, row) if isinstance(value, dict) else _plain(value[row])
-    return own
+    present = {key: infos.get(f"_{key}", np.zeros(row + 1, bool))[row] for key in infos if not key.startswith("_")}
+    return {key: _of_row(infos[key], row) for key, has in present.items() if has}
+
+
+def _of_row(value: Any, row: int) -> Any:
+    """One row's part of a batched value; what wrappers put into a dict has no masks there, as all of it is present."""
+    if not isinstance(value, dict):
+        return _plain(value[row])
+    keys = [key for key in value if not key.startswith("_") and value.get(f"_{key}", np.ones(row + 1, bool))[row]]
+    return {key: _of_row(value[key], row) for key in keys}
 
 
 def row_of(observation: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:

@@ -18,9 +18,9 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     """A language task: each step chooses the next token. See :class:`textgym.vector.TokenVectorEnv`."""
 
     metadata: dict[str, Any] = TokenVectorEnv.metadata
+    _spec: EnvSpec | None = None
 
     def __init__(self, mdp: TokenMDP, render_mode: str | None = None) -> None:
-        self._spec: EnvSpec | None = None
         self._row = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED, render_mode)
         self.mdp = mdp
         self.render_mode = render_mode

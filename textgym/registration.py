@@ -235,6 +235,9 @@ def make_env(task: str, render_mode: str | None = None, **settings: Any) -> Toke
     return TokenEnv(made_mdp(task, settings), render_mode)
 
 
+make_env.metadata = TokenEnv.metadata  # type: ignore[attr-defined]  # by which Gymnasium knows of "rgb_array_list"
+
+
 def make_vector_env(
     task: str,
     num_envs: int = 1,

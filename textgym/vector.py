@@ -51,6 +51,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     reward is 0, its observation unchanged, and ``info["active"]`` is False for it.
     """
 
+    _spec: EnvSpec | None = None
     metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
 
     def __init__(
@@ -64,7 +65,6 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             raise ValueError(f"num_envs={num_envs}; expected at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
-        self._spec: EnvSpec | None = None
         self.mdp = mdp
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -76,6 +76,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.action_space = batch_space(mdp.action_space(), num_envs)
 
         self.generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int] = [-1] * num_envs  # what each generator began with
         self.base_seed: int | None = None
         self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
@@ -109,6 +110,17 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a response."""
         return self.mdp.end_token_ids
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each row's generator, as in Gymnasium's own vector environments."""
+        self._seed_rows(None, [row for row in range(self.num_envs) if self.generators[row] is None])
+        return tuple(generator for generator in self.generators if generator is not None)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What each row's generator was seeded with."""
+        return tuple(self._seeds) if self.np_random else ()
 
     @property
     def prompt_index(self) -> IntArray:
@@ -173,7 +185,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             raise ValueError(f"seed has {len(seeds)} entries; expected one for each of the {self.num_envs} rows")
         for row in rows:
             if seeds[row] is not None or self.generators[row] is None:
-                self.generators[row] = seeding.np_random(seeds[row])[0]
+                self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
         # One seed for all rows, so that an episode draws the same in every slot.
         self.base_seed = next((s for s in seeds if s is not None), self.base_seed)
         if self.base_seed is None:
