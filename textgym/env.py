@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray
-from textgym.vector import Observation, TokenVectorEnv, with_horizon
+from textgym.vector import Observation, TokenVectorEnv, check_mapping, with_horizon
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
@@ -53,10 +53,12 @@ class TokenEnv(gym.Env[Observation, np.int64]):
 
         What is not given is drawn from ``self.np_random``.
         """
+        given = {} if options is None else options
+        check_mapping(given)
         super().reset(seed=seed)
         self._row.generators[0] = self.np_random
         self._row.base_seed = max(self.np_random_seed, 0)  # -1 tells that the generator was set by hand
-        infos = self._row.restart(None, {name: np.array([value]) for name, value in (options or {}).items()})
+        infos = self._row.restart(None, {name: np.array([value]) for name, value in given.items()})
         return self._observation(), infos[0]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

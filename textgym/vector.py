@@ -27,6 +27,12 @@ RowInfos: TypeAlias = dict[int, dict[str, Any]]
 OPTIONS = ("reset_mask", "prompt_index", "episode")
 
 
+def check_mapping(options: Any) -> None:
+    """ValueError where the options of a reset are no mapping."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options={options!r}; expected a dict with some of {', '.join(OPTIONS)}, or None")
+
+
 def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
     """A spec that says T as ``max_episode_steps``. No ``TimeLimit`` is needed for it: the task itself ends there."""
     if spec is None:
@@ -61,8 +67,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs}; expected at least 1")
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r}; expected an integer of at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
         self.mdp = mdp
@@ -133,14 +139,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins new episodes in all rows, or in those of ``options["reset_mask"]``."""
-        infos = self._batch(self.restart(seed, options or {}))
+        infos = self._batch(self.restart(seed, {} if options is None else options))
         if self.autoreset_mode is AutoresetMode.DISABLED:
             infos["active"] = self._live.copy()
         return self.observation(), infos
 
     def restart(self, seed: int | Sequence[int | None] | None, options: Mapping[str, Any]) -> RowInfos:
         """:meth:`reset` without copying observations and batching infos."""
-        if unknown := sorted(set(options) - set(OPTIONS)):
+        check_mapping(options)
+        if unknown := sorted(set(options) - set(OPTIONS), key=str):
             raise ValueError(f"options {unknown} are unknown; expected some of {', '.join(OPTIONS)}")
         chosen = self._reset_mask(options.get("reset_mask"))
         rows = np.flatnonzero(chosen).tolist()
@@ -179,10 +186,14 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         seeds: Sequence[int | None]
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray):
+            seeds = [int(each) if isinstance(each, np.integer) else each for each in seed]
         else:
-            seeds = list(seed)
+            raise ValueError(f"seed={seed!r}; expected None, an integer, or one of these for each row")
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} entries; expected one for each of the {self.num_envs} rows")
+        if bad := [each for each in seeds if each is not None and not (isinstance(each, int) and each >= 0)]:
+            raise ValueError(f"seed holds {bad[0]!r}; expected integers of 0 or more, or None")
         for row in rows:
             if seeds[row] is not None or self.generators[row] is None:
                 self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
