@@ -136,6 +136,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.iteration = 0
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
+        self.boundary_episodes: list[list[float]] = []  # return and length of the last episodes there
         self.metrics: dict[str, float] = {}  # of the last iteration
         self._trained_in: dict[str, Any] | None = None  # the task of the checkpoint that it was loaded from
         self._watch = Watch()
@@ -274,14 +275,16 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
         """
         callbacks = CallbackList([*_as_list(callback), *([TokenProgressBar()] if progress_bar else [])])
-        bridge_evaluations(callbacks.callbacks)
+        bridge_evaluations(callbacks)
         if self.env is None:
             raise ValueError("there is no environment to learn in; call set_env(env) first, or load with env=ENV")
         self.env.seed(self.seed)  # takes effect at the next reset
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
         if reset_num_timesteps:
             self.iteration = self.episodes_begun = self.boundary_timesteps = 0
+            self.boundary_episodes = []
             self._watch = Watch()
+        self._begin_means()
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
             # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
@@ -295,6 +298,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             self.iteration += 1
             self.episodes_begun += len(episodes)
             self.boundary_timesteps = self.num_timesteps
+            self.boundary_episodes = [[float(info["r"]), float(info["l"])] for info in self.ep_info_buffer or ()]
             if log_interval and self.iteration % log_interval == 0:
                 self.dump_logs()
         running.on_training_end()
@@ -337,6 +341,12 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             self._note_episodes(episodes)
         callback.on_rollout_end()
         return episodes
+
+    def _begin_means(self) -> None:
+        """Goes on with the means of episodes where the last whole iteration, or a checkpoint, left them."""
+        assert self.ep_info_buffer is not None
+        self.ep_info_buffer.clear()
+        self.ep_info_buffer.extend({"r": r, "l": n} for r, n in self.boundary_episodes)
 
     def _note_episodes(self, episodes: Episodes) -> None:
         """Hands returns and lengths of sampled episodes to stable-baselines3, as a ``Monitor`` would."""
@@ -451,7 +461,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             for key, name in (("r", "ep_rew_mean"), ("l", "ep_len_mean")):
                 self.logger.record(f"rollout/{name}", safe_mean([info[key] for info in self.ep_info_buffer]))
         if self.ep_success_buffer:
-            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))  # type: ignore[arg-type]
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         self.logger.record("time/iterations", self.iteration if iteration is None else iteration)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import CallbackList, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.vector import TokenVectorEnv
@@ -166,15 +166,18 @@ class SlotVecEnv(VecEnv):
 VecEnv.register(TokenVectorEnv)
 
 
-def bridge_evaluations(callbacks: Iterable[Any]) -> None:
+def bridge_evaluations(callback: Any) -> None:
     """Puts the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
-    for callback in callbacks:
-        if isinstance(callback, EvalCallback) and is_vector(callback.eval_env):
-            bridged: Any = SlotVecEnv(callback.eval_env)  # type: ignore[arg-type]
-            callback.eval_env = bridged
-        bridge_evaluations(getattr(callback, "callbacks", ()))
-        children = (getattr(callback, name, None) for name in ("callback", "callback_on_new_best"))
-        bridge_evaluations(child for child in children if child is not None)
+    if isinstance(callback, CallbackList):
+        for each in callback.callbacks:
+            bridge_evaluations(each)
+    if isinstance(callback, EventCallback):
+        bridge_evaluations(callback.callback)
+    if isinstance(callback, EvalCallback):
+        bridge_evaluations(callback.callback_on_new_best)
+        given: Any = callback.eval_env
+        if is_vector(given):
+            callback.eval_env = SlotVecEnv(given)
 
 
 def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:

@@ -203,7 +203,8 @@ class LMPolicy(BasePolicy):
         Raises:
             ValueError: the observation is what Gymnasium's ``reset`` returns, with its info.
         """
-        if isinstance(observation, tuple):
+        given: Any = observation
+        if isinstance(given, tuple):
             raise ValueError("observation is a tuple; reset() returns (observation, info): give the first of them")
         single = observation["input_ids"].ndim == 1
         rows = {k: np.asarray(v)[None] if single else np.asarray(v) for k, v in observation.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -208,7 +208,8 @@ class AutoresetSlots(_ScoredInStep):
     def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
         if self.next_step:
             return Final(row_of(observation, row), row_info(infos, row))
-        return Final(infos["final_obs"][row], row_info(infos["final_info"], row))
+        info = row_info(infos, row)
+        return Final(info["final_obs"], info["final_info"])
 
     def restarting(self) -> BoolArray:
         return self._ended if self.next_step else np.zeros(self.n, bool)
@@ -246,7 +247,7 @@ class VecEnvSlots(_ScoredInStep):
         return np.stack(self.venv.env_method("action_masks")) if self._restricted else None
 
 
-def check_begun(begun: Sequence[Any], asked: Sequence[Any]) -> None:
+def check_begun(begun: Iterable[Any], asked: Iterable[Any]) -> None:
     """Refuses an environment that began other prompts than it was asked for.
 
     Raises:
@@ -310,11 +311,12 @@ def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) 
         assign: ask for exactly the episodes of a plan wherever the environment is one of ours, which group algorithms
             need; otherwise only where that costs nothing.
     """
-    admitting = isinstance(env, SlotVecEnv) and env.mode is AutoresetMode.DISABLED
-    if admitting and isinstance(env.venv.unwrapped, TokenVectorEnv):
-        return AdmittingSlots(env.venv, score_together)
+    bridged = env if isinstance(env, SlotVecEnv) else None
+    waits = bridged is not None and bridged.mode is AutoresetMode.DISABLED
+    if bridged is not None and waits and isinstance(bridged.venv.unwrapped, TokenVectorEnv):
+        return AdmittingSlots(bridged.venv, score_together)
     if assign and env_attribute(env, "mdp", None) is not None:
         return AssigningSlots(env)
-    if isinstance(env, SlotVecEnv) and not admitting:
-        return AutoresetSlots(env.venv, env.mode)
-    return VecEnvSlots(env)  # under DISABLED, the bridge restarts the rows
+    if bridged is not None and not waits:
+        return AutoresetSlots(bridged.venv, bridged.mode)
+    return VecEnvSlots(env)  # where rows wait, the bridge restarts them

@@ -28,7 +28,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         self.action_space = mdp.action_space()
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """What ``gym.make`` made it from; ``max_episode_steps`` is the horizon T, at which it terminates by itself."""
         return self._spec
 

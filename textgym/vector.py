@@ -97,7 +97,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._started: BoolArray = np.zeros(num_envs, bool)
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
         """What ``gym.make_vec`` made it from; ``max_episode_steps`` is the horizon T, at which rows end anyway."""
         return self._spec
 
@@ -117,7 +117,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         """Tokens that end a response."""
         return self.mdp.end_token_ids
 
-    @property
+    @property  # type: ignore[misc]  # read-only, as in SyncVectorEnv
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each row's generator, as in Gymnasium's own vector environments."""
         self._seed_rows(None, [row for row in range(self.num_envs) if self.generators[row] is None])

@@ -267,6 +267,20 @@ def test_the_means_of_episodes_are_those_of_the_last_ones(name: str) -> None:
     assert rows[0]["rollout/ep_rew_mean"] == pytest.approx(rows[0]["rollout/score"], abs=1e-5)
 
 
+def test_the_means_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """12 episodes an iteration in a window of 100: also what was saved in the midst of an iteration logs the same."""
+    whole = logged(words(), 200)
+    algorithm = words()
+    halves = logged(algorithm, whole[0]["step"] + 30, callback=CheckpointCallback(1, str(tmp_path), name_prefix="at"))
+    last = sorted(tmp_path.glob("at_*"), key=lambda path: int(path.name.split("_")[1]))[-1]
+    resumed = PPO.load(last, word_env())
+    again = logged(resumed, 200 - resumed.num_timesteps, reset_num_timesteps=False)
+    joined = [*halves[: resumed.iteration - len(again)], *again]
+    for key in ("rollout/ep_rew_mean", "rollout/ep_len_mean"):
+        assert [row[key] for row in joined] == [row[key] for row in whole]
+    assert 0 < len(again) < len(whole)
+
+
 def test_the_mean_reward_is_what_a_wrapper_pays_and_greedy_companions_do_not_count() -> None:
     env = gym.wrappers.vector.TransformReward(word_env(), lambda reward: reward - 5)
     row = logged(words(env, ALGORITHMS["remax"]), 40)[0]
