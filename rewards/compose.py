@@ -175,6 +175,12 @@ class Named:
         """Columns that the reward asks for."""
         return tuple(getattr(self.reward, "required_columns", ()))
 
+    @property
+    def expected(self) -> Any:
+        """E[R | y] of a noisy reward; AttributeError of one that declares none."""
+        reward: Any = self.reward
+        return reward.expected
+
     def __call__(self, *arguments: Any, **columns: Any) -> Any:
         """Scores of the reward, or what they can be awaited from."""
         return self.reward(*arguments, **columns)

@@ -156,7 +156,8 @@ def _returns(local: dict[str, Any]) -> float:
 def test_rows_that_nobody_asks_of_count_for_nothing() -> None:
     """Eleven rows, of which five play: callbacks see the ends of five episodes, and no other reward."""
     seen: list[tuple[int, float]] = []
-    env = DummyVecEnv([lambda: TokenEnv(mdp(end_token_ids=()))] * 11)
+    paid = mdp(end_token_ids=(), reward=lambda completions, **_: [1.0 for _ in completions])
+    env = DummyVecEnv([lambda: TokenEnv(paid)] * 11)
     env.seed(0)
     policy = ALGORITHMS["grpo"](
         "LMPolicy", TokenVectorEnv(mdp(end_token_ids=()), 4, "Disabled"), model=tiny_gpt2(), **SMALL
