@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean, update_learning_rate
@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from textgym.agents.batches import Scored, score_episodes, take
-from textgym.agents.bridge import SlotVecEnv, bridge_evaluations, env_attribute, is_vector
+from textgym.agents.bridge import SlotVecEnv, as_callbacks, bridge_evaluations, env_attribute, is_vector
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.checkpoint import constructor_arguments, read_state, restore, save_checkpoint
 from textgym.agents.choices import Choices
@@ -274,7 +274,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
         With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
         """
-        callbacks = CallbackList([*_as_list(callback), *([TokenProgressBar()] if progress_bar else [])])
+        callbacks = CallbackList([*as_callbacks(callback), *([TokenProgressBar()] if progress_bar else [])])
         bridge_evaluations(callbacks)
         if self.env is None:
             raise ValueError("there is no environment to learn in; call set_env(env) first, or load with env=ENV")
@@ -449,6 +449,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         restore(algorithm, directory, state)
         return algorithm
 
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: str | torch.device = "auto"
+    ) -> None:
+        """Takes over weights, as in stable-baselines3: of ``get_parameters()``, or of a checkpoint by its path."""
+        given = load_path_or_dict
+        if not isinstance(given, dict):
+            given = type(self).load(given, device=self.device).get_parameters()
+        super().set_parameters(given, exact_match, device)
+
     # --- logging -------------------------------------------------------------------------------------------
 
     def dump_logs(self, iteration: int | None = None) -> None:
@@ -472,9 +481,3 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
 def _directory(path: str | Path) -> Path:
     return Path(path).with_suffix("") if Path(path).suffix == ".zip" else Path(path)
-
-
-def _as_list(callback: Any) -> list[BaseCallback]:
-    """Callbacks as objects: stable-baselines3 takes one, a list of them, or functions ``(locals, globals) -> bool``."""
-    given = callback if isinstance(callback, list) else [] if callback is None else [callback]
-    return [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.callbacks import CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.vector import TokenVectorEnv
@@ -164,6 +164,26 @@ class SlotVecEnv(VecEnv):
 # stable-baselines3 takes what is no ``VecEnv`` for an environment of OpenAI's Gym, and says so. It asks one of ours
 # instead, which answers that it needs this bridge.
 VecEnv.register(TokenVectorEnv)
+
+
+class FunctionCallback(ConvertCallback):
+    """A function ``(locals, globals) -> bool`` as a callback: False stops the training.
+
+    Raises:
+        TypeError: in a step in which the function returned None, which would stop the training without a word.
+    """
+
+    def _on_step(self) -> bool:
+        goes_on: Any = super()._on_step()
+        if goes_on is None:
+            raise TypeError("the callback function returned None; return True to go on, or False to stop the training")
+        return bool(goes_on)
+
+
+def as_callbacks(given: Any) -> list[BaseCallback]:
+    """What ``learn`` was given as ``callback``, as objects: None, a callback, a function, or a list of these."""
+    each = given if isinstance(given, list) else [] if given is None else [given]
+    return [one if isinstance(one, BaseCallback) else FunctionCallback(one) for one in each]
 
 
 def bridge_evaluations(callback: Any) -> None:

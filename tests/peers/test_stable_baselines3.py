@@ -146,6 +146,11 @@ def test_a_function_that_returns_false_stops(several: bool) -> None:
     assert torch.equal(parameters(algorithm), before)
 
 
+def test_a_function_that_forgets_to_return_is_an_error() -> None:
+    with pytest.raises(TypeError, match="the callback function returned None; return True to go on, or False to stop"):
+        make().learn(24, callback=lambda *_: None)
+
+
 def test_logs_are_written_every_n_timesteps() -> None:
     rows = logged(make(), 60, callback=LogEveryNTimesteps(12), log_interval=10**6)
     assert [row["time/total_timesteps"] for row in rows] == [row["step"] for row in rows] == [12, 24, 36, 48, 60]
@@ -403,6 +408,16 @@ def test_parameters_are_read_and_set() -> None:
     algorithm.set_parameters(short, exact_match=False)
 
 
+def test_parameters_are_taken_from_a_checkpoint(tmp_path: Path) -> None:
+    algorithm, other = words(), words(seed=1, learning_rate=1e-2)
+    other.learn(30).save(tmp_path / "saved")
+    algorithm.set_parameters(tmp_path / "saved.zip")
+    assert torch.equal(parameters(algorithm), parameters(other))
+    assert algorithm.num_timesteps == 0
+    with pytest.raises(FileNotFoundError):
+        algorithm.set_parameters(str(tmp_path / "nowhere"))
+
+
 # --- predicting --------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +532,7 @@ def test_ppo_learns_in_a_process_of_stable_baselines3() -> None:
     env = make_vec_env(f"textgym:{EMIT}", 1, vec_env_cls=SubprocVecEnv)
     try:
         learns(env)
+        assert make(GRPO, env).learn(24).num_timesteps >= 24
     finally:
         env.close()
 
