@@ -15,27 +15,29 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import update_learning_rate
+from stable_baselines3.common.utils import safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 from transformers import PreTrainedModel
 
 from textgym.agents.batches import Scored, score_episodes, take
-from textgym.agents.bridge import SlotVecEnv, is_vector
+from textgym.agents.bridge import SlotVecEnv, as_callbacks, bridge_evaluations, env_attribute, is_vector
 from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.checkpoint import constructor_arguments, read_state, restore, save_checkpoint
 from textgym.agents.choices import Choices
 from textgym.agents.collect import EpisodePlan, collect, sampling_plan
 from textgym.agents.construction import (
-    check_arguments,
     check_plays,
+    check_policy,
     check_same_task,
     check_spaces,
     check_trainable,
-    env_attribute,
+    layout_from_state,
+    layout_of,
     make_admitting,
     make_controller,
     make_schedule,
+    require_env,
     schedule_state,
     task_identity,
 )
@@ -47,7 +49,7 @@ from textgym.agents.pretraining import Pretraining, check_pretraining
 from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings, warmup_factor
-from textgym.agents.slots import MAX_SLOTS, SlotStep, make_slots
+from textgym.agents.slots import MAX_SLOTS, Slots, SlotStep, make_slots
 from textgym.lm.finite import check_trained, naming_batch
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import KLController
@@ -110,7 +112,9 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         _init_setup_model: bool = True,
         **settings: Any,
     ) -> None:
-        check_arguments(policy, env)
+        check_policy(policy, env)
+        if _init_setup_model:
+            require_env(env)
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
@@ -132,7 +136,9 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.iteration = 0
         self.episodes_begun = 0
         self.boundary_timesteps = 0  # tokens at the last iteration boundary, where checkpoints stand
+        self.boundary_episodes: list[list[float]] = []  # return and length of the last episodes there
         self.metrics: dict[str, float] = {}  # of the last iteration
+        self._trained_in: dict[str, Any] | None = None  # the task of the checkpoint that it was loaded from
         self._watch = Watch()
         super().__init__(
             policy,
@@ -157,15 +163,20 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def new_session(self) -> Session:
         """What samples: the policy."""
-        return self.policy.session(self._slots.n)
+        return self.policy.session(self.n_rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that play at once; 1 where there is no environment."""
+        return 1 if self.env is None else self._slots.n
 
     def check_env(self, env: VecEnv) -> None:
         """ValueError where this algorithm cannot play in an environment; called for each one before it is taken."""
         check_plays(self.policy, env, self.kl.beta)
-        if self.group > 1 and not make_slots(env).admits:
+        if not self._make_slots(env).admits and self.group > 1:
             raise ValueError(
                 f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
-                "choose their own prompts; give an id, or a textgym vector environment with autoreset_mode='Disabled'"
+                "choose their own prompts; give an id, or an environment of textgym, with or without wrappers"
             )
 
     def extra_modules(self) -> dict[str, nn.Module]:
@@ -186,25 +197,26 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def _setup_model(self) -> None:
         self.lr_schedule = make_schedule(self.learning_rate)
-        assert self.env is not None
-        check_spaces(self.observation_space, self.action_space)
-        mdp = self._env_attribute("mdp", None)
+        layout = layout_from_state(self._trained_in) if self.env is None else layout_of(self.env)
+        self.observation_space, self.action_space = layout.observation_space, layout.action_space
+        mdp = None if self.env is None else self._env_attribute("mdp", None)
         model = self.model if self.model is not None else getattr(mdp, "base_model", None)
         if model is None:
             raise ValueError("model is None and the environment's task has no base model; pass model=DIRECTORY_OR_ID")
         self.policy = LMPolicy(
-            self.observation_space,  # type: ignore[arg-type]
-            self.action_space,  # type: ignore[arg-type]
+            layout.observation_space,
+            layout.action_space,
             self.lr_schedule,
             model=model,
-            prompt_length=self._env_attribute("prompt_length"),
-            end_token_ids=self._env_attribute("end_token_ids"),
+            prompt_length=layout.prompt_length,
+            end_token_ids=layout.end_token_ids,
             value=self.value if self.critic else None,
             sampling=self.sampling,
             seed=self.seed or 0,
             **self.policy_kwargs,
         ).to(self.device)
-        self.check_env(self.env)
+        if self.env is not None:
+            self.check_env(self.env)
         check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
@@ -213,10 +225,13 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self._settle()
 
     def _settle(self) -> None:
-        """Readies the slots of the environment and what plays in them."""
-        assert self.env is not None
-        self._slots = make_slots(self.env, self.score_together)
+        """Readies the slots of the environment, where there is one, and what plays in them."""
+        if self.env is not None:
+            self._slots = self._make_slots(self.env)
         self._session = self.new_session()
+
+    def _make_slots(self, env: VecEnv) -> Slots:
+        return make_slots(env, self.score_together, assign=self.group > 1)
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
         assert self.env is not None
@@ -234,11 +249,13 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         Raises:
             ValueError: it does not; the message says what differs, and the algorithm stays in its own environment.
         """
-        assert self.env is not None
         wrapped = self._wrap_env(env, self.verbose)
         check_spaces(wrapped.observation_space, wrapped.action_space)
-        check_same_task(task_identity(self.env), wrapped)
+        check_same_task(self._trained_in if self.env is None else task_identity(self.env), wrapped)
         self.check_env(wrapped)
+        if self.env is None:  # loaded without one: any number of rows will do
+            self.n_envs = wrapped.num_envs
+            self.observation_space, self.action_space = wrapped.observation_space, wrapped.action_space
         super().set_env(wrapped, force_reset)
         self._settle()
 
@@ -257,13 +274,17 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
         With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
         """
-        callbacks = CallbackList([*_as_list(callback), *([TokenProgressBar()] if progress_bar else [])])
-        assert self.env is not None
+        callbacks = CallbackList([*as_callbacks(callback), *([TokenProgressBar()] if progress_bar else [])])
+        bridge_evaluations(callbacks)
+        if self.env is None:
+            raise ValueError("there is no environment to learn in; call set_env(env) first, or load with env=ENV")
         self.env.seed(self.seed)  # takes effect at the next reset
         total, running = self._setup_learn(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
         if reset_num_timesteps:
             self.iteration = self.episodes_begun = self.boundary_timesteps = 0
+            self.boundary_episodes = []
             self._watch = Watch()
+        self._begin_means()
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
             # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
@@ -277,15 +298,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             self.iteration += 1
             self.episodes_begun += len(episodes)
             self.boundary_timesteps = self.num_timesteps
+            self.boundary_episodes = [[float(info["r"]), float(info["l"])] for info in self.ep_info_buffer or ()]
             if log_interval and self.iteration % log_interval == 0:
-                self._dump_logs()
+                self.dump_logs()
         running.on_training_end()
         return self
 
     def plan(self) -> EpisodePlan:
         """The next iteration's episodes."""
-        mdp = self._env_attribute("mdp", None)
-        n_prompts = len(mdp.prompts) if mdp is not None and self._slots.admits else 0
+        n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
         count = self.settings.episodes_per_iteration
         return sampling_plan(
             self.seed or 0, n_prompts, self.episodes_begun, count, self.group, self.settings.samples_per_prompt
@@ -293,12 +314,15 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def _collect(self, callback: BaseCallback) -> Episodes | None:
         plan = self.plan()
+        monitored = False
         callback.on_rollout_start()
 
         def on_step(step: SlotStep, acted: Acted, playing: BoolArray) -> bool:
+            nonlocal monitored
             self.num_timesteps += int(playing.sum())
             dones = step.terminated | step.truncated
             infos = [step.info(row) if dones[row] else {} for row in range(len(dones))]
+            monitored = monitored or any("episode" in info for info in infos)
             self._update_info_buffer(infos, dones)
             callback.update_locals(
                 {
@@ -313,8 +337,23 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             return callback.on_step()
 
         episodes = collect(self._slots, self._session, plan, on_step)
+        if episodes is not None and not monitored:
+            self._note_episodes(episodes)
         callback.on_rollout_end()
         return episodes
+
+    def _begin_means(self) -> None:
+        """Goes on with the means of episodes where the last whole iteration, or a checkpoint, left them."""
+        assert self.ep_info_buffer is not None
+        self.ep_info_buffer.clear()
+        self.ep_info_buffer.extend({"r": r, "l": n} for r, n in self.boundary_episodes)
+
+    def _note_episodes(self, episodes: Episodes) -> None:
+        """Hands returns and lengths of sampled episodes to stable-baselines3, as a ``Monitor`` would."""
+        assert self.ep_info_buffer is not None
+        sampled = np.arange(len(episodes)) % self.group < self.settings.samples_per_prompt
+        returns, lengths = episodes.rewards.sum(1)[sampled].tolist(), episodes.lengths[sampled].tolist()
+        self.ep_info_buffer.extend({"r": r, "l": n} for r, n in zip(returns, lengths, strict=True))
 
     def score(self, episodes: Episodes) -> Scored:
         """One pass of policy and reference over an iteration's episodes, and the shaped rewards."""
@@ -365,6 +404,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         Called in the midst of an iteration (as ``CheckpointCallback`` does) it saves the state at that iteration's
         beginning. ``save("x.zip")`` writes the directory ``x``.
         """
+        if self.env is None:
+            raise ValueError(
+                "there is no environment, of which a checkpoint keeps sizes and tokenizer; copy the directory that was "
+                "loaded, or call set_env(env) first"
+            )
         mdp = self._env_attribute("mdp", None)
         save_checkpoint(self, _directory(path), None if mdp is None else mdp.tokenizer)
 
@@ -383,7 +427,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
         Args:
             path: what :meth:`save` wrote.
-            env: the environment to go on in.
+            env: the environment to go on in. None loads what predicts; :meth:`learn` then asks for :meth:`set_env`.
             device: as in the constructor.
             changes: constructor arguments that shall differ; and ``pretraining``, whose texts no checkpoint holds.
 
@@ -398,17 +442,37 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
         built = {**constructor_arguments(directory, state), **changes}
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
-        assert algorithm.env is not None
-        check_same_task(state.get("task"), algorithm.env)
+        algorithm._trained_in = state.get("task")
+        if algorithm.env is not None:
+            check_same_task(algorithm._trained_in, algorithm.env)
         algorithm._setup_model()
         restore(algorithm, directory, state)
         return algorithm
 
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: str | torch.device = "auto"
+    ) -> None:
+        """Takes over weights, as in stable-baselines3: of ``get_parameters()``, or of a checkpoint by its path."""
+        given = load_path_or_dict
+        if not isinstance(given, dict):
+            given = type(self).load(given, device=self.device).get_parameters()
+        super().set_parameters(given, exact_match, device)
+
     # --- logging -------------------------------------------------------------------------------------------
 
-    def _dump_logs(self) -> None:
+    def dump_logs(self, iteration: int | None = None) -> None:
+        """Writes what was recorded so far, beside time and the last episodes; stable-baselines3's callbacks call it.
+
+        Args:
+            iteration: written as ``time/iterations``; by default how many there were.
+        """
+        if self.ep_info_buffer:
+            for key, name in (("r", "ep_rew_mean"), ("l", "ep_len_mean")):
+                self.logger.record(f"rollout/{name}", safe_mean([info[key] for info in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self.logger.record("time/iterations", self.iteration)
+        self.logger.record("time/iterations", self.iteration if iteration is None else iteration)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", elapsed)
         self.logger.record("time/total_timesteps", self.num_timesteps)
@@ -417,9 +481,3 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
 def _directory(path: str | Path) -> Path:
     return Path(path).with_suffix("") if Path(path).suffix == ".zip" else Path(path)
-
-
-def _as_list(callback: MaybeCallback) -> list[Any]:
-    if callback is None:
-        return []
-    return list(callback) if isinstance(callback, list) else [callback]

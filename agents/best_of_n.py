@@ -33,4 +33,4 @@ class BestOfN(ExpertIteration):
                 "BestOfN samples from a reference that stays as it is, but that of an adapted policy is its own trunk; "
                 "pass reference=MODEL, a copy of what the adapters were added to"
             )
-        return self.policy.session(self._slots.n, model=self.reference)
+        return self.policy.session(self.n_rows, model=self.reference)

@@ -149,6 +149,7 @@ def _state(algorithm: SequenceAlgorithm) -> dict[str, Any]:
         "counters": {
             "num_timesteps": algorithm.boundary_timesteps,
             "boundary_timesteps": algorithm.boundary_timesteps,
+            "boundary_episodes": algorithm.boundary_episodes,
             "iteration": algorithm.iteration,
             "episodes_begun": algorithm.episodes_begun,
             "_n_updates": algorithm._n_updates,

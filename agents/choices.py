@@ -116,7 +116,7 @@ class Choices(ABC):
 
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
-        loss, logs = self.actor_loss(evaluation.log_probs, batch)
+        loss, logs = self.actor_loss(evaluation, batch)
         logs = {**logs, **self.watch(evaluation, batch)}
         if evaluation.values is not None:
             logs["value_loss"] = self.value_loss(evaluation.values[:, :-1], batch)
@@ -124,10 +124,13 @@ class Choices(ABC):
             loss = loss + self.settings.vf_coef * logs["value_loss"]
         return loss, logs
 
-    def actor_loss(self, log_probs: Tensor, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's loss, and the KL's where it stands in the loss; what to log of them."""
+    def actor_loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss less the entropy bonus, and the KL's where it stands in the loss; what to log of them."""
+        log_probs = evaluation.log_probs
         loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.valid)
         logs = {"policy_loss": policy_loss}
+        if self.settings.ent_coef:
+            loss = loss - self.settings.ent_coef * self.normalise(evaluation.entropy, batch.valid)
         if self.settings.kl_in_loss:
             logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), batch.valid)
             loss = loss + self.kl.beta * logs["kl_loss"]

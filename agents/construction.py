@@ -6,16 +6,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
+from textgym.agents.bridge import env_attribute
 from textgym.agents.policy import LMPolicy
 from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
@@ -23,11 +26,15 @@ from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import FixedKL, KLController
 
 
-def check_arguments(policy: Any, env: Any) -> None:
-    """ValueError where the policy has another name than ``"LMPolicy"``, or there is no environment."""
+def check_policy(policy: Any, env: Any) -> None:
+    """ValueError where the policy has another name than ``"LMPolicy"``; ``env`` is what was given beside it."""
     if isinstance(policy, str) and policy != "LMPolicy":
-        hint = f"; for the environment write env={policy!r}" if env is None else ""
+        hint = f"; for the environment write env={policy!r}" if env is None and not policy.endswith("Policy") else ""
         raise ValueError(f"policy={policy!r} is unknown; expected 'LMPolicy'{hint}")
+
+
+def require_env(env: Any) -> None:
+    """ValueError where there is no environment."""
     if env is None:
         raise ValueError("env is None; pass env=ID, such as env='textgym/Reviews-v0', or an environment")
 
@@ -62,9 +69,11 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     """ValueError where the spaces are not those of a language task."""
     keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
     if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
+        batched = isinstance(action_space, spaces.MultiDiscrete)
+        hint = "; put a Gymnasium vector environment into textgym.agents.SlotVecEnv(env)" if batched else ""
         raise ValueError(
             f"observation_space={observation_space}, action_space={action_space}; expected those of a language task: a "
-            "Dict of input_ids and attention_mask, and Discrete"
+            f"Dict of input_ids and attention_mask, and Discrete{hint}"
         )
 
 
@@ -78,16 +87,71 @@ def check_trainable(policy: LMPolicy) -> None:
     check_backward(policy.trunk)
 
 
-def task_identity(env: VecEnv) -> dict[str, Any]:
-    """What must be the same where training goes on: P, T, V, and the vocabulary, where there is one, by its digest."""
-    space: Any = env.observation_space
+@dataclass(frozen=True)
+class Layout:
+    """What a policy knows of its task.
+
+    Attributes:
+        observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
+        action_space: ``Discrete(V)``.
+        prompt_length: ``P``.
+        end_token_ids: tokens that end a response.
+    """
+
+    observation_space: spaces.Dict
+    action_space: spaces.Discrete
+    prompt_length: int
+    end_token_ids: tuple[int, ...]
+
+
+def layout_of(env: VecEnv) -> Layout:
+    """The layout of an environment.
+
+    Raises:
+        ValueError: it is no language environment.
+    """
+    check_spaces(env.observation_space, env.action_space)
+    observations: Any = env.observation_space
     actions: Any = env.action_space
-    prompt_length = int(env_attribute(env, "prompt_length"))
+    ends = tuple(env_attribute(env, "end_token_ids"))
+    return Layout(observations, actions, int(env_attribute(env, "prompt_length")), ends)
+
+
+def layout_from_state(task: Mapping[str, Any] | None) -> Layout:
+    """The layout that :func:`task_identity` kept in a checkpoint.
+
+    Raises:
+        ValueError: it is of a version that did not keep it.
+    """
+    if task is None or not task.keys() >= {"ends", "tokens"}:
+        raise ValueError("an older version wrote this checkpoint, which does not know its task; pass env=ID")
+    width = (task["P"] + task["T"],)
+    boxes = {"input_ids": (task["tokens"] - 1, np.int64), "attention_mask": (1, np.int8)}
+    observations = spaces.Dict({name: spaces.Box(0, high, width, kind) for name, (high, kind) in boxes.items()})
+    return Layout(observations, spaces.Discrete(task["V"]), task["P"], tuple(task["ends"]))
+
+
+MUST_AGREE = ("P", "T", "V", "vocabulary")
+"""What of :func:`task_identity` must be the same where training goes on."""
+
+
+def task_identity(env: VecEnv) -> dict[str, Any]:
+    """What a checkpoint keeps of a task: P, T, V, the vocabulary, where there is one, by its digest; the end tokens,
+    and how many tokens an observation may show.
+    """
+    layout = layout_of(env)
+    ids: Any = layout.observation_space["input_ids"]
     mdp = env_attribute(env, "mdp", None)
     vocabulary = None if mdp is None else sorted(mdp.tokenizer.get_vocab().items())
     digest = None if vocabulary is None else hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:12]
-    width = int(space["input_ids"].shape[0])
-    return {"P": prompt_length, "T": width - prompt_length, "V": int(actions.n), "vocabulary": digest}
+    return {
+        "P": layout.prompt_length,
+        "T": int(ids.shape[0]) - layout.prompt_length,
+        "V": int(layout.action_space.n),
+        "vocabulary": digest,
+        "ends": [int(token) for token in layout.end_token_ids],
+        "tokens": int(ids.high.max()) + 1,
+    }
 
 
 def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
@@ -103,7 +167,7 @@ def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
     if known is None:
         return
     found = task_identity(env)
-    comparable = [name for name in found if known[name] is not None and found[name] is not None]
+    comparable = [name for name in MUST_AGREE if known[name] is not None and found[name] is not None]
     if any(known[name] != found[name] for name in comparable):
         there, here = (", ".join(f"{name}={task[name]}" for name in comparable) for task in (known, found))
         raise ValueError(
@@ -164,23 +228,6 @@ def make_schedule(rate: float | Schedule) -> Schedule:
 def _check_rate(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}={value}; expected a finite number of 0 or more")
-
-
-def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
-    """An attribute of a language environment, behind its wrappers.
-
-    Raises:
-        ValueError: there is none, and no default.
-    """
-    try:
-        return env.get_attr(name, [0])[0]
-    except AttributeError as error:
-        if default:
-            return default[0]
-        raise ValueError(
-            f"env has no attribute {name!r}: language environments say prompt_length (P) and end_token_ids, as "
-            "textgym.env.TokenEnv does"
-        ) from error
 
 
 def restricts_actions(env: VecEnv) -> bool:

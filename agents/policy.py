@@ -198,7 +198,14 @@ class LMPolicy(BasePolicy):
         deterministic: bool = False,
         action_masks: BoolArray | None = None,
     ) -> tuple[NDArray[Any], tuple[Session] | None]:
-        """stable-baselines3's ``predict``; the returned state carries the session, as evaluation passes it back."""
+        """stable-baselines3's ``predict``; the returned state carries the session, as evaluation passes it back.
+
+        Raises:
+            ValueError: the observation is what Gymnasium's ``reset`` returns, with its info.
+        """
+        given: Any = observation
+        if isinstance(given, tuple):
+            raise ValueError("observation is a tuple; reset() returns (observation, info): give the first of them")
         single = observation["input_ids"].ndim == 1
         rows = {k: np.asarray(v)[None] if single else np.asarray(v) for k, v in observation.items()}
         masks = action_masks[None] if single and action_masks is not None else action_masks
@@ -208,7 +215,7 @@ class LMPolicy(BasePolicy):
             acted = self.act(rows, masks, deterministic)
         else:
             acted = state[0].act(rows, None, masks, deterministic)
-        return (acted.actions[0] if single else acted.actions), state
+        return (acted.actions.squeeze(0) if single else acted.actions), state
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         arrays = {key: value.cpu().numpy() for key, value in observation.items()}

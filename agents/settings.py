@@ -26,6 +26,8 @@ class Settings:
         kl_in_loss: β weighs the k3 estimate of the KL in the loss instead of k1 in the reward.
         warmup_iterations: iterations until the learning rate is whole: the first one has 1/n of it, the second 2/n …
             (Ouyang 2022: 10). 0 for none.
+        ent_coef: weight of an entropy bonus, as in stable-baselines3: the entropy of the behaviour distribution where
+            each token of a response was chosen, in nats, normalised as the policy loss is. 0 for none, as published.
     """
 
     episodes_per_iteration: int = 128
@@ -36,6 +38,7 @@ class Settings:
     normalisation: Normalisation = "token"
     kl_in_loss: bool = False
     warmup_iterations: int = 0
+    ent_coef: float = 0.0
 
     def __post_init__(self) -> None:
         if self.episodes_per_iteration < 2 or not 0 < self.minibatch_size <= self.episodes_per_iteration:
@@ -50,6 +53,7 @@ class Settings:
         require(self.n_epochs >= 1, "n_epochs", self.n_epochs, "at least 1")
         require(self.samples_per_prompt >= 1, "samples_per_prompt", self.samples_per_prompt, "at least 1")
         require(self.warmup_iterations >= 0, "warmup_iterations", self.warmup_iterations, "0 or more")
+        require(0 <= self.ent_coef < math.inf, "ent_coef", self.ent_coef, "a finite number of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,21 @@ ELSEWHERE = {
     "kl_target": "kl",
     **dict.fromkeys(("temperature", "top_k", "top_p", "min_new_tokens"), "sampling"),
     **dict.fromkeys(("lora", "freeze_layers", "untie_head"), "policy_kwargs"),
+    "n_steps": "episodes_per_iteration",
+    "batch_size": "minibatch_size",
 }
-"""What the command line calls otherwise, or papers do: the constructor's argument that it is, or is a part of."""
+"""What the command line, papers or stable-baselines3 call otherwise: the argument that it is, or is a part of."""
+
+FIXED = {
+    "gamma": "γ is 1: a response is paid at its end, whole",
+    "normalize_advantage": "advantages are normalised as each algorithm's paper says",
+    **dict.fromkeys(("use_sde", "sde_sample_freq"), "tokens are discrete, so there is no state-dependent exploration"),
+    **dict.fromkeys(("use_rms_prop", "rms_prop_eps"), "the optimiser is Adam"),
+    **dict.fromkeys(("force_reset", "print_system_info"), "it changes nothing here"),
+    "custom_objects": "nothing is unpickled; give what shall differ by its own name, as learning_rate=1e-5",
+    **dict.fromkeys(("rollout_buffer_class", "rollout_buffer_kwargs"), "whole responses are kept, in no such buffer"),
+}
+"""Settings of stable-baselines3's algorithms that these do not have, and why."""
 
 
 def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) -> Kind:
@@ -163,6 +180,8 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
     """
     known = [field.name for field in fields(kind)]
     for name in given:
+        if name in FIXED:
+            raise TypeError(f"{algorithm} has no setting {name!r}: {FIXED[name]}; it has {', '.join(known)}")
         if name not in known:
             near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.agents.bridge import SlotVecEnv, row_info, row_of
+from textgym.agents.bridge import SlotVecEnv, env_attribute, row_info, row_of
 from textgym.mdp import TokenMDP
 from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, FloatArray, IntArray
@@ -142,6 +142,8 @@ class AdmittingSlots:
         mask[rows] = True
         options = {"reset_mask": mask, "prompt_index": spread(prompt_index), "episode": spread(episode)}
         observation: Observation = self.venv.reset(options=options)[0]
+        core: Any = self.venv.unwrapped
+        check_begun(core.prompt_index[rows], prompt_index)
         self._playing |= mask
         return observation
 
@@ -206,7 +208,8 @@ class AutoresetSlots(_ScoredInStep):
     def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
         if self.next_step:
             return Final(row_of(observation, row), row_info(infos, row))
-        return Final(infos["final_obs"][row], row_info(infos["final_info"], row))
+        info = row_info(infos, row)
+        return Final(info["final_obs"], info["final_info"])
 
     def restarting(self) -> BoolArray:
         return self._ended if self.next_step else np.zeros(self.n, bool)
@@ -220,10 +223,8 @@ class VecEnvSlots(_ScoredInStep):
     def __init__(self, venv: VecEnv) -> None:
         self.venv = venv
         self.n = venv.num_envs
-        try:
-            self._restricted = venv.get_attr("mdp", [0])[0].allowed is not None
-        except AttributeError:
-            self._restricted = False  # not one of ours
+        mdp = env_attribute(venv, "mdp", None)  # of ours
+        self._restricted = mdp is not None and mdp.allowed is not None
 
     def start(self) -> Observation:
         observation: Any = self.venv.reset()
@@ -246,12 +247,76 @@ class VecEnvSlots(_ScoredInStep):
         return np.stack(self.venv.env_method("action_masks")) if self._restricted else None
 
 
-def make_slots(env: VecEnv, score_together: bool = False) -> Slots:
-    """The interface that fits the environment of an algorithm; ``score_together`` as in :class:`AdmittingSlots`."""
-    if not isinstance(env, SlotVecEnv):
-        return VecEnvSlots(env)
-    if env.mode is not AutoresetMode.DISABLED:
-        return AutoresetSlots(env.venv, env.mode)
-    if not isinstance(env.venv.unwrapped, TokenVectorEnv):
-        return VecEnvSlots(env)  # the bridge restarts the rows
-    return AdmittingSlots(env.venv, score_together)
+def check_begun(begun: Iterable[Any], asked: Iterable[Any]) -> None:
+    """Refuses an environment that began other prompts than it was asked for.
+
+    Raises:
+        ValueError: it did.
+    """
+    for found, wanted in zip(begun, asked, strict=True):
+        if found != wanted:
+            raise ValueError(
+                f"the environment was asked for prompt {wanted} and began prompt {found}: a wrapper does not hand the "
+                "options of reset() on, or leaves prompt_index out of the info; call self.env.reset(seed=seed, "
+                "options=options) in it"
+            )
+
+
+class AssigningSlots(VecEnvSlots):
+    """A ``VecEnv`` over our environments, whose rows play exactly the asked episodes, also behind wrappers.
+
+    A row that has begun anew by itself is reset once more, with the episode that is asked for among the options of
+    ``reset``. Rows of which none is asked play on by themselves, and count for nothing.
+    """
+
+    admits = True
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._playing = np.zeros(self.n, bool)
+        self._observation: Observation = {}
+
+    def start(self) -> None:  # type: ignore[override]
+        self._playing[:] = False
+        self._observation = super().start()
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        shown = {key: value.copy() for key, value in self._observation.items()}
+        for row, index, number in zip(rows.tolist(), prompt_index.tolist(), episode.tolist(), strict=True):
+            options = {"prompt_index": index, "episode": number}
+            observation, info = self.venv.env_method("reset", options=options, indices=[row])[0]
+            check_begun([info.get("prompt_index")], [index])
+            for key, value in observation.items():
+                shown[key][row] = value
+        self._playing[rows] = True
+        self._observation = shown
+        return shown
+
+    def step(self, actions: IntArray) -> SlotStep:
+        step = super().step(actions)
+        self._observation = step.observation
+        terminated, truncated = step.terminated & self._playing, step.truncated & self._playing
+        rewards = np.where(self._playing, step.rewards, 0.0)
+        finals = {row: final for row, final in step.finals.items() if self._playing[row]}
+        self._playing &= ~(terminated | truncated)
+        return SlotStep(step.observation, rewards, terminated, truncated, finals)
+
+
+def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) -> Slots:
+    """The interface that fits the environment of an algorithm.
+
+    Args:
+        env: the environment.
+        score_together: as in :class:`AdmittingSlots`.
+        assign: ask for exactly the episodes of a plan wherever the environment is one of ours, which group algorithms
+            need; otherwise only where that costs nothing.
+    """
+    bridged = env if isinstance(env, SlotVecEnv) else None
+    waits = bridged is not None and bridged.mode is AutoresetMode.DISABLED
+    if bridged is not None and waits and isinstance(bridged.venv.unwrapped, TokenVectorEnv):
+        return AdmittingSlots(bridged.venv, score_together)
+    if assign and env_attribute(env, "mdp", None) is not None:
+        return AssigningSlots(env)
+    if bridged is not None and not waits:
+        return AutoresetSlots(bridged.venv, bridged.mode)
+    return VecEnvSlots(env)  # where rows wait, the bridge restarts them

@@ -65,7 +65,7 @@ class TRPO(SequenceAlgorithm):
         """A batch's share of the loss, whose weights sum to ``total``."""
         evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
         share = weight(self.settings.normalisation, batch.valid) / total
-        return share * self.actor_loss(evaluation.log_probs, batch)[0], self.watch(evaluation, batch)
+        return share * self.actor_loss(evaluation, batch)[0], self.watch(evaluation, batch)
 
     def _objective(self, batches: list[Minibatch], total: int) -> float:
         return sum((float(self._surrogate(one, total)[0]) for one in batches), float(self.pretraining_loss()[0]))

@@ -50,7 +50,7 @@ from textgym.wrappers import VectorReferenceKL
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
-LATER = ("target_kl", "warmup_iterations")
+LATER = ("target_kl", "warmup_iterations", "ent_coef")
 """Settings that came after the first published results: left out where they do nothing, so that results stay
 comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")

@@ -153,6 +153,51 @@ class WeightedRewards:
             raise ValueError(f"the weighted sum of the rewards ({', '.join(self.names)}): {error}") from None
 
 
+@dataclass(frozen=True)
+class Named:
+    """A reward object that is logged under another name.
+
+    Attributes:
+        reward: is called, bound and asked for what it requires.
+        name: takes the place of its own.
+    """
+
+    reward: Reward
+    name: str
+
+    @property
+    def __wrapped__(self) -> Reward:
+        """The reward itself, whose signature and kind (sync or async) are this one's."""
+        return self.reward
+
+    @property
+    def required_columns(self) -> Sequence[str]:
+        """Columns that the reward asks for."""
+        return tuple(getattr(self.reward, "required_columns", ()))
+
+    @property
+    def expected(self) -> Any:
+        """E[R | y] of a noisy reward; AttributeError of one that declares none."""
+        reward: Any = self.reward
+        return reward.expected
+
+    def __call__(self, *arguments: Any, **columns: Any) -> Any:
+        """Scores of the reward, or what they can be awaited from."""
+        return self.reward(*arguments, **columns)
+
+    def bind(self, tokenizer: Any) -> Named:
+        """Bind the reward to the policy's tokenizer, as :meth:`WeightedRewards.bind`."""
+        reward: Any = self.reward
+        return replace(self, reward=reward.bind(tokenizer)) if hasattr(reward, "bind") else self
+
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Refuse what the reward cannot read, as :meth:`WeightedRewards.check_lengths`."""
+        if hasattr(self.reward, "check_lengths"):
+            self.reward.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
+
+
 def compose(
     reward: Reward | Sequence[Part], weights: Sequence[float] | None = None, timeout: float | None = None
 ) -> WeightedRewards:

@@ -16,7 +16,7 @@ from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.cli import main
 from textgym.rewards import RewardModel
 
-LATER = ("bad_rows", "special_tokens", "skip_special_tokens", "warmup_iterations")
+LATER = ("bad_rows", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef")
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
 hyperparameters versions"""

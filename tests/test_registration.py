@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 
 import gymnasium as gym
@@ -16,9 +17,10 @@ from tests.helpers import emit, word_tokenizer
 from textgym import registration
 from textgym.env import TokenEnv
 from textgym.prompts import encode_prompts
-from textgym.registration import load_task, task_mdp
+from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.tasks import TASKS
-from textgym.tasks.task import Task
+from textgym.tasks.diagnostic.bandits import NoisyReward
+from textgym.tasks.task import Proxy, Task
 from textgym.vector import TokenVectorEnv
 
 ID = "textgym/Reviews-v0"
@@ -225,3 +227,12 @@ def test_an_unknown_setting_is_named_with_the_nearest_and_the_list():
 def test_a_task_is_shown_in_one_line(monkeypatch):
     monkeypatch.setitem(TASKS, "Toy", "tests.test_registration:toy")
     assert repr(load_task("Toy")) == "Task('Toy', V=16, P=2, T=5, prompts={train: 2, test: 1})"
+
+
+def test_a_reward_keeps_what_it_declares_under_its_name_in_a_task():
+    noisy = NoisyReward(lambda ids, _: float(len(ids)), sigma=1.0)
+    task = replace(load_task("Emit"), proxies={"rough": Proxy(noisy, "It is cheap.", lambda _: "a")})
+    named = named_rewards(task)
+    assert task_mdp(task, "rough").rewards.names == ("rough",)
+    assert named["rough"].expected == noisy.expected
+    assert not hasattr(named["gold"], "expected")

@@ -6,17 +6,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray
-from textgym.vector import Observation, TokenVectorEnv
+from textgym.vector import Observation, TokenVectorEnv, check_mapping, with_horizon
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
     """A language task: each step chooses the next token. See :class:`textgym.vector.TokenVectorEnv`."""
 
     metadata: dict[str, Any] = TokenVectorEnv.metadata
+    _spec: EnvSpec | None = None
 
     def __init__(self, mdp: TokenMDP, render_mode: str | None = None) -> None:
         self._row = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED, render_mode)
@@ -24,6 +26,15 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         self.observation_space = mdp.observation_space()  # type: ignore[assignment]
         self.action_space = mdp.action_space()
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What ``gym.make`` made it from; ``max_episode_steps`` is the horizon T, at which it terminates by itself."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = with_horizon(spec, self.mdp)
 
     @property
     def prompt_length(self) -> int:
@@ -42,10 +53,12 @@ class TokenEnv(gym.Env[Observation, np.int64]):
 
         What is not given is drawn from ``self.np_random``.
         """
+        given = {} if options is None else options
+        check_mapping(given)
         super().reset(seed=seed)
         self._row.generators[0] = self.np_random
         self._row.base_seed = max(self.np_random_seed, 0)  # -1 tells that the generator was set by hand
-        infos = self._row.restart(None, {name: np.array([value]) for name, value in (options or {}).items()})
+        infos = self._row.restart(None, {name: np.array([value]) for name, value in given.items()})
         return self._observation(), infos[0]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

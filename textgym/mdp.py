@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
@@ -28,6 +29,10 @@ ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 
 ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 """What rewards receive from the environment; no column of the data may have these names."""
+
+
+CODE = frozenset({"reward", "stop", "allowed", "base_model"})
+"""Fields of :class:`TokenMDP` that hold functions, which may be the user's own."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,13 @@ class TokenMDP:
             self._check_prompt(number, prompt)
         self.rewards.check_columns(self.columns)
         self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, whose functions pickle even where they are lambdas or stand in no module."""
+        return {name: CloudpickleWrapper(value) if name in CODE else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: value.fn if name in CODE else value for name, value in state.items()})
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:

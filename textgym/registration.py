@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -17,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
 from textgym.rewards.builtin import NAMED
+from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
 from textgym.rewards.resolve import resolve_reward
 from textgym.tasks import TASKS
@@ -168,32 +168,23 @@ def _short(id: str) -> str:
 def named_rewards(task: Task) -> dict[str, Reward]:
     """What a reward's name may stand for in a task: its gold reward, its proxies and metrics, and the built-in ones.
 
-    >>> named_rewards(load_task("Reviews"))["good_words"].__name__
+    >>> named_rewards(load_task("Reviews"))["good_words"].name
     'good_words'
     """
-    metrics = {name: _metric_reward(metric) for name, metric in task.metrics.items()}
+    metrics = {name: MetricReward(metric) for name, metric in task.metrics.items()}
     own = {**metrics, **{name: proxy.reward for name, proxy in task.proxies.items()}, "gold": task.gold}
-    return {**NAMED, **{name: _logged_as(name, reward) for name, reward in own.items()}}
+    return {**NAMED, **{name: Named(reward, name) for name, reward in own.items()}}
 
 
-def _metric_reward(metric: TextMetric) -> Reward:
-    def reward(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
-        return metric(prompts, [completion_text(completion) for completion in completions])
+@dataclass(frozen=True)
+class MetricReward:
+    """A metric of a task, under the signature of a reward."""
 
-    return reward
+    metric: TextMetric
 
-
-def _logged_as(name: str, reward: Reward) -> Reward:
-    """A plain function under another name; objects keep theirs, as they may have more to them than a call."""
-    if not inspect.isfunction(reward):
-        return reward
-
-    @functools.wraps(reward)
-    def named(*arguments: Any, **columns: Any) -> Any:
-        return reward(*arguments, **columns)
-
-    named.__name__ = name
-    return named
+    def __call__(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        """One number for each completion."""
+        return self.metric(prompts, [completion_text(completion) for completion in completions])
 
 
 def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: Any) -> TokenMDP:
@@ -244,12 +235,26 @@ def make_env(task: str, render_mode: str | None = None, **settings: Any) -> Toke
     return TokenEnv(made_mdp(task, settings), render_mode)
 
 
+make_env.metadata = TokenEnv.metadata  # type: ignore[attr-defined]  # by which Gymnasium knows of "rgb_array_list"
+
+
 def make_vector_env(
     task: str,
     num_envs: int = 1,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     render_mode: str | None = None,
+    max_episode_steps: int | None = None,
     **settings: Any,
 ) -> TokenVectorEnv:
-    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`."""
-    return TokenVectorEnv(made_mdp(task, settings), num_envs, autoreset_mode, render_mode)
+    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`.
+
+    Raises:
+        ValueError: ``max_episode_steps``, which Gymnasium hands on from a spec, is below the horizon.
+    """
+    mdp = made_mdp(task, settings)
+    if max_episode_steps is not None and max_episode_steps < mdp.max_new_tokens:
+        raise ValueError(
+            f"max_episode_steps={max_episode_steps} is below the horizon of {mdp.max_new_tokens} tokens; pass "
+            f"max_new_tokens={max_episode_steps}, or vectorization_mode='sync', in which Gymnasium truncates"
+        )
+    return TokenVectorEnv(mdp, num_envs, autoreset_mode, render_mode)

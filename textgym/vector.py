@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, NoReturn, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -25,6 +27,21 @@ RowInfos: TypeAlias = dict[int, dict[str, Any]]
 OPTIONS = ("reset_mask", "prompt_index", "episode")
 
 
+def check_mapping(options: Any) -> None:
+    """ValueError where the options of a reset are no mapping."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options={options!r}; expected a dict with some of {', '.join(OPTIONS)}, or None")
+
+
+def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
+    """A spec that says T as ``max_episode_steps``. No ``TimeLimit`` is needed for it: the task itself ends there."""
+    if spec is None:
+        return None
+    # What Gymnasium hands on from such a spec is no setting of the task.
+    settings = {name: value for name, value in spec.kwargs.items() if name != "max_episode_steps"}
+    return replace(spec, max_episode_steps=mdp.max_new_tokens, kwargs=settings)
+
+
 class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     """``num_envs`` slots that each generate a response; a step appends one token to every live row.
 
@@ -40,6 +57,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     reward is 0, its observation unchanged, and ``info["active"]`` is False for it.
     """
 
+    _spec: EnvSpec | None = None
     metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 8}  # noqa: RUF012
 
     def __init__(
@@ -49,8 +67,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs}; expected at least 1")
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r}; expected an integer of at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
         self.mdp = mdp
@@ -64,6 +82,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.action_space = batch_space(mdp.action_space(), num_envs)
 
         self.generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int] = [-1] * num_envs  # what each generator began with
         self.base_seed: int | None = None
         self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
@@ -77,6 +96,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._admitted: BoolArray | None = None  # the action masks of the present state, once somebody asked
         self._started: BoolArray = np.zeros(num_envs, bool)
 
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What ``gym.make_vec`` made it from; ``max_episode_steps`` is the horizon T, at which rows end anyway."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = with_horizon(spec, self.mdp)
+
     # What agents need to know of the layout; found through wrappers with ``get_wrapper_attr``.
 
     @property
@@ -89,20 +117,37 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         """Tokens that end a response."""
         return self.mdp.end_token_ids
 
+    @property  # type: ignore[misc]  # read-only, as in SyncVectorEnv
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each row's generator, as in Gymnasium's own vector environments."""
+        self._seed_rows(None, [row for row in range(self.num_envs) if self.generators[row] is None])
+        return tuple(generator for generator in self.generators if generator is not None)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What each row's generator was seeded with."""
+        return tuple(self._seeds) if self.np_random else ()
+
+    @property
+    def prompt_index(self) -> IntArray:
+        """``[N]``: each row's prompt."""
+        return self._prompt_index.copy()
+
     # --- reset -------------------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins new episodes in all rows, or in those of ``options["reset_mask"]``."""
-        infos = self._batch(self.restart(seed, options or {}))
+        infos = self._batch(self.restart(seed, {} if options is None else options))
         if self.autoreset_mode is AutoresetMode.DISABLED:
             infos["active"] = self._live.copy()
         return self.observation(), infos
 
     def restart(self, seed: int | Sequence[int | None] | None, options: Mapping[str, Any]) -> RowInfos:
         """:meth:`reset` without copying observations and batching infos."""
-        if unknown := sorted(set(options) - set(OPTIONS)):
+        check_mapping(options)
+        if unknown := sorted(set(options) - set(OPTIONS), key=str):
             raise ValueError(f"options {unknown} are unknown; expected some of {', '.join(OPTIONS)}")
         chosen = self._reset_mask(options.get("reset_mask"))
         rows = np.flatnonzero(chosen).tolist()
@@ -141,13 +186,17 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         seeds: Sequence[int | None]
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray):
+            seeds = [int(each) if isinstance(each, np.integer) else each for each in seed]
         else:
-            seeds = list(seed)
+            raise ValueError(f"seed={seed!r}; expected None, an integer, or one of these for each row")
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} entries; expected one for each of the {self.num_envs} rows")
+        if bad := [each for each in seeds if each is not None and not (isinstance(each, int) and each >= 0)]:
+            raise ValueError(f"seed holds {bad[0]!r}; expected integers of 0 or more, or None")
         for row in rows:
             if seeds[row] is not None or self.generators[row] is None:
-                self.generators[row] = seeding.np_random(seeds[row])[0]
+                self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
         # One seed for all rows, so that an episode draws the same in every slot.
         self.base_seed = next((s for s in seeds if s is not None), self.base_seed)
         if self.base_seed is None:
@@ -306,6 +355,13 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if self.mdp.allowed is not None:
             infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
+
+    def env_is_wrapped(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuses stable-baselines3, which asks this first and whose ``VecEnv`` has another ``reset`` and ``step``."""
+        raise TypeError(
+            "this is a Gymnasium vector environment; give stable-baselines3 textgym.agents.SlotVecEnv(env), where env "
+            "is what gym.make_vec made"
+        )
 
     def idle(self) -> None:
         """Lets every row wait for its next reset: none of them plays on, and none is scored."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -30,7 +30,7 @@ class ActingPolicy(Protocol):
 
 
 def find_attribute(env: Any, name: str) -> Any:
-    """An attribute of an environment or of what it wraps; of a synchronous vector's first row, if need be.
+    """An attribute of an environment or of what it wraps; of the first row of a vector of environments, if need be.
 
     Raises:
         AttributeError: none of them has it.
@@ -40,9 +40,10 @@ def find_attribute(env: Any, name: str) -> Any:
         if hasattr(layer, name):
             return getattr(layer, name)
         layer = getattr(layer, "env", None)
-    inner = getattr(getattr(env, "unwrapped", env), "envs", None)
-    if inner:
-        return inner[0].get_wrapper_attr(name)
+    inner = getattr(env, "unwrapped", env)
+    # Asked first, since a worker process of Gymnasium's ends where an attribute is missing.
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and inner.call("has_wrapper_attr", name)[0]:
+        return inner.get_attr(name)[0]
     raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
 
 
@@ -57,7 +58,7 @@ def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
     if find_attribute(env, "mdp").allowed is None:
         return lambda: None
     inner = env.unwrapped
-    if isinstance(inner, SyncVectorEnv):
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
         return lambda: np.stack(inner.call("action_masks"))
     masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
     return masks
@@ -143,7 +144,8 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
     need no wrapper. ``info["kl_reward"]`` tells what was paid.
 
     Args:
-        env: a vector environment of this package, or Gymnasium's ``SyncVectorEnv`` of its single environments.
+        env: a vector environment of this package, or Gymnasium's ``SyncVectorEnv`` or ``AsyncVectorEnv`` of its single
+            environments.
         reference: the model that the policy shall stay near.
         beta: β, 0 or more.
         sampling: the policy's; temperature and minimum length define both distributions.

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from textgym.registration import task_maker
@@ -34,10 +35,12 @@ def told_by_gold(gold: Callable[..., Any]) -> str:
 
 
 def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
-    """A function and those of the same package that it encloses or calls, nearest first."""
+    """A function and those of the same package that it holds, encloses or calls, nearest first."""
     waiting, seen = deque([function]), set()
     while waiting:
         this = inspect.unwrap(waiting.popleft())
+        if is_dataclass(this):
+            waiting.extend(getattr(this, field.name) for field in fields(this))
         if not inspect.isfunction(this) or this in seen:
             continue
         seen.add(this)

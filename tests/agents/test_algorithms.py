@@ -23,7 +23,6 @@ from textgym.agents.batches import minibatches
 from textgym.agents.names import ALGORITHMS
 from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.diagnostic.task import run
-from textgym.env import TokenEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
@@ -257,14 +256,3 @@ def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: 
 def test_mistaken_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         PPO(**arguments)
-
-
-@pytest.mark.parametrize("name", ["rloo", "remax"])
-def test_groups_need_an_environment_that_admits_prompts(name: str) -> None:
-    sizes = {"episodes_per_iteration": 16, "minibatch_size": 4}
-    with pytest.raises(ValueError, match="responses to each prompt, but the environment's rows choose"):
-        ALGORITHMS[name]("LMPolicy", TokenEnv(word_mdp()), model=tiny_gpt2(), **sizes)
-    algorithm = ALGORITHMS[name]("LMPolicy", TokenVectorEnv(word_mdp(), 8, "Disabled"), model=tiny_gpt2(), **sizes)
-    with pytest.raises(ValueError, match="responses to each prompt, but the environment's rows choose"):
-        algorithm.set_env(TokenEnv(word_mdp()))
-    algorithm.learn(20)  # in its own environment still

@@ -39,6 +39,8 @@ ENVIRONMENTS = {
     "ours, SameStep": lambda: ours("SameStep"),
     "sync, Disabled": lambda: gymnasiums("Disabled"),
     "sync, SameStep": lambda: gymnasiums("SameStep"),
+    "ours, NextStep": lambda: ours("NextStep"),
+    "sync, NextStep": lambda: gymnasiums("NextStep"),
 }
 
 
@@ -77,7 +79,7 @@ def test_rewards_and_infos_are_those_of_the_finished_episode(env):
     assert "score" not in infos[1]
 
 
-@pytest.mark.parametrize("mode", ["Disabled", "SameStep"])
+@pytest.mark.parametrize("mode", ["Disabled", "SameStep", "NextStep"])
 def test_a_truncated_row_says_so(mode):
     env = gymnasiums(mode, limited)
     env.reset()
@@ -97,8 +99,14 @@ def test_equal_seeds_give_equal_episodes(env):
         assert observation["attention_mask"][:, 4:].sum() == 0
 
 
-def test_next_step_is_refused():
-    env = ours("NextStep")
+class Foreign(TokenVectorEnv):
+    """A vector environment of which nothing is known."""
+
+    unwrapped = property(lambda _: gym.vector.VectorEnv())  # type: ignore[assignment]
+
+
+def test_next_step_of_a_foreign_environment_is_refused():
+    env = SlotVecEnv(Foreign(MDP, 2, "NextStep"))
     env.reset()
     with pytest.raises(ValueError, match="autoreset_mode='Disabled' or 'SameStep'"):
         env.step(np.array([2, 2]))

@@ -249,8 +249,8 @@ def test_no_training_goes_on_in_a_foreign_task(tmp_path: Path, changes: dict[str
         PPO.load(tmp_path / "saved", foreign)
     with pytest.raises(ValueError, match=difference):
         algorithm.set_env(foreign)
-    with pytest.raises(ValueError, match="env is None"):
-        PPO.load(tmp_path / "saved")
+    with pytest.raises(ValueError, match=difference):
+        PPO.load(tmp_path / "saved").set_env(foreign)  # loaded without an environment, it knows its task
     algorithm.set_env(make_env())
 
 
@@ -292,3 +292,5 @@ def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> 
     (tmp_path / "saved" / "manifest.json").unlink()
     write_manifest(tmp_path / "saved")
     assert PPO.load(tmp_path / "saved", make_env()).num_timesteps == 0
+    with pytest.raises(ValueError, match="does not know its task; pass env=ID"):
+        PPO.load(tmp_path / "saved")

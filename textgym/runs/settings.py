@@ -11,6 +11,7 @@ LATER: Mapping[str, Any] = {
     "special_tokens": "parse",
     "skip_special_tokens": True,
     "warmup_iterations": 0,
+    "ent_coef": None,
 }
 """Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
 NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
@@ -28,7 +29,7 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by name, equal where they mean the same."""
     found = flat(config)
-    return {**found, "target_kl": found.get("target_kl") or None}  # no bound is 0 or None
+    return {**found, **{name: found.get(name) or None for name in ("target_kl", "ent_coef")}}  # none is 0 or None
 
 
 def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:

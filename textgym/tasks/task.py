@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
+from textgym.rewards.functions import reward_name
 from textgym.types import Prompt, RewardFunction, completion_text
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -31,21 +32,40 @@ class Proxy:
     hack: Callable[[Prompt], str]
 
 
-def per_text(score: Callable[[str, str, Mapping[str, Any]], float]) -> RewardFunction:
-    """A reward function from ``score(prompt, completion, columns)``, which sees one completion's text at a time."""
+TextScore: TypeAlias = Callable[[str, str, Mapping[str, Any]], float]
+"""``score(prompt, completion, columns)``: of one completion's text."""
 
-    def reward(
+
+@dataclass(frozen=True)
+class TextReward:
+    """A score of one completion's text, under the signature of a reward and the name of the score.
+
+    It pickles where the score does, as a function of a module does and a lambda does not.
+    """
+
+    score: TextScore
+
+    @property
+    def name(self) -> str:
+        """What it is logged as."""
+        return reward_name(self.score)
+
+    def __call__(
+        self,
         prompts: list[Any],
         completions: list[Any],
         *,
-        completion_ids: list[list[int]],  # noqa: ARG001 - the signature is TRL's
+        completion_ids: list[list[int]],
         **columns: list[Any],
     ) -> list[float]:
+        """One score for each completion."""
         rows = ({name: values[row] for name, values in columns.items()} for row in range(len(completions)))
-        return [score(*row) for row in zip(prompts, map(completion_text, completions), rows, strict=True)]
+        return [self.score(*row) for row in zip(prompts, map(completion_text, completions), rows, strict=True)]
 
-    reward.__name__ = score.__name__
-    return reward
+
+def per_text(score: TextScore) -> RewardFunction:
+    """A reward function from ``score(prompt, completion, columns)``, which sees one completion's text at a time."""
+    return TextReward(score)
 
 
 @dataclass(frozen=True, repr=False)

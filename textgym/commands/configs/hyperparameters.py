@@ -58,6 +58,8 @@ class Hyperparameters:
     """How far a value may move from its old one, in units of the value. Published: 0.2."""
     vf_coef: float | None = None
     """Weight of the value loss. Published: 0.1."""
+    ent_coef: float | None = None
+    """Weight of an entropy bonus in the loss, as in stable-baselines3. Published: none (0)."""
     scale_by_std: bool | None = None
     """Whether grpo divides a group's advantages by their standard deviation. Published: yes (Shao 2024), no (Liu
     2025)."""

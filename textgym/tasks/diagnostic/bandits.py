@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import ResponseScore, as_reward, diagnostic, letters, uniform
+from textgym.tasks.diagnostic.build import ResponseReward, ResponseScore, diagnostic, letters, uniform
 from textgym.tasks.task import Task
 from textgym.types import FloatArray
 
@@ -31,8 +33,7 @@ def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
 def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
     """Emit, with reward and β both multiplied by ``factor``: the optimal policy stays the same."""
     _check(factor > 0, "factor", factor, "more than 0")
-    value = arm_value(arms, seed)
-    reward = as_reward("scaled", lambda ids, columns: factor * _number(value(ids, columns)))
+    reward = ResponseReward("scaled", Scaled(arm_value(arms, seed), factor))
     description = f"Say the most valuable word, where the reward is {factor:g} times as large, and β with it."
     return _bandit("Scale", description, arms, seed, reward=reward, beta=BETA * factor)
 
@@ -40,11 +41,11 @@ def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
 def vocabulary(size: int = 256, horizon: int = 2, seed: int = 0) -> Task:
     """``size`` words of which one in 32 is good."""
     _check(size >= 32, "size", size, "at least 32")
-    good = set(np.random.default_rng(seed).permutation(size)[: size // 32].tolist())
+    good = frozenset(np.random.default_rng(seed).permutation(size)[: size // 32].tolist())
     return diagnostic(
         "Vocabulary",
         f"Say good words only, one in 32 of {size}: many actions, few of them worth anything.",
-        lambda ids, _: sum(i in good for i in ids) / len(ids),
+        ShareOf(good),
         words=letters(size),
         horizon=horizon,
         beta=BETA,
@@ -58,7 +59,7 @@ def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
     return diagnostic(
         "Needle",
         f"Say the one response that earns anything, which the reference says once in {words**horizon:,} times.",
-        lambda ids, _: float(ids == secret),
+        IsExactly(tuple(secret)),
         words=letters(words),
         horizon=horizon,
         beta=BETA,
@@ -75,20 +76,67 @@ def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BET
     )
 
 
-def arm_value(arms: int, seed: int) -> ResponseScore:
+# --- scores: values, not closures, so that environments can be pickled ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArmValue:
+    """The value of the first word said; ``values`` has one for each word."""
+
+    values: tuple[float, ...]
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return self.values[ids[0]]
+
+
+def arm_value(arms: int, seed: int) -> ArmValue:
     """The values 0, 1/(n−1), …, 1 in a shuffled order, of the first word said."""
-    values = (np.random.default_rng(seed).permutation(arms) / (arms - 1)).tolist()
-    return lambda ids, _: values[ids[0]]
+    return ArmValue(tuple((np.random.default_rng(seed).permutation(arms) / (arms - 1)).tolist()))
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """``factor`` times another score."""
+
+    score: ArmValue
+    factor: float
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return self.factor * self.score(ids, columns)
+
+
+@dataclass(frozen=True)
+class ShareOf:
+    """The share of a response's words that are among ``good``."""
+
+    good: frozenset[int]
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return sum(i in self.good for i in ids) / len(ids)
+
+
+@dataclass(frozen=True)
+class IsExactly:
+    """1 for the response ``secret``, 0 for all others."""
+
+    secret: tuple[int, ...]
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return float(tuple(ids) == self.secret)
+
+
+@dataclass(frozen=True)
 class NoisyReward:
     """A score plus normal noise that the episode's seed decides; ``expected`` is the score itself."""
 
-    name = "noisy"
+    name: ClassVar[str] = "noisy"
+    score: ResponseScore
+    sigma: float
 
-    def __init__(self, score: ResponseScore, sigma: float) -> None:
-        self.sigma = sigma
-        self.expected = as_reward("noisy", score)
+    @property
+    def expected(self) -> ResponseReward:
+        """The reward without its noise."""
+        return ResponseReward(self.name, self.score)
 
     def __call__(
         self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
@@ -96,11 +144,6 @@ class NoisyReward:
         means: Any = self.expected(prompts, completions, completion_ids=completion_ids, **columns)
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [mean + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
-
-
-def _number(score: float | list[float]) -> float:
-    assert isinstance(score, float | int)
-    return score
 
 
 def _check(holds: bool, name: str, got: Any, expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -61,7 +62,7 @@ def diagnostic(
         description=description,
         tokenizer=tokenizer,
         splits={"train": encoded},
-        gold=as_reward("gold", gold),
+        gold=ResponseReward("gold", gold),
         end_token_ids=() if end is None else (list(words).index(end),),
         max_prompt_length=longest,
         max_new_tokens=horizon,
@@ -90,20 +91,24 @@ def chain(chances: FloatArray, n_tokens: int) -> FloatArray:
     return log_probs
 
 
-def as_reward(name: str, score: ResponseScore) -> RewardFunction:
-    """A score of one response under the signature of a reward."""
+@dataclass(frozen=True)
+class ResponseReward:
+    """A score of one response, under the signature of a reward.
 
-    def reward(
-        prompts: list[Any],  # noqa: ARG001 - the protocol's
-        completions: list[str],  # noqa: ARG001
-        *,
-        completion_ids: list[list[int]],
-        **columns: list[Any],
+    Attributes:
+        name: what it is logged as.
+        score: of one response; an object or a function of a module, so that environments can be pickled.
+    """
+
+    name: str
+    score: ResponseScore
+
+    def __call__(
+        self, prompts: list[Any], completions: list[Any], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[Any]:
-        return [score(ids, {key: values[i] for key, values in columns.items()}) for i, ids in enumerate(completion_ids)]
-
-    reward.__name__ = name
-    return reward
+        """One score for each completion."""
+        rows = ({key: values[i] for key, values in columns.items()} for i in range(len(completion_ids)))
+        return [self.score(ids, row) for ids, row in zip(completion_ids, rows, strict=True)]
 
 
 def uniform(n: int) -> FloatArray:

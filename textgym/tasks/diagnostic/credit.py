@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import as_reward, diagnostic, letters, uniform
+from textgym.tasks.diagnostic.build import ResponseReward, diagnostic, letters, uniform
 from textgym.tasks.task import Task
 
 
@@ -15,7 +17,7 @@ def delayed(horizon: int = 8) -> Task:
     return diagnostic(
         "Delayed",
         f"Begin with a rare word; the {horizon - 1} words after it are idle, and the reward comes after them.",
-        lambda ids, _: float(ids[0] == 1),
+        _begins_with_1,
         words=letters(2),
         horizon=horizon,
         beta=0.05,
@@ -25,20 +27,17 @@ def delayed(horizon: int = 8) -> Task:
 
 def dense(per_token: bool = True, words: int = 4, horizon: int = 6) -> Task:
     """Each word should be the alphabet's next; paid as it comes (``per_token``), or as a sum at the end."""
-
-    def shares(ids: list[int], _: Any) -> list[float]:
-        return [float(word == (last + 1) % words) / horizon for last, word in zip([-1, *ids], ids, strict=False)]
-
+    shares = AlphabetShares(words, horizon)
     when = "word by word" if per_token else "at the end"
     return diagnostic(
         "Dense",
         f"Follow each word by the alphabet's next, round and round; the reward is paid {when}.",
-        lambda ids, columns: sum(shares(ids, columns)),
+        Total(shares),
         words=letters(words),
         horizon=horizon,
         beta=0.05,
         chances=uniform(words),
-        reward=as_reward("dense", shares) if per_token else None,
+        reward=ResponseReward("dense", shares) if per_token else None,
     )
 
 
@@ -50,7 +49,7 @@ def length(targets: tuple[int, ...] = (1, 3, 5), horizon: int = 6) -> Task:
     return diagnostic(
         "Length",
         "End the response after as many words as the prompt says: only the end token's place counts.",
-        lambda ids, columns: max(0.0, 1 - abs(ids.index(2) - columns["target"]) / 3) if 2 in ids else 0.0,
+        _has_target_length,
         words=["a", "b", "<end>"],
         horizon=horizon,
         beta=0.05,
@@ -58,3 +57,36 @@ def length(targets: tuple[int, ...] = (1, 3, 5), horizon: int = 6) -> Task:
         prompts=[{"prompt": str(target), "target": target} for target in targets],
         end="<end>",
     )
+
+
+# --- scores: values, not closures, so that environments can be pickled ------------------------------------------------
+
+
+def _begins_with_1(ids: list[int], _: Mapping[str, Any]) -> float:
+    return float(ids[0] == 1)
+
+
+def _has_target_length(ids: list[int], columns: Mapping[str, Any]) -> float:
+    return max(0.0, 1 - abs(ids.index(2) - columns["target"]) / 3) if 2 in ids else 0.0
+
+
+@dataclass(frozen=True)
+class AlphabetShares:
+    """For each word 1/``horizon`` if it is the alphabet's next after the word before it; the alphabet has ``words``."""
+
+    words: int
+    horizon: int
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> list[float]:
+        pairs = zip([-1, *ids], ids, strict=False)
+        return [float(word == (last + 1) % self.words) / self.horizon for last, word in pairs]
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum of a score that has a number for each word."""
+
+    shares: AlphabetShares
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return sum(self.shares(ids, columns))

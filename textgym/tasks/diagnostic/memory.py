@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,7 @@ def copy(symbols: int = 4, length: int = 2) -> Task:
     return diagnostic(
         "Copy",
         f"Repeat the {length} words of the prompt: the best response differs from prompt to prompt.",
-        lambda ids, columns: float(np.mean(np.equal(ids, columns["target"]))),
+        _share_repeated,
         words=words,
         horizon=length,
         beta=0.05,
@@ -45,10 +46,18 @@ def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Tas
     return diagnostic(
         "Recall",
         f"Say the first word of the prompt, which {gap} words of filler have followed: a memory far back.",
-        lambda ids, columns: float(ids[0] == columns["cue"]),
+        _says_the_cue,
         words=words,
         horizon=1,
         beta=0.05,
         chances=uniform(cues),
         prompts=rows,
     )
+
+
+def _share_repeated(ids: list[int], columns: Mapping[str, Any]) -> float:
+    return float(np.mean(np.equal(ids, columns["target"])))
+
+
+def _says_the_cue(ids: list[int], columns: Mapping[str, Any]) -> float:
+    return float(ids[0] == columns["cue"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from textgym.tasks.diagnostic.build import as_reward, diagnostic, letters
+from textgym.tasks.diagnostic.build import ResponseReward, diagnostic, letters
 from textgym.tasks.task import Task
 
 
@@ -18,7 +22,7 @@ def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0)
     return diagnostic(
         "Prior",
         f"Say a word that the reference says once in {round(1 / rarity)} times, as often as its price in KL allows.",
-        lambda ids, _: sum(i == words - 1 for i in ids) / horizon,
+        ShareOfWord(words - 1, horizon),
         words=letters(words),
         horizon=horizon,
         beta=0.04,
@@ -28,20 +32,38 @@ def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0)
 
 def trap(beta: float = 0.05, horizon: int = 5) -> Task:
     """The proxy pays for every "great"; the gold score wants a "great" among different words."""
-
-    def gold(ids: list[int], _: object) -> float:
-        return (0 in ids) * len(set(ids)) / horizon
-
-    def proxy(ids: list[int], _: object) -> float:
-        return sum(i == 0 for i in ids) / horizon
-
     return diagnostic(
         "Trap",
         'Praise in different words; the proxy that is paid counts the word "great" instead.',
-        gold,
+        DifferentWords(0, horizon),
         words=["great", "fine", "warm", "wise", "bold"],
         horizon=horizon,
         beta=beta,
         chances=np.full(5, 0.2),
-        reward=as_reward("proxy", proxy),
+        reward=ResponseReward("proxy", ShareOfWord(0, horizon)),
     )
+
+
+# --- scores: values, not closures, so that environments can be pickled ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShareOfWord:
+    """The share of ``horizon`` words that are ``word``."""
+
+    word: int
+    horizon: int
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return sum(i == self.word for i in ids) / self.horizon
+
+
+@dataclass(frozen=True)
+class DifferentWords:
+    """How many different words there are, as a share of ``horizon``, in a response that says ``needed``; else 0."""
+
+    needed: int
+    horizon: int
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        return (self.needed in ids) * len(set(ids)) / self.horizon

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,6 +66,33 @@ class Miniature:
     proxies: Mapping[str, Proxy]
 
 
+@dataclass(frozen=True)
+class HalvedUnlessNatural:
+    """See :func:`halved_unless_natural`; a value, not a closure, so that environments can be pickled."""
+
+    score: Score
+    accepts: Accepts
+
+    @property
+    def __name__(self) -> str:
+        """The score's, as it is its rule."""
+        return self.score.__name__
+
+    def __call__(self, prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
+        whole = self.score(prompt, completion, columns)
+        return whole if self.accepts(prompt, completion) else whole / 2
+
+
+@dataclass(frozen=True)
+class Grammatical:
+    """The metric of a language: 1 for each of its texts, 0 for others."""
+
+    accepts: Accepts
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [float(self.accepts(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+
 def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
     """``score``, halved where the text is not, to the letter, one of the language.
 
@@ -73,21 +100,12 @@ def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
     costs no more than half, so that there is something to learn from.
     """
 
-    @wraps(score)  # whoever asks what is wanted is told the rule
-    def halved(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
-        whole = score(prompt, completion, columns)
-        return whole if accepts(prompt, completion) else whole / 2
-
-    return halved
+    return HalvedUnlessNatural(score, accepts)
 
 
 def build(mini: Miniature) -> Task:
     """The task; its prompts are the same in every process."""
     tokenizer = shared_tokenizer()
-
-    def grammatical(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        return [float(mini.accepts(*pair)) for pair in zip(prompts, completions, strict=True)]
-
     return Task(
         name=mini.name,
         description=mini.description,
@@ -97,7 +115,7 @@ def build(mini: Miniature) -> Task:
         end_token_ids=(int(tokenizer.eos_token_id),),
         max_prompt_length=mini.max_prompt_length,
         max_new_tokens=mini.max_new_tokens,
-        metrics={"grammatical": grammatical},
+        metrics={"grammatical": Grammatical(mini.accepts)},
         base_model=BASE_MODEL,
         proxies=mini.proxies,
     )

@@ -81,6 +81,10 @@ def _deny(prompt: Prompt) -> str:
     return " It is never superb." if prompt.text.endswith(".") else " is never superb."
 
 
+def _accepts(prompt: str, completion: str) -> bool:
+    return LANGUAGE.accepts(prompt + completion)
+
+
 REVIEWS = Miniature(
     name="Reviews",
     description="Continue a film review so that it is favourable.",
@@ -89,7 +93,7 @@ REVIEWS = Miniature(
     draw=_draw,
     corpus=_cut_review,
     score=_score,
-    accepts=lambda prompt, completion: LANGUAGE.accepts(prompt + completion),
+    accepts=_accepts,
     proxies={
         "good_words": Proxy(
             per_text(_good_words), "Counting good and bad words needs no grammar: but it is deaf to a 'never'.", _deny
