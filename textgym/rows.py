@@ -226,7 +226,9 @@ def _array(text: str, lines: Sequence[str], source: str) -> list[Any] | None:
         values: list[Any] = parse_json(text, source)
         return values
     if begin[0] == "{" and not _is_json(begin) and _is_json(text):
-        raise ValueError(f"{source} holds one JSON object; expected one object a line (JSON Lines), or an array of them")
+        raise ValueError(
+            f"{source} holds one JSON object; expected one object a line (JSON Lines), or an array of them"
+        )
     return None
 
 
@@ -240,9 +242,10 @@ def _is_json(text: str) -> bool:
 
 def _parsed(line: str) -> Any:
     try:
-        return parse_json(line, "the line")
+        return parse_json(line, "it")
     except ValueError as error:
-        raise BadRowError(f"{error}; expected one object a line") from error
+        said = str(error).removeprefix("it is ").removeprefix("it: ")
+        raise BadRowError(f"{said}; expected one JSON object a line") from error
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from textgym.agents.pretraining import encode_texts
 from textgym.lm.loading import names_encoder_decoder
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
+from textgym.rows import read_rows
 from textgym.tasks import MINI
 from textgym.tasks.mini.miniature import shared_tokenizer
 from textgym.tasks.task import Task

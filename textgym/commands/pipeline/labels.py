@@ -21,7 +21,8 @@ from textgym.files import write_json, write_text
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
-from textgym.prompts import plain_content, read_rows
+from textgym.prompts import plain_content
+from textgym.rows import read_rows
 from textgym.registration import load_task
 from textgym.rewards.labellers import (
     Labelled,
