@@ -162,26 +162,26 @@ def test_progress_is_shown_on_request(reward, capsys):
     ("rankings", "settings", "message"),
     [
         ([], {"heldout": []}, "rankings: got no rankings"),
-        ([Ranking("p", ("cat", "dog"), (0, 1))], {"heldout": []}, "heldout: got no rankings"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"heldout": []}, "heldout: got no rankings"),
         (
-            [Ranking("p", ("cat", "dog"), (0, 1)), Ranking("q", ("a", "b"), (2, 2))],
-            {"heldout": [Ranking("p", ("cat", "dog"), (0, 1))]},
+            [Ranking("the ", ("cat", "dog"), (0, 1)), Ranking("q", ("a", "b"), (2, 2))],
+            {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
             r"rankings, row 2: all ranks are tied.* \(prompt 'q'\)",
         ),
         (
-            [Ranking("p", ("cat", "dog " * 40), (0, 1))],
-            {"heldout": [Ranking("p", ("cat", "dog"), (0, 1))]},
-            r"rankings, row 1 .*41 tokens, the reward model reads at most 32",
+            [Ranking("the ", ("cat", "dog " * 40), (0, 1))],
+            {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
+            r"rankings, row 1 .*42 tokens, the reward model reads at most 32",
         ),
         (
-            [Ranking("p", ("good", "dull"), (0, 1))],  # words that the tokenizer does not know
-            {"heldout": [Ranking("p", ("cat", "dog"), (0, 1))]},
+            [Ranking("the", ("cat", "dog"), (0, 1))],  # words that the tokenizer does not know: "thecat"
+            {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
             "rankings, row 1: two completions of different rank have the same tokens",
         ),
-        ([Ranking("p", ("cat", "dog"), (0, 1))], {}, "pass the held-out rankings themselves"),
-        ([Ranking("p", ("cat", "dog"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
-        ([Ranking("p", ("cat", "dog"), (0, 1))], {"epochs": 0}, "epochs: expected at least 1"),
-        ([Ranking("p", ("cat", "dog"), (0, 1))], {"batch_size": 0}, "batch_size"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {}, "pass the held-out rankings themselves"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"epochs": 0}, "epochs: expected at least 1"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"batch_size": 0}, "batch_size"),
     ],
 )
 def test_mistakes_are_found_before_training(rankings, settings, message, reward):
