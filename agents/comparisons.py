@@ -12,7 +12,7 @@ from textgym.agents.demonstrations import Demonstration, fitted_prompt, reply_id
 from textgym.prompts import encode_prompt
 from textgym.rows import BadRowError, Place, Screening, in_file_order, placed
 from textgym.tokenization import warn_of_special_strings, words_of
-from textgym.types import Ranking, SpecialTokens
+from textgym.types import Messages, Ranking, SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Comparison:
 
     chosen: Demonstration
     rejected: Demonstration
+
+    @property
+    def prompt(self) -> str | Messages:
+        """What both follow: a text or a conversation."""
+        return self.chosen.prompt.content
 
 
 def encode_comparisons(

@@ -28,9 +28,7 @@ class HasPrompt(Protocol):
 Asked = TypeVar("Asked", bound=HasPrompt)
 
 
-def read_rankings(
-    path: str | Path, render: Render | None = None, screening: Screening | None = None
-) -> list[Ranking]:
+def read_rankings(path: str | Path, render: Render | None = None, screening: Screening | None = None) -> list[Ranking]:
     """Read rankings and pairs; see :func:`textgym.rewards.preferences.read_preferences`.
 
     Raises:

@@ -102,6 +102,12 @@ class Screening:
         """Rows with too many tokens, left out by ``truncation="drop"``."""
         return [omission for omission in self.omissions if omission.dropped]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that were left out or shortened, by the names that ``evaluation.json`` has for them; no zeros."""
+        found = {"skipped_rows": len(self.bad), "dropped_rows": len(self.dropped), "shortened_rows": self.shortened}
+        return {name: count for name, count in found.items() if count}
+
     @contextmanager
     def row(self, place: Place) -> Iterator[None]:
         """Leave out the row that stands at a place if the block raises :class:`BadRowError`.

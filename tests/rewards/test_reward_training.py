@@ -171,7 +171,7 @@ def test_progress_is_shown_on_request(reward, capsys):
         (
             [Ranking("the ", ("cat", "dog " * 40), (0, 1))],
             {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
-            r"rankings, row 1 .*42 tokens, the reward model reads at most 32",
+            r"rankings, row 1: .*42 tokens, the reward model reads at most 32",
         ),
         (
             [Ranking("the", ("cat", "dog"), (0, 1))],  # words that the tokenizer does not know: "thecat"
