@@ -272,8 +272,7 @@ def _prompt(prompt: Any, render: Render | None) -> tuple[str | Messages, str | N
         return prompt, prompt
     if prompt and is_conversation(prompt):
         return prompt, None if render is None else render(prompt)
-    said = repr(prompt)[:200] if isinstance(prompt, str | list) else type(prompt).__name__
-    raise BadRowError(f"prompt: expected a text or a list of messages, got {said}")
+    raise BadRowError(f"prompt is {prompt!r:.200}; expected a text, or a list of messages with 'role' and 'content'")
 
 
 def _completion(value: Any, name: str, prompt: str | None) -> str:

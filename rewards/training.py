@@ -234,8 +234,8 @@ def _example(model: RewardModel, preference: Preference, screening: Screening) -
     sequences = fitted_sequences(model, preference.prompt, completions, screening)
     if isinstance(preference, Ranking):
         pairs = combinations(zip(sequences, preference.ranks, strict=True), 2)
-        if any(one == other and rank != its for (one, rank), (other, its) in pairs):
-            raise BadRowError("two completions of different rank have the same tokens; drop the row")
+        if all(one == other or rank == its for (one, rank), (other, its) in pairs):
+            raise BadRowError("completions of different rank have the same tokens, which teaches nothing; drop the row")
     return Example(preference, sequences)
 
 

@@ -176,7 +176,7 @@ def test_progress_is_shown_on_request(reward, capsys):
         (
             [Ranking("the", ("cat", "dog"), (0, 1))],  # words that the tokenizer does not know: "thecat"
             {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
-            "rankings, row 1: two completions of different rank have the same tokens",
+            "rankings, row 1: completions of different rank have the same tokens",
         ),
         ([Ranking("the ", ("cat", "dog"), (0, 1))], {}, "pass the held-out rankings themselves"),
         ([Ranking("the ", ("cat", "dog"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
