@@ -217,7 +217,8 @@ def _read_json(text: str, source: str, screening: Screening) -> dict[Place, dict
         for row, (number, line) in enumerate(lines, start=1):
             with screening.row(Place(source, None, number)):
                 found[Place(source, row, number)] = _object(_parsed(line))
-    screening.require_some(found, source)
+    if array is None or array:
+        screening.require_some(found, source)
     return found
 
 

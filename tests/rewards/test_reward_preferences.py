@@ -188,7 +188,10 @@ def test_the_common_messages_are_the_prompt(tmp_path, row, prompt):
             },
             "chosen: .*assistant, tool, assistant",
         ),
-        ({"chosen": [HI, {"role": "assistant", "tool_calls": [1]}], "rejected": [HI, NO]}, "prompt is None; expected a text"),
+        (
+            {"chosen": [HI, {"role": "assistant", "tool_calls": [1]}], "rejected": [HI, NO]},
+            "prompt is None; expected a text",
+        ),
     ],
 )
 def test_conversations_that_are_no_pair(tmp_path, row, said):
