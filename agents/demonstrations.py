@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import cut_left, encode_prompt, encode_prompts
-from textgym.rewards.preferences import Judgement, best_completion, parse_preference
+from textgym.rewards.preferences import Judgement, best_completion, parse_preference, preference_layout
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
 from textgym.tasks.task import Task
 from textgym.tokenization import (
@@ -144,16 +144,17 @@ def require_references(task: Task, split: str = "train") -> None:
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout:
-    """The layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else."""
-    if "completion" in row:
+    """The layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
+
+    Columns that are null count as missing, as in tables whose rows have several layouts.
+    """
+    filled = {name for name, value in row.items() if value is not None}
+    if "completion" in filled:
         return "label" if isinstance(row.get("label"), bool) else "completion"
-    if "messages" in row:
+    if "messages" in filled:
         return "messages"
-    if {"chosen", "rejected"} <= row.keys():
-        return "pair"
-    if {"completions", "ranks"} <= row.keys():
-        return "ranking"
-    return "text" if "text" in row and "prompt" not in row else "completion"
+    preferred = preference_layout({name: row[name] for name in filled})
+    return preferred or ("text" if "text" in row and "prompt" not in filled else "completion")
 
 
 def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from itertools import combinations, takewhile
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from textgym.rows import BadRowError, Place, Screening, read_placed_rows
 from textgym.tokenization import is_conversation, reply_text
 from textgym.types import Messages, Ranking
 
+PreferenceLayout: TypeAlias = Literal["ranking", "pair", "label"]
+LAYOUT_COLUMNS: Mapping[PreferenceLayout, frozenset[str]] = {
+    "ranking": frozenset({"completions", "ranks"}),
+    "pair": frozenset({"chosen", "rejected"}),
+    "label": frozenset({"completion", "label"}),
+}
 ASSISTANT_TURN = re.compile(r"(?:^|\n)[ \t]*Assistant:")
 LAYOUTS = (
     "'prompt, completions, ranks', 'prompt, chosen, rejected', 'chosen, rejected' with a common beginning, or "
@@ -114,6 +120,16 @@ def untied_pairs(ranks: Sequence[int]) -> int:
     return sum(i != j for i, j in combinations(ranks, 2))
 
 
+def preference_layout(row: Mapping[str, Any]) -> PreferenceLayout | None:
+    """The layout of a row, by its columns: those that hold something before those that are null, as in tables whose
+    rows have several layouts. None if they tell nothing."""
+    filled = {name for name, value in row.items() if value is not None}
+    matching = (
+        layout for known in (filled, set(row)) for layout, columns in LAYOUT_COLUMNS.items() if columns <= known
+    )
+    return next(matching, None)
+
+
 def best_completion(ranking: Ranking) -> str:
     """The completion that was preferred: the first of those with the best rank."""
     return ranking.completions[ranking.ranks.index(min(ranking.ranks))]
@@ -181,14 +197,15 @@ def _in_word(letter: str) -> bool:
 
 
 def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
-    if {"completions", "ranks"} <= row.keys():
+    layout = preference_layout(row)
+    if layout == "ranking":
         return _ranking(*_prompt(row.get("prompt"), render), row["completions"], row["ranks"])
-    if {"chosen", "rejected"} <= row.keys():
+    if layout == "pair":
         prompt, chosen, rejected = _pair(row.get("prompt"), row["chosen"], row["rejected"], render)
         if chosen == rejected:
             raise BadRowError(f"chosen and rejected are the same text: {chosen!r:.200}; drop the row")
         return Ranking(prompt, (chosen, rejected), (0, 1))
-    if {"completion", "label"} <= row.keys():
+    if layout == "label":
         label = row["label"]
         if not isinstance(label, bool | int) or label not in (0, 1):
             raise BadRowError(f"label: expected true or false (or 1 or 0), got {label!r:.200}")

@@ -278,6 +278,8 @@ TEXTS = [
     {"prompt": "w0 w1", "completion": "w5", "label": True},
     {"prompt": "w0 w1", "completion": "w5", "label": 3},  # somebody's own column
     {"prompt": "w0 w1", "completion": "w5", "chosen": "w6", "rejected": "w7"},
+    {"prompt": "w0 w1", "completion": None, "chosen": "w5", "rejected": "w7", "messages": None, "label": None},
+    {"prompt": "w0 w1", "completion": None, "completions": ["w5", "w6"], "ranks": [0, 1], "chosen": None},
 ]
 CONVERSATIONS = [
     {"messages": [USER, GOOD]},
@@ -285,6 +287,7 @@ CONVERSATIONS = [
     {"prompt": "w0 w1", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
     {"prompt": [USER], "completion": [GOOD], "label": True},
+    {"prompt": None, "text": None, "completion": None, "messages": [USER, GOOD]},
 ]
 
 

@@ -249,6 +249,19 @@ def test_rows_that_are_left_out_do_not_move_the_numbers_of_others(tmp_path):
         read_preferences(path)
 
 
+def test_columns_that_are_null_tell_no_layout(tmp_path):
+    """Tables have every column in every row."""
+    empty = dict.fromkeys(("completions", "ranks", "chosen", "rejected"))
+    found = read(
+        tmp_path,
+        {**empty, "prompt": "p", "chosen": "a", "rejected": "b"},
+        {**empty, "prompt": "p", "completions": ["a", "b"], "ranks": [1, 0]},
+    )
+    assert found == [Ranking("p", ("a", "b"), (0, 1)), Ranking("p", ("a", "b"), (1, 0))]
+    with pytest.raises(ValueError, match="row 1: rejected: expected a text or one message, got None"):
+        read(tmp_path, {"prompt": "p", "chosen": "a", "rejected": None})
+
+
 def test_comparisons_and_labels_need_files_of_their_own(tmp_path):
     with pytest.raises(ValueError, match=r"data\.jsonl, row 2: a file holds comparisons or labels"):
         read(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "completion": "a", "label": 1})
