@@ -189,6 +189,16 @@ def test_every_file_of_a_command_counts(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+def test_prompts_that_only_measure_follow_the_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    write("data.jsonl", SHOWN)
+    write("validation.jsonl", [{"prompt": "w1 w2 w3 w4"}, {"prompt": "w1"}, {}])
+    command = [*COMMANDS["train"], "--validation", "validation.jsonl"]
+    said = fails(capsys, *command, "--skip-bad", "1")
+    assert "2 bad rows, more than skip_bad=1 allows: validation.jsonl, row 1: the prompt has 4 tokens" in said
+    main([*command, "--skip-bad", "1", "--truncation", "drop"])
+    assert [(row["row"], row["kind"]) for row in read("run/skipped.jsonl")] == [(1, "dropped"), (3, "bad")]
+
+
 @pytest.mark.parametrize("setting", ["-1", "1.5", "many"])
 def test_a_number_of_bad_rows_is_a_count(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("data.jsonl", PAIRS)
@@ -300,8 +310,10 @@ def test_later_rounds_add_to_the_preferences(files: None, capsys: pytest.Capture
     Path("rules.py").write_text(
         "def fives(completions, **_):\n    return [float(text.split().count('w5')) for text in completions]\n"
     )
+    write("prompts.jsonl", [{"prompt": ""}, *({"prompt": row["prompt"]} for row in SHOWN)])
+    write("pairs.jsonl", [BAD_PAIRS["blank"], *PAIRS])
     labels = ["--labels.labeller", "rules.py:fives", "--labels.prompts", "4", "--labels.completions", "3"]
-    main([*LOOP, *labels, "--iterations", "2", "--labels.temperature", "1"])
+    main([*LOOP, *labels, "--iterations", "2", "--labels.temperature", "1", "--skip-bad", "1"])
     stages = [stage["name"] for stage in json.loads(Path("loop/stages.json").read_text())]
     assert stages == ["sft", "reward model 1", "policy 1", "labels 2", "reward model 2", "policy 2"]
     learned = read("loop/iteration-2/labels/comparisons.jsonl")
