@@ -141,6 +141,9 @@ def test_long_rows_are_bad_unless_they_are_to_be_dropped() -> None:
             with screening.row(Place("a", 1)):
                 raise error
         assert (len(screening.bad), len(screening.dropped)) == (bad, dropped)
+        with screening.row(Place("a", 1)):
+            raise BadRowError("bad")  # the file is read once more, for something else
+        assert (len(screening.bad), len(screening.dropped)) == (bad, dropped)
     strict = Screening("drop")
     with strict.row(Place("a", 1)):
         raise TooLongError("long")

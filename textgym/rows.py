@@ -81,16 +81,20 @@ class Screening:
 
     truncation: Truncation = "error"
     skip_bad: int | None = None
-    omissions: list[Omission] = field(default_factory=list)
-    """Rows that were left out, in the order in which they were found."""
     shortened: int = 0
     """Rows whose prompt lost its beginning."""
+    _found: dict[Omission, None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.truncation not in ("error", "left", "drop"):
             raise ValueError(f"truncation={self.truncation!r} is not one of 'error', 'left', 'drop'")
         if self.skip_bad is not None and (isinstance(self.skip_bad, bool) or self.skip_bad < 0):
             raise ValueError(f"skip_bad={self.skip_bad}; expected 0 or more")
+
+    @property
+    def omissions(self) -> tuple[Omission, ...]:
+        """Rows that were left out, in the order in which they were found; one of a file that is read twice stands once."""
+        return tuple(self._found)
 
     @property
     def bad(self) -> list[Omission]:
@@ -121,7 +125,7 @@ class Screening:
             dropped = isinstance(error, TooLongError) and self.truncation == "drop"
             if not dropped and self.skip_bad is None:
                 raise type(error)(f"{place}: {error}") from error
-            self.omissions.append(Omission(place, str(error), dropped))
+            self._found[Omission(place, str(error), dropped)] = None
 
     def check(self) -> None:
         """Refuse the data if more rows are bad than may be left out.
