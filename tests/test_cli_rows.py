@@ -191,12 +191,13 @@ def test_every_file_of_a_command_counts(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_prompts_that_only_measure_follow_the_rule(capsys: pytest.CaptureFixture[str]) -> None:
     write("data.jsonl", SHOWN)
-    write("validation.jsonl", [{"prompt": "w1 w2 w3 w4"}, {"prompt": "w1"}, {}])
+    write("validation.jsonl", [{"prompt": "w1 w2 w3 w4"}, {"prompt": "w1"}, {}, [1]])
     command = [*COMMANDS["train"], "--validation", "validation.jsonl"]
-    said = fails(capsys, *command, "--skip-bad", "1")
-    assert "2 bad rows, more than skip_bad=1 allows: validation.jsonl, row 1: the prompt has 4 tokens" in said
-    main([*command, "--skip-bad", "1", "--truncation", "drop"])
-    assert [(row["row"], row["kind"]) for row in read("run/skipped.jsonl")] == [(1, "dropped"), (3, "bad")]
+    said = fails(capsys, *command, "--skip-bad", "2")
+    assert "3 bad rows, more than skip_bad=2 allows: validation.jsonl, line 4: expected a JSON object" in said
+    main([*command, "--skip-bad", "2", "--truncation", "drop"])
+    listed = [(row["line"], row["kind"]) for row in read("run/skipped.jsonl")]
+    assert listed == [(4, "bad"), (1, "dropped"), (3, "bad")]
 
 
 @pytest.mark.parametrize("setting", ["-1", "1.5", "many"])

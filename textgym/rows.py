@@ -93,7 +93,7 @@ class Screening:
 
     @property
     def omissions(self) -> tuple[Omission, ...]:
-        """Rows that were left out, in the order in which they were found; one of a file that is read twice stands once."""
+        """Rows that were left out, in the order in which they were found; once each, though a file be read twice."""
         return tuple(self._found)
 
     @property
