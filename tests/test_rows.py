@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
+from textgym.agents.demonstrations import encode_demonstrations, layout_of
 from textgym.prompts import cut_left, encode_prompts
 from textgym.rewards import RewardModel
-from textgym.rewards.preferences import Judgement
+from textgym.rewards.preferences import Judgement, read_placed_preferences
 from textgym.rewards.training import encode_preferences
-from textgym.rows import BadRowError, Place, Screening, TooLongError, read_placed_rows, read_rows
+from textgym.rows import BadRowError, Place, Screening, TooLongError, placed, read_placed_rows, read_rows
+from textgym.tokenization import chat_renderer
 from textgym.types import Ranking, Truncation
 
 END = 1
@@ -357,3 +360,52 @@ def test_rows_that_are_no_demonstration(row: dict[str, Any], message: str | None
     screening = Screening(skip_bad=1)
     assert len(encode_demonstrations(rows, word_tokenizer(), END, screening=screening)) == 1
     assert [omission.place.row for omission in screening.bad] == [2]
+
+
+# --- anything at all ---------------------------------------------------------------------------------------------
+
+roles = st.sampled_from(["user", "assistant", "system", "tool", ""])
+texts = st.one_of(st.text(max_size=4), st.sampled_from(["w0 w1", "w5", " ", "<eos>"]))
+messages = st.lists(
+    st.fixed_dictionaries({"role": roles, "content": texts}, optional={"name": st.none(), "tool_calls": st.just([1])}),
+    max_size=3,
+)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(-2, 3), st.floats(), texts)
+values = st.recursive(st.one_of(scalars, messages), lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+names = ("prompt", "completion", "chosen", "rejected", "completions", "ranks", "label", "messages", "text")
+any_row = st.dictionaries(st.sampled_from(names), values, max_size=5)
+
+
+@given(
+    rows=st.lists(any_row, min_size=1, max_size=4), template=st.booleans(), truncation=st.sampled_from(["left", "drop"])
+)
+def test_whatever_rows_hold_they_are_used_or_left_out(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], template: bool, truncation: Truncation
+) -> None:
+    """And every row is accounted for: used, left out, or labelled bad."""
+    tokenizer = start_tokenizer()
+    if template:
+        tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    path = tmp_path_factory.mktemp("any") / "rows.json"
+    path.write_text(json.dumps(rows))
+    rows = read_rows(path)
+
+    def account(read: Any) -> tuple[int, int]:
+        screening = Screening(truncation, skip_bad=99)
+        try:
+            used = len(read(screening))
+        except ValueError as error:
+            if not re.search("no row is left to use|comparisons or labels|every prompt has more", str(error)):
+                raise
+            return 0, len(rows)
+        return used, used + len(screening.omissions)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, counted = account(lambda s: encode_prompts(placed(rows, "x"), tokenizer, 4, screening=s))
+        assert counted == len(rows)
+        used, counted = account(lambda s: encode_demonstrations(rows, tokenizer, END, 6, screening=s))
+        passed_over = sum(layout_of(row) == "label" and row["label"] is False for row in rows)
+        assert counted <= len(rows) <= counted + (passed_over if used else 0)
+        _, counted = account(lambda s: read_placed_preferences(path, chat_renderer(tokenizer), s))
+        assert counted == len(rows)
