@@ -24,7 +24,7 @@ class Comparison:
 
     @property
     def prompt(self) -> str | Messages:
-        """What both follow: a text or a conversation."""
+        """The prompt of both: a text or a conversation."""
         return self.chosen.prompt.content
 
 
@@ -37,7 +37,7 @@ def encode_comparisons(
     special_tokens: SpecialTokens = "text",
     screening: Screening | None = None,
 ) -> tuple[Comparison, ...]:
-    """Rankings as all their pairs of different rank; each completion is encoded once.
+    """Encode rankings as all their pairs of different rank; each completion is encoded once.
 
     Args:
         rankings: K completions each; or rankings by their places in a file.

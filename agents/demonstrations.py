@@ -60,7 +60,7 @@ def encode_demonstrations(
     special_tokens: SpecialTokens = "text",
     screening: Screening | None = None,
 ) -> tuple[Demonstration, ...]:
-    """Data rows as demonstrations; an end token is appended to each completion.
+    """Encode data rows as demonstrations; an end token is appended to each completion.
 
     The columns of a row tell its layout; further ones become columns of its prompt.
 
@@ -144,7 +144,7 @@ def require_references(task: Task, split: str = "train") -> None:
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout:
-    """The layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
+    """Return the layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
 
     Columns that are null count as missing, as in tables whose rows have several layouts.
     """
@@ -158,7 +158,7 @@ def layout_of(row: Mapping[str, Any]) -> Layout:
 
 
 def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """A row with a prompt, in any layout, as one of ``prompt``, ``completion`` and others; None if it is no example.
+    """Return a row of any layout with a prompt as ``prompt``, ``completion`` and others; None if it is no example.
 
     Args:
         row: see :func:`encode_demonstrations`.
@@ -218,7 +218,7 @@ def demonstrate(
     max_length: int | None = None,
     source: str = "demonstrations",
 ) -> tuple[Demonstration, ...]:
-    """Encoded prompts with the completions in a field of their rows.
+    """Encode the completions in a field of the rows of encoded prompts.
 
     Raises:
         ValueError: a row cannot be learned from. Rows are counted from 1.
@@ -240,7 +240,7 @@ def reply_ids(
     end_token_id: int,
     special_tokens: SpecialTokens = "text",
 ) -> tuple[int, ...]:
-    """The tokens of a completion and its end.
+    """Return the tokens of a completion and its end.
 
     Raises:
         BadRowError: the completion has no tokens.
@@ -255,7 +255,7 @@ def reply_ids(
 def fitted_prompt(
     prompt: Prompt, reply: int, max_length: int | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
 ) -> Prompt:
-    """A prompt that fits into a context together with a reply.
+    """Return a prompt that fits into a context together with a reply.
 
     Under ``truncation="left"`` it loses tokens from its beginning, but a start token that stands there; the reply is
     always whole.

@@ -307,7 +307,7 @@ class RewardModel:
 
     @cached_property
     def limit(self) -> int | None:
-        """How many tokens the model reads; None for any number."""
+        """The greatest number of tokens that the model reads; None for no limit."""
         return longest_readable(self.model)
 
     def _fitted(self, ids: list[int]) -> list[int]:

@@ -99,7 +99,7 @@ def read_placed_preferences(
 
 
 def parse_preference(row: Mapping[str, Any], render: Render | None = None) -> Preference:
-    """What one row says; see :func:`read_preferences`.
+    """Read one row; see :func:`read_preferences`.
 
     Raises:
         BadRowError: it cannot be learned from.
@@ -121,8 +121,10 @@ def untied_pairs(ranks: Sequence[int]) -> int:
 
 
 def preference_layout(row: Mapping[str, Any]) -> PreferenceLayout | None:
-    """The layout of a row, by its columns: those that hold something before those that are null, as in tables whose
-    rows have several layouts. None if they tell nothing."""
+    """Return the layout of a row, by its columns; None if they tell nothing.
+
+    Columns that hold something count before those that are null, as in tables whose rows have several layouts.
+    """
     filled = {name for name, value in row.items() if value is not None}
     matching = (
         layout for known in (filled, set(row)) for layout, columns in LAYOUT_COLUMNS.items() if columns <= known
@@ -131,12 +133,12 @@ def preference_layout(row: Mapping[str, Any]) -> PreferenceLayout | None:
 
 
 def best_completion(ranking: Ranking) -> str:
-    """The completion that was preferred: the first of those with the best rank."""
+    """Return the completion that was preferred: the first of those with the best rank."""
     return ranking.completions[ranking.ranks.index(min(ranking.ranks))]
 
 
 def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Two texts with a common beginning, as prompt, chosen and rejected completion.
+    """Split two texts with a common beginning into prompt, chosen and rejected completion.
 
     Dialogues of Human and Assistant part after the last common ``Assistant:``. Other texts part after the last word
     that they have in common, so that no word is cut in two; one space before the words that differ is theirs.
@@ -166,7 +168,7 @@ def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def _common_words(chosen: str, rejected: str, shared: int) -> int:
-    """The length of the common beginning that ends with a word, after which both texts say something."""
+    """Return the length of the common beginning that ends with a word, and after which both texts go on."""
     for end in range(shared, 0, -1):
         rests = (chosen[end:], rejected[end:])
         if not all(rest.strip() for rest in rests) or any(_joined(chosen[end - 1], rest[0]) for rest in rests):
@@ -182,7 +184,7 @@ def _common_words(chosen: str, rejected: str, shared: int) -> int:
 
 
 def _joined(before: str, after: str) -> bool:
-    """Whether two letters are parts of one word, or of one sign."""
+    """Return True if two letters are parts of one word, or of one sign."""
     if before == ZERO_WIDTH_JOINER or after == ZERO_WIDTH_JOINER or unicodedata.category(after)[0] == "M":
         return True
     if unicodedata.category(after) == "Sk" and not after.isascii():  # the colour of an emoji
@@ -241,7 +243,7 @@ def _pair(given: Any, chosen: Any, rejected: Any, render: Render | None) -> tupl
 
 
 def _split_conversations(given: Any, chosen: Messages, rejected: Messages) -> tuple[Any, Messages, Messages]:
-    """The messages that are common as the prompt, and those that follow them; ``given`` is the field ``prompt``."""
+    """Return the common messages, as the prompt, and those that follow them; ``given`` is the field ``prompt``."""
     same = len(list(takewhile(lambda pair: _plain(pair[0]) == _plain(pair[1]), zip(chosen, rejected, strict=False))))
     shared = min(same, len(chosen) - 1, len(rejected) - 1)
     if shared <= 0:
@@ -255,7 +257,7 @@ def _split_conversations(given: Any, chosen: Messages, rejected: Messages) -> tu
 
 
 def _begun(given: Any, common: list[Mapping[str, str]]) -> Messages:
-    """The prompt of two conversations that begin with the same messages, beside a field ``prompt``."""
+    """Return the prompt of two conversations that begin with the same messages, beside a field ``prompt``."""
     if given is None:
         return common
     if is_conversation(given) and given:
@@ -275,7 +277,7 @@ def _begun(given: Any, common: list[Mapping[str, str]]) -> Messages:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without the fields that it leaves empty, as columns of a table do."""
+    """Return a message without its null fields, which tables give to every message."""
     return {name: value for name, value in message.items() if value is not None}
 
 

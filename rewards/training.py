@@ -196,7 +196,7 @@ def encode_preferences(
     source: str,
     screening: Screening | None = None,
 ) -> list[Example]:
-    """What the model reads of each preference.
+    """Encode preferences as the model reads them.
 
     Args:
         model: reads.
@@ -242,7 +242,7 @@ def _example(model: RewardModel, preference: Preference, screening: Screening) -
 def fitted_sequences(
     model: RewardModel, prompt: str | Messages, completions: Sequence[str], screening: Screening
 ) -> list[list[int]]:
-    """What the model reads of each completion of one prompt.
+    """Return the tokens that the model reads of each completion of one prompt.
 
     Where the longest does not fit, under ``truncation="left"``, all of them lose the same tokens from the beginning of
     the prompt, but a start token that stands there.

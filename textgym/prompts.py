@@ -25,7 +25,7 @@ def read_prompts(
     closing: bool = False,
     screening: Screening | None = None,
 ) -> tuple[Prompt, ...]:
-    """Reads and encodes a prompt file; see :func:`textgym.rows.read_placed_rows` and :func:`encode_prompts`."""
+    """Read and encode a prompt file; see :func:`textgym.rows.read_placed_rows` and :func:`encode_prompts`."""
     screening = screening or Screening(truncation)
     rows = read_placed_rows(path, screening)
     return encode_prompts(
@@ -43,7 +43,7 @@ def encode_prompts(
     closing: bool = False,
     screening: Screening | None = None,
 ) -> tuple[Prompt, ...]:
-    """Texts or data rows as prompts of at most ``max_length`` tokens.
+    """Encode texts or data rows as prompts of at most ``max_length`` tokens.
 
     A conversation that ends with the assistant's words is continued. Special tokens that are written out in a text or
     a message are text, with a warning, unless ``special_tokens="parse"``.
@@ -92,7 +92,7 @@ def encode_prompt(
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
 ) -> Prompt:
-    """One prompt of whatever length; see :func:`encode_prompts`.
+    """Encode one prompt of whatever length; see :func:`encode_prompts`.
 
     Raises:
         BadRowError: there is no prompt, it is empty, or the chat template refuses it.
@@ -116,7 +116,7 @@ def encode_prompt(
 
 
 def fitted(prompt: Prompt, max_length: int, tokenizer: PreTrainedTokenizerBase, screening: Screening) -> Prompt:
-    """A prompt of at most ``max_length`` tokens; under ``truncation="left"`` the last ones.
+    """Return a prompt of at most ``max_length`` tokens; under ``truncation="left"`` the last ones.
 
     Raises:
         TooLongError: it has more, under another truncation.
@@ -133,7 +133,7 @@ def fitted(prompt: Prompt, max_length: int, tokenizer: PreTrainedTokenizerBase, 
 
 
 def cut_left(ids: Sequence[int], length: int, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The last tokens of a prompt, ``length`` in all; a start token (BOS) that it begins with stays at its beginning.
+    """Return the last tokens of a prompt, ``length`` in all; a start token (BOS) at its beginning stays there.
 
     Args:
         ids: the prompt's tokens.

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands.
+    """The place of a row.
 
     Attributes:
         source: the file, or what an error calls the data.
@@ -158,14 +158,14 @@ class Screening:
 
 
 def placed(rows: Iterable[Value] | Mapping[Place, Value], source: str) -> dict[Place, Value]:
-    """Rows by where they stand: as they came, or numbered from 1."""
+    """Return rows by their places: as they came, or numbered from 1."""
     if isinstance(rows, Mapping):
         return dict(rows)
     return {Place(source, number): row for number, row in enumerate(rows, start=1)}
 
 
 def in_file_order(texts: Mapping[Place, Sequence[str]]) -> list[Sequence[str]]:
-    """Texts of each row from the first on, none where a row was left out."""
+    """Return the texts of each row from the first on, none where a row was left out."""
     by_row = {place.row: own for place, own in texts.items() if place.row is not None}
     return [by_row.get(row, ()) for row in range(1, max(by_row, default=0) + 1)]
 
@@ -227,7 +227,7 @@ def _read_json(text: str, source: str, screening: Screening) -> dict[Place, dict
 
 
 def _array(text: str, lines: Sequence[str], source: str) -> list[Any] | None:
-    """The values of a JSON array; None for JSON Lines.
+    """Return the values of a JSON array; None for JSON Lines.
 
     Raises:
         ValueError: it is neither; the message names the line.
@@ -277,7 +277,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_saved(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, or of a directory that ``datasets`` saved."""
+    """Read a Parquet file, or a directory that ``datasets`` saved."""
     try:
         if not path.is_dir():
             import pyarrow.parquet  # takes a while to import

@@ -85,14 +85,14 @@ def _source(model: str | None, task: Task | None) -> ModelSource:
 def answerable(
     prompts: Sequence[Prompt], new: int, limit: int | None, tokenizer: PreTrainedTokenizerBase, truncation: Truncation
 ) -> tuple[Prompt, ...]:
-    """Prompts to measure on; under ``truncation="left"`` they leave room for responses of ``new`` tokens."""
+    """Return the prompts to measure on; under ``truncation="left"`` they leave room for responses of ``new`` tokens."""
     if truncation != "left" or limit is None or limit <= new:
         return tuple(prompts)
     return tuple(replace(prompt, ids=cut_left(prompt.ids, limit - new, tokenizer)) for prompt in prompts)
 
 
 def longest_answer(wanted: int, prompts: Sequence[Prompt], limit: int | None, truncation: Truncation) -> int:
-    """The tokens of a response to measure, at most ``wanted``, that fit beside the prompts.
+    """Return the length of a response to measure, at most ``wanted``, that fit beside the prompts.
 
     Where prompts may be shortened (``truncation="left"``), a response may have half of the context at least.
     """

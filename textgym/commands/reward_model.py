@@ -137,7 +137,7 @@ def gather(config: RewardModelConfig) -> Material:
 
 @dataclass(frozen=True)
 class Begun:
-    """What does not depend on preferences.
+    """Parts of the material that do not depend on preferences.
 
     Attributes:
         learner: the model to begin from.
@@ -155,7 +155,7 @@ class Begun:
 
 
 def begin(config: RewardModelConfig, screening: Screening) -> Begun:
-    """Opens and reads everything but preferences."""
+    """Open and read everything but preferences."""
     learner = open_learner(config.model, config.task)
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)
@@ -166,7 +166,7 @@ def begin(config: RewardModelConfig, screening: Screening) -> Begun:
 
 
 def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list[Example]:
-    """The preferences of a file, as a reward model reads them.
+    """Read the preferences of a file as a reward model does.
 
     Raises:
         ValueError: a row cannot be learned from, or all labels are the same.

@@ -60,7 +60,7 @@ class Material:
         validation: what it is measured on.
         mdp: validation prompts with the reward that judges.
         screening: rows that were left out or shortened.
-        origins: what else than demonstrations was learned from, a sentence each.
+        origins: sentences about rows that are no demonstrations, of which something is learned.
     """
 
     model: PreTrainedModel
@@ -198,7 +198,7 @@ class _Reader:
     as_encoded: bool  # whether a task's prompts may stay as the task encoded them
     special_tokens: SpecialTokens
     screening: Screening
-    origins: list[str] = field(default_factory=list)  # what else than demonstrations was in the files
+    origins: list[str] = field(default_factory=list)  # sentences about rows that are no demonstrations
 
     def file(self, path: Path) -> tuple[Demonstration, ...]:
         rows = read_placed_rows(path, self.screening)
@@ -211,7 +211,7 @@ class _Reader:
 
 
 def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
-    """What is learned from rows that are no demonstrations, a sentence for each of their layouts."""
+    """Say what is learned from rows that are no demonstrations, a sentence for each of their layouts."""
     labels = [row["label"] for row in rows if layout_of(row) == "label"]
     counts = Counter(map(layout_of, rows))
     found = {
@@ -253,7 +253,7 @@ def held_out(
 
 
 def _asked(shown: Demonstration) -> str:
-    """The text that must not be in both parts of a split: the prompt's, or all of a running text."""
+    """Return the text that must not be in both parts of a split: the prompt's, or all of a running text."""
     return str(shown.prompt.columns["text"]) if shown.running else shown.prompt.text
 
 
@@ -271,7 +271,7 @@ def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tup
 def _longest_answer(
     config: SFTConfig, task: Task | None, model: PreTrainedModel, validation: Sequence[Demonstration]
 ) -> int:
-    """T of the responses that are judged."""
+    """Return T of the responses that are judged."""
     new = config.max_new_tokens or (task.max_new_tokens if task else None)
     if new is not None:
         return new

@@ -204,7 +204,7 @@ def _encoded_mdp(
 
 
 def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """P where none is given: what the model reads beside a response, or no limit where nothing fits."""
+    """Return P where none is given: the tokens that fit beside a response, or no limit where none do."""
     room = prompt_room(model, max_new_tokens)
     return UNLIMITED if room is None or room < 1 else room
 

@@ -217,7 +217,7 @@ def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> Non
 
 
 def prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int | None:
-    """How many tokens of a prompt a model reads beside a response; None for any number."""
+    """Return the number of prompt tokens that a model reads beside a response; None for no limit."""
     limit = context_length(model)
     return limit if limit is None or is_encoder_decoder(model) else limit - max_new_tokens
 

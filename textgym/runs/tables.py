@@ -30,7 +30,7 @@ def note_screening(out: Path, screening: Screening) -> None:
 
 
 def told(screening: Screening) -> str:
-    """How many rows were left out or shortened, and the first of them, as text for a terminal."""
+    """Return the numbers of rows that were left out or shortened, and the first ones, as text for a terminal."""
     bad, dropped = screening.bad, screening.dropped
     lines = [f"bad rows left out: {len(bad)}; the first: {bad[0]}"] if bad else []
     lines += [f"rows dropped as too long: {len(dropped)}; the first: {dropped[0].place}"] if dropped else []

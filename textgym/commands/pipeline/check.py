@@ -89,7 +89,7 @@ def check_materials(config: PipelineConfig) -> None:
 
 
 def _check_preferences(config: PipelineConfig) -> None:
-    """What the first reward model reads, its own screening included."""
+    """Check the files that the first reward model reads, with a screening of its own."""
     screening = Screening(config.truncation, config.skip_bad)
     begun = begin_reward_model(replace(reward_model_config(config, 1), model=config.model), screening)
     path = config.labels.preferences

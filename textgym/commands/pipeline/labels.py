@@ -121,7 +121,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
 
 
 def earlier_rankings(config: LabelsConfig, mdp: TokenMDP) -> list[Ranking]:
-    """The comparisons so far: the user's own, or those of the iterations before."""
+    """Read the comparisons so far: the user's own, or those of the iterations before."""
     if config.previous is None:
         return []
     screening = Screening(config.truncation, config.skip_bad)

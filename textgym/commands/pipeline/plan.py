@@ -52,7 +52,7 @@ def plan(config: PipelineConfig) -> tuple[Stage, ...]:
 
 
 def labelled(config: PipelineConfig) -> range:
-    """The iterations in which samples are ranked; with preferences that exist, all but the first."""
+    """Return the iterations in which samples are ranked; with preferences that exist, all but the first."""
     return range(1 if config.labels.preferences is None else 2, config.iterations + 1)
 
 
@@ -163,7 +163,7 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
 
 
 def _comparisons(config: PipelineConfig, iteration: int) -> Path:
-    """What the reward model of an iteration learns from."""
+    """Return the file that the reward model of an iteration learns from."""
     if config.labels.preferences is not None and iteration not in labelled(config):
         return config.labels.preferences
     return stage_directory(config, "labels", iteration) / COMPARISONS
