@@ -245,8 +245,8 @@ def test_fine_tuning_on_what_was_preferred(layout: str, capsys: pytest.CaptureFi
         "label": "data.jsonl: 16 labelled completions, of which the 8 good ones are imitated",
     }
     # Where the prompt is implicit its end is cut before the last common word, 'w0 w1 w0' before 'w0'.
-    write("data.jsonl", rows[layout])
-    main(COMMANDS["sft"])
+    write("data.jsonl", [*rows[layout], BAD_PAIRS["blank"]])
+    main([*COMMANDS["sft"], "--skip-bad", "1"])
     assert said[layout] in capsys.readouterr().out
     cut = [{"prompt": f"{row['prompt']} {row['completion'].split()[0]}", "completion": " w7"} for row in SHOWN]
     write("data.jsonl", cut if layout == "implicit" else SHOWN)

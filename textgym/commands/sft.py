@@ -42,6 +42,7 @@ from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task
+from textgym.rendering import printable
 from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
@@ -90,7 +91,7 @@ def run_sft(config: SFTConfig) -> Path:
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
         material = gather(config)
         evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
-        print("".join(f"{line}\n" for line in material.origins), end="")
+        print("".join(f"{printable(line)}\n" for line in material.origins), end="")
 
         def learn(reference: Trunk) -> None:
             train(config, material, reference)
@@ -202,9 +203,12 @@ class _Reader:
 
     def file(self, path: Path) -> tuple[Demonstration, ...]:
         rows = read_placed_rows(path, self.screening)
-        self.origins.extend(f"{path}: {line}" for line in origins(rows.values()))
         how = (str(path), self.special_tokens, self.screening)
-        return encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
+        shown = encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
+        left_out = {omission.place for omission in self.screening.omissions}
+        used = [row for place, row in rows.items() if place not in left_out]
+        self.origins.extend(f"{path}: {line}" for line in origins(used))
+        return shown
 
     def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
         return task_demonstrations(task, split, self.end, None if self.as_encoded else self.tokenizer, self.limit)

@@ -25,7 +25,7 @@ def note_screening(out: Path, screening: Screening) -> None:
     if screening.omissions:
         lines = [json.dumps(omission.record, ensure_ascii=False) + "\n" for omission in screening.omissions]
         write_text(out / SKIPPED, "".join(lines))
-        print(f"  all of them: {out / SKIPPED}")
+        print(f"  all of them: {printable(str(out / SKIPPED))}")
     write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), **counts})
 
 
