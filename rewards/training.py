@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations, islice
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -232,10 +232,6 @@ def _example(model: RewardModel, preference: Preference, screening: Screening) -
     if not all(completions) and model.tokenizer.eos_token_id is None:
         raise BadRowError("a completion is empty, and the tokenizer has no end token to read")
     sequences = fitted_sequences(model, preference.prompt, completions, screening)
-    if isinstance(preference, Ranking):
-        pairs = combinations(zip(sequences, preference.ranks, strict=True), 2)
-        if all(one == other or rank == its for (one, rank), (other, its) in pairs):
-            raise BadRowError("completions of different rank have the same tokens, which teaches nothing; drop the row")
     return Example(preference, sequences)
 
 

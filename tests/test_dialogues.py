@@ -201,7 +201,7 @@ def test_every_command_takes_conversations(
     tiny_gpt2().save_pretrained("model")
     tokenizer = word_tokenizer()
     if kind == "template":
-        tokenizer.chat_template = "{% for m in messages %}w9 {{ m.content }} {% endfor %}w8 "
+        tokenizer.chat_template = "{% for m in messages %}w9 {{ m.content }} {% endfor %}w8"
     tokenizer.save_pretrained("model")
     asked = [[user(f"w{i} w{i + 1}")] for i in range(6)]
     write(tmp_path / "prompts.jsonl", *({"prompt": p} for p in asked))
