@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from textgym.prompts import BadRowError, encode_prompts, leaving_out
+from textgym.prompts import cut_left, encode_prompt, encode_prompts
+from textgym.rewards.preferences import Judgement, best_completion, parse_preference, preference_layout
+from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
 from textgym.tasks.task import Task
-from textgym.tokenization import encode_reply, is_conversation, reply_end_id, reply_text, warn_of_special_strings
+from textgym.tokenization import (
+    chat_renderer,
+    encode_content,
+    encode_reply,
+    is_conversation,
+    reply_end_id,
+    reply_text,
+    warn_of_special_strings,
+    words_of,
+)
 from textgym.types import Prompt, SpecialTokens
 
 UNTRAINED = -100  # the label that transformers' losses leave out
+Layout: TypeAlias = Literal["completion", "messages", "pair", "ranking", "label", "text"]
+"""Kind of a data row, told by its columns; see :func:`encode_demonstrations`."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +38,12 @@ class Demonstration:
     Attributes:
         prompt: the initial state.
         response_ids: the completion's tokens, the end token included.
+        running: True for running text, whose first token stands as the prompt.
     """
 
     prompt: Prompt
     response_ids: tuple[int, ...]
+    running: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -37,36 +52,61 @@ class Demonstration:
 
 
 def encode_demonstrations(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     end_token_id: int,
     max_length: int | None = None,
     source: str = "demonstrations",
     special_tokens: SpecialTokens = "text",
-    skipped: list[str] | None = None,
+    screening: Screening | None = None,
 ) -> tuple[Demonstration, ...]:
-    """Data rows as demonstrations; an end token is appended to each completion.
+    """Encode data rows as demonstrations; an end token is appended to each completion.
+
+    The columns of a row tell its layout; further ones become columns of its prompt.
+
+    - ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one message).
+    - ``messages``: a conversation whose last turn is the completion.
+    - Comparisons, as :func:`textgym.rewards.preferences.read_preferences` reads them: the chosen or best ranked
+      completion is imitated. Of ``prompt, completion, label`` with true or false, those with true are; the others are
+      passed over.
+    - ``text``: running text, of which every token but the first is learned.
 
     Args:
-        rows: with the fields ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one
-            message), or with ``messages``, a conversation whose last turn is the completion; others become columns.
+        rows: the data; or rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
         tokenizer: of the model that is to learn.
         end_token_id: ends each response, but those of conversations whose chat template ends turns by another token.
-        max_length: tokens that the model can read, or None.
+        max_length: tokens that the model can read, or None. For longer rows see :func:`fitted_prompt`.
         source: what an error calls the data.
         special_tokens: as in :func:`textgym.prompts.encode_prompts`.
-        skipped: collects what is wrong with rows that cannot be learned from, which are then left out; without it
-            they are errors.
+        screening: accounts for rows that cannot be learned from; without it they are errors.
 
     Raises:
         ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
     """
-    places = [f"{source}, row {number}" for number in range(1, len(rows) + 1)]
-    rows = [prompt_and_completion(row, where) for row, where in zip(rows, places, strict=True)]
-    prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, special_tokens=special_tokens)
-    return demonstrate(
-        prompts, rows, "completion", tokenizer, end_token_id, max_length, source, special_tokens, skipped
-    )
+    screening = screening or Screening()
+    given = placed(rows, source)
+    if not given:
+        raise ValueError(f"{source} is empty; expected at least one demonstration")
+    shown: dict[Place, Demonstration] = {}
+    asked: dict[Place, list[str]] = {}
+    said: dict[Place, list[str]] = {}
+    for place, row in given.items():
+        with screening.row(place):
+            if layout_of(row) == "text":
+                shown[place] = _running(row, tokenizer, end_token_id, max_length, special_tokens)
+                said[place] = [row["text"]]
+            elif (fields := demonstration_fields(row, tokenizer)) is not None:
+                prompt = encode_prompt(fields, tokenizer, special_tokens)
+                text = row_completion(prompt.columns, "completion", prompt.text)
+                reply = reply_ids(prompt, text, tokenizer, end_token_id, special_tokens)
+                prompt = fitted_prompt(prompt, len(reply), max_length, tokenizer, screening)
+                shown[place] = Demonstration(prompt, reply)
+                asked[place], said[place] = words_of(prompt.content), [text]
+    if special_tokens == "text":
+        warn_of_special_strings(tokenizer, in_file_order(asked), source)
+        warn_of_special_strings(tokenizer, in_file_order(said), f"{source}, completions")
+    screening.require_some(shown, source)
+    return tuple(shown.values())
 
 
 def task_demonstrations(
@@ -103,43 +143,69 @@ def require_references(task: Task, split: str = "train") -> None:
         )
 
 
-def prompt_and_completion(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A row of ``messages`` as one of ``prompt`` and ``completion``, any other row as it is.
+def layout_of(row: Mapping[str, Any]) -> Layout:
+    """Return the layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
+
+    Columns that are null count as missing, as in tables whose rows have several layouts.
+    """
+    filled = {name for name, value in row.items() if value is not None}
+    if "completion" in filled:
+        return "label" if isinstance(row.get("label"), bool) else "completion"
+    if "messages" in filled:
+        return "messages"
+    preferred = preference_layout({name: row[name] for name in filled})
+    return preferred or ("text" if "text" in row and "prompt" not in filled else "completion")
+
+
+def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """Return a row of any layout with a prompt as ``prompt``, ``completion`` and others; None if it is no example.
+
+    Args:
+        row: see :func:`encode_demonstrations`.
+        tokenizer: its chat template renders conversations.
 
     Raises:
-        ValueError: the messages do not end with the assistant's answer to something.
+        BadRowError: the messages do not end with the assistant's answer to something, or the row is no preference.
     """
-    if "messages" not in row or "completion" in row:
-        return row
+    layout = layout_of(row)
+    if layout == "messages":
+        return _from_messages(row)
+    if layout == "completion":
+        return dict(row)
+    said = parse_preference(row, chat_renderer(tokenizer))
+    if isinstance(said, Judgement):
+        return {**row, "completion": said.completion} if said.good else None
+    others = {name: value for name, value in row.items() if name not in ("chosen", "rejected", "completions", "ranks")}
+    return {**others, "prompt": said.prompt, "completion": best_completion(said)}
+
+
+def _from_messages(row: Mapping[str, Any]) -> dict[str, Any]:
     messages = row["messages"]
     if not is_conversation(messages) or len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise ValueError(
-            f"{where}: messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the "
-            "last one the assistant's"
+        raise BadRowError(
+            f"messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the last one "
+            "the assistant's"
         )
     others = {name: value for name, value in row.items() if name != "messages"}
     return {**others, "prompt": list(messages[:-1]), "completion": list(messages[-1:])}
 
 
-def row_completion(row: Mapping[str, Any], field: str, where: str, prompt: str) -> str:
+def row_completion(row: Mapping[str, Any], field: str, prompt: str) -> str:
     """Returns what a row's completion adds to the text of its prompt.
 
     Raises:
-        BadRowError: it is blank.
-        ValueError: there is none.
+        BadRowError: there is none, or it is blank.
     """
     if field not in row:
-        raise ValueError(f"{where}: no field {field!r}; got the fields {sorted(row)}")
+        raise BadRowError(f"no field {field!r}; got the fields {sorted(row)}")
     text = row[field]
     if is_conversation(text):
         try:
             text = reply_text(prompt, text)
         except ValueError as error:
-            raise ValueError(f"{where}: {field}: {error}") from error
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: {field} is {text!r}; expected a text that is not empty")
-    if not text.strip():
-        raise BadRowError(f"{where}: {field} is {text!r}; expected a text that is not empty")
+            raise BadRowError(f"{field}: {error}") from error
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError(f"{field} is {text!r:.200}; expected a text that is not empty")
     return text
 
 
@@ -151,46 +217,94 @@ def demonstrate(
     end_token_id: int,
     max_length: int | None = None,
     source: str = "demonstrations",
-    special_tokens: SpecialTokens = "text",
-    skipped: list[str] | None = None,
 ) -> tuple[Demonstration, ...]:
-    """Encoded prompts with the completions in a field of their rows; see :func:`encode_demonstrations`."""
-    shown: list[Demonstration] = []
-    texts: list[list[str]] = [[] for _ in rows]
+    """Encode the completions in a field of the rows of encoded prompts.
+
+    Raises:
+        ValueError: a row cannot be learned from. Rows are counted from 1.
+    """
+    screening, shown, said = Screening(), [], []
     for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
-        where = f"{source}, row {number}"
-        with leaving_out(skipped):
-            text = row_completion(row, field, where, prompt.text)
-            texts[number - 1].append(text)
-            shown.append(demonstrate_one(prompt, text, tokenizer, end_token_id, max_length, where, special_tokens))
-    if not shown:
-        raise ValueError(f"{source}: no row is left to learn from. {skipped[0] if skipped else ''}")
-    if special_tokens == "text":
-        warn_of_special_strings(tokenizer, texts, f"{source}, {field}s")
+        with screening.row(Place(source, number)):
+            said.append([row_completion(row, field, prompt.text)])
+            reply = reply_ids(prompt, said[-1][0], tokenizer, end_token_id)
+            shown.append(Demonstration(fitted_prompt(prompt, len(reply), max_length, tokenizer, screening), reply))
+    warn_of_special_strings(tokenizer, said, f"{source}, {field}s")
     return tuple(shown)
 
 
-def demonstrate_one(
+def reply_ids(
     prompt: Prompt,
     completion: str,
     tokenizer: PreTrainedTokenizerBase,
     end_token_id: int,
-    max_length: int | None,
-    where: str,
     special_tokens: SpecialTokens = "text",
-) -> Demonstration:
-    """One of :func:`demonstrate`; ``where`` is what an error calls the row."""
+) -> tuple[int, ...]:
+    """Return the tokens of a completion and its end.
+
+    Raises:
+        BadRowError: the completion has no tokens.
+    """
     ids = encode_reply(tokenizer, prompt.content, completion, special_tokens)
     if not ids:
-        raise BadRowError(f"{where}: completion {completion!r} has no tokens; expected at least one")
+        raise BadRowError(f"completion {completion!r:.200} has no tokens; expected at least one")
     end = reply_end_id(tokenizer, prompt.content, end_token_id)
-    shown = Demonstration(prompt, ids if ids[-1] == end else (*ids, end))
-    if max_length is not None and shown.n_tokens > max_length:
-        raise BadRowError(
-            f"{where}: prompt, completion and end token have {len(prompt.ids)} + {len(ids)} + 1 tokens, more than "
-            f"the model's context of {max_length}; shorten the row or leave it out"
+    return ids if ids[-1] == end else (*ids, end)
+
+
+def fitted_prompt(
+    prompt: Prompt, reply: int, max_length: int | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
+) -> Prompt:
+    """Return a prompt that fits into a context together with a reply.
+
+    Under ``truncation="left"`` it loses tokens from its beginning, but a start token that stands there; the reply is
+    always whole.
+
+    Args:
+        prompt: of whatever length.
+        reply: tokens of the completion and its end; of the longest completion, where several share the prompt.
+        max_length: tokens that the model can read, or None.
+        tokenizer: names the start token.
+        screening: says what to do with rows that are too long, and counts those that are shortened.
+
+    Raises:
+        TooLongError: they do not fit, and no prompt may be shortened, or the completion alone does not leave room for
+            a token of it.
+    """
+    if max_length is None or len(prompt.ids) + reply <= max_length:
+        return prompt
+    room = max_length - reply
+    if screening.truncation != "left" or room < 1:
+        mend = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        raise TooLongError(
+            f"prompt, completion and end token have {len(prompt.ids)} + {reply - 1} + 1 tokens, more than the model's "
+            f"context of {max_length}; shorten the row, or {mend}"
         )
-    return shown
+    screening.shortened += 1
+    return replace(prompt, ids=cut_left(prompt.ids, room, tokenizer))
+
+
+def _running(
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None,
+    special_tokens: SpecialTokens,
+) -> Demonstration:
+    text = row["text"]
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError(f"text is {text!r:.200}; expected a text that is not empty")
+    ids = encode_content(tokenizer, text, special_tokens=special_tokens)
+    ids = ids if ids[-1:] == [end_token_id] else [*ids, end_token_id]
+    if len(ids) < 2:
+        raise BadRowError(f"text {text!r:.200} has no tokens; expected at least one")
+    if max_length is not None and len(ids) > max_length:
+        raise TooLongError(
+            f"text and end token have {len(ids)} tokens, more than the model's context of {max_length}; shorten it, or "
+            "set truncation to 'drop'"
+        )
+    begin = str(tokenizer.decode(ids[:1]))
+    return Demonstration(Prompt(begin, begin, (ids[0],), dict(row)), tuple(ids[1:]), running=True)
 
 
 def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:

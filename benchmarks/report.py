@@ -269,7 +269,9 @@ def facts(
         "seed": config.get("seed"),
         "iterations": len(rows),
         "tokens": number(tokens[-1], 0) if tokens else None,
-        "rows left out": evaluation.get("skipped_rows"),
+        "bad rows left out": evaluation.get("skipped_rows"),
+        "rows dropped as too long": evaluation.get("dropped_rows"),
+        "prompts shortened": evaluation.get("shortened_rows"),
         "evaluated on": f"{evaluation['episodes']} episodes" if "episodes" in evaluation else None,
     }
     return [(label, str(value)) for label, value in found.items() if value is not None]

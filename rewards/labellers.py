@@ -13,10 +13,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from textgym.files import write_text
-from textgym.prompts import plain_content, read_rows
+from textgym.prompts import plain_content
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import agreement_ceiling, plackett_luce_ranks
+from textgym.rows import read_rows
 from textgym.tokenization import encode_reply
 from textgym.types import FloatArray, Prompt, Ranking, as_completion
 

@@ -169,7 +169,7 @@ class RewardModel:
         Raises:
             ValueError: see above; never where ``too_long="truncate"``.
         """
-        limit = self._limit
+        limit = self.limit
         if limit is None or self.too_long == "truncate":
             return
         if not self.same_tokenizer:
@@ -232,13 +232,21 @@ class RewardModel:
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
     def encode(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
-        """The tokens that the model reads. Prompt and completion are encoded as one text.
-
-        What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
+        """The tokens that the model reads: those of :meth:`tokens`, if they fit.
 
         Raises:
             ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
                 conversation.
+        """
+        return self._fitted(self.tokens(prompt, completion, ended))
+
+    def tokens(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
+        """The tokens of prompt and completion, encoded as one text of whatever length.
+
+        What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
+
+        Raises:
+            ValueError: the chat template refuses the conversation.
         """
         ids = encode_content(
             self.tokenizer,
@@ -247,7 +255,7 @@ class RewardModel:
             special_tokens=self.special_tokens,
             closing=linear_head(self.model) is None,
         )
-        return self._fitted(self._with_end(ids, prompt) if ended else ids)
+        return self._with_end(ids, prompt) if ended else ids
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """``N`` scores, less the offset, of token sequences that are read as they are."""
@@ -298,13 +306,14 @@ class RewardModel:
         return [*(ids[:-1] if special else ids), end]
 
     @cached_property
-    def _limit(self) -> int | None:
+    def limit(self) -> int | None:
+        """The greatest number of tokens that the model reads; None for no limit."""
         return longest_readable(self.model)
 
     def _fitted(self, ids: list[int]) -> list[int]:
         if not ids:
             raise ValueError("prompt and completion are empty, and the tokenizer has no end token to read")
-        limit = self._limit
+        limit = self.limit
         if limit is None or len(ids) <= limit:
             return ids
         too_long = f"prompt and completion have {len(ids)} tokens, the reward model reads at most {limit}"

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from textgym.prompts import content_key, plain_content
 from textgym.rewards.preferences import Render, read_preferences
+from textgym.rows import Screening
 from textgym.types import FloatArray, IntArray, Messages, Ranking
 
 
@@ -27,14 +28,14 @@ class HasPrompt(Protocol):
 Asked = TypeVar("Asked", bound=HasPrompt)
 
 
-def read_rankings(path: str | Path, render: Render | None = None) -> list[Ranking]:
+def read_rankings(path: str | Path, render: Render | None = None, screening: Screening | None = None) -> list[Ranking]:
     """Read rankings and pairs; see :func:`textgym.rewards.preferences.read_preferences`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a row cannot be learned from; the message names the file and the row.
     """
-    found = read_preferences(path, render)
+    found = read_preferences(path, render, screening)
     rankings = [r for r in found if isinstance(r, Ranking)]
     if len(rankings) < len(found):
         raise ValueError(f"{path} holds labels of single completions; expected rankings or pairs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TypeVar
@@ -15,12 +15,13 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from textgym.lm.finite import check_step, check_trained, naming_batch
-from textgym.prompts import BadRowError, leaving_out
+from textgym.prompts import cut_left
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Preference, completions_of, untied_pairs
 from textgym.rewards.rankings import split_rankings
-from textgym.tokenization import warn_of_special_strings, words_of
+from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
+from textgym.tokenization import encode_content, warn_of_special_strings, words_of
 from textgym.types import Messages, Ranking
 
 Value = TypeVar("Value")
@@ -190,46 +191,83 @@ class Example:
 
 
 def encode_preferences(
-    model: RewardModel, preferences: Sequence[Preference], source: str, skipped: list[str] | None = None
+    model: RewardModel,
+    preferences: Sequence[Preference] | Mapping[Place, Preference],
+    source: str,
+    screening: Screening | None = None,
 ) -> list[Example]:
-    """What the model reads of each preference.
+    """Encode preferences as the model reads them.
 
     Args:
         model: reads.
-        preferences: of one kind.
+        preferences: of one kind; or preferences by their places in a file.
         source: what an error calls them.
-        skipped: collects what is wrong with those that cannot be learned from, which are then left out; without it
-            they are errors.
+        screening: accounts for those that cannot be learned from; without it they are errors.
 
     Raises:
         ValueError: there is none, or one cannot be learned from. The message names ``source`` and the row, from 1.
     """
-    if not preferences:
+    screening = screening or Screening()
+    given = placed(preferences, source)
+    if not given:
         raise ValueError(f"{source}: got no rankings, expected at least one")
+    examples: dict[Place, Example] = {}
+    for place, preference in given.items():
+        with screening.row(place):
+            try:
+                examples[place] = _example(model, preference, screening)
+            except BadRowError as error:
+                raise type(error)(f"{error} (prompt {words_of(preference.prompt)[-1][:60]!r})") from error
     if model.special_tokens == "text":
-        texts = [[*words_of(p.prompt), *completions_of(p)] for p in preferences]
-        warn_of_special_strings(model.tokenizer, texts, source)
-    examples = []
-    for row, preference in enumerate(preferences, start=1):
-        with leaving_out(skipped):
-            examples.append(_example(model, preference, f"{source}, row {row}"))
-    if not examples:
-        raise ValueError(f"{source}: no row is left to learn from. {skipped[0] if skipped else ''}")
-    return examples
+        texts = {at: [*words_of(e.prompt), *completions_of(e.preference)] for at, e in examples.items()}
+        warn_of_special_strings(model.tokenizer, in_file_order(texts), source)
+    screening.require_some(examples, source)
+    return list(examples.values())
 
 
-def _example(model: RewardModel, preference: Preference, row: str) -> Example:
-    where = f"{row} (prompt {words_of(preference.prompt)[-1][:60]!r})"
+def _example(model: RewardModel, preference: Preference, screening: Screening) -> Example:
     completions = completions_of(preference)
     if isinstance(preference, Ranking) and not untied_pairs(preference.ranks):
-        raise BadRowError(f"{where}: all ranks are tied, which teaches nothing; drop the row")
+        raise BadRowError("all ranks are tied, which teaches nothing; drop the row")
     if not all(completions) and model.tokenizer.eos_token_id is None:
-        raise BadRowError(f"{where}: a completion is empty, and the tokenizer has no end token to read")
-    try:
-        sequences = [model.encode(preference.prompt, completion) for completion in completions]
-    except ValueError as error:
-        raise BadRowError(f"{where}: {error}") from error
+        raise BadRowError("a completion is empty, and the tokenizer has no end token to read")
+    sequences = fitted_sequences(model, preference.prompt, completions, screening)
     return Example(preference, sequences)
+
+
+def fitted_sequences(
+    model: RewardModel, prompt: str | Messages, completions: Sequence[str], screening: Screening
+) -> list[list[int]]:
+    """Return the tokens that the model reads of each completion of one prompt.
+
+    Where the longest does not fit, under ``truncation="left"``, all of them lose the same tokens from the beginning of
+    the prompt, but a start token that stands there.
+
+    Raises:
+        BadRowError: there is nothing to read, or the chat template refuses the conversation.
+        TooLongError: a sequence is too long, and no prompt may be shortened, or that is not enough.
+    """
+    try:
+        if model.limit is None or model.too_long == "truncate":
+            return [model.encode(prompt, completion) for completion in completions]
+        sequences = [model.tokens(prompt, completion) for completion in completions]
+    except ValueError as error:
+        raise BadRowError(str(error)) from error
+    if not all(sequences):
+        raise BadRowError("prompt and completion are empty, and the tokenizer has no end token to read")
+    longest = max(map(len, sequences))
+    surplus = longest - model.limit
+    if surplus <= 0:
+        return sequences
+    asked = len(encode_content(model.tokenizer, prompt, special_tokens=model.special_tokens))
+    if screening.truncation != "left" or surplus >= asked:
+        mend = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        raise TooLongError(
+            f"prompt and completion have {longest} tokens, the reward model reads at most {model.limit}; shorten the "
+            f"row, or {mend}"
+        )
+    screening.shortened += 1
+    return [list(cut_left(ids, len(ids) - surplus, model.tokenizer)) for ids in sequences]
 
 
 def fit(

@@ -35,7 +35,8 @@ from textgym.agents.guards import TrainingWarning
 from textgym.agents.slots import admitting_env
 from textgym.lm.loading import load_lm
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts, read_rows
+from textgym.prompts import encode_prompts
+from textgym.rows import read_rows
 from textgym.tokenization import end_token_ids, load_tokenizer
 
 ITERATIONS = 10

@@ -110,7 +110,10 @@ def test_a_task_judges_on_its_own_prompts(tmp_path: Path, monkeypatch: pytest.Mo
         ({"prompt": "w1", "chosen": "w2", "rejected": ""}, "bad.jsonl, row 2: rejected is ''"),
         ({"prompt": "w1", "chosen": "w2"}, "bad.jsonl, row 2: expected the fields"),
         ({"prompt": "w1", "completions": ["w2", "w3"], "ranks": [0, 0]}, "bad.jsonl, row 2: all ranks are tied"),
-        ({"prompt": "w1", "completions": ["w2", "w3", "w2"], "ranks": [0, 1, 2]}, "bad.jsonl, row 2: chosen and"),
+        (
+            {"prompt": "w1", "completions": ["w2", "w3", "w2"], "ranks": [0, 1, 2]},
+            "bad.jsonl, row 2: two completions of",
+        ),
         ({"prompt": "w1", "chosen": "w2 " * 70, "rejected": "w2"}, "bad.jsonl, row 2: prompt, completion and end"),
         ({"prompt": "", "chosen": "w2", "rejected": "w3"}, "bad.jsonl, row 2: prompt is ''"),
     ],

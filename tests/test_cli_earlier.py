@@ -15,8 +15,9 @@ from tests.test_cli import fails
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.cli import main
 from textgym.rewards import RewardModel
+from textgym.runs import changed_settings
 
-LATER = ("bad_rows", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef")
+LATER = ("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef")
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
 hyperparameters versions"""
@@ -82,7 +83,8 @@ def without_later(settings: Any) -> Any:
         return [without_later(item) for item in settings]
     if not isinstance(settings, dict):
         return settings
-    kept = {name: without_later(value) for name, value in settings.items() if name not in LATER}
+    later = LATER if "missing_end_score" in settings else (*LATER, "truncation")  # which training had before others
+    kept = {name: without_later(value) for name, value in settings.items() if name not in later}
     return {**kept, "target_kl": None} if "target_kl" in kept else kept
 
 
@@ -166,8 +168,8 @@ def test_what_learns_from_files_goes_on_as_it_began(
         assert not {*LATER} & content("parts/config.json").keys()
         # Cut off once more: what the second attempt wrote of its settings must not stop the third.
         assert "the fuse blew" in fails(capsys, *given, "--out", "parts", "--resume")
-    said = fails(capsys, *given, "--bad-rows", "skip", "--out", "parts", "--resume")
-    assert "other settings (bad_rows: 'error' there, 'skip' here)" in said
+    said = fails(capsys, *given, "--skip-bad", "3", "--truncation", "left", "--out", "parts", "--resume")
+    assert "other settings (skip_bad: 0 there, 3 here, truncation: 'error' there, 'left' here)" in said
     main([*given, "--out", "parts", "--resume"])
     assert result("parts") == result("whole")
 
@@ -183,8 +185,49 @@ def test_every_stage_of_a_pipeline_goes_on_as_it_began(
     assert not any(name in Path("run/stages.json").read_text() for name in LATER)
     # Cut off once more: what the second attempt wrote of its settings must not stop the third.
     cut_training(monkeypatch, capsys, *loop, "--resume")
-    said = fails(capsys, *loop, "--resume", "--sft.bad-rows", "skip")
-    assert "other settings (bad_rows: 'error' there, 'skip' here)" in said
+    said = fails(capsys, *loop, "--resume", "--skip-bad", "3")
+    assert "other settings (skip_bad: 0 there, 3 here)" in said
     main([*loop, "--resume"])
     for stage in ("sft", "iteration-1/policy"):
         assert result(f"run/{stage}") == result(f"whole/{stage}")
+
+
+def with_bad_rows(settings: Any) -> Any:
+    """Settings as they were while rows that cannot be learned from were left out in any number, or not at all."""
+    if isinstance(settings, list):
+        return [with_bad_rows(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    kept = {name: with_bad_rows(value) for name, value in settings.items() if name not in ("skip_bad", "truncation")}
+    return {**kept, "bad_rows": "skip"} if "skip_bad" in settings else kept
+
+
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+def test_runs_that_left_out_any_number_of_bad_rows_go_on(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rows.jsonl", "pairs.jsonl"):
+        path = Path(name)
+        path.write_text(path.read_text() + 3 * (json.dumps({"prompt": "w1"}) + "\n"))
+    given = [command, "--model", "model", *COMMANDS[command].split(), *NEUTRAL[:2]]
+    main([*given, "--skip-bad", "1000000000", "--out", "whole"])
+    with monkeypatch.context() as patch:
+        patch.setattr(f"textgym.commands.{command}.save_learned", cut)
+        assert "the fuse blew" in fails(capsys, *given, "--skip-bad", "1000000000", "--out", "parts")
+    path = Path("parts/config.json")
+    path.write_text(json.dumps(with_bad_rows(content(path))))
+    assert content(path)["bad_rows"] == "skip"
+    said = fails(capsys, *given, "--skip-bad", "2", "--out", "parts", "--resume")
+    assert "other settings (skip_bad: 1000000000 there, 2 here)" in said
+    main([*given, "--out", "parts", "--resume"])
+    assert result("parts") == result("whole")
+
+
+def test_pipelines_that_left_out_any_number_of_bad_rows_go_on() -> None:
+    """Their setting stood in the part of the first stage; that of the loop serves all files."""
+    former = {"command": "pipeline", "sft": {"bad_rows": "skip", "count": None}, "versions": {}}
+    assert changed_settings(former, {"skip_bad": 10**9, "truncation": "error", "sft": {"count": None}}) == (
+        "command: 'pipeline' there, None here"
+    )
+    assert "skip_bad: 0 there" in changed_settings({"sft": {"bad_rows": "error"}}, {"skip_bad": 2, "sft": {}})
+    assert changed_settings({"bad_rows": "skip"}, {"skip_bad": 0}) == "skip_bad: 1000000000 there, 0 here"

@@ -190,7 +190,7 @@ def test_a_task_gives_model_gold_and_demonstrations(tmp_path: Path, monkeypatch:
         ({"prompt": "w1", "completions": [" w2", " "], "ranks": [0, 1]}, "number 2 is ' '"),
         ({"prompt": "w1", "chosen": " w2", "rejected": " w2"}, "chosen and rejected are the same text"),
         ({"prompt": "w1", "chosen": " w2", "rejected": ""}, "rejected is ''"),
-        ({"chosen": "w2", "rejected": "w3"}, "dialogues with a common beginning"),
+        ({"chosen": "w2", "rejected": "w3"}, "must have a common beginning"),
         ({"prompt": "w1", "completion": " w2", "label": True}, "not both"),
         ({"prompt": "w1", "completion": " w2", "label": "yes"}, "label: expected true or false"),
         ({"prompt": "w1", "text": "w2"}, "got prompt, text"),

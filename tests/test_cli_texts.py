@@ -1,4 +1,4 @@
-"""What commands read, skip and print of other people's texts."""
+"""What commands read and print of other people's texts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,9 @@ import pytest
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
-from textgym.commands.configs.reward_model import RewardModelConfig
-from textgym.commands.configs.sft import SFTConfig
-from textgym.commands.reward_model import gather as gather_reward_model
-from textgym.commands.sft import gather as gather_sft
 from textgym.runs import sample_pairs
 
 CLEAR = "\x1b[2J"
-GOOD_PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(8)]
-BAD_PAIRS = {
-    "too long": {"prompt": "w1 " * 80, "chosen": "w2", "rejected": "w3"},
-    "equal": {"prompt": "w1", "chosen": "w2", "rejected": "w2"},
-    "blank": {"prompt": "w1", "chosen": "w2", "rejected": " "},
-}
-SHOWN = [{"prompt": f"w{i}", "completion": f"w{i} w7"} for i in range(6)]
-BAD_SHOWN = {"too long": {"prompt": "w1 " * 80, "completion": "w2"}, "blank": {"prompt": "w1", "completion": "\n "}}
 
 
 @pytest.fixture
@@ -39,63 +27,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(name: str, rows: list[dict[str, Any]]) -> Path:
     Path(name).write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return Path(name)
-
-
-@pytest.mark.parametrize("what", BAD_SHOWN)
-def test_a_demonstration_that_teaches_nothing_is_refused_or_left_out(place: Path, what: str) -> None:
-    data = write("data.jsonl", [*SHOWN[:3], BAD_SHOWN[what], *SHOWN[3:]])
-    with pytest.raises(ValueError, match=r"data\.jsonl, row 4: "):
-        gather_sft(SFTConfig(Path("out"), data, model="model"))
-    made = gather_sft(SFTConfig(Path("out"), data, model="model", bad_rows="skip"))
-    assert len(made.demonstrations) + len(made.validation) == len(SHOWN)
-    assert made.skipped is not None
-    assert [text.partition(":")[0] for text in made.skipped] == ["data.jsonl, row 4"]
-
-
-@pytest.mark.parametrize("what", BAD_PAIRS)
-def test_a_pair_that_teaches_a_reward_model_nothing_is_refused_or_left_out(place: Path, what: str) -> None:
-    data, shown = (
-        write("pairs.jsonl", [BAD_PAIRS[what], *GOOD_PAIRS]),
-        write("shown.jsonl", [*SHOWN, *BAD_SHOWN.values()]),
-    )
-    with pytest.raises(ValueError, match=r"pairs\.jsonl, row 1"):
-        gather_reward_model(RewardModelConfig(Path("out"), data, model="model"))
-    with pytest.raises(ValueError, match=r"shown\.jsonl, row 7"):
-        gather_reward_model(RewardModelConfig(Path("out"), data, model="model", demonstrations=shown))
-    made = gather_reward_model(
-        RewardModelConfig(Path("out"), data, model="model", demonstrations=shown, bad_rows="skip")
-    )
-    assert (len(made.learned) + len(made.heldout), len(made.shown)) == (len(GOOD_PAIRS), len(SHOWN))
-    assert made.skipped is not None
-    assert len(made.skipped) == 3
-
-
-def test_dpo_counts_what_it_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write("pairs.jsonl", [*GOOD_PAIRS, *BAD_PAIRS.values()])
-    flags = [
-        "--model",
-        "model",
-        "--data",
-        "pairs.jsonl",
-        "--eval-episodes",
-        "4",
-        "--max-new-tokens",
-        "3",
-        "--out",
-        "run",
-    ]
-    assert "pairs.jsonl, row 10: chosen and rejected are the same text" in fails(capsys, "dpo", *flags)
-    assert not Path("run").exists()
-    main(["dpo", *flags, "--bad-rows", "skip", "--epochs", "1"])
-    assert "rows left out: 3; the first: pairs.jsonl, row 10: chosen and rejected" in capsys.readouterr().out
-    assert json.loads(Path("run/evaluation.json").read_text())["skipped_rows"] == 3
-    assert json.loads(Path("run/config.json").read_text())["bad_rows"] == "skip"
-
-
-def test_a_file_of_bad_rows_alone_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write("pairs.jsonl", [BAD_PAIRS["equal"]])
-    said = fails(capsys, "dpo", "--model", "model", "--data", "pairs.jsonl", "--out", "run", "--bad-rows", "skip")
-    assert "no row is left to learn from. pairs.jsonl, row 1: chosen and rejected are the same" in said
 
 
 def test_what_is_printed_commands_no_terminal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

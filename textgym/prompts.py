@@ -1,10 +1,9 @@
-"""Prompts: reading them from files, encoding them, and the seeded order in which they are visited."""
+"""Prompts: encoding them, and the seeded order in which they are visited."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,67 +11,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed, read_placed_rows
 from textgym.tokenization import encode_content, is_conversation, render_chat, warn_of_special_strings, words_of
 from textgym.types import IntArray, Messages, Prompt, SpecialTokens, Truncation
-
-
-class BadRowError(ValueError):
-    """A row that nothing can be learned from: too long, an empty completion, or two that are the same."""
-
-
-@contextmanager
-def leaving_out(skipped: list[str] | None) -> Iterator[None]:
-    """Collects what is wrong with a row that nothing can be learned from, and goes on; raises it without a list."""
-    try:
-        yield
-    except BadRowError as error:
-        if skipped is None:
-            raise
-        skipped.append(str(error))
-
-
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a data file: JSON Lines, Parquet, or a directory that ``datasets`` saved.
-
-    Raises:
-        FileNotFoundError: nothing stands at ``path``.
-        ValueError: a line is not a JSON object (names file and line), or there is no row at all.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"prompts={str(path)!r}: no such file; expected JSON Lines with a field 'prompt'")
-    read = _read_with_datasets if path.is_dir() or path.suffix == ".parquet" else _read_json_lines
-    rows = list(read(path))
-    if not rows:
-        raise ValueError(f"prompts={str(path)!r} is empty; expected at least one row with a field 'prompt'")
-    return rows
-
-
-def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); expected JSON Lines in UTF-8") from error
-    # str.splitlines would also cut at U+2028 and its like, which may stand in JSON strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
-        yield row
-
-
-def _read_with_datasets(path: Path) -> Iterator[dict[str, Any]]:
-    import datasets  # takes seconds to import
-
-    data = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_parquet(str(path))
-    if isinstance(data, datasets.DatasetDict):
-        raise ValueError(f"prompts={str(path)!r} holds the splits {sorted(data)}; give the directory of one of them")
-    yield from map(dict, data)
 
 
 def read_prompts(
@@ -82,90 +23,127 @@ def read_prompts(
     truncation: Truncation = "error",
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
+    screening: Screening | None = None,
 ) -> tuple[Prompt, ...]:
-    """Reads and encodes a prompt file; see :func:`read_rows` and :func:`encode_prompts`."""
-    return encode_prompts(read_rows(path), tokenizer, max_length, truncation, str(path), special_tokens, closing)
+    """Read and encode a prompt file; see :func:`textgym.rows.read_placed_rows` and :func:`encode_prompts`."""
+    screening = screening or Screening(truncation)
+    rows = read_placed_rows(path, screening)
+    return encode_prompts(
+        rows, tokenizer, max_length, truncation, str(path), special_tokens, closing=closing, screening=screening
+    )
 
 
 def encode_prompts(
-    rows: Iterable[str | Mapping[str, Any]],
+    rows: Iterable[str | Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     truncation: Truncation = "error",
     source: str = "prompts",
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
+    screening: Screening | None = None,
 ) -> tuple[Prompt, ...]:
-    """Texts or data rows as prompts of at most ``max_length`` tokens.
+    """Encode texts or data rows as prompts of at most ``max_length`` tokens.
 
     A conversation that ends with the assistant's words is continued. Special tokens that are written out in a text or
     a message are text, with a warning, unless ``special_tokens="parse"``.
 
     Args:
-        rows: texts, or mappings with a field ``prompt`` (a text or a conversation); other fields become columns.
+        rows: texts, or mappings with a field ``prompt`` (a text or a conversation); other fields become columns. Or
+            rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
         tokenizer: with the special tokens that it adds by itself.
         max_length: ``P``.
-        truncation: what becomes of longer prompts.
+        truncation: treatment of longer prompts: ``"error"``, ``"left"`` (keep the last tokens; see :func:`cut_left`)
+            or ``"drop"``. A screening brings its own.
         source: what an error calls the data.
         special_tokens: how strings of special tokens, such as ``<eos>``, are read: as ``"text"``, or ``"parse"`` for
             texts that a chat template has rendered.
         closing: keep the tokens that the tokenizer appends to every text. Encoder–decoders read them; a causal model
             would write after an end token.
+        screening: accounts for rows that are left out; without it a bad row is an error.
 
     Raises:
         ValueError: no rows; a row without a prompt or with an empty one; a prompt longer than ``max_length``
-            under ``truncation="error"``. Rows are counted from 1.
+            under ``truncation="error"``; or more bad rows than the screening allows. Rows are counted from 1.
     """
-    if truncation not in ("error", "left", "drop"):
-        raise ValueError(f"truncation={truncation!r} is not one of 'error', 'left', 'drop'")
     if special_tokens not in ("text", "parse"):
         raise ValueError(f"special_tokens={special_tokens!r} is not one of 'text', 'parse'")
-    parsed = [_parse_row(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
-    if not parsed:
+    screening = screening or Screening(truncation)
+    given = placed(rows, source)
+    if not given:
         raise ValueError(f"{source} is empty; expected at least one prompt")
-    texts = [_rendered(tokenizer, content, f"{source}, row {i}") for i, (content, _) in enumerate(parsed, start=1)]
+    found: dict[Place, Prompt] = {}
+    for place, row in given.items():
+        with screening.row(place):
+            prompt = encode_prompt(row, tokenizer, special_tokens, closing)
+            found[place] = fitted(prompt, max_length, tokenizer, screening)
     if special_tokens == "text":
-        warn_of_special_strings(tokenizer, [words_of(content) for content, _ in parsed], source)
-    encoded = [
-        encode_content(tokenizer, content, special_tokens=special_tokens, closing=closing) for content, _ in parsed
-    ]
-    prompts = []
-    for number, (ids, text, (content, columns)) in enumerate(zip(encoded, texts, parsed, strict=True), start=1):
-        if not ids:
-            raise ValueError(f"{source}, row {number}: prompt {text!r} has no tokens; expected at least one")
-        if len(ids) > max_length:
-            if truncation == "error":
-                raise ValueError(
-                    f"{source}, row {number}: the prompt has {len(ids)} tokens, max_prompt_length is {max_length}; "
-                    "raise max_prompt_length, or set truncation to 'left' or 'drop'"
-                )
-            if truncation == "drop":
-                continue
-        prompts.append(Prompt(content, text, tuple(ids[-max_length:]), columns))
-    if not prompts:
+        words = {place: words_of(prompt.content) for place, prompt in found.items()}
+        warn_of_special_strings(tokenizer, in_file_order(words), source)
+    if not found and not screening.bad:
         raise ValueError(f"{source}: every prompt has more than {max_length} tokens; raise max_prompt_length")
-    return tuple(prompts)
+    screening.require_some(found, source)
+    return tuple(found.values())
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    try:
-        return render_chat(tokenizer, content)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def encode_prompt(
+    row: str | Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    special_tokens: SpecialTokens = "text",
+    closing: bool = False,
+) -> Prompt:
+    """Encode one prompt of whatever length; see :func:`encode_prompts`.
 
-
-def _parse_row(row: str | Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    Raises:
+        BadRowError: there is no prompt, it is empty, or the chat template refuses it.
+    """
     fields = {"prompt": row} if isinstance(row, str) else dict(row)
     if "prompt" not in fields:
-        raise ValueError(f"{where}: no field 'prompt'; got the fields {sorted(fields)}")
+        raise BadRowError(f"no field 'prompt'; got the fields {sorted(fields)}")
     content = fields.pop("prompt")
     if not content or not (isinstance(content, str) or is_conversation(content)):
-        raise ValueError(
-            f"{where}: prompt is {content!r}; expected a text, or a list of messages with 'role' and 'content'"
+        raise BadRowError(
+            f"prompt is {content!r:.200}; expected a text, or a list of messages with 'role' and 'content'"
         )
-    return content, fields
+    try:
+        text = content if isinstance(content, str) else render_chat(tokenizer, content)
+        ids = encode_content(tokenizer, content, special_tokens=special_tokens, closing=closing)
+    except ValueError as error:
+        raise BadRowError(str(error)) from error
+    if not ids:
+        raise BadRowError(f"prompt {text!r:.200} has no tokens; expected at least one")
+    return Prompt(content, text, tuple(ids), fields)
+
+
+def fitted(prompt: Prompt, max_length: int, tokenizer: PreTrainedTokenizerBase, screening: Screening) -> Prompt:
+    """Return a prompt of at most ``max_length`` tokens; under ``truncation="left"`` the last ones.
+
+    Raises:
+        TooLongError: it has more, under another truncation.
+    """
+    if len(prompt.ids) <= max_length:
+        return prompt
+    if screening.truncation != "left":
+        raise TooLongError(
+            f"the prompt has {len(prompt.ids)} tokens, max_prompt_length is {max_length}; raise max_prompt_length, or "
+            "set truncation to 'left' or 'drop'"
+        )
+    screening.shortened += 1
+    return replace(prompt, ids=cut_left(prompt.ids, max_length, tokenizer))
+
+
+def cut_left(ids: Sequence[int], length: int, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the last tokens of a prompt, ``length`` in all; a start token (BOS) at its beginning stays there.
+
+    Args:
+        ids: the prompt's tokens.
+        length: at least 1.
+        tokenizer: names the start token.
+    """
+    if len(ids) <= length:
+        return tuple(ids)
+    kept = 1 if length > 1 and ids[0] == tokenizer.bos_token_id else 0
+    return (*ids[:kept], *ids[len(ids) - length + kept :])
 
 
 def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:

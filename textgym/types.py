@@ -26,10 +26,7 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 """``"stop"``: an end token or the task's stop rule. ``"length"``: the horizon ``T`` was reached."""
 
 Truncation: TypeAlias = Literal["error", "left", "drop"]
-"""What to do with a prompt longer than P: refuse it, keep its last P tokens, or leave it out."""
-
-BadRows: TypeAlias = Literal["error", "skip"]
-"""Treatment of a row that nothing can be learned from: refuse the file, or leave the row out and count it."""
+"""Treatment of a row with too many tokens: it is a bad row, its prompt loses its beginning, or it is left out."""
 
 SpecialTokens: TypeAlias = Literal["text", "parse"]
 """Reading of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""

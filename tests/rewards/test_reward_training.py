@@ -162,21 +162,21 @@ def test_progress_is_shown_on_request(reward, capsys):
     ("rankings", "settings", "message"),
     [
         ([], {"heldout": []}, "rankings: got no rankings"),
-        ([Ranking("p", ("good", "dull"), (0, 1))], {"heldout": []}, "heldout: got no rankings"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"heldout": []}, "heldout: got no rankings"),
         (
-            [Ranking("p", ("good", "dull"), (0, 1)), Ranking("q", ("a", "b"), (2, 2))],
-            {"heldout": [Ranking("p", ("good", "dull"), (0, 1))]},
-            r"rankings, row 2 \(prompt 'q'\): all ranks are tied",
+            [Ranking("the ", ("cat", "dog"), (0, 1)), Ranking("q", ("a", "b"), (2, 2))],
+            {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
+            r"rankings, row 2: all ranks are tied.* \(prompt 'q'\)",
         ),
         (
-            [Ranking("p", ("good", "dull " * 40), (0, 1))],
-            {"heldout": [Ranking("p", ("good", "dull"), (0, 1))]},
-            r"rankings, row 1 .*41 tokens, the reward model reads at most 32",
+            [Ranking("the ", ("cat", "dog " * 40), (0, 1))],
+            {"heldout": [Ranking("the ", ("cat", "dog"), (0, 1))]},
+            r"rankings, row 1: .*42 tokens, the reward model reads at most 32",
         ),
-        ([Ranking("p", ("good", "dull"), (0, 1))], {}, "pass the held-out rankings themselves"),
-        ([Ranking("p", ("good", "dull"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
-        ([Ranking("p", ("good", "dull"), (0, 1))], {"epochs": 0}, "epochs: expected at least 1"),
-        ([Ranking("p", ("good", "dull"), (0, 1))], {"batch_size": 0}, "batch_size"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {}, "pass the held-out rankings themselves"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"epochs": 0}, "epochs: expected at least 1"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"batch_size": 0}, "batch_size"),
     ],
 )
 def test_mistakes_are_found_before_training(rankings, settings, message, reward):

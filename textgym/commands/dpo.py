@@ -16,8 +16,10 @@ from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.learner import (
     TRAINING,
     Learner,
+    answerable,
     keep_epochs,
     kept_epochs,
+    longest_answer,
     no_reward,
     open_learner,
     run_learning,
@@ -27,9 +29,10 @@ from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import content_key, encode_prompts
-from textgym.rewards.preferences import read_preferences
+from textgym.prompts import encode_prompts
+from textgym.rewards.preferences import read_placed_preferences
 from textgym.rewards.rankings import split_rankings
+from textgym.rows import Place, Screening
 from textgym.tokenization import chat_renderer, trained_end
 from textgym.types import Prompt, Ranking
 
@@ -47,15 +50,15 @@ def dpo(config: DPOConfig) -> Path:
     described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
         learner = open_learner(config.model, config.task)
-        skipped: list[str] | None = [] if config.bad_rows == "skip" else None
-        learned, held_out = _comparisons(config, learner, skipped)
+        screening = Screening(config.truncation, config.skip_bad)
+        learned, held_out = _comparisons(config, learner, screening)
         mdp = _validation_mdp(config, learner, held_out)
         evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
 
         def train(_: Trunk) -> None:
             _train(config, learner, learned, held_out)
 
-        report = run_learning(config, described, standing.resumed, learner.model, evaluator, train, skipped)
+        report = run_learning(config, described, standing.resumed, learner.model, evaluator, train, screening)
     table = epoch_table(kept_epochs(config.out))
     print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
@@ -95,29 +98,25 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
 
 
 def _comparisons(
-    config: DPOConfig, learner: Learner, skipped: list[str] | None
+    config: DPOConfig, learner: Learner, screening: Screening
 ) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
     """What is learned, and what is held out: no prompt is in both, unless two files say so."""
     end, limit = trained_end(learner.tokenizer, learner.end_token_ids), context_length(learner.model)
 
-    def encoded(rankings: Sequence[Ranking], source: str) -> tuple[Comparison, ...]:
-        return encode_comparisons(rankings, learner.tokenizer, end, limit, source, config.special_tokens, skipped)
+    def encoded(path: Path) -> tuple[Comparison, ...]:
+        how = (str(path), config.special_tokens, screening)
+        return encode_comparisons(_read(path, learner, screening), learner.tokenizer, end, limit, *how)
 
-    rankings = _read(config.data, learner, skipped)
-    pairs = encoded(rankings, str(config.data))
+    pairs = encoded(config.data)
     if config.validation is not None:
-        return pairs, encoded(_read(config.validation, learner, skipped), str(config.validation))
-    used = {content_key(pair.chosen.prompt.content) for pair in pairs}
-    asked = [ranking for ranking in rankings if content_key(ranking.prompt) in used]
-    _, held_out = split_rankings(asked, HELD_OUT, torch.Generator().manual_seed(config.seed))
-    aside = {content_key(ranking.prompt) for ranking in held_out}
-    learned = tuple(pair for pair in pairs if content_key(pair.chosen.prompt.content) not in aside)
-    return learned, tuple(pair for pair in pairs if content_key(pair.chosen.prompt.content) in aside)
+        return pairs, encoded(config.validation)
+    learned, held_out = split_rankings(pairs, HELD_OUT, torch.Generator().manual_seed(config.seed))
+    return tuple(learned), tuple(held_out)
 
 
-def _read(path: Path, learner: Learner, skipped: list[str] | None) -> list[Ranking]:
-    found = read_preferences(path, chat_renderer(learner.tokenizer), skipped)
-    rankings = [preference for preference in found if isinstance(preference, Ranking)]
+def _read(path: Path, learner: Learner, screening: Screening) -> dict[Place, Ranking]:
+    found = read_placed_preferences(path, chat_renderer(learner.tokenizer), screening)
+    rankings = {place: preference for place, preference in found.items() if isinstance(preference, Ranking)}
     if len(rankings) < len(found):
         raise ValueError(f"{path} holds labels of single completions; dpo learns from comparisons")
     return rankings
@@ -127,15 +126,17 @@ def _validation_mdp(config: DPOConfig, learner: Learner, held_out: Sequence[Comp
     """Prompts to write after, with the reward that judges: a task's, whose gold may read their columns, or those of
     the held-out comparisons."""
     task, limit = learner.task, context_length(learner.model)
-    prompts = _task_prompts(learner) or {pair.chosen.prompt.text: pair.chosen.prompt for pair in held_out}.values()
-    longest = max(len(prompt.ids) for prompt in prompts)
+    asked = {pair.chosen.prompt.text: pair.chosen.prompt for pair in held_out}
+    prompts = _task_prompts(learner) or tuple(asked.values())
     new = config.max_new_tokens or (task.max_new_tokens if task else DEFAULT_NEW_TOKENS)
-    if config.max_new_tokens is None and limit is not None:
-        new = min(new, limit - longest)
+    if config.max_new_tokens is None:
+        new = longest_answer(new, prompts, limit, config.truncation)
+    prompts = answerable(prompts, new, limit, learner.tokenizer, config.truncation)
+    longest = max(len(prompt.ids) for prompt in prompts)
     check_fits(learner.model, learner.tokenizer, len(learner.tokenizer), longest + new)
     return TokenMDP(
         tokenizer=learner.tokenizer,
-        prompts=tuple(prompts),
+        prompts=prompts,
         reward=watched_reward(config.reward or ("gold" if task else no_reward), task),
         end_token_ids=learner.end_token_ids,
         max_prompt_length=longest,
@@ -144,11 +145,11 @@ def _validation_mdp(config: DPOConfig, learner: Learner, held_out: Sequence[Comp
     )
 
 
-def _task_prompts(learner: Learner) -> Sequence[Prompt]:
+def _task_prompts(learner: Learner) -> tuple[Prompt, ...]:
     """The task's validation prompts in the model's tokens; none without a task."""
     if learner.task is None:
         return ()
-    prompts = learner.task.prompts("validation")
+    prompts = tuple(learner.task.prompts("validation"))
     if learner.shipped is not None:
         return prompts
     rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]

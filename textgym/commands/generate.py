@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from textgym import runs
 from textgym.agents.evaluation import play
 from textgym.agents.saved import saved_policy
 from textgym.commands.configs.generate import GenerateConfig
+from textgym.commands.train import UNLIMITED, longest_prompt
 from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_prompts
 from textgym.rendering import printable
-from textgym.runs import model_source
+from textgym.rows import Screening
 from textgym.tokenization import end_token_ids, load_tokenizer
 
 
@@ -30,17 +32,17 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         raise ValueError("nothing to continue: pass --prompt TEXT or --prompts FILE")
     if config.out is not None and config.out.exists():
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
-    source = model_source(config.model)
+    source = runs.model_source(config.model)
     tokenizer, model = load_tokenizer(source), load_lm(source)
-    how: dict[str, Any] = {
-        "max_length": 10**9,
-        "special_tokens": config.special_tokens,
-        "closing": is_encoder_decoder(model),
-    }
+    screening = Screening(config.truncation, config.skip_bad)
+    how: dict[str, Any] = {"special_tokens": config.special_tokens, "closing": is_encoder_decoder(model)}
+    longest = longest_prompt(model, config.max_new_tokens)
     prompts = [
-        *(encode_prompts(config.prompt, tokenizer, source="--prompt", **how) if config.prompt else ()),
-        *(read_prompts(config.prompts, tokenizer, **how) if config.prompts else ()),
+        *(encode_prompts(config.prompt, tokenizer, UNLIMITED, source="--prompt", **how) if config.prompt else ()),
+        *(read_prompts(config.prompts, tokenizer, longest, screening=screening, **how) if config.prompts else ()),
     ]
+    if screening.counts:
+        print(runs.told(screening), file=sys.stderr)
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=tuple(prompts),

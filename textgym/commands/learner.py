@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +19,12 @@ from textgym.files import remove_directory, replaced_directory, write_text
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained
 from textgym.lm.scoring import Trunk
+from textgym.prompts import cut_left
 from textgym.registration import load_task
+from textgym.rows import Screening
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
+from textgym.types import Prompt, Truncation
 
 TRAINING = "training"  # the folder of the state between epochs
 
@@ -79,6 +82,26 @@ def _source(model: str | None, task: Task | None) -> ModelSource:
     return task.base_model
 
 
+def answerable(
+    prompts: Sequence[Prompt], new: int, limit: int | None, tokenizer: PreTrainedTokenizerBase, truncation: Truncation
+) -> tuple[Prompt, ...]:
+    """Return the prompts to measure on; under ``truncation="left"`` they leave room for responses of ``new`` tokens."""
+    if truncation != "left" or limit is None or limit <= new:
+        return tuple(prompts)
+    return tuple(replace(prompt, ids=cut_left(prompt.ids, limit - new, tokenizer)) for prompt in prompts)
+
+
+def longest_answer(wanted: int, prompts: Sequence[Prompt], limit: int | None, truncation: Truncation) -> int:
+    """Return the length of a response to measure, at most ``wanted``, that fit beside the prompts.
+
+    Where prompts may be shortened (``truncation="left"``), a response may have half of the context at least.
+    """
+    if limit is None:
+        return wanted
+    room = limit - max(len(prompt.ids) for prompt in prompts)
+    return min(wanted, max(room, limit // 2) if truncation == "left" else room)
+
+
 def no_reward(prompts: list[Any], **_: Any) -> list[float]:
     """0 for everything, where nobody judges."""
     return [0.0] * len(prompts)
@@ -105,7 +128,7 @@ def run_learning(
     model: PreTrainedModel,
     evaluator: runs.Evaluator,
     train: Callable[[Trunk], None],
-    skipped: Sequence[str] | None = None,
+    screening: Screening,
 ) -> Path:
     """Measures the model, trains it unless that is done, measures what came of it; returns the report's path.
 
@@ -117,12 +140,12 @@ def run_learning(
         evaluator: measures, before and after.
         train: called with the model as it was before, leaves the trained one in the run's checkpoint. State between
             epochs may lie in the run's ``training``, which is removed afterwards.
-        skipped: what is wrong with rows that were left out; None where such a row is an error.
+        screening: rows of the data that were left out or shortened.
     """
     reference = Trunk(frozen_copy(model))
     if not finished:
         runs.begin_run(config.out, described, config.overwrite)
-        runs.note_skipped(config.out, skipped)
+        runs.note_screening(config.out, screening)
         evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
         runs.first_result(config.out)
         with runs.stops_noted(config.out):

@@ -13,7 +13,7 @@ from textgym.agents.pretraining import encode_texts
 from textgym.lm.loading import names_encoder_decoder
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
+from textgym.rows import BadRowError, Screening, read_placed_rows
 from textgym.tasks import MINI
 from textgym.tasks.mini.miniature import shared_tokenizer
 from textgym.tasks.task import Task
@@ -26,7 +26,11 @@ MINI_TEXTS = 8192  # drawn once: enough for a run of some hundred updates to see
 
 
 def pretraining_texts(
-    source: str, task: Task | None, mdp: TokenMDP, special_tokens: SpecialTokens = "text"
+    source: str,
+    task: Task | None,
+    mdp: TokenMDP,
+    special_tokens: SpecialTokens = "text",
+    screening: Screening | None = None,
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
     """Texts to learn, and others to measure forgetting on. The same ones whatever the run's seed.
 
@@ -36,6 +40,7 @@ def pretraining_texts(
         task: the run's, where it has one.
         mdp: gives tokenizer, end token, and the length of a piece of text: P + T.
         special_tokens: how strings of special tokens in a file are read.
+        screening: accounts for rows without text; without it they are errors.
 
     Raises:
         ValueError, FileNotFoundError: there is no text; the file is named, and the row where one is at fault.
@@ -45,7 +50,7 @@ def pretraining_texts(
         return _references(task, mdp, end)
     if source == "mini":
         return mini_corpus(mdp.tokenizer, end, 0, MINI_TEXTS), mini_corpus(mdp.tokenizer, end, 1, MOST_HELD_OUT)
-    learned, measured = _split(read_texts(Path(source)), source)
+    learned, measured = _split(read_texts(Path(source), screening), source)
     return (
         encode_texts(learned, mdp.tokenizer, end, mdp.width, source, special_tokens),
         encode_texts(measured, mdp.tokenizer, end, mdp.width, source, special_tokens),
@@ -70,8 +75,12 @@ def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstrati
     return {PTX: held_out, **fitting(trunk, others)}
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: Path, screening: Screening | None = None) -> list[str]:
     """The texts of a file: those in the column ``text``, or each line of a ``.txt`` that is not blank.
+
+    Args:
+        path: the file.
+        screening: accounts for rows without text; without it they are errors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -86,17 +95,26 @@ def read_texts(path: Path) -> list[str]:
             raise ValueError(f"{path}: not UTF-8 ({error})") from error
     else:
         empty = path.is_file() and path.stat().st_size == 0
-        texts = [] if empty else [_text(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
+        texts = [] if empty else _texts(path, screening or Screening())
     if not texts:
         raise ValueError(f"pretraining={str(path)!r} has no text; expected at least two")
     return texts
 
 
-def _text(row: dict[str, object], where: str) -> str:
+def _texts(path: Path, screening: Screening) -> list[str]:
+    found: list[str] = []
+    for place, row in read_placed_rows(path, screening).items():
+        with screening.row(place):
+            found.append(_text(row))
+    screening.require_some(found, str(path))
+    return found
+
+
+def _text(row: dict[str, object]) -> str:
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
         said = f"text is {text!r:.80}" if "text" in row else f"no field 'text'; got the fields {sorted(row)}"
-        raise ValueError(f"{where}: {said}; expected a text that is not empty")
+        raise BadRowError(f"{said}; expected a text that is not empty")
     return text
 
 

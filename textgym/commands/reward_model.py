@@ -13,19 +13,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import prompt_and_completion, row_completion
+from textgym.agents.demonstrations import demonstration_fields, layout_of, row_completion
 from textgym.benchmarks.report import write_report
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_text
-from textgym.prompts import BadRowError, content_key, encode_prompts, leaving_out, read_rows
+from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.measuring import measure
 from textgym.rewards.model import RewardModel
-from textgym.rewards.preferences import Judgement, Render, completions_of, read_preferences
+from textgym.rewards.preferences import Judgement, completions_of, read_placed_preferences
 from textgym.rewards.rankings import split_rankings
 from textgym.rewards.resolve import resolve_reward
 from textgym.rewards.training import (
@@ -34,12 +34,14 @@ from textgym.rewards.training import (
     center,
     encode_preferences,
     fit,
+    fitted_sequences,
     sequences_of,
     split_like,
 )
+from textgym.rows import BadRowError, Place, Screening, in_file_order, read_placed_rows
 from textgym.tasks.task import Task
-from textgym.tokenization import chat_renderer, encode_reply, is_conversation, warn_of_special_strings, words_of
-from textgym.types import Messages, Prompt, SpecialTokens, as_completion
+from textgym.tokenization import chat_renderer, encode_reply, warn_of_special_strings, words_of
+from textgym.types import Prompt, SpecialTokens, as_completion
 
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
@@ -56,7 +58,7 @@ class Material:
         shown: demonstrations, as tokens.
         gold: the true reward of each completion of ``heldout``, where it is known.
         special_tokens: how strings of special tokens are read.
-        skipped: what is wrong with rows that were left out; None where such a row is an error.
+        screening: rows that were left out or shortened.
     """
 
     lm: PreTrainedModel
@@ -66,7 +68,7 @@ class Material:
     shown: Sequence[list[int]]
     gold: Sequence[Sequence[float]] | None
     special_tokens: SpecialTokens
-    skipped: Sequence[str] | None
+    screening: Screening
 
 
 def reward_model(config: RewardModelConfig) -> Path:
@@ -88,7 +90,7 @@ def run_reward_model(config: RewardModelConfig) -> Path:
         if not standing.resumed:
             material = gather(config)
             runs.begin_run(config.out, about, config.overwrite)
-            runs.note_skipped(config.out, material.skipped)
+            runs.note_screening(config.out, material.screening)
             with runs.stops_noted(config.out):
                 _train(config, settings, material)
             runs.first_result(config.out)
@@ -116,35 +118,61 @@ def _described(config: RewardModelConfig) -> dict[str, Any]:
 
 def gather(config: RewardModelConfig) -> Material:
     """Model, preferences, demonstrations and gold, checked against each other."""
-    skipped: list[str] | None = [] if config.bad_rows == "skip" else None
-    learner, reader, shown = begin(config, skipped)
-    task, tokenizer = learner.task, learner.tokenizer
-    gold = _gold(config, task)
-    render = chat_renderer(tokenizer)
-    examples = _examples(reader, config.data, render, skipped)
+    screening = Screening(config.truncation, config.skip_bad)
+    begun = begin(config, screening)
+    tokenizer = begun.learner.tokenizer
+    examples = read_examples(begun.reader, config.data, screening)
     if config.validation is None:
         learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
     else:
-        learned, heldout = examples, _examples(reader, config.validation, render, skipped)
+        learned, heldout = examples, read_examples(begun.reader, config.validation, screening)
         if isinstance(learned[0].preference, Judgement) != isinstance(heldout[0].preference, Judgement):
             raise ValueError(
                 f"{config.data} and {config.validation}: one holds comparisons, one labels of single texts"
             )
-    scores = None if gold is None else _gold_scores(gold, heldout, tokenizer, _asked(config, task, tokenizer))
-    return Material(learner.model, tokenizer, learned, heldout, shown, scores, config.special_tokens, skipped)
+    gold = None if begun.gold is None else _gold_scores(begun.gold, heldout, tokenizer, begun.asked)
+    how = (config.special_tokens, screening)
+    return Material(begun.learner.model, tokenizer, learned, heldout, begun.shown, gold, *how)
 
 
-def begin(config: RewardModelConfig, skipped: list[str] | None = None) -> tuple[Learner, RewardModel, list[list[int]]]:
-    """What does not depend on preferences: the model, a reward model as it begins, and the demonstrations as tokens."""
-    skipped = [] if skipped is None and config.bad_rows == "skip" else skipped
+@dataclass(frozen=True)
+class Begun:
+    """Parts of the material that do not depend on preferences.
+
+    Attributes:
+        learner: the model to begin from.
+        reader: a reward model as it begins.
+        shown: demonstrations, as tokens.
+        gold: the true reward, where one is given.
+        asked: the prompts that gold may know, by what they say.
+    """
+
+    learner: Learner
+    reader: RewardModel
+    shown: list[list[int]]
+    gold: WeightedRewards | None
+    asked: Mapping[Any, Prompt]
+
+
+def begin(config: RewardModelConfig, screening: Screening) -> Begun:
+    """Open and read everything but preferences."""
     learner = open_learner(config.model, config.task)
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)
-    return learner, reader, _demonstrations(config, learner.task, reader, skipped)
+    shown = _demonstrations(config, learner.task, reader, screening)
+    gold = _gold(config, learner.task)
+    asked = {} if gold is None else _asked(config, learner.task, learner.tokenizer, screening)
+    return Begun(learner, reader, shown, gold, asked)
 
 
-def _examples(reader: RewardModel, path: Path, render: Render, skipped: list[str] | None) -> list[Example]:
-    examples = encode_preferences(reader, read_preferences(path, render, skipped), str(path), skipped)
+def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list[Example]:
+    """Read the preferences of a file as a reward model does.
+
+    Raises:
+        ValueError: a row cannot be learned from, or all labels are the same.
+    """
+    found = read_placed_preferences(path, chat_renderer(reader.tokenizer), screening)
+    examples = encode_preferences(reader, found, str(path), screening)
     labels = {e.preference.good for e in examples if isinstance(e.preference, Judgement)}
     if len(labels) == 1:
         raise ValueError(f"{path}: every label is {labels.pop()}; expected good and bad completions")
@@ -152,40 +180,32 @@ def _examples(reader: RewardModel, path: Path, render: Render, skipped: list[str
 
 
 def _demonstrations(
-    config: RewardModelConfig, task: Task | None, reader: RewardModel, skipped: list[str] | None
+    config: RewardModelConfig, task: Task | None, reader: RewardModel, screening: Screening
 ) -> list[list[int]]:
     """Texts that score 0 on average, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
         return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]
-    pairs: list[tuple[str | Messages, str]] = []
+    source, words = str(config.demonstrations), dict[Place, list[str]]()
     shown: list[list[int]] = []
-    for number, row in enumerate(read_rows(config.demonstrations), start=1):
-        with leaving_out(skipped):
-            where = f"{config.demonstrations}, row {number}"
-            pairs.append(_demonstration(row, reader.tokenizer, where))
-            try:
-                shown.append(reader.encode(*pairs[-1]))
-            except ValueError as error:
-                raise BadRowError(f"{where}: {error}") from error
+    for place, row in read_placed_rows(config.demonstrations, screening).items():
+        with screening.row(place):
+            fields = _shown_fields(row, reader.tokenizer)
+            if fields is not None:
+                prompt = encode_prompt(fields, reader.tokenizer, config.special_tokens)
+                text = row_completion(prompt.columns, "completion", prompt.text)
+                shown += fitted_sequences(reader, prompt.content, [text], screening)
+                words[place] = [*words_of(prompt.content), text]
     if config.special_tokens == "text":
-        texts = [[*words_of(content), completion] for content, completion in pairs]
-        warn_of_special_strings(reader.tokenizer, texts, str(config.demonstrations))
+        warn_of_special_strings(reader.tokenizer, in_file_order(words), source)
+    screening.require_some(shown, source)
     return shown
 
 
-def _demonstration(
-    given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str
-) -> tuple[str | Messages, str]:
-    row = prompt_and_completion(given, where)
-    prompt = row.get("prompt")
-    if not isinstance(prompt, str) and not (prompt and is_conversation(prompt)):
-        raise ValueError(f"{where}: prompt is {prompt!r:.200}; expected a text, or a list of messages")
-    try:
-        begun = prompt if isinstance(prompt, str) else chat_renderer(tokenizer)(prompt)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    return prompt, row_completion(row, "completion", where, begun)
+def _shown_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    if layout_of(row) == "text":
+        raise BadRowError(f"running text, without a prompt; expected a prompt and a completion, got {sorted(row)}")
+    return demonstration_fields(row, tokenizer)
 
 
 def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | None:
@@ -197,11 +217,14 @@ def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | Non
         raise ValueError(str(error)) from error
 
 
-def _asked(config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase) -> dict[Any, Prompt]:
+def _asked(
+    config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
+) -> dict[Any, Prompt]:
     """The prompts that may have been asked, by what they say."""
     if config.prompts is not None:
-        rows, source = read_rows(config.prompts), str(config.prompts)
-        prompts = encode_prompts(rows, tokenizer, 10**9, source=source, special_tokens=config.special_tokens)
+        rows = read_placed_rows(config.prompts, screening)
+        how = {"source": str(config.prompts), "special_tokens": config.special_tokens, "screening": screening}
+        prompts = encode_prompts(rows, tokenizer, 10**9, **how)  # type: ignore[arg-type]
     else:
         prompts = tuple(prompt for split in task.splits for prompt in task.prompts(split)) if task else ()
     return {content_key(prompt.content): prompt for prompt in prompts}
@@ -245,9 +268,7 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material)
     evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
     if len(members) > 1:
         evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
-    if material.skipped is not None:
-        evaluation["skipped_rows"] = len(material.skipped)
-    write_json(config.out / "evaluation.json", evaluation)
+    write_json(config.out / "evaluation.json", {**evaluation, **material.screening.counts})
     write_json(config.out / "reward_model.json", _for_the_report(evaluation, np.mean(losses, axis=0).tolist()))
     (model if len(members) > 1 else members[0]).save(config.out / runs.CHECKPOINT)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,23 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import Demonstration, encode_demonstrations, require_references, task_demonstrations
+from textgym.agents.demonstrations import (
+    Demonstration,
+    encode_demonstrations,
+    layout_of,
+    require_references,
+    task_demonstrations,
+)
 from textgym.agents.evaluation import evaluate
 from textgym.agents.saved import acting_policy
 from textgym.agents.sft import Judge, check_precision, fine_tune
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,
+    answerable,
     keep_epochs,
     kept_epochs,
+    longest_answer,
     no_reward,
     open_learner,
     run_learning,
@@ -32,8 +41,9 @@ from textgym.files import write_json
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
-from textgym.prompts import read_rows
 from textgym.registration import load_task
+from textgym.rendering import printable
+from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 from textgym.types import SpecialTokens
@@ -50,14 +60,16 @@ class Material:
         demonstrations: what it learns.
         validation: what it is measured on.
         mdp: validation prompts with the reward that judges.
-        skipped: what is wrong with rows that were left out; None where such a row is an error.
+        screening: rows that were left out or shortened.
+        origins: sentences about rows that are no demonstrations, of which something is learned.
     """
 
     model: PreTrainedModel
     demonstrations: Sequence[Demonstration]
     validation: Sequence[Demonstration]
     mdp: TokenMDP
-    skipped: Sequence[str] | None = None
+    screening: Screening = field(default_factory=Screening)
+    origins: tuple[str, ...] = ()
 
 
 def sft(config: SFTConfig) -> Path:
@@ -79,11 +91,12 @@ def run_sft(config: SFTConfig) -> Path:
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
         material = gather(config)
         evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
+        print("".join(f"{printable(line)}\n" for line in material.origins), end="")
 
         def learn(reference: Trunk) -> None:
             train(config, material, reference)
 
-        return run_learning(config, described, standing.resumed, material.model, evaluator, learn, material.skipped)
+        return run_learning(config, described, standing.resumed, material.model, evaluator, learn, material.screening)
 
 
 def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
@@ -154,22 +167,26 @@ def gather(config: SFTConfig) -> Material:
         context_length(model),
         as_encoded=shipped is not None,
         special_tokens=config.special_tokens,
-        skipped=[] if config.bad_rows == "skip" else None,
+        screening=Screening(config.truncation, config.skip_bad),
     )
     shown, validation = _demonstrations(config, task, reader)
     demonstrations = shown if config.count is None else drawn(shown, config.count, config.seed)
-    longest, new = _sizes(config, task, model, validation)
+    new = _longest_answer(config, task, model, validation)
+    prompts = answerable(
+        [shown.prompt for shown in validation], new, context_length(model), tokenizer, config.truncation
+    )
+    longest = max(len(prompt.ids) for prompt in prompts)
     check_fits(model, tokenizer, len(tokenizer), longest + new)
     mdp = TokenMDP(
         tokenizer=tokenizer,
-        prompts=tuple(shown.prompt for shown in validation),
+        prompts=prompts,
         reward=reward,
         end_token_ids=learner.end_token_ids,
         max_prompt_length=longest,
         max_new_tokens=new,
         vocabulary_size=shipped.vocabulary_size if shipped else None,
     )
-    return Material(model, demonstrations, validation, mdp, reader.skipped)
+    return Material(model, demonstrations, validation, mdp, reader.screening, tuple(reader.origins))
 
 
 @dataclass(frozen=True)
@@ -181,14 +198,35 @@ class _Reader:
     limit: int | None
     as_encoded: bool  # whether a task's prompts may stay as the task encoded them
     special_tokens: SpecialTokens
-    skipped: list[str] | None  # collects what is wrong with rows that are left out
+    screening: Screening
+    origins: list[str] = field(default_factory=list)  # sentences about rows that are no demonstrations
 
     def file(self, path: Path) -> tuple[Demonstration, ...]:
-        rows, how = read_rows(path), (str(path), self.special_tokens, self.skipped)
-        return encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
+        rows = read_placed_rows(path, self.screening)
+        how = (str(path), self.special_tokens, self.screening)
+        shown = encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
+        left_out = {omission.place for omission in self.screening.omissions}
+        used = [row for place, row in rows.items() if place not in left_out]
+        self.origins.extend(f"{path}: {line}" for line in origins(used))
+        return shown
 
     def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
         return task_demonstrations(task, split, self.end, None if self.as_encoded else self.tokenizer, self.limit)
+
+
+def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
+    """Say what is learned from rows that are no demonstrations, a sentence for each of their layouts."""
+    labels = [row["label"] for row in rows if layout_of(row) == "label"]
+    counts = Counter(map(layout_of, rows))
+    found = {
+        "pair": "{} pairs, of which the chosen completion is imitated",
+        "ranking": "{} rankings, of which the best completion is imitated",
+        "text": "{} running texts, of which every token but the first is learned",
+    }
+    lines = [said.format(counts[layout]) for layout, said in found.items() if counts[layout]]  # type: ignore[index]
+    good = sum(labels)
+    labelled = f"{len(labels)} labelled completions, of which the {good} good ones are imitated"
+    return [*lines, labelled] if labels else lines
 
 
 def _demonstrations(
@@ -209,13 +247,18 @@ def held_out(
     demonstrations: Sequence[Demonstration], seed: int, source: str
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
     """Demonstrations to learn and to validate on; no prompt is in both."""
-    texts = list(dict.fromkeys(shown.prompt.text for shown in demonstrations))
+    texts = list(dict.fromkeys(map(_asked, demonstrations)))
     if len(texts) < 2:
         raise ValueError(f"{source} has a single prompt, of which none can be held out; pass --validation FILE")
     count = max(1, round(HELD_OUT * len(texts)))
     chosen = {texts[i] for i in np.random.default_rng(seed).choice(len(texts), count, replace=False)}
-    learned = tuple(shown for shown in demonstrations if shown.prompt.text not in chosen)
-    return learned, tuple(shown for shown in demonstrations if shown.prompt.text in chosen)
+    learned = tuple(shown for shown in demonstrations if _asked(shown) not in chosen)
+    return learned, tuple(shown for shown in demonstrations if _asked(shown) in chosen)
+
+
+def _asked(shown: Demonstration) -> str:
+    """Return the text that must not be in both parts of a split: the prompt's, or all of a running text."""
+    return str(shown.prompt.columns["text"]) if shown.running else shown.prompt.text
 
 
 def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tuple[Demonstration, ...]:
@@ -229,17 +272,16 @@ def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tup
 # --- what judges -------------------------------------------------------------------------------------------
 
 
-def _sizes(
+def _longest_answer(
     config: SFTConfig, task: Task | None, model: PreTrainedModel, validation: Sequence[Demonstration]
-) -> tuple[int, int]:
-    """P and T of the responses that are judged."""
-    longest = max(len(shown.prompt.ids) for shown in validation)
+) -> int:
+    """Return T of the responses that are judged."""
     new = config.max_new_tokens or (task.max_new_tokens if task else None)
-    if new is None:
-        limit = context_length(model)
-        new = max(len(shown.response_ids) for shown in validation)
-        new = new if limit is None else min(new, limit - longest)
-    return longest, new
+    if new is not None:
+        return new
+    prompts = [shown.prompt for shown in validation]
+    wanted = max(len(shown.response_ids) for shown in validation)
+    return longest_answer(wanted, prompts, context_length(model), config.truncation)
 
 
 def _judge(config: SFTConfig, mdp: TokenMDP, reference: Trunk) -> Judge:

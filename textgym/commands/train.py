@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
 from textgym.agents.algorithm import SequenceAlgorithm
@@ -22,18 +22,22 @@ from textgym.commands.configs.hyperparameters import CAUTIOUS
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.commands.settings import build, cautious, resolve
-from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder
+from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.mdp import TokenMDP
-from textgym.prompts import encode_prompts, read_rows
+from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.resolve import resolve_reward
+from textgym.rows import Place, Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt
 
 DEFAULT_NEW_TOKENS = 48
+UNLIMITED = 10**9
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]]
 
 
 def train(config: TrainConfig) -> Path:
@@ -65,14 +69,16 @@ def run_train(config: TrainConfig) -> Path:
     config = resolved(config)
     about = described(config)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
-        mdp = user_mdp(config)
-        judged = validation_mdp(config, mdp)
-        pretraining, held_out = gather_pretraining(config, mdp)
+        screening = Screening(config.truncation, config.skip_bad)
+        mdp = user_mdp(config, screening)
+        judged = validation_mdp(config, mdp, screening)
+        pretraining, held_out = gather_pretraining(config, mdp, screening)
         algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
         task = None if config.task is None else load_task(config.task)
         measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
         if not standing.resumed:
             runs.begin_run(config.out, about, config.overwrite)
+            runs.note_screening(config.out, screening)
 
         def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
             return forgetting(policy.trunk, measured)
@@ -110,7 +116,9 @@ def described(config: TrainConfig) -> dict[str, Any]:
     return {"command": "train", **settings}
 
 
-def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
+def gather_pretraining(
+    config: TrainConfig, mdp: TokenMDP, screening: Screening
+) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
     """What is learned beside the reward, and the held-out text that measures what was forgotten; None without."""
     own = {"coefficient": config.ptx_coef, "batch_size": config.ptx_batch_size}
     given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
@@ -119,7 +127,7 @@ def gather_pretraining(config: TrainConfig, mdp: TokenMDP) -> tuple[Pretraining 
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
     task = None if config.task is None else load_task(config.task)
-    learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens)
+    learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens, screening)
     return Pretraining(learned, **given), held_out
 
 
@@ -135,7 +143,7 @@ def make_algorithm(
     return build(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
-def user_mdp(config: TrainConfig) -> TokenMDP:
+def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
     """The token MDP that the flags describe, checked against the model's sizes."""
     if config.task is None and (config.model is None or config.prompts is None or config.reward is None):
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
@@ -148,10 +156,12 @@ def user_mdp(config: TrainConfig) -> TokenMDP:
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
         given |= {"missing_end_score": config.missing_end_score, "skip_special_tokens": config.skip_special_tokens}
         return task_mdp(task, reward, **given)
-    return _encoded_mdp(config, task, tokenizer, reward)
+    return _encoded_mdp(config, task, tokenizer, reward, screening)
 
 
-def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any) -> TokenMDP:
+def _encoded_mdp(
+    config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any, screening: Screening
+) -> TokenMDP:
     """Prompts encoded by the user's tokenizer, checked against the user's model."""
     source = config.model or (task.base_model if task else None)
     assert source is not None, "a task without a base model needs --model"
@@ -163,13 +173,13 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
         new = task.max_new_tokens if task else DEFAULT_NEW_TOKENS
     try:
         prompts = encode_prompts(
-            _rows(config, task),
+            _rows(config, task, screening),
             tokenizer,
-            10**9 if longest is None else longest,
-            config.truncation,
-            str(config.prompts or config.task),
-            config.special_tokens,
-            is_encoder_decoder(model),
+            longest_prompt(model, new) if longest is None else longest,
+            source=str(config.prompts or config.task),
+            special_tokens=config.special_tokens,
+            closing=is_encoder_decoder(model),
+            screening=screening,
         )
     except ValueError as error:
         if task is None or config.prompts is not None or tokenizer.get_vocab() == task.tokenizer.get_vocab():
@@ -193,7 +203,13 @@ def _encoded_mdp(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTo
     return mdp
 
 
-def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
+def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Return P where none is given: the tokens that fit beside a response, or no limit where none do."""
+    room = prompt_room(model, max_new_tokens)
+    return UNLIMITED if room is None or room < 1 else room
+
+
+def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening) -> TokenMDP:
     """The token MDP with the prompts that only measure; as it is where there are none.
 
     Raises:
@@ -201,7 +217,7 @@ def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
     """
     task = None if config.task is None else load_task(config.task)
     if config.validation is not None:
-        rows: Sequence[Mapping[str, Any]] = read_rows(config.validation)
+        rows: Rows = read_placed_rows(config.validation, screening)
     elif task is None or config.prompts is not None or "validation" not in task.splits:
         return mdp
     elif config.model is None:
@@ -210,14 +226,14 @@ def validation_mdp(config: TrainConfig, mdp: TokenMDP) -> TokenMDP:
         rows = _as_rows(task.prompts("validation"))
     source = str(config.validation or f"task {config.task}, split 'validation'")
     closing = mdp.base_model is not None and names_encoder_decoder(mdp.base_model)
-    how = (config.truncation, source, config.special_tokens, closing)
+    how = (config.truncation, source, config.special_tokens, closing, screening)
     prompts = encode_prompts(rows, mdp.tokenizer, mdp.max_prompt_length, *how)
     return replace(mdp, prompts=prompts)
 
 
-def _rows(config: TrainConfig, task: Task | None) -> Sequence[Mapping[str, Any]]:
+def _rows(config: TrainConfig, task: Task | None, screening: Screening) -> Rows:
     if config.prompts is not None:
-        return read_rows(config.prompts)
+        return read_placed_rows(config.prompts, screening)
     assert task is not None
     return _as_rows(task.prompts())
 

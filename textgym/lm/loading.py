@@ -216,6 +216,12 @@ def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> Non
         )
 
 
+def prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int | None:
+    """Return the number of prompt tokens that a model reads beside a response; None for no limit."""
+    limit = context_length(model)
+    return limit if limit is None or is_encoder_decoder(model) else limit - max_new_tokens
+
+
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the model embeds."""
     embedding: Any = model.get_input_embeddings()

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
 from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
-from textgym.runs.settings import LATER, changed_settings, flat
+from textgym.runs.settings import LATER, by_name, changed_settings
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
@@ -281,7 +281,7 @@ def begun_with(config: Any) -> dict[str, Any] | None:
     """Return the settings of the run that a command is to resume, by name, with later ones; None without a run."""
     if not (config.resume and is_run(config.out)):
         return None
-    return {**LATER, **flat(_kept_config(config.out))}
+    return {**LATER, **by_name(_kept_config(config.out))}
 
 
 def as_begun(config: Config) -> Config:

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from textgym.rows import NO_LIMIT
+
 LATER: Mapping[str, Any] = {
-    "bad_rows": "error",
+    "skip_bad": 0,
     "special_tokens": "parse",
+    "truncation": "error",
     "skip_special_tokens": True,
     "warmup_iterations": 0,
     "ent_coef": None,
@@ -28,8 +31,16 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by name, equal where they mean the same."""
-    found = flat(config)
+    found = by_name(config)
     return {**found, **{name: found.get(name) or None for name in ("target_kl", "ent_coef")}}  # none is 0 or None
+
+
+def by_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names that they have today: ``bad_rows: skip`` left out any number of bad rows."""
+    settings = flat(config)
+    former = [value for name, value in settings.items() if name.rpartition(".")[2] == "bad_rows"]
+    kept = {name: value for name, value in settings.items() if name.rpartition(".")[2] != "bad_rows"}
+    return {**({"skip_bad": NO_LIMIT if "skip" in former else 0} if former else {}), **kept}
 
 
 def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:

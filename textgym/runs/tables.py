@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
-from textgym.files import write_json
+from textgym.files import write_json, write_text
 from textgym.rendering import printable
+from textgym.rows import Screening
 from textgym.runs.directory import read_kept, read_rows
 
+SKIPPED = "skipped.jsonl"
 
-def note_skipped(out: Path, skipped: Sequence[str] | None) -> None:
-    """Says how many rows were left out as nothing can be learned from them, and keeps their number in the run."""
-    if skipped is None:
+
+def note_screening(out: Path, screening: Screening) -> None:
+    """Say how many rows of the data were left out or shortened; keep the numbers in the run, and a list of the rows."""
+    counts = screening.counts
+    if not counts:
         return
-    first = f"; the first: {printable(skipped[0])}" if skipped else ""
-    print(f"rows left out: {len(skipped)}{first}")
-    write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), "skipped_rows": len(skipped)})
+    print(told(screening))
+    if screening.omissions:
+        lines = [json.dumps(omission.record, ensure_ascii=False) + "\n" for omission in screening.omissions]
+        write_text(out / SKIPPED, "".join(lines))
+        print(f"  all of them: {printable(str(out / SKIPPED))}")
+    write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), **counts})
+
+
+def told(screening: Screening) -> str:
+    """Return the numbers of rows that were left out or shortened, and the first ones, as text for a terminal."""
+    bad, dropped = screening.bad, screening.dropped
+    lines = [f"bad rows left out: {len(bad)}; the first: {bad[0]}"] if bad else []
+    lines += [f"rows dropped as too long: {len(dropped)}; the first: {dropped[0].place}"] if dropped else []
+    lines += [f"prompts shortened from the left: {screening.shortened}"] if screening.shortened else []
+    return printable("\n".join(lines))
 
 
 def comparison_table(out: Path) -> str:

@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from textgym.lm.loading import names_encoder_decoder
 from textgym.mdp import ENVIRONMENT_COLUMNS
-from textgym.prompts import encode_prompts, read_rows
+from textgym.prompts import encode_prompts
+from textgym.rows import read_placed_rows
 from textgym.tasks.task import Proxy, Task, TextMetric
 from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt, RewardFunction
@@ -97,10 +98,8 @@ def _generation_config(model: str | Path) -> GenerationConfig | None:
 
 def _checked_rows(path: Path) -> dict[str, Row]:
     """The rows of a file, each under its place; see :func:`jsonl_task` for what is refused."""
-    found = read_rows(path)
-    lines = path.read_text(encoding="utf-8-sig").split("\n")  # read_rows skips the blank ones
-    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    rows = {f"{path}, line {number}": row for number, row in zip(numbers, found, strict=True)}
+    placed = read_placed_rows(path).items()
+    rows = {str(place) if place.line is None else f"{path}, line {place.line}": row for place, row in placed}
     _check_columns(rows)
     for place, row in rows.items():
         _check_texts(place, row)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.dpo_settings import DPOSettings
-from textgym.types import BadRows, SpecialTokens
+from textgym.types import SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class DPOConfig:
     out: Path
     """The run's directory: configuration, metrics, samples, model, report."""
     data: Path
-    """Comparisons in JSON Lines (or Parquet, or a directory saved by datasets): 'prompt, chosen, rejected', whole
-    dialogues as 'chosen, rejected', or 'prompt, completions, ranks', of which every pair of different rank counts."""
+    """Comparisons in JSON Lines, a JSON array, Parquet or a directory saved by datasets: 'prompt, chosen, rejected';
+    'chosen, rejected', whose common beginning is the prompt; or 'prompt, completions, ranks', of which every pair of
+    different rank counts."""
     model: str | None = None
     """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
     task: str | None = None
@@ -34,9 +35,12 @@ class DPOConfig:
     """Responses that are measured before and after: to the task's validation prompts, or else those held out."""
     max_new_tokens: int | None = None
     """The longest of these responses, in tokens. Default: the task's, or 48."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
+    truncation: Truncation = "error"
+    """Treatment of rows with more tokens than the model reads: 'error' (they are bad rows), 'left' (their prompt loses
+    its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
+    skip_bad: int = 0
+    """How many bad rows may be left out: malformed, blank, with equal completions, too long. 'skipped.jsonl' lists
+    them. Where there are more, nothing is trained."""
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""

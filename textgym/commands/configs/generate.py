@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from textgym.types import SpecialTokens
+from textgym.types import SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,12 @@ class GenerateConfig:
     prompt: tuple[str, ...] = ()
     """Prompts to continue."""
     prompts: Path | None = None
-    """A file of prompts: JSON Lines with a field 'prompt'."""
+    """A file of prompts: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with a field 'prompt'."""
+    truncation: Truncation = "error"
+    """Treatment of prompts of the file with more tokens than the model reads beside the new ones: 'error' (they are bad
+    rows), 'left' (keep their end) or 'drop' (leave them out)."""
+    skip_bad: int = 0
+    """How many bad rows of the file may be left out: malformed, empty, too long. They are told on standard error."""
     samples: int = 1
     """Continuations of each prompt."""
     max_new_tokens: int = 48

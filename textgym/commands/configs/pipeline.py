@@ -10,7 +10,7 @@ import tyro
 
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import Hyperparameters
-from textgym.types import BadRows, Combine, SpecialTokens
+from textgym.types import Combine, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,9 @@ class SFTPart:
     enabled: bool = True
     """Whether there is such a stage; without it all begins with the model itself."""
     demonstrations: Path | None = None
-    """A file with the fields 'prompt' and 'completion'. Default: the task's reference texts."""
+    """A file like the data of ``textgym sft``. Default: the task's reference texts."""
     count: int | None = None
     """How many of them to learn from, drawn by the seed. Default: all."""
-    bad_rows: BadRows = "error"
-    """Treatment of demonstrations that nothing can be learned from: 'error', or 'skip' to leave them out."""
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
 
 
@@ -32,6 +30,9 @@ class SFTPart:
 class LabelsPart:
     """In each iteration: samples of the current policy are ranked."""
 
+    preferences: Path | None = None
+    """Preferences that exist, in a file like the data of ``textgym reward-model``. The first iteration learns its
+    reward model from them, and samples and ranks nothing; in later ones they stay among the comparisons."""
     labeller: str = "gold"
     """Who ranks: 'gold' (of the task), 'module:function', 'path/to/file.py:function' or 'rm:DIR', whose scores order
     the completions; or 'file': the run stops, people fill in the ranks, and --resume goes on with them."""
@@ -106,6 +107,12 @@ class PipelineConfig:
     """P, in tokens. Default: the task's, or the longest prompt."""
     max_new_tokens: int | None = None
     """T, in tokens. Default: the task's, or 48."""
+    truncation: Truncation = "error"
+    """Treatment of rows with more tokens than fit, in all files: 'error' (they are bad rows), 'left' (their prompt
+    loses its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
+    skip_bad: int = 0
+    """How many bad rows (malformed, blank, with equal completions, too long) each stage may leave out. 'skipped.jsonl'
+    of the stage lists them. Where there are more, nothing is trained."""
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""

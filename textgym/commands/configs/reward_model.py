@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from textgym.types import BadRows, Combine, SpecialTokens
+from textgym.types import Combine, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class RewardModelConfig:
     """The run's directory: configuration, metrics, evaluation, the model (in 'checkpoint'), report. Use it as a reward
     by 'rm:OUT'."""
     data: Path
-    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt, completions, ranks' (0 is the
-    best), 'prompt, chosen, rejected', 'chosen, rejected' (whole dialogues) or 'prompt, completion, label'."""
+    """JSON Lines, a JSON array, Parquet or a directory saved by datasets, with the fields 'prompt, completions, ranks'
+    (0 is the best), 'prompt, chosen, rejected', 'chosen, rejected' (whose common beginning is the prompt) or 'prompt,
+    completion, label'."""
     task: str | None = None
     """A task's id, such as textgym/Reviews-v0; gives a base model, the gold reward to compare with and reference texts
     that score 0."""
@@ -48,9 +49,12 @@ class RewardModelConfig:
     """Passes over the data. More than one overfits quickly."""
     batch_size: int = 8
     """Prompts in one step; each brings all of its completions."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
+    truncation: Truncation = "error"
+    """Treatment of rows with more tokens than the model reads: 'error' (they are bad rows), 'left' (their prompt loses
+    its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
+    skip_bad: int = 0
+    """How many bad rows may be left out: malformed, blank, with equal completions, too long. 'skipped.jsonl' lists
+    them. Where there are more, nothing is trained."""
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""

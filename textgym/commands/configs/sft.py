@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.sft_settings import SFTSettings
-from textgym.types import BadRows, SpecialTokens
+from textgym.types import SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class SFTConfig:
     out: Path
     """The run's directory: configuration, metrics, samples, the model of the best epoch, report."""
     data: Path | None = None
-    """JSON Lines (or Parquet, or a directory saved by datasets) with the fields 'prompt' and 'completion'."""
+    """JSON Lines, a JSON array, Parquet or a directory saved by datasets, with the fields 'prompt, completion' or
+    'messages'. Of comparisons the preferred completion is learned; of rows with 'text' every token."""
     task: str | None = None
     """A task's id, such as textgym/Reviews-v0. Its reference texts are the demonstrations, unless 'data' is given; it
     also gives a base model, a gold reward and metrics."""
@@ -37,9 +38,12 @@ class SFTConfig:
     """Responses to validation prompts that are measured before, after each epoch, and after."""
     max_new_tokens: int | None = None
     """The longest of these responses, in tokens. Default: the task's, or the longest demonstration."""
-    bad_rows: BadRows = "error"
-    """Treatment of rows that nothing can be learned from (too long, an empty completion, two equal ones): 'error',
-    or 'skip' to leave them out and count them."""
+    truncation: Truncation = "error"
+    """Treatment of rows with more tokens than the model reads: 'error' (they are bad rows), 'left' (their prompt loses
+    its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
+    skip_bad: int = 0
+    """How many bad rows may be left out: malformed, blank, with equal completions, too long. 'skipped.jsonl' lists
+    them. Where there are more, nothing is trained."""
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""

@@ -23,7 +23,8 @@ class TrainConfig:
     model: str | None = None
     """A language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
     prompts: Path | None = None
-    """JSON Lines (or Parquet, or a directory saved by datasets) with a field 'prompt'; others reach the reward."""
+    """JSON Lines, a JSON array, Parquet or a directory saved by datasets, with a field 'prompt'; others reach the
+    reward."""
     validation: Path | None = None
     """Prompts that only measure, in a file like 'prompts'. Default: the validation split, where the task's own prompts
     are used and it has one; otherwise the prompts that are trained on."""
@@ -45,7 +46,11 @@ class TrainConfig:
     max_new_tokens: int | None = None
     """T, in tokens. Default: the task's, or 48."""
     truncation: Truncation = "error"
-    """What becomes of a prompt longer than P: 'error', 'left' (keep its end) or 'drop'."""
+    """Treatment of prompts with more than P tokens, or more than the model reads beside T new ones: 'error' (they are
+    bad rows), 'left' (keep their end) or 'drop' (leave them out and count them)."""
+    skip_bad: int = 0
+    """How many bad rows may be left out: malformed, empty, too long. 'skipped.jsonl' lists
+    them. Where there are more, nothing is trained."""
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in prompts: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
+
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
-from textgym.commands.pipeline.plan import reward_model_config, sft_config, train_config
+from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
 from textgym.commands.reward_model import check_settings as check_reward_model
+from textgym.commands.reward_model import read_examples
 from textgym.commands.sft import gather as gather_sft
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
 from textgym.lm.loading import context_length
 from textgym.mdp import TokenMDP
+from textgym.rewards.rankings import split_rankings
+from textgym.rows import Screening
+from textgym.types import Ranking
 
 
 def check_settings(config: PipelineConfig) -> None:
@@ -39,10 +45,10 @@ def check_settings(config: PipelineConfig) -> None:
         )
     if config.task is None and (config.model is None or config.prompts is None):
         raise ValueError("without --task, both --model and --prompts are needed")
-    if config.task is None and config.labels.labeller == "gold":
+    if config.task is None and config.labels.labeller == "gold" and labelled(config):
         raise ValueError(
             "labels.labeller='gold' is a task's true reward; without --task pass --labels.labeller with 'file', "
-            "path/to/file.py:function, module:function or rm:DIR"
+            "path/to/file.py:function, module:function or rm:DIR, or --labels.preferences FILE for a single iteration"
         )
     if config.prompts is not None and config.validation is None:
         raise ValueError("prompts without validation: pass --validation FILE with prompts that only measure")
@@ -61,7 +67,7 @@ def check_materials(config: PipelineConfig) -> None:
         ValueError, FileNotFoundError: something is missing or does not fit.
     """
     labeller = config.labels.labeller
-    if labeller == PEOPLE:
+    if labeller == PEOPLE or not labelled(config):
         labeller = "length" if config.task is None else "gold"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
     settings = config.train.hyperparameters
@@ -69,16 +75,33 @@ def check_materials(config: PipelineConfig) -> None:
         train_config(config, 1), model=config.model, reference=None, reward=labeller, hyperparameters=settings
     )
     made = resolved(begun)
-    mdp = user_mdp(made)
-    if len(mdp.prompts) < config.labels.prompts:
+    screening = Screening(config.truncation, config.skip_bad)
+    mdp = user_mdp(made, screening)
+    if labelled(config) and len(mdp.prompts) < config.labels.prompts:
         raise ValueError(f"labels.prompts={config.labels.prompts}, but there are {len(mdp.prompts)} prompts to ask")
-    validation_mdp(made, mdp)
-    pretraining, _ = gather_pretraining(made, mdp)
+    validation_mdp(made, mdp, screening)
+    pretraining, _ = gather_pretraining(made, mdp, screening)
     algorithm = make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
     _check_reward_models_context(mdp, context_length(algorithm.policy.lm))
     if config.sft.enabled:
         gather_sft(sft_config(config))
-    begin_reward_model(replace(reward_model_config(config, 1), model=config.model))
+    _check_preferences(config)
+
+
+def _check_preferences(config: PipelineConfig) -> None:
+    """Check the files that the first reward model reads, with a screening of its own."""
+    screening = Screening(config.truncation, config.skip_bad)
+    begun = begin_reward_model(replace(reward_model_config(config, 1), model=config.model), screening)
+    path = config.labels.preferences
+    if path is None:
+        return
+    examples = read_examples(begun.reader, path, screening)
+    split_rankings(examples, config.reward_model.heldout, torch.Generator())
+    if labelled(config) and not all(isinstance(example.preference, Ranking) for example in examples):
+        raise ValueError(
+            f"labels.preferences={str(path)!r} holds labels of single completions, which do not go together with the "
+            f"rankings of iterations=2 to {config.iterations}; pass comparisons, or --iterations 1"
+        )
 
 
 def _check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:

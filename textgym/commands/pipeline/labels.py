@@ -21,7 +21,7 @@ from textgym.files import write_json, write_text
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
-from textgym.prompts import plain_content, read_rows
+from textgym.prompts import plain_content
 from textgym.registration import load_task
 from textgym.rewards.labellers import (
     Labelled,
@@ -33,7 +33,9 @@ from textgym.rewards.labellers import (
 )
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import read_rankings, write_rankings
-from textgym.types import FloatArray, IntArray, SpecialTokens
+from textgym.rows import Screening, read_rows
+from textgym.tokenization import chat_renderer
+from textgym.types import FloatArray, IntArray, Ranking, SpecialTokens, Truncation
 
 PEOPLE = "file"  # the labeller that is a file
 SAMPLES, TO_LABEL = "samples.jsonl", "to_label.jsonl"
@@ -52,6 +54,8 @@ class LabelsConfig:
         prompts: the user's own prompts, or None.
         max_prompt_length: ``P``, or None for its default.
         max_new_tokens: ``T``, or None for its default.
+        truncation: treatment of the user's prompts that are too long.
+        skip_bad: how many bad rows of the user's files may be left out.
         special_tokens: how strings of special tokens in the user's prompts are read.
         skip_special_tokens: whether completions are without all special tokens.
         sampling: how the model writes.
@@ -70,6 +74,8 @@ class LabelsConfig:
     prompts: Path | None
     max_prompt_length: int | None
     max_new_tokens: int | None
+    truncation: Truncation
+    skip_bad: int
     special_tokens: SpecialTokens
     skip_special_tokens: bool
     sampling: Sampling
@@ -93,7 +99,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
     with runs.held(config.out, about, overwrite=False, resume=resume) as goes_on:
         if not goes_on:
             runs.begin_run(config.out, about)
-        mdp = _mdp(config)
+        mdp = _mdp(config, Screening(config.truncation, config.skip_bad))
         chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
         if not (config.out / SAMPLES).exists():
             write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
@@ -109,10 +115,17 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
         if not labelled.rankings:
             raise ValueError(f"{config.out / SAMPLES}: no prompt has completions that differ in rank ({dropped})")
         write_rankings(config.out / RANKINGS, labelled.rankings)
-        earlier = [] if config.previous is None else read_rankings(config.previous)
-        write_rankings(config.out / COMPARISONS, [*earlier, *labelled.rankings])
+        write_rankings(config.out / COMPARISONS, [*earlier_rankings(config, mdp), *labelled.rankings])
         write_json(config.out / "labels.json", _described(config, rows, labelled, dropped))
         return True
+
+
+def earlier_rankings(config: LabelsConfig, mdp: TokenMDP) -> list[Ranking]:
+    """Read the comparisons so far: the user's own, or those of the iterations before."""
+    if config.previous is None:
+        return []
+    screening = Screening(config.truncation, config.skip_bad)
+    return read_rankings(config.previous, chat_renderer(mdp.tokenizer), screening)
 
 
 def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> IntArray:
@@ -121,7 +134,7 @@ def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> Int
     return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
 
 
-def _mdp(config: LabelsConfig) -> TokenMDP:
+def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
     """The prompts, paid by gold where there is one, and by nothing else that would take time."""
     task = None if config.task is None else load_task(config.task)
     mdp = user_mdp(
@@ -135,7 +148,8 @@ def _mdp(config: LabelsConfig) -> TokenMDP:
             max_new_tokens=config.max_new_tokens,
             special_tokens=config.special_tokens,
             skip_special_tokens=config.skip_special_tokens,
-        )
+        ),
+        screening,
     )
     return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))
 

@@ -45,9 +45,15 @@ def plan(config: PipelineConfig) -> tuple[Stage, ...]:
     """All stages, in the order in which they run."""
     first = (_sft_stage(config),) if config.sft.enabled else ()
     rounds = [
-        (_labels(config, i), _reward_model(config, i), _policy(config, i)) for i in range(1, config.iterations + 1)
+        ([_labels(config, i)] if i in labelled(config) else []) + [_reward_model(config, i), _policy(config, i)]
+        for i in range(1, config.iterations + 1)
     ]
     return (*first, *(stage for stages in rounds for stage in stages))
+
+
+def labelled(config: PipelineConfig) -> range:
+    """Return the iterations in which samples are ranked; with preferences that exist, all but the first."""
+    return range(1 if config.labels.preferences is None else 2, config.iterations + 1)
 
 
 def stage_directory(config: PipelineConfig, name: str, iteration: int) -> Path:
@@ -62,7 +68,8 @@ def sft_config(config: PipelineConfig) -> SFTConfig:
         data=config.sft.demonstrations,
         task=config.task,
         count=config.sft.count,
-        bad_rows=config.sft.bad_rows,
+        truncation=config.truncation,
+        skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         model=config.model,
         eval_episodes=config.eval_episodes,
@@ -91,6 +98,8 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
         total_timesteps=part.total_timesteps,
         max_prompt_length=config.max_prompt_length,
         max_new_tokens=config.max_new_tokens,
+        truncation=config.truncation,
+        skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         skip_special_tokens=config.skip_special_tokens,
         missing_end_score=part.missing_end_score,
@@ -109,13 +118,14 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
     part = config.reward_model
     return RewardModelConfig(
         out=stage_directory(config, "reward_model", iteration),
-        data=stage_directory(config, "labels", iteration) / COMPARISONS,
+        data=_comparisons(config, iteration),
         task=config.task,
         model=_current(config, 1),
         heldout=part.heldout,
         demonstrations=config.sft.demonstrations,
         prompts=config.prompts,
-        bad_rows=config.sft.bad_rows,  # of the same demonstrations
+        truncation=config.truncation,
+        skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         ensemble=part.ensemble,
         combine=part.combine,
@@ -137,6 +147,8 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         prompts=config.prompts,
         max_prompt_length=config.max_prompt_length,
         max_new_tokens=config.max_new_tokens,
+        truncation=config.truncation,
+        skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         skip_special_tokens=config.skip_special_tokens,
         sampling=Sampling(drawn.temperature, drawn.min_new_tokens, drawn.top_k, drawn.top_p),
@@ -146,8 +158,15 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         temperature=part.temperature,
         iteration=iteration,
         seed=config.seed,
-        previous=None if iteration == 1 else stage_directory(config, "labels", iteration - 1) / COMPARISONS,
+        previous=None if iteration == 1 else _comparisons(config, iteration - 1),
     )
+
+
+def _comparisons(config: PipelineConfig, iteration: int) -> Path:
+    """Return the file that the reward model of an iteration learns from."""
+    if config.labels.preferences is not None and iteration not in labelled(config):
+        return config.labels.preferences
+    return stage_directory(config, "labels", iteration) / COMPARISONS
 
 
 def _current(config: PipelineConfig, iteration: int) -> str | None:

@@ -1,0 +1,294 @@
+"""Rows of data files: reading them, where each one stands, and an account of those that are left out."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from textgym.files import parse_json, read_text
+from textgym.types import Truncation
+
+NO_LIMIT = 10**9
+"""``skip_bad`` of runs that began when any number of bad rows was left out."""
+SHOWN = 3  # bad rows that a message spells out
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a row.
+
+    Attributes:
+        source: the file, or what an error calls the data.
+        row: counted from 1, blank lines left out; None for a line that is no row.
+        line: of the file, counted from 1; None where rows are no lines.
+    """
+
+    source: str
+    row: int | None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.source}, line {self.line}" if self.row is None else f"{self.source}, row {self.row}"
+
+
+class BadRowError(ValueError):
+    """A row that cannot be used: malformed, blank, with equal completions, or with too many tokens."""
+
+
+class TooLongError(BadRowError):
+    """A row with too many tokens; under ``truncation="drop"`` it is left out and is no bad row."""
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A row that was left out.
+
+    Attributes:
+        place: where it stands.
+        reason: what is wrong with it.
+        dropped: True if it has too many tokens and such rows are to be dropped; False if it is a bad row.
+    """
+
+    place: Place
+    reason: str
+    dropped: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The omission as ``skipped.jsonl`` lists it."""
+        where = {"file": self.place.source, "row": self.place.row, "line": self.place.line}
+        return {**where, "reason": self.reason, "kind": "dropped" if self.dropped else "bad"}
+
+
+@dataclass
+class Screening:
+    """An account of the rows that a command leaves out or shortens.
+
+    Args:
+        truncation: treatment of rows with too many tokens.
+        skip_bad: how many bad rows may be left out; None raises the first one at once.
+    """
+
+    truncation: Truncation = "error"
+    skip_bad: int | None = None
+    shortened: int = 0
+    """Rows whose prompt lost its beginning."""
+    _found: dict[Omission, None] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.truncation not in ("error", "left", "drop"):
+            raise ValueError(f"truncation={self.truncation!r} is not one of 'error', 'left', 'drop'")
+        if self.skip_bad is not None and (isinstance(self.skip_bad, bool) or self.skip_bad < 0):
+            raise ValueError(f"skip_bad={self.skip_bad}; expected 0 or more")
+
+    @property
+    def omissions(self) -> tuple[Omission, ...]:
+        """Rows that were left out, in the order in which they were found; once each, though a file be read twice."""
+        return tuple(self._found)
+
+    @property
+    def bad(self) -> list[Omission]:
+        """Rows that cannot be used."""
+        return [omission for omission in self.omissions if not omission.dropped]
+
+    @property
+    def dropped(self) -> list[Omission]:
+        """Rows with too many tokens, left out by ``truncation="drop"``."""
+        return [omission for omission in self.omissions if omission.dropped]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that were left out or shortened, by the names that ``evaluation.json`` has for them; no zeros."""
+        found = {"skipped_rows": len(self.bad), "dropped_rows": len(self.dropped), "shortened_rows": self.shortened}
+        return {name: count for name, count in found.items() if count}
+
+    @contextmanager
+    def row(self, place: Place) -> Iterator[None]:
+        """Leave out the row that stands at a place if the block raises :class:`BadRowError`.
+
+        Raises:
+            BadRowError: the row is bad, and ``skip_bad`` is None; the message begins with the place.
+        """
+        try:
+            yield
+        except BadRowError as error:
+            dropped = isinstance(error, TooLongError) and self.truncation == "drop"
+            if not dropped and self.skip_bad is None:
+                raise type(error)(f"{place}: {error}") from error
+            self._found[Omission(place, str(error), dropped)] = None
+
+    def check(self) -> None:
+        """Refuse the data if more rows are bad than may be left out.
+
+        Raises:
+            BadRowError: names the first bad rows, and how many there are.
+        """
+        bad, limit = self.bad, self.skip_bad or 0
+        if len(bad) <= limit:
+            return
+        if len(bad) == 1:
+            raise BadRowError(f"{bad[0]}. Mend the row, or leave it out with skip_bad=1 (--skip-bad 1)")
+        others = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise BadRowError(
+            f"{len(bad)} bad rows, more than skip_bad={limit} allows: {'; '.join(map(str, bad[:SHOWN]))}{others}. "
+            f"Mend them, or leave them out with skip_bad={len(bad)} (--skip-bad {len(bad)})"
+        )
+
+    def require_some(self, kept: Iterable[object], source: str) -> None:
+        """Check the account of a source, and that a row of it is left.
+
+        Raises:
+            BadRowError: as :meth:`check`.
+            ValueError: no row is left.
+        """
+        self.check()
+        if not any(True for _ in kept):
+            first = next((f". {omission}" for omission in self.omissions if omission.place.source == source), "")
+            raise ValueError(f"{source}: no row is left to use{first}")
+
+
+def placed(rows: Iterable[Value] | Mapping[Place, Value], source: str) -> dict[Place, Value]:
+    """Return rows by their places: as they came, or numbered from 1."""
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    return {Place(source, number): row for number, row in enumerate(rows, start=1)}
+
+
+def in_file_order(texts: Mapping[Place, Sequence[str]]) -> list[Sequence[str]]:
+    """Return the texts of each row from the first on, none where a row was left out."""
+    by_row = {place.row: own for place, own in texts.items() if place.row is not None}
+    return [by_row.get(row, ()) for row in range(1, max(by_row, default=0) + 1)]
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Read the rows of a data file; see :func:`read_placed_rows`."""
+    return list(read_placed_rows(path).values())
+
+
+def read_placed_rows(path: str | Path, screening: Screening | None = None) -> dict[Place, dict[str, Any]]:
+    """Read a data file: JSON Lines, a JSON array of objects, Parquet, or a directory that ``datasets`` saved.
+
+    JSON is read as UTF-8, with a byte order mark or without, and may be compressed by gzip (``.gz``).
+
+    Args:
+        path: the file or directory.
+        screening: accounts for lines that are no JSON objects; without it they are errors.
+
+    Returns:
+        The rows, by where they stand.
+
+    Raises:
+        FileNotFoundError: nothing stands at ``path``.
+        ValueError: the file cannot be read, a line is no JSON object (file and line are named), or there is no row.
+    """
+    path, screening = Path(path), screening or Screening()
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r}: no such file; expected JSON Lines, Parquet or a saved data set")
+    if path.is_dir() or path.suffix == ".parquet":
+        found = placed(_read_saved(path), str(path))
+    else:
+        found = _read_json(_read_text(path), str(path), screening)
+    if not found:
+        raise ValueError(f"{str(path)!r} is empty; expected at least one row")
+    return found
+
+
+def _read_json(text: str, source: str, screening: Screening) -> dict[Place, dict[str, Any]]:
+    # str.splitlines would also cut at U+2028 and its like, which may stand in JSON strings.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        return {}
+    found: dict[Place, dict[str, Any]] = {}
+    array = _array(text, [line for _, line in lines], source)
+    if array is not None:
+        for place, value in placed(array, source).items():
+            with screening.row(place):
+                found[place] = _object(value)
+    else:
+        for row, (number, line) in enumerate(lines, start=1):
+            with screening.row(Place(source, None, number)):
+                found[Place(source, row, number)] = _object(_parsed(line))
+    if array is None or array:
+        screening.require_some(found, source)
+    return found
+
+
+def _array(text: str, lines: Sequence[str], source: str) -> list[Any] | None:
+    """Return the values of a JSON array; None for JSON Lines.
+
+    Raises:
+        ValueError: it is neither; the message names the line.
+    """
+    begin = lines[0].strip()
+    if begin[0] == "[" and (len(lines) == 1 or not _is_json(begin)):
+        values: list[Any] = parse_json(text, source)
+        return values
+    if begin[0] == "{" and not _is_json(begin) and _is_json(text):
+        raise ValueError(
+            f"{source} holds one JSON object; expected one object a line (JSON Lines), or an array of them"
+        )
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text, "")
+    except ValueError:
+        return False
+    return True
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line, "it")
+    except ValueError as error:
+        said = str(error).removeprefix("it is ").removeprefix("it: ")
+        raise BadRowError(f"{said}; expected one JSON object a line") from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRowError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_text(path: Path) -> str:
+    if path.suffix != ".gz":
+        return read_text(path)
+    try:
+        return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not compressed by gzip, or was cut short: {error}") from error
+
+
+def _read_saved(path: Path) -> list[dict[str, Any]]:
+    """Read a Parquet file, or a directory that ``datasets`` saved."""
+    try:
+        if not path.is_dir():
+            import pyarrow.parquet  # takes a while to import
+
+            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+            return rows
+        import datasets  # takes seconds to import
+
+        data = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+    if isinstance(data, datasets.DatasetDict):
+        raise ValueError(f"{str(path)!r} holds the splits {sorted(data)}; give the directory of one of them")
+    return [dict(row) for row in data]
