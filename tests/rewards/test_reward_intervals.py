@@ -64,7 +64,7 @@ def test_a_single_prompt_has_no_interval():
 
 
 def test_the_interval_covers_the_truth_where_pairs_of_a_prompt_are_alike():
-    """Twenty prompts of six pairs with a chance of their own: the binomial interval of the pairs misses far too often."""
+    """Pairs share the chance of their prompt: the binomial interval of the pairs misses far too often."""
     rng = np.random.default_rng(0)
     prompts = np.repeat(np.arange(20), 6)
     held, naive, runs = 0, 0, 600
