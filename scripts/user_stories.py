@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textgym.rewards.intervals import half_width
+
 GOOD = ("happy", "kind", "bright", "lovely", "warm")
 BAD = ("sad", "mean", "dark", "ugly", "cold")
 WHO = ("dog", "cat", "boy", "girl", "bird", "frog", "bear", "fish")
@@ -133,7 +135,7 @@ def show(run: Path) -> None:
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     for name in ("score", "kl"):
         before, after = (found[stage][name] for stage in ("before", "after"))
-        text = f"{before['mean']:.3f} -> {after['mean']:.3f} ± {1.96 * after['sem']:.3f}"
+        text = f"{before['mean']:.3f} -> {after['mean']:.3f} ± {half_width(after['sem'], after['n']):.3f}"
         print(f"  {run.name}: {name:8}{text}", flush=True)
 
 

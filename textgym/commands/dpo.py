@@ -18,7 +18,6 @@ from textgym.commands.learner import (
     Learner,
     keep_epochs,
     kept_epochs,
-    no_reward,
     open_learner,
     run_learning,
     save_learned,
@@ -28,6 +27,7 @@ from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import content_key, encode_prompts
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.preferences import read_preferences
 from textgym.rewards.rankings import split_rankings
 from textgym.tokenization import chat_renderer, trained_end

@@ -79,11 +79,6 @@ def _source(model: str | None, task: Task | None) -> ModelSource:
     return task.base_model
 
 
-def no_reward(prompts: list[Any], **_: Any) -> list[float]:
-    """0 for everything, where nobody judges."""
-    return [0.0] * len(prompts)
-
-
 # --- a run that learns from data, in epochs ----------------------------------------------------------------
 
 

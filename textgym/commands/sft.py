@@ -22,7 +22,6 @@ from textgym.commands.learner import (
     TRAINING,
     keep_epochs,
     kept_epochs,
-    no_reward,
     open_learner,
     run_learning,
     save_learned,
@@ -34,6 +33,7 @@ from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import read_rows
 from textgym.registration import load_task
+from textgym.rewards.builtin import no_reward
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 from textgym.types import SpecialTokens
