@@ -17,6 +17,7 @@ from textgym.benchmarks.experiment import Cell, Estimate, Figure, Findings, Tabl
 from textgym.benchmarks.figures import typical_places
 from textgym.benchmarks.templating import write_page
 from textgym.files import write_text
+from textgym.rendering import printable
 
 WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
@@ -154,7 +155,7 @@ def _numeric(table: Table) -> list[bool]:
 
 def terminal_table(table: Table) -> str:
     """The table in aligned columns, under its title and above its note."""
-    lines = [list(table.columns), *_texts(table)]
+    lines = [[one_line(cell) for cell in line] for line in (list(table.columns), *_texts(table))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])
     numeric = _numeric(table)
@@ -165,15 +166,30 @@ def terminal_table(table: Table) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([table.title, "", *told, *([f"\n{table.note}"] if table.note else [])])
+    title, note = one_line(table.title), one_line(table.note)
+    return "\n".join([title, "", *told, *([f"\n{note}"] if note else [])])
+
+
+def one_line(text: str) -> str:
+    """A text without what commands a terminal or begins a new line."""
+    return " ".join(printable(text).splitlines())
+
+
+_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is: names come from users, and may look like a tag, a cell, code or a link."""
+    escaped = "".join(_MARKUP.get(letter, letter) for letter in one_line(text))
+    return escaped.replace("](", "]\\(").replace("][", "]\\[")
 
 
 def markdown_table(table: Table) -> str:
     """The table in Markdown, without its title, its note below."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     lines = [list(table.columns), rule, *_texts(table)]
-    told = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*told, *([f"\n{table.note}"] if table.note else [])])
+    told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
 
 
 def csv_table(table: Table) -> str:
@@ -182,7 +198,8 @@ def csv_table(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = zip(table.columns, spread, strict=True)
-    writer.writerow([f"{name}{end}" for name, wide in names for end in (("", " low", " high") if wide else ("",))])
+    ends = ((name, end) for name, wide in names for end in (("", " low", " high") if wide else ("",)))
+    writer.writerow([csv_text(f"{name}{end}") for name, end in ends])
     for row in table.rows:
         groups = (_fields(cell, wide) for cell, wide in zip(row, spread, strict=True))
         writer.writerow([field for group in groups for field in group])
@@ -192,4 +209,11 @@ def csv_table(table: Table) -> str:
 def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
     if isinstance(cell, Estimate):
         return [cell.value, cell.low, cell.high]
-    return [cell, None, None] if wide else [cell]
+    plain = csv_text(cell) if isinstance(cell, str) else cell
+    return [plain, None, None] if wide else [plain]
+
+
+def csv_text(text: str) -> str:
+    """A text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from html import escape
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
+from textgym.rendering import printable
 from textgym.rewards.intervals import half_width
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
@@ -131,6 +133,17 @@ def plain_numbers() -> ScalarFormatter:
     return formatter
 
 
+LONGEST_NAME = 32
+
+
+def shown_name(name: str) -> str:
+    """A name as a picture can show it: one line, cut in the middle where it is long, its dollars no formula."""
+    line = " ".join(printable(name).split())
+    if len(line) > LONGEST_NAME:
+        line = f"{line[: LONGEST_NAME // 2]}…{line[1 - LONGEST_NAME // 2 :]}"
+    return line.replace("$", r"\$")
+
+
 def styled() -> AbstractContextManager[None]:
     """Within it, figures are drawn in the page's style."""
     return matplotlib.rc_context(STYLE)
@@ -139,7 +152,9 @@ def styled() -> AbstractContextManager[None]:
 def svg(figure: Figure, label: str) -> str:
     """A figure as an ``<svg>`` element; ``label`` names it for screen readers."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page's font has it
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), label)
 
 
@@ -155,4 +170,4 @@ def _inline(svg: str, label: str) -> str:
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, variable)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1)

@@ -290,7 +290,7 @@ def is_lost(value: Any) -> bool:
 
 
 def ends(y: Sequence[float]) -> tuple[str, str]:
-    """The first and the last finite value, told with equally many decimal places; the first is empty of a single one."""
+    """The first and the last finite value, with equally many decimal places; the first is empty of a single one."""
     finite = [value for value in y if math.isfinite(value)]
     pair = finite[0], finite[-1]
     size = max(map(abs, pair))
