@@ -22,12 +22,13 @@ from textgym.rendering import printable
 WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
 
-def write_bench_report(findings: Mapping[str, Findings], out: Path) -> Path:
+def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str | None = None) -> Path:
     """Writes ``report.html``, and beside it each table as CSV and each figure as SVG.
 
     Args:
         findings: by experiment, in the order of the page.
         out: a directory; made where there is none.
+        title: of the browser's window; the experiments unless given.
 
     Returns:
         Where the page is.
@@ -44,7 +45,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path) -> Path:
             write_text(out / table.file, csv_table(table.source))
         for figure in section.figures:
             write_page("picture.html", {"box": figure.box, "svg": figure.source.svg}, out / figure.file)
-    title = f"textgym benchmark: {', '.join(findings)}"
+    title = title or f"textgym benchmark: {', '.join(findings)}"
     return write_page("bench.html", {"title": title, "sections": sections}, out / "report.html")
 
 
@@ -86,6 +87,7 @@ class Section:
     name: str
     anchor: str
     headline: str
+    notices: tuple[str, ...]
     figures: list[ShownFigure]
     tables: list[ShownTable]
 
@@ -100,7 +102,7 @@ def _section(name: str, findings: Findings) -> Section:
         _shown_figure(figure, f"{anchor}-{index}-{_slug(figure.title)}.svg")
         for index, figure in enumerate(findings.figures, start=1)
     ]
-    return Section(name, anchor, findings.headline, figures, tables)
+    return Section(name, anchor, findings.headline, findings.notices, figures, tables)
 
 
 def _slug(name: str) -> str:
@@ -190,6 +192,13 @@ def markdown_table(table: Table) -> str:
     lines = [list(table.columns), rule, *_texts(table)]
     told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
     return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
+
+
+def markdown_page(title: str, findings: Findings) -> str:
+    """A section in Markdown: the headline, what must be known of the results, and every table."""
+    notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
+    tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
+    return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
 
 
 def csv_table(table: Table) -> str:

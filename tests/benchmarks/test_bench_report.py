@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.benchmarks.bench_report import csv_table, markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.bench_report import (
+    csv_table,
+    markdown_page,
+    markdown_table,
+    terminal_table,
+    write_bench_report,
+)
 from textgym.benchmarks.experiment import Estimate, Figure, Findings, Table
 from textgym.benchmarks.figures import Line, lines
 from textgym.benchmarks.statistics import interquartile_mean, mean_estimate, unseen_losses
 from textgym.benchmarks.summary import summary
-from textgym.commands.bench import markdown, shown
+from textgym.commands.bench import shown
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
 HOSTILE = "<script>alert('x')</script>"
@@ -277,7 +283,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line = Figure("Lines", lines({name: Line([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
     found = Findings(found.headline, found.tables, (*found.figures, line))
     write_bench_report({NAMES[0]: found}, out)
-    (out / "report.md").write_text(markdown(NAMES[0], found), encoding="utf-8")
+    (out / "report.md").write_text(markdown_page(NAMES[0], found), encoding="utf-8")
     (out / "terminal.txt").write_text(shown(found), encoding="utf-8")
     return out
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from textgym.benchmarks.bench_report import markdown_table, markdown_text, one_line, terminal_table, write_bench_report
+from textgym.benchmarks.bench_report import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.benchmarks.comparable import require_comparable
 from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Results
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
@@ -113,16 +113,10 @@ def report(config: BenchReport) -> Path:
         found[title] = experiment.findings(ordered(results, experiment.plan))
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
-    write_text(config.out / "report.md", "\n".join(markdown(title, one) for title, one in found.items()))
+    write_text(config.out / "report.md", "\n".join(markdown_page(title, one) for title, one in found.items()))
     print("\n\n".join(f"{one_line(title)}: {shown(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
-
-
-def markdown(title: str, findings: Findings) -> str:
-    """A section: the headline and every table."""
-    tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
-    return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n", *tables])
 
 
 def listing() -> str:
