@@ -105,9 +105,8 @@ def pooled(group: Group, measure: str) -> Pooled | None:
         return Pooled(_cell(one), f"{number(one.n)} {behind} of one seed" if known else "one seed: none", 1)
     values = np.array([run.measured[measure].mean for run in runs])
     mean, half = float(values.mean()), half_width(float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
-    return Pooled(
-        mean if half is None else Estimate(mean, mean - half, mean + half), f"{len(values)} seeds", len(values)
-    )
+    cell = mean if half is None else Estimate(mean, mean - half, mean + half)
+    return Pooled(cell, f"{len(values)} seeds", len(values))
 
 
 def _cell(one: Reached) -> Estimate | float:
@@ -252,9 +251,8 @@ def _differences(groups: Sequence[Group], measures: Sequence[str]) -> list[Table
         f"Each group less {first.name}, which was given first: seed by seed where two seeds match, else by Welch's "
         "test. Each interval stands for itself: of twenty that are all of nothing, one looks clear."
     )
-    return [
-        Table(f"Differences to {first.name}", ("group", "measure", "difference", "basis", "verdict"), tuple(rows), note)
-    ]
+    columns = ("group", "measure", "difference", "basis", "verdict")
+    return [Table(f"Differences to {first.name}", columns, tuple(rows), note)]
 
 
 def _every_run(groups: Sequence[Group], measures: Sequence[str]) -> Table:
@@ -286,33 +284,27 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
         for group in groups:
             if one := pooled(group, measure):
                 shown[group.name] = one.cell if isinstance(one.cell, Estimate) else Estimate(one.mean, np.nan, np.nan)
-        best_is = {1: "", -1: "; the best, the lowest, is at the bottom"}.get(described.better, "")
-        caption = f"{described.hint.capitalize()}. Bars are Student's 95 % intervals; a hollow dot has none{best_is}."
-        found.append(Figure(described.label, intervals(shown, _axis(described)), caption))
+        caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
+        svg = intervals(shown, described.label, lowest_first=described.better < 0)
+        found.append(Figure(described.label, svg, caption))
     drawn = groups[:MOST_LINES]
     left_out = f" The first {MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > MOST_LINES else ""
+    told = f"Bands are 95 % intervals over seeds; a line without one is a single run.{left_out}"
     for key, described in CURVES.items():
-        if key == "rollout/score" and (measures and "score" not in measures):
+        if key == "rollout/score" and measures and "score" not in measures:
             continue  # it means something else in each group, or it is gold
         for unit in dict.fromkeys(run.unit for group in groups for run in group.runs):
+            if key == "train/loss" and unit == "tokens":
+                continue  # the loss of reinforcement falls for no better policy
             series = {group.name: line for group in drawn if (line := mean_curve(group, key, unit)) is not None}
             if series:
-                caption = (
-                    f"{_sentence(described.hint)}Means over seeds; bands are Student's 95 % intervals over two seeds "
-                )
-                caption += (
-                    f"or more, and a line without a band is a single run. Axes begin where the data do.{left_out}"
-                )
-                found.append(Figure(f"{described.label} by {unit}", lines(series, unit, _axis(described)), caption))
+                svg = lines(series, unit, described.label)
+                found.append(Figure(f"{described.label} by {unit}", svg, f"{_sentence(described.hint)}{told}"))
     return found
 
 
 def _sentence(hint: str) -> str:
     return f"{hint[:1].upper()}{hint[1:]}. " if hint else ""
-
-
-def _axis(described: Metric) -> str:
-    return described.label
 
 
 def mean_curve(group: Group, key: str, unit: str) -> Line | None:

@@ -50,8 +50,9 @@ class Reached:
     @classmethod
     def of(cls, estimate: Estimate) -> Reached:
         """An estimate with Student's interval."""
-        known = estimate.half is not None
-        return cls(estimate.mean, *((estimate.low, estimate.high) if known else (None, None)), estimate.n)
+        if estimate.half is None:
+            return cls(estimate.mean, n=estimate.n)
+        return cls(estimate.mean, estimate.low, estimate.high, estimate.n)
 
 
 @dataclass(frozen=True)
@@ -245,8 +246,8 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
     """The losses and margins of the model that is kept."""
     if command == "sft":
         kept = read_object(path / "kept.json").get("epoch")
-        losses = [row.get("validation/loss") for row in rows if row.get("iteration") == kept]
-        return {"validation loss": Reached(loss) for loss in losses if isinstance(loss, float) and is_finite(loss)}
+        loss = next((row.get("validation/loss") for row in rows if row.get("iteration") == kept), None)
+        return {"validation loss": Reached(loss)} if isinstance(loss, float) and is_finite(loss) else {}
     if command != "dpo" or not rows:
         return {}
     last = {name.removeprefix("validation/"): value for name, value in rows[-1].items()}

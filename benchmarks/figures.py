@@ -71,7 +71,8 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
                 raise ValueError(f"series[{name!r}] follows {leader!r}; expected one of {', '.join(colours)}")
             _draw_line(axes, name, line, colours[leader])
         largest = max(float(np.nanmax(np.abs(np.asarray(line.x, float)))) for line in series.values())
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        whole = all(np.equal(np.mod(line.x, 1), 0).all() for line in series.values())
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if largest >= 1000 else plain_numbers())
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(plain_numbers())
@@ -102,17 +103,20 @@ def _legend_name(name: str) -> str:
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
-def intervals(estimates: Mapping[str, Estimate], label: str) -> str:
+def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
     """A dot and a whisker for each name, the best on top, the number beside it.
 
-    An estimate whose ends are NaN has no interval: its dot is hollow.
+    An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
+    ``lowest_first``.
 
     Raises:
         ValueError: there is none.
     """
     _expect_some("estimates", estimates)
     colours, places = _colours(estimates), typical_places(estimates.values())
-    ranked = sorted(estimates.items(), key=lambda item: -item[1].value)  # stable: ties keep their order
+    ranked = sorted(
+        estimates.items(), key=lambda item: item[1].value if lowest_first else -item[1].value
+    )  # stable: ties keep their order
     with styled():
         figure = Figure(figsize=(HALF, ROW * len(ranked) + 0.7), layout="constrained")
         axes = figure.subplots()
