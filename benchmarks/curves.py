@@ -105,7 +105,8 @@ def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> 
     axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
     if half is not None:
         axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
     axes.yaxis.set_major_formatter(plain_numbers())

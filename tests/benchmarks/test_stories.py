@@ -147,7 +147,8 @@ def test_a_reward_model_is_told_beside_chance_and_the_longer_text(tmp_path: Path
     page = told(path).replace("\u00a0", " ")
     for said in (
         "Chance is 50.0 %.",
-        "The longer text is the better one in 65.0 %: the model is clearly above that (+15.0 points, +5.0 … +25.0 at 95 %).",
+        "The longer text is the better one in 65.0 %: the model is clearly above that (+15.0 points, ",
+        "points, +5.0 … +25.0 at 95 %).",
         "It was judged on 40 held-out prompts with 90 pairs; intervals are over prompts",
         "held-out prompts 40",
         "nats per pair; 2 epochs",
