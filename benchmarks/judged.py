@@ -90,7 +90,9 @@ class Judged:
     @property
     def of_ceiling(self) -> float | None:
         """The share of the way from chance to gold's own accuracy; None where there is no way."""
-        if self.accuracy is None or self.ceiling is None or self.labels or self.ceiling <= CHANCE:
+        if self.accuracy is None or self.ceiling is None or self.labels:
+            return None
+        if not min(self.accuracy.value, self.ceiling) > CHANCE:
             return None
         return (self.accuracy.value - CHANCE) / (self.ceiling - CHANCE)
 

@@ -13,6 +13,7 @@ from textgym.benchmarks.judged import judged, judged_explained, judged_headline,
 from textgym.benchmarks.pipeline_figures import calibration
 from textgym.benchmarks.reading import read_lines, read_object
 from textgym.benchmarks.report import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
+from textgym.benchmarks.stories import STEPS, stop_reason
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
@@ -35,6 +36,7 @@ class Run:
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
         rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
         notices: what could not be read.
+        stopped: where and why it was stopped, or empty.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Run:
     rows: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
     notices: Sequence[str]
+    stopped: str = ""
 
     @classmethod
     def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
@@ -71,6 +74,7 @@ class Run:
             rows=rows,
             samples=samples,
             notices=[*notices, *more_notices],
+            stopped=stop_reason(read_object(path / "stopped.json"), STEPS.get(kind, "iteration")),
         )
 
     @property
@@ -93,6 +97,8 @@ class Run:
             return "done"
         if not self.begun:
             return "not begun"
+        if self.stopped:
+            return f"{self.stopped[:1].lower()}{self.stopped[1:].rstrip('.')}"
         return f"waits for ranks in {self.directory}/{TO_LABEL}" if self.waits else "unfinished"
 
     @property

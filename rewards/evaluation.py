@@ -158,12 +158,13 @@ def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequenc
     """How sure the accuracy is, that of the longer text, and the difference of the two."""
     longer = wins(np.concatenate([pair_margins(group.lengths, group.ranks)[0] for group in groups]))
     ahead = wins(margins) - longer
+    ends = mean_interval(ahead, prompts)
     return {
         "accuracy_interval": share_interval(wins(margins), prompts),
         "length_baseline_interval": share_interval(longer, prompts),
         "accuracy_over_length": {
             "mean": clustered(ahead, prompts).mean,
-            "interval": mean_interval(ahead, prompts),
+            "interval": None if ends is None else (max(ends[0], -1.0), min(ends[1], 1.0)),
         },
     }
 

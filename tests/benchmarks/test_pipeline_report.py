@@ -262,6 +262,13 @@ def test_stages_that_are_missing_or_unfinished_are_named(out: Path) -> None:
     assert "So far, the loop raised gold from 0.51 to 0.70" in told
 
 
+def test_a_stage_that_was_stopped_says_where_and_why(out: Path) -> None:
+    policy = out / "iteration-1" / "policy"
+    dump(policy / "evaluation.json", {"before": POLICY["before"]})
+    dump(policy / "stopped.json", {"iteration": 3, "reason": "training diverged: the loss is nan"})
+    assert "Missing: policy 1 (stopped at iteration 3: training diverged: the loss is nan)." in told_by(read(out))
+
+
 def test_a_loop_that_has_only_been_planned_has_a_page(tmp_path: Path) -> None:
     dump(tmp_path / "config.json", {"task": "textgym/Reviews-v0"})
     dump(tmp_path / "stages.json", STAGES)

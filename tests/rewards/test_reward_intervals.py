@@ -95,9 +95,11 @@ def test_an_evaluation_counts_prompts_and_not_pairs():
     assert (found["accuracy"], found["length_baseline"]) == (4 / 5, 3.5 / 5)
     assert found["accuracy_interval"] == share_interval([1, 1, 1, 1, 0], "aaaba")
     assert found["accuracy_over_length"]["mean"] == pytest.approx(0.1)
-    low, high = found["accuracy_over_length"]["interval"]
     # Per prompt: a has 0 + 0 + 0 - 1/2, b has 1; residuals from 0.1 are -0.9 and 0.9.
+    ahead = [0, 0, 0, 1, -0.5]
+    low, high = mean_interval(ahead, "aaaba")
     assert (high - low) / 2 == pytest.approx(12.706 * math.sqrt(2 * 2 * 0.9**2) / 5, abs=1e-3)
+    assert found["accuracy_over_length"]["interval"] == (-1, 1)  # a difference of shares is no larger
 
 
 def test_rankings_without_a_prompt_are_each_of_their_own():
