@@ -226,7 +226,7 @@ def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
     )
     if any(isinstance(cell, Estimate) and cell.low == cell.high for row in rows for cell in row):
         note += " An interval of no width says that all of them gave the same number, not that there is no doubt."
-    if any("data" in run.questions for group in groups for run in group.runs):
+    if any(run.questions[0] == "data" for group in groups for run in group.runs):
         note += " Each seed holds out other prompts of the data."
     units = "; ".join(f"{describe(m).label}: {describe(m).hint}" for m in measures if describe(m).hint)
     columns = ("group", *map(_column, measures), "finished", "runs", "intervals over")

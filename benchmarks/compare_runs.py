@@ -21,7 +21,7 @@ from textgym.benchmarks.stories import STEPS, stop_reason
 
 NEEDED_BY = "textgym compare"
 COMMANDS = ("train", "sft", "dpo", "reward-model")
-LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions")
+LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs")
 """Settings by which repetitions of one run differ."""
 REWARDED = "reward"
 LISTED = 4  # settings in a group's name; the page lists all of them
@@ -65,7 +65,8 @@ class Run:
         settings: by dotted name, without those of :data:`LEFT_OUT`.
         seed: of the run.
         versions: of the packages that made it.
-        questions: what tells on which prompts it was measured.
+        questions: what tells on which prompts it was measured: the name of a setting, its value, and the SHA-256 of
+            the file that it names, where the run has kept it.
         measured: what it reached, by the name of the measure; empty if it is not finished.
         rows: of ``metrics.jsonl``.
         note: why it is not finished, or empty.
@@ -77,7 +78,7 @@ class Run:
     settings: Mapping[str, Any]
     seed: int
     versions: Mapping[str, Any]
-    questions: Mapping[str, Any]
+    questions: tuple[str, str, str | None]
     measured: Mapping[str, Reached]
     rows: Sequence[Mapping[str, Any]]
     note: str
@@ -136,10 +137,11 @@ def read_run(path: Path) -> Run:
     command = str(config["command"])
     found = _measured(path, command, config, evaluation, rows)
     settings = {name: value for name, value in flat(config).items() if name.split(".")[0] not in LEFT_OUT}
+    settings = _within_a_pipeline(path, settings)
     return Run(
         path=path,
         command=command,
-        settings=_within_a_pipeline(path, settings),
+        settings={**settings, **_contents(settings, config.get("inputs") or {})},
         seed=int(config.get("seed") or 0),
         versions=config.get("versions") or {},
         questions=questions(config),
@@ -195,18 +197,38 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     return {name: pattern.sub(r"…/\1", v) if isinstance(v, str) else v for name, v in settings.items()}
 
 
-def questions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide on which prompts a run was measured."""
+def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
+    """What the files that settings name held when the run began, as further settings: they may have been edited since.
+
+    What the same pipeline made is left out, as it follows from the settings and the seed.
+    """
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        for item in value.split() if isinstance(value, str) else ():
+            bare = re.sub("^(rm|clf):", "", item)
+            for path, digest in inputs.items():
+                if bare == path or bare.startswith((f"{path}:", f"{path},")):
+                    found[f"{name} (content)"] = digest[:12]
+    return found
+
+
+def questions(config: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """The setting that decides on which prompts a run was measured, its value, and what its file held."""
+    name = _asking(config)
+    value = str(config.get(name))
+    return name, value, (config.get("inputs") or {}).get(value)
+
+
+def _asking(config: Mapping[str, Any]) -> str:
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
-        return {"validation": config["validation"]} if config.get("validation") else {"data": config.get("data")}
-    if config.get("validation"):
-        return {"task": task} if command == "dpo" and task else {"validation": config["validation"]}
-    if command == "train":
-        return {"prompts": config["prompts"]} if config.get("prompts") else {"task": task}
+        return "validation" if config.get("validation") else "data"
     if command == "dpo":
-        return {"task": task} if task else {"data": config.get("data")}
-    return {"data": config["data"]} if config.get("data") else {"task": task}
+        return "task" if task else "validation" if config.get("validation") else "data"
+    if config.get("validation"):
+        return "validation"
+    own = "prompts" if command == "train" else "data"
+    return own if config.get(own) else "task"
 
 
 def _measured(
@@ -298,10 +320,13 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def _require_one_question(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        if run.questions != first.questions:
+        if not _same_question(run, first):
+            edited = run.questions[:2] == first.questions[:2]
+            why = "the file was edited in between: " if edited else ""
             raise ValueError(
-                f"{str(run.path)!r} was measured on other prompts than {str(first.path)!r} ({_told(run.questions)}; "
-                f"there {_told(first.questions)}); compare runs of one task, or of the same files"
+                f"{str(run.path)!r} was measured on other prompts than {str(first.path)!r} ({why}"
+                f"{_told(run.questions, edited)}; there {_told(first.questions, edited)}); compare runs of one task, "
+                "or of the same files"
             )
         if (run.command == "reward-model") != (first.command == "reward-model"):
             raise ValueError(
@@ -310,8 +335,15 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             )
 
 
-def _told(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+def _same_question(one: Run, other: Run) -> bool:
+    """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
+    (a, ours, held), (b, theirs, holds) = one.questions, other.questions
+    return a == b and (held == holds if held and holds else ours == theirs)
+
+
+def _told(asked: tuple[str, str, str | None], with_content: bool) -> str:
+    name, value, content = asked
+    return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
 
 def comparable(runs: Sequence[Run]) -> list[Run]:
@@ -341,8 +373,10 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
 
 def _reward(run: Run) -> str:
     """The reward that gave a run its score."""
-    given = run.settings.get(REWARDED)
-    return str(given) if given is not None else "the task's" if run.settings.get("task") else "none"
+    given, content = run.settings.get(REWARDED), run.settings.get(f"{REWARDED} (content)")
+    if given is None:
+        return "the task's" if run.settings.get("task") else "none"
+    return str(given) if content is None else f"{given}, SHA-256 {content}…"
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:

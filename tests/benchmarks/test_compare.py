@@ -99,6 +99,24 @@ def test_stages_of_pipelines_with_other_seeds_are_repetitions(tmp_path: Path) ->
         read_runs([tmp_path / "loop-0", paths[0]])
 
 
+def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
+    """What stood in a file decides, not its name: of prompts in which question it is, of others which group."""
+
+    def run(name: str, seed: int, prompts: str, held: str, rewards: str) -> Path:
+        inputs = {prompts: held, "rewards.py": rewards}
+        return make_run(tmp_path / name, seed, prompts=prompts, reward="rewards.py:long", inputs=inputs)
+
+    first = run("a", 0, "p.jsonl", "1" * 64, "2" * 64)
+    (group,) = groups_of(first, run("b", 1, "p.jsonl", "1" * 64, "2" * 64))
+    assert [member.seed for member in group.runs] == [0, 1]
+    names = [group.name for group in groups_of(first, run("c", 1, "p.jsonl", "1" * 64, "3" * 64))]
+    assert names == ["reward (content) 222222222222", "reward (content) 333333333333"]
+    assert "score" not in shared_measures(groups_of(first, tmp_path / "c"))  # which another reward gave
+    groups_of(first, run("d", 1, "moved/p.jsonl", "1" * 64, "2" * 64))
+    with pytest.raises(ValueError, match=r"the file was edited in between: prompts='p.jsonl', SHA-256 4444"):
+        groups_of(first, run("e", 1, "p.jsonl", "4" * 64, "2" * 64))
+
+
 def test_versions_are_a_setting_where_nothing_else_differs(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / name) for name in "ab"]
     config = json.loads((paths[1] / "config.json").read_text())

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.guards import TrainingWarning
+from textgym.benchmarks.report import write_report
 from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
@@ -123,6 +124,7 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
         write_text(out / STOPPED_BATCH, "".join(json_line(row) + "\n" for row in rows))
         metrics = read_text(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else ""
         write_json(out / STOPPED, {"iteration": metrics.count("\n") + 1, "reason": str(error)})
+        write_report(out)
         raise
 
 
