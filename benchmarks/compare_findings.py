@@ -23,6 +23,7 @@ LEADING = ("gold", "score", *MEASURES)
 """Measures that a headline may be about, the first that all groups have."""
 FIRST_COLUMNS = ("gold", "score", *MEASURES, "kl", "length")
 POINTS = 60  # of a curve over tokens, whose iterations differ in length
+MOST_LETTERS = 40  # of a unit beside an axis
 MOST_LINES = 11  # as many as there are colours
 CURVES: Mapping[str, Metric] = {
     "rollout/components/gold": metric("gold"),
@@ -285,11 +286,12 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
             if one := pooled(group, measure):
                 shown[group.name] = one.cell if isinstance(one.cell, Estimate) else Estimate(one.mean, np.nan, np.nan)
         caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
-        svg = intervals(shown, described.label, lowest_first=described.better < 0)
+        svg = intervals(shown, _axis(described), lowest_first=described.better < 0)
         found.append(Figure(described.label, svg, caption))
     drawn = groups[:MOST_LINES]
     left_out = f" The first {MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > MOST_LINES else ""
-    told = f"Bands are 95 % intervals over seeds; a line without one is a single run.{left_out}"
+    told = "Bands are 95 % intervals over seeds; a line without one is a single run. Axes begin where the data do."
+    told += left_out
     for key, described in CURVES.items():
         if key == "rollout/score" and measures and "score" not in measures:
             continue  # it means something else in each group, or it is gold
@@ -298,9 +300,14 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
                 continue  # the loss of reinforcement falls for no better policy
             series = {group.name: line for group in drawn if (line := mean_curve(group, key, unit)) is not None}
             if series:
-                svg = lines(series, unit, described.label)
+                svg = lines(series, unit, _axis(described))
                 found.append(Figure(f"{described.label} by {unit}", svg, f"{_sentence(described.hint)}{told}"))
     return found
+
+
+def _axis(described: Metric) -> str:
+    """A label with its unit, where that is short."""
+    return f"{described.label}, {described.hint}" if 0 < len(described.hint) <= MOST_LETTERS else described.label
 
 
 def _sentence(hint: str) -> str:

@@ -220,8 +220,11 @@ def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | No
 
 
 def is_gold_paid(measured: Mapping[str, Any]) -> bool:
-    """True if the score is gold, and nothing else."""
-    return "gold" in measured and measured["gold"] == measured.get("score")
+    """True if the score is gold and nothing else, but for its rounding to single precision."""
+    if "gold" not in measured or "score" not in measured:
+        return False
+    pairs = [(measured["gold"].get(part, 0.0), measured["score"].get(part, 0.0)) for part in ("mean", "sem")]
+    return all(math.isclose(gold or 0.0, score or 0.0, rel_tol=1e-5, abs_tol=1e-6) for gold, score in pairs)
 
 
 def is_far(measured: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from textgym.benchmarks.comparison import decimals, number
-from textgym.benchmarks.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg
+from textgym.benchmarks.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
 from textgym.benchmarks.experiment import Estimate
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
@@ -77,6 +77,7 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(plain_numbers())
         axes.margins(x=0.02, y=0.06)
+        widen(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(colours) > 1:

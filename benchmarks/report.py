@@ -142,7 +142,7 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
         for kind, message in alarms(numbers, rows[0]).items():
-            found.setdefault(ALARMED[kind], f"Iteration {row.get('iteration', '?')}: {message}.")
+            found.setdefault(ALARMED.get(kind, kind), f"Iteration {row.get('iteration', '?')}: {message}.")
     return found
 
 

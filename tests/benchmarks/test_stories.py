@@ -191,7 +191,7 @@ def rl(path: Path, rows: list[dict[str, Any]] | None = None, after: dict[str, An
 
 def test_gold_that_is_the_reward_leads_and_is_not_called_hidden(tmp_path: Path) -> None:
     gold = {
-        "before": {"score": entry(0.1, 0.01), "gold": entry(0.1, 0.01)},
+        "before": {"score": entry(0.10000000149, 0.01), "gold": entry(0.1, 0.01)},
         "after": {"score": entry(0.9, 0.01), "gold": entry(0.9, 0.01)},
     }
     path = make_run(tmp_path, TRAIN, [], evaluation=gold)

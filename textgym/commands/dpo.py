@@ -91,7 +91,17 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
     names = ("loss", "margin", "accuracy")
     lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]
     lines += [f"{row['iteration']:5}" + "".join(f"{row[f'validation/{name}']:19.4f}" for name in names) for row in rows]
+    lines[-1] += _bounds(rows[-1])
     return "\n".join(lines)
+
+
+def _bounds(row: EpochRow) -> str:
+    """The accuracy's 95 % interval, and how many prompts it is over."""
+    prompts = round(row.get("validation/prompts", 0))
+    if "validation/accuracy_low" not in row:
+        return f"  ({prompts} prompt: no interval)" if prompts == 1 else ""
+    low, high = (row[f"validation/accuracy_{end}"] for end in ("low", "high"))
+    return f"  [{low:.4f}, {high:.4f}] over {prompts} prompts"
 
 
 def _comparisons(
