@@ -262,7 +262,10 @@ def _every_run(groups: Sequence[Group], measures: Sequence[str]) -> Table:
         for run in group.runs:
             cells = (_cell(run.measured[m]) if m in run.measured else None for m in measures)
             rows.append((str(run.path), group.name, run.seed, *cells, run.note or "finished"))
-    note = "Intervals are Student's at 95 %, over the episodes or prompts that each run was evaluated on."
+    note = (
+        "Intervals are at 95 %, over the episodes or prompts that each run was evaluated on: Student's, and of "
+        "accuracies Clopper and Pearson's."
+    )
     return Table("Runs", ("run", "group", "seed", *map(_column, measures), "state"), tuple(rows), note)
 
 
