@@ -29,6 +29,9 @@ def comparison_table(out: Path) -> str:
     lines = [f"{'':14}{'before':>18}{'after':>18}"]
     names = [name for name in in_short(after) if name in before]
     lines += [f"{name:14}{interval(before[name]):>18}{interval(after[name]):>18}" for name in names]
+    counts = {after[name]["n"] for name in names if "n" in after[name] and name not in (PTX, OTHERS)}
+    if len(counts) == 1:
+        lines.append(f"±: 95 % intervals over {counts.pop():,} episodes of this run")
     return "\n".join(lines)
 
 
