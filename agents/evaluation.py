@@ -33,13 +33,14 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
     return episodes
 
 
-OWN = ("score", "kl", "length", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
-"""Names that an evaluation and its samples have themselves."""
+OF_EVALUATION = ("score", "kl", "length")
+OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
+"""Names that an evaluation, and a sample of it, have themselves."""
 
 
-def _told(component: str) -> str:
-    """A component's name, or ``components/NAME`` where an evaluation calls something else so."""
-    return f"components/{component}" if component in OWN else component
+def _told(component: str, own: tuple[str, ...]) -> str:
+    """A component's name, or ``components/NAME`` where something else is called so."""
+    return f"components/{component}" if component in own else component
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,16 @@ class Report:
         if not self.judged:
             return {}
         parts = named_parts(self.episodes.components)
-        return {"score": self.episodes.rewards.sum(1), **{_told(name): values for name, values in parts.items()}}
+        return {
+            "score": self.episodes.rewards.sum(1),
+            **{_told(name, OF_EVALUATION): values for name, values in parts.items()},
+        }
 
     def row_scores(self, i: int) -> dict[str, float]:
         """The score of episode ``i``, and each component that applies to it; empty where nobody judged."""
         if not self.judged:
             return {}
-        parts = {_told(name): float(values[i]) for name, values in self.episodes.components.items()}
+        parts = {_told(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
         return {"score": float(self.episodes.rewards[i].sum()), **{n: v for n, v in parts.items() if np.isfinite(v)}}
 
 

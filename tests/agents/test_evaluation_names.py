@@ -114,4 +114,15 @@ def test_a_component_called_length_hides_no_length_of_responses() -> None:
     assert found["components/length"]["mean"] == -7
     assert found["length"]["mean"] == np.mean(report.episodes.lengths)
     (row,) = samples(report, mdp, "before", 0.0, 1)
-    assert (row["score"], row["components/length"], row["a_half"]) == (-6.5, -7.0, 0.5)
+    assert (row["score"], row["length"], row["a_half"]) == (-6.5, -7.0, 0.5)  # a sample has no length of its own
+
+
+def test_a_component_called_kl_hides_no_kl() -> None:
+    def kl(completions: list[Any], **_: Any) -> list[float]:
+        return [-7.0] * len(completions)
+
+    mdp = task_mdp(load_task("Emit"), [a_half, kl])
+    report = measured(mdp)
+    (row,) = samples(report, mdp, "before", 0.0, 1)
+    assert (row["components/kl"], row["kl"]) == (-7.0, 0.0)
+    assert report.summary()["kl"]["mean"] == 0.0
