@@ -85,10 +85,11 @@ def write_report(run_dir: Path) -> Path:
 def contents(run_dir: Path) -> dict[str, Any]:
     """Everything the page shows, read from ``run_dir``."""
     config = read_object(run_dir / "config.json", NEEDED_BY)
-    rows, notices = read_lines(run_dir / "metrics.jsonl", NEEDED_BY)
+    stopped = read_object(run_dir / "stopped.json")
+    rows, notices = read_lines(run_dir / "metrics.jsonl", "" if stopped else NEEDED_BY)
     samples, more_notices = read_lines(run_dir / "samples.jsonl")
     evaluation, kept = read_object(run_dir / "evaluation.json"), read_object(run_dir / "kept.json")
-    reward_model, stopped = read_object(run_dir / "reward_model.json"), read_object(run_dir / "stopped.json")
+    reward_model = read_object(run_dir / "reward_model.json")
     command = str(config.get("command") or "")
     episodes = config.get("eval_episodes")
     comparisons = compare(evaluation, command, episodes)

@@ -84,14 +84,20 @@ def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
     if not stopped:
         return ""
     reason = str(stopped.get("reason") or "no reason is noted").rstrip(". \n")
-    return f"Stopped at {step} {stopped.get('iteration', '?')}: {reason}."
+    return f"Stopped{_at(stopped, step)}: {reason}."
+
+
+def _at(stopped: Mapping[str, Any], step: str) -> str:
+    """Where a run stopped; empty if that was not noted."""
+    iteration = stopped.get("iteration")
+    return "" if iteration is None else f" at {step} {iteration}"
 
 
 def _cut_short(told: Told) -> Story:
     rows = max((int(row.get("iteration", 0)) for row in told.rows), default=0)
     done = counted_as(rows, told.step)
     if told.stopped:
-        title = f"{told.algorithm} stopped at {told.step} {told.stopped.get('iteration', '?')}"
+        title = f"{told.algorithm} stopped{_at(told.stopped, told.step)}"
         return Story(title, f"It logged {done}; what it would have learned was not measured.")
     title = f"{told.algorithm} on {told.task}: not finished"
     return Story(title, f"It has logged {done} so far; what it learned has not been measured yet.")

@@ -216,6 +216,15 @@ def test_a_run_that_was_stopped_says_where_and_why(tmp_path: Path) -> None:
     assert 'class="card notice alarm"' in (path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_reward_model_that_was_stopped_has_logged_nothing_yet(tmp_path: Path) -> None:
+    path = reward_model(tmp_path)
+    for name in ("metrics.jsonl", "reward_model.json", "evaluation.json"):
+        (path / name).unlink()
+    (path / "stopped.json").write_text(json.dumps({"iteration": None, "reason": "training diverged"}))
+    assert title(path) == "Reward model stopped"
+    assert "Stopped: training diverged." in told(path)
+
+
 def test_a_run_that_was_stopped_early_keeps_its_headline(tmp_path: Path) -> None:
     path = rl(
         tmp_path, after={"score": entry(0.9, 0.01)}, stopped={"iteration": 7, "reason": "the score no longer rises"}
