@@ -107,7 +107,7 @@ def printed_warnings() -> Iterator[None]:
 def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
     """Keep why training stopped, and what it was trained on then, where a :class:`TrainingError` ends the block.
 
-    ``stopped.json`` gets the iteration (or epoch) and the reason, which the report then tells, ``stopped_batch.jsonl`` a
+    ``stopped.json`` gets the iteration (or epoch) and the reason, which the report tells, ``stopped_batch.jsonl`` a
     row for each response or text.
 
     Args:
