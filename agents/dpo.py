@@ -7,7 +7,7 @@ Bradley–Terry likelihood of "chosen before rejected", that is a loss of the po
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from textgym.files import read_json, replaced_directory, write_json
 from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
+from textgym.prompts import content_key
+from textgym.rewards.intervals import clustered, share_interval
 from textgym.types import IntArray
 
 
@@ -57,12 +59,33 @@ def pair_log_probs(trunk: Trunk, comparisons: Sequence[Comparison]) -> Tensor:
 
 def summary(margins: Tensor) -> dict[str, float]:
     """Mean loss and margin, and how often the chosen one is given more reward; equal ones count ½."""
+    return {name: float(values.mean()) for name, values in _measures(margins).items()}
+
+
+def _measures(margins: Tensor) -> dict[str, Tensor]:
+    """``[n]`` of each measure of comparisons."""
     accuracy = (margins > 0).double() + 0.5 * (margins == 0).double()
-    return {
-        "loss": float(-logsigmoid(margins).mean()),
-        "margin": float(margins.mean()),
-        "accuracy": float(accuracy.mean()),
-    }
+    return {"loss": -logsigmoid(margins), "margin": margins, "accuracy": accuracy}
+
+
+def surety(margins: Tensor, prompts: Sequence[Hashable]) -> dict[str, float]:
+    """Return how many prompts the margins are of, and with two or more how sure :func:`summary` is of them.
+
+    Args:
+        margins: ``[n]``.
+        prompts: ``[n]`` which prompt each is of; those of one prompt are alike.
+
+    Returns:
+        ``prompts``, ``pairs``, standard errors over prompts of all three as ``…_sem``, and the ends of the accuracy's
+        95 % interval, ``accuracy_low`` and ``accuracy_high``.
+    """
+    measures = {name: values.double().cpu().numpy() for name, values in _measures(margins).items()}
+    found: dict[str, float] = {"prompts": len(set(prompts)), "pairs": len(margins)}
+    ends = share_interval(measures["accuracy"], prompts)
+    if ends is None:
+        return found
+    errors = {f"{name}_sem": clustered(values, prompts).error for name, values in measures.items()}
+    return found | errors | {"accuracy_low": ends[0], "accuracy_high": ends[1]}
 
 
 @torch.no_grad()
@@ -92,7 +115,9 @@ class _Learning:
     def measured(self) -> dict[str, float]:
         """The held-out comparisons, as the model sees them now."""
         log_probs = log_probs_of(self.trunk, self.held_out, self.settings.batch_size)
-        found = summary(implicit_margin(log_probs, self.held_out_reference, self.settings.beta))
+        margins = implicit_margin(log_probs, self.held_out_reference, self.settings.beta)
+        prompts = [content_key(pair.chosen.prompt.content) for pair in self.held_out]
+        found = summary(margins) | surety(margins, prompts)
         return {f"validation/{name}": value for name, value in found.items()}
 
     def epoch(self, order: IntArray) -> Tensor:
@@ -167,8 +192,8 @@ def train_dpo(
         progress: show a progress bar.
 
     Returns:
-        A row for each epoch, and one before training: ``validation/`` loss, margin and accuracy of what was held out,
-        ``train/`` those of the comparisons as they were met.
+        A row for each epoch, and one before training: ``validation/`` loss, margin and accuracy of what was held out
+        with the figures of :func:`surety`, ``train/`` loss, margin and accuracy of the comparisons as they were met.
 
     Raises:
         ValueError: there is nothing to learn or to measure, or the model cannot read it; nothing was trained then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.metrics import mean_and_error, several
+from textgym.agents.metrics import mean_and_error, named_parts
 from textgym.agents.policy import LMPolicy
 from textgym.agents.slots import AdmittingSlots, admitting_env
 from textgym.lm.sampling import restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.kl import exact_kl
 from textgym.tokenization import token_strings
 from textgym.types import Episodes, FloatArray, IntArray
@@ -31,36 +33,74 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
     return episodes
 
 
+OF_EVALUATION = ("score", "kl", "length")
+OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
+"""Names that an evaluation, and a sample of it, have themselves."""
+
+
+def _told(component: str, own: tuple[str, ...]) -> str:
+    """A component's name, or ``components/NAME`` where something else is called so."""
+    return f"components/{component}" if component in own else component
+
+
 @dataclass(frozen=True)
 class Report:
-    """What a policy did on ``N`` prompts.
+    """Evaluation results on ``N`` prompts.
 
     Attributes:
         episodes: the responses.
         kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary; its sum over a response is an
             estimate of the sequence's KL with less variance than the sampled log-ratio.
+        judged: False if the reward is :func:`textgym.rewards.builtin.no_reward`: there is no score then.
     """
 
     episodes: Episodes
     kl: FloatArray
+    judged: bool = True
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean and standard error of score, components, KL in nats per sequence, and length."""
+        """Mean, standard error and number of episodes, by measure.
+
+        The measures are the score (unless nobody judged), the components of a composed reward and always gold, KL in
+        nats per sequence, and length in tokens. An episode that a component did not apply to is not counted there.
+        """
         columns = {
-            "score": self.episodes.rewards.sum(1),
-            **several(self.episodes.components),
+            **self._scores(),
             "kl": self.kl.sum(1),
             "length": self.episodes.lengths,
         }
-        found = {name: mean_and_error(name, np.asarray(values, np.float64)) for name, values in columns.items()}
-        return {name: {"mean": m[name], "sem": m[f"{name}_sem"]} for name, m in found.items() if m}
+        values = {name: np.asarray(column, np.float64) for name, column in columns.items()}
+        found = {name: mean_and_error(name, column) for name, column in values.items()}
+        return {
+            name: {"mean": m[name], "sem": m[f"{name}_sem"], "n": int(np.isfinite(values[name]).sum())}
+            for name, m in found.items()
+            if m
+        }
+
+    def _scores(self) -> Mapping[str, FloatArray]:
+        """``[N]`` the score and its parts; empty where nobody judged."""
+        if not self.judged:
+            return {}
+        parts = named_parts(self.episodes.components)
+        return {
+            "score": self.episodes.rewards.sum(1),
+            **{_told(name, OF_EVALUATION): values for name, values in parts.items()},
+        }
+
+    def row_scores(self, i: int) -> dict[str, float]:
+        """The score of episode ``i``, and each component that applies to it; empty where nobody judged."""
+        if not self.judged:
+            return {}
+        parts = {_told(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
+        return {"score": float(self.episodes.rewards[i].sum()), **{n: v for n, v in parts.items() if np.isfinite(v)}}
 
 
 def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
     """Samples responses to ``n_episodes`` prompts, the same ones for every policy, and measures them."""
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))
     episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
-    return Report(episodes, visited_kl(policy, reference, episodes))
+    judged = mdp.rewards.rewards != (no_reward,)
+    return Report(episodes, visited_kl(policy, reference, episodes), judged)
 
 
 def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
@@ -115,10 +155,9 @@ def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) 
                 "completion": mdp.completion(prompt, ids),
                 "tokens": token_strings(mdp.tokenizer, ids, before=prompt.ids),
                 "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
-                "score": round(float(episodes.rewards[i].sum()), 4),
                 "kl": round(float(report.kl[i].sum()), 4),
                 "finish_reason": "stop" if episodes.stopped[i] else "length",
-                **{name: round(float(v[i]), 4) for name, v in episodes.components.items() if np.isfinite(v[i])},
+                **{name: round(value, 4) for name, value in report.row_scores(i).items()},
             }
         )
     return rows

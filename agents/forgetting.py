@@ -75,7 +75,8 @@ def forgetting(trunk: Trunk, texts: Texts) -> dict[str, dict[str, float]]:
     others = [loss for name, loss in found.items() if name.startswith(OF_TASK)]
     if others:
         sem = math.hypot(*(loss["sem"] for loss in others)) / len(others)
-        found[OTHERS] = {"mean": sum(loss["mean"] for loss in others) / len(others), "sem": sem}
+        mean = sum(loss["mean"] for loss in others) / len(others)
+        found[OTHERS] = {"mean": mean, "sem": sem, "n": min(loss["n"] for loss in others)}
     return found
 
 

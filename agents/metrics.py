@@ -21,9 +21,17 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
     return {name: float(present.mean()), f"{name}_sem": float(error)}
 
 
-def several(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
-    """The components of a composed reward; none where there is but one, which the score shows already."""
-    return components if len(components) > 1 else {}
+GOLD = "gold"
+"""The name of a task's true reward among the components."""
+
+
+def named_parts(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+    """The components of a reward that are told beside the score.
+
+    A single one is the score already, so it is left out; but for gold, which is told under its own name wherever it
+    is paid or watched.
+    """
+    return components if len(components) > 1 or GOLD in components else {}
 
 
 def explained_variance(scored: Scored, returns: Float32Array) -> float:
@@ -42,7 +50,7 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
     valid = episodes.valid
     # After the end both log-probabilities are 0, so that nothing is added there.
     per_token = [np.where(valid, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
-    parts = several(episodes.components)
+    parts = named_parts(episodes.components)
     components = (mean_and_error(f"components/{name}", np.asarray(x)) for name, x in parts.items())
     metrics = {
         **mean_and_error("score", episodes.rewards.sum(1)),

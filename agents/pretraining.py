@@ -136,7 +136,7 @@ def encode_texts(
 
 @torch.no_grad()
 def pretraining_loss(trunk: Trunk, texts: Sequence[Demonstration], batch_size: int = 32) -> dict[str, float]:
-    """Mean −log π per token of held-out text, in nats, with the standard error of that ratio over texts."""
+    """Mean −log π per token of held-out text, in nats, with the standard error of that ratio over ``n`` texts."""
     losses, counts = [], []
     for start in range(0, len(texts), batch_size):
         log_probs, valid = log_likelihood(trunk, texts[start : start + batch_size])
@@ -146,7 +146,7 @@ def pretraining_loss(trunk: Trunk, texts: Sequence[Demonstration], batch_size: i
     mean, n = loss.sum() / count.sum(), len(texts)
     residual = loss - mean * count
     error = np.sqrt((residual**2).sum() * n / (n - 1)) / count.sum() if n > 1 else 0.0
-    return {"mean": float(mean), "sem": float(error)}
+    return {"mean": float(mean), "sem": float(error), "n": n}
 
 
 def check_pretraining(pretraining: Pretraining, trunk: Trunk) -> None:

@@ -17,16 +17,18 @@ from textgym.benchmarks.experiment import Cell, Estimate, Figure, Findings, Tabl
 from textgym.benchmarks.figures import typical_places
 from textgym.benchmarks.templating import write_page
 from textgym.files import write_text
+from textgym.rendering import printable
 
 WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
 
-def write_bench_report(findings: Mapping[str, Findings], out: Path) -> Path:
+def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str | None = None) -> Path:
     """Writes ``report.html``, and beside it each table as CSV and each figure as SVG.
 
     Args:
         findings: by experiment, in the order of the page.
         out: a directory; made where there is none.
+        title: of the browser's window; the experiments unless given.
 
     Returns:
         Where the page is.
@@ -43,7 +45,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path) -> Path:
             write_text(out / table.file, csv_table(table.source))
         for figure in section.figures:
             write_page("picture.html", {"box": figure.box, "svg": figure.source.svg}, out / figure.file)
-    title = f"textgym benchmark: {', '.join(findings)}"
+    title = title or f"textgym benchmark: {', '.join(findings)}"
     return write_page("bench.html", {"title": title, "sections": sections}, out / "report.html")
 
 
@@ -85,6 +87,7 @@ class Section:
     name: str
     anchor: str
     headline: str
+    notices: tuple[str, ...]
     figures: list[ShownFigure]
     tables: list[ShownTable]
 
@@ -99,7 +102,7 @@ def _section(name: str, findings: Findings) -> Section:
         _shown_figure(figure, f"{anchor}-{index}-{_slug(figure.title)}.svg")
         for index, figure in enumerate(findings.figures, start=1)
     ]
-    return Section(name, anchor, findings.headline, figures, tables)
+    return Section(name, anchor, findings.headline, findings.notices, figures, tables)
 
 
 def _slug(name: str) -> str:
@@ -154,7 +157,7 @@ def _numeric(table: Table) -> list[bool]:
 
 def terminal_table(table: Table) -> str:
     """The table in aligned columns, under its title and above its note."""
-    lines = [list(table.columns), *_texts(table)]
+    lines = [[one_line(cell) for cell in line] for line in (list(table.columns), *_texts(table))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])
     numeric = _numeric(table)
@@ -165,15 +168,37 @@ def terminal_table(table: Table) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([table.title, "", *told, *([f"\n{table.note}"] if table.note else [])])
+    title, note = one_line(table.title), one_line(table.note)
+    return "\n".join([title, "", *told, *([f"\n{note}"] if note else [])])
+
+
+def one_line(text: str) -> str:
+    """A text without what commands a terminal or begins a new line."""
+    return " ".join(printable(text).splitlines())
+
+
+_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is: names come from users, and may look like a tag, a cell, code or a link."""
+    escaped = "".join(_MARKUP.get(letter, letter) for letter in one_line(text))
+    return escaped.replace("](", "]\\(").replace("][", "]\\[")
 
 
 def markdown_table(table: Table) -> str:
     """The table in Markdown, without its title, its note below."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     lines = [list(table.columns), rule, *_texts(table)]
-    told = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*told, *([f"\n{table.note}"] if table.note else [])])
+    told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
+
+
+def markdown_page(title: str, findings: Findings) -> str:
+    """A section in Markdown: the headline, what must be known of the results, and every table."""
+    notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
+    tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
+    return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
 
 
 def csv_table(table: Table) -> str:
@@ -182,7 +207,8 @@ def csv_table(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = zip(table.columns, spread, strict=True)
-    writer.writerow([f"{name}{end}" for name, wide in names for end in (("", " low", " high") if wide else ("",))])
+    ends = ((name, end) for name, wide in names for end in (("", " low", " high") if wide else ("",)))
+    writer.writerow([csv_text(f"{name}{end}") for name, end in ends])
     for row in table.rows:
         groups = (_fields(cell, wide) for cell, wide in zip(row, spread, strict=True))
         writer.writerow([field for group in groups for field in group])
@@ -192,4 +218,11 @@ def csv_table(table: Table) -> str:
 def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
     if isinstance(cell, Estimate):
         return [cell.value, cell.low, cell.high]
-    return [cell, None, None] if wide else [cell]
+    plain = csv_text(cell) if isinstance(cell, str) else cell
+    return [plain, None, None] if wide else [plain]
+
+
+def csv_text(text: str) -> str:
+    """A text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from html import escape
@@ -19,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
-Z95 = 1.96  # half a 95 % interval, in standard errors
+from textgym.rendering import printable
+from textgym.rewards.intervals import half_width
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
 LINE, TEXT, GRID, INK, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
@@ -62,8 +64,9 @@ def curve(
     sem: Sequence[float] | None = None,
     label: str = "",
     x_label: str = "tokens",
+    n: float | None = None,
 ) -> str:
-    """``y`` over ``x`` as an ``<svg>`` element, with a 95 % band where standard errors are given.
+    """``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
 
     Args:
         x: ``[n]`` where the points stand.
@@ -71,10 +74,13 @@ def curve(
         sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
         label: names the picture for screen readers.
         x_label: stands under the axis.
+        n: values behind each of the means; None for many.
     """
 
     def draw(axes: Axes) -> None:
-        _draw(axes, np.asarray(x, float), np.asarray(y, float), None if sem is None else np.asarray(sem, float))
+        half = half_width(1.0, n) if sem is not None else None
+        band = None if half is None else half * np.asarray(sem, float)
+        _draw(axes, np.asarray(x, float), np.asarray(y, float), band)
         axes.set_xlabel(x_label)
 
     return picture(draw, label)
@@ -94,16 +100,31 @@ def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] 
         return svg(figure, label)
 
 
-def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, sem: np.ndarray | None) -> None:
+def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> None:
     few = np.isfinite(y).sum() <= 12
     axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
-    if sem is not None:
-        axes.fill_between(x, y - Z95 * sem, y + Z95 * sem, color=LINE, alpha=0.18, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if half is not None:
+        axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
+    whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
     axes.yaxis.set_major_formatter(plain_numbers())
     axes.margins(x=0.02, y=0.1)
+    widen(axes)
+
+
+SMALLEST_SPAN = 0.02
+"""Of an axis, as a share of the largest number on it: a change of a hundredth of a per cent fills no picture."""
+
+
+def widen(axes: Axes) -> None:
+    """Keep the vertical axis from exaggerating a change that is tiny beside the numbers themselves."""
+    low, high = axes.get_ylim()
+    least = SMALLEST_SPAN * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
 def plain_numbers() -> ScalarFormatter:
@@ -111,6 +132,17 @@ def plain_numbers() -> ScalarFormatter:
     formatter = ScalarFormatter(useOffset=False, useMathText=True)
     formatter.set_powerlimits((-3, 4))
     return formatter
+
+
+LONGEST_NAME = 32
+
+
+def shown_name(name: str) -> str:
+    """A name as a picture can show it: one line, cut in the middle where it is long, its dollars no formula."""
+    line = " ".join(printable(name).split())
+    if len(line) > LONGEST_NAME:
+        line = f"{line[: LONGEST_NAME // 2]}…{line[1 - LONGEST_NAME // 2 :]}"
+    return line.replace("$", r"\$")
 
 
 def styled() -> AbstractContextManager[None]:
@@ -121,7 +153,9 @@ def styled() -> AbstractContextManager[None]:
 def svg(figure: Figure, label: str) -> str:
     """A figure as an ``<svg>`` element; ``label`` names it for screen readers."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page's font has it
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), label)
 
 
@@ -137,4 +171,4 @@ def _inline(svg: str, label: str) -> str:
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, variable)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1)

@@ -96,11 +96,12 @@ class Figure:
 @dataclass(frozen=True)
 class Findings:
     """What results say. ``headline`` is one sentence, with the number that matters; the first table is the one for a
-    README."""
+    README; ``notices`` tell what a reader must know of the results themselves, such as runs that are not finished."""
 
     headline: str
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from textgym.benchmarks.comparison import decimals, number
-from textgym.benchmarks.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, styled, svg
+from textgym.benchmarks.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
 from textgym.benchmarks.experiment import Estimate
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
@@ -71,11 +71,13 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
                 raise ValueError(f"series[{name!r}] follows {leader!r}; expected one of {', '.join(colours)}")
             _draw_line(axes, name, line, colours[leader])
         largest = max(float(np.nanmax(np.abs(np.asarray(line.x, float)))) for line in series.values())
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        whole = all(np.equal(np.mod(line.x, 1), 0).all() for line in series.values())
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if largest >= 1000 else plain_numbers())
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(plain_numbers())
         axes.margins(x=0.02, y=0.06)
+        widen(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(colours) > 1:
@@ -90,23 +92,32 @@ def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
     marker = "o" if arrays["x"].size <= FEW and not line.dashed else None
     style = (0, (4, 2)) if line.dashed else "-"
-    label = name if line.follows is None else "_nolegend_"
+    label = _legend_name(name) if line.follows is None else "_nolegend_"
     axes.plot(arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
     if line.low is not None and line.high is not None:
         axes.fill_between(arrays["x"], arrays["low"], arrays["high"], color=colour, alpha=0.13, linewidth=0)
 
 
-def intervals(estimates: Mapping[str, Estimate], label: str) -> str:
+def _legend_name(name: str) -> str:
+    """A name for the legend, which leaves out what begins with an underscore."""
+    shown = shown_name(name)
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
     """A dot and a whisker for each name, the best on top, the number beside it.
 
-    An estimate whose ends are NaN has no interval: its dot is hollow.
+    An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
+    ``lowest_first``.
 
     Raises:
         ValueError: there is none.
     """
     _expect_some("estimates", estimates)
     colours, places = _colours(estimates), typical_places(estimates.values())
-    ranked = sorted(estimates.items(), key=lambda item: -item[1].value)  # stable: ties keep their order
+    ranked = sorted(
+        estimates.items(), key=lambda item: item[1].value if lowest_first else -item[1].value
+    )  # stable: ties keep their order
     with styled():
         figure = Figure(figsize=(HALF, ROW * len(ranked) + 0.7), layout="constrained")
         axes = figure.subplots()
@@ -115,7 +126,7 @@ def intervals(estimates: Mapping[str, Estimate], label: str) -> str:
             axes.plot(*whisker, color=colours[name], lw=5, alpha=0.35, solid_capstyle="round")
             fill = "full" if math.isfinite(estimate.low + estimate.high) else "none"
             axes.plot([estimate.value], [row], color=colours[name], marker="o", ms=6.5, ls="none", fillstyle=fill)
-        axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], color=INK, fontsize=10)
+        axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK, fontsize=10)
         values = axes.secondary_yaxis("right")
         values.set_yticks(
             range(len(ranked)), [number(estimate.value, places) for _, estimate in ranked], color=TEXT, fontsize=9
@@ -158,8 +169,8 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
                 axes.text(column, row, number(score, 2), color=INK, ha="center", va="center", fontsize=10)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(scores) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), columns, color=TEXT)
-        axes.set_yticks(range(len(scores)), list(scores), color=INK)
+        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT)
+        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -200,7 +211,7 @@ def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colou
     axes.set_theta_direction(-1)
     axes.set_ylim(0, max(1.0, float(radii.max())))
     axes.set_yticks([0.5, 1.0], [])
-    axes.set_xticks(angles, list(by_spoke), fontsize=7.5)
+    axes.set_xticks(angles, [shown_name(name) for name in by_spoke], fontsize=7.5)
     axes.tick_params(axis="x", pad=-1)
     axes.grid(visible=True, axis="both", color=GRID, linewidth=0.7)
     axes.spines["polar"].set_visible(False)
@@ -208,7 +219,7 @@ def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colou
         side = np.sin(angle)
         text.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
         text.set_color(BAD if score < FAILED else TEXT)
-    axes.set_title(name, color=colour, fontsize=11, fontweight="bold", pad=6)
+    axes.set_title(shown_name(name), color=colour, fontsize=11, fontweight="bold", pad=6)
 
 
 def _colours(names: Iterable[str]) -> Mapping[str, str]:

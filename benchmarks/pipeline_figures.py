@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from textgym.benchmarks.comparison import Estimate
-from textgym.benchmarks.curves import GRID, LINE, TEXT, picture
+from textgym.benchmarks.curves import GRID, LINE, TEXT, picture, shown_name, widen
 
 SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
 
@@ -40,7 +40,7 @@ def steps(estimates: Mapping[str, Estimate | None], label: str, places: int, lar
                 fontsize=14 if large else 10,
                 fontweight="bold",
             )
-        axes.set_xticks(range(len(estimates)), list(estimates), fontsize=12 if large else 10)
+        axes.set_xticks(range(len(estimates)), [shown_name(name) for name in estimates], fontsize=12 if large else 10)
         axes.set_xlim(-0.4, len(estimates) - 0.6)
         axes.margins(y=0.22)
         axes.yaxis.set_major_locator(MaxNLocator(5 if large else 3, steps=[1, 2, 2.5, 5, 10]))
@@ -67,7 +67,7 @@ def epochs(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) 
                 linestyle="-" if i == 0 else "--",
                 marker="o",
                 markersize=3.5,
-                label=name,
+                label=shown_name(name),
             )
         if kept is not None:
             axes.axvline(kept, color=TEXT, linewidth=1, linestyle=":")
@@ -78,6 +78,7 @@ def epochs(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) 
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.margins(x=0.04, y=0.12)
+        widen(axes)
 
     return picture(draw, label)
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from textgym.benchmarks.comparison import Comparison, Estimate, compare, decimals, number
+from textgym.benchmarks.comparison import Comparison, Estimate, compare, decimals, number, with_interval
 from textgym.benchmarks.pipeline_figures import steps
 from textgym.benchmarks.pipeline_stages import SECTIONS, Run
 from textgym.benchmarks.reading import read_object, read_text
@@ -57,6 +57,7 @@ def contents(out: Path) -> dict[str, Any]:
         "milestones": list(milestones),
         "journeys": journeys,
         "pictured": pictured(journeys),
+        "policies": sum(run.kind == "train" for run in runs),
         "runs": runs,
         "sections": {run.name: SECTIONS[run.kind](run) for run in runs if run.begun},
         "samples": samples_of(alike, begun_with),
@@ -222,11 +223,11 @@ def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tup
         return f"The loop on {task}", ""
     for journey in journeys:
         if journey.name != "gold" and journey.overall.verdict == "worse":
-            change = _with_interval(journey.overall.change, journey.places, sign=True)
+            change = with_interval(journey.overall.change, journey.places, sign=True)
             sentences.append(f"{journey.overall.metric.label} got worse: {change}.")
     if kl := by_name.get("kl"):
         last_name, first_name = list(kl.known)[-1], next(iter(kl.known))
-        distance = _with_interval(kl.overall.after, kl.places)
+        distance = with_interval(kl.overall.after, kl.places)
         sentences.append(f"{_capital(last_name)} ended {distance} nats per sequence away from {first_name}.")
     sentences += [
         f"{_capital(run.name)} earned reward that gold denies: reward hacking." for run in policies if _hacks(run)
@@ -251,7 +252,7 @@ def _spoken(comparison: Comparison) -> int:
 def _shares(journey: Journey) -> str:
     """The whole change with its interval, and what each step gave of it."""
     known, places = list(journey.known.items()), _spoken(journey.overall)
-    change = _with_interval(journey.overall.change, places, sign=True)
+    change = with_interval(journey.overall.change, places, sign=True)
     sure = "its interval is unknown" if journey.overall.change.half is None else "a 95 % interval"
     told = f"From {known[0][0]} to {known[-1][0]}: {change}, {sure}."
     if len(known) > 2:
@@ -264,11 +265,6 @@ def _shares(journey: Journey) -> str:
 def _hacks(run: Run) -> bool:
     direction = {row.name: row.direction for row in compare(run.evaluation)}
     return direction.get("score", 0) > 0 > direction.get("gold", 0)
-
-
-def _with_interval(estimate: Estimate, places: int, sign: bool = False) -> str:
-    spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
-    return number(estimate.mean, places, sign) + spread
 
 
 def _capital(text: str) -> str:

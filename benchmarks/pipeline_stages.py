@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 from textgym.benchmarks.comparison import METRICS, Estimate, Metric, compare, decimals, number
-from textgym.benchmarks.pipeline_figures import calibration, epochs
+from textgym.benchmarks.judged import judged, judged_explained, judged_headline, percent
+from textgym.benchmarks.pipeline_figures import calibration
 from textgym.benchmarks.reading import read_lines, read_object
-from textgym.benchmarks.report import Panel, column, ends, loss_curve, panel
+from textgym.benchmarks.report import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
+from textgym.benchmarks.stories import STEPS, stop_reason
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
@@ -34,6 +36,7 @@ class Run:
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
         rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
         notices: what could not be read.
+        stopped: where and why it was stopped, or empty.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Run:
     rows: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
     notices: Sequence[str]
+    stopped: str = ""
 
     @classmethod
     def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
@@ -70,6 +74,7 @@ class Run:
             rows=rows,
             samples=samples,
             notices=[*notices, *more_notices],
+            stopped=stop_reason(read_object(path / "stopped.json"), STEPS.get(kind, "iteration")),
         )
 
     @property
@@ -92,6 +97,8 @@ class Run:
             return "done"
         if not self.begun:
             return "not begun"
+        if self.stopped:
+            return f"{self.stopped[:1].lower()}{self.stopped[1:].rstrip('.')}"
         return f"waits for ranks in {self.directory}/{TO_LABEL}" if self.waits else "unfinished"
 
     @property
@@ -105,30 +112,17 @@ class Run:
 
 def _sft(run: Run) -> dict[str, Any]:
     kept = run.result.get("epoch")
-    losses = {"validation": "validation/loss", "training": "train/loss"}
-    judged = next((key for key in ("validation/gold", "validation/score") if _measured(run.rows, key)), None)
-    panels = [_epochs(run.rows, losses, kept, Metric("Loss", "nats per token of demonstrations"))]
-    if judged is not None:
-        described = METRICS[judged.rpartition("/")[2]]
-        panels.append(
-            _epochs(run.rows, {described.label: judged}, kept, replace(described, hint="of samples, by epoch"))
-        )
-    return {"kept": kept, "by": run.result.get("by"), "epochs": _last_epoch(run.rows), "panels": _drawn(panels)}
+    judge = next((name for name in ("gold", "score") if _measured(run.rows, f"validation/{name}")), None)
+    panels = [epoch_panel(run.rows, "loss", EPOCHS["sft"]["loss"], kept, "validation")]
+    if judge is not None:
+        described = replace(METRICS[judge], hint="of samples, by epoch")
+        panels.append(epoch_panel(run.rows, judge, described, kept, described.label))
+    by = run.result.get("by")
+    return {"kept": kept, "by": by, "epochs": _last_epoch(run.rows), "panels": _drawn(panels)}
 
 
 def _last_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
     return max((int(row.get("iteration", 0)) for row in rows), default=0)
-
-
-def _epochs(
-    rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], kept: int | None, described: Metric
-) -> Panel | None:
-    curves = {name: column(rows, key) for name, key in keys.items() if _measured(rows, key)}
-    if not curves:
-        return None
-    first, last = ends(next(iter(curves.values())))
-    kind = described.label.lower() if described.label.lower() in ("loss", "gold", "score") else "other"
-    return Panel(described, kind, first, last, epochs(curves, kept, described.label))
 
 
 def _labels(run: Run) -> dict[str, Any]:
@@ -139,7 +133,7 @@ def _labels(run: Run) -> dict[str, Any]:
         if name in found
     ]
     if found.get("gold_mean") is not None:
-        gold = Estimate(float(found["gold_mean"]), found.get("gold_sem"))
+        gold = Estimate(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
         places = decimals(gold.half) if gold.half else 3
         spread = f" ± {number(gold.half, places)}" if gold.half else ""
         figures.append(("gold of the samples", number(gold.mean, places) + spread))
@@ -167,26 +161,14 @@ def _as_text(prompt: Any) -> str:
 
 
 def _reward_model(run: Run) -> dict[str, Any]:
-    found = run.result
-    ceiling = found.get("ceiling")
-    accuracy = {"all pairs": found.get("heldout_accuracy")}
-    for distance, share in (found.get("accuracy_by_distance") or {}).items():
-        accuracy[f"{distance} rank{'' if str(distance) == '1' else 's'} apart"] = share
-    bars = [(name, 100 * share, percent(share)) for name, share in accuracy.items() if share is not None]
-    losses = found.get("loss_curve") or []
-    curve = loss_curve(losses)
+    losses = run.result.get("loss_curve") or []
+    found, curve = judged(run.result, run.evaluation), loss_curve(losses)
     panels = [_calibration(run.evaluation)]
     if curve:
-        panels.append(Panel(Metric("Loss", "pairwise ranking loss"), "loss", *ends(losses), curve))
-    return {
-        "accuracy": found.get("heldout_accuracy"),
-        "ceiling": ceiling,
-        "of_ceiling": found["heldout_accuracy"] / ceiling if ceiling and "heldout_accuracy" in found else None,
-        "bars": bars,
-        "pairs": found.get("pairs"),
-        "gold_agreement": run.evaluation.get("gold", {}).get("agreement"),
-        "panels": _drawn(panels),
-    }
+        unit = "of labels, nats per text" if found.labels else "of rankings, nats per pair"
+        panels.append(Panel(Metric("Loss", unit), "loss", *ends(losses), curve))
+    told = f"{judged_headline(found)}. {judged_explained(found)}" if found.accuracy else ""
+    return {"judged": found, "told": told, "panels": _drawn(panels)}
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
@@ -194,20 +176,17 @@ def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
     bins = [entry for entry in found.get("bins", []) if entry["count"]]
     if not bins:
         return None
-    described = Metric("Calibration", "pairs won, predicted and true")
+    described = Metric("Calibration", "share of pairs won: true (up) by predicted (across), %")
     error = f"error {percent(found['expected_error'])}" if found.get("expected_error") is not None else ""
     return Panel(described, "score", "", error, calibration(bins, "Calibration of the reward model"))
 
 
 def _policy(run: Run) -> dict[str, Any]:
     keys = [key for key in WHILE_TRAINING if _measured(run.rows, key)]
-    panels = [panel(key, run.rows) for key in keys]
-    # Gold pays nothing here, though it is logged among the reward's components.
-    panels = [
-        replace(one, metric=METRICS["gold"], kind="gold") if key.endswith("/gold") else one
-        for key, one in zip(keys, panels, strict=True)
-    ]
-    return {"comparisons": compare(run.evaluation), "panels": panels}
+    alarmed = warned(run.rows)
+    panels = [panel(key, run.rows, alarm=key in alarmed) for key in keys]
+    banded = any(f"{key}_sem" in row for row in run.rows for key in keys)
+    return {"comparisons": compare(run.evaluation, "train"), "panels": panels, "banded": banded}
 
 
 SECTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
@@ -225,8 +204,3 @@ def _measured(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 def _drawn(panels: Sequence[Panel | None]) -> list[Panel]:
     return [one for one in panels if one is not None]
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] for a reader."""
-    return f"{number(100 * share, 1)} %"

@@ -26,4 +26,9 @@ def repetition(completions: list[Any], **_: Any) -> list[float]:
     return [len(set(found)) / len(found) - 1 if found else 0.0 for found in pairs]
 
 
+def no_reward(prompts: list[Any], **_: Any) -> list[float]:
+    """0 for everything, where nobody judges; an evaluation then has no score."""
+    return [0.0] * len(prompts)
+
+
 NAMED = {"length": length, "distinct": distinct, "repetition": repetition}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from textgym.rewards.intervals import clustered, mean_interval, share_interval, wins
 from textgym.types import FloatArray
 
 BINS = 10
@@ -23,12 +24,14 @@ class Compared:
         ranks: ``[K]``, smaller is better; equal ranks are ties.
         lengths: ``[K]`` of the texts.
         gold: ``[K]`` of the true reward, where it is known.
+        prompt: tells the prompts apart; those of None are all of their own.
     """
 
     scores: Sequence[float]
     ranks: Sequence[int]
     lengths: Sequence[int]
     gold: Sequence[float] | None = None
+    prompt: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ def pair_margins(scores: ArrayLike, ranks: ArrayLike) -> tuple[FloatArray, Float
 
 def pair_accuracy(margins: ArrayLike) -> float | None:
     """The share of pairs that are ordered rightly; equal scores count ½; None without pairs."""
-    m = np.asarray(margins, dtype=np.float64)
-    return float((np.sign(m) + 1).mean() / 2) if m.size else None
+    won = wins(margins)
+    return float(won.mean()) if won.size else None
 
 
 def accuracy_by_distance(margins: FloatArray, distances: FloatArray) -> dict[int, float]:
@@ -116,18 +119,24 @@ def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
     """What is known about scores of held-out comparisons, ready for JSON.
 
     Returns:
-        ``pairs``, ``accuracy``, ``accuracy_by_rank_distance``, ``calibration`` (of win rates), ``length_baseline``
-        (the accuracy of "the longer wins") and, with gold, ``gold``: the share of pairs that the model orders as gold
-        does, and the ``ceiling``: the accuracy that gold itself reaches on these labels.
+        ``prompts`` that have pairs, ``pairs``, ``accuracy``, ``accuracy_by_rank_distance``, ``calibration`` (of win
+        rates), ``length_baseline`` (the accuracy of "the longer wins") and, with gold, ``gold``: the share of pairs
+        that the model orders as gold does, and the ``ceiling``: the accuracy that gold itself reaches on these labels.
+        With two prompts or more ``accuracy_interval`` and ``length_baseline_interval``, and ``accuracy_over_length``:
+        the difference of the two with its ``interval``. All are at 95 % over prompts, as pairs of one prompt are alike.
     """
     found = [pair_margins(group.scores, group.ranks) for group in groups]
     margins, distances = (np.concatenate(part) for part in zip(*found, strict=True))
+    prompts = _prompts_of_pairs(groups, [len(own) for own, _ in found])
     report: dict[str, Any] = {
+        "prompts": len(set(prompts)),
         "pairs": len(margins),
         "accuracy": pair_accuracy(margins),
         "accuracy_by_rank_distance": {str(d): a for d, a in accuracy_by_distance(margins, distances).items()},
         "length_baseline": _accuracy_of([(group.lengths, group.ranks) for group in groups]),
     }
+    if len(set(prompts)) > 1:
+        report |= _intervals(groups, margins, prompts)
     if len(margins):
         report["calibration"] = described(win_reliability(margins))
     known = [(group, group.gold) for group in groups if group.gold is not None]
@@ -137,6 +146,27 @@ def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
             "ceiling": _accuracy_of([(gold, group.ranks) for group, gold in known]),
         }
     return report
+
+
+def _prompts_of_pairs(groups: Sequence[Compared], counts: Sequence[int]) -> list[Hashable]:
+    """Which prompt each pair belongs to."""
+    keys = [(i,) if group.prompt is None else group.prompt for i, group in enumerate(groups)]
+    return [key for key, count in zip(keys, counts, strict=True) for _ in range(count)]
+
+
+def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequence[Hashable]) -> dict[str, Any]:
+    """How sure the accuracy is, that of the longer text, and the difference of the two."""
+    longer = wins(np.concatenate([pair_margins(group.lengths, group.ranks)[0] for group in groups]))
+    ahead = wins(margins) - longer
+    ends = mean_interval(ahead, prompts)
+    return {
+        "accuracy_interval": share_interval(wins(margins), prompts),
+        "length_baseline_interval": share_interval(longer, prompts),
+        "accuracy_over_length": {
+            "mean": clustered(ahead, prompts).mean,
+            "interval": None if ends is None else (max(ends[0], -1.0), min(ends[1], 1.0)),
+        },
+    }
 
 
 def described(bins: Sequence[Bin]) -> dict[str, Any]:

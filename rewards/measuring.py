@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from textgym.prompts import content_key
 from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.evaluation import Compared, described, evaluate_scores, reliability, sigmoid
+from textgym.rewards.intervals import share_interval
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Judgement, completions_of
 from textgym.rewards.training import Example, mean_loss, sequences_of, split_like
@@ -32,7 +34,8 @@ def measure(
     Returns:
         What :func:`textgym.rewards.evaluation.evaluate_scores` finds, with the ``loss`` and the ``offset``. For
         labels of single texts a pair is a good and a bad text, the calibration is that of σ(score) before the
-        offset, and ``label_accuracy`` is the share of texts on the right side of ½.
+        offset, ``label_accuracy`` is the share of texts on the right side of ½ (with its interval over prompts), and
+        ``label_baseline`` what always giving the more frequent label would reach.
     """
     scores = split_like(heldout, model.score_ids(sequences_of(heldout)))
     offset = _offset(model)
@@ -45,7 +48,14 @@ def measure(
     labels = [e.preference.good for e in heldout if isinstance(e.preference, Judgement)]
     if labels:
         probabilities = sigmoid([score for own in raw for score in own])
-        report["label_accuracy"] = float(np.mean((probabilities > 0.5) == np.array(labels)))
+        right = ((probabilities > 0.5) == np.array(labels)).astype(float)
+        asked = [content_key(e.prompt) for e in heldout]
+        report |= {
+            "prompts": len(set(asked)),
+            "label_accuracy": float(right.mean()),
+            "label_accuracy_interval": share_interval(right, asked),
+            "label_baseline": max(np.mean(labels).item(), 1 - np.mean(labels).item()),
+        }
         report["calibration"] = described(reliability(probabilities, labels))
     return report
 
@@ -77,4 +87,5 @@ def _groups(
 def _compared(example: Example, scores: Sequence[float], gold: Sequence[float] | None) -> Compared:
     said = example.preference
     ranks = said.ranks if isinstance(said, Ranking) else (int(not said.good),)
-    return Compared(scores, ranks, [len(text) for text in completions_of(said)], gold)
+    lengths = [len(text) for text in completions_of(said)]
+    return Compared(scores, ranks, lengths, gold, content_key(example.prompt))

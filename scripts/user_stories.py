@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textgym.rewards.intervals import half_width
+
 GOOD = ("happy", "kind", "bright", "lovely", "warm")
 BAD = ("sad", "mean", "dark", "ugly", "cold")
 WHO = ("dog", "cat", "boy", "girl", "bird", "frog", "bear", "fish")
@@ -131,9 +133,9 @@ def timed(name: str, run: Any) -> Any:
 def show(run: Path) -> None:
     """Prints a run's evaluation before and after."""
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    for name in ("score", "kl"):
+    for name in (name for name in ("score", "kl") if name in found["after"]):
         before, after = (found[stage][name] for stage in ("before", "after"))
-        text = f"{before['mean']:.3f} -> {after['mean']:.3f} ± {1.96 * after['sem']:.3f}"
+        text = f"{before['mean']:.3f} -> {after['mean']:.3f} ± {half_width(after['sem'], after['n']):.3f}"
         print(f"  {run.name}: {name:8}{text}", flush=True)
 
 

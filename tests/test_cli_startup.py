@@ -54,6 +54,8 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["optimum", "--help"], 0, "--policy"),
         (["bench", "run", "--help"], 0, "--seeds"),
         (["demo", "--help"], 0, "--tiny"),
+        (["compare", "--help"], 0, "directories"),
+        (["compare", "full", "nowhere", "--out", "page"], 2, "runs='nowhere': no such file"),
         (["train", "--kl-coeff", "1"], 2, "--kl-coef"),
         (["train", "--out", "run", "--prompts", "nowhere.jsonl"], 2, "prompts='nowhere.jsonl': no such file"),
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),

@@ -331,7 +331,10 @@ def test_what_learns_from_files_stops_with_its_batch(
         )
     assert stop.value.code == 1
     assert "diverged" in capsys.readouterr().err
-    assert "diverged" in content("run/stopped.json")["reason"]
+    stopped = content("run/stopped.json")
+    assert "diverged" in stopped["reason"]
+    assert stopped["iteration"] == (None if command == "reward-model" else 1)
+    assert "stopped" in Path("run/report.html").read_text().partition("</title>")[0]
     batch = [json.loads(line) for line in Path("run/stopped_batch.jsonl").read_text().splitlines()]
     assert len(batch) == 2
     assert not Path("run/checkpoint").exists()

@@ -14,6 +14,7 @@ import tyro
 import yaml
 
 from textgym.commands.configs.bench import BenchConfig
+from textgym.commands.configs.compare import CompareConfig
 from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.configs.generate import GenerateConfig
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
+    "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),
 }
 """Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""

@@ -18,6 +18,7 @@ from textgym.benchmarks.optimum.exact import check_beta, find_mdp, find_referenc
 from textgym.lm.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
+from textgym.rewards.intervals import quantile
 from textgym.types import Episodes, FloatArray
 
 RESAMPLES = 1000
@@ -119,11 +120,16 @@ def bracket(
 
 
 def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Interval:
-    """J(π) = E[R − β·log(π/π_ref)] from samples of π, ``[n_prompts, n]`` each; stratified by prompt."""
+    """J(π) = E[R − β·log(π/π_ref)] from samples of π, ``[n_prompts, n]`` each; stratified by prompt.
+
+    The interval is Student's, at the degrees of freedom of a sum of strata (Satterthwaite 1946).
+    """
     shaped = reward - beta * log_ratio
-    error = float(np.sqrt((shaped.var(1, ddof=1) / shaped.shape[1]).mean() / len(shaped)))
-    mean = float(shaped.mean())
-    return Interval(mean, mean - 1.96 * error, mean + 1.96 * error)
+    squares = shaped.var(1, ddof=1) / shaped.shape[1]
+    error = float(np.sqrt(squares.mean() / len(shaped)))
+    freedom = squares.sum() ** 2 / (squares**2).sum() * (shaped.shape[1] - 1) if error > 0 else np.inf
+    mean, half = float(shaped.mean()), quantile(float(freedom)) * error
+    return Interval(mean, mean - half, mean + half)
 
 
 def optimum_interval(

@@ -120,7 +120,7 @@ def scores(task: Task, budget: Budget) -> str:
     )
     split = held_out(task)
     n = min(budget.responses, len(task.prompts(split)))
-    return f"{table(rows)}\n\nMeans over {n} prompts of the split `{split}`, ± 95 % interval. {ceiling}"
+    return f"{table(rows)}\n\nMeans over {n} prompts of the split `{split}`, ± Student's 95 % interval. {ceiling}"
 
 
 def exact_words(best: Optimum) -> str:

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from textgym.agents.metrics import mean_and_error
-from textgym.benchmarks.curves import Z95
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.pages.policies import Budget, answers, uniform
 from textgym.lm.loading import load_causal_lm
 from textgym.registration import task_mdp
+from textgym.rewards.intervals import half_width
 from textgym.tasks.task import Task
 from textgym.testing import Probe, reference_probe, score, text_probe
 
@@ -57,9 +57,11 @@ def sampled_table(task: Task, budget: Budget) -> Table:
 
 
 def interval(values: Sequence[float]) -> str:
-    """A mean with half its 95 % interval."""
-    found = mean_and_error("it", np.asarray(values, np.float64))
-    return f"{found['it']:.3f} ± {Z95 * found['it_sem']:.3f}" if found else "–"
+    """A mean with half its 95 % interval, by Student."""
+    array = np.asarray(values, np.float64)
+    found = mean_and_error("it", array)
+    half = half_width(found.get("it_sem"), int(np.isfinite(array).sum()))
+    return f"{found['it']:.3f}" + ("" if half is None else f" ± {half:.3f}") if found else "–"
 
 
 def exact_table(task: Task) -> tuple[Table, Optimum]:

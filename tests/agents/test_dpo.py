@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.comparisons import Comparison, encode_comparisons
-from textgym.agents.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, train_dpo
+from textgym.agents.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, surety, train_dpo
 from textgym.lm.finite import TrainingError
 from textgym.lm.lora import add_lora
 from textgym.lm.scoring import Trunk
@@ -78,17 +78,25 @@ def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
         add_lora(model, lora, 0, 0)
     settings = DPOSettings(epochs=3, learning_rate=1e-2, batch_size=8)
     rows = train_dpo(model, COMPARISONS[:32], held_out=COMPARISONS[32:], settings=settings, progress=False)
-    assert rows[0] == {
-        "iteration": 0,
-        "validation/loss": pytest.approx(math.log(2)),
-        "validation/margin": 0.0,
-        "validation/accuracy": 0.5,
-    }
+    first = {"loss": pytest.approx(math.log(2)), "margin": 0.0, "accuracy": 0.5, "pairs": len(COMPARISONS[32:])}
+    assert {name: rows[0][f"validation/{name}"] for name in first} == first
     assert rows[-1]["validation/accuracy"] == 1.0
     assert rows[-1]["validation/margin"] > (0.5 if lora is None else 0.1)
     losses = [row["validation/loss"] for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert rows[-1]["train/margin"] > rows[1]["train/margin"]
+
+
+def test_how_sure_an_accuracy_is_follows_from_prompts_and_not_from_pairs() -> None:
+    """Ten pairs of two prompts: one is always right, the other half of the time."""
+    margins = torch.tensor([1.0] * 5 + [1.0, -1.0, 1.0, -1.0, 0.0])
+    found = surety(margins, ["a"] * 5 + ["b"] * 5)
+    assert (found["prompts"], found["pairs"]) == (2, 10)
+    # Residuals from 0.75 add up to 1.25 and -1.25: sqrt(2 / (2 - 1) * 2 * 1.25 ** 2) / 10.
+    assert found["accuracy_sem"] == pytest.approx(0.25)
+    assert found["accuracy_low"] < 0.05  # two prompts say next to nothing
+    assert found["accuracy_high"] > 0.99
+    assert surety(margins, ["a"] * 10) == {"prompts": 1, "pairs": 10}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -1,6 +1,7 @@
 """What is said of scores, and the page and tables that say it."""
 
 import csv
+import io
 import math
 import re
 from html.parser import HTMLParser
@@ -11,10 +12,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.benchmarks.bench_report import csv_table, markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.bench_report import (
+    csv_table,
+    markdown_page,
+    markdown_table,
+    terminal_table,
+    write_bench_report,
+)
 from textgym.benchmarks.experiment import Estimate, Figure, Findings, Table
+from textgym.benchmarks.figures import Line, lines
 from textgym.benchmarks.statistics import interquartile_mean, mean_estimate, unseen_losses
 from textgym.benchmarks.summary import summary
+from textgym.commands.bench import shown
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
 HOSTILE = "<script>alert('x')</script>"
@@ -244,3 +253,73 @@ def test_findings_without_figures_or_tables_are_a_page(tmp_path: Path) -> None:
     assert "Nothing has run yet." in text
     with pytest.raises(ValueError, match="findings is empty"):
         write_bench_report({}, tmp_path)
+
+
+# -- Names that users choose ------------------------------------------------------------------------
+
+NAMES = [
+    "<script>alert(1)</script>",
+    "=HYPERLINK(1)",
+    "a|b`c`",
+    "new\nline | x",
+    "[a](javascript:b)",
+    "$x^",
+    "\\",
+    "\x1b[31mred",
+    "_hidden",
+    "模型",
+    "long " * 40,
+]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of algorithms, tasks and a file with such names."""
+    out = tmp_path_factory.mktemp("names")
+    tasks = NAMES[:4]
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random((2, len(tasks))) for name in NAMES}
+    found = summary(scores, tasks, rng)
+    line = Figure("Lines", lines({name: Line([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
+    found = Findings(found.headline, found.tables, (*found.figures, line))
+    write_bench_report({NAMES[0]: found}, out)
+    (out / "report.md").write_text(markdown_page(NAMES[0], found), encoding="utf-8")
+    (out / "terminal.txt").write_text(shown(found), encoding="utf-8")
+    return out
+
+
+def test_a_name_is_no_markup_on_the_page_and_in_pictures(hostile: Path) -> None:
+    page = (hostile / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    for picture in hostile.glob("*.svg"):
+        told = ElementTree.parse(picture)
+        assert not [element for element in told.iter() if "script" in element.tag]
+        links = [value for element in told.iter() for name, value in element.attrib.items() if "href" in name]
+        assert all(value.startswith("#") for value in links)
+    assert "模型" in page
+    assert "\u200b_hidden" in page  # matplotlib leaves out names that begin so
+
+
+def test_a_name_is_no_markup_in_markdown(hostile: Path) -> None:
+    text = (hostile / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "](" not in text
+    assert re.findall(r"(?<!\\)`", text) == []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(hostile: Path) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in hostile.glob("*.csv")]
+    cells = [cell for text in texts for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert "'=HYPERLINK(1)" in cells
+    text = [cell for cell in cells if not re.fullmatch(r"-?[\d.e+-]+", cell)]
+    assert not [cell for cell in text if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_a_name_commands_no_terminal(hostile: Path) -> None:
+    text = (hostile / "terminal.txt").read_text(encoding="utf-8")
+    assert "\x1b" not in text
+    table = text.split("\n\n")[2].splitlines()
+    assert len(table) == 2 + len(NAMES)

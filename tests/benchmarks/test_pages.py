@@ -126,7 +126,8 @@ def test_a_hack_is_shown_with_both_scores() -> None:
 
 def test_an_interval_is_that_of_a_mean() -> None:
     values = [0.0, 1.0] * 50
-    assert interval(values) == f"0.500 ± {1.96 * np.std(values, ddof=1) / 10:.3f}"
+    assert interval(values) == f"0.500 ± {1.984 * np.std(values, ddof=1) / 10:.3f}"  # t of 99 degrees of freedom
+    assert interval([0.25]) == "0.250"
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------

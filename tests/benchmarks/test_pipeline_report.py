@@ -79,7 +79,7 @@ def make_pipeline(out: Path) -> Path:
     write_lines(sft / "samples.jsonl", [sample("before", "shared", "ugh"), sample("after", "shared", "hm")])
     dump(labels / "labels.json", {"prompts": 300, "pairs": 1791, "labeller": "gold", "dropped": {"empty": 4}})
     write_lines(labels / "rankings.jsonl", RANKINGS)
-    found = {"heldout_accuracy": 0.803, "ceiling": 0.868, "pairs": 512, "accuracy_by_distance": {"1": 0.7096}}
+    found = {"heldout_accuracy": 0.803, "ceiling": 0.868, "pairs": 512, "accuracy_by_distance": {"1": 0.7096, "2": 0.9}}
     dump(reward_model / "reward_model.json", {**found, "loss_curve": [0.75, 0.5]})
     dump(reward_model / "evaluation.json", {"calibration": CALIBRATION, "gold": {"agreement": 0.926}})
     dump(policy / "evaluation.json", POLICY)
@@ -208,11 +208,12 @@ def test_pictures_fill_their_rows(others: int, count: int) -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        "After 2 epochs over the demonstrations, the model of epoch 1 was kept, chosen by score.",
-        "1.75 → 3.75",  # validation loss, first and last
+        "After 2 epochs over the demonstrations, the model of epoch 1 was kept, chosen by the score of its samples.",
+        "1.75 → 2.75",  # validation loss, before training and of the epoch that was kept
         "labeller gold prompts 300 pairs 1791 dropped: empty 4",
-        "It orders 80.3 % of 512 held-out pairs as the labeller did",
-        "at most 86.8 %, so it reaches 93 % of what",  # 0.803 / 0.868
+        "The reward model orders 80.3 % of held-out pairs as the labeller did",
+        "Gold itself orders 86.8 % as the labeller did: of what it gains on chance, the model has 82.3 %",  # 303 / 368
+        "judged on 512 held-out pairs; their prompts were not counted, so there is no interval",
         "1 rank apart 71.0 %",
         "error 9.6 %",
         "With gold itself it agrees on 92.6 %",
@@ -259,6 +260,13 @@ def test_stages_that_are_missing_or_unfinished_are_named(out: Path) -> None:
     assert f"The loop is not complete. Missing: {absent}." in told
     assert "stages 1 of 4" in told
     assert "So far, the loop raised gold from 0.51 to 0.70" in told
+
+
+def test_a_stage_that_was_stopped_says_where_and_why(out: Path) -> None:
+    policy = out / "iteration-1" / "policy"
+    dump(policy / "evaluation.json", {"before": POLICY["before"]})
+    dump(policy / "stopped.json", {"iteration": 3, "reason": "training diverged: the loss is nan"})
+    assert "Missing: policy 1 (stopped at iteration 3: training diverged: the loss is nan)." in told_by(read(out))
 
 
 def test_a_loop_that_has_only_been_planned_has_a_page(tmp_path: Path) -> None:

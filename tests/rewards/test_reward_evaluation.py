@@ -95,4 +95,5 @@ def test_evaluation_by_hand():
 
 def test_without_gold_or_pairs_nothing_is_made_up():
     report = evaluate_scores([Compared([1.0, 2.0], [0, 0], [1, 2])])
-    assert report == {"pairs": 0, "accuracy": None, "accuracy_by_rank_distance": {}, "length_baseline": None}
+    nothing = {"accuracy": None, "accuracy_by_rank_distance": {}, "length_baseline": None}
+    assert report == {"prompts": 0, "pairs": 0, **nothing}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from textgym.benchmarks.bench_report import markdown_table, terminal_table, write_bench_report
+from textgym.benchmarks.bench_report import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.benchmarks.comparable import require_comparable
 from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Results
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
@@ -46,7 +46,7 @@ def run(config: BenchRun) -> Findings:
 
 def shown(findings: Findings) -> str:
     """The headline and the first table, for a terminal."""
-    return "\n\n".join([findings.headline, *map(terminal_table, findings.tables[:1])])
+    return "\n\n".join([one_line(findings.headline), *map(terminal_table, findings.tables[:1])])
 
 
 def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
@@ -113,16 +113,10 @@ def report(config: BenchReport) -> Path:
         found[title] = experiment.findings(ordered(results, experiment.plan))
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
-    write_text(config.out / "report.md", "\n".join(markdown(title, one) for title, one in found.items()))
-    print("\n\n".join(f"{title}: {shown(one)}" for title, one in found.items()))
+    write_text(config.out / "report.md", "\n".join(markdown_page(title, one) for title, one in found.items()))
+    print("\n\n".join(f"{one_line(title)}: {shown(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
-
-
-def markdown(title: str, findings: Findings) -> str:
-    """A section: the headline and every table."""
-    tables = (f"### {table.title}\n\n{markdown_table(table).rstrip()}\n" for table in findings.tables)
-    return "\n".join([f"## {title}\n\n{findings.headline}\n", *tables])
 
 
 def listing() -> str:

@@ -20,7 +20,6 @@ from textgym.commands.learner import (
     keep_epochs,
     kept_epochs,
     longest_answer,
-    no_reward,
     open_learner,
     run_learning,
     save_learned,
@@ -30,6 +29,7 @@ from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.preferences import read_placed_preferences
 from textgym.rewards.rankings import split_rankings
 from textgym.rows import Place, Screening
@@ -94,7 +94,17 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
     names = ("loss", "margin", "accuracy")
     lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]
     lines += [f"{row['iteration']:5}" + "".join(f"{row[f'validation/{name}']:19.4f}" for name in names) for row in rows]
+    lines[-1] += _bounds(rows[-1])
     return "\n".join(lines)
+
+
+def _bounds(row: EpochRow) -> str:
+    """The accuracy's 95 % interval, and how many prompts it is over."""
+    prompts = round(row.get("validation/prompts", 0))
+    if "validation/accuracy_low" not in row:
+        return f"  ({prompts} prompt: no interval)" if prompts == 1 else ""
+    low, high = (row[f"validation/accuracy_{end}"] for end in ("low", "high"))
+    return f"  [{low:.4f}, {high:.4f}] over {prompts} prompts"
 
 
 def _comparisons(

@@ -27,6 +27,7 @@ def check_early(config: Any) -> None:
 
 
 def _inputs(config: Any) -> list[tuple[str, Path]]:
-    """Return the settings of type Path that are read, with their names."""
+    """Return the settings of type Path that are read, with their names; several of a name one by one."""
     values = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name != "out"]
-    return [(name, value) for name, value in values if isinstance(value, Path)]
+    several = [(name, value if isinstance(value, tuple) else (value,)) for name, value in values]
+    return [(name, path) for name, paths in several for path in paths if isinstance(path, Path)]

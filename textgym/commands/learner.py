@@ -102,11 +102,6 @@ def longest_answer(wanted: int, prompts: Sequence[Prompt], limit: int | None, tr
     return min(wanted, max(room, limit // 2) if truncation == "left" else room)
 
 
-def no_reward(prompts: list[Any], **_: Any) -> list[float]:
-    """0 for everything, where nobody judges."""
-    return [0.0] * len(prompts)
-
-
 # --- a run that learns from data, in epochs ----------------------------------------------------------------
 
 

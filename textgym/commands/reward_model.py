@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
 from textgym.agents.demonstrations import demonstration_fields, layout_of, row_completion
+from textgym.benchmarks.judged import counted_as, judged, judged_headline
 from textgym.benchmarks.report import write_report
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
@@ -43,6 +44,11 @@ from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer, encode_reply, warn_of_special_strings, words_of
 from textgym.types import Prompt, SpecialTokens, as_completion
 
+TOLD_AS_MEASURED = (
+    *("prompts", "pairs", "accuracy_interval", "length_baseline", "length_baseline_interval", "accuracy_over_length"),
+    *("label_accuracy", "label_accuracy_interval", "label_baseline"),
+)
+"""Numbers of ``evaluation.json`` that ``reward_model.json`` repeats under their own names."""
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
 
@@ -299,9 +305,9 @@ def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[
     found = {
         "heldout_accuracy": evaluation["accuracy"],
         "ceiling": evaluation.get("gold", {}).get("ceiling"),
-        "pairs": evaluation["pairs"],
         "offset": evaluation["offset"],
         "accuracy_by_distance": evaluation["accuracy_by_rank_distance"],
+        **{name: evaluation.get(name) for name in TOLD_AS_MEASURED},
         "loss_curve": losses,
     }
     return {key: value for key, value in found.items() if value is not None}
@@ -310,23 +316,39 @@ def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[
 def summary(out: Path) -> str:
     """What was found on held-out prompts, one line a figure."""
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    lines = [f"held out: {found['pairs']} pairs"]
-    lines += [f"  {name:34}{value:8.3f}" for name, value in _figures(found) if value is not None]
+    judgement = judged({}, found)
+    counted = f"{counted_as(found['prompts'], 'prompt')}, {counted_as(found['pairs'], 'pair')}"
+    lines = [f"{judged_headline(judgement)}.", f"held out: {counted}"]
+    lines += [f"  {name:34}{value:8.3f}{_bounds(ends)}" for name, value, ends in _figures(found) if value is not None]
     for i, member in enumerate(found.get("members", [])):
-        lines += [f"  member {i}: accuracy{'':16}{member['accuracy'] or 0.0:8.3f}"]
+        accuracy = "  none" if member["accuracy"] is None else f"{member['accuracy']:8.3f}"
+        lines += [f"  {f'member {i}: accuracy':34}{accuracy}{_bounds(member.get('accuracy_interval'))}"]
     return "\n".join(lines)
 
 
-def _figures(found: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    gold = found.get("gold", {})
-    by_distance = found["accuracy_by_rank_distance"].items()
+def _bounds(ends: Sequence[float] | None) -> str:
+    """A 95 % interval over prompts, where there is one."""
+    return "" if ends is None else f"  [{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def _figures(found: Mapping[str, Any]) -> list[tuple[str, float | None, Sequence[float] | None]]:
+    """Name, number and 95 % interval of what was found."""
+    gold, labels = found.get("gold", {}), "label_accuracy" in found
+    distances = found["accuracy_by_rank_distance"]
+    by_distance = distances.items() if len(distances) > 1 else ()
     return [
-        ("accuracy", found["accuracy"]),
-        *((f"accuracy, {distance} ranks apart", value) for distance, value in by_distance if len(by_distance) > 1),
-        ("accuracy on single labels", found.get("label_accuracy")),
-        ("accuracy of 'the longer wins'", found["length_baseline"]),
-        ("accuracy of gold (the ceiling)", gold.get("ceiling")),
-        ("agreement with gold", gold.get("agreement")),
-        ("loss", found["loss"]),
-        ("expected calibration error", found.get("calibration", {}).get("expected_error")),
+        ("accuracy", found["accuracy"], found.get("accuracy_interval")),
+        *(
+            (f"accuracy, {distance} ranks apart", value, None)
+            for distance, value in by_distance
+            if len(by_distance) > 1
+        ),
+        ("accuracy on single labels", found.get("label_accuracy"), found.get("label_accuracy_interval")),
+        ("always the more frequent label", found.get("label_baseline"), None),
+        ("chance", 0.5 if found["accuracy"] is not None and not labels else None, None),
+        ("accuracy of 'the longer wins'", found["length_baseline"], found.get("length_baseline_interval")),
+        ("accuracy of gold (the ceiling)", gold.get("ceiling"), None),
+        ("agreement with gold", gold.get("agreement"), None),
+        ("loss", found["loss"], None),
+        ("expected calibration error", found.get("calibration", {}).get("expected_error"), None),
     ]

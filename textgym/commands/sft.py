@@ -31,7 +31,6 @@ from textgym.commands.learner import (
     keep_epochs,
     kept_epochs,
     longest_answer,
-    no_reward,
     open_learner,
     run_learning,
     save_learned,
@@ -43,6 +42,7 @@ from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task
 from textgym.rendering import printable
+from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -271,8 +272,18 @@ def spoken_reward(spec: Any, task: Task | None) -> WeightedRewards:
 
 
 def _with_metrics(reward: Any, task: Task | None) -> Any:
-    """The reward, with the task's gold and metrics logged beside it at weight 0."""
+    """The reward, with the task's gold and metrics logged beside it at weight 0.
+
+    Raises:
+        ValueError: another reward than the task's gold is called "gold", so that the two would be taken for each other.
+    """
     if task is None:
         return reward
+    for name, own in zip(reward.names, reward.rewards, strict=True):
+        if name == "gold" and inspect.unwrap(own) is not inspect.unwrap(task.gold):
+            raise ValueError(
+                f"a reward is called 'gold', as the true reward of task {task.name} is, which is measured beside it; "
+                "give your function another name"
+            )
     named = named_rewards(task)
     return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.guards import TrainingWarning
+from textgym.benchmarks.report import write_report
 from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
@@ -106,7 +107,8 @@ def printed_warnings() -> Iterator[None]:
 def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
     """Keep why training stopped, and what it was trained on then, where a :class:`TrainingError` ends the block.
 
-    ``stopped.json`` gets the iteration and the reason, ``stopped_batch.jsonl`` a row for each response or text.
+    ``stopped.json`` gets the iteration (or epoch) and the reason, which the report tells, ``stopped_batch.jsonl`` a
+    row for each response or text.
 
     Args:
         out: the run.
@@ -121,9 +123,17 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
         if mdp is not None and isinstance(rows, Episodes):
             rows = episode_rows(rows, mdp)
         write_text(out / STOPPED_BATCH, "".join(json_line(row) + "\n" for row in rows))
-        metrics = read_text(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else ""
-        write_json(out / STOPPED, {"iteration": metrics.count("\n") + 1, "reason": str(error)})
+        write_json(out / STOPPED, {"iteration": _iteration_after(out / "metrics.jsonl"), "reason": str(error)})
+        write_report(out)
         raise
+
+
+def _iteration_after(metrics: Path) -> int | None:
+    """Return the iteration, or epoch, after the last one that was logged; None where none are logged while training."""
+    if not metrics.exists():
+        return None
+    rows = [line for line in read_text(metrics).split("\n") if line.strip()]
+    return int(parse_json(rows[-1], str(metrics))["iteration"]) + 1 if rows else 1
 
 
 def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:

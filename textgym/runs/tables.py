@@ -10,6 +10,7 @@ from typing import Any
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
 from textgym.files import write_json, write_text
 from textgym.rendering import printable
+from textgym.rewards.intervals import half_width
 from textgym.rows import Screening
 from textgym.runs.directory import read_kept, read_rows
 
@@ -45,6 +46,9 @@ def comparison_table(out: Path) -> str:
     lines = [f"{'':14}{'before':>18}{'after':>18}"]
     names = [name for name in in_short(after) if name in before]
     lines += [f"{name:14}{interval(before[name]):>18}{interval(after[name]):>18}" for name in names]
+    counts = {after[name]["n"] for name in names if "n" in after[name] and name not in (PTX, OTHERS)}
+    if len(counts) == 1:
+        lines.append(f"±: 95 % intervals over {counts.pop():,} episodes of this run")
     return "\n".join(lines)
 
 
@@ -71,10 +75,15 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
     return "\n\n".join(
-        f"{printable(old['prompt'])}\n  before ({old['score']:+.2f}):{_indented(old['completion'])}"
-        f"\n  after  ({new['score']:+.2f}):{_indented(new['completion'])}"
+        f"{printable(old['prompt'])}\n  before{_scored(old)}:{_indented(old['completion'])}"
+        f"\n  after {_scored(new)}:{_indented(new['completion'])}"
         for old, new in pairs
     )
+
+
+def _scored(row: Mapping[str, Any]) -> str:
+    """The score of a sample in parentheses; empty where nobody judged."""
+    return f" ({row['score']:+.2f})" if "score" in row else ""
 
 
 def _indented(text: str) -> str:
@@ -82,5 +91,7 @@ def _indented(text: str) -> str:
 
 
 def interval(measured: Mapping[str, float]) -> str:
-    """A mean with its 95 % interval."""
-    return f"{measured['mean']:.3f} ± {1.96 * measured['sem']:.3f}"
+    """A mean with Student's 95 % interval, where it has one."""
+    half = half_width(measured.get("sem"), measured.get("n"))
+    mean = round(measured["mean"], 3) + 0.0  # which makes a plain zero of a negative one
+    return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")

@@ -10,6 +10,7 @@ from typing import Any
 from textgym import runs
 from textgym.benchmarks.pipeline_report import LEARNED, measures_base
 from textgym.commands.pipeline.plan import Stage
+from textgym.runs.directory import read_rows
 
 UNLIKE = ("score", "kl")  # of the first model they are measured otherwise: by gold, and to itself
 Measured = Mapping[str, Mapping[str, float]]
@@ -24,8 +25,11 @@ def stage_line(stage: Stage) -> str:
         return _reward_model_line(_read(out / "reward_model.json"))
     found = _read(out / "evaluation.json")
     before, after = found["before"], found["after"]
-    name = "gold" if "gold" in after else "score"
-    return f"{name} {before[name]['mean']:.3f} → {after[name]['mean']:.3f}, KL {after['kl']['mean']:.2f} nats per text"
+    names = [name for name in ("gold", "score") if name in after and name in before][:1]
+    told = [f"{name} {before[name]['mean']:.3f} → {after[name]['mean']:.3f}" for name in names]
+    if stage.kind == "sft" and (loss := _kept_loss(out)) is not None:
+        told.insert(0, f"validation loss {loss[0]:.3f} → {loss[1]:.3f}")
+    return ", ".join([*told, f"KL {after['kl']['mean']:.2f} nats per text"])
 
 
 def stage_table(stages: Sequence[Stage], config: Mapping[str, Any]) -> str:
@@ -75,10 +79,22 @@ def _labels_line(found: Mapping[str, Any]) -> str:
 
 
 def _reward_model_line(found: Mapping[str, Any]) -> str:
-    gold = f" (gold itself: {found['ceiling']:.1%})" if "ceiling" in found else ""
-    accuracy = found.get("heldout_accuracy")
-    share = "no" if accuracy is None else f"{accuracy:.1%}"
-    return f"orders {share} of {found['pairs']} held-out pairs as the labeller did{gold}"
+    accuracy, bounds = found.get("heldout_accuracy"), found.get("accuracy_interval")
+    if accuracy is None:
+        return "no pairs were held out to judge it by"
+    spread = f" [{bounds[0]:.1%}, {bounds[1]:.1%}]" if bounds else ""
+    prompts = f" of {found['prompts']} prompts" if "prompts" in found else ""
+    beside = {"the longer text": found.get("length_baseline"), "gold itself": found.get("ceiling")}
+    others = "; ".join(f"{name}: {share:.1%}" for name, share in beside.items() if share is not None)
+    told = f"orders {accuracy:.1%}{spread} of the held-out pairs{prompts} as the labeller did"
+    return f"{told} ({others})" if others else told
+
+
+def _kept_loss(out: Path) -> tuple[float, float] | None:
+    """Validation loss before training and of the epoch that was kept."""
+    rows = {row.get("iteration"): row.get("validation/loss") for row in read_rows(out / "metrics.jsonl")}
+    before, after = rows.get(0), rows.get(_read(out / "kept.json")["epoch"])
+    return None if before is None or after is None else (before, after)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Intervals at 95 % of what one run measured: of means, and of shares of pairs that have prompts in common.
+
+There is one rule: Student's quantile, at the degrees of freedom that the independent values leave. Shares near 0 or 1,
+whose error cannot be told from so few, take Clopper and Pearson's interval of as many pairs as would be that sure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import betaincinv, stdtrit
+
+from textgym.types import FloatArray
+
+LEVEL = 0.95
+UPPER = (1 + LEVEL) / 2
+
+
+def quantile(degrees_of_freedom: float) -> float:
+    """Half of a 95 % interval in standard errors, by Student; infinitely many degrees of freedom are the normal's."""
+    return float(stdtrit(min(degrees_of_freedom, 1e9), UPPER))
+
+
+def half_width(error: float | None, n: float | None) -> float | None:
+    """Half of a mean's 95 % interval.
+
+    Args:
+        error: its standard error; None where that is not known.
+        n: independent values that it comes from; None for so many that Student's quantile is the normal one.
+
+    Returns:
+        None without an error, and for a single value, whose error nothing tells.
+    """
+    if error is None or not math.isfinite(error) or (n is not None and n < 2):
+        return None
+    return quantile(math.inf if n is None else n - 1) * error
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A mean of values that belong to prompts.
+
+    Attributes:
+        mean: over all values.
+        error: its standard error over prompts; NaN of a single prompt.
+        values: how many there are.
+        prompts: how many prompts they belong to.
+    """
+
+    mean: float
+    error: float
+    values: int
+    prompts: int
+
+
+def clustered(values: ArrayLike, prompts: Sequence[Hashable]) -> Clustered:
+    """The mean of ``[n]`` values, of which those of one prompt may be alike.
+
+    The error is that of a ratio of sums over prompts (Cochran 1977, *Sampling Techniques*, section 9A.2).
+
+    Args:
+        values: ``[n]``, at least one.
+        prompts: ``[n]`` which prompt each belongs to.
+    """
+    array = np.asarray(values, np.float64)
+    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    which, count = np.array([numbers[prompt] for prompt in prompts]), len(numbers)
+    mean = float(array.mean())
+    residuals = np.bincount(which, array - mean, count)
+    error = math.sqrt((residuals**2).sum() * count / (count - 1)) / len(array) if count > 1 else math.nan
+    return Clustered(mean, error, len(array), count)
+
+
+def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
+    """The 95 % interval of a share of pairs, where pairs of one prompt are not independent.
+
+    Clopper and Pearson's interval of the effective number of pairs: so many independent ones would have the error that
+    is seen over prompts. Korn & Graubard, Survey Methodology 24 (1998), pp. 193–201. Where all pairs agree there is no
+    error to see, and each prompt counts as one pair.
+
+    Args:
+        wins: ``[n]`` 1 for a pair that counts, 0 for one that does not, ½ for a tie.
+        prompts: ``[n]`` which prompt each pair belongs to.
+
+    Returns:
+        Both ends; None without pairs or with a single prompt.
+    """
+    if not len(prompts):
+        return None
+    found = clustered(wins, prompts)
+    if found.prompts < 2:
+        return None
+    spread = found.mean * (1 - found.mean)
+    if found.error > 0 and spread > 0:
+        student = (quantile(found.values - 1) / quantile(found.prompts - 1)) ** 2
+        effective = min(spread / found.error**2 * student, float(found.values))
+    else:
+        effective = float(found.values if spread else found.prompts)
+    return clopper_pearson(found.mean, effective)
+
+
+def clopper_pearson(share: float, n: float) -> tuple[float, float]:
+    """The exact 95 % interval of a binomial share of ``n`` trials, which need not be a whole number."""
+    won = share * n
+    low = float(betaincinv(won, n - won + 1, 1 - UPPER)) if won > 0 else 0.0
+    high = float(betaincinv(won + 1, n - won, UPPER)) if n - won > 0 else 1.0
+    return low, high
+
+
+def mean_interval(values: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
+    """Student's 95 % interval of :func:`clustered`; None of a single prompt."""
+    found = clustered(values, prompts)
+    half = half_width(found.error, found.prompts)
+    return None if half is None else (found.mean - half, found.mean + half)
+
+
+def wins(margins: ArrayLike) -> FloatArray:
+    """``[n]`` 1 for a positive margin, 0 for a negative one, ½ for none."""
+    won: FloatArray = (np.sign(np.asarray(margins, np.float64)) + 1) / 2
+    return won
