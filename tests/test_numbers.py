@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from textgym.numbers import check, check_given, count, finite, plain, seed, shown
+from textgym.numbers import check, check_given, count, finite, plain, random_seed, shown
 
 HUGE = pytest.param(10**5000, id="5000 digits")
 NO_NUMBERS = [None, True, False, "3", b"3", [3], np.array([1, 2]), torch.ones(2), torch.ones((), device="meta"), 3j]
@@ -83,10 +83,10 @@ def test_a_count_has_bounds_on_both_sides() -> None:
 
 
 def test_seeds() -> None:
-    assert [seed("seed", value) for value in (0, 2**32 - 1)] == [0, 2**32 - 1]
+    assert [random_seed("seed", value) for value in (0, 2**32 - 1)] == [0, 2**32 - 1]
     for value in (-1, 2**32, 0.5, True):
         with pytest.raises(ValueError, match=r"^seed="):
-            seed("seed", value)
+            random_seed("seed", value)
 
 
 @dataclass(frozen=True)

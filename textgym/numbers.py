@@ -80,7 +80,7 @@ def finite(
     return number
 
 
-def seed(name: str, value: Any) -> int:
+def random_seed(name: str, value: Any) -> int:
     """A random seed: a whole number from 0 to 2³² − 1.
 
     Raises:
