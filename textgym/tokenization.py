@@ -38,10 +38,12 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
             f"{', '.join(TOKENIZER_FILES)}. Save it there with tokenizer.save_pretrained(directory)"
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory_or_id))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(directory_or_id), trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers, json and the hub client each raise errors of their own
         raise ValueError(
-            f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({first_line(error)}). Expected "
+            f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({reason(error)}). Expected "
             "tokenizer.json beside the weights; save it there with tokenizer.save_pretrained(directory)"
         ) from error
     if len(tokenizer) == 0:
@@ -62,6 +64,16 @@ def check_exists(directory_or_id: str | Path) -> None:
 def first_line(error: BaseException) -> str:
     """The gist of a library's many-line error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason(error: BaseException) -> str:
+    """Explains in a line why transformers could not open a model or a tokenizer."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs code of its own, which textgym never runs; expected a model that the installed transformers "
+            "knows by itself"
+        )
+    return first_line(error)
 
 
 def token_id_set(ids: int | Iterable[int] | None) -> tuple[int, ...]:
