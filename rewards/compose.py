@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from textgym.numbers import finite
+from textgym.numbers import LONGEST_WAIT, finite
 from textgym.rewards.functions import (
     Batch,
     Reward,
@@ -19,9 +19,6 @@ from textgym.rewards.functions import (
 )
 from textgym.rewards.scores import trainable
 from textgym.types import Prompt, Score
-
-LONGEST = 1e9
-"""The longest time limit, in seconds; threads cannot wait much longer."""
 
 Part: TypeAlias = "Reward | tuple[Reward, float]"
 
@@ -222,7 +219,7 @@ def compose(
             is not a positive one.
     """
     if timeout is not None:
-        timeout = finite("timeout", timeout, above=0, high=LONGEST)
+        timeout = finite("timeout", timeout, above=0, high=LONGEST_WAIT)
     parts = list(reward) if isinstance(reward, Sequence) else [reward]
     if not parts:
         raise ValueError("reward: got an empty list, expected at least one reward")

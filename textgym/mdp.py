@@ -14,7 +14,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
-from textgym.numbers import check, check_given, count, finite
+from textgym.numbers import MOST_TOKENS, check, check_given, count, finite
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.tokenization import decode_response, filler_id
@@ -26,9 +26,6 @@ StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 """``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: which tokens a task admits next."""
 
-
-MOST_TOKENS = 2**24
-"""The largest size of a prompt, a response and a vocabulary; no model has one near it."""
 
 ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 """What rewards receive from the environment; no column of the data may have these names."""

@@ -1,4 +1,4 @@
-"""Numbers that settings hold: checked where they are given, and refused by name.
+"""Numbers and words that settings hold: checked where they are given, and refused by name.
 
 A bool is no number, 2.5 is no count, and infinity is neither. Scalars of NumPy and torch become Python's own numbers,
 so that a setting can be written into any file.
@@ -18,6 +18,12 @@ LARGEST_FLOAT = 3.4028234663852886e38
 """The largest number of float32, in which training computes."""
 LARGEST_SEED = 2**32 - 1
 """The largest seed that all generators take."""
+LONGEST_WAIT = 1e9
+"""The longest time limit, in seconds; threads cannot wait much longer."""
+MOST_TOKENS = 2**24
+"""The largest size of a prompt, a response and a vocabulary; no model has one near it."""
+TEMPERATURES = {"low": 1e-6, "high": 1e6}
+"""Beyond these, a quotient of logits leaves float32, or all tokens are equally probable."""
 
 
 def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
@@ -108,6 +114,18 @@ def check(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -
 def check_given(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -> None:
     """Does the same as :func:`check`, but for fields that are None."""
     check(settings, rule, *(name for name in names if getattr(settings, name) is not None), **limits)
+
+
+def check_words(settings: Any, *names: str) -> None:
+    """Refuses fields that are empty words, as an unset variable of a shell leaves them; None is none.
+
+    Raises:
+        ValueError: a field is empty, or white space alone.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"{name}={value!r} is empty; leave the setting out, or give it a value")
 
 
 def plain(value: Any) -> int | float | None:

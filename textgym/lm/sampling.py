@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textgym.numbers import check, count, finite
-
-LEAST_TEMPERATURE = 1e-6
+from textgym.numbers import TEMPERATURES, check, count, finite
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        # Beyond these, a quotient of logits leaves float32, or all tokens are equally probable.
-        check(self, finite, "temperature", low=LEAST_TEMPERATURE, high=1 / LEAST_TEMPERATURE)
+        check(self, finite, "temperature", **TEMPERATURES)
         check(self, finite, "top_p", above=0, high=1)
         check(self, count, "top_k", "min_new_tokens", least=0)
 
