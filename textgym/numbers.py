@@ -26,6 +26,10 @@ TEMPERATURES = {"low": 1e-6, "high": 1e6}
 """Beyond these, a quotient of logits leaves float32, or all tokens are equally probable."""
 
 
+class SettingError(ValueError):
+    """A setting has a value without meaning; the message names it."""
+
+
 def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
     """A whole number; 8.0 is one, too.
 
@@ -36,7 +40,7 @@ def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
         most: the largest.
 
     Raises:
-        ValueError: it is none, or lies outside.
+        SettingError: it is none, or lies outside.
     """
     found = plain(value)
     if isinstance(found, float) and found.is_integer():
@@ -44,7 +48,7 @@ def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
     if not isinstance(found, int) or not least <= found <= most:
         beyond = most < LARGEST or (found is not None and found > most)
         limits = f"from {least} to {most}" if beyond else f"at least {least}"
-        raise ValueError(f"{name}={shown(value)}; expected a whole number, {limits}")
+        raise SettingError(f"{name}={shown(value)}; expected a whole number, {limits}")
     return found
 
 
@@ -68,7 +72,7 @@ def finite(
         below: a bound that it must not reach.
 
     Raises:
-        ValueError: it is none, or lies outside.
+        SettingError: it is none, or lies outside.
     """
     number = math.nan
     if (found := plain(value)) is not None:
@@ -82,7 +86,7 @@ def finite(
             ("less than", below, below < math.inf),
         )
         limits = " and ".join(f"{words} {bound:g}" for words, bound, said in sayable if said)
-        raise ValueError(f"{name}={shown(value)}; expected a finite number{limits and ', '}{limits}")
+        raise SettingError(f"{name}={shown(value)}; expected a finite number{limits and ', '}{limits}")
     return number
 
 
@@ -90,7 +94,7 @@ def random_seed(name: str, value: Any) -> int:
     """A random seed: a whole number from 0 to 2³² − 1.
 
     Raises:
-        ValueError: it is none.
+        SettingError: it is none.
     """
     return count(name, value, 0, LARGEST_SEED)
 
@@ -105,7 +109,7 @@ def check(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -
         limits: for the rule.
 
     Raises:
-        ValueError: a field breaks the rule.
+        SettingError: a field breaks the rule.
     """
     for name in names:
         object.__setattr__(settings, name, rule(name, getattr(settings, name), **limits))
@@ -120,12 +124,12 @@ def check_words(settings: Any, *names: str) -> None:
     """Refuses fields that are empty words, as an unset variable of a shell leaves them; None is none.
 
     Raises:
-        ValueError: a field is empty, or white space alone.
+        SettingError: a field is empty, or white space alone.
     """
     for name in names:
         value = getattr(settings, name)
         if isinstance(value, str) and not value.strip():
-            raise ValueError(f"{name}={value!r} is empty; leave the setting out, or give it a value")
+            raise SettingError(f"{name}={value!r} is empty; leave the setting out, or give it a value")
 
 
 def plain(value: Any) -> int | float | None:
