@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import is_dataclass
 from importlib import import_module
 from types import TracebackType
@@ -34,7 +34,7 @@ from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
 from textgym.files import read_text
 from textgym.numbers import SettingError
-from textgym.rendering import printable
+from textgym.rendering import PrintableStream, printable
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),
@@ -124,8 +124,9 @@ def run_command(config: Any) -> None:
     quieten_transformers()
     module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
     command = getattr(import_module(module), name)
+    shown: Any = PrintableStream(sys.stdout)  # models, data and file names may hold what commands a terminal
     try:
-        with stopped_by(signal.SIGTERM):
+        with stopped_by(signal.SIGTERM), redirect_stdout(shown):
             command(config)
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)

@@ -6,6 +6,7 @@ tint a token by its reward, on the scale that :func:`strength` defines; the HTML
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import unicodedata
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +118,42 @@ def printable(text: str) -> str:
 
 def _commands(letter: str) -> bool:
     return letter in TURNING or (letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs"))
+
+
+class PrintableStream(io.TextIOBase):
+    """A text stream that makes all that is written to it :func:`printable`.
+
+    Args:
+        inner: the stream behind it, such as ``sys.stdout``.
+    """
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+
+    def write(self, text: str) -> int:
+        self.inner.write(printable(text))
+        return len(text)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.inner.encoding
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def isatty(self) -> bool:
+        return self.inner.isatty()
+
+    def fileno(self) -> int:
+        return self.inner.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+
+def styled(stream: TextIO) -> TextIO:
+    """The stream behind a :class:`PrintableStream`, for text that is printable but for colours of our own."""
+    return stream.inner if isinstance(stream, PrintableStream) else stream
 
 
 def show_token(token: str) -> str:
