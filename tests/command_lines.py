@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import random
 import shutil
 import sys
@@ -14,9 +13,10 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -155,7 +155,7 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
 FLAGS = {
     command: tuple(
         flag
-        for kind in ([part for part in get_args(get_args(get_type_hints(config)["action"])[0])] or [config])
+        for kind in (list(get_args(get_args(get_type_hints(config)["action"])[0])) or [config])
         for flag in flags_of(get_args(kind)[0] if get_origin(kind) is Annotated else kind)
     )
     if command == "bench"
@@ -178,7 +178,7 @@ def value_of(flag: Flag, draw: random.Random) -> list[str]:
         return [draw.choice((*choices, *WORDS))]
     if int in flag.types or float in flag.types:
         right = ("1", "2", "4") if int in flag.types else ("0.1", "0.5", "1")
-        return [draw.choice((*right, *right, *NUMBERS))]
+        return [draw.choice((*right, *NUMBERS))]
     return [draw.choice((*WORDS, *NUMBERS)) for _ in range(draw.choice((0, 1, 2, 3)))]
 
 
@@ -187,7 +187,7 @@ def command_line(draw: random.Random, directory: Path) -> list[str]:
     command = draw.choice(list(COMMANDS))
     argv = [command, *GOOD[command]]
     settings: dict[str, Any] = {}
-    for flag in draw.sample(FLAGS[command], min(draw.choice((0, 1, 1, 2, 3, 5)), len(FLAGS[command]))):
+    for flag in draw.sample(FLAGS[command], min(draw.choice((0, 1, 2, 3, 4, 6)), len(FLAGS[command]))):
         words = value_of(flag, draw)
         if draw.random() < 0.2:
             settings[flag.name.replace("-", "_")] = draw.choice(
@@ -207,11 +207,9 @@ def command_line(draw: random.Random, directory: Path) -> list[str]:
 
 def yaml_text(settings: dict[str, Any], draw: random.Random) -> str:
     """JSON is YAML, too; now and then a text that is hostile to a reader of YAML."""
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
     merged = "a: &a {k: 1}\n" + "".join(
-        f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi")
+        f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise("abcdefghi")
     )
     others = (
         bomb,
@@ -224,7 +222,7 @@ def yaml_text(settings: dict[str, Any], draw: random.Random) -> str:
         "[1]",
         "3: 4",
     )
-    others += ("? [a]\n: b", "seed: 2024-99-99", f"seed: {'9' * 5000}", f'"\\x1b[2J": 1', "seed: .nan", "out: 1")
+    others += ("? [a]\n: b", "seed: 2024-99-99", f"seed: {'9' * 5000}", '"\\x1b[2J": 1', "seed: .nan", "out: 1")
     return draw.choice(others) if draw.random() < 0.25 else json.dumps(settings)
 
 
@@ -259,10 +257,17 @@ def run(argv: list[str]) -> tuple[Any, str]:
     return status, text.getvalue()
 
 
-def run_many(count: int, seed: int, directory: Path) -> Tally:
-    """Runs so many random command lines, each in the same folder; what one leaves there is removed."""
+def run_many(count: int, seed: int, directory: Path, told: TextIO | None = None) -> Tally:
+    """Runs so many random command lines, each in the same folder; what one leaves there is removed.
+
+    Args:
+        count: of the command lines.
+        seed: of the command lines.
+        directory: empty.
+        told: where faults are written as they come, and counts now and then.
+    """
     place(directory)
-    tally, before = Tally(), standing(directory)
+    tally, before, faults = Tally(), standing(directory), 0
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
         argv = command_line(draw, directory)
@@ -281,6 +286,9 @@ def run_many(count: int, seed: int, directory: Path) -> Tally:
         if before - standing(directory):
             tally.faults.append(f"{shown}\nremoved {sorted(before - standing(directory))[:5]}")
             break
+        if told is not None and (tally.faults[faults:] or number % 50 == 49):
+            print(*tally.faults[faults:], number, sorted(tally.statuses.items()), sep="\n", file=told, flush=True)
+        faults = len(tally.faults)
         for name in sorted(left):
             target = directory / name
             if target.is_dir() and not target.is_symlink():
@@ -294,10 +302,5 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        found = run_many(int(sys.argv[1]), int(sys.argv[2]), Path(scratch))
-    for fault in found.faults:
-        print(fault, end="\n\n")
-    for key, times in sorted(found.statuses.items()):
-        print(*key, times)
+        found = run_many(int(sys.argv[1]), int(sys.argv[2]), Path(scratch), told=sys.stdout)
     print(len(found.faults), "faults")
-    os._exit(0)
