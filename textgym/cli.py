@@ -6,6 +6,7 @@ import errno
 import io
 import math
 import os
+import select
 import shutil
 import signal
 import sys
@@ -308,11 +309,16 @@ def mend_streams() -> None:
 def _reader_is_gone() -> bool:
     """Tells a broken pipe of standard output from others, and closes it, as the interpreter would complain later."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        out = sys.stdout.fileno()
+    except OSError:  # it is no file, but a text in memory
+        return False
+    if hasattr(select, "poll"):  # what Windows lacks
+        poll = select.poll()
+        poll.register(out, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def _print_warning(message: Warning | str, kind: type[Warning], *_: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,18 +105,14 @@ def tint(strength: float) -> RGB:
 # -- Text ------------------------------------------------------------------------------------------
 
 
-TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Letters that turn the direction of all that follows them, so that it reads as something else."""
+COMMANDS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that command a terminal (C0 and C1), that turn the direction of what follows, or that are half a letter."""
 
 
 def printable(text: str) -> str:
     """``text`` without characters that would command a terminal or break a picture; newlines stay."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
-    return "".join("\ufffd" if _commands(letter) else letter for letter in text)
-
-
-def _commands(letter: str) -> bool:
-    return letter in TURNING or (letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs"))
+    return COMMANDS.sub("\ufffd", text)
 
 
 class PrintableStream(io.TextIOBase):
