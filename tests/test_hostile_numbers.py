@@ -20,6 +20,7 @@ from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents.construction import make_controller, schedule_state
 from textgym.agents.dpo_settings import DPOSettings
+from textgym.agents.evaluation import evaluate
 from textgym.agents.names import ALGORITHMS
 from textgym.agents.pretraining import Pretraining
 from textgym.agents.sft_settings import SFTSettings
@@ -171,6 +172,15 @@ def test_learning_for_no_tokens(value: Any) -> None:
 def test_seeds(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^seed=.*; expected a whole number, from 0 to 4294967295"):
         make_ppo(seed=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, math.nan, True])
+def test_evaluating_nothing(value: Any) -> None:
+    algorithm, mdp = make_ppo(), word_mdp()
+    with pytest.raises(ValueError, match=r"^n_episodes=.*; expected a whole number, at least 1"):
+        evaluate(algorithm.policy, algorithm.policy.trunk, mdp, value, 0)
+    with pytest.raises(ValueError, match=r"^seed=-1; expected a whole number"):
+        evaluate(algorithm.policy, algorithm.policy.trunk, mdp, 1, -1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 1e300, 10**400])
