@@ -152,16 +152,13 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
             yield Flag(flag, get_args(bare) if union else (bare,))
 
 
-FLAGS = {
-    command: tuple(
-        flag
-        for kind in (list(get_args(get_args(get_type_hints(config)["action"])[0])) or [config])
-        for flag in flags_of(get_args(kind)[0] if get_origin(kind) is Annotated else kind)
-    )
-    if command == "bench"
-    else tuple(flags_of(config))
-    for command, (config, _) in COMMANDS.items()
-}
+def settings_class(command: str) -> Any:
+    """The dataclass of a command's settings; of bench that of its first action."""
+    config = COMMANDS[command][0]
+    return get_args(get_type_hints(config)["action"])[0] if command == "bench" else config
+
+
+FLAGS = {command: tuple(flags_of(settings_class(command))) for command in COMMANDS}
 
 
 def value_of(flag: Flag, draw: random.Random) -> list[str]:
