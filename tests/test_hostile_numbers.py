@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import pkgutil
 import types
@@ -11,10 +12,12 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import textgym
 import textgym.commands.configs
 from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
@@ -26,6 +29,7 @@ from textgym.agents.pretraining import Pretraining
 from textgym.agents.sft_settings import SFTSettings
 from textgym.lm.lora import add_lora
 from textgym.lm.sampling import Sampling
+from textgym.registration import load_task, task_maker
 from textgym.rewards.compose import compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL
 from textgym.rewards.training import FitSettings
@@ -222,3 +226,32 @@ def test_ranks_of_adapters(value: Any) -> None:
     pytest.importorskip("peft")
     with pytest.raises(ValueError, match=r"^lora=.*; expected a whole number, at least 1"):
         add_lora(tiny_gpt2(), value, 0, 0)
+
+
+DIAGNOSTIC = ("Emit", "Noise", "Scale", "Vocabulary", "Needle", "Copy", "Recall", "Delayed", "Dense", "Prior", "Trap")
+
+
+@pytest.mark.parametrize("task", DIAGNOSTIC)
+def test_parameters_of_tasks(task: str) -> None:
+    """Also through gym.make, which hands its settings to them."""
+    parameters = inspect.signature(task_maker(task)).parameters
+    assert parameters
+    for name, parameter in parameters.items():
+        for value in (math.nan, math.inf, -1, "2", *([2.5, True] if parameter.annotation == "int" else [10**400])):
+            with pytest.raises(
+                ValueError, match=rf"^{name}=.*; expected (a whole number|a finite number|True or False)"
+            ):
+                load_task(task, **{name: value})
+    with pytest.raises(ValueError, match=r"^horizon=2.5; expected a whole number"):
+        gym.make("textgym/Delayed-v0", horizon=2.5)
+
+
+def test_parameters_of_ones_own_task_may_be_negative() -> None:
+    def maker(offset: int = 0, scale: float = 1.0) -> Any:
+        raise LookupError(f"{offset!r} {scale!r}")
+
+    textgym.register_task("hostile/Own-v0", maker)
+    with pytest.raises(LookupError, match=r"-2 -0\.5"):
+        load_task("hostile/Own-v0", offset=np.int64(-2), scale=np.float32(-0.5))
+    with pytest.raises(ValueError, match=r"^offset=1\.5; expected a whole number"):
+        load_task("hostile/Own-v0", offset=1.5)
