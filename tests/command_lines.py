@@ -158,7 +158,17 @@ def settings_class(command: str) -> Any:
     return get_args(get_type_hints(config)["action"])[0] if command == "bench" else config
 
 
+def _weight(flag: Flag) -> int:
+    """Files, models and rewards can be wrong in more ways than numbers."""
+    return 4 if Path in flag.types or flag.name.rpartition(".")[2] in BY_NAME else 1
+
+
 FLAGS = {command: tuple(flags_of(settings_class(command))) for command in COMMANDS}
+
+
+WEIGHTS = {command: [_weight(flag) for flag in flags] for command, flags in FLAGS.items()}
+COUNTS = (0, 1, 1, 1, 1, 2, 3, 5)
+"""Numbers of flags beside those of a good command line; mostly one, as the first that is wrong hides the others."""
 
 
 def value_of(flag: Flag, draw: random.Random) -> list[str]:
@@ -184,7 +194,8 @@ def command_line(draw: random.Random, directory: Path) -> list[str]:
     command = draw.choice(list(COMMANDS))
     argv = [command, *GOOD[command]]
     settings: dict[str, Any] = {}
-    for flag in draw.sample(FLAGS[command], min(draw.choice((0, 1, 2, 3, 4, 6)), len(FLAGS[command]))):
+    flags = {flag.name: flag for flag in draw.choices(FLAGS[command], WEIGHTS[command], k=draw.choice(COUNTS))}
+    for flag in flags.values():
         words = value_of(flag, draw)
         if draw.random() < 0.2:
             settings[flag.name.replace("-", "_")] = draw.choice(

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-import textgym
 import textgym.commands.configs
 from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
+from textgym import registration
 from textgym.agents.construction import make_controller, schedule_state
 from textgym.agents.dpo_settings import DPOSettings
 from textgym.agents.evaluation import evaluate
@@ -246,11 +246,11 @@ def test_parameters_of_tasks(task: str) -> None:
         gym.make("textgym/Delayed-v0", horizon=2.5)
 
 
-def test_parameters_of_ones_own_task_may_be_negative() -> None:
+def test_parameters_of_ones_own_task_may_be_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     def maker(offset: int = 0, scale: float = 1.0) -> Any:
         raise LookupError(f"{offset!r} {scale!r}")
 
-    textgym.register_task("hostile/Own-v0", maker)
+    monkeypatch.setattr(registration, "_own", {"hostile/Own-v0": maker})
     with pytest.raises(LookupError, match=r"-2 -0\.5"):
         load_task("hostile/Own-v0", offset=np.int64(-2), scale=np.float32(-0.5))
     with pytest.raises(ValueError, match=r"^offset=1\.5; expected a whole number"):
