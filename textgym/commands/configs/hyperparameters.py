@@ -90,7 +90,7 @@ class Hyperparameters:
         check(self, finite, "top_p", above=0, high=1)
         check_given(self, count, "n_epochs", "samples_per_prompt", "min_tokens_to_keep", "target_update", "cg_steps")
         check_given(self, finite, "kl_target", "clip_range_high", "clip_range_vf", "cg_damping", above=0)
-        check_given(self, finite, "vf_coef", "target_kl", low=0)
+        check_given(self, finite, "vf_coef", "target_kl", "ent_coef", low=0)
         check_given(self, finite, "gae_lambda", low=0, high=1)
         check_given(self, finite, "clip_range", "top_mask", "curvature_share", above=0, high=1)
         check_words(self, "value")
