@@ -56,5 +56,6 @@ class DPOConfig:
     def __post_init__(self) -> None:
         check(self, count, "eval_episodes")
         check_given(self, count, "max_new_tokens", most=MOST_TOKENS)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "reward")

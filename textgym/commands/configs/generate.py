@@ -52,5 +52,6 @@ class GenerateConfig:
         check_given(self, count, "min_new_tokens", "top_k", least=0)
         check_given(self, finite, "temperature", **TEMPERATURES)
         check_given(self, finite, "top_p", above=0, high=1)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "model")

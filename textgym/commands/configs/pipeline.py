@@ -160,5 +160,6 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         check(self, count, "iterations", "eval_episodes")
         check_given(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model")

@@ -71,5 +71,6 @@ class RewardModelConfig:
         check(self, finite, "heldout", above=0, below=1)
         check(self, finite, "uncertainty_weight", low=0)
         check(self, finite, "learning_rate", above=0)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "gold")

@@ -60,5 +60,6 @@ class SFTConfig:
         check(self, count, "eval_episodes")
         check_given(self, count, "count")
         check_given(self, count, "max_new_tokens", most=MOST_TOKENS)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "reward")

@@ -88,5 +88,6 @@ class TrainConfig:
         check_given(self, finite, "missing_end_score")
         check_given(self, finite, "ptx_coef", low=0)
         check_given(self, finite, "reward_timeout", above=0, high=LONGEST_WAIT)
+        check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining")
