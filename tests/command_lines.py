@@ -127,8 +127,9 @@ GOOD: dict[str, tuple[str, ...]] = {
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),
     "bench": ("run", "nothing", "--out", "run.jsonl"),
+    "compare": ("folder", "nowhere", "--out", "run"),
 }
-"""A command line for each command that ends within a second: all are good but those of demo and bench."""
+"""A command line for each command that ends within a second: all are good but those of demo, bench and compare."""
 
 
 @dataclass(frozen=True)
