@@ -52,6 +52,7 @@ from textgym.agents.settings import make_settings, warmup_factor
 from textgym.agents.slots import MAX_SLOTS, Slots, SlotStep, make_slots
 from textgym.lm.finite import check_trained, naming_batch
 from textgym.lm.sampling import Sampling
+from textgym.numbers import count, random_seed
 from textgym.rewards.kl import KLController
 from textgym.types import BoolArray, Episodes
 
@@ -129,7 +130,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.reference_source = reference
         self.value = value
         self.kl = make_controller(kl)
-        schedule_state(learning_rate)  # one that no checkpoint could hold is refused here
+        rate = schedule_state(learning_rate)  # one that no checkpoint could hold is refused here
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining
         self.score_together = score_together
@@ -143,14 +144,14 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
-            learning_rate,
+            learning_rate if isinstance(rate, dict) else rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
             support_multi_env=True,
-            seed=0 if seed is None else seed,
+            seed=0 if seed is None else random_seed("seed", seed),
             supported_action_spaces=(spaces.Discrete,),
         )
         if _init_setup_model:
@@ -239,7 +240,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Reseeds this algorithm's own streams; no global generator is touched."""
-        self.seed = 0 if seed is None else seed
+        self.seed = 0 if seed is None else random_seed("seed", seed)
         self.policy.seed = self.seed
         self._session = self.new_session()
 
@@ -273,7 +274,11 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         """Trains until ``total_timesteps`` tokens were generated; a timestep is a token.
 
         With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
+
+        Raises:
+            ValueError: ``total_timesteps`` is no whole number of at least 1.
         """
+        total_timesteps = count("total_timesteps", total_timesteps)
         callbacks = CallbackList([*as_callbacks(callback), *([TokenProgressBar()] if progress_bar else [])])
         bridge_evaluations(callbacks)
         if self.env is None:

@@ -35,6 +35,7 @@ from textgym.lm.finite import check_trained
 from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.sampling import Sampling
+from textgym.lm.weight_files import check_weight_files
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.tokenization import write_turn_end
 
@@ -123,8 +124,10 @@ def load_value(directory: Path) -> SeparateValue | None:
     trunk_directory = directory / "training" / "value_trunk"
     if not trunk_directory.is_dir():
         return None
+    check_weight_files(trunk_directory)
     with without_bars():
-        trunk = own_memory(AutoModel.from_pretrained(str(trunk_directory)).eval())
+        opened = AutoModel.from_pretrained(str(trunk_directory), trust_remote_code=False, use_safetensors=True)
+    trunk = own_memory(opened.eval())
     weight = load_file(directory / "training" / "value_head.safetensors")["linear.weight"]
     return SeparateValue(trunk, ValueHead(weight.shape[1]))
 

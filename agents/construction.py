@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +21,7 @@ from textgym.agents.policy import LMPolicy
 from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
+from textgym.numbers import finite, plain
 from textgym.rewards.kl import FixedKL, KLController
 
 
@@ -45,9 +44,10 @@ def make_controller(kl: Any) -> KLController:
     Raises:
         TypeError: it is neither.
     """
-    if isinstance(kl, bool) or not (isinstance(kl, Real) or hasattr(kl, "beta")):
+    number = plain(kl)
+    if number is None and not hasattr(kl, "beta"):
         raise TypeError(f"kl={kl!r}; expected a number, β, or a controller such as textgym.rewards.kl.AdaptiveKL")
-    controller: KLController = FixedKL(float(kl)) if isinstance(kl, Real) else kl
+    controller: KLController = kl if number is None else FixedKL(number)
     return controller
 
 
@@ -195,9 +195,8 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
         TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
         ValueError: a number of it is negative or not finite.
     """
-    if isinstance(rate, Real):
-        _check_rate("learning_rate", float(rate))
-        return float(rate)
+    if plain(rate) is not None:
+        return finite("learning_rate", rate, low=0)
     kind = type(rate).__name__
     if kind not in SCHEDULES or type(rate) is not SCHEDULES[kind][0]:
         raise TypeError(
@@ -205,9 +204,7 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
             "LinearSchedule(start, end, end_fraction) or ConstantSchedule(val): checkpoints hold no pickle, so another "
             "function could not be saved"
         )
-    numbers = {name: float(getattr(rate, name)) for name in SCHEDULES[kind][1]}
-    for name, value in numbers.items():
-        _check_rate(f"learning_rate: {name}", value)
+    numbers = {name: finite(f"learning_rate: {name}", getattr(rate, name), low=0) for name in SCHEDULES[kind][1]}
     return {"schedule": kind, **numbers}
 
 
@@ -223,11 +220,6 @@ def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
 def make_schedule(rate: float | Schedule) -> Schedule:
     """A schedule as it is; a number decays linearly to 0."""
     return rate if callable(rate) else linear_decay(float(rate))
-
-
-def _check_rate(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}={value}; expected a finite number of 0 or more")
 
 
 def restricts_actions(env: VecEnv) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from textgym.numbers import check, count, finite
+
 
 @dataclass(frozen=True)
 class DPOSettings:
@@ -21,9 +23,5 @@ class DPOSettings:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
-        for name in ("beta", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
+        check(self, count, "epochs", "batch_size")
+        check(self, finite, "beta", "learning_rate", "max_grad_norm", above=0)

@@ -17,6 +17,7 @@ from textgym.agents.slots import AdmittingSlots, admitting_env
 from textgym.lm.sampling import restrict
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
+from textgym.numbers import count, random_seed
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.kl import exact_kl
 from textgym.tokenization import token_strings
@@ -96,7 +97,12 @@ class Report:
 
 
 def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
-    """Samples responses to ``n_episodes`` prompts, the same ones for every policy, and measures them."""
+    """Samples responses to ``n_episodes`` prompts, the same ones for every policy, and measures them.
+
+    Raises:
+        ValueError: ``n_episodes`` is no whole number of at least 1, or ``seed`` is no seed.
+    """
+    n_episodes, seed = count("n_episodes", n_episodes), random_seed("seed", seed)
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))
     episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
     judged = mdp.rewards.rewards != (no_reward,)

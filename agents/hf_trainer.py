@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
@@ -22,10 +24,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from textgym.agents.checkpoint import load_optimizer, optimizer_state
 from textgym.agents.demonstrations import Demonstration, collate, next_token_loss
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
-from textgym.files import write_manifest
+from textgym.files import MANIFEST, read_json, write_json, write_manifest
 from textgym.lm.bars import without_bars
 from textgym.lm.finite import check_step, naming_batch
 from textgym.lm.lora import is_adapted
@@ -33,7 +36,10 @@ from textgym.lm.lora import is_adapted
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
 LOGGING_STEPS = 10
 FLOOR = 0.1  # of the learning rate, where the cosine ends
-TRAINED = "trained.safetensors"  # what is trained of an adapted model, between epochs
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+RANDOM_TENSORS, RANDOM_NUMBERS = "random.safetensors", "random.json"
+FILES = (WEIGHTS, OPTIMIZER, STATE, RANDOM_TENSORS, RANDOM_NUMBERS, "trainer_state.json", MANIFEST)
+"""Files of the state between epochs."""
 BETAS = (0.9, 0.95)  # of Adam (Ouyang et al. 2022, appendix C.1)
 
 
@@ -55,9 +61,11 @@ def run_trainer(
         The rows of all epochs, and which epoch is kept.
     """
     found = last_whole(directory) if resume else None
+    if found is not None:
+        check_ours(found)
     arguments = training_arguments(settings, keep_by, seed, directory, evaluate_first=found is None)
     with undone_afterwards(model):
-        trainer = (_AdapterTrainer if is_adapted(model) else _Trainer)(
+        trainer = _Trainer(
             model=model,
             args=arguments,
             data_collator=collate,
@@ -182,38 +190,118 @@ class _Trainer(Trainer):
             check_step(float(loss), float(get_total_norm(gradients)), self.args.learning_rate)
         return loss
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Silent about weights that are tied to others: a checkpoint holds those once."""
-        model: Any = self.model
-        if load_result.unexpected_keys or set(load_result.missing_keys) - model.all_tied_weights_keys.keys():
-            super()._issue_warnings_after_load(load_result)
-
-
-class _AdapterTrainer(_Trainer):
-    """Keeps between epochs what is trained of a model, and nothing else.
-
-    transformers does not find adapters again in layers that were adapted in place.
-    """
+    # Trainer keeps its state in pickles, which are programs. All of what follows is written in safetensors and JSON.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         assert output_dir is not None
-        directory = Path(output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.detach().clone() for name, value in self._trained().items()}, directory / TRAINED)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_weights(self._learner, Path(output_dir, WEIGHTS))
 
-    @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        kept = load_file(Path(resume_from_checkpoint) / TRAINED)
-        for name, value in self._trained().items():
-            value.copy_(kept[name])
+        load_weights(self._learner, Path(resume_from_checkpoint, WEIGHTS))
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
-    def _trained(self) -> dict[str, nn.Parameter]:
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        tensors, groups = optimizer_state(self.optimizer)
+        save_file(tensors, Path(output_dir, OPTIMIZER))
+        scaler = getattr(self.accelerator, "scaler", None)
+        state = {
+            "optimizer_groups": groups,
+            "schedule": self.lr_scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        write_json(Path(output_dir, STATE), state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        state = read_json(Path(checkpoint, STATE))
+        load_optimizer(self.optimizer, load_file(Path(checkpoint, OPTIMIZER)), state["optimizer_groups"])
+        self.lr_scheduler.load_state_dict(state["schedule"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Does nothing: the optimiser's state holds it."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Does nothing: the optimiser's state holds it."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        tensors, numbers = random_state()
+        save_file(tensors, Path(output_dir, RANDOM_TENSORS))
+        write_json(Path(output_dir, RANDOM_NUMBERS), numbers)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            tensors = load_file(Path(checkpoint, RANDOM_TENSORS))
+            set_random_state(tensors, read_json(Path(checkpoint, RANDOM_NUMBERS)))
+
+    @property
+    def _learner(self) -> PreTrainedModel:
         model: Any = self.model
-        return {name: value for name, value in model.named_parameters() if value.requires_grad}
+        return cast(PreTrainedModel, model)
+
+
+def save_weights(model: PreTrainedModel, path: Path) -> None:
+    """Keeps a model's weights; of an adapted one what is trained, and nothing else."""
+    if is_adapted(model):
+        save_file({name: value.detach().clone() for name, value in _trained(model).items()}, path)
+    else:
+        save_model(model, str(path))
+
+
+@torch.no_grad()
+def load_weights(model: PreTrainedModel, path: Path) -> None:
+    """Puts back what :func:`save_weights` kept."""
+    if not is_adapted(model):
+        load_model(model, path)
+        return
+    kept = load_file(path)
+    for name, value in _trained(model).items():
+        value.copy_(kept[name])
+
+
+def _trained(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The states of the global generators, which Trainer draws from: torch's as tensors, the others for JSON."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    tensors = {"cpu": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - Trainer seeds it
+    numpy = [name, np.asarray(keys).tolist(), *rest]
+    return tensors, {"python": [version, list(words), gauss], "numpy": numpy}
+
+
+def set_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Puts back what :func:`random_state` gave."""
+    torch.set_rng_state(tensors["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda.{i}" in tensors:  # a run may go on beside other accelerators
+            torch.cuda.set_rng_state(tensors[f"cuda.{i}"], i)
+    version, words, gauss = numbers["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(numbers["numpy"]))  # noqa: NPY002
+
+
+def check_ours(directory: Path) -> None:
+    """ValueError where a file stands in a checkpoint that textgym did not write there, such as a pickle."""
+    strange = sorted(path.name for path in directory.iterdir() if path.name not in FILES)
+    if strange:
+        raise ValueError(
+            f"{directory / strange[0]} is none of the files that textgym keeps between epochs (another version or "
+            "somebody else wrote it), and nothing of this directory is read; begin the run anew with --overwrite"
+        )
 
 
 class _Epochs(TrainerCallback):

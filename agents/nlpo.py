@@ -11,7 +11,7 @@ from textgym.agents.construction import restricts_actions
 from textgym.agents.masking import MASK_MODEL, NucleusMask
 from textgym.agents.ppo import PPO, PPOSettings
 from textgym.agents.session import Session
-from textgym.agents.settings import require
+from textgym.numbers import check, count, finite
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class NLPOSettings(PPOSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.top_mask <= 1, "top_mask", self.top_mask, "a share in (0, 1]")
-        require(self.min_tokens_to_keep >= 1, "min_tokens_to_keep", self.min_tokens_to_keep, "at least 1")
-        require(self.target_update >= 1, "target_update", self.target_update, "at least 1")
+        check(self, count, "min_tokens_to_keep", "target_update")
+        check(self, finite, "top_mask", above=0, high=1)
 
 
 class NLPO(PPO):

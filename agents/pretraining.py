@@ -7,7 +7,6 @@ in the loop, not in an algorithm, so that every algorithm can have it. Here E is
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.likelihood import check_readable, log_likelihood
 from textgym.lm.scoring import Trunk
+from textgym.numbers import check, count, finite
 from textgym.tokenization import encode_content, warn_of_special_strings
 from textgym.types import Prompt, SpecialTokens
 
@@ -45,10 +45,8 @@ class Pretraining:
     def __post_init__(self) -> None:
         if not self.texts:
             raise ValueError("pretraining: there is no text; expected at least one")
-        if not (math.isfinite(self.coefficient) and self.coefficient >= 0):
-            raise ValueError(f"pretraining: coefficient={self.coefficient}; expected a finite number of 0 or more")
-        if self.batch_size < 1:
-            raise ValueError(f"pretraining: batch_size={self.batch_size}; expected at least 1")
+        check(self, finite, "coefficient", low=0)
+        check(self, count, "batch_size")
 
     def draw(self, seed: int, update: int) -> list[Demonstration]:
         """The texts of an update, no one twice: a pure function, so that a resumed run needs only its counter."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+from textgym.numbers import check, check_given, count, finite
 
 Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
 
@@ -41,19 +42,18 @@ class Settings:
     ent_coef: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.episodes_per_iteration < 2 or not 0 < self.minibatch_size <= self.episodes_per_iteration:
+        check(self, count, "episodes_per_iteration", "minibatch_size", "n_epochs", "samples_per_prompt")
+        check(self, count, "warmup_iterations", least=0)
+        check(self, finite, "max_grad_norm", above=0)
+        if self.episodes_per_iteration < 2 or self.minibatch_size > self.episodes_per_iteration:
             raise ValueError(
                 f"episodes_per_iteration={self.episodes_per_iteration}, minibatch_size={self.minibatch_size}; expected "
                 "at least 2 episodes, and minibatches of at least 1 and at most all of them"
             )
-        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "more than 0")
         kinds = get_args(Normalisation)
         require(self.normalisation in kinds, "normalisation", repr(self.normalisation), f"one of {', '.join(kinds)}")
         require(isinstance(self.kl_in_loss, bool), "kl_in_loss", repr(self.kl_in_loss), "True or False")
-        require(self.n_epochs >= 1, "n_epochs", self.n_epochs, "at least 1")
-        require(self.samples_per_prompt >= 1, "samples_per_prompt", self.samples_per_prompt, "at least 1")
-        require(self.warmup_iterations >= 0, "warmup_iterations", self.warmup_iterations, "0 or more")
-        require(0 <= self.ent_coef < math.inf, "ent_coef", self.ent_coef, "a finite number of 0 or more")
+        check(self, finite, "ent_coef", low=0)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class CriticSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.clip_range_vf > 0, "clip_range_vf", self.clip_range_vf, "more than 0")
-        require(self.vf_coef >= 0, "vf_coef", self.vf_coef, "0 or more")
+        check(self, finite, "clip_range_vf", above=0)
+        check(self, finite, "vf_coef", low=0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class GAESettings(CriticSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "a number in [0, 1]")
+        check(self, finite, "gae_lambda", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,9 @@ class ClipSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.clip_range > 0, "clip_range", self.clip_range, "more than 0")
-        require(self.clip_high > 0, "clip_range_high", self.clip_high, "more than 0")
-        bound = self.target_kl or 0.0
-        require(math.isfinite(bound) and bound >= 0, "target_kl", bound, "nats per token, more than 0; or 0 for none")
+        check(self, finite, "clip_range", above=0, high=1)
+        check_given(self, finite, "clip_range_high", above=0)
+        check_given(self, finite, "target_kl", low=0)
 
     @property
     def clip_high(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from textgym.numbers import check, count, finite
+
 EpochRow: TypeAlias = dict[str, float]
 """One epoch's numbers: ``iteration`` (the epoch; 0 is before training), ``train/…``, ``validation/…``."""
 
@@ -29,14 +31,9 @@ class SFTSettings:
     """Of the forward and backward pass; weights and Adam stay fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}; expected more than 0")
-        if not 0 <= self.residual_dropout < 1:
-            raise ValueError(f"residual_dropout={self.residual_dropout}; expected a share in [0, 1)")
+        check(self, count, "epochs", "batch_size", "accumulate")
+        check(self, finite, "learning_rate", "max_grad_norm", above=0)
+        check(self, finite, "residual_dropout", low=0, below=1)
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
         if self.precision not in ("fp32", "bf16", "fp16"):

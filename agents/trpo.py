@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from textgym.agents.advantages import Advantages
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Minibatch, Scored, minibatches
 from textgym.agents.losses import weight
 from textgym.agents.ppo import whitened_gae
-from textgym.agents.settings import GAESettings, require
+from textgym.agents.settings import GAESettings
 from textgym.agents.trust_region import TrustRegion, flat
+from textgym.numbers import check, count, finite
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class TRPOSettings(GAESettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("target_kl", "cg_steps", "cg_damping"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        require(0 < self.curvature_share <= 1, "curvature_share", self.curvature_share, "in (0, 1]")
+        check(self, count, "cg_steps")
+        check(self, finite, "target_kl", "cg_damping", above=0)
+        check(self, finite, "curvature_share", above=0, high=1)
 
 
 class TRPO(SequenceAlgorithm):
@@ -49,7 +49,7 @@ class TRPO(SequenceAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         return whitened_gae(scored, self.settings.gae_lambda)
 
-    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+    def policy_loss(self, log_probs: torch.Tensor, batch: Minibatch) -> torch.Tensor:
         return -batch.log_ratio(log_probs).exp() * batch.advantages
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
@@ -61,7 +61,7 @@ class TRPO(SequenceAlgorithm):
         self._n_updates += 1
         return logged
 
-    def _surrogate(self, batch: Minibatch, total: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _surrogate(self, batch: Minibatch, total: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A batch's share of the loss, whose weights sum to ``total``."""
         evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
         share = weight(self.settings.normalisation, batch.valid) / total

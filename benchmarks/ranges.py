@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from textgym.agents.settings import require
+from textgym.numbers import count, finite
 
 FEWEST = {
     **dict.fromkeys(("tokens", "episodes", "slots", "evaluated", "texts", "ptx_batch_size", "held_out"), 1),
@@ -32,9 +31,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if name in FEWEST:
-            least = FEWEST[name]
-            require(isinstance(value, int) and value >= least, name, value, f"a whole number of at least {least}")
+            count(name, value, FEWEST[name])
         elif name in POSITIVE:
-            require(0 < value < math.inf, name, value, "a number above 0")
+            finite(name, value, above=0)
         elif name in NOT_NEGATIVE:
-            require(0 <= value < math.inf, name, value, "a number of at least 0")
+            finite(name, value, low=0)

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from textgym.benchmarks.comparison import number
-from textgym.rendering import DEEPEST_TINT, hue
+from textgym.rendering import DEEPEST_TINT, hue, printable
 
 
 def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
@@ -24,7 +24,7 @@ def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
     environment.filters["number"] = number
     environment.globals.update(full_loss=tint(-1.0), full_gain=tint(1.0))
     page = environment.get_template(template).render(**contents)
-    path.write_text(page, encoding="utf-8", errors="replace")  # a model may write half a surrogate pair
+    path.write_text(printable(page), encoding="utf-8")  # a model may write what turns a page around
     return path
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from textgym.numbers import check, count
 from textgym.rewards.opening import classifier_config, open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
 from textgym.tokenization import encode_content, encode_fields, render_chat, with_special_strings_spaced
@@ -104,8 +105,7 @@ class ClassifierReward:
         ):
             if value not in known:
                 raise ValueError(f"{setting}={value!r} is not one of {', '.join(map(repr, known))}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}; expected at least 1")
+        check(self, count, "batch_size")
         config = self.model.config
         index = label_index(config, self.label)
         if config.problem_type == "regression" or (config.num_labels == 1 and not self._is_multi_label):

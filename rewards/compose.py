@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from textgym.numbers import LONGEST_WAIT, finite
 from textgym.rewards.functions import (
     Batch,
     Reward,
@@ -16,7 +17,7 @@ from textgym.rewards.functions import (
     check_signature,
     reward_name,
 )
-from textgym.rewards.scores import finite
+from textgym.rewards.scores import trainable
 from textgym.types import Prompt, Score
 
 Part: TypeAlias = "Reward | tuple[Reward, float]"
@@ -148,7 +149,7 @@ class WeightedRewards:
 
     def _finite(self, total: float) -> float:
         try:
-            return finite(total)
+            return trainable(total)
         except ValueError as error:
             raise ValueError(f"the weighted sum of the rewards ({', '.join(self.names)}): {error}") from None
 
@@ -217,8 +218,8 @@ def compose(
         ValueError: no component, the wrong number of weights, a weight that is not a finite number, or a timeout that
             is not a positive one.
     """
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ValueError(f"timeout={timeout!r}; expected a number of seconds greater than 0, or None for no limit")
+    if timeout is not None:
+        timeout = finite("timeout", timeout, above=0, high=LONGEST_WAIT)
     parts = list(reward) if isinstance(reward, Sequence) else [reward]
     if not parts:
         raise ValueError("reward: got an empty list, expected at least one reward")
@@ -247,9 +248,7 @@ def _limit(part: Part) -> float | None:
 
 
 def _weight(weight: Any, reward: Callable[..., Any]) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise ValueError(f"the weight of {reward_name(reward)!r} must be a finite number, got {weight!r}")
-    return float(weight)
+    return finite(f"weight of {reward_name(reward)!r}", weight)
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from textgym.files import replaced_directory, write_json
+from textgym.numbers import check, finite
 from textgym.rewards.model import RewardModel
 from textgym.types import Combine, FloatArray, Messages, Prompt
 
@@ -67,8 +68,7 @@ class RewardEnsemble:
             raise ValueError("members: got none, expected at least one reward model")
         if self.combine not in get_args(Combine):
             raise ValueError(f"combine={self.combine!r} is not one of {', '.join(get_args(Combine))}")
-        if not 0 <= self.uncertainty_weight < float("inf"):
-            raise ValueError(f"uncertainty_weight={self.uncertainty_weight}; expected 0 or more")
+        check(self, finite, "uncertainty_weight", low=0)
 
     @classmethod
     def load(

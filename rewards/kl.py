@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textgym.numbers import check, finite
+
 Array = TypeVar("Array", NDArray[np.floating[Any]], Tensor)
 
 
@@ -97,7 +99,7 @@ def shape_rewards(
     }
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected arrays of one shape [N, T], got {shapes}")
-    _check_beta(beta)
+    finite("beta", beta, low=0)
     undefined = valid & ~(np.isfinite(log_probs) & np.isfinite(ref_log_probs))
     if undefined.any():
         row, token = np.argwhere(undefined)[0]
@@ -131,7 +133,7 @@ class FixedKL:
     beta: float
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
+        check(self, finite, "beta", low=0)
 
     def update(self, kl_per_sequence: float, n_episodes: int) -> None:
         """Nothing to do."""
@@ -140,8 +142,7 @@ class FixedKL:
         return {"beta": self.beta}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        _check_beta(state["beta"])
-        self.beta = state["beta"]
+        self.beta = finite("beta", state["beta"], low=0)
 
 
 @dataclass
@@ -161,11 +162,7 @@ class AdaptiveKL:
     horizon: float = 10_000
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
-        for name in ("beta", "target", "horizon"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: expected a finite number greater than 0, got {value!r}")
+        check(self, finite, "beta", "target", "horizon", above=0)
 
     def update(self, kl_per_sequence: float, n_episodes: int) -> None:
         """Move β after an iteration.
@@ -188,10 +185,4 @@ class AdaptiveKL:
         return {"beta": self.beta}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        _check_beta(state["beta"])
-        self.beta = state["beta"]
-
-
-def _check_beta(beta: float) -> None:
-    if not (math.isfinite(beta) and beta >= 0):
-        raise ValueError(f"beta: expected a finite number of at least 0, got {beta!r}")
+        self.beta = finite("beta", state["beta"], low=0)

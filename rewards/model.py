@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars
+from textgym.numbers import check, count
 from textgym.rewards.opening import open_classifier
 from textgym.rewards.reading import linear_head, longest_readable, read_logits
 from textgym.tokenization import encode_content, reply_end_id, special_ids
@@ -60,8 +61,7 @@ class RewardModel:
     name: str = "reward_model"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
+        check(self, count, "batch_size")
         if self.too_long not in ("error", "truncate"):
             raise ValueError(f"too_long: expected 'error' or 'truncate', got {self.too_long!r}")
         if self.model.config.num_labels != 1:

@@ -9,7 +9,8 @@ import torch
 
 from textgym.lm.adapter_files import base_of
 from textgym.lm.bars import without_bars, without_reports
-from textgym.tokenization import TOKENIZER_FILES
+from textgym.lm.weight_files import check_weight_files
+from textgym.tokenization import TOKENIZER_FILES, reason
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -38,16 +39,17 @@ def open_classifier(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     _require_source(directory, kind)
+    check_weight_files(directory)
     if (base := base_of(directory)) is not None:
         model, tokenizer = _open_adapters(Path(directory), base, kind, dtype)
         return model.to(_device(device)), tokenizer
     try:
         with without_bars(directory):
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                directory, dtype=dtype, output_loading_info=True
+                directory, dtype=dtype, output_loading_info=True, trust_remote_code=False, use_safetensors=True
             )
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # safetensors, json and the hub client each raise errors of their own
         raise FileNotFoundError(_unreadable(directory, kind, error)) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -69,14 +71,14 @@ def classifier_config(directory: str | Path, kind: str) -> PreTrainedConfig | No
     if base_of(directory) is not None:
         return None
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(directory)
-    except (OSError, ValueError) as error:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # a config may hold anything
         raise FileNotFoundError(_unreadable(directory, kind, error)) from error
     return config
 
 
 def _unreadable(directory: str | Path, kind: str, error: Exception) -> str:
-    return f"no {kind} can be loaded from {str(directory)!r}: {error}. {EXPECTED} that the hub serves"
+    return f"no {kind} can be loaded from {str(directory)!r}: {reason(error)}. {EXPECTED} that the hub serves"
 
 
 def _require_source(directory: str | Path, kind: str) -> None:
@@ -100,17 +102,18 @@ def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) ->
     saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(directory).items()}
     head = next((saved[name] for name in ("score.weight", "classifier.weight") if name in saved), None)
     changes = {} if head is None else {"num_labels": len(head), "ignore_mismatched_sizes": True}
+    check_weight_files(base)
     try:
         with without_bars(base), without_reports(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                base, dtype=dtype, output_loading_info=True, **changes
+                base, dtype=dtype, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **changes
             )
         has_own = any((directory / name).is_file() for name in TOKENIZER_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base, trust_remote_code=False)
+    except Exception as error:  # safetensors, json and the hub client each raise errors of their own
         raise FileNotFoundError(
-            f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {error}. Put that model there, or "
-            "write where it is into base_model_name_or_path of adapter_config.json"
+            f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {reason(error)}. Put that model "
+            "there, or write where it is into base_model_name_or_path of adapter_config.json"
         ) from error
     if missing := sorted(info["missing_keys"] - saved.keys()):
         raise ValueError(

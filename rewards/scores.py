@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from textgym.numbers import LARGEST_FLOAT
 from textgym.types import Score
-
-LARGEST = float(np.finfo(np.float32).max)
-"""Training computes in float32, which has no larger number."""
 
 
 def as_list(result: Any, count: int) -> list[Any]:
@@ -45,7 +43,7 @@ def as_score(value: Any, tokens: int) -> Score:
             another length.
     """
     if type(value) is float:  # most of them
-        return finite(value)
+        return trainable(value)
     value = _plain(value)
     if value is None:
         return None
@@ -71,17 +69,17 @@ def as_number(value: Any) -> float:
         raise ValueError(
             f"expected a finite number, got one of type {type(value).__name__} that is too large for a float"
         ) from error
-    return finite(number)
+    return trainable(number)
 
 
-def finite(number: float) -> float:
+def trainable(number: float) -> float:
     """The number, if float32 has it.
 
     Raises:
         ValueError: it is NaN, infinite, or beyond float32.
     """
-    if not abs(number) <= LARGEST:  # written so that NaN is refused, too
-        why = f", which float32 cannot hold (at most {LARGEST:.2g})" if math.isfinite(number) else ""
+    if not abs(number) <= LARGEST_FLOAT:  # written so that NaN is refused, too
+        why = f", which float32 cannot hold (at most {LARGEST_FLOAT:.2g})" if math.isfinite(number) else ""
         raise ValueError(f"expected a finite number, got {number}{why}")
     return number
 

@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from textgym.lm.finite import check_step, check_trained, naming_batch
+from textgym.numbers import check, count, finite
 from textgym.prompts import cut_left
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
@@ -165,11 +166,8 @@ class FitSettings:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a number greater than 0, got {self.learning_rate}")
-        for name, value in {"epochs": self.epochs, "batch_size": self.batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        check(self, finite, "learning_rate", above=0)
+        check(self, count, "epochs", "batch_size")
 
 
 @dataclass(frozen=True)

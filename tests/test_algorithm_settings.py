@@ -53,7 +53,10 @@ def test_an_algorithm_by_name(name: str, tmp_path: Path) -> None:
     [
         (["--algorithm", "rloo", "--clip-range", "0.3"], "clip_range=0.3: rloo has no such setting"),
         (["--algorithm", "rloo", "--samples-per-prompt", "1"], "samples_per_prompt=1; expected at least 2"),
-        (["--algorithm", "nlpo", "--top-mask", "1.5"], "top_mask=1.5; expected a share in (0, 1]"),
+        (
+            ["--algorithm", "nlpo", "--top-mask", "1.5"],
+            "top_mask=1.5; expected a finite number",
+        ),
         (["--algorithm", "grop"], "did you mean 'grpo'"),
     ],
 )

@@ -342,7 +342,7 @@ def test_a_run_is_not_overwritten_while_it_holds_what_the_next_one_reads(
         (["--reward", "clf:nowhere,label=good"], "nowhere"),
         (["--reward", "rm:model,too_lang=error"], "did you mean 'too_long'"),
         (["--reward", "rewards.py:graded"], "'graded' requires 'answer', which the data does not have"),
-        (["--reward-timeout", "0"], "reward_timeout=0.0; expected a number of seconds greater than 0"),
+        (["--reward-timeout", "0"], "reward_timeout=0.0; expected a finite number, more than 0"),
         (["--algorithm", "pppo"], "'ppo'"),
         (["--algorithm", "xyz"], "algorithm='xyz' is unknown; Known: ppo"),
         (["--temperature", "0"], "temperature"),

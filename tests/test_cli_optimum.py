@@ -81,7 +81,7 @@ def test_a_checkpoint_is_measured_as_it_was_trained(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "Emit", "--beta", "0"], "expected a finite number above 0"),
+        (["--task", "Emit", "--beta", "0"], "beta=0.0; expected a finite number, more than 0"),
         (["--task", "Reviews"], "has no beta of its own"),
         (["--task", "Reviews", "--beta", "0.1"], "limit=1,000,000"),
         (["--task", "Emitt"], "did you mean"),

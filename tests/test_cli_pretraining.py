@@ -146,7 +146,7 @@ def test_the_report_shows_the_mean_over_tasks_alone(tmp_path: Path) -> None:
         (["--pretraining", "hollow.jsonl"], "hollow.jsonl, row 2: text is ' '"),
         (["--pretraining", "torn.jsonl"], "torn.jsonl, line 2"),
         (["--pretraining", "task"], "pass --task"),
-        (["--pretraining", "texts.txt", "--ptx-coef", "-1"], "coefficient=-1"),
+        (["--pretraining", "texts.txt", "--ptx-coef", "-1"], "ptx_coef=-1"),
         (["--pretraining", "texts.txt", "--ptx-batch-size", "0"], "batch_size=0"),
         (["--ptx-coef", "1"], "pass --pretraining"),
     ],

@@ -215,7 +215,7 @@ def test_a_bad_row_is_named_before_anything_is_written(
         (["--data", "good.jsonl"], "every label is True"),
         (["--validation", "labels.jsonl"], "one holds comparisons"),
         (["--demonstrations", "bare.jsonl"], "bare.jsonl, row 1: no field 'completion'"),
-        (["--heldout", "1.5"], "heldout: expected a share"),
+        (["--heldout", "1.5"], "heldout=1.5; expected a finite number, more than 0 and less than 1"),
         (["--ensemble", "0"], "ensemble=0"),
         (["--uncertainty-weight", "-1"], "uncertainty_weight=-1"),
         (["--learning-rate", "0"], "learning_rate"),

@@ -552,7 +552,7 @@ def test_render_mode_is_checked():
 
 
 BAD_MDPS: dict[str, tuple[dict[str, Any], str]] = {
-    "no horizon": ({"max_new_tokens": 0}, "max_new_tokens=0; expected at least 1"),
+    "no horizon": ({"max_new_tokens": 0}, "max_new_tokens=0; expected a whole number, from 1 to 16777216"),
     "no prompts": ({"prompts": ()}, "prompts is empty"),
     "an end token outside": ({"end_token_ids": (1, 16)}, r"end_token_ids=\[16\].*16 actions"),
     "a prompt too long": ({"max_prompt_length": 2}, r"prompt 3 has 3 tokens.*max_prompt_length=2.*'w3 w4 w5'"),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import math
+import os
+import select
+import shutil
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import TracebackType
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -24,7 +33,9 @@ from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
-from textgym.rendering import printable
+from textgym.files import read_text
+from textgym.numbers import SettingError
+from textgym.rendering import PrintableStream, printable
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),
@@ -43,24 +54,66 @@ DESCRIPTION = (
     "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
     "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml."
 )
-BAD_INPUT = (ValueError, OSError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Failures of a disk while a command works; other errors of files are bad input."""
+NARROWEST = 40
+"""The smallest width, in columns, for which help is laid out."""
+MOST_SETTINGS = 10_000
+"""The most values that a YAML file may hold, with its aliases written out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and run a command; bad input ends it with status 2 and one message."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+    """Read the command line and run a command.
+
+    Args:
+        arguments: of the command; None for those of the process, whose streams and warnings are then made safe, too.
+
+    Raises:
+        SystemExit: with status 2 and one message for bad input, with 1 where something failed on the way.
+    """
+    if arguments is None:
+        mend_streams()
+        sys.excepthook = _print_traceback
+        warnings.showwarning = _print_warning  # type: ignore[assignment]
     sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
+    with explained():
+        try:
+            config = parse(with_yaml(readable(list(sys.argv[1:] if arguments is None else arguments))))
+            check_early(config)
+            run_command(config)
+        except SystemExit:
+            sys.stdout.flush()  # of help
+            raise
+        sys.stdout.flush()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Ends the process with a message where input is bad or the machine fails; errors of our own pass, as tracebacks.
+
+    Raises:
+        SystemExit: instead of what was raised inside.
+    """
     try:
-        argv = with_yaml(argv)
-    except (OSError, ValueError) as error:
+        yield
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            _stop(error, 2)
+        raise SystemExit(1) from None  # as of "textgym ... | head -1": nobody reads a message, either
+    except OSError as error:
+        _stop(error, 1 if error.errno in FULL else 2)
+    except ValueError as error:
         _stop(error, 2)
-    subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
-    try:
-        config = tyro.extras.subcommand_cli_from_dict(subcommands, prog="textgym", description=DESCRIPTION, args=argv)
-        check_early(config)
-    except BAD_INPUT as error:
-        _stop(error, 2)
-    run_command(config)
+    except ImportError as error:
+        if error.name is not None:
+            raise
+        _stop(error, 2)  # a sentence of ours, which says what to install
+    except MemoryError as error:
+        _stop(f"out of memory: {str(error) or 'lower the sizes'}", 1)
+    except RuntimeError as error:
+        if not (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)):
+            raise
+        _stop(f"out of memory: {error}", 1)
 
 
 def run_command(config: Any) -> None:
@@ -72,8 +125,9 @@ def run_command(config: Any) -> None:
     quieten_transformers()
     module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
     command = getattr(import_module(module), name)
+    shown: Any = PrintableStream(sys.stdout)  # models, data and file names may hold what commands a terminal
     try:
-        with stopped_by(signal.SIGTERM):
+        with stopped_by(signal.SIGTERM), redirect_stdout(shown):
             command(config)
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)
@@ -84,8 +138,6 @@ def run_command(config: Any) -> None:
         _stop(error, 1)
     except TrainingError as error:
         _stop(error, 1)
-    except BAD_INPUT as error:
-        _stop(error, 2)
 
 
 def _kept(config: Any) -> str:
@@ -120,19 +172,42 @@ def with_yaml(argv: list[str]) -> list[str]:
     at = argv.index("--config")
     if at + 1 >= len(argv):
         raise ValueError("--config needs a YAML file")
-    path = argv[at + 1]
-    with open(path, encoding="utf-8") as file:
-        try:
-            settings = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a mapping of settings such as 'seed: 1', got {type(settings).__name__}")
+    settings = read_yaml(argv[at + 1])
     optional = _optional_booleans(COMMANDS[argv[0]][0]) if argv[0] in COMMANDS else set()
     flags = [text for name, value in _named(settings) for text in _flag(name, value, name in optional)]
     rest = [*argv[:at], *argv[at + 2 :]]
     words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
     return [*rest[:words], *flags, *rest[words:]]
+
+
+def read_yaml(path: str) -> dict[Any, Any]:
+    """Returns the settings of a YAML file.
+
+    Raises:
+        ValueError: it is no YAML, no mapping, or holds more than :data:`MOST_SETTINGS` values.
+        OSError: it cannot be read.
+    """
+    text = read_text(path)
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if _size(node, {}) > MOST_SETTINGS:  # before a value is made, as aliases of aliases would fill the memory
+            raise ValueError(f"its aliases make more than {MOST_SETTINGS:,} values, or never end")
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML that holds settings: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected a mapping of settings such as 'seed: 1', got {type(settings).__name__}")
+    return settings
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """The number of values in a node of YAML, with its aliases written out; infinite where one contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # which stays only if it is met again inside
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1.0 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,7 +243,93 @@ def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
     return [f"--{name}", str(value)]
 
 
-def _stop(error: BaseException | str, status: int) -> None:
+def readable(argv: list[str]) -> list[str]:
+    """Returns the arguments.
+
+    Raises:
+        ValueError: one holds bytes that are no text, which no file of a run could keep.
+    """
+    for number, text in enumerate(argv, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"argument {number}, {text!a}, is not UTF-8; use other names") from error
+    return argv
+
+
+def parse(argv: list[str]) -> Any:
+    """Makes a command's settings from its arguments.
+
+    Raises:
+        SettingError: a value has no meaning.
+        SystemExit: tyro has printed its help, or what it cannot read.
+    """
+    subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told), legible_width():
+            return tyro.extras.subcommand_cli_from_dict(subcommands, prog="textgym", description=DESCRIPTION, args=argv)
+    except SystemExit as end:
+        for error in _causes(end):
+            if isinstance(error, SettingError):  # whose sentence is clearer than tyro's box around it
+                raise error from None
+        print(printable(told.getvalue()), end="", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def legible_width() -> Iterator[None]:
+    """Lets tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(NARROWEST, shutil.get_terminal_size().columns))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def mend_streams() -> None:
+    """Lets every text be printed, whatever the locale, and whether or not somebody reads."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif mode == "w":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone() -> bool:
+    """Tells a broken pipe of standard output from others, and closes it, as the interpreter would complain later."""
+    try:
+        out = sys.stdout.fileno()
+    except OSError:  # it is no file, but a text in memory
+        return False
+    if hasattr(select, "poll"):  # what Windows lacks
+        poll = select.poll()
+        poll.register(out, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
+
+
+def _print_warning(message: Warning | str, kind: type[Warning], *_: Any) -> None:
+    print(printable(f"{kind.__name__}: {message}"), file=sys.stderr)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(printable("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _stop(error: BaseException | str, status: int) -> NoReturn:
     print(f"error: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(status)
 

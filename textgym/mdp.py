@@ -14,9 +14,9 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.loading import ModelSource
+from textgym.numbers import MOST_TOKENS, check, check_given, count, finite
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
-from textgym.rewards.scores import LARGEST
 from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
 
@@ -88,11 +88,9 @@ class TokenMDP:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
-        for name, size in (("max_new_tokens", self.max_new_tokens), ("vocabulary_size", self.n_actions)):
-            if size < 1:
-                raise ValueError(f"{name}={size}; expected at least 1")
-        if self.missing_end_score is not None and not abs(self.missing_end_score) <= LARGEST:
-            raise ValueError(f"missing_end_score={self.missing_end_score}; expected a finite number or None")
+        check(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
+        check_given(self, count, "vocabulary_size", most=MOST_TOKENS)
+        check_given(self, finite, "missing_end_score")
         outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
         if outside:
             raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")

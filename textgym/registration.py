@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
+from textgym.numbers import LARGEST, SettingError, count, finite, random_seed, shown
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
@@ -111,14 +112,36 @@ def load_task(name: str, **parameters: Any) -> Task:
         parameters: the task's own, such as ``sigma`` of Noise.
 
     Raises:
-        ValueError: there is none of that name (the nearest is named), or its module cannot be imported.
-        TypeError: what makes it does not return a task.
+        ValueError: there is none of that name (the nearest is named), its module cannot be imported, or a number of the
+            parameters has no meaning.
+        TypeError: what makes it does not return a task, or has no parameter of a given name.
     """
-    made = task_maker(name)(**parameters)
+    maker = task_maker(name)
+    made = maker(**_checked(maker, parameters))
     task = made.build() if not isinstance(made, Task) and hasattr(made, "build") else made
     if not isinstance(task, Task):
         raise TypeError(f"task={name!r}: its maker returned {type(task).__name__}; expected a textgym.tasks.task.Task")
     return task
+
+
+def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a task as plain numbers, where what makes it says that they are numbers.
+
+    Raises:
+        ValueError: one is none, or lies where no shipped task has a use for it: below 1 for a count, below 0 otherwise.
+    """
+    shipped = getattr(maker, "__module__", "").startswith("textgym.tasks.")
+    kinds = {name: str(parameter.annotation) for name, parameter in inspect.signature(maker).parameters.items()}
+    found = dict(parameters)
+    for name, value in parameters.items():
+        kind = kinds.get(name, "").removeprefix("<class '").removesuffix("'>")
+        if kind == "int":
+            found[name] = random_seed(name, value) if name == "seed" else count(name, value, 1 if shipped else -LARGEST)
+        elif kind == "float":
+            found[name] = finite(name, value, 0) if shipped else finite(name, value)
+        elif shipped and kind == "bool" and not isinstance(value, bool):
+            raise SettingError(f"{name}={shown(value)}; expected True or False")
+    return found
 
 
 def task_maker(name: str) -> Callable[..., Any]:

@@ -6,15 +6,15 @@ tint a token by its reward, on the scale that :func:`strength` defines; the HTML
 
 from __future__ import annotations
 
+import io
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,18 +105,50 @@ def tint(strength: float) -> RGB:
 # -- Text ------------------------------------------------------------------------------------------
 
 
-TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Letters that turn the direction of all that follows them, so that it reads as something else."""
+COMMANDS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that command a terminal (C0 and C1), that turn the direction of what follows, or that are half a letter."""
 
 
 def printable(text: str) -> str:
     """``text`` without characters that would command a terminal or break a picture; newlines stay."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
-    return "".join("\ufffd" if _commands(letter) else letter for letter in text)
+    return COMMANDS.sub("\ufffd", text)
 
 
-def _commands(letter: str) -> bool:
-    return letter in TURNING or (letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs"))
+class PrintableStream(io.TextIOBase):
+    """A text stream that makes all that is written to it :func:`printable`.
+
+    Args:
+        inner: the stream behind it, such as ``sys.stdout``.
+    """
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+
+    def write(self, text: str) -> int:
+        self.inner.write(printable(text))
+        return len(text)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.inner.encoding
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def isatty(self) -> bool:
+        return self.inner.isatty()
+
+    def fileno(self) -> int:
+        return self.inner.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+
+def styled(stream: TextIO) -> TextIO:
+    """The stream behind a :class:`PrintableStream`, for text that is printable but for colours of our own."""
+    return stream.inner if isinstance(stream, PrintableStream) else stream
 
 
 def show_token(token: str) -> str:

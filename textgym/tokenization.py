@@ -38,10 +38,12 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
             f"{', '.join(TOKENIZER_FILES)}. Save it there with tokenizer.save_pretrained(directory)"
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory_or_id))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(directory_or_id), trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers, json and the hub client each raise errors of their own
         raise ValueError(
-            f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({first_line(error)}). Expected "
+            f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({reason(error)}). Expected "
             "tokenizer.json beside the weights; save it there with tokenizer.save_pretrained(directory)"
         ) from error
     if len(tokenizer) == 0:
@@ -62,6 +64,16 @@ def check_exists(directory_or_id: str | Path) -> None:
 def first_line(error: BaseException) -> str:
     """The gist of a library's many-line error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason(error: BaseException) -> str:
+    """Explains in a line why transformers could not open a model or a tokenizer."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs code of its own, which textgym never runs; expected a model that the installed transformers "
+            "knows by itself"
+        )
+    return first_line(error)
 
 
 def token_id_set(ids: int | Iterable[int] | None) -> tuple[int, ...]:
@@ -276,14 +288,31 @@ def encode_fields(
 ) -> dict[str, list[int]]:
     """All that a tokenizer makes of one text: ``input_ids``, ``attention_mask``, and what its settings ask for."""
     if special_tokens == "parse" or special_string(tokenizer, text) is None:
-        return dict(tokenizer(text, **settings))
+        return _tokenized(tokenizer, text, **settings)
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     before = getattr(backend, "encode_special_tokens", None)
     try:
-        return dict(tokenizer(text, split_special_tokens=True, **settings))
+        return _tokenized(tokenizer, text, split_special_tokens=True, **settings)
     finally:
         if before is not None:
             backend.encode_special_tokens = before  # the call above leaves it changed
+
+
+def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) -> dict[str, list[int]]:
+    """What the tokenizer makes of a text.
+
+    Raises:
+        ValueError: the text holds half a surrogate pair, which is no letter in any encoding.
+    """
+    try:
+        return dict(tokenizer(text, **settings))
+    except (TypeError, UnicodeEncodeError) as error:
+        half = re.search("[\ud800-\udfff]", text)
+        if half is None:
+            raise
+        raise ValueError(
+            f"a text holds half a surrogate pair ({half[0]!a}), which is no letter: {text[:80]!a}"
+        ) from error
 
 
 def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
@@ -348,7 +377,7 @@ def _encode_templated(
     held = _strings(tokenizer, written) if special_tokens == "text" else []
     if not held:
         text = render_chat(tokenizer, messages) + completion
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(_tokenized(tokenizer, text, add_special_tokens=False)["input_ids"])
     # A private letter stands for each such string until the template's own tokens are found.
     letters = (letter for letter in map(chr, range(0xE000, 0xF900)) if not any(letter in text for text in written))
     marks = dict(zip(held, letters, strict=False))

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textgym.mdp import TokenMDP, reward_columns
+from textgym.numbers import count
 from textgym.rendering import Frame, ansi, rgb_array
 from textgym.rewards.functions import Batch
 from textgym.tokenization import token_strings
@@ -67,8 +68,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        if not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs={num_envs!r}; expected an integer of at least 1")
+        num_envs = count("num_envs", num_envs)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
         self.mdp = mdp

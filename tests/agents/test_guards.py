@@ -84,7 +84,7 @@ def test_the_bound_is_that_of_the_coarsest_dtype() -> None:
 
 
 def test_a_step_that_is_not_finite_is_not_taken(tmp_path: Path) -> None:
-    algorithm = make_ppo(vf_coef=1e300)
+    algorithm = make_ppo(vf_coef=3e38)
     before = parameters(algorithm)
     with pytest.raises(TrainingError, match=r"training diverged: the loss is .*inf.*\(learning rate 0\.003\)"):
         algorithm.learn(100)
@@ -189,7 +189,7 @@ def test_without_a_bound_that_is_met_no_bit_changes(off: float | None) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_a_target_that_is_no_distance_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=r"target_kl=.*expected nats per token"):
+    with pytest.raises(ValueError, match=r"target_kl=.*; expected a finite number, at least 0"):
         make("ppo", target_kl=value)
 
 
@@ -283,7 +283,7 @@ class Halved(LinearSchedule):
         (Halved(1e-3, 0.0, 1.0), TypeError, "expected a number, which decays linearly to 0"),
         (linear_decay(1e-3), TypeError, "another function could not be saved"),
         ("fast", TypeError, "learning_rate='fast'"),
-        (-1e-3, ValueError, "learning_rate=-0.001; expected a finite number of 0 or more"),
+        (-1e-3, ValueError, "learning_rate=-0.001; expected a finite number, at least 0"),
         (math.nan, ValueError, "learning_rate=nan"),
         (LinearSchedule(1e-3, math.inf, 1.0), ValueError, "learning_rate: end=inf"),
     ],

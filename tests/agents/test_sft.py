@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
 from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
-from textgym.agents.sft import fine_tune, mean_loss, only_dropout
+from textgym.agents.hf_trainer import random_state, set_random_state
+from textgym.agents.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
 from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.files import write_manifest
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.lora import add_lora, save_pretrained, unwrapped
 
@@ -248,9 +252,9 @@ def test_a_moved_run_keeps_its_best_epoch(tmp_path: Path) -> None:
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:
     tune(tiny_gpt2(), directory=tmp_path)
-    state = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "optimizer.pt"
+    state = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:])) / "optimizer.safetensors"
     state.write_bytes(state.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"optimizer\.pt is damaged"):
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
         tune(tiny_gpt2(), directory=tmp_path, resume=True)
 
 
@@ -359,3 +363,53 @@ def test_bad_arguments_are_refused_before_training(arguments: dict[str, Any], me
 def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SFTSettings(**setting)
+
+
+# --- no pickle ----------------------------------------------------------------------------------------------------
+
+
+def last_state(directory: Path) -> Path:
+    return max(directory.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+
+
+def test_the_state_between_epochs_holds_no_pickle(tmp_path: Path) -> None:
+    tune(tiny_gpt2(), directory=tmp_path)
+    for path in last_state(tmp_path).iterdir():
+        assert path.suffix in (".json", ".safetensors")
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            load_file(path)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "scheduler.pt", "scaler.pt", "pytorch_model.bin"])
+def test_a_planted_pickle_is_refused_and_not_read(name: str, tmp_path: Path) -> None:
+    class Mark:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "RAN",))
+
+    tune(tiny_gpt2(), directory=tmp_path)
+    state = last_state(tmp_path)
+    torch.save({"w": Mark()}, state / name)
+    (state / "manifest.json").unlink()
+    write_manifest(state)
+    with pytest.raises(ValueError, match=rf"{name} is none of the files that textgym keeps between epochs"):
+        tune(tiny_gpt2(), directory=tmp_path, resume=True)
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_random_state_is_put_back_to_the_bit(tmp_path: Path) -> None:
+    """Also with a normal number that Python and NumPy hold back, as they make them in pairs."""
+
+    def drawn() -> list[float]:
+        numpy = np.random.standard_normal(3).tolist()  # noqa: NPY002 - Trainer seeds it
+        return [random.gauss(0, 1), *numpy, *torch.rand(3).tolist()]
+
+    with isolated_random_state():
+        random.gauss(0, 1)
+        np.random.standard_normal()  # noqa: NPY002
+        tensors, numbers = random_state()
+        save_file(tensors, tmp_path / "state.safetensors")
+        expected = [drawn() for _ in range(300)]
+        set_random_state(load_file(tmp_path / "state.safetensors"), json.loads(json.dumps(numbers)))
+        assert [drawn() for _ in range(300)] == expected

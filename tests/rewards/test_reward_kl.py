@@ -99,7 +99,7 @@ def test_shape_rewards_refuses_nonsense():
     valid = np.ones((2, 3), dtype=bool)
     with pytest.raises(ValueError, match=r"one shape \[N, T\]"):
         shape_rewards(ones, ones, ones[:, :2], valid, 0.1)
-    with pytest.raises(ValueError, match=r"beta: expected a finite number of at least 0, got -0\.1"):
+    with pytest.raises(ValueError, match=r"beta=-0\.1; expected a finite number, at least 0"):
         shape_rewards(ones, ones, ones, valid, -0.1)
     impossible = ones.copy()
     impossible[1, 2] = -np.inf
@@ -142,7 +142,7 @@ def test_controllers_keep_and_restore_their_state():
     [
         (lambda: FixedKL(-1), "beta"),
         (lambda: FixedKL(math.nan), "beta"),
-        (lambda: AdaptiveKL(0.0), "beta: expected a finite number greater than 0"),
+        (lambda: AdaptiveKL(0.0), r"beta=0\.0; expected a finite number, more than 0"),
         (lambda: AdaptiveKL(0.1, target=0), "target"),
         (lambda: AdaptiveKL(0.1, horizon=-1), "horizon"),
         (lambda: AdaptiveKL(0.1).update(math.nan, 1), "finite kl_per_sequence"),

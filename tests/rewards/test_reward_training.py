@@ -175,7 +175,7 @@ def test_progress_is_shown_on_request(reward, capsys):
         ),
         ([Ranking("the ", ("cat", "dog"), (0, 1))], {}, "pass the held-out rankings themselves"),
         ([Ranking("the ", ("cat", "dog"), (0, 1))], {"learning_rate": 0.0}, "learning_rate"),
-        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"epochs": 0}, "epochs: expected at least 1"),
+        ([Ranking("the ", ("cat", "dog"), (0, 1))], {"epochs": 0}, "epochs=0; expected a whole number, at least 1"),
         ([Ranking("the ", ("cat", "dog"), (0, 1))], {"batch_size": 0}, "batch_size"),
     ],
 )

@@ -53,12 +53,10 @@ def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
     """The experiment's own plan with what the user chose.
 
     Raises:
-        ValueError: a count is too small, nothing is left, a name is repeated, or the experiment has no such setting.
+        ValueError: nothing is left, a name is repeated, or the experiment has no such setting.
     """
     own = experiment.plan
     seeds = own.seeds if config.seeds is None else config.seeds
-    if seeds < 1 or config.jobs < 1:
-        raise ValueError(f"seeds={seeds}, jobs={config.jobs}; expected at least 1 of each")
     algorithms = own.algorithms if config.algorithms is None else config.algorithms
     tasks = own.tasks if config.tasks is None else config.tasks
     if not algorithms or not tasks:

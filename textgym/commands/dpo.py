@@ -46,7 +46,6 @@ def dpo(config: DPOConfig) -> Path:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
     config = runs.as_begun(config)
-    _check(config)
     described = {"command": "dpo", "algorithm": "dpo", **runs.settings_of(config)}
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
         learner = open_learner(config.model, config.task)
@@ -63,15 +62,6 @@ def dpo(config: DPOConfig) -> Path:
     print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
-
-
-def _check(config: DPOConfig) -> None:
-    for name in ("eval_episodes", "max_new_tokens"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}; expected at least 1")
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed}; expected 0 or more")
 
 
 def _train(config: DPOConfig, learner: Learner, learned: Sequence[Comparison], held_out: Sequence[Comparison]) -> None:

@@ -17,7 +17,7 @@ from textgym.commands.train import UNLIMITED, longest_prompt
 from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_prompts
-from textgym.rendering import printable
+from textgym.rendering import printable, styled
 from textgym.rows import Screening
 from textgym.tokenization import end_token_ids, load_tokenizer
 
@@ -78,7 +78,7 @@ def _deliver(found: list[dict[str, str]], out: Path | None) -> None:
     if out is None:
         begin, end = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
         texts = ((printable(row["prompt"]), printable(row["completion"])) for row in found)
-        print("\n\n".join(f"{prompt}{begin}{completion}{end}" for prompt, completion in texts))
+        print("\n\n".join(f"{prompt}{begin}{completion}{end}" for prompt, completion in texts), file=styled(sys.stdout))
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")

@@ -11,6 +11,7 @@ from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket
 from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
 from textgym.benchmarks.optimum.tree import LIMIT
 from textgym.commands.configs.optimum import OptimumConfig
+from textgym.commands.train import spoken_reward
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
@@ -23,11 +24,14 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     Raises:
         ValueError: there is no β, too many responses, or a model does not fit the task.
     """
-    task = load_task(config.task, **config.parameters)
+    try:
+        task = load_task(config.task, **config.parameters)
+    except TypeError as error:
+        raise ValueError(f"parameters={config.parameters}: {error}") from error
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")
-    mdp = task_mdp(task, config.reward)
+    mdp = task_mdp(task, None if config.reward is None else spoken_reward(config.reward, task))
     own: dict[str, Any] = {"temperature": config.temperature, "min_new_tokens": config.min_new_tokens}
     policy = None if config.policy is None else saved_policy(model_source(config.policy), mdp, **own)
     given = {name: value for name, value in own.items() if value is not None}

@@ -105,12 +105,6 @@ def run_reward_model(config: RewardModelConfig) -> Path:
 
 def check_settings(config: RewardModelConfig) -> FitSettings:
     """The settings of the training; ValueError where a number is out of its range."""
-    if config.ensemble < 1:
-        raise ValueError(f"ensemble={config.ensemble}; expected at least 1")
-    if not 0 <= config.uncertainty_weight < float("inf"):
-        raise ValueError(f"uncertainty_weight={config.uncertainty_weight}; expected 0 or more")
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed}; expected 0 or more")
     return FitSettings(config.learning_rate, config.epochs, config.batch_size)
 
 

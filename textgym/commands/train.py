@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,14 +93,6 @@ def resolved(config: TrainConfig) -> TrainConfig:
     Raises:
         ValueError: a setting is out of its range, or the algorithm does not have it.
     """
-    for name in ("total_timesteps", "eval_episodes", "checkpoint_every", "max_prompt_length", "max_new_tokens"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}; expected at least 1")
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed}; expected 0 or more")
-    if config.reward_timeout is not None and not 0 < config.reward_timeout < math.inf:
-        raise ValueError(f"reward_timeout={config.reward_timeout}; expected a number of seconds greater than 0")
     return replace(
         config,
         hyperparameters=resolve(config.algorithm, config.hyperparameters),

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.files import write_json
+from textgym.lm.weight_files import ADAPTER_CONFIG, ADAPTERS, check_weight_files
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTERS
 BASE = "base"
 NAME = "default"
 """Name of the one adapter that a directory holds."""
@@ -78,7 +78,7 @@ def _read_config(directory: Path) -> Any:
         raise ImportError(f"{str(directory)!r} holds adapters, which need peft: install textgym[lora]") from error
     try:
         return PeftConfig.from_pretrained(str(directory))
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a config may hold anything
         raise ValueError(
             f"{directory / CONFIG} cannot be read by the installed peft: {type(error).__name__}: {error}"
         ) from error
@@ -106,17 +106,15 @@ def read_tensors(directory: str | Path) -> dict[str, Tensor]:
     """The weights of the adapters in a directory, by their names in the file.
 
     Raises:
-        ValueError: there are none, or the file is damaged.
+        ValueError: there are none, they lie in a pickle, or the file is damaged.
     """
-    from peft import load_peft_weights
-
+    check_weight_files(directory)
     try:
-        tensors: dict[str, Tensor] = load_peft_weights(str(directory), device="cpu")
-    except Exception as error:  # safetensors, pickle and the hub client each raise errors of their own
+        return load_file(Path(directory) / WEIGHTS)
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"the adapters in {str(directory)!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return tensors
 
 
 def set_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.lm.adapter_files import base_of, read_adapters
 from textgym.lm.bars import without_bars
-from textgym.tokenization import check_exists, first_line
+from textgym.lm.weight_files import check_weight_files
+from textgym.tokenization import check_exists, first_line, reason
 
 ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
 """Where a model comes from: a directory, a hub id, or a function that builds a fresh one."""
@@ -38,6 +39,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
         built: Any = source()
         return frozen_dropout(built.to(device))
     check_exists(source)
+    check_weight_files(source)
     if (base := base_of(source)) is not None:
         return frozen_dropout(read_adapters(load_lm(base, device), source))
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # take seconds to import
@@ -47,12 +49,18 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
     kind = "an encoder–decoder" if seq2seq else "a causal"
     try:
         with without_bars(str(source)):
-            loaded: Any = auto.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+            loaded: Any = auto.from_pretrained(
+                str(source),
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
     except Exception as error:
         # safetensors, json and the hub client each raise errors of their own.
         raise ValueError(
             f"model={str(source)!r} cannot be loaded as {kind} language model: {type(error).__name__}: "
-            f"{first_line(error)}. Expected a directory with config.json and intact weights, or a hub id"
+            f"{reason(error)}. Expected a directory with config.json and intact weights, or a hub id"
         ) from error
     model, found = loaded
     if found["missing_keys"]:
@@ -68,10 +76,10 @@ def names_encoder_decoder(source: Any) -> bool:
     from transformers import AutoConfig
 
     try:
-        config: Any = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError):
+        config: Any = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        return bool(config.is_encoder_decoder)
+    except Exception:  # a config may hold anything
         return False  # loading the weights will say what is wrong
-    return bool(config.is_encoder_decoder)
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

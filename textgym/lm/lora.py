@@ -32,6 +32,7 @@ from textgym.lm.bars import without_bars
 from textgym.lm.freezing import layers_of
 from textgym.lm.loading import accepted, embedding_rows, frozen_dropout
 from textgym.lm.scoring import Trunk
+from textgym.numbers import count, plain
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -56,7 +57,7 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
         raise ImportError("lora needs peft: install textgym[lora]") from error
     if is_adapted(model):
         raise ValueError("lora was given for a model that has adapters already; leave one of them out")
-    if isinstance(lora, int):
+    if plain(lora) is not None:
         lora = LoraConfig(**_every_linear_map(model, lora, first_layer))
     if not isinstance(lora, PeftConfig):
         raise ValueError(f"lora={lora!r}; expected a rank, or a configuration of peft's such as LoraConfig")
@@ -73,8 +74,7 @@ def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> 
 
 def _every_linear_map(model: PreTrainedModel, rank: int, first_layer: int) -> dict[str, Any]:
     layers = layers_of(model)
-    if rank < 1:
-        raise ValueError(f"lora={rank}; expected a rank of at least 1")
+    rank = count("lora", rank)
     frozen = {module for layer in layers[:first_layer] for module in layer.modules()}
     targets = [name for name, module in _linear_maps(model) if module not in frozen]
     if not targets:

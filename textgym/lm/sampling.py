@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from textgym.numbers import TEMPERATURES, check, count, finite
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How a policy's logits become the distribution that it samples from **and** is trained under.
 
     Attributes:
-        temperature: divides the logits.
+        temperature: divides the logits; from 10⁻⁶ to 10⁶. To write the most probable tokens, predict deterministically.
         min_new_tokens: responses hold at least so many tokens before an end token may come.
         top_k: only the k most probable tokens; 0 for all.
         top_p: only the smallest set of most probable tokens that holds this mass (Holtzman 2019); 1 for all.
@@ -26,14 +28,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(
-                f"temperature={self.temperature}; expected more than 0 (predict deterministically instead)"
-            )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}; expected a share in (0, 1]")
-        if self.top_k < 0 or self.min_new_tokens < 0:
-            raise ValueError(f"top_k={self.top_k}, min_new_tokens={self.min_new_tokens}; expected 0 or more")
+        check(self, finite, "temperature", **TEMPERATURES)
+        check(self, finite, "top_p", above=0, high=1)
+        check(self, count, "top_k", "min_new_tokens", least=0)
 
     @property
     def truncates(self) -> bool:

@@ -21,6 +21,7 @@ from textgym.benchmarks.report import write_report
 from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
+from textgym.rendering import printable
 from textgym.types import Episodes
 
 STOPPED, STOPPED_BATCH = "stopped.json", "stopped_batch.jsonl"
@@ -95,7 +96,7 @@ def printed_warnings() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, TrainingWarning):
-                tqdm.write(f"warning: {message}", file=sys.stderr)
+                tqdm.write(printable(f"warning: {message}"), file=sys.stderr)
             else:
                 others(message, category, *place, **more)
 

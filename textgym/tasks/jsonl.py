@@ -14,7 +14,7 @@ from textgym.mdp import ENVIRONMENT_COLUMNS
 from textgym.prompts import encode_prompts
 from textgym.rows import read_placed_rows
 from textgym.tasks.task import Proxy, Task, TextMetric
-from textgym.tokenization import end_token_ids, load_tokenizer
+from textgym.tokenization import end_token_ids, load_tokenizer, reason
 from textgym.types import Prompt, RewardFunction
 
 SPLITS = ("train", "validation", "test")
@@ -91,9 +91,11 @@ def jsonl_task(
 def _generation_config(model: str | Path) -> GenerationConfig | None:
     """Where a model may name end tokens that its tokenizer does not know of; few have none."""
     try:
-        return GenerationConfig.from_pretrained(str(model))
-    except OSError:
-        return None
+        return GenerationConfig.from_pretrained(str(model), trust_remote_code=False)
+    except Exception as error:  # a config may hold anything
+        if isinstance(error, OSError) and not Path(model, "generation_config.json").is_file():
+            return None
+        raise ValueError(f"model={str(model)!r}: its generation_config.json cannot be read: {reason(error)}") from error
 
 
 def _checked_rows(path: Path) -> dict[str, Row]:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from textgym.numbers import check, check_given, check_words, count
+
 
 @dataclass(frozen=True)
 class BenchRun:
@@ -28,6 +30,11 @@ class BenchRun:
     """Runs at once, each in a process of one thread. No result depends on it."""
     out: Path | None = None
     """The results file, JSON Lines; runs that it holds are not done again. Default: bench/EXPERIMENT.jsonl."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "jobs")
+        check_given(self, count, "seeds")
+        check_words(self, "experiment")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.numbers import check, check_given, check_words, finite, random_seed
+
 
 @dataclass(frozen=True)
 class DemoConfig:
@@ -25,3 +27,8 @@ class DemoConfig:
     """Only see that everything runs: a few samples, a few updates."""
     overwrite: bool = False
     """Replace the run that stands in 'out'."""
+
+    def __post_init__(self) -> None:
+        check_given(self, finite, "kl_coef", low=0)
+        check(self, random_seed, "seed")
+        check_words(self, "task")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.numbers import MOST_TOKENS, TEMPERATURES, check, check_given, check_words, count, finite, random_seed
 from textgym.types import SpecialTokens, Truncation
 
 
@@ -44,3 +45,13 @@ class GenerateConfig:
     """Of the random streams."""
     out: Path | None = None
     """Write JSON Lines here instead of printing."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "samples")
+        check(self, count, "max_new_tokens", most=MOST_TOKENS)
+        check_given(self, count, "min_new_tokens", "top_k", least=0)
+        check_given(self, finite, "temperature", **TEMPERATURES)
+        check_given(self, finite, "top_p", above=0, high=1)
+        check(self, count, "skip_bad", least=0)
+        check(self, random_seed, "seed")
+        check_words(self, "model")

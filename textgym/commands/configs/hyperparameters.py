@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textgym.agents.settings import Normalisation
+from textgym.numbers import TEMPERATURES, check, check_given, check_words, count, finite
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,20 @@ class Hyperparameters:
     """What trpo adds to the curvature. Published: 0.1."""
     curvature_share: float | None = None
     """Share of the minibatches that trpo's curvature is estimated on. Published: 0.1 (Schulman 2015)."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "episodes_per_iteration", "minibatch_size")
+        check(self, count, "warmup_iterations", "top_k", "min_new_tokens", least=0)
+        check(self, finite, "learning_rate", "kl_coef", low=0)
+        check(self, finite, "max_grad_norm", above=0)
+        check(self, finite, "temperature", **TEMPERATURES)
+        check(self, finite, "top_p", above=0, high=1)
+        check_given(self, count, "n_epochs", "samples_per_prompt", "min_tokens_to_keep", "target_update", "cg_steps")
+        check_given(self, finite, "kl_target", "clip_range_high", "clip_range_vf", "cg_damping", above=0)
+        check_given(self, finite, "vf_coef", "target_kl", "ent_coef", low=0)
+        check_given(self, finite, "gae_lambda", low=0, high=1)
+        check_given(self, finite, "clip_range", "top_mask", "curvature_share", above=0, high=1)
+        check_words(self, "value")
 
 
 CAUTIOUS = Hyperparameters(learning_rate=1e-4, warmup_iterations=10)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from textgym.numbers import TEMPERATURES, check, check_given, check_words, count, finite, random_seed
+
 
 @dataclass(frozen=True)
 class OptimumConfig:
@@ -32,3 +34,11 @@ class OptimumConfig:
     """Sample so many responses to each prompt instead: for tasks that are too large, with 95 % intervals."""
     seed: int = 0
     """Of the samples."""
+
+    def __post_init__(self) -> None:
+        check_given(self, finite, "beta", above=0)
+        check_given(self, finite, "temperature", **TEMPERATURES)
+        check_given(self, count, "min_new_tokens", least=0)
+        check_given(self, count, "limit", "samples")
+        check(self, random_seed, "seed")
+        check_words(self, "task", "policy", "reference", "reward")

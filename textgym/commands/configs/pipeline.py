@@ -10,6 +10,7 @@ import tyro
 
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import Hyperparameters
+from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
 from textgym.types import Combine, SpecialTokens, Truncation
 
 
@@ -24,6 +25,9 @@ class SFTPart:
     count: int | None = None
     """How many of them to learn from, drawn by the seed. Default: all."""
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
+
+    def __post_init__(self) -> None:
+        check_given(self, count, "count")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class LabelsPart:
     """Noise of a labeller who scores, in units of the scores: the order of two texts that differ by d is right with
     probability σ(d/temperature) (Plackett–Luce). 0 for none; then equal scores tie."""
 
+    def __post_init__(self) -> None:
+        check(self, count, "prompts")
+        check(self, count, "completions", least=2)
+        check(self, finite, "temperature", low=0)
+        check_words(self, "labeller")
+
 
 @dataclass(frozen=True)
 class RewardModelPart:
@@ -63,6 +73,12 @@ class RewardModelPart:
     """Passes over the rankings. More than one overfits quickly."""
     batch_size: int = 8
     """Prompts in one step; each brings all of its completions."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "ensemble", "epochs", "batch_size")
+        check(self, finite, "heldout", above=0, below=1)
+        check(self, finite, "uncertainty_weight", low=0)
+        check(self, finite, "learning_rate", above=0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,13 @@ class TrainPart:
     checkpoint_every: int = 10
     """Iterations of the algorithm between checkpoints."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
+
+    def __post_init__(self) -> None:
+        check(self, count, "total_timesteps", "checkpoint_every")
+        check_given(self, count, "ptx_batch_size")
+        check_given(self, finite, "missing_end_score")
+        check_given(self, finite, "ptx_coef", low=0)
+        check_words(self, "algorithm", "pretraining")
 
 
 @dataclass(frozen=True)
@@ -133,3 +156,10 @@ class PipelineConfig:
     """Replace the run that stands in 'out'."""
     resume: bool = False
     """Continue the run that stands in 'out': complete stages are kept, and the one that was cut off goes on."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "iterations", "eval_episodes")
+        check_given(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
+        check(self, count, "skip_bad", least=0)
+        check(self, random_seed, "seed")
+        check_words(self, "task", "model")

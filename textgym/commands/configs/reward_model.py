@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.numbers import check, check_words, count, finite, random_seed
 from textgym.types import Combine, SpecialTokens, Truncation
 
 
@@ -64,3 +65,12 @@ class RewardModelConfig:
     """Replace the run that stands in 'out'."""
     resume: bool = False
     """Keep the run that stands in 'out' if it is complete, and do it again from its beginning if it was cut off."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "ensemble", "epochs", "batch_size")
+        check(self, finite, "heldout", above=0, below=1)
+        check(self, finite, "uncertainty_weight", low=0)
+        check(self, finite, "learning_rate", above=0)
+        check(self, count, "skip_bad", least=0)
+        check(self, random_seed, "seed")
+        check_words(self, "task", "model", "gold")

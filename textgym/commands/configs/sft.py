@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.sft_settings import SFTSettings
+from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
 from textgym.types import SpecialTokens, Truncation
 
 
@@ -54,3 +55,11 @@ class SFTConfig:
     resume: bool = False
     """Continue the run that stands in 'out', after its last whole epoch."""
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
+
+    def __post_init__(self) -> None:
+        check(self, count, "eval_episodes")
+        check_given(self, count, "count")
+        check_given(self, count, "max_new_tokens", most=MOST_TOKENS)
+        check(self, count, "skip_bad", least=0)
+        check(self, random_seed, "seed")
+        check_words(self, "task", "model", "reward")

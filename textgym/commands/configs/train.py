@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from textgym.commands.configs.hyperparameters import CAUTIOUS, Hyperparameters
+from textgym.numbers import LONGEST_WAIT, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
 from textgym.types import SpecialTokens, Truncation
 
 
@@ -79,3 +80,14 @@ class TrainConfig:
     resume: bool = False
     """Continue the run that stands in 'out'."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = CAUTIOUS
+
+    def __post_init__(self) -> None:
+        check(self, count, "total_timesteps", "eval_episodes", "checkpoint_every")
+        check_given(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
+        check_given(self, count, "ptx_batch_size")
+        check_given(self, finite, "missing_end_score")
+        check_given(self, finite, "ptx_coef", low=0)
+        check_given(self, finite, "reward_timeout", above=0, high=LONGEST_WAIT)
+        check(self, count, "skip_bad", least=0)
+        check(self, random_seed, "seed")
+        check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining")

@@ -124,7 +124,7 @@ def build(mini: Miniature) -> Task:
 @lru_cache(maxsize=1)
 def shared_tokenizer() -> PreTrainedTokenizerBase:
     """The tokenizer of all mini tasks; do not change it."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(BASE_MODEL)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(BASE_MODEL, trust_remote_code=False)
     return tokenizer
 
 

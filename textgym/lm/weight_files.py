@@ -1,0 +1,59 @@
+"""Weights that textgym opens: safetensors, which hold numbers alone. A pickle is a program, so none is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+"""File names of other formats of weights; what merely lies beside safetensors is left alone."""
+
+
+def check_weight_files(source: str | Path) -> None:
+    """Refuses a directory that would lead transformers or peft to weights in a pickle.
+
+    Args:
+        source: a directory; a hub id passes, as ``use_safetensors=True`` is asked of the hub.
+
+    Raises:
+        ValueError: its weights lie in another format, or its index or config names such a file.
+    """
+    directory = Path(source)
+    if not directory.is_dir():
+        return
+    if (directory / ADAPTER_CONFIG).is_file() and not (directory / ADAPTERS).is_file():
+        _refuse(directory, ADAPTERS)
+    if (directory / "config.json").is_file() and not any((directory / name).is_file() for name in SAFE):
+        _refuse(directory, SAFE[0])
+    named = _read(directory / "config.json").get("transformers_weights")
+    index = _read(directory / SAFE[1]).get("weight_map")
+    shards = set(index.values()) if isinstance(index, dict) else set()
+    for name in [*shards, *([] if named is None else [named])]:
+        if not str(name).endswith((".safetensors", ".safetensors.index.json")):
+            raise ValueError(
+                f"{str(directory)!r} names {str(name)[:80]!r} as a file of its weights; expected *.safetensors: "
+                "textgym opens no other, as a pickle is a program"
+            )
+
+
+def _refuse(directory: Path, expected: str) -> None:
+    """ValueError where weights of another format lie in the place of those that are expected."""
+    found = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if found:
+        raise ValueError(
+            f"{str(directory)!r} has its weights in {found[0]} and no {expected}. textgym opens safetensors alone, as "
+            "a pickle is a program that would run. If you trust its source, open it with transformers' or peft's "
+            "from_pretrained and write it anew with save_pretrained, which makes safetensors"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, as whatever opens the directory will say what is wrong."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
