@@ -30,6 +30,8 @@ PRELOADED = [
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 """Signals, with the exit status of a process that each one ends."""
 ERRORS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
+STATUS = {**SIGNALS, "full": 1, "read-only": 2}
+"""The exit status that each fault ends a command with."""
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 
 

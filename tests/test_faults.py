@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import ERRORS, SIGNALS, Outcome, leftovers, result, run
+from tests.faults import ERRORS, SIGNALS, STATUS, Outcome, leftovers, result, run
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.names import ALGORITHMS
 
@@ -88,7 +88,7 @@ def disturb(place: Path, command: str, fault: str, at: int, expected: dict[str, 
     met = run(place, command.split(), fault, at)
     where = f"{fault} at operation {at}, {met.operations[-1] if met.operations else 'none'}"
     assert len(met.operations) >= at, f"{where}: not reached"
-    assert met.status == SIGNALS.get(fault, 2), f"{where}: status {met.status}, {met.text}"
+    assert met.status == STATUS[fault], f"{where}: status {met.status}, {met.text}"
     again = run(place, [*command.split(), "--resume"])
     assert again.status == 0, f"{where}; then --resume: {again.text}"
     found = result(place / "run")

@@ -7,6 +7,7 @@ exclusively: nobody can plant a link for us to follow. What a killed process lef
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -54,7 +55,7 @@ def replaced_directory(target: str | Path) -> Iterator[Path]:
         new.rename(target)
         _sync(target.parent)
     except SafetensorError as error:  # which is what a full disk is there
-        raise OSError(f"{str(target)!r} could not be written: {error}") from error
+        raise OSError(errno.EIO, f"could not be written: {error}", str(target)) from error
     finally:
         _settle(target, scratch)
 
