@@ -68,7 +68,7 @@ def prune(directory: Path, count: int) -> None:
 
 
 def best_note(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the note of a best checkpoint: ``iteration``, ``metric``, ``mean``, ``sem`` and ``n``; None without one."""
+    """Return a best checkpoint's note: ``iteration``, ``metric``, ``mean``, ``sem`` and ``n``; None without one."""
     path = checkpoint / NOTE
     note: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return note

@@ -128,7 +128,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "agree": any(0 in (row.before.half, row.after.half) and row.name != "kl" for row in comparisons),
         "unit": STEPS.get(command, "iteration"),
         "headlines": headlines,
-        "evaluations": evaluation_panels(evaluations),
+        "evaluations": evaluation_panels(evaluations, episodes),
         "diagnostics": diagnostics,
         "banded": any(f"{key}_sem" in row for row in rows for key in HEADLINES),
         "ratio": ratio,
@@ -246,10 +246,10 @@ def panels(
     )
 
 
-def evaluation_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def evaluation_panels(rows: Sequence[Mapping[str, Any]], episodes: int | None) -> list[Panel]:
     """The curves of what was measured on validation prompts while training, in reading order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
-    return [panel(key, rows) for key in _ordered(keys, EVALUATED)]
+    return [panel(key, rows, episodes) for key in _ordered(keys, EVALUATED)]
 
 
 def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
