@@ -2,6 +2,10 @@ from .a2c import A2C as A2C
 from .algorithm import SequenceAlgorithm as SequenceAlgorithm
 from .best_of_n import BestOfN as BestOfN
 from .bridge import SlotVecEnv as SlotVecEnv
+from .callbacks import EvaluateEvery as EvaluateEvery
+from .callbacks import SaveCheckpoints as SaveCheckpoints
+from .callbacks import StopEarly as StopEarly
+from .callbacks import StopRules as StopRules
 from .comparisons import Comparison as Comparison
 from .comparisons import encode_comparisons as encode_comparisons
 from .demonstrations import Demonstration as Demonstration

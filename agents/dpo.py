@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from textgym.agents.checkpoint import load_optimizer, optimizer_state
@@ -29,6 +28,7 @@ from textgym.files import read_json, replaced_directory, write_json
 from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.scoring import Trunk
+from textgym.progress import Progress, short
 from textgym.prompts import content_key
 from textgym.rewards.intervals import clustered, share_interval
 from textgym.types import IntArray
@@ -210,7 +210,7 @@ def train_dpo(
     learning = _Learning(trunk, comparisons, held_out, settings)
     rows = _first_rows(learning, directory, resume)
     on_epoch(rows)
-    bar = tqdm(total=settings.epochs, initial=len(rows) - 1, desc="DPO", unit="epoch", disable=not progress)
+    bar = Progress(settings.epochs, "DPO", "epoch", done=len(rows) - 1, silent=not progress)
     for epoch in range(len(rows) - 1, settings.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(comparisons))
         met = {f"train/{name}": value for name, value in summary(learning.epoch(order)).items()}
@@ -223,7 +223,8 @@ def train_dpo(
         if directory is not None:
             learning.save(directory, rows)
         on_epoch(rows)
-        bar.update()
+        bar.reach(epoch + 1)
+        bar.show(" ".join(f"{name} {short(rows[-1][f'validation/{name}'])}" for name in ("loss", "accuracy")))
     bar.close()
     return rows
 

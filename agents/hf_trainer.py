@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -13,7 +14,6 @@ import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -23,7 +23,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
+from textgym.agents.callbacks import LEAST, StopRules
 from textgym.agents.checkpoint import load_optimizer, optimizer_state
 from textgym.agents.demonstrations import Demonstration, collate, next_token_loss
 from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
@@ -32,6 +34,7 @@ from textgym.files import MANIFEST, read_json, write_json, write_manifest
 from textgym.lm.bars import without_bars
 from textgym.lm.finite import check_step, naming_batch
 from textgym.lm.lora import is_adapted
+from textgym.progress import Progress
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
 LOGGING_STEPS = 10
@@ -54,15 +57,21 @@ def run_trainer(
     resume: bool,
     on_epoch: OnEpoch | None,
     progress: bool,
-) -> tuple[list[EpochRow], int]:
+) -> tuple[list[EpochRow], int, str | None]:
     """Trains, and leaves the best epoch's weights in the model; see :func:`textgym.agents.sft.fine_tune`.
 
     Returns:
-        The rows of all epochs, and which epoch is kept.
+        The rows of all epochs, which epoch is kept, and why training ended early; None where it did not.
     """
     found = last_whole(directory) if resume else None
+    rules = StopRules(patience=settings.stop_patience, metric="score" if keep_by == "score" else f"{LEAST}loss")
+    wanted = settings.epochs
     if found is not None:
         check_ours(found)
+        # A run may have been killed after its last epoch, before its best one was saved.
+        done = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
+        if rules.reason(epoch_rows(done.log_history)):
+            settings = replace(settings, epochs=round(done.epoch or 0))
     arguments = training_arguments(settings, keep_by, seed, directory, evaluate_first=found is None)
     with undone_afterwards(model):
         trainer = _Trainer(
@@ -72,7 +81,7 @@ def run_trainer(
             train_dataset=list(demonstrations),
             eval_dataset=[],
             compute_loss_func=_loss,
-            callbacks=[_Epochs(directory, on_epoch), *([_Bar()] if progress else [])],
+            callbacks=[_Epochs(directory, rules, on_epoch), *([_Bar()] if progress else [])],
         )
         trainer.measure = measure
         trainer.remove_callback(PrinterCallback)  # prints every log
@@ -84,7 +93,8 @@ def run_trainer(
     state = trainer.state
     if state.best_global_step is None:
         raise ValueError(f"no epoch has a {keep_by} that is a number: training diverged; lower learning_rate")
-    return epoch_rows(state.log_history), round(state.best_global_step * settings.epochs / state.max_steps)
+    rows, kept = epoch_rows(state.log_history), round(state.best_global_step * settings.epochs / state.max_steps)
+    return rows, kept, rules.reason(rows, "epoch") if rows[-1]["iteration"] < wanted else None
 
 
 def training_arguments(
@@ -307,8 +317,9 @@ def check_ours(directory: Path) -> None:
 class _Epochs(TrainerCallback):
     """Says what each epoch gave, and keeps the training state of the last and of the best one."""
 
-    def __init__(self, directory: Path, on_epoch: OnEpoch | None) -> None:
+    def __init__(self, directory: Path, rules: StopRules, on_epoch: OnEpoch | None) -> None:
         self.directory = directory
+        self.rules = rules
         self.on_epoch = on_epoch
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -321,6 +332,8 @@ class _Epochs(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._tell(state)
+        if self.rules.reason(epoch_rows(state.log_history)):
+            control.should_training_stop = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         write_manifest(checkpoint_path(self.directory, state.global_step))
@@ -334,19 +347,19 @@ class _Epochs(TrainerCallback):
 class _Bar(TrainerCallback):
     """A progress bar over all steps, with the last logged numbers."""
 
-    bar: tqdm[Any]
+    bar: Progress
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+        self.bar = Progress(state.max_steps, "fine-tuning", "step", done=state.global_step)
         self.shown: dict[str, str] = {}
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.update()
+        self.bar.reach(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         names = {"loss": "loss", "eval_loss": "validation", "eval_score": "score"}
         self.shown |= {names[name]: f"{value:.3f}" for name, value in kwargs["logs"].items() if name in names}
-        self.bar.set_postfix(self.shown)
+        self.bar.show(" ".join(f"{name} {value}" for name, value in self.shown.items()))
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()

@@ -49,11 +49,13 @@ class SFTReport:
         epochs: one row each, and one before training.
         kept_epoch: the epoch whose weights the model now has.
         kept_by: ``"score"`` or ``"loss"``: what chose that epoch.
+        stopped: why training ended before its last epoch, in words; None where it did not.
     """
 
     epochs: tuple[EpochRow, ...]
     kept_epoch: int
     kept_by: Literal["score", "loss"]
+    stopped: str | None = None
 
 
 def fine_tune(
@@ -103,11 +105,11 @@ def fine_tune(
 
     with tempfile.TemporaryDirectory() as scratch, isolated_random_state(), only_dropout(model, settings):
         place = directory or Path(scratch)
-        rows, kept_epoch = run_trainer(
+        rows, kept_epoch, stopped = run_trainer(
             model, demonstrations, measure, settings, keep_by, seed, place, resume, on_epoch, progress
         )
     model.eval()
-    return SFTReport(tuple(rows), kept_epoch, keep_by)
+    return SFTReport(tuple(rows), kept_epoch, keep_by, stopped)
 
 
 def _measurement(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from textgym.numbers import check, count, finite
+from textgym.numbers import check, check_given, count, finite
 
 EpochRow: TypeAlias = dict[str, float]
 """One epoch's numbers: ``iteration`` (the epoch; 0 is before training), ``train/…``, ``validation/…``."""
@@ -17,6 +17,9 @@ class SFTSettings:
 
     epochs: int = 16
     """Passes over the demonstrations, at most: the best epoch is kept. Published: 16 (Ouyang 2022)."""
+    stop_patience: int | None = None
+    """Train no further after so many epochs in a row that are no better than the best before them, by the figure that
+    chooses the epoch."""
     learning_rate: float = 1e-4
     """Adam's initial rate; a cosine takes it to 10 %. Published: 9.65e-6 (Ouyang 2022, 1.3 billion parameters)."""
     batch_size: int = 32
@@ -34,6 +37,7 @@ class SFTSettings:
         check(self, count, "epochs", "batch_size", "accumulate")
         check(self, finite, "learning_rate", "max_grad_norm", above=0)
         check(self, finite, "residual_dropout", low=0, below=1)
+        check_given(self, count, "stop_patience")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
         if self.precision not in ("fp32", "bf16", "fp16"):

@@ -38,6 +38,7 @@ TOKENS = "time/total_timesteps"
 RATIO_ERROR = "train/first_minibatch_ratio_error"
 RATIO_TOLERANCE = 1e-4
 HEADLINES = [f"rollout/{name}" for name in METRICS]
+EVALUATED = [f"validation/{name}" for name in METRICS]
 COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
@@ -89,6 +90,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
     rows, notices = read_lines(run_dir / "metrics.jsonl", "" if stopped else NEEDED_BY)
     samples, more_notices = read_lines(run_dir / "samples.jsonl")
     evaluation, kept = read_object(run_dir / "evaluation.json"), read_object(run_dir / "kept.json")
+    evaluations, evaluation_notices = read_lines(run_dir / "validation.jsonl")
     reward_model = read_object(run_dir / "reward_model.json")
     command = str(config.get("command") or "")
     episodes = config.get("eval_episodes")
@@ -114,14 +116,19 @@ def contents(run_dir: Path) -> dict[str, Any]:
     return {
         "title": page.title,
         "explanation": page.explanation,
-        "facts": facts(config, rows, evaluation),
-        "notices": notices + more_notices + ([reason] if reason and finished else []),
+        "facts": facts(config, rows, evaluation) + best_kept(read_object(run_dir / "best" / "best.json")),
+        "notices": notices
+        + more_notices
+        + evaluation_notices
+        + stopped_early(evaluation)
+        + ([reason] if reason and finished else []),
         "alarms": ([reason] if reason and not finished else []) + list(warnings.values()),
         "comparisons": comparisons,
         "before": [] if comparisons else only_before(evaluation, command, episodes),
         "agree": any(0 in (row.before.half, row.after.half) and row.name != "kl" for row in comparisons),
         "unit": STEPS.get(command, "iteration"),
         "headlines": headlines,
+        "evaluations": evaluation_panels(evaluations, episodes),
         "diagnostics": diagnostics,
         "banded": any(f"{key}_sem" in row for row in rows for key in HEADLINES),
         "ratio": ratio,
@@ -134,6 +141,11 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
     }
+
+
+def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
+    """Says why training ended before its last token, where it did."""
+    return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
 def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -234,6 +246,12 @@ def panels(
     )
 
 
+def evaluation_panels(rows: Sequence[Mapping[str, Any]], episodes: int | None) -> list[Panel]:
+    """The curves of what was measured on validation prompts while training, in reading order."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
+    return [panel(key, rows, episodes) for key in _ordered(keys, EVALUATED)]
+
+
 def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
     """``first`` in their order, then the rest in theirs; components come last, gold the first of them."""
     rank = {key: index for index, key in enumerate(first)}
@@ -281,7 +299,7 @@ def panel(
     if is_lost(rows[-1].get(key)):
         last = "NaN"
     svg = curve(x, y, sem, described.label, "tokens" if has_tokens else f"{step}s", episodes)
-    kind = name if key in HEADLINES or name == "gold" else "other"
+    kind = name if key in (*HEADLINES, *EVALUATED) or name == "gold" else "other"
     return Panel(described, kind, first, last, svg, alarm or last == "NaN")
 
 
@@ -429,6 +447,14 @@ def _entries(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     stages = [evaluation.get(stage) for stage in ("before", "after")]
     found = [stage.get(name) for stage in stages if isinstance(stage, dict) for name in ("length", "kl", "score")]
     return [entry for entry in found if isinstance(entry, dict)]
+
+
+def best_kept(note: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Says which iteration is kept as the best, where one is; the note stands beside its checkpoint."""
+    if not note:
+        return []
+    name = str(note["metric"]).removeprefix("min-")
+    return [("best kept", f"iteration {note['iteration']} ({name} {number(note['mean'])})")]
 
 
 def tables(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -161,7 +161,9 @@ def _counted(reasons: Mapping[str, int]) -> dict[str, int]:
 
 def _parts(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
     starts = range(0, len(asked), SCORED_AT_ONCE)
-    return (asked[start : start + SCORED_AT_ONCE] for start in tqdm(starts, desc="labelling", unit="batch"))
+    return (
+        asked[start : start + SCORED_AT_ONCE] for start in tqdm(starts, desc="labelling", unit="batch", disable=None)
+    )
 
 
 def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[FloatArray]:

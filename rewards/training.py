@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TypeVar
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from tqdm import tqdm
 
 from textgym.lm.finite import check_step, check_trained, naming_batch
 from textgym.numbers import check, count, finite
+from textgym.progress import Progress
 from textgym.prompts import cut_left
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
@@ -274,15 +274,19 @@ def fit(
     settings: FitSettings,
     generator: torch.Generator,
     progress: bool = True,
+    on_step: Callable[[Sequence[float]], None] = lambda _: None,
 ) -> list[float]:
-    """Fit the model, in place, and forget its offset; the loss of each step. See :func:`train_reward_model`."""
+    """Fit the model, in place, and forget its offset; the loss of each step. See :func:`train_reward_model`.
+
+    ``on_step`` is called after each step with all losses up to then.
+    """
     parameters = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
     order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
     batches = torch.split(order, settings.batch_size)
     losses = []
-    with tqdm(batches, desc="reward model", unit="batch", disable=not progress) as bar:
-        for step, rows in enumerate(bar):
+    with Progress(len(batches), "reward model", "batch", silent=not progress) as bar:
+        for step, rows in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step, len(batches))
             batch = [examples[i] for i in rows.tolist()]
@@ -294,7 +298,9 @@ def fit(
                 check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
             optimizer.step()
             losses.append(loss.item())
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            bar.reach(step + 1)
+            bar.show(f"loss {losses[-1]:.3f}")
+            on_step(losses)
     check_trained(model.model, settings.learning_rate, optimizer)
     model.set_offset(0.0)
     model.set_special_tokens(model.special_tokens)  # as they were read here, they are read from now on

@@ -17,7 +17,10 @@ from textgym.cli import main
 from textgym.rewards import RewardModel
 from textgym.runs import changed_settings
 
-LATER = ("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef")
+LATER = (
+    *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),
+    *("eval_every", "keep_last", "keep_best", "stop_score", "stop_kl", "stop_patience", "log"),
+)
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
 hyperparameters versions"""
@@ -129,7 +132,8 @@ def test_training_goes_on_as_it_began(capsys: pytest.CaptureFixture[str], monkey
     config = content("parts/config.json")
     assert sorted(config) == sorted(TRAIN.split())
     assert sorted(config["hyperparameters"]) == sorted(HYPERPARAMETERS.split())
-    for flag, value, was in (("target-kl", "0.3", "None"), ("warmup-iterations", "3", "0"), ("seed", "1", "0")):
+    new = ("target-kl", "0.3", "None"), ("warmup-iterations", "3", "0"), ("seed", "1", "0"), ("eval-every", "2", "None")
+    for flag, value, was in new:
         said = fails(capsys, *RL, f"--{flag}", value, "--out", "parts", "--resume")
         assert f"other settings ({flag.replace('-', '_')}: {was} there, {value} here)" in said
     main([*RL, "--out", "parts", "--resume"])

@@ -42,6 +42,9 @@ def training(algorithm: str) -> str:
     return f"{RL} --algorithm {algorithm} --episodes-per-iteration {size} --total-timesteps {tokens}"
 
 
+KEEPING = f"{training('reinforce')} --eval-every 2 --keep-last 1 --keep-best score --stop-patience 9"
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder."""
@@ -105,6 +108,7 @@ SHORT: Sequence[tuple[str, str, int]] = [
     (training("rloo"), "SIGINT", 4),
     (training("rloo"), "full", 3),
     (training("rloo"), "read-only", 2),
+    (KEEPING, "SIGKILL", 4),
     *((command, "SIGKILL", 3) for command in COMMANDS.values()),
     (COMMANDS["sft"], "SIGTERM", 2),
 ]
@@ -122,14 +126,14 @@ EVERYWHERE = ("ppo", "sft", "dpo", "reward-model")
 operation, and the other signals at every fifth, each beginning at another one. So do all with the faults of disks."""
 
 
-NAMES = [*ALGORITHMS, *COMMANDS]
+NAMES = [*ALGORITHMS, *COMMANDS, "keeping"]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [*SIGNALS, *ERRORS])
 @pytest.mark.parametrize("name", NAMES)
 def test_goes_on_after_a_fault_at_every_operation(place: Path, undisturbed: Undisturbed, name: str, fault: str) -> None:
-    command = COMMANDS[name] if name in COMMANDS else training(name)
+    command = KEEPING if name == "keeping" else COMMANDS[name] if name in COMMANDS else training(name)
     outcome, expected = reference(place, undisturbed, command)
     everywhere = fault == "SIGKILL" or (fault in SIGNALS and name in EVERYWHERE)
     first, step = (1, 1) if everywhere else (1 + NAMES.index(name) % 5, 5)

@@ -34,6 +34,9 @@ SpecialTokens: TypeAlias = Literal["text", "parse"]
 Combine: TypeAlias = Literal["mean", "min", "uncertainty"]
 """Combination of an ensemble's scores: their mean, the least, or the mean less the weighted variance."""
 
+Service: TypeAlias = Literal["tensorboard", "wandb", "trackio"]
+"""A service that metrics are sent to, by the name of its package and of the extra that installs it."""
+
 Score: TypeAlias = float | Sequence[float] | None
 """What a reward gives one completion: a number, one number per token (dense), or None (does not apply)."""
 

@@ -18,7 +18,6 @@ from tests.agents.test_algorithms import make, make_env
 from tests.agents.test_ppo import Watch, equal, make_ppo, parameters
 from tests.helpers import tiny_gpt2
 from textgym.agents import GRPO, PPO, SequenceAlgorithm
-from textgym.agents.callbacks import TokenProgressBar
 from textgym.agents.construction import linear_decay
 from textgym.agents.guards import TrainingWarning, alarms, check_first_ratio, ratio_bound
 from textgym.agents.guards import Watch as Watchman
@@ -390,19 +389,3 @@ def test_learn_warns_of_a_policy_that_moves_far() -> None:
         make_ppo(learning_rate=0.3).learn(10)
     said = [str(one.message) for one in caught if one.category is TrainingWarning]
     assert re.search(r"iteration 1: approx_kl is .* Lower learning_rate \(0\.3 now", "\n".join(said))
-
-
-def test_the_progress_bar_shows_score_and_kl(monkeypatch: pytest.MonkeyPatch) -> None:
-    bars: list[Any] = []
-    begin = TokenProgressBar._on_training_start
-
-    def kept(self: TokenProgressBar) -> None:
-        begin(self)
-        bars.append(self.bar)
-
-    monkeypatch.setattr(TokenProgressBar, "_on_training_start", kept)
-    algorithm = make_ppo()
-    algorithm.learn(200, progress_bar=True)
-    row = algorithm.metrics
-    shown = f"score={row['rollout/score']:.3g}, kl={row['rollout/kl']:.3g}, approx_kl={row['train/approx_kl']:.3g}"
-    assert bars[0].postfix == shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +15,8 @@ from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.learner import (
     TRAINING,
     Learner,
+    OnEpoch,
     answerable,
-    keep_epochs,
     kept_epochs,
     longest_answer,
     open_learner,
@@ -54,8 +53,8 @@ def dpo(config: DPOConfig) -> Path:
         mdp = _validation_mdp(config, learner, held_out)
         evaluator = runs.Evaluator(config.out, mdp, config.eval_episodes, config.seed)
 
-        def train(_: Trunk) -> None:
-            _train(config, learner, learned, held_out)
+        def train(_: Trunk, keep: OnEpoch) -> None:
+            _train(config, learner, learned, held_out, keep)
 
         report = run_learning(config, described, standing.resumed, learner.model, evaluator, train, screening)
     table = epoch_table(kept_epochs(config.out))
@@ -64,7 +63,13 @@ def dpo(config: DPOConfig) -> Path:
     return report
 
 
-def _train(config: DPOConfig, learner: Learner, learned: Sequence[Comparison], held_out: Sequence[Comparison]) -> None:
+def _train(
+    config: DPOConfig,
+    learner: Learner,
+    learned: Sequence[Comparison],
+    held_out: Sequence[Comparison],
+    on_epoch: OnEpoch,
+) -> None:
     """Learns, or goes on with it, and saves the model."""
     train_dpo(
         learner.model,
@@ -74,7 +79,7 @@ def _train(config: DPOConfig, learner: Learner, learned: Sequence[Comparison], h
         seed=config.seed,
         directory=config.out / TRAINING,
         resume=config.resume,
-        on_epoch=partial(keep_epochs, config.out),
+        on_epoch=on_epoch,
     )
     save_learned(config.out, learner.model, learner.tokenizer)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym.runs.directory import run_to_resume
+from textgym.runs.services import check_services
 
 
 def check_early(config: Any) -> None:
@@ -17,11 +18,13 @@ def check_early(config: Any) -> None:
 
     Raises:
         FileNotFoundError: a file or directory of the settings does not exist; the setting is named.
+        ValueError: a service that metrics are to be sent to cannot get them.
         FileExistsError: something stands in ``out``, and neither ``overwrite`` nor ``resume`` is set.
     """
     for name, path in _inputs(config):
         if not path.exists():
             raise FileNotFoundError(f"{name}={str(path)!r}: no such file or directory")
+    check_services(getattr(config, "log", ()))
     if hasattr(config, "overwrite"):
         run_to_resume(config.out, config.overwrite, getattr(config, "resume", False))
 

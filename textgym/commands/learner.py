@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ from textgym.registration import load_task
 from textgym.rows import Screening
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
-from textgym.types import Prompt, Truncation
+from textgym.types import Prompt, Service, Truncation
 
 TRAINING = "training"  # the folder of the state between epochs
 
@@ -114,6 +114,12 @@ class Begun(Protocol):
     def overwrite(self) -> bool: ...
     @property
     def resume(self) -> bool: ...
+    @property
+    def log(self) -> Sequence[Service]: ...
+
+
+OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
+"""Keeps the numbers of all epochs up to now."""
 
 
 def run_learning(
@@ -122,7 +128,7 @@ def run_learning(
     finished: bool,
     model: PreTrainedModel,
     evaluator: runs.Evaluator,
-    train: Callable[[Trunk], None],
+    train: Callable[[Trunk, OnEpoch], None],
     screening: Screening,
 ) -> Path:
     """Measures the model, trains it unless that is done, measures what came of it; returns the report's path.
@@ -133,8 +139,9 @@ def run_learning(
         finished: the run's checkpoint holds the trained model, and only what follows training is done again.
         model: as it is before training.
         evaluator: measures, before and after.
-        train: called with the model as it was before, leaves the trained one in the run's checkpoint. State between
-            epochs may lie in the run's ``training``, which is removed afterwards.
+        train: called with the model as it was before and with what keeps the numbers of its epochs, leaves the trained
+            one in the run's checkpoint. State between epochs may lie in the run's ``training``, which is removed
+            afterwards.
         screening: rows of the data that were left out or shortened.
     """
     reference = Trunk(frozen_copy(model))
@@ -143,12 +150,22 @@ def run_learning(
         runs.note_screening(config.out, screening)
         evaluator.measure("before", acting_policy(model, evaluator.mdp), reference)
         runs.first_result(config.out)
-        with runs.stops_noted(config.out):
-            train(reference)
-    if (config.out / TRAINING).is_dir():
-        remove_directory(config.out / TRAINING)
-    trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)
-    evaluator.measure("after", acting_policy(trained, evaluator.mdp), reference)
+    with runs.printed_warnings(), runs.opened_loggers(() if finished else config.log, config.out) as loggers:
+        sent = runs.Rows(loggers)
+
+        def keep(rows: Sequence[EpochRow]) -> None:
+            keep_epochs(config.out, rows)
+            sent.send(rows)
+
+        if not finished:
+            with runs.stops_noted(config.out):
+                train(reference, keep)
+        if (config.out / TRAINING).is_dir():
+            remove_directory(config.out / TRAINING)
+        trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)
+        evaluator.measure("after", acting_policy(trained, evaluator.mdp), reference)
+        for stage in ("before", "after"):
+            sent.send_values({f"samples/{stage}": runs.Samples.of(config.out, stage)})
     return write_report(config.out)
 
 

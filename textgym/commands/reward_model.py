@@ -49,6 +49,7 @@ TOLD_AS_MEASURED = (
     *("label_accuracy", "label_accuracy_interval", "label_baseline"),
 )
 """Numbers of ``evaluation.json`` that ``reward_model.json`` repeats under their own names."""
+SENT = ("loss", "accuracy")  # of what is measured, to services
 REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations are given
 
 
@@ -97,8 +98,9 @@ def run_reward_model(config: RewardModelConfig) -> Path:
             material = gather(config)
             runs.begin_run(config.out, about, config.overwrite)
             runs.note_screening(config.out, material.screening)
-            with runs.stops_noted(config.out):
-                _train(config, settings, material)
+            services = runs.opened_loggers(config.log, config.out)
+            with runs.printed_warnings(), services as loggers, runs.stops_noted(config.out):
+                _train(config, settings, material, runs.Rows(loggers))
             runs.first_result(config.out)
         return write_report(config.out)
 
@@ -253,19 +255,26 @@ def _columns(keys: Sequence[Any], asked: Mapping[Any, Prompt]) -> dict[str, list
 # --- training and measuring --------------------------------------------------------------------------------
 
 
-def _train(config: RewardModelConfig, settings: FitSettings, material: Material) -> None:
+def _train(config: RewardModelConfig, settings: FitSettings, material: Material, sent: runs.Rows) -> None:
     """Trains and measures; the checkpoint comes last, so where it stands all else does."""
-    losses, members = [], []
+    losses: list[list[float]] = []
+    members: list[RewardModel] = []
+
+    def on_step(own: Sequence[float]) -> None:
+        if len(losses) + 1 == config.ensemble:  # the means of an ensemble are known with its last member
+            sent.send(_rows([*(of[: len(own)] for of in losses), own]))
+
     for i in range(config.ensemble):
         generator = torch.Generator().manual_seed(_member_seed(config.seed, i))
         member = RewardModel.from_causal_lm(material.lm, material.tokenizer, generator)
         member.set_special_tokens(material.special_tokens)
-        losses.append(fit(member, material.learned, settings, generator))
+        losses.append(fit(member, material.learned, settings, generator, on_step=on_step))
         _set_offset(member, material, config.ensemble)
         members.append(member)
     write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(losses)))
     model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
     evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
+    sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})
     if len(members) > 1:
         evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
     write_json(config.out / "evaluation.json", {**evaluation, **material.screening.counts})

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from textgym.agents.sft import Judge, check_precision, fine_tune
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,
+    OnEpoch,
     answerable,
-    keep_epochs,
     kept_epochs,
     longest_answer,
     open_learner,
@@ -36,7 +35,7 @@ from textgym.commands.learner import (
     save_learned,
 )
 from textgym.commands.train import watched_reward
-from textgym.files import write_json
+from textgym.files import read_json, write_json
 from textgym.lm.loading import check_fits, context_length
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
@@ -75,6 +74,8 @@ class Material:
 def sft(config: SFTConfig) -> Path:
     """Fine-tunes (see :func:`run_sft`) and prints what came of it; returns the report's path."""
     report = run_sft(runs.as_begun(config))
+    if reason := read_json(config.out / "evaluation.json").get("stopped_early"):
+        print(f"\nstopped early: {reason}")
     print(f"\n{epoch_table(config.out)}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
@@ -93,13 +94,13 @@ def run_sft(config: SFTConfig) -> Path:
         evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
         print("".join(f"{printable(line)}\n" for line in material.origins), end="")
 
-        def learn(reference: Trunk) -> None:
-            train(config, material, reference)
+        def learn(reference: Trunk, keep: OnEpoch) -> None:
+            train(config, material, reference, keep)
 
         return run_learning(config, described, standing.resumed, material.model, evaluator, learn, material.screening)
 
 
-def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
+def train(config: SFTConfig, material: Material, reference: Trunk, on_epoch: OnEpoch) -> None:
     """Fine-tunes, or goes on with it, and saves the model of the best epoch."""
     judged = config.reward is not None or config.task is not None
 
@@ -113,9 +114,10 @@ def train(config: SFTConfig, material: Material, reference: Trunk) -> None:
         seed=config.seed,
         directory=config.out / TRAINING,
         resume=config.resume,
-        on_epoch=partial(keep_epochs, config.out),
+        on_epoch=on_epoch,
     )
     write_json(config.out / "kept.json", {"epoch": report.kept_epoch, "by": report.kept_by})
+    runs.note_early_stop(config.out, report.stopped)
     save_learned(config.out, material.model, material.mdp.tokenizer)
 
 

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.callbacks import LEAST, StopRules
 from textgym.agents.demonstrations import Demonstration
 from textgym.agents.forgetting import forgetting
+from textgym.agents.metrics import named_parts
 from textgym.agents.names import find_algorithm
 from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining
@@ -46,6 +49,8 @@ def train(config: TrainConfig) -> Path:
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
+    if best := runs.best_line(config.out):
+        print(f"best:       {best}")
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
 
@@ -72,6 +77,7 @@ def run_train(config: TrainConfig) -> Path:
         screening = Screening(config.truncation, config.skip_bad)
         mdp = user_mdp(config, screening)
         judged = validation_mdp(config, mdp, screening)
+        check_best(config.keep_best, judged)
         pretraining, held_out = gather_pretraining(config, mdp, screening)
         algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
         task = None if config.task is None else load_task(config.task)
@@ -84,7 +90,31 @@ def run_train(config: TrainConfig) -> Path:
             return forgetting(policy.trunk, measured)
 
         evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
-        return runs.train(algorithm, config.out, evaluator, config.total_timesteps, config.checkpoint_every, standing)
+        return runs.train(algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing)
+
+
+def keeping(config: TrainConfig) -> runs.Keeping:
+    """What the run keeps, where it tells of itself, and when it ends early.
+
+    Raises:
+        ValueError: a setting is out of its range, or needs evaluations and there are none.
+    """
+    rules = StopRules(config.stop_score, config.stop_kl, config.stop_patience, config.keep_best or "score")
+    for name in ("keep_best", "stop_score", "stop_kl", "stop_patience"):
+        value = getattr(config, name)
+        if value is not None and config.eval_every is None:
+            raise ValueError(f"{name}={value} looks at evaluations, and there are none; pass --eval-every ITERATIONS")
+    kept = (config.checkpoint_every, config.keep_last, config.eval_every, config.keep_best)
+    return runs.Keeping(*kept, rules, config.log)
+
+
+def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
+    """ValueError where the figure that chooses the best checkpoint is not measured."""
+    known = ("score", *named_parts(dict.fromkeys(mdp.rewards.names, np.zeros(0))), "kl", "length")
+    if keep_best is not None and keep_best.removeprefix(LEAST) not in known:
+        raise ValueError(
+            f"keep_best={keep_best!r} is not measured; expected one of {', '.join(known)}, or min-NAME for the least"
+        )
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -93,6 +123,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     Raises:
         ValueError: a setting is out of its range, or the algorithm does not have it.
     """
+    keeping(config)
     return replace(
         config,
         hyperparameters=resolve(config.algorithm, config.hyperparameters),

@@ -11,8 +11,10 @@ from .directory import model_source as model_source
 from .directory import settings_of as settings_of
 from .directory import versions as versions
 from .evaluator import Evaluator as Evaluator
+from .loggers import Rows as Rows
+from .loggers import Samples as Samples
+from .loggers import opened_loggers as opened_loggers
 from .recording import MetricsFile as MetricsFile
-from .recording import SaveEvery as SaveEvery
 from .recording import printed_warnings as printed_warnings
 from .recording import stops_noted as stops_noted
 from .settings import changed_settings as changed_settings
@@ -24,4 +26,7 @@ from .tables import interval as interval
 from .tables import note_screening as note_screening
 from .tables import sample_pairs as sample_pairs
 from .tables import told as told
+from .training import Keeping as Keeping
+from .training import best_line as best_line
+from .training import note_early_stop as note_early_stop
 from .training import train as train

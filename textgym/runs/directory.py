@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
 from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
-from textgym.runs.settings import LATER, by_name, changed_settings
+from textgym.runs.settings import LATER, MAY_DIFFER, by_name, changed_settings
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
@@ -118,8 +119,9 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
         raise ValueError(
             f"--resume of {str(out)!r}: {changed} is not what the run began with; put it back, or begin anew elsewhere"
         )
-    if more:
-        write_json(out / CONFIG, {**kept, TOKENS: now})
+    changed_freely = {name: config[name] for name in (*MAY_DIFFER, TOKENS) if name in config}
+    if any(kept.get(name) != plain for name, plain in json.loads(json.dumps(changed_freely)).items()):
+        write_json(out / CONFIG, {**kept, **changed_freely})
     return Standing((out / CHECKPOINT).is_dir(), before if more else None)
 
 

@@ -42,12 +42,15 @@ class Evaluator:
         self.seed = seed
         self.further = further or (lambda _: {})
 
-    def __call__(self, stage: str, algorithm: SequenceAlgorithm) -> Report:
-        return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta)
+    def __call__(self, stage: str, algorithm: SequenceAlgorithm, report: Report | None = None) -> Report:
+        """Measures an algorithm's policy; where that was done already, its report is given."""
+        return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta, report)
 
-    def measure(self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0) -> Report:
+    def measure(
+        self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0, report: Report | None = None
+    ) -> Report:
         """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
-        report = evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
+        report = report or evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]

@@ -1,34 +1,40 @@
-"""Metrics and checkpoints that a run keeps while it trains."""
+"""Metrics, evaluations and warnings of a run while it trains, and why it stopped."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 from tqdm import tqdm
 
-from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.callbacks import Row
 from textgym.agents.guards import TrainingWarning
 from textgym.benchmarks.report import write_report
 from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
 from textgym.rendering import printable
+from textgym.runs.directory import read_rows
 from textgym.types import Episodes
 
+EVALUATIONS = "validation.jsonl"
 STOPPED, STOPPED_BATCH = "stopped.json", "stopped_batch.jsonl"
 
 
+class ServiceWarning(UserWarning):
+    """A service that metrics are sent to does not take them; the run goes on without it."""
+
+
 class MetricsFile(KVWriter):
-    """Appends one JSON object per iteration to ``metrics.jsonl``.
+    """Appends one JSON object per iteration to ``metrics.jsonl``; what is dumped between iterations is left out.
 
     Args:
         path: the file.
@@ -54,7 +60,9 @@ class MetricsFile(KVWriter):
         key_excluded: dict[str, tuple[str, ...]],
         step: int = 0,
     ) -> None:
-        row: dict[str, Any] = {"iteration": int(key_values.get("time/iterations", 0))}
+        if "time/iterations" not in key_values:
+            return
+        row: dict[str, Any] = {"iteration": int(key_values["time/iterations"])}
         row |= {key: float(value) for key, value in sorted(key_values.items()) if isinstance(value, Real)}
         append_line(self.path, json.dumps(row))
 
@@ -62,40 +70,39 @@ class MetricsFile(KVWriter):
         """Nothing is held open."""
 
 
-class SaveEvery(BaseCallback):
-    """Saves a checkpoint every ``iterations`` iterations, at their boundary, and one at the end."""
+def keep_evaluations(out: Path, rows: Sequence[Row]) -> None:
+    """Write all evaluations up to now into the run, as a whole."""
+    write_text(out / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def __init__(self, directory: Path, iterations: int) -> None:
-        super().__init__()
-        self.directory = directory
-        self.iterations = iterations
 
-    def _on_step(self) -> bool:
-        return True
+def kept_evaluations(out: Path, iteration: int, every: int) -> list[Row]:
+    """Return the run's evaluations up to an iteration; later ones belong to work that is done again.
 
-    def _on_rollout_start(self) -> None:
-        done = self._algorithm.iteration
-        if done and done % self.iterations == 0:
-            self._algorithm.save(self.directory)
-
-    def _on_training_end(self) -> None:
-        self._algorithm.save(self.directory)
-
-    @property
-    def _algorithm(self) -> SequenceAlgorithm:
-        assert isinstance(self.model, SequenceAlgorithm)
-        return self.model
+    Raises:
+        ValueError: the file is damaged: an evaluation that was due up to then is missing or cannot be read.
+    """
+    rows: list[Row] = [row for row in read_rows(out / EVALUATIONS) if row.get("iteration", math.inf) <= iteration]
+    known = {row["iteration"] for row in rows}
+    missing = next((due for due in range(0, iteration + 1, every) if iteration and due not in known), None)
+    if missing is not None:
+        raise ValueError(f"{out / EVALUATIONS} is damaged: the evaluation after iteration {missing} is missing")
+    return rows
 
 
 @contextmanager
 def printed_warnings() -> Iterator[None]:
-    """Prints each :class:`TrainingWarning` as one line beside the progress bar; other warnings are left as they are."""
+    """Print each :class:`TrainingWarning` and :class:`ServiceWarning` as one line beside the progress bar.
+
+    Other warnings are left as they are.
+    """
+    ours = (TrainingWarning, ServiceWarning)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", TrainingWarning)
+        for category in ours:
+            warnings.simplefilter("always", category)
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, TrainingWarning):
+            if issubclass(category, ours):
                 tqdm.write(printable(f"warning: {message}"), file=sys.stderr)
             else:
                 others(message, category, *place, **more)

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.callbacks import (
+    LEAST,
+    EvaluateEvery,
+    Row,
+    SaveCheckpoints,
+    StopEarly,
+    StopRules,
+    evaluation_row,
+    log_evaluation,
+)
+from textgym.agents.kept import best_note
 from textgym.benchmarks.report import write_report
-from textgym.runs.directory import CHECKPOINT, Standing, first_result, read_kept
+from textgym.files import write_json
+from textgym.runs.directory import Standing, first_result, read_kept
 from textgym.runs.evaluator import Evaluator
-from textgym.runs.recording import MetricsFile, SaveEvery, printed_warnings, stops_noted
+from textgym.runs.loggers import Samples, opened_loggers
+from textgym.runs.recording import MetricsFile, keep_evaluations, kept_evaluations, printed_warnings, stops_noted
 from textgym.runs.stopping import StopAtBoundary
+from textgym.runs.tables import interval
+from textgym.types import Service
+
+EARLY = "stopped_early"
+"""Where ``evaluation.json`` says why a run ended before its last token."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a run keeps and where it tells of itself while it trains, and when it ends early.
+
+    Attributes:
+        checkpoint_every: iterations between checkpoints.
+        keep_last: numbered checkpoints that are kept beside the newest; None for none.
+        eval_every: iterations between evaluations; None for none but before and after.
+        keep_best: a figure of the evaluations, whose best iteration is kept; None for no best.
+        stop: rules of early stopping.
+        log: services that get the metrics.
+    """
+
+    checkpoint_every: int
+    keep_last: int | None = None
+    eval_every: int | None = None
+    keep_best: str | None = None
+    stop: StopRules = field(default_factory=StopRules)
+    log: Sequence[Service] = ()
 
 
 def train(
@@ -19,7 +62,7 @@ def train(
     out: Path,
     evaluator: Evaluator,
     total_timesteps: int,
-    checkpoint_every: int,
+    keeping: Keeping,
     standing: Standing,
 ) -> Path:
     """Evaluate, train with checkpoints and metrics, evaluate again, and write the report.
@@ -27,9 +70,9 @@ def train(
     Args:
         algorithm: new, or from the run's checkpoint.
         out: the run's directory, which this process holds.
-        evaluator: measures before and after.
+        evaluator: measures before and after, and in between where that is asked for.
         total_timesteps: tokens in all, those before a resume included.
-        checkpoint_every: iterations between checkpoints.
+        keeping: what is kept and told while it trains, and when it ends early.
         standing: how the run was found.
 
     Returns:
@@ -39,20 +82,77 @@ def train(
         TrainingError: training diverged; ``stopped.json`` and ``stopped_batch.jsonl`` say where and on what.
         Stopped: a signal ended it; the last complete iteration is in the checkpoint.
     """
-    algorithm.set_logger(Logger(str(out), [MetricsFile(out / "metrics.jsonl", algorithm.iteration)]))
-    if "before" not in read_kept(out / "evaluation.json"):
-        evaluator("before", algorithm)
-    first_result(out)
+    done = algorithm.boundary_timesteps if standing.resumed else -1
+    with printed_warnings(), opened_loggers(keeping.log, out, done) as loggers:
+        algorithm.set_logger(Logger(str(out), [*loggers, MetricsFile(out / "metrics.jsonl", algorithm.iteration)]))
+        if "before" not in read_kept(out / "evaluation.json"):
+            evaluator("before", algorithm)
+        first_result(out)
+        if not standing.resumed:
+            row = _tell(algorithm, out, "before")
+            keep_evaluations(out, [without_losses(row)] if keeping.eval_every else [])
+        evaluation = _learn(algorithm, out, evaluator, total_timesteps, keeping, standing)
+        finished = "after" in read_kept(out / "evaluation.json")
+        evaluator("after", algorithm, evaluation.of(algorithm.iteration) if evaluation else None)
+        if not finished:
+            _tell(algorithm, out, "after", evaluation.rows if evaluation else ())
+    return write_report(out)
+
+
+def _tell(algorithm: SequenceAlgorithm, out: Path, stage: str, evaluations: Sequence[Row] = ()) -> Row:
+    """Give what was measured in a stage to the logger, but for what an evaluation gave, with samples; returns it."""
+    summary = read_kept(out / "evaluation.json")[stage]
+    row = evaluation_row(algorithm.iteration, algorithm.boundary_timesteps, summary)
+    algorithm.logger.record(f"samples/{stage}", Samples.of(out, stage))
+    told = next((known for known in evaluations if known["iteration"] == algorithm.iteration), {})
+    log_evaluation(algorithm, {name: row[name] for name in row if name not in told}, algorithm.boundary_timesteps)
+    return row
+
+
+def without_losses(row: Row) -> Row:
+    """Return an evaluation without the losses that are measured only before and after."""
+    return {name: value for name, value in row.items() if not name.startswith("validation/loss/")}
+
+
+def _learn(
+    algorithm: SequenceAlgorithm,
+    out: Path,
+    evaluator: Evaluator,
+    total_timesteps: int,
+    keeping: Keeping,
+    standing: Standing,
+) -> EvaluateEvery | None:
+    """Train what is left to train, and note where that ends early; returns what evaluated meanwhile, if asked for."""
+    evaluation, early, callbacks = None, None, list[BaseCallback]()
+    if keeping.eval_every is not None:
+        rows = kept_evaluations(out, algorithm.iteration, keeping.eval_every)
+        evaluation = EvaluateEvery(
+            evaluator.mdp,
+            keeping.eval_every,
+            evaluator.n_episodes,
+            evaluator.seed,
+            rows,
+            partial(keep_evaluations, out),
+        )
+        early = StopEarly(evaluation, keeping.stop)
+        early.stopped = keeping.stop.reason(rows)
+        callbacks = [evaluation, early]
+    saves = SaveCheckpoints(out, keeping.checkpoint_every, keeping.keep_last, evaluation, keeping.keep_best)
+    saves.catch_up(algorithm.iteration)
     remaining = total_timesteps - algorithm.num_timesteps
-    if remaining > 0:
+    if remaining > 0 and early and early.stopped:
+        print(f"--resume: the run stopped early, as {early.stopped}; to train on, pass another --stop-… flag, or none")
+    elif remaining > 0:
         if standing.tokens_before is not None:
             print(_extension(algorithm, standing.tokens_before, total_timesteps))
         stop = StopAtBoundary()
-        callbacks = [SaveEvery(out / CHECKPOINT, checkpoint_every), stop]
-        with printed_warnings(), stops_noted(out, evaluator.mdp), stop.listening():
+        with stops_noted(out, evaluator.mdp), stop.listening():
+            callbacks += [saves, stop]
             algorithm.learn(remaining, callbacks, reset_num_timesteps=not standing.resumed, progress_bar=True)
-    evaluator("after", algorithm)
-    return write_report(out)
+        if early and early.stopped:
+            print(f"stopped early: {early.stopped}")
+    note_early_stop(out, early.stopped if early and remaining > 0 else None)
+    return evaluation
 
 
 def _extension(algorithm: SequenceAlgorithm, before: int, total: int) -> str:
@@ -64,3 +164,21 @@ def _extension(algorithm: SequenceAlgorithm, before: int, total: int) -> str:
         f"all of them: it goes on at {rates[1]:.3g} instead of {rates[0]:.3g}, so this is not the run that {total} "
         "tokens would have given from the start"
     )
+
+
+def note_early_stop(out: Path, reason: str | None) -> None:
+    """Keep in ``evaluation.json`` why training ended early; None where it did not."""
+    kept = read_kept(out / "evaluation.json")
+    kept.pop(EARLY, None)
+    write_json(out / "evaluation.json", {**kept, EARLY: reason} if reason else kept)
+
+
+def best_line(out: Path) -> str:
+    """Return where the best checkpoint of a run lies and what it is best by, as one line; empty where none is kept."""
+    note = best_note(out / "best")
+    if note is None:
+        return ""
+    name = note["metric"].removeprefix(LEAST)
+    before = read_kept(out / "evaluation.json").get("before", {}).get(name)
+    since = f"; before training {interval(before)}" if before else ""
+    return f"{out / 'best'} (iteration {note['iteration']}, {name} {interval(note)}{since})"

@@ -10,7 +10,7 @@ import tyro
 
 from textgym.agents.dpo_settings import DPOSettings
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
-from textgym.types import SpecialTokens, Truncation
+from textgym.types import Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class DPOConfig:
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
+    log: tuple[Service, ...] = ()
+    """Services that get the metrics while the run goes on, each through its own client: 'tensorboard', 'wandb',
+    'trackio'; several are separated by spaces. See docs/watching.md."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False

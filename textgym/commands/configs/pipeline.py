@@ -11,7 +11,7 @@ import tyro
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
-from textgym.types import Combine, SpecialTokens, Truncation
+from textgym.types import Combine, Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,21 @@ class TrainPart:
     """Whether the critic begins as the iteration's reward model, instead of what 'value' says (Stiennon 2020)."""
     checkpoint_every: int = 10
     """Iterations of the algorithm between checkpoints."""
+    eval_every: int | None = None
+    """Iterations between evaluations on validation prompts. Default: only before and after."""
+    stop_score: float | None = None
+    """Train no further, in this iteration, once an evaluation's mean score is at least this. Needs 'eval_every'."""
+    stop_kl: float | None = None
+    """The same once its mean KL is above this, in nats per response."""
+    stop_patience: int | None = None
+    """The same after so many evaluations in a row that are no better than the best before them, by score."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(default_factory=Hyperparameters)
 
     def __post_init__(self) -> None:
         check(self, count, "total_timesteps", "checkpoint_every")
-        check_given(self, count, "ptx_batch_size")
+        check_given(self, count, "ptx_batch_size", "eval_every", "stop_patience")
+        check_given(self, finite, "stop_score")
+        check_given(self, finite, "stop_kl", above=0)
         check_given(self, finite, "missing_end_score")
         check_given(self, finite, "ptx_coef", low=0)
         check_words(self, "algorithm", "pretraining")
@@ -146,6 +156,9 @@ class PipelineConfig:
     """How often samples are ranked, a reward model is trained, and the policy is trained against it."""
     eval_episodes: int = 256
     """Responses that measure each model: to the same prompts, with the same random streams."""
+    log: tuple[Service, ...] = ()
+    """Services that get the metrics while a stage runs, each through its own client: 'tensorboard', 'wandb',
+    'trackio'; several are separated by spaces. See docs/watching.md."""
     seed: int = 0
     """Of everything random."""
     sft: SFTPart = field(default_factory=SFTPart)

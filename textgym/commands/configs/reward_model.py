@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textgym.numbers import check, check_words, count, finite, random_seed
-from textgym.types import Combine, SpecialTokens, Truncation
+from textgym.types import Combine, Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class RewardModelConfig:
     special_tokens: SpecialTokens = "text"
     """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
     where a chat template has rendered the prompts already."""
+    log: tuple[Service, ...] = ()
+    """Services that get the metrics while the run goes on, each through its own client: 'tensorboard', 'wandb',
+    'trackio'; several are separated by spaces. See docs/watching.md."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False

@@ -10,7 +10,7 @@ import tyro
 
 from textgym.commands.configs.hyperparameters import CAUTIOUS, Hyperparameters
 from textgym.numbers import LONGEST_WAIT, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
-from textgym.types import SpecialTokens, Truncation
+from textgym.types import Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,26 @@ class TrainConfig:
     """Texts in each update. Default: 32."""
     eval_episodes: int = 256
     """Responses to the prompts of 'validation' that are measured before and after."""
+    eval_every: int | None = None
+    """Iterations between evaluations on the prompts of 'validation', with as many responses. They disturb nothing.
+    Default: only before and after."""
     checkpoint_every: int = 10
-    """Iterations between checkpoints."""
+    """Iterations between checkpoints, of which 'checkpoint' is the newest, where --resume goes on."""
+    keep_last: int | None = None
+    """Further checkpoints that are kept, as 'checkpoints/iteration-000040': the last so many. Default: none."""
+    keep_best: str | None = None
+    """Figure of the evaluations whose best iteration is kept in 'best': 'score', 'gold' or another that is measured;
+    'min-kl' or 'min-length' where less is better. Needs 'eval_every'. Default: no best is kept."""
+    stop_score: float | None = None
+    """Train no further once an evaluation's mean score is at least this. Needs 'eval_every', as the next two."""
+    stop_kl: float | None = None
+    """Train no further once an evaluation's mean KL to the reference is above this, in nats per response."""
+    stop_patience: int | None = None
+    """Train no further after so many evaluations in a row that are no better than the best before them, by the figure
+    of 'keep_best', or else by score."""
+    log: tuple[Service, ...] = ()
+    """Services that get the metrics while the run goes on, each through its own client: 'tensorboard', 'wandb',
+    'trackio'; several are separated by spaces. See docs/watching.md."""
     seed: int = 0
     """Of everything random."""
     overwrite: bool = False
@@ -84,10 +102,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self, count, "total_timesteps", "eval_episodes", "checkpoint_every")
         check_given(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
-        check_given(self, count, "ptx_batch_size")
+        check_given(self, count, "ptx_batch_size", "eval_every", "keep_last", "stop_patience")
+        check_given(self, finite, "stop_score")
+        check_given(self, finite, "stop_kl", above=0)
         check_given(self, finite, "missing_end_score")
         check_given(self, finite, "ptx_coef", low=0)
         check_given(self, finite, "reward_timeout", above=0, high=LONGEST_WAIT)
         check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
-        check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining")
+        check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining", "keep_best")

@@ -160,7 +160,7 @@ def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict
     rng = np.random.default_rng([config.seed, config.iteration, 0])
     rows: list[dict[str, Any]] = []
     parts = np.array_split(chosen, -(-len(chosen) // SAMPLED_AT_ONCE))
-    for part in tqdm(parts, desc="sampling", unit="batch"):
+    for part in tqdm(parts, desc="sampling", unit="batch", disable=None):
         made = sample_responses(policy, mdp, part, config.completions, int(rng.integers(2**31)))
         for i, (prompt, texts) in enumerate(zip(made.prompts, made.completions, strict=True)):
             gold = {"gold": made.rewards[i].tolist()} if config.task is not None else {}

@@ -74,6 +74,7 @@ def sft_config(config: PipelineConfig) -> SFTConfig:
         model=config.model,
         eval_episodes=config.eval_episodes,
         max_new_tokens=config.max_new_tokens,
+        log=config.log,
         seed=config.seed,
         settings=config.sft.settings,
     )
@@ -108,6 +109,11 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
         ptx_batch_size=part.ptx_batch_size,
         eval_episodes=config.eval_episodes,
         checkpoint_every=part.checkpoint_every,
+        eval_every=part.eval_every,
+        stop_score=part.stop_score,
+        stop_kl=part.stop_kl,
+        stop_patience=part.stop_patience,
+        log=config.log,
         seed=config.seed,
         hyperparameters=settings,
     )
@@ -133,6 +139,7 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
         learning_rate=part.learning_rate,
         epochs=part.epochs,
         batch_size=part.batch_size,
+        log=config.log,
         seed=config.seed,
     )
 
