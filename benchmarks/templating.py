@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from textgym.benchmarks.comparison import number
+from textgym.files import write_text
 from textgym.rendering import DEEPEST_TINT, hue, printable
 
 
@@ -24,7 +25,7 @@ def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
     environment.filters["number"] = number
     environment.globals.update(full_loss=tint(-1.0), full_gain=tint(1.0))
     page = environment.get_template(template).render(**contents)
-    path.write_text(printable(page), encoding="utf-8")  # a model may write what turns a page around
+    write_text(path, printable(page))  # a model may write what turns a page around
     return path
 
 

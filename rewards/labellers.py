@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from textgym.files import write_text
+from textgym.files import write_json_lines
 from textgym.prompts import plain_content
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.preferences import untied_pairs
@@ -114,7 +113,7 @@ def label_by_reward(
 def write_questions(path: Path, asked: Sequence[Question]) -> None:
     """A file for people: ``{"prompt", "completions", "ranks": null}``, one question a line."""
     rows = ({"prompt": q.content, "completions": list(q.completions), "ranks": None} for q in asked)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_json_lines(path, rows)
 
 
 def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from textgym.files import write_json_lines
 from textgym.prompts import content_key, plain_content
 from textgym.rewards.preferences import Render, read_preferences
 from textgym.rows import Screening
@@ -44,10 +44,13 @@ def read_rankings(path: str | Path, render: Render | None = None, screening: Scr
 
 def write_rankings(path: str | Path, rankings: Iterable[Ranking]) -> None:
     """Write JSON Lines ``{"prompt", "completions", "ranks"}``, one ranking a line."""
-    with Path(path).open("w", encoding="utf-8") as file:
-        for r in rankings:
-            row = {"prompt": plain_content(r.prompt), "completions": list(r.completions), "ranks": list(r.ranks)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_json_lines(
+        path,
+        (
+            {"prompt": plain_content(r.prompt), "completions": list(r.completions), "ranks": list(r.ranks)}
+            for r in rankings
+        ),
+    )
 
 
 def plackett_luce_ranks(scores: ArrayLike, temperature: float, rng: np.random.Generator) -> IntArray:

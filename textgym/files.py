@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ def append_line(path: str | Path, line: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Replace a JSON file as a whole; NaN is refused, as other readers do not know it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=_needs_ascii(value), allow_nan=False) + "\n")
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Replace a JSON Lines file as a whole, one value a line."""
+    write_text(path, "".join(json_line(row) + "\n" for row in rows))
 
 
 def json_line(value: Any) -> str:

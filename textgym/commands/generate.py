@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from textgym.agents.evaluation import play
 from textgym.agents.saved import saved_policy
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.train import UNLIMITED, longest_prompt
+from textgym.files import json_line, write_json_lines
 from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts, read_prompts
@@ -81,4 +81,7 @@ def _deliver(found: list[dict[str, str]], out: Path | None) -> None:
         print("\n\n".join(f"{prompt}{begin}{completion}{end}" for prompt, completion in texts), file=styled(sys.stdout))
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    if out.exists() and not out.is_file():  # such as /dev/stdout, which nothing can take the place of
+        out.write_text("".join(json_line(row) + "\n" for row in found), encoding="utf-8")
+    else:
+        write_json_lines(out.resolve(), found)

@@ -15,7 +15,7 @@ from textgym import runs
 from textgym.agents.saved import acting_policy
 from textgym.agents.sft_settings import EpochRow
 from textgym.benchmarks.report import write_report
-from textgym.files import remove_directory, replaced_directory, write_text
+from textgym.files import remove_directory, replaced_directory, write_json_lines
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained
 from textgym.lm.scoring import Trunk
@@ -171,7 +171,7 @@ def run_learning(
 
 def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
     """Writes the numbers of all epochs up to now into the run."""
-    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(out / "metrics.jsonl", rows)
 
 
 def kept_epochs(out: Path) -> list[EpochRow]:

@@ -18,7 +18,7 @@ from textgym.benchmarks.judged import counted_as, judged, judged_headline
 from textgym.benchmarks.report import write_report
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
-from textgym.files import write_json, write_text
+from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
 from textgym.rewards.builtin import NAMED
@@ -271,7 +271,7 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material,
         losses.append(fit(member, material.learned, settings, generator, on_step=on_step))
         _set_offset(member, material, config.ensemble)
         members.append(member)
-    write_text(config.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(losses)))
+    write_json_lines(config.out / "metrics.jsonl", _rows(losses))
     model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
     evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
     sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.evaluation import Report, evaluate, samples
 from textgym.agents.policy import LMPolicy
-from textgym.files import write_json, write_text
+from textgym.files import write_json, write_json_lines
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP
 from textgym.runs.directory import read_kept, read_rows
@@ -53,8 +52,7 @@ class Evaluator:
         report = report or evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*others, *rows]]
-        write_text(self.out / "samples.jsonl", "".join(lines))
+        write_json_lines(self.out / "samples.jsonl", [*others, *rows])
         # Last, since a stage that stands here is not measured again.
         evaluation = read_kept(self.out / "evaluation.json")
         found = {**report.summary(), **self.further(policy)}

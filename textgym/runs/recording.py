@@ -18,7 +18,7 @@ from tqdm import tqdm
 from textgym.agents.callbacks import Row
 from textgym.agents.guards import TrainingWarning
 from textgym.benchmarks.report import write_report
-from textgym.files import append_line, json_line, parse_json, read_text, write_json, write_text
+from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
 from textgym.rendering import printable
@@ -72,7 +72,7 @@ class MetricsFile(KVWriter):
 
 def keep_evaluations(out: Path, rows: Sequence[Row]) -> None:
     """Write all evaluations up to now into the run, as a whole."""
-    write_text(out / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(out / EVALUATIONS, rows)
 
 
 def kept_evaluations(out: Path, iteration: int, every: int) -> list[Row]:
@@ -130,7 +130,7 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
         rows = error.batch or []
         if mdp is not None and isinstance(rows, Episodes):
             rows = episode_rows(rows, mdp)
-        write_text(out / STOPPED_BATCH, "".join(json_line(row) + "\n" for row in rows))
+        write_json_lines(out / STOPPED_BATCH, rows)
         write_json(out / STOPPED, {"iteration": _iteration_after(out / "metrics.jsonl"), "reason": str(error)})
         write_report(out)
         raise

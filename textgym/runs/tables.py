@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
-from textgym.files import write_json, write_text
+from textgym.files import write_json, write_json_lines
 from textgym.rendering import printable
 from textgym.rewards.intervals import half_width
 from textgym.rows import Screening
@@ -24,8 +23,7 @@ def note_screening(out: Path, screening: Screening) -> None:
         return
     print(told(screening))
     if screening.omissions:
-        lines = [json.dumps(omission.record, ensure_ascii=False) + "\n" for omission in screening.omissions]
-        write_text(out / SKIPPED, "".join(lines))
+        write_json_lines(out / SKIPPED, (omission.record for omission in screening.omissions))
         print(f"  all of them: {printable(str(out / SKIPPED))}")
     write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), **counts})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from textgym.agents.responses import sample_responses
 from textgym.agents.saved import saved_policy
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.train import spoken_reward, user_mdp
-from textgym.files import write_json, write_text
+from textgym.files import write_json, write_json_lines
 from textgym.lm.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
@@ -102,7 +101,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
         mdp = _mdp(config, Screening(config.truncation, config.skip_bad))
         chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
         if not (config.out / SAMPLES).exists():
-            write_text(config.out / SAMPLES, _lines(_sampled(config, mdp, chosen)))
+            write_json_lines(config.out / SAMPLES, _sampled(config, mdp, chosen))
         rows = read_rows(config.out / SAMPLES)
         asked, dropped = questions(
             [row["completions"] for row in rows],
@@ -208,7 +207,3 @@ def _described(
 
 def _standard_error(values: FloatArray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
