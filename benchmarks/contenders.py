@@ -50,7 +50,7 @@ from textgym.wrappers import VectorReferenceKL
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on
 SFT = "sft"
-LATER = ("target_kl", "warmup_iterations", "ent_coef")
+LATER = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
 """Settings that came after the first published results: left out where they do nothing, so that results stay
 comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
@@ -285,7 +285,7 @@ class Imitation:
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
         made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
-        return {name: made[name] for name in sorted(known)}
+        return {name: made[name] for name in sorted(known) if made[name] or name not in LATER}
 
     def train(self, lesson: Lesson) -> Trained:
         model, mdp = load_causal_lm(lesson.base_model), lesson.mdp

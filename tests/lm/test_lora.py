@@ -190,7 +190,7 @@ def test_initial_values_follow_the_seed_and_no_global_generator():
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        (0, "lora=0; expected a rank of at least 1"),
+        (0, "lora=0; expected a whole number, at least 1"),
         (LoraConfig(target_modules=["query"]), r"\{'query'\} not found .* called c_attn, c_fc, c_proj"),
         (LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, bias="all"), "bias='all' trains the model's own"),
     ],

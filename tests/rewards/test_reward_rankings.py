@@ -112,9 +112,9 @@ def test_files_round_trip_and_pairs_are_read(tmp_path):
         ('{"prompt": "p", "completions": ["a", "b"], "ranks": [true, false]}', "ranks"),
         (
             '{"prompt": [{"role": "user"}], "completions": ["a", "b"], "ranks": [0, 1]}',
-            "expected a text or a list of messages",
+            "expected a text, or a list of messages",
         ),
-        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt: expected a text or a list of messages, got int"),
+        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt is 3; expected a text, or a list of messages"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
