@@ -15,7 +15,7 @@ from tests.test_cli import fails
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.cli import main
 from textgym.rewards import RewardModel
-from textgym.runs import changed_settings
+from textgym.settings import changed_settings
 
 LATER = (
     *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),

@@ -17,7 +17,6 @@ from .loggers import opened_loggers as opened_loggers
 from .recording import MetricsFile as MetricsFile
 from .recording import printed_warnings as printed_warnings
 from .recording import stops_noted as stops_noted
-from .settings import changed_settings as changed_settings
 from .stopping import Stopped as Stopped
 from .stopping import stopped_by as stopped_by
 from .tables import alignment_tax as alignment_tax

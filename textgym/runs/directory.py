@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
 from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
-from textgym.runs.settings import LATER, MAY_DIFFER, by_name, changed_settings
+from textgym.settings import LATER, MAY_DIFFER, by_name, changed_settings
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"

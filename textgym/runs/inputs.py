@@ -9,7 +9,7 @@ from typing import Any
 
 from textgym.files import fingerprint
 from textgym.rewards.addresses import model_directory
-from textgym.runs.settings import flat
+from textgym.settings import flat
 
 FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
 WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # that stand there for something else than a file

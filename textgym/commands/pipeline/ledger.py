@@ -9,7 +9,8 @@ from typing import Any
 
 from textgym.commands.pipeline.plan import Stage
 from textgym.files import sha256, write_json
-from textgym.runs import changed_settings, settings_of
+from textgym.runs import settings_of
+from textgym.settings import changed_settings
 
 FILE = "stages.json"
 
