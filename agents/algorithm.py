@@ -50,6 +50,7 @@ from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
 from textgym.agents.settings import make_settings, warmup_factor
 from textgym.agents.slots import MAX_SLOTS, Slots, SlotStep, make_slots
+from textgym.files import standing
 from textgym.lm.finite import check_trained, naming_batch
 from textgym.lm.sampling import Sampling
 from textgym.numbers import count, random_seed
@@ -441,7 +442,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
             ValueError: a file is damaged, the checkpoint is another algorithm's or has another ``pretraining``, or the
                 environment has other sizes or another vocabulary than the one it was trained in.
         """
-        directory = _directory(path)
+        directory = standing(_directory(path))
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")

@@ -29,7 +29,7 @@ from textgym.agents.construction import schedule_from_state, task_identity
 from textgym.agents.pretraining import check_same
 from textgym.agents.reference import save_reference, saved_reference
 from textgym.agents.values import SeparateValue, ValueHead
-from textgym.files import read_json, replaced_directory, settle, verify_manifest, write_json
+from textgym.files import read_json, replaced_directory, verify_manifest, write_json
 from textgym.lm.bars import without_bars
 from textgym.lm.finite import check_trained
 from textgym.lm.loading import own_memory
@@ -78,7 +78,6 @@ def read_state(directory: Path) -> dict[str, Any]:
         FileNotFoundError: there is no checkpoint.
         ValueError: a file is damaged, or another version wrote it.
     """
-    settle(directory)
     verify_manifest(directory)
     state: dict[str, Any] = read_json(directory / "training" / "state.json")
     if state["format"] != FORMAT:

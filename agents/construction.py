@@ -21,7 +21,7 @@ from textgym.agents.policy import LMPolicy
 from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
-from textgym.numbers import finite, plain
+from textgym.numbers import LARGEST_RATE, finite, plain
 from textgym.rewards.kl import FixedKL, KLController
 
 
@@ -196,7 +196,7 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
         ValueError: a number of it is negative or not finite.
     """
     if plain(rate) is not None:
-        return finite("learning_rate", rate, low=0)
+        return finite("learning_rate", rate, low=0, high=LARGEST_RATE)
     kind = type(rate).__name__
     if kind not in SCHEDULES or type(rate) is not SCHEDULES[kind][0]:
         raise TypeError(

@@ -104,6 +104,7 @@ class _Learning:
         self.trunk = trunk
         self.comparisons = comparisons
         self.held_out = held_out
+        self.last: list[dict[str, Any]] = []  # the last batch, in rows
         self.settings = settings
         self.reference = log_probs_of(trunk, comparisons, settings.batch_size)
         self.held_out_reference = log_probs_of(trunk, held_out, settings.batch_size)
@@ -130,7 +131,8 @@ class _Learning:
             loss = dpo_loss(log_probs, reference, beta).mean()
             loss.backward()
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
-            with naming_batch([self.row(index) for index in rows.tolist()]):
+            self.last = [self.row(index) for index in rows.tolist()]
+            with naming_batch(self.last):
                 check_step(float(loss.detach()), norm, self.optimizer.param_groups[0]["lr"])
             self.optimizer.step()
             self.schedule.step()
@@ -214,12 +216,13 @@ def train_dpo(
     for epoch in range(len(rows) - 1, settings.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(comparisons))
         met = {f"train/{name}": value for name, value in summary(learning.epoch(order)).items()}
-        rows.append({"iteration": epoch + 1, **met, **learning.measured()})
-        check_trained(trunk.model, settings.learning_rate, learning.optimizer)
-        if not math.isfinite(rows[-1]["validation/loss"]):
-            raise TrainingError(
-                f"training diverged: the loss after epoch {epoch + 1} is no number; lower learning_rate"
-            )
+        with naming_batch(learning.last):
+            check_trained(trunk.model, settings.learning_rate, learning.optimizer)
+            rows.append({"iteration": epoch + 1, **met, **learning.measured()})
+            if not math.isfinite(rows[-1]["validation/loss"]):
+                raise TrainingError(
+                    f"training diverged: the loss after epoch {epoch + 1} is no number; lower learning_rate"
+                )
         if directory is not None:
             learning.save(directory, rows)
         on_epoch(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgym.numbers import check, count, finite
+from textgym.numbers import LARGEST_RATE, check, count, finite
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,5 @@ class DPOSettings:
 
     def __post_init__(self) -> None:
         check(self, count, "epochs", "batch_size")
-        check(self, finite, "beta", "learning_rate", "max_grad_norm", above=0)
+        check(self, finite, "beta", "max_grad_norm", above=0)
+        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)

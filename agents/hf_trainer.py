@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from textgym.agents.epochs import checkpoint_path, keep_only, last_whole
 from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.files import MANIFEST, read_json, write_json, write_manifest
 from textgym.lm.bars import without_bars
-from textgym.lm.finite import check_step, naming_batch
+from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted
 from textgym.progress import Progress
 
@@ -92,7 +93,7 @@ def run_trainer(
             trainer.accelerator.free_memory()
     state = trainer.state
     if state.best_global_step is None:
-        raise ValueError(f"no epoch has a {keep_by} that is a number: training diverged; lower learning_rate")
+        raise TrainingError(f"training diverged: no epoch has a {keep_by} that is a number; lower learning_rate")
     rows, kept = epoch_rows(state.log_history), round(state.best_global_step * settings.epochs / state.max_steps)
     return rows, kept, rules.reason(rows, "epoch") if rows[-1]["iteration"] < wanted else None
 
@@ -179,9 +180,15 @@ class _Trainer(Trainer):
     """Trainer whose evaluation is ``measure``: exact over tokens, and with the judge's numbers."""
 
     measure: Callable[[], dict[str, float]]
+    rows: Sequence[Mapping[str, Any]] = ()  # the last batch
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        metrics = {f"eval_{name}": float(value) for name, value in self.measure().items()}
+        model: Any = self.model
+        with naming_batch(self.rows):
+            check_trained(model, self.args.learning_rate)
+            metrics = {f"eval_{name}": float(value) for name, value in self.measure().items()}
+            if not math.isfinite(metrics["eval_loss"]):
+                raise TrainingError("training diverged: the validation loss is no number; lower learning_rate")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -196,8 +203,11 @@ class _Trainer(Trainer):
         rows = [{"ids": ids[mask.bool()].tolist()} for ids, mask in pairs]
         loss = super().training_step(model, inputs, *rest, **named)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        # A scaler of fp16 expects gradients that overflow: it then skips the step by itself, and scales them less.
+        norm = 0.0 if self.accelerator.scaler is not None else float(get_total_norm(gradients))
+        self.rows = rows
         with naming_batch(rows):
-            check_step(float(loss), float(get_total_norm(gradients)), self.args.learning_rate)
+            check_step(float(loss), norm, self.args.learning_rate)
         return loss
 
     # Trainer keeps its state in pickles, which are programs. All of what follows is written in safetensors and JSON.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from textgym.numbers import check, check_given, count, finite
+from textgym.numbers import LARGEST_RATE, check, check_given, count, finite
 
 EpochRow: TypeAlias = dict[str, float]
 """One epoch's numbers: ``iteration`` (the epoch; 0 is before training), ``train/…``, ``validation/…``."""
@@ -35,7 +35,8 @@ class SFTSettings:
 
     def __post_init__(self) -> None:
         check(self, count, "epochs", "batch_size", "accumulate")
-        check(self, finite, "learning_rate", "max_grad_norm", above=0)
+        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)
+        check(self, finite, "max_grad_norm", above=0)
         check(self, finite, "residual_dropout", low=0, below=1)
         check_given(self, count, "stop_patience")
         if self.batch_size % self.accumulate:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from textgym.lm.finite import check_step, check_trained, naming_batch
-from textgym.numbers import check, count, finite
+from textgym.numbers import LARGEST_RATE, check, count, finite
 from textgym.progress import Progress
 from textgym.prompts import cut_left
 from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
@@ -166,7 +166,7 @@ class FitSettings:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check(self, finite, "learning_rate", above=0)
+        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)
         check(self, count, "epochs", "batch_size")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from textgym.files import (
     replaced_directory,
     settle,
     settle_all,
+    standing,
     verify_manifest,
     write_json,
     write_manifest,
@@ -206,3 +208,53 @@ def test_lines_are_added(tmp_path: Path) -> None:
     append_line(tmp_path / "a", "1")
     append_line(tmp_path / "a", "2")
     assert (tmp_path / "a").read_text() == "1\n2\n"
+
+
+# --- readers and other writers beside a writer -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "x" * 200, "字" * 84])
+def test_a_reader_changes_nothing_and_finds_the_whole_state(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames there is no target; before and after them the writer's scratch directory is in use."""
+    target = tmp_path / name
+    filled(target, "older")
+    seen: list[str] = []
+    rename = Path.rename
+
+    def read(self: Path, to: Path) -> Path:
+        seen.append((standing(target) / "weights").read_text())
+        moved = rename(self, to)
+        seen.append((standing(target) / "weights").read_text())
+        return moved
+
+    monkeypatch.setattr(Path, "rename", read)
+    with replaced_directory(target) as scratch:
+        (scratch / "weights").write_text("newer")
+        assert (standing(target) / "weights").read_text() == "older"
+    # manifest.json takes its place by Path.replace; the two renames are those of the directories.
+    assert seen == ["older", "newer", "newer", "newer"]
+    assert (target / "weights").read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_long_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    one, other = tmp_path / ("x" * 120 + "1"), tmp_path / ("x" * 120 + "2")
+    filled(other, "other")
+    scratch = files._scratch(other)
+    filled(scratch / "new", "newer")
+    shutil.move(other, scratch / "old")
+    settle(one)
+    assert not one.exists()
+    settle_all(tmp_path)  # which cannot know whose it is
+    settle(other)
+    assert (other / "weights").read_text() == "newer"
+
+
+def test_a_users_own_hidden_directory_stays(tmp_path: Path) -> None:
+    filled(tmp_path / ".checkpoint.backup", "mine")
+    filled(tmp_path / "checkpoint", "w")
+    settle(tmp_path / "checkpoint")
+    settle_all(tmp_path)
+    assert (tmp_path / ".checkpoint.backup" / "weights").read_text() == "mine"

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.faults import leftovers, run
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym import runs
+from textgym import files, runs
+from textgym.agents import RLOO
 from textgym.cli import main
 from textgym.files import write_manifest
 from textgym.lm.finite import TrainingError, check_trained, moments
@@ -233,6 +234,8 @@ def test_more_tokens_are_allowed_on_resume_and_the_rate_is_told(
     assert rows[done]["train/learning_rate"] == pytest.approx(rate)
     assert iterations("run") == list(range(1, len(rows) + 1))
     assert content("run/config.json")["total_timesteps"] == 200
+    assert content("run/config.json")["extended_from"] == [60]
+    train(*flags, tokens=200)  # which is no other setting
     assert "total_timesteps may grow, not shrink" in ends(capsys, 2, *flags, tokens=100)
 
 
@@ -287,7 +290,8 @@ def test_a_signal_outside_of_training_ends_at_once(place: Path, capsys: pytest.C
 def test_training_that_diverges_keeps_the_last_checkpoint_the_reason_and_the_batch(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--kl-coef", "0", "--checkpoint-every", "1", "--algorithm", "ppo")
+    Path("other.jsonl").write_text('{"prompt": "w9 w9"}\n{"prompt": "w8 w8"}\n')  # fewer, and others
+    flags = ("--kl-coef", "0", "--checkpoint-every", "1", "--algorithm", "ppo", "--validation", "other.jsonl")
     said = ends(capsys, 1, *flags, reward="huge", tokens=400)
     stopped = content("run/stopped.json")
     assert "training diverged" in stopped["reason"]
@@ -296,6 +300,8 @@ def test_training_that_diverges_keeps_the_last_checkpoint_the_reason_and_the_bat
     rows = [json.loads(line) for line in Path("run/stopped_batch.jsonl").read_text().splitlines()]
     assert len(rows) == 8  # the iteration's responses
     assert all(math.isclose(sum(row["rewards"]), 3e38, rel_tol=1e-3) for row in rows)
+    asked = {json.loads(line)["prompt"] for line in Path("prompts.jsonl").read_text().splitlines()}
+    assert {row["prompt"] for row in rows} <= asked  # those that were trained on, not those that are measured on
     assert all(len(row["ids"]) == len(row["log_probs"]) == len(row["rewards"]) for row in rows)
     saved = load_file("run/checkpoint/model.safetensors")
     assert all(torch.isfinite(value).all() for value in saved.values())
@@ -338,6 +344,24 @@ def test_what_learns_from_files_stops_with_its_batch(
     batch = [json.loads(line) for line in Path("run/stopped_batch.jsonl").read_text().splitlines()]
     assert len(batch) == 2
     assert not Path("run/checkpoint").exists()
+
+
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+def test_divergence_in_the_last_step_is_found_too(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step an epoch: its loss is finite, and the weights after it are not."""
+    monkeypatch.setattr("textgym.commands.learner.write_report", lambda out: out / "report.html")
+    answers = {"completion": "w5 w7"} if command == "sft" else {"chosen": "w7", "rejected": "w3"}
+    rows = [{"prompt": f"w{i} w{i + 1}", **answers} for i in range(9)]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--epochs", "1", "--batch-size", "16", "--learning-rate", "1e30", "--eval-episodes", "4"]
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--model", "model", "--data", "data.jsonl", "--out", "run", "--max-new-tokens", "4", *flags])
+    assert stop.value.code == 1
+    assert "diverged" in capsys.readouterr().err
+    assert "diverged" in content("run/stopped.json")["reason"]
+    assert len(Path("run/stopped_batch.jsonl").read_text().splitlines()) == 8  # a tenth is held out
 
 
 # --- damage ----------------------------------------------------------------------------------------------------
@@ -388,3 +412,88 @@ def test_a_planted_checkpoint_that_is_not_whole_is_not_taken(place: Path) -> Non
     assert weights("run") == before
     write_manifest(Path("run/checkpoint"))
     assert leftovers(Path("run")) == []
+
+
+# --- readers beside the run, and ends of runs that replace others ----------------------------------------------
+
+
+def test_reading_a_checkpoint_while_it_is_replaced_disturbs_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("--checkpoint-every", "1", out="alone")
+    write, read = files.write_manifest, []
+
+    def read_meanwhile(directory: Path) -> None:
+        if Path("run/checkpoint").is_dir():
+            read.append(RLOO.load("run/checkpoint").iteration)
+        write(directory)
+
+    monkeypatch.setattr("textgym.files.write_manifest", read_meanwhile)
+    train("--checkpoint-every", "1")
+    assert read == list(range(1, len(read) + 1))
+    assert read
+    assert weights("run") == weights("alone")
+    assert leftovers(Path("run")) == []
+
+
+ABOUT = {"command": "train", "seed": 1}
+
+
+def begun(*, samples: bool, overwrite: bool = True, resume: bool = False, begin: bool = True) -> BaseException:
+    """Hold the directory, begin a run, perhaps draw its first samples, and fail; returns the failure."""
+
+    def fail() -> None:
+        with runs.held(Path("run"), ABOUT, overwrite, resume):
+            if begin:
+                runs.begin_run(Path("run"), ABOUT, overwrite)
+            if samples:
+                Path("run/stage").mkdir()
+                Path("run/stage/samples.jsonl").write_text("{}\n")
+            raise ValueError("a typing error")
+
+    with pytest.raises(ValueError, match="a typing error") as failed:
+        fail()
+    return failed.value
+
+
+def test_a_new_run_that_has_measured_something_is_kept(place: Path) -> None:
+    with runs.held(Path("run"), ABOUT, overwrite=False, resume=False):
+        runs.begin_run(Path("run"), {**ABOUT, "seed": 0})
+    assert "is back" in "".join(begun(samples=False).__notes__)
+    assert content("run/config.json")["seed"] == 0
+    assert not hasattr(begun(samples=False, begin=False), "__notes__")  # nothing was moved
+    assert not hasattr(begun(samples=True), "__notes__")
+    assert content("run/config.json")["seed"] == 1
+    assert leftovers(Path("run")) == []
+
+
+def test_a_resumed_run_never_goes_for_the_one_that_it_replaces(place: Path) -> None:
+    with runs.held(Path("run"), ABOUT, overwrite=False, resume=False):
+        runs.begin_run(Path("run"), {**ABOUT, "seed": 0})
+    with runs.held(Path("run"), ABOUT, overwrite=True, resume=False):
+        runs.begin_run(Path("run"), ABOUT, overwrite=True)  # as after a kill, the older one lies beside it
+    Path("run/to_label.jsonl").write_text("years of work")
+    begun(samples=False, overwrite=False, resume=True, begin=False)
+    assert Path("run/to_label.jsonl").read_text() == "years of work"
+    assert content("run/.replaced/config.json")["seed"] == 0
+
+
+def test_a_signal_before_anything_is_measured_says_which_run_stands(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tokens=30)
+    Path("signal").write_text("1 SIGTERM 1")
+    said = ends(capsys, 143, "--overwrite", reward="signals")
+    assert "stopped before it had measured anything; the run that was to be replaced is back in 'run'" in said
+    assert content("run/config.json")["reward"] == "rewards.py:sevens"
+
+
+def test_a_run_that_trains_on_has_no_result_of_its_end_yet(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("signal").write_text("1000 SIGTERM 1")
+    train(reward="signals", tokens=60)
+    assert {"before", "after"} <= set(content("run/evaluation.json"))
+    Path("signal").write_text("1 SIGTERM 1")
+    ends(capsys, 143, "--resume", reward="signals", tokens=400)
+    assert "after" not in content("run/evaluation.json")
+    stages = {json.loads(line)["stage"] for line in Path("run/samples.jsonl").read_text().splitlines()}
+    assert stages == {"before"}

@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config = parse(with_yaml(readable(list(sys.argv[1:] if arguments is None else arguments))))
             check_early(config)
             run_command(config)
+        except KeyboardInterrupt:  # while modules are imported
+            _stop("SIGINT: the command was stopped", 128 + signal.SIGINT)
         except SystemExit:
             sys.stdout.flush()  # of help
             raise
@@ -131,7 +133,7 @@ def run_command(config: Any) -> None:
             command(config)
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)
-        _stop(f"{signal.Signals(number).name}: {_kept(config)}", 128 + number)
+        _stop(f"{signal.Signals(number).name}: {_kept(config, interrupt)}", 128 + number)
     except RewardError as error:
         if error.__cause__:
             print(printable("".join(traceback.format_exception(error.__cause__))), end="", file=sys.stderr)
@@ -140,10 +142,16 @@ def run_command(config: Any) -> None:
         _stop(error, 1)
 
 
-def _kept(config: Any) -> str:
+def _kept(config: Any, interrupt: KeyboardInterrupt) -> str:
     """Say what a command that was stopped has kept."""
-    if not hasattr(config, "resume"):
+    from textgym.runs.directory import BACK, is_run
+
+    if BACK in getattr(interrupt, "__notes__", ()):
+        return f"the command was stopped before it had measured anything; {BACK} in {str(config.out)!r}"
+    if not hasattr(config, "resume") or not is_run(config.out):
         return "the command was stopped"
+    if isinstance(config, RewardModelConfig):
+        return f"the run in {str(config.out)!r} was stopped; --resume begins the reward model again"
     return f"the run was stopped; what was complete is in {str(config.out)!r}, and --resume goes on from there"
 
 

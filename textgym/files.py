@@ -22,9 +22,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
-LONGEST = 100  # characters of a target's name that its scratch entry repeats: file systems allow 255 bytes in all
+LONGEST = 100  # bytes of a target's name that its scratch entry repeats: file systems allow 255 in all
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.scratch|\.(checkpoint)\.[^.]+|\.(.+\.jsonl?)\.new")
 """Names of scratch entries: ours, and after it those of earlier versions."""
+DIGEST = "~"  # begins the digest that stands for a longer name
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
@@ -64,18 +65,36 @@ def settle(target: str | Path) -> None:
     """Put right what a killed process left of replacing or removing a directory.
 
     Where ``target`` is missing, the newer directory takes its place if it is whole, or else the older one comes back.
-    Scratch directories are removed.
+    Scratch directories are removed. Only who alone writes there may do so; readers call :func:`standing`.
     """
     target = Path(target)
     for scratch, name in _leftovers(target.parent):
-        if name == target.name[:LONGEST]:
+        if name == _label(target):
             _settle(target, scratch)
 
 
+def standing(target: str | Path) -> Path:
+    """Return where a directory can be read that may be in the midst of being replaced; nothing is changed.
+
+    Where ``target`` is missing, that is the newer directory beside it if it is whole, or else the older one.
+    """
+    target = Path(target)
+    if target.exists():
+        return target
+    scratches = [scratch for scratch, name in _leftovers(target.parent) if name == _label(target)]
+    newer = [scratch / "new" for scratch in scratches if _is_whole(scratch / "new")]
+    older = [scratch / "old" for scratch in scratches if (scratch / "old").is_dir()]
+    return next(iter([*newer, *older]), target)
+
+
 def settle_all(directory: Path) -> None:
-    """Settle every directory that was being replaced within a directory, and remove scratch files there."""
+    """Settle every directory that was being replaced within a directory, and remove scratch files there.
+
+    Only who alone writes there may do so: it takes a writer's scratch entries for those of a dead one.
+    """
     for scratch, name in _leftovers(directory):
-        _settle(directory / name, scratch)
+        if not name.startswith(DIGEST):
+            _settle(directory / name, scratch)
 
 
 def is_leftover(name: str) -> bool:
@@ -144,15 +163,30 @@ def _needs_ascii(value: Any) -> bool:
 
 
 def _scratch(target: Path) -> Path:
-    return target.with_name(f".{target.name[:LONGEST]}.{secrets.token_hex(4)}.scratch")
+    return target.with_name(f".{_label(target)}.{secrets.token_hex(4)}.scratch")
+
+
+def _label(target: Path) -> str:
+    """Return a target's name as its scratch entries have it: a long one by its digest."""
+    name = os.fsencode(target.name)
+    return target.name if len(name) <= LONGEST else DIGEST + hashlib.sha256(name).hexdigest()[:16]
 
 
 def _leftovers(directory: Path) -> list[tuple[Path, str]]:
-    """Return the scratch entries in a directory, each with the name of its target, cut to LONGEST."""
+    """Return the scratch entries in a directory, each with the label of its target."""
     if not directory.is_dir():
         return []
     found = [(path, LEFTOVER.fullmatch(path.name)) for path in sorted(directory.iterdir())]
-    return [(path, next(filter(None, match.groups()))) for path, match in found if match]
+    return [
+        (path, next(filter(None, match.groups())))
+        for path, match in found
+        if match and (not match[2] or _holds_only_scratch(path))
+    ]
+
+
+def _holds_only_scratch(path: Path) -> bool:
+    """Return True for a scratch directory of an earlier version, whose name others may also give."""
+    return path.is_symlink() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= {"new", "old"})
 
 
 def _settle(target: Path, scratch: Path) -> None:

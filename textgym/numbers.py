@@ -16,6 +16,8 @@ LARGEST = 2**63 - 1
 """The largest count: arrays have no longer index."""
 LARGEST_FLOAT = 3.4028234663852886e38
 """The largest number of float32, in which training computes."""
+LARGEST_RATE = 1e30
+"""The largest learning rate: Adam divides it by as little as 0.1, and the quotient must be a number of float32."""
 LARGEST_SEED = 2**32 - 1
 """The largest seed that all generators take."""
 LONGEST_WAIT = 1e9

@@ -26,6 +26,7 @@ from textgym.agents.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.lora import add_lora, save_pretrained, unwrapped
+from textgym.types import Prompt
 
 END = 1
 ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 1} w{i}"} for i in range(8)]
@@ -413,3 +414,20 @@ def test_random_state_is_put_back_to_the_bit(tmp_path: Path) -> None:
         expected = [drawn() for _ in range(300)]
         set_random_state(load_file(tmp_path / "state.safetensors"), json.loads(json.dumps(numbers)))
         assert [drawn() for _ in range(300)] == expected
+
+
+def test_gradients_that_overflow_under_a_scaler_are_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 scales its loss until gradients overflow: the scaler then skips the step and halves the scale."""
+    from textgym.agents import hf_trainer
+
+    made = hf_trainer._Trainer.__init__
+
+    def with_scaler(self: Any, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **named)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+
+    monkeypatch.setattr(hf_trainer._Trainer, "__init__", with_scaler)
+    shown = [Demonstration(Prompt("a", "a", (2, 3)), (4, 5, 1)) for _ in range(8)]
+    settings = SFTSettings(epochs=6, learning_rate=1e-3, batch_size=2)
+    report = fine_tune(tiny_gpt2(), shown, validation=shown, settings=settings, progress=False)
+    assert [row["iteration"] for row in report.epochs] == [0, 1, 2, 3, 4, 5, 6]  # nothing was taken for divergence

@@ -57,7 +57,8 @@ def check_step(loss: float, gradient_norm: float, learning_rate: float) -> None:
         raise TrainingError(
             f"training diverged: the loss is {loss:.3g} and the norm of its gradient {gradient_norm:.3g} (learning "
             f"rate {learning_rate:.3g}); the step was not taken. Likely causes: a learning rate that is too high, "
-            "rewards or coefficients that are huge, half precision. Go on from the last checkpoint with smaller ones"
+            "rewards or coefficients that are huge, half precision. Begin again with smaller ones, from an earlier "
+            "checkpoint or from the start"
         )
 
 
@@ -73,8 +74,8 @@ def check_trained(module: nn.Module, learning_rate: float, optimizer: torch.opti
     if broken:
         raise TrainingError(
             f"training diverged: weights are not finite (NaN or infinite) in {_several(broken)} (learning rate "
-            f"{learning_rate:.3g}). Nothing was saved of it; go on from the last checkpoint with a lower learning "
-            "rate, or smaller rewards and coefficients"
+            f"{learning_rate:.3g}). Nothing was saved of it; begin again with a lower learning rate, or smaller "
+            "rewards and coefficients, from an earlier checkpoint or from the start"
         )
 
 

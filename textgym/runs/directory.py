@@ -17,13 +17,15 @@ from filelock import FileLock, Timeout
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
 from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
-from textgym.settings import LATER, MAY_DIFFER, by_name, changed_settings
+from textgym.settings import EXTENDED, LATER, MAY_DIFFER, by_name, changed_settings
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
 LOCK = ".lock"
 MOVING, REPLACED = ".moving", ".replaced"
 """Where the run that ``--overwrite`` replaces lies: while it is moved there or back, and once it is there whole."""
+BACK = "the run that was to be replaced is back"
+"""The note that an exception gets where that is so."""
 TOKENS = "total_timesteps"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
 
@@ -61,8 +63,8 @@ class Standing:
 def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> Iterator[bool]:
     """Hold a run's directory for this process alone while the block runs; gives True if a run there is to go on.
 
-    What a killed process left there is put right. If the block fails before :func:`first_result`, the run that it
-    was to replace comes back; if it fails before :func:`begin_run`, nothing is left.
+    What a killed process left there is put right. If the block begins a run in the place of another and fails before
+    anything was measured, the other run comes back; if it fails before :func:`begin_run`, nothing is left.
 
     Args:
         out: the directory.
@@ -80,10 +82,16 @@ def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) ->
         goes_on = run_to_resume(out, overwrite, resume)
         if overwrite and not goes_on:
             _require_inputs_outside(out, config)
+        before = _identity(out / CONFIG)
         try:
             yield goes_on
-        except BaseException:
-            _put_back(out)
+        except BaseException as error:
+            if not goes_on and _identity(out / CONFIG) != before and (out / REPLACED).is_dir():
+                if _has_worked(out):
+                    first_result(out)
+                else:
+                    _put_back(out)
+                    error.add_note(BACK)
             raise
 
 
@@ -120,6 +128,8 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
             f"--resume of {str(out)!r}: {changed} is not what the run began with; put it back, or begin anew elsewhere"
         )
     changed_freely = {name: config[name] for name in (*MAY_DIFFER, TOKENS) if name in config}
+    if more:
+        changed_freely[EXTENDED] = [*kept.get(EXTENDED, ()), before]
     if any(kept.get(name) != plain for name, plain in json.loads(json.dumps(changed_freely)).items()):
         write_json(out / CONFIG, {**kept, **changed_freely})
     return Standing((out / CHECKPOINT).is_dir(), before if more else None)
@@ -183,12 +193,12 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         if made and all(path.name == LOCK for path in out.iterdir()):
             with suppress(OSError):  # which says that another directory has something by now
-                (out / LOCK).unlink(missing_ok=True)
+                (out / LOCK).unlink(missing_ok=True)  # while it is held, or it might be another process's
                 for path in made:
                     path.rmdir()
+        lock.release()
 
 
 # --- beginning one, and replacing another ----------------------------------------------------------------------
@@ -247,6 +257,16 @@ def _settle(out: Path) -> None:
         _move_back(out)
     if (out / REPLACED).is_dir() and not (out / CONFIG).is_file():
         _put_back(out)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that took its place; None where there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def _has_worked(out: Path) -> bool:
+    """Return True if a run, or a stage of it, has drawn its first samples."""
+    return any(REPLACED not in path.parts for path in out.rglob("samples.jsonl"))
 
 
 def _entries(out: Path) -> list[Path]:

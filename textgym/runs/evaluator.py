@@ -45,6 +45,14 @@ class Evaluator:
         """Measures an algorithm's policy; where that was done already, its report is given."""
         return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta, report)
 
+    def forget(self, stage: str) -> None:
+        """Drop what was found at a stage, as the policy trains on."""
+        evaluation = read_kept(self.out / "evaluation.json")
+        if evaluation.pop(stage, None) is not None:
+            write_json(self.out / "evaluation.json", evaluation)
+            others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
+            write_json_lines(self.out / "samples.jsonl", others)
+
     def measure(
         self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0, report: Report | None = None
     ) -> Report:

@@ -120,7 +120,7 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
 
     Args:
         out: the run.
-        mdp: decodes the responses of reinforcement; None where texts are trained on.
+        mdp: holds the prompts that are trained on, and decodes responses; None where texts are trained on.
     """
     for name in (STOPPED, STOPPED_BATCH):
         (out / name).unlink(missing_ok=True)

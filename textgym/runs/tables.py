@@ -45,7 +45,7 @@ def comparison_table(out: Path) -> str:
     names = [name for name in in_short(after) if name in before]
     lines += [f"{name:14}{interval(before[name]):>18}{interval(after[name]):>18}" for name in names]
     counts = {after[name]["n"] for name in names if "n" in after[name] and name not in (PTX, OTHERS)}
-    if len(counts) == 1:
+    if len(counts) == 1 and counts != {1}:
         lines.append(f"±: 95 % intervals over {counts.pop():,} episodes of this run")
     return "\n".join(lines)
 
@@ -72,9 +72,10 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
         return [row for row in read_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
+    scored = _scored if since in (None, out) else lambda _: ""  # another run's reward may be another one
     return "\n\n".join(
-        f"{printable(old['prompt'])}\n  before{_scored(old)}:{_indented(old['completion'])}"
-        f"\n  after {_scored(new)}:{_indented(new['completion'])}"
+        f"{printable(old['prompt'])}\n  before{scored(old)}:{_indented(old['completion'])}"
+        f"\n  after {scored(new)}:{_indented(new['completion'])}"
         for old, new in pairs
     )
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.bridge import env_attribute
 from textgym.agents.callbacks import (
     LEAST,
     EvaluateEvery,
@@ -143,10 +144,12 @@ def _learn(
     if remaining > 0 and early and early.stopped:
         print(f"--resume: the run stopped early, as {early.stopped}; to train on, pass another --stop-… flag, or none")
     elif remaining > 0:
+        evaluator.forget("after")
         if standing.tokens_before is not None:
             print(_extension(algorithm, standing.tokens_before, total_timesteps))
         stop = StopAtBoundary()
-        with stops_noted(out, evaluator.mdp), stop.listening():
+        assert algorithm.env is not None
+        with stops_noted(out, env_attribute(algorithm.env, "mdp")), stop.listening():
             callbacks += [saves, stop]
             algorithm.learn(remaining, callbacks, reset_num_timesteps=not standing.resumed, progress_bar=True)
         if early and early.stopped:

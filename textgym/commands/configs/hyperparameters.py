@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textgym.agents.settings import Normalisation
-from textgym.numbers import TEMPERATURES, check, check_given, check_words, count, finite
+from textgym.numbers import LARGEST_RATE, TEMPERATURES, check, check_given, check_words, count, finite
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         check(self, count, "episodes_per_iteration", "minibatch_size")
         check(self, count, "warmup_iterations", "top_k", "min_new_tokens", least=0)
-        check(self, finite, "learning_rate", "kl_coef", low=0)
+        check(self, finite, "learning_rate", low=0, high=LARGEST_RATE)
+        check(self, finite, "kl_coef", low=0)
         check(self, finite, "max_grad_norm", above=0)
         check(self, finite, "temperature", **TEMPERATURES)
         check(self, finite, "top_p", above=0, high=1)

@@ -10,7 +10,7 @@ import tyro
 
 from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import Hyperparameters
-from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
+from textgym.numbers import LARGEST_RATE, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
 from textgym.types import Combine, Service, SpecialTokens, Truncation
 
 
@@ -78,7 +78,7 @@ class RewardModelPart:
         check(self, count, "ensemble", "epochs", "batch_size")
         check(self, finite, "heldout", above=0, below=1)
         check(self, finite, "uncertainty_weight", low=0)
-        check(self, finite, "learning_rate", above=0)
+        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)
 
 
 @dataclass(frozen=True)

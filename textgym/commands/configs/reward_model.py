@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from textgym.numbers import check, check_words, count, finite, random_seed
+from textgym.numbers import LARGEST_RATE, check, check_words, count, finite, random_seed
 from textgym.types import Combine, Service, SpecialTokens, Truncation
 
 
@@ -73,7 +73,7 @@ class RewardModelConfig:
         check(self, count, "ensemble", "epochs", "batch_size")
         check(self, finite, "heldout", above=0, below=1)
         check(self, finite, "uncertainty_weight", low=0)
-        check(self, finite, "learning_rate", above=0)
+        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)
         check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "gold")

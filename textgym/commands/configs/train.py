@@ -31,7 +31,8 @@ class TrainConfig:
     are used and it has one; otherwise the prompts that are trained on."""
     reward: str | None = None
     """'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a classifier) or
-    a NAME, each with an optional ',weight'; several are separated by spaces. Default: the task's gold reward."""
+    a NAME, each with an optional ',weight'; several stand in one quoted string, with spaces between them. Default: the
+    task's gold reward."""
     reward_timeout: float | None = None
     """Seconds that a call of a reward may take before the run ends with an error that names it. Default: no limit."""
     reference: str | None = None
