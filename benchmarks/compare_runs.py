@@ -18,11 +18,15 @@ from textgym.benchmarks.comparison import METRICS, Estimate, Metric, estimate_of
 from textgym.benchmarks.judged import counted_as, judged
 from textgym.benchmarks.reading import read_lines, read_object
 from textgym.benchmarks.stories import STEPS, stop_reason
+from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
 NEEDED_BY = "textgym compare"
 COMMANDS = ("train", "sft", "dpo", "reward-model")
-LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs")
-"""Settings by which repetitions of one run differ."""
+STOPS = ("stop_score", "stop_kl", "stop_patience")
+CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
+"""Settings that say where a run is kept or told, when it ends early, and when it is refused."""
+LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
+"""Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
 LISTED = 4  # settings in a group's name; the page lists all of them
 ABSENT = "–"
@@ -65,6 +69,8 @@ class Run:
         settings: by dotted name, without those of :data:`LEFT_OUT`.
         seed: of the run.
         versions: of the packages that made it.
+        stops: settings that may end it early, by name.
+        ended_early: True if they did.
         questions: what tells on which prompts it was measured: the name of a setting, its value, and the SHA-256 of
             the file that it names, where the run has kept it.
         measured: what it reached, by the name of the measure; empty if it is not finished.
@@ -78,6 +84,8 @@ class Run:
     settings: Mapping[str, Any]
     seed: int
     versions: Mapping[str, Any]
+    stops: Mapping[str, Any]
+    ended_early: bool
     questions: tuple[str, str, str | None]
     measured: Mapping[str, Reached]
     rows: Sequence[Mapping[str, Any]]
@@ -136,14 +144,16 @@ def read_run(path: Path) -> Run:
     evaluation, stopped = read_object(path / "evaluation.json"), read_object(path / "stopped.json")
     command = str(config["command"])
     found = _measured(path, command, config, evaluation, rows)
-    settings = {name: value for name, value in flat(config).items() if name.split(".")[0] not in LEFT_OUT}
-    settings = _within_a_pipeline(path, settings)
+    given = {name: value or None if name in ZERO_IS_NONE else value for name, value in by_name(config).items()}
+    settings = _within_a_pipeline(path, {name: value for name, value in given.items() if name not in LEFT_OUT})
     return Run(
         path=path,
         command=command,
         settings={**settings, **_contents(settings, config.get("inputs") or {})},
         seed=int(config.get("seed") or 0),
         versions=config.get("versions") or {},
+        stops=_stops(given),
+        ended_early=bool(evaluation.get("stopped_early")),
         questions=questions(config),
         measured=found,
         rows=rows,
@@ -173,15 +183,25 @@ def _stages(path: Path) -> list[Mapping[str, Any]]:
     return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide when training ends early; None for those that decide nothing."""
+    found = {name: settings.get(name) for name in STOPS}
+    looks = any(value is not None for value in found.values())
+    return {
+        **found,
+        "eval_every": settings.get("eval_every") if looks else None,
+        "keep_best": settings.get("keep_best") if found["stop_patience"] is not None else None,
+    }
+
+
+def with_later_settings(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with the settings that others of their command have, and that came after they were made."""
+    known = {(run.command, name) for run in runs for name in run.settings}
+
+    def later(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in LATER.items() if (run.command, name) in known}
+
+    return [replace(run, settings={**later(run), **run.settings}) for run in runs]
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +332,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         if path.resolve() in seen:
             raise ValueError(f"{str(path)!r} is given twice (as {str(seen[path.resolve()])!r}); give each run once")
         seen[path.resolve()] = path
-    runs = [read_run(path) for path in paths]
+    runs = with_later_settings([read_run(path) for path in paths])
     _require_one_question(runs)
     return comparable(runs)
 
@@ -387,6 +407,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     Raises:
         ValueError: two runs have the same settings and the same seed.
     """
+    runs = _with_stops(runs)
     twins = {key: [run for run in runs if _key(run) == key] for key in map(_key, runs)}
     doubled = any(len({run.seed for run in own}) < len(own) for own in twins.values())
     if doubled:
@@ -398,7 +419,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         if twin is not None:
             raise ValueError(
                 f"{str(run.path)!r} and {str(twin.path)!r} have the same settings and the same seed, {run.seed}: one "
-                "run done twice would count as two; leave one of them out"
+                "run done twice would count as two (settings that say where a run is kept or told are not looked at); "
+                "leave one of them out"
             )
         others.append(run)
     names = group_names([own[0] for own in groups.values()])
@@ -407,7 +429,15 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _key(run: Run) -> str:
-    return json.dumps(dict(run.settings), sort_keys=True, default=str)
+    """Return the settings as text; what is unset is as good as not there."""
+    given = {name: value for name, value in run.settings.items() if value is not None}
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _with_stops(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with the settings that may end them early, where they ended one of those that share all others."""
+    ended = {_key(run) for run in runs if run.ended_early}
+    return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
 def differing(groups: Sequence[Run]) -> list[str]:
@@ -437,8 +467,7 @@ def _name(run: Run, names: Sequence[str]) -> str:
 
 
 def _word(name: str, value: Any) -> str:
-    short = name.removeprefix("hyperparameters.").removeprefix("settings.")
-    return str(value) if name == "algorithm" else f"{short} {'unset' if value is None else _shown(value)}"
+    return str(value) if name == "algorithm" else f"{name} {'unset' if value is None else _shown(value)}"
 
 
 def _shown(value: Any) -> str:

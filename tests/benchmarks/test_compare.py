@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.compare_findings import compare_groups, difference, mean_curve, pooled, shared_measures
-from textgym.benchmarks.compare_runs import Group, grouped, read_runs
+from textgym.benchmarks.compare_runs import Group, grouped, read_runs, settings_table
 from textgym.benchmarks.experiment import Estimate
 from textgym.cli import main
 
@@ -97,6 +97,56 @@ def test_stages_of_pipelines_with_other_seeds_are_repetitions(tmp_path: Path) ->
     assert group.runs[0].settings["reward"] == "rm:…/iteration-1/reward_model,0.5"
     with pytest.raises(ValueError, match=r"is a pipeline; give its stages instead: .*sft"):
         read_runs([tmp_path / "loop-0", paths[0]])
+
+
+def change(path: Path, **settings: Any) -> Path:
+    """Write further settings into a run's ``config.json``."""
+    config = json.loads((path / "config.json").read_text())
+    write(path, "config.json", {**config, **settings})
+    return path
+
+
+PLAIN = {"eval_every": None, "keep_best": None, "stop_score": None, "stop_kl": None, "stop_patience": None}
+WATCHED = {"eval_every": 2, "keep_best": "score", "stop_score": 9.0, "stop_kl": 5.0, "stop_patience": 4}
+
+
+def test_settings_that_change_no_number_split_no_seeds(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", 0, checkpoint_every=10, keep_last=None, log=[], skip_bad=0, **PLAIN)
+    told = {"checkpoint_every": 1, "keep_last": 3, "log": ["wandb"], "skip_bad": 7, "reward_timeout": 9.0}
+    (group,) = groups_of(first, make_run(tmp_path / "b", 1, **told, **WATCHED))
+    assert [run.seed for run in group.runs] == [0, 1]
+    with pytest.raises(ValueError, match=r"the same seed, 0: .*where a run is kept or told"):
+        groups_of(first, make_run(tmp_path / "c", 0, **told, **WATCHED))
+
+
+def test_what_ended_a_run_early_is_a_setting_of_all_its_seeds(tmp_path: Path) -> None:
+    """A seed that reached no limit still belongs to the seed that did, and to no run without a limit."""
+    plain = [make_run(tmp_path / f"a{seed}", seed, **PLAIN) for seed in (0, 1)]
+    other = make_run(tmp_path / "c", 0, kl_coef=0.5, **{**PLAIN, "stop_kl": 7.0})
+    limited = [make_run(tmp_path / f"b{seed}", seed, **{**PLAIN, "stop_kl": 5.0, "eval_every": 2}) for seed in (0, 1)]
+    evaluation = json.loads((limited[1] / "evaluation.json").read_text())
+    write(limited[1], "evaluation.json", {**evaluation, "stopped_early": "kl 6 is above stop_kl 5"})
+    groups = groups_of(*plain, *limited, other)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1], [0]]
+    assert [group.runs[0].settings.get("stop_kl") for group in groups] == [None, 5.0, None]
+
+
+def test_runs_of_an_earlier_version_are_repetitions_of_those_of_today(tmp_path: Path) -> None:
+    """What they did not have stands for what they did: no truncation, special tokens parsed, no bonus, no warm-up."""
+    former = change(make_run(tmp_path / "a", 0), bad_rows="error")
+    today = {"truncation": "error", "special_tokens": "parse", "skip_special_tokens": True, "missing_end_score": None}
+    hyper = {**HYPER, "ent_coef": 0.0, "warmup_iterations": 0, "target_kl": 0.0}
+    now = change(make_run(tmp_path / "b", 1), **today, hyperparameters=hyper)
+    (group,) = groups_of(former, now)
+    assert [run.seed for run in group.runs] == [0, 1]
+    text = change(make_run(tmp_path / "c", 1), **{**today, "special_tokens": "text"}, hyperparameters=hyper)
+    assert [group.name for group in groups_of(former, text)] == ["special_tokens parse", "special_tokens text"]
+
+
+def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
+    trained = make_run(tmp_path / "a", truncation="left", special_tokens="parse")
+    groups = groups_of(trained, make_run(tmp_path / "b", command="dpo", data="d.jsonl", algorithm="dpo"))
+    assert {row[0]: row[1:] for row in settings_table(groups)}["truncation"] == ("left", "–")
 
 
 def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
