@@ -18,6 +18,7 @@ from textgym.benchmarks.comparison import METRICS, Estimate, Metric, estimate_of
 from textgym.benchmarks.judged import counted_as, judged
 from textgym.benchmarks.reading import read_lines, read_object
 from textgym.benchmarks.stories import STEPS, stop_reason
+from textgym.rewards.addresses import model_directory
 from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
 NEEDED_BY = "textgym compare"
@@ -28,6 +29,8 @@ CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best",
 LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
 """Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
+REWARDS = (REWARDED, "gold")
+"""Settings that may hold several addresses of rewards, separated by spaces."""
 LISTED = 4  # settings in a group's name; the page lists all of them
 ABSENT = "–"
 
@@ -213,30 +216,47 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     if root is None:
         return dict(settings)
     places = sorted({str(stage.get("directory")) for stage in _stages(root)}, key=len, reverse=True)
-    pattern = re.compile(rf"[^:,\s]*/({'|'.join(map(re.escape, places))})(?=[/,]|$)")
-    return {name: pattern.sub(r"…/\1", v) if isinstance(v, str) else v for name, v in settings.items()}
+    own = rf"/({'|'.join(map(re.escape, places))})(?=[/,]|$)"
+    address, file = re.compile(rf"[^:,\s]*{own}"), re.compile(rf"^.*{own}")
+    return {
+        name: (address if name in REWARDS else file).sub(r"…/\1", v) if isinstance(v, str) else v
+        for name, v in settings.items()
+    }
 
 
 def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
-    """What the files that settings name held when the run began, as further settings: they may have been edited since.
+    """Return the beginnings of the digests of inputs, as further settings: files may have been edited between two runs.
 
-    What the same pipeline made is left out, as it follows from the settings and the seed.
+    An input that the same pipeline made is left out, as it follows from the settings and the seed.
     """
     found: dict[str, str] = {}
     for name, value in settings.items():
-        for item in value.split() if isinstance(value, str) else ():
-            bare = re.sub("^(rm|clf):", "", item)
-            for path, digest in inputs.items():
-                if bare == path or bare.startswith((f"{path}:", f"{path},")):
-                    found[f"{name} (content)"] = digest[:12]
+        named = value.split() if isinstance(value, str) and name in REWARDS else [value]
+        digests = [digest[:12] for item in named if (digest := _digest(name, item, inputs))]
+        if digests:
+            found[f"{name} (content)"] = " ".join(digests)
     return found
+
+
+def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
+    """Return the SHA-256 of the input that a setting named, by its path as the run recorded it; None without any."""
+    if not isinstance(value, str) or not value:
+        return None
+    if name not in REWARDS:
+        return inputs.get(str(Path(value)))
+    directory, source = model_directory(value), value.partition(",")[0].rpartition(":")[0]
+    if directory or source.endswith(".py"):
+        return inputs.get(str(Path(directory or source)))
+    module = f"/{source.replace('.', '/')}"  # the path of its file is where it was installed
+    ends = (f"{module}.py", f"{module}/__init__.py")
+    return next((digest for path, digest in inputs.items() if source and path.endswith(ends)), None)
 
 
 def questions(config: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """The setting that decides on which prompts a run was measured, its value, and what its file held."""
     name = _asking(config)
     value = str(config.get(name))
-    return name, value, (config.get("inputs") or {}).get(value)
+    return name, value, _digest(name, value, config.get("inputs") or {})
 
 
 def _asking(config: Mapping[str, Any]) -> str:

@@ -167,6 +167,51 @@ def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
         groups_of(first, run("e", 1, "p.jsonl", "4" * 64, "2" * 64))
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "path"),
+    [
+        ("pretraining", "my data/text.txt", "my data/text.txt"),
+        ("model", "./m/", "m"),
+        ("reward", "rm:./judge/,too_long=truncate,0.5", "judge"),
+        ("reward", "clf:judge,label=good", "judge"),
+        ("reward", "./score.py:long,0.5 distinct", "score.py"),
+        ("reward", "scores.words:long", "/site/scores/words.py"),
+        ("reward", "scores:long", "/site/scores/__init__.py"),
+        ("reward", "first.py:f second.py:f", "first.py"),
+        ("reward", "first.py:f second.py:f", "second.py"),
+    ],
+)
+def test_edited_inputs_are_found_as_the_run_recorded_them(tmp_path: Path, setting: str, value: str, path: str) -> None:
+    others = {"first.py": "0" * 64, "second.py": "0" * 64, "/site/distinct.py": "0" * 64}
+    runs = [
+        make_run(tmp_path / str(seed), seed, **{setting: value}, inputs={**others, path: digest * 64})
+        for seed, digest in enumerate("112")
+    ]
+    groups = groups_of(*runs)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [2]]
+    assert [row[0] for row in settings_table(groups)] == [f"{setting} (content)"]
+
+
+def test_edited_prompts_are_other_prompts_however_their_path_is_written(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / digest, seed, prompts="./my data/p.jsonl", inputs={"my data/p.jsonl": digest * 64})
+        for seed, digest in enumerate("12")
+    ]
+    with pytest.raises(ValueError, match=r"the file was edited in between: prompts='./my data/p.jsonl', SHA-256 2222"):
+        groups_of(*runs)
+
+
+def test_stages_lie_in_pipelines_whose_directories_have_spaces(tmp_path: Path) -> None:
+    paths = []
+    for seed in (0, 1):
+        root = tmp_path / f"loop {seed} of 2"
+        write(root, "stages.json", [{"name": "sft", "kind": "sft", "directory": "sft"}])
+        model = f"{root}/sft/checkpoint"
+        paths.append(make_run(root / "policy", seed, model=model, inputs={model: f"{seed}" * 64}))
+    (group,) = groups_of(*paths)
+    assert [run.seed for run in group.runs] == [0, 1]
+
+
 def test_versions_are_a_setting_where_nothing_else_differs(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / name) for name in "ab"]
     config = json.loads((paths[1] / "config.json").read_text())
