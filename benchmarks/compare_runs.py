@@ -43,6 +43,12 @@ MEASURES: Mapping[str, Metric] = {
 }
 """Numbers that no evaluation of responses has, the most important first."""
 LOSS_OF_PREFERENCES = "held-out loss"
+OF_PAIRS = ("held-out accuracy", "held-out margin", LOSS_OF_PREFERENCES)
+CURVES_OF_PAIRS = ("validation/accuracy", "validation/margin", "validation/loss")
+CURVES_OF_SCORES = ("rollout/score", "validation/score")
+
+Asked = tuple[str, str, str | None]
+"""A setting that names what a run was measured on, its value, and the SHA-256 of the file, where the run kept it."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class Run:
         versions: of the packages that made it.
         stops: settings that may end it early, by name.
         ended_early: True if they did.
-        questions: what tells on which prompts it was measured: the name of a setting, its value, and the SHA-256 of
-            the file that it names, where the run has kept it.
+        questions: what tells on which prompts it was measured.
+        pairs: what tells on which comparisons ``dpo`` measured beside its prompts; None for other commands.
         measured: what it reached, by the name of the measure; empty if it is not finished.
         rows: of ``metrics.jsonl``.
         note: why it is not finished, or empty.
@@ -89,7 +95,8 @@ class Run:
     versions: Mapping[str, Any]
     stops: Mapping[str, Any]
     ended_early: bool
-    questions: tuple[str, str, str | None]
+    questions: Asked
+    pairs: Asked | None
     measured: Mapping[str, Reached]
     rows: Sequence[Mapping[str, Any]]
     note: str
@@ -157,7 +164,8 @@ def read_run(path: Path) -> Run:
         versions=config.get("versions") or {},
         stops=_stops(given),
         ended_early=bool(evaluation.get("stopped_early")),
-        questions=questions(config),
+        questions=_asked(config, _asking(config)),
+        pairs=_asked(config, "validation" if config.get("validation") else "data") if command == "dpo" else None,
         measured=found,
         rows=rows,
         note=_unfinished(command, rows, stopped, bool(found)),
@@ -252,14 +260,13 @@ def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
     return next((digest for path, digest in inputs.items() if source and path.endswith(ends)), None)
 
 
-def questions(config: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """The setting that decides on which prompts a run was measured, its value, and what its file held."""
-    name = _asking(config)
+def _asked(config: Mapping[str, Any], name: str) -> Asked:
     value = str(config.get(name))
     return name, value, _digest(name, value, config.get("inputs") or {})
 
 
 def _asking(config: Mapping[str, Any]) -> str:
+    """Return the setting that decides on which prompts a run was measured."""
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
         return "validation" if config.get("validation") else "data"
@@ -360,7 +367,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def _require_one_question(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        if not _same_question(run, first):
+        if not _same(run.questions, first.questions):
             edited = run.questions[:2] == first.questions[:2]
             why = "the file was edited in between: " if edited else ""
             raise ValueError(
@@ -375,25 +382,53 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             )
 
 
-def _same_question(one: Run, other: Run) -> bool:
+def _same(one: Asked, other: Asked) -> bool:
     """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
-    (a, ours, held), (b, theirs, holds) = one.questions, other.questions
+    (a, ours, held), (b, theirs, holds) = one, other
     return a == b and (held == holds if held and holds else ours == theirs)
 
 
-def _told(asked: tuple[str, str, str | None], with_content: bool) -> str:
+def _told(asked: Asked, with_content: bool) -> str:
     name, value, content = asked
     return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
 
 def comparable(runs: Sequence[Run]) -> list[Run]:
-    """Runs with the measures that mean the same in all of them.
+    """Return runs with the measures and curves that mean the same in all of them.
 
-    Where rewards differ, scores do too; gold is what they can be compared by.
+    Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
+    was measured on them differs.
 
     Raises:
         ValueError: rewards differ, and there is a finished run without gold.
     """
+    return _of_one_reward(_of_the_same_pairs(runs))
+
+
+def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
+    """Return runs as they are; where pairs differ, without what was measured on them, each with a note of another's."""
+
+    def others(run: Run) -> list[Run]:
+        return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
+
+    if not any(map(others, runs)):
+        return list(runs)
+    return [run if run.pairs is None else _without_pairs(run, others(run)) for run in runs]
+
+
+def _without_pairs(run: Run, others: Sequence[Run]) -> Run:
+    told = [f"{other.path} held out other pairs ({_told(other.pairs, True)})" for other in others if other.pairs]
+    why = f"Held-out accuracy, margin and loss are left out: {told[0] if told else 'others held out other pairs'}."
+    return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
+
+
+def _without(run: Run, measures: Sequence[str], curves: Sequence[str]) -> Run:
+    measured = {name: reached for name, reached in run.measured.items() if name not in measures}
+    rows = [{name: value for name, value in row.items() if name not in curves} for row in run.rows]
+    return replace(run, measured=measured, rows=rows)
+
+
+def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
     rewards = {_reward(run) for run in runs if run.command != "reward-model"}
     if len(rewards) < 2:
         return list(runs)
@@ -404,11 +439,8 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
             f"other, and {str(lacking[0].path)!r} has no gold to compare by; train with --task, whose gold is measured "
             "beside any reward"
         )
-    kept = (*METRICS, *MEASURES)
-    return [
-        replace(run, measured={name: e for name, e in run.measured.items() if name in kept and name != "score"})
-        for run in runs
-    ]
+    kept = {*METRICS, *MEASURES} - {"score"}
+    return [_without(run, [name for name in run.measured if name not in kept], CURVES_OF_SCORES) for run in runs]
 
 
 def _reward(run: Run) -> str:

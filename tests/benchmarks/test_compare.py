@@ -326,6 +326,21 @@ def test_curves_of_other_lengths_meet_where_all_are_known(tmp_path: Path) -> Non
     np.testing.assert_allclose(np.asarray(line.high) - y, 12.706 / 2, rtol=1e-4)
 
 
+def test_a_run_that_died_shortens_no_curve_of_those_that_finished(tmp_path: Path) -> None:
+    finished = [make_run(tmp_path / str(seed), seed, 0.5, [float(seed)] * 100) for seed in (0, 2)]
+    died = make_run(tmp_path / "died", 4, None, [50.0] * 4)
+    groups = groups_of(*finished, died)
+    line = mean_curve(groups[0], "rollout/score", "tokens")
+    assert line is not None
+    np.testing.assert_allclose(np.asarray(line.x), 100 * np.arange(1, 101))
+    np.testing.assert_allclose(np.asarray(line.y), 1.0)  # of 0 and 2
+    captions = {figure.title: figure.caption for figure in compare_groups(groups).figures}
+    assert "left out of the means of those that are: 1 run." in captions["Score by tokens"]
+    others = groups_of(*finished, make_run(tmp_path / "b", 0, None, [1.0] * 3, kl_coef=0.5))
+    assert mean_curve(others[1], "rollout/score", "tokens") is not None  # whose group has no other
+    assert all("left out" not in figure.caption for figure in compare_groups(others).figures)
+
+
 def test_a_curve_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     (group,) = groups_of(
         make_run(tmp_path / "a", 0, curve=[0.0, math.nan, 2.0]), make_run(tmp_path / "b", 1, curve=[math.nan] * 3)
@@ -351,6 +366,45 @@ def test_fine_tuning_is_ranked_by_the_loss_of_the_kept_epoch(tmp_path: Path) -> 
     found = compare_groups(groups_of(*paths))
     assert found.headline.startswith("epochs 2 has the lowest validation loss, 1.50; epochs 1 has 2")
     assert "Each seed holds out other prompts of the data" in found.tables[0].note
+
+
+def make_dpo(path: Path, seed: int, gold: float, **settings: Any) -> Path:
+    """A run of ``dpo`` on a task, with what it reached on comparisons that were held out."""
+    make_run(path, seed, gold, command="dpo", algorithm="dpo", **settings)
+    held = {"validation/accuracy": 0.75, "validation/margin": 1.5, "validation/loss": 0.5, "validation/prompts": 40}
+    write(path, "metrics.jsonl", [{"iteration": i, "train/loss": 0.6, **held} for i in range(2)])
+    return path
+
+
+@pytest.mark.parametrize("named", ["data", "validation"])
+def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) -> None:
+    """Gold was measured on the prompts of one task, held-out accuracy on pairs of two files."""
+    inputs = {"d.jsonl": "0" * 64}
+
+    def run(name: str, seed: int, pairs: str, content: str, beta: float) -> Path:
+        given = {"data": "d.jsonl", named: pairs, "inputs": {**inputs, pairs: content * 64}}
+        return make_dpo(tmp_path / name, seed, beta, **given, settings={"beta": beta})
+
+    one, other = run("a", 0, "p.jsonl", "1", 0.1), run("b", 0, "moved.jsonl", "1", 0.2)
+    same = groups_of(one, other)
+    assert {"gold", "held-out accuracy", "held-out margin", "held-out loss"} <= {*shared_measures(same)}
+    assert "Held-out accuracy by epochs" in [figure.title for figure in compare_groups(same).figures]
+    for edited in (run("c", 0, "p.jsonl", "2", 0.2), run("d", 0, "q.jsonl", "2", 0.2)):
+        found = compare_groups(groups := groups_of(one, edited))
+        assert [name for name in shared_measures(groups) if name.startswith("held-out")] == []
+        assert "beta 0.2" in found.headline.partition(" has the highest gold")[0]
+        assert "has the highest gold" in found.headline
+        assert not [figure.title for figure in found.figures if "Held-out" in figure.title]
+        assert f"{edited}: Held-out accuracy, margin and loss are left out: {one} held out other pairs." in [
+            notice.partition(" (")[0] + "." for notice in found.notices
+        ]
+        assert "Training loss by epochs" in [figure.title for figure in found.figures]
+
+
+def test_seeds_that_hold_out_other_pairs_of_a_file_say_so(tmp_path: Path) -> None:
+    groups = groups_of(*(make_dpo(tmp_path / str(seed), seed, 0.5, data="d.jsonl") for seed in (0, 1)))
+    assert "held-out accuracy" in shared_measures(groups)
+    assert "Each seed holds out other prompts of the data" in compare_groups(groups).tables[0].note
 
 
 def test_reward_models_keep_the_interval_of_their_prompts(tmp_path: Path) -> None:
@@ -416,6 +470,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, An
     write(second, "config.json", {**config, **change})
     with pytest.raises(ValueError, match=message):
         groups_of(first, second)
+
+
+def test_where_rewards_differ_unfinished_runs_show_no_scores_either(tmp_path: Path) -> None:
+    groups = groups_of(*(make_run(tmp_path / r, gold=None, curve=[1.0], reward=r) for r in ("length", "distinct")))
+    assert compare_groups(groups).figures == ()
 
 
 def test_other_rewards_without_gold_are_refused(tmp_path: Path) -> None:
