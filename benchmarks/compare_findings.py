@@ -1,4 +1,4 @@
-"""What runs say beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
+"""Findings about runs beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What the curves run over."""
+        """The unit that curves run over."""
         return f"{STEPS[self.command]}s" if self.command in STEPS else "tokens"
 
 
@@ -285,7 +285,7 @@ def _measured(
     evaluation: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Reached]:
-    """What a finished run reached."""
+    """Return what a finished run reached, by measure; empty if it is not finished."""
     if command == "reward-model":
         return _of_preferences(evaluation)
     after = evaluation.get("after")
@@ -333,7 +333,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
 
 
 def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any], finished: bool) -> str:
-    """Why a run has no results, or that it was stopped before its end; empty where neither is so."""
+    """Return why a run has no results, or that it was stopped before its end; empty where neither is so."""
     step = STEPS.get(command, "iteration")
     reason = stop_reason(stopped, step)
     if finished or reason:

@@ -84,7 +84,7 @@ def test_algorithms_are_called_by_their_names_and_their_own_settings_left_out(tm
 
 
 def test_stages_of_pipelines_with_other_seeds_are_repetitions(tmp_path: Path) -> None:
-    """What other stages of the same pipeline made is told by its place, not by its directory."""
+    """Outputs of other stages of the same pipeline are told by their place, not by their directory."""
     paths = []
     for seed in (0, 1):
         root = tmp_path / f"loop-{seed}"
@@ -132,7 +132,7 @@ def test_what_ended_a_run_early_is_a_setting_of_all_its_seeds(tmp_path: Path) ->
 
 
 def test_runs_of_an_earlier_version_are_repetitions_of_those_of_today(tmp_path: Path) -> None:
-    """What they did not have stands for what they did: no truncation, special tokens parsed, no bonus, no warm-up."""
+    """Settings that they lack stand for what they did: no truncation, special tokens parsed, no bonus, no warm-up."""
     former = change(make_run(tmp_path / "a", 0), bad_rows="error")
     today = {"truncation": "error", "special_tokens": "parse", "skip_special_tokens": True, "missing_end_score": None}
     hyper = {**HYPER, "ent_coef": 0.0, "warmup_iterations": 0, "target_kl": 0.0}
@@ -150,7 +150,7 @@ def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Pat
 
 
 def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
-    """What stood in a file decides, not its name: of prompts in which question it is, of others which group."""
+    """The content of a file decides, not its name: of prompts in which question it is, of others which group."""
 
     def run(name: str, seed: int, prompts: str, held: str, rewards: str) -> Path:
         inputs = {prompts: held, "rewards.py": rewards}
