@@ -121,7 +121,8 @@ def test_settings_that_change_no_number_split_no_seeds(tmp_path: Path) -> None:
 
 def test_what_ended_a_run_early_is_a_setting_of_all_its_seeds(tmp_path: Path) -> None:
     """A seed that reached no limit still belongs to the seed that did, and to no run without a limit."""
-    plain = [make_run(tmp_path / f"a{seed}", seed, **PLAIN) for seed in (0, 1)]
+    plain = [make_run(tmp_path / "a0", 0, **PLAIN)]
+    plain.append(make_run(tmp_path / "a1", 1, **{**PLAIN, "eval_every": 3, "keep_best": "score"}))
     other = make_run(tmp_path / "c", 0, kl_coef=0.5, **{**PLAIN, "stop_kl": 7.0})
     limited = [make_run(tmp_path / f"b{seed}", seed, **{**PLAIN, "stop_kl": 5.0, "eval_every": 2}) for seed in (0, 1)]
     evaluation = json.loads((limited[1] / "evaluation.json").read_text())
