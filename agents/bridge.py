@@ -181,7 +181,7 @@ class FunctionCallback(ConvertCallback):
 
 
 def as_callbacks(given: Any) -> list[BaseCallback]:
-    """What ``learn`` was given as ``callback``, as objects: None, a callback, a function, or a list of these."""
+    """Return objects for what ``learn`` was given as ``callback``: None, a callback, a function, or a list of these."""
     each = given if isinstance(given, list) else [] if given is None else [given]
     return [one if isinstance(one, BaseCallback) else FunctionCallback(one) for one in each]
 

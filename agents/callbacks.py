@@ -99,7 +99,7 @@ class BetweenIterations(EventCallback):
 
     @property
     def algorithm(self) -> SequenceAlgorithm:
-        """What learns."""
+        """The algorithm that learns."""
         return cast("SequenceAlgorithm", self.model)
 
 

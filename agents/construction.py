@@ -89,7 +89,7 @@ def check_trainable(policy: LMPolicy) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a policy knows of its task.
+    """The part of a task that a policy knows.
 
     Attributes:
         observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
@@ -132,11 +132,11 @@ def layout_from_state(task: Mapping[str, Any] | None) -> Layout:
 
 
 MUST_AGREE = ("P", "T", "V", "vocabulary")
-"""What of :func:`task_identity` must be the same where training goes on."""
+"""Parts of :func:`task_identity` that must be the same where training goes on."""
 
 
 def task_identity(env: VecEnv) -> dict[str, Any]:
-    """What a checkpoint keeps of a task: P, T, V, the vocabulary, where there is one, by its digest; the end tokens,
+    """Return the part of a task that checkpoints keep: P, T, V, the digest of the vocabulary, if any, the end tokens,
     and how many tokens an observation may show.
     """
     layout = layout_of(env)

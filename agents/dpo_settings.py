@@ -9,7 +9,7 @@ from textgym.numbers import LARGEST_RATE, check, count, finite
 
 @dataclass(frozen=True)
 class DPOSettings:
-    """How a model learns from comparisons."""
+    """Settings of learning from comparisons."""
 
     beta: float = 0.1
     """β, the price of a nat of KL to the model as it was. Published: 0.1; 0.5 for summaries."""

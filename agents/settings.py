@@ -156,7 +156,7 @@ ELSEWHERE = {
     "n_steps": "episodes_per_iteration",
     "batch_size": "minibatch_size",
 }
-"""What the command line, papers or stable-baselines3 call otherwise: the argument that it is, or is a part of."""
+"""Arguments, or parts of them, that the command line, papers or stable-baselines3 call otherwise."""
 
 FIXED = {
     "gamma": "γ is 1: a response is paid at its end, whole",

@@ -1,4 +1,4 @@
-"""What runs say beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
+"""Findings about runs beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from math import comb
 import numpy as np
 from scipy.special import stdtr
 
-from textgym.benchmarks.compare_runs import ABSENT, MEASURES, Group, Reached, Run, describe, settings_table
+from textgym.benchmarks.compare_runs import (
+    ABSENT,
+    CURVES_OF_SCORES,
+    MEASURES,
+    Group,
+    Reached,
+    Run,
+    describe,
+    settings_table,
+)
 from textgym.benchmarks.comparison import Metric, decimals, is_gold_paid, metric, number
 from textgym.benchmarks.experiment import Cell, Estimate, Figure, Findings, Table
 from textgym.benchmarks.figures import Line, intervals, lines
@@ -227,7 +236,7 @@ def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
     )
     if any(isinstance(cell, Estimate) and cell.low == cell.high for row in rows for cell in row):
         note += " An interval of no width says that all of them gave the same number, not that there is no doubt."
-    if any(run.questions[0] == "data" for group in groups for run in group.runs):
+    if any("data" in (run.questions[0], *(run.pairs or ())[:1]) for group in groups for run in group.runs):
         note += " Each seed holds out other prompts of the data."
     units = "; ".join(f"{describe(m).label}: {describe(m).hint}" for m in measures if describe(m).hint)
     columns = ("group", *map(_column, measures), "finished", "runs", "intervals over")
@@ -296,16 +305,24 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
     told = "Bands are 95 % intervals over seeds; a line without one is a single run. Axes begin where the data do."
     told += left_out
     for key, described in CURVES.items():
-        if key == "rollout/score" and measures and "score" not in measures:
-            continue  # it means something else in each group, or it is gold
+        if key in CURVES_OF_SCORES and measures and "score" not in measures:
+            continue  # it is gold
         for unit in dict.fromkeys(run.unit for group in groups for run in group.runs):
             if key == "train/loss" and unit == "tokens":
                 continue  # the loss of reinforcement falls for no better policy
             series = {group.name: line for group in drawn if (line := mean_curve(group, key, unit)) is not None}
             if series:
                 svg = lines(series, unit, _axis(described))
-                found.append(Figure(f"{described.label} by {unit}", svg, f"{_sentence(described.hint)}{told}"))
+                short = sum(_left_out(group, key, unit) for group in drawn)
+                caption = f"{_sentence(described.hint)}{told}{_of_unfinished(short)}"
+                found.append(Figure(f"{described.label} by {unit}", svg, caption))
     return found
+
+
+def _of_unfinished(short: int) -> str:
+    if not short:
+        return ""
+    return f" Runs that are not finished are left out of the means of those that are: {counted_as(short, 'run')}."
 
 
 def _axis(described: Metric) -> str:
@@ -320,9 +337,10 @@ def _sentence(hint: str) -> str:
 def mean_curve(group: Group, key: str, unit: str) -> Line | None:
     """A metric over the course of training: the mean over the seeds of a group, with a band where there are two.
 
-    Curves of different lengths are interpolated where all of them are known.
+    Curves of different lengths are interpolated where all of them are known. Of a group in which a run is finished,
+    the others are left out: they would shorten its curve.
     """
-    curves = [curve for run in group.runs if run.unit == unit and (curve := _curve(run, key)) is not None]
+    curves = _curves(group, key, unit)
     if not curves:
         return None
     x = curves[0][0]
@@ -336,6 +354,19 @@ def mean_curve(group: Group, key: str, unit: str) -> Line | None:
         return Line(x, y[0])
     half = (half_width(1.0, len(y)) or 0.0) * y.std(0, ddof=1) / np.sqrt(len(y))
     return Line(x, y.mean(0), y.mean(0) - half, y.mean(0) + half)
+
+
+def _curves(group: Group, key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
+    """Return the curves of the finished runs, or those of all runs where none of these has one."""
+    return _known(group.finished, key, unit) or _known(group.runs, key, unit)
+
+
+def _left_out(group: Group, key: str, unit: str) -> int:
+    return len(_known(group.runs, key, unit)) - len(_curves(group, key, unit))
+
+
+def _known(runs: Sequence[Run], key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
+    return [curve for run in runs if run.unit == unit and (curve := _curve(run, key)) is not None]
 
 
 def _curve(run: Run, key: str) -> tuple[FloatArray, FloatArray] | None:

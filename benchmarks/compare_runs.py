@@ -18,12 +18,19 @@ from textgym.benchmarks.comparison import METRICS, Estimate, Metric, estimate_of
 from textgym.benchmarks.judged import counted_as, judged
 from textgym.benchmarks.reading import read_lines, read_object
 from textgym.benchmarks.stories import STEPS, stop_reason
+from textgym.rewards.addresses import model_directory
+from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
 NEEDED_BY = "textgym compare"
 COMMANDS = ("train", "sft", "dpo", "reward-model")
-LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs")
-"""Settings by which repetitions of one run differ."""
+STOPS = ("stop_score", "stop_kl", "stop_patience")
+CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
+"""Settings that say where a run is kept or told, when it ends early, and when it is refused."""
+LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
+"""Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
+REWARDS = (REWARDED, "gold")
+"""Settings that may hold several addresses of rewards, separated by spaces."""
 LISTED = 4  # settings in a group's name; the page lists all of them
 ABSENT = "–"
 
@@ -36,6 +43,12 @@ MEASURES: Mapping[str, Metric] = {
 }
 """Numbers that no evaluation of responses has, the most important first."""
 LOSS_OF_PREFERENCES = "held-out loss"
+OF_PAIRS = ("held-out accuracy", "held-out margin", LOSS_OF_PREFERENCES)
+CURVES_OF_PAIRS = ("validation/accuracy", "validation/margin", "validation/loss")
+CURVES_OF_SCORES = ("rollout/score", "validation/score")
+
+Asked = tuple[str, str, str | None]
+"""A setting that names what a run was measured on, its value, and the SHA-256 of the file, where the run kept it."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +78,10 @@ class Run:
         settings: by dotted name, without those of :data:`LEFT_OUT`.
         seed: of the run.
         versions: of the packages that made it.
-        questions: what tells on which prompts it was measured: the name of a setting, its value, and the SHA-256 of
-            the file that it names, where the run has kept it.
+        stops: settings that may end it early, by name.
+        ended_early: True if they did.
+        questions: what tells on which prompts it was measured.
+        pairs: what tells on which comparisons ``dpo`` measured beside its prompts; None for other commands.
         measured: what it reached, by the name of the measure; empty if it is not finished.
         rows: of ``metrics.jsonl``.
         note: why it is not finished, or empty.
@@ -78,7 +93,10 @@ class Run:
     settings: Mapping[str, Any]
     seed: int
     versions: Mapping[str, Any]
-    questions: tuple[str, str, str | None]
+    stops: Mapping[str, Any]
+    ended_early: bool
+    questions: Asked
+    pairs: Asked | None
     measured: Mapping[str, Reached]
     rows: Sequence[Mapping[str, Any]]
     note: str
@@ -86,7 +104,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What the curves run over."""
+        """The unit that curves run over."""
         return f"{STEPS[self.command]}s" if self.command in STEPS else "tokens"
 
 
@@ -136,15 +154,18 @@ def read_run(path: Path) -> Run:
     evaluation, stopped = read_object(path / "evaluation.json"), read_object(path / "stopped.json")
     command = str(config["command"])
     found = _measured(path, command, config, evaluation, rows)
-    settings = {name: value for name, value in flat(config).items() if name.split(".")[0] not in LEFT_OUT}
-    settings = _within_a_pipeline(path, settings)
+    given = {name: value or None if name in ZERO_IS_NONE else value for name, value in by_name(config).items()}
+    settings = _within_a_pipeline(path, {name: value for name, value in given.items() if name not in LEFT_OUT})
     return Run(
         path=path,
         command=command,
         settings={**settings, **_contents(settings, config.get("inputs") or {})},
         seed=int(config.get("seed") or 0),
         versions=config.get("versions") or {},
-        questions=questions(config),
+        stops=_stops(given),
+        ended_early=bool(evaluation.get("stopped_early")),
+        questions=_asked(config, _asking(config)),
+        pairs=_asked(config, "validation" if config.get("validation") else "data") if command == "dpo" else None,
         measured=found,
         rows=rows,
         note=_unfinished(command, rows, stopped, bool(found)),
@@ -173,15 +194,25 @@ def _stages(path: Path) -> list[Mapping[str, Any]]:
     return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide when training ends early; None for those that decide nothing."""
+    found = {name: settings.get(name) for name in STOPS}
+    looks = any(value is not None for value in found.values())
+    return {
+        **found,
+        "eval_every": settings.get("eval_every") if looks else None,
+        "keep_best": settings.get("keep_best") if found["stop_patience"] is not None else None,
+    }
+
+
+def with_later_settings(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with the settings that others of their command have, and that came after they were made."""
+    known = {(run.command, name) for run in runs for name in run.settings}
+
+    def later(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in LATER.items() if (run.command, name) in known}
+
+    return [replace(run, settings={**later(run), **run.settings}) for run in runs]
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,33 +224,49 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     if root is None:
         return dict(settings)
     places = sorted({str(stage.get("directory")) for stage in _stages(root)}, key=len, reverse=True)
-    pattern = re.compile(rf"[^:,\s]*/({'|'.join(map(re.escape, places))})(?=[/,]|$)")
-    return {name: pattern.sub(r"…/\1", v) if isinstance(v, str) else v for name, v in settings.items()}
+    own = rf"/({'|'.join(map(re.escape, places))})(?=[/,]|$)"
+    address, file = re.compile(rf"[^:,\s]*{own}"), re.compile(rf"^.*{own}")
+    return {
+        name: (address if name in REWARDS else file).sub(r"…/\1", v) if isinstance(v, str) else v
+        for name, v in settings.items()
+    }
 
 
 def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
-    """What the files that settings name held when the run began, as further settings: they may have been edited since.
+    """Return the beginnings of the digests of inputs, as further settings: files may have been edited between two runs.
 
-    What the same pipeline made is left out, as it follows from the settings and the seed.
+    An input that the same pipeline made is left out, as it follows from the settings and the seed.
     """
     found: dict[str, str] = {}
     for name, value in settings.items():
-        for item in value.split() if isinstance(value, str) else ():
-            bare = re.sub("^(rm|clf):", "", item)
-            for path, digest in inputs.items():
-                if bare == path or bare.startswith((f"{path}:", f"{path},")):
-                    found[f"{name} (content)"] = digest[:12]
+        named = value.split() if isinstance(value, str) and name in REWARDS else [value]
+        digests = [digest[:12] for item in named if (digest := _digest(name, item, inputs))]
+        if digests:
+            found[f"{name} (content)"] = " ".join(digests)
     return found
 
 
-def questions(config: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """The setting that decides on which prompts a run was measured, its value, and what its file held."""
-    name = _asking(config)
+def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
+    """Return the SHA-256 of the input that a setting named, by its path as the run recorded it; None without any."""
+    if not isinstance(value, str) or not value:
+        return None
+    if name not in REWARDS:
+        return inputs.get(str(Path(value)))
+    directory, source = model_directory(value), value.partition(",")[0].rpartition(":")[0]
+    if directory or source.endswith(".py"):
+        return inputs.get(str(Path(directory or source)))
+    module = f"/{source.replace('.', '/')}"  # the path of its file is where it was installed
+    ends = (f"{module}.py", f"{module}/__init__.py")
+    return next((digest for path, digest in inputs.items() if source and path.endswith(ends)), None)
+
+
+def _asked(config: Mapping[str, Any], name: str) -> Asked:
     value = str(config.get(name))
-    return name, value, (config.get("inputs") or {}).get(value)
+    return name, value, _digest(name, value, config.get("inputs") or {})
 
 
 def _asking(config: Mapping[str, Any]) -> str:
+    """Return the setting that decides on which prompts a run was measured."""
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
         return "validation" if config.get("validation") else "data"
@@ -238,7 +285,7 @@ def _measured(
     evaluation: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Reached]:
-    """What a finished run reached."""
+    """Return what a finished run reached, by measure; empty if it is not finished."""
     if command == "reward-model":
         return _of_preferences(evaluation)
     after = evaluation.get("after")
@@ -286,7 +333,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
 
 
 def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any], finished: bool) -> str:
-    """Why a run has no results, or that it was stopped before its end; empty where neither is so."""
+    """Return why a run has no results, or that it was stopped before its end; empty where neither is so."""
     step = STEPS.get(command, "iteration")
     reason = stop_reason(stopped, step)
     if finished or reason:
@@ -312,7 +359,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         if path.resolve() in seen:
             raise ValueError(f"{str(path)!r} is given twice (as {str(seen[path.resolve()])!r}); give each run once")
         seen[path.resolve()] = path
-    runs = [read_run(path) for path in paths]
+    runs = with_later_settings([read_run(path) for path in paths])
     _require_one_question(runs)
     return comparable(runs)
 
@@ -320,7 +367,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def _require_one_question(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        if not _same_question(run, first):
+        if not _same(run.questions, first.questions):
             edited = run.questions[:2] == first.questions[:2]
             why = "the file was edited in between: " if edited else ""
             raise ValueError(
@@ -335,25 +382,53 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             )
 
 
-def _same_question(one: Run, other: Run) -> bool:
+def _same(one: Asked, other: Asked) -> bool:
     """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
-    (a, ours, held), (b, theirs, holds) = one.questions, other.questions
+    (a, ours, held), (b, theirs, holds) = one, other
     return a == b and (held == holds if held and holds else ours == theirs)
 
 
-def _told(asked: tuple[str, str, str | None], with_content: bool) -> str:
+def _told(asked: Asked, with_content: bool) -> str:
     name, value, content = asked
     return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
 
 def comparable(runs: Sequence[Run]) -> list[Run]:
-    """Runs with the measures that mean the same in all of them.
+    """Return runs with the measures and curves that mean the same in all of them.
 
-    Where rewards differ, scores do too; gold is what they can be compared by.
+    Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
+    was measured on them differs.
 
     Raises:
         ValueError: rewards differ, and there is a finished run without gold.
     """
+    return _of_one_reward(_of_the_same_pairs(runs))
+
+
+def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
+    """Return runs as they are; where pairs differ, without what was measured on them, each with a note of another's."""
+
+    def others(run: Run) -> list[Run]:
+        return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
+
+    if not any(map(others, runs)):
+        return list(runs)
+    return [run if run.pairs is None else _without_pairs(run, others(run)) for run in runs]
+
+
+def _without_pairs(run: Run, others: Sequence[Run]) -> Run:
+    told = [f"{other.path} held out other pairs ({_told(other.pairs, True)})" for other in others if other.pairs]
+    why = f"Held-out accuracy, margin and loss are left out: {told[0] if told else 'others held out other pairs'}."
+    return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
+
+
+def _without(run: Run, measures: Sequence[str], curves: Sequence[str]) -> Run:
+    measured = {name: reached for name, reached in run.measured.items() if name not in measures}
+    rows = [{name: value for name, value in row.items() if name not in curves} for row in run.rows]
+    return replace(run, measured=measured, rows=rows)
+
+
+def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
     rewards = {_reward(run) for run in runs if run.command != "reward-model"}
     if len(rewards) < 2:
         return list(runs)
@@ -364,11 +439,8 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
             f"other, and {str(lacking[0].path)!r} has no gold to compare by; train with --task, whose gold is measured "
             "beside any reward"
         )
-    kept = (*METRICS, *MEASURES)
-    return [
-        replace(run, measured={name: e for name, e in run.measured.items() if name in kept and name != "score"})
-        for run in runs
-    ]
+    kept = {*METRICS, *MEASURES} - {"score"}
+    return [_without(run, [name for name in run.measured if name not in kept], CURVES_OF_SCORES) for run in runs]
 
 
 def _reward(run: Run) -> str:
@@ -387,6 +459,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     Raises:
         ValueError: two runs have the same settings and the same seed.
     """
+    runs = _with_stops(runs)
     twins = {key: [run for run in runs if _key(run) == key] for key in map(_key, runs)}
     doubled = any(len({run.seed for run in own}) < len(own) for own in twins.values())
     if doubled:
@@ -398,7 +471,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         if twin is not None:
             raise ValueError(
                 f"{str(run.path)!r} and {str(twin.path)!r} have the same settings and the same seed, {run.seed}: one "
-                "run done twice would count as two; leave one of them out"
+                "run done twice would count as two (settings that say where a run is kept or told are not looked at); "
+                "leave one of them out"
             )
         others.append(run)
     names = group_names([own[0] for own in groups.values()])
@@ -407,7 +481,15 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _key(run: Run) -> str:
-    return json.dumps(dict(run.settings), sort_keys=True, default=str)
+    """Return the settings as text; what is unset is as good as not there."""
+    given = {name: value for name, value in run.settings.items() if value is not None}
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _with_stops(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with the settings that may end them early, where they ended one of those that share all others."""
+    ended = {_key(run) for run in runs if run.ended_early}
+    return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
 def differing(groups: Sequence[Run]) -> list[str]:
@@ -437,8 +519,7 @@ def _name(run: Run, names: Sequence[str]) -> str:
 
 
 def _word(name: str, value: Any) -> str:
-    short = name.removeprefix("hyperparameters.").removeprefix("settings.")
-    return str(value) if name == "algorithm" else f"{short} {'unset' if value is None else _shown(value)}"
+    return str(value) if name == "algorithm" else f"{name} {'unset' if value is None else _shown(value)}"
 
 
 def _shown(value: Any) -> str:

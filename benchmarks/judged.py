@@ -46,7 +46,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Judged:
-    """What was measured of a reward model on held-out preferences.
+    """Measurements of a reward model on held-out preferences.
 
     Attributes:
         accuracy: pairs, or with ``labels`` texts, that it judges as the labeller did; None without any.
@@ -73,7 +73,7 @@ class Judged:
 
     @property
     def things(self) -> str:
-        """What is judged, in the plural."""
+        """The things that are judged, in the plural."""
         return "held-out texts" if self.labels else "held-out pairs"
 
     @property
@@ -108,7 +108,7 @@ class Judged:
 
 
 def judged(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Judged:
-    """What ``reward_model.json`` and ``evaluation.json`` of a reward model tell; either may be empty."""
+    """Return what ``reward_model.json`` and ``evaluation.json`` of a reward model tell; either may be empty."""
     found = {**evaluation, **reward_model}
     labels = found.get("label_accuracy") is not None
     gold = evaluation.get("gold") or {}
@@ -170,7 +170,7 @@ def _of_chance(found: Judged) -> str:
 
 
 def _of_length(found: Judged) -> str:
-    """How often the longer text is the better one, and how far above that the model is."""
+    """Tell how often the longer text is the better one, and how far above that the model is."""
     if found.longer is None:
         return ""
     told = f"The longer text is the better one in {found.longer.told}"

@@ -162,7 +162,7 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def only_before(
     evaluation: Mapping[str, Any], command: str, episodes: int | None
 ) -> list[tuple[Metric, Estimate, int | None]]:
-    """What was measured before training, where nothing was afterwards: description, number, decimal places."""
+    """Return measures of before training, where there are none of afterwards: description, number, decimal places."""
     found = compare({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
     return [(row.metric, row.before, row.places) for row in found]
 

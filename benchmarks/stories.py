@@ -21,7 +21,7 @@ from textgym.rewards.intervals import half_width
 
 Row = Mapping[str, Any]
 STEPS = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
-"""What a row of ``metrics.jsonl`` tells of, where that is not an iteration."""
+"""Names of the steps that rows of ``metrics.jsonl`` tell of, where these are not iterations."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Told:
-    """What a run directory holds, as far as its story needs it.
+    """Contents of a run directory, as far as its story needs them.
 
     Attributes:
         command: that made the run, or empty.
@@ -60,7 +60,7 @@ class Told:
 
     @property
     def step(self) -> str:
-        """What a row is called."""
+        """The name of the step that a row tells of."""
         return STEPS.get(self.command, "iteration")
 
 
@@ -80,7 +80,7 @@ def story(told: Told) -> Story:
 
 
 def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
-    """Where and why a run stopped, as one sentence; empty if it did not."""
+    """Tell where and why a run stopped, in one sentence; empty if it did not."""
     if not stopped:
         return ""
     reason = str(stopped.get("reason") or "no reason is noted").rstrip(". \n")
@@ -88,7 +88,7 @@ def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
 
 
 def _at(stopped: Mapping[str, Any], step: str) -> str:
-    """Where a run stopped; empty if that was not noted."""
+    """Tell where a run stopped; empty if that was not noted."""
     iteration = stopped.get("iteration")
     return "" if iteration is None else f" at {step} {iteration}"
 
@@ -141,7 +141,7 @@ def _sft(told: Told, before: float, after: float, kept: int) -> Story:
 
 
 def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
-    """What a reward says of samples, where one judged, and the distance that was travelled."""
+    """Tell what a reward says of samples, where one judged, and the distance that was travelled."""
     by_name = {row.name: row for row in comparisons}
     found = []
     judge = by_name.get("gold") or by_name.get("score")

@@ -149,13 +149,13 @@ def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
 
 
 def _prompts_of_pairs(groups: Sequence[Compared], counts: Sequence[int]) -> list[Hashable]:
-    """Which prompt each pair belongs to."""
+    """Return the prompt that each pair belongs to."""
     keys = [(i,) if group.prompt is None else group.prompt for i, group in enumerate(groups)]
     return [key for key, count in zip(keys, counts, strict=True) for _ in range(count)]
 
 
 def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequence[Hashable]) -> dict[str, Any]:
-    """How sure the accuracy is, that of the longer text, and the difference of the two."""
+    """Return intervals of the accuracy, of that of the longer text, and of the difference of the two."""
     longer = wins(np.concatenate([pair_margins(group.lengths, group.ranks)[0] for group in groups]))
     ahead = wins(margins) - longer
     ends = mean_interval(ahead, prompts)

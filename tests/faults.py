@@ -37,7 +37,7 @@ CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left.
+    """The outcome of a command.
 
     Attributes:
         status: its exit status; negative for a signal that killed it.

@@ -23,7 +23,7 @@ from gymnasium.wrappers import vector as vector_wrappers
 from textgym.tasks import DIAGNOSTIC, MINI
 
 REFUSALS = (ValueError, gym.error.Error)
-"""What a bad input may be answered by; ``gym.error.ResetNeeded`` is among them."""
+"""Errors that may answer a bad input; ``gym.error.ResetNeeded`` is among them."""
 
 BAD_ACTIONS: list[Any] = [-1, 10**9, 2**64, 0.5, math.nan, True, None, "a", b"a", [0], [[0]], {}, object(), np.zeros(3)]
 BAD_OPTIONS: list[Any] = [
@@ -238,7 +238,7 @@ class Fuzz:
             self.reset()  # it has forgotten that it was to reset by itself
 
     def seen(self, core: Any = None) -> list[Any]:
-        """What an environment shows, without asking it for anything."""
+        """Return what an environment shows, without asking it for anything."""
         core = self.core if core is None else core
         rows = [core] if hasattr(core, "_ids") else [one.unwrapped._row for one in getattr(core, "envs", ())]
         rows = rows or [core._row]

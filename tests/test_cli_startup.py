@@ -35,7 +35,7 @@ print(json.dumps([status, len(sys.modules), [name for name in {heavy!r} if name 
 
 
 def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
-    """What a fresh process prints to standard output, and the last line of standard error."""
+    """Return what a fresh process prints to standard output, and the last line of standard error."""
     command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr, done.stderr.splitlines()[-1]

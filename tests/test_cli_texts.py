@@ -1,4 +1,4 @@
-"""What commands read and print of other people's texts."""
+"""Other people's texts, as commands read and print them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps and tells while it trains: evaluations, checkpoints, early stopping, and services for metrics."""
+"""A run that keeps and tells while it trains: evaluations, checkpoints, early stopping, and services for metrics."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ class FakeService(ModuleType):
         return columns, data
 
     def numbers(self) -> list[tuple[int, dict[str, float]]]:
-        """What was logged but tables, in order."""
+        """Return what was logged but tables, in order."""
         kept = [(step, {k: v for k, v in values.items() if "samples" not in k}) for step, values in self.logged]
         return [(step, values) for step, values in kept if values]
 

@@ -13,7 +13,7 @@ from textgym.cli import COMMANDS
 
 
 def check(count: int, seed: int, directory: Path) -> Counter[int]:
-    """How often each status came; fails with the command lines that went wrong."""
+    """Return how often each status came; fails with the command lines that went wrong."""
     told = io.StringIO()
     tally = run_many(count, seed, directory, told)
     assert not tally.faults, "\n\n".join(tally.faults)
@@ -46,7 +46,7 @@ def test_every_flag_is_tried() -> None:
 
 
 def test_the_harness_sees_a_traceback_a_leftover_and_an_escape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it checks can fail: a command that does all of it is told on each time."""
+    """The checks can fail: a command that does all of it is told on each time."""
 
     def wrong(argv: list[str]) -> None:
         Path("left").touch()

@@ -1,4 +1,4 @@
-"""What is printed commands no terminal, and every terminal, pipe and locale is good enough."""
+"""Output commands no terminal, and every terminal, pipe and locale is good enough."""
 
 from __future__ import annotations
 

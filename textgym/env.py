@@ -29,7 +29,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What ``gym.make`` made it from; ``max_episode_steps`` is the horizon T, at which it terminates by itself."""
+        """The spec that ``gym.make`` used; ``max_episode_steps`` is the horizon T, at which it terminates by itself."""
         return self._spec
 
     @spec.setter

@@ -23,6 +23,8 @@ MAY_DIFFER = ("log", "keep_last", "stop_score", "stop_kl", "stop_patience")
 """Settings that may be others when a run is resumed: they change no number, but where it is told and when it ends."""
 EXTENDED = "extended_from"
 """Where ``config.json`` keeps the tokens that a run was to generate before each time it was told to generate more."""
+ZERO_IS_NONE = ("target_kl", "ent_coef")
+"""Settings of which none is written as 0 or as None."""
 NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
 NO_SETTINGS = ("versions", "inputs")
 
@@ -39,7 +41,7 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by name, equal where they mean the same."""
     free = (*MAY_DIFFER, EXTENDED)
     found = {name: value for name, value in by_name(config).items() if name.rpartition(".")[2] not in free}
-    return {**found, **{name: found.get(name) or None for name in ("target_kl", "ent_coef")}}  # none is 0 or None
+    return {**found, **{name: found.get(name) or None for name in ZERO_IS_NONE}}
 
 
 def by_name(config: Mapping[str, Any]) -> dict[str, Any]:

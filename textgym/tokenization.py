@@ -299,7 +299,7 @@ def encode_fields(
 
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) -> dict[str, list[int]]:
-    """What the tokenizer makes of a text.
+    """Return what the tokenizer makes of a text.
 
     Raises:
         ValueError: the text holds half a surrogate pair, which is no letter in any encoding.

@@ -98,7 +98,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What ``gym.make_vec`` made it from; ``max_episode_steps`` is the horizon T, at which rows end anyway."""
+        """The spec that ``gym.make_vec`` used; ``max_episode_steps`` is the horizon T, at which rows end anyway."""
         return self._spec
 
     @spec.setter
@@ -125,7 +125,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """What each row's generator was seeded with."""
+        """The seed of each row's generator."""
         return tuple(self._seeds) if self.np_random else ()
 
     @property

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.compare_findings import compare_groups, difference, mean_curve, pooled, shared_measures
-from textgym.benchmarks.compare_runs import Group, grouped, read_runs
+from textgym.benchmarks.compare_runs import Group, grouped, read_runs, settings_table
 from textgym.benchmarks.experiment import Estimate
 from textgym.cli import main
 
@@ -84,7 +84,7 @@ def test_algorithms_are_called_by_their_names_and_their_own_settings_left_out(tm
 
 
 def test_stages_of_pipelines_with_other_seeds_are_repetitions(tmp_path: Path) -> None:
-    """What other stages of the same pipeline made is told by its place, not by its directory."""
+    """Outputs of other stages of the same pipeline are told by their place, not by their directory."""
     paths = []
     for seed in (0, 1):
         root = tmp_path / f"loop-{seed}"
@@ -99,8 +99,59 @@ def test_stages_of_pipelines_with_other_seeds_are_repetitions(tmp_path: Path) ->
         read_runs([tmp_path / "loop-0", paths[0]])
 
 
+def change(path: Path, **settings: Any) -> Path:
+    """Write further settings into a run's ``config.json``."""
+    config = json.loads((path / "config.json").read_text())
+    write(path, "config.json", {**config, **settings})
+    return path
+
+
+PLAIN = {"eval_every": None, "keep_best": None, "stop_score": None, "stop_kl": None, "stop_patience": None}
+WATCHED = {"eval_every": 2, "keep_best": "score", "stop_score": 9.0, "stop_kl": 5.0, "stop_patience": 4}
+
+
+def test_settings_that_change_no_number_split_no_seeds(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", 0, checkpoint_every=10, keep_last=None, log=[], skip_bad=0, **PLAIN)
+    told = {"checkpoint_every": 1, "keep_last": 3, "log": ["wandb"], "skip_bad": 7, "reward_timeout": 9.0}
+    (group,) = groups_of(first, make_run(tmp_path / "b", 1, **told, **WATCHED))
+    assert [run.seed for run in group.runs] == [0, 1]
+    with pytest.raises(ValueError, match=r"the same seed, 0: .*where a run is kept or told"):
+        groups_of(first, make_run(tmp_path / "c", 0, **told, **WATCHED))
+
+
+def test_what_ended_a_run_early_is_a_setting_of_all_its_seeds(tmp_path: Path) -> None:
+    """A seed that reached no limit still belongs to the seed that did, and to no run without a limit."""
+    plain = [make_run(tmp_path / "a0", 0, **PLAIN)]
+    plain.append(make_run(tmp_path / "a1", 1, **{**PLAIN, "eval_every": 3, "keep_best": "score"}))
+    other = make_run(tmp_path / "c", 0, kl_coef=0.5, **{**PLAIN, "stop_kl": 7.0})
+    limited = [make_run(tmp_path / f"b{seed}", seed, **{**PLAIN, "stop_kl": 5.0, "eval_every": 2}) for seed in (0, 1)]
+    evaluation = json.loads((limited[1] / "evaluation.json").read_text())
+    write(limited[1], "evaluation.json", {**evaluation, "stopped_early": "kl 6 is above stop_kl 5"})
+    groups = groups_of(*plain, *limited, other)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1], [0]]
+    assert [group.runs[0].settings.get("stop_kl") for group in groups] == [None, 5.0, None]
+
+
+def test_runs_of_an_earlier_version_are_repetitions_of_those_of_today(tmp_path: Path) -> None:
+    """Settings that they lack stand for what they did: no truncation, special tokens parsed, no bonus, no warm-up."""
+    former = change(make_run(tmp_path / "a", 0), bad_rows="error")
+    today = {"truncation": "error", "special_tokens": "parse", "skip_special_tokens": True, "missing_end_score": None}
+    hyper = {**HYPER, "ent_coef": 0.0, "warmup_iterations": 0, "target_kl": 0.0}
+    now = change(make_run(tmp_path / "b", 1), **today, hyperparameters=hyper)
+    (group,) = groups_of(former, now)
+    assert [run.seed for run in group.runs] == [0, 1]
+    text = change(make_run(tmp_path / "c", 1), **{**today, "special_tokens": "text"}, hyperparameters=hyper)
+    assert [group.name for group in groups_of(former, text)] == ["special_tokens parse", "special_tokens text"]
+
+
+def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
+    trained = make_run(tmp_path / "a", truncation="left", special_tokens="parse")
+    groups = groups_of(trained, make_run(tmp_path / "b", command="dpo", data="d.jsonl", algorithm="dpo"))
+    assert {row[0]: row[1:] for row in settings_table(groups)}["truncation"] == ("left", "–")
+
+
 def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
-    """What stood in a file decides, not its name: of prompts in which question it is, of others which group."""
+    """The content of a file decides, not its name: of prompts in which question it is, of others which group."""
 
     def run(name: str, seed: int, prompts: str, held: str, rewards: str) -> Path:
         inputs = {prompts: held, "rewards.py": rewards}
@@ -115,6 +166,51 @@ def test_files_that_were_edited_are_other_files(tmp_path: Path) -> None:
     groups_of(first, run("d", 1, "moved/p.jsonl", "1" * 64, "2" * 64))
     with pytest.raises(ValueError, match=r"the file was edited in between: prompts='p.jsonl', SHA-256 4444"):
         groups_of(first, run("e", 1, "p.jsonl", "4" * 64, "2" * 64))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "path"),
+    [
+        ("pretraining", "my data/text.txt", "my data/text.txt"),
+        ("model", "./m/", "m"),
+        ("reward", "rm:./judge/,too_long=truncate,0.5", "judge"),
+        ("reward", "clf:judge,label=good", "judge"),
+        ("reward", "./score.py:long,0.5 distinct", "score.py"),
+        ("reward", "scores.words:long", "/site/scores/words.py"),
+        ("reward", "scores:long", "/site/scores/__init__.py"),
+        ("reward", "first.py:f second.py:f", "first.py"),
+        ("reward", "first.py:f second.py:f", "second.py"),
+    ],
+)
+def test_edited_inputs_are_found_as_the_run_recorded_them(tmp_path: Path, setting: str, value: str, path: str) -> None:
+    others = {"first.py": "0" * 64, "second.py": "0" * 64, "/site/distinct.py": "0" * 64}
+    runs = [
+        make_run(tmp_path / str(seed), seed, **{setting: value}, inputs={**others, path: digest * 64})
+        for seed, digest in enumerate("112")
+    ]
+    groups = groups_of(*runs)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [2]]
+    assert [row[0] for row in settings_table(groups)] == [f"{setting} (content)"]
+
+
+def test_edited_prompts_are_other_prompts_however_their_path_is_written(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / digest, seed, prompts="./my data/p.jsonl", inputs={"my data/p.jsonl": digest * 64})
+        for seed, digest in enumerate("12")
+    ]
+    with pytest.raises(ValueError, match=r"the file was edited in between: prompts='./my data/p.jsonl', SHA-256 2222"):
+        groups_of(*runs)
+
+
+def test_stages_lie_in_pipelines_whose_directories_have_spaces(tmp_path: Path) -> None:
+    paths = []
+    for seed in (0, 1):
+        root = tmp_path / f"loop {seed} of 2"
+        write(root, "stages.json", [{"name": "sft", "kind": "sft", "directory": "sft"}])
+        model = f"{root}/sft/checkpoint"
+        paths.append(make_run(root / "policy", seed, model=model, inputs={model: f"{seed}" * 64}))
+    (group,) = groups_of(*paths)
+    assert [run.seed for run in group.runs] == [0, 1]
 
 
 def test_versions_are_a_setting_where_nothing_else_differs(tmp_path: Path) -> None:
@@ -231,6 +327,21 @@ def test_curves_of_other_lengths_meet_where_all_are_known(tmp_path: Path) -> Non
     np.testing.assert_allclose(np.asarray(line.high) - y, 12.706 / 2, rtol=1e-4)
 
 
+def test_a_run_that_died_shortens_no_curve_of_those_that_finished(tmp_path: Path) -> None:
+    finished = [make_run(tmp_path / str(seed), seed, 0.5, [float(seed)] * 100) for seed in (0, 2)]
+    died = make_run(tmp_path / "died", 4, None, [50.0] * 4)
+    groups = groups_of(*finished, died)
+    line = mean_curve(groups[0], "rollout/score", "tokens")
+    assert line is not None
+    np.testing.assert_allclose(np.asarray(line.x), 100 * np.arange(1, 101))
+    np.testing.assert_allclose(np.asarray(line.y), 1.0)  # of 0 and 2
+    captions = {figure.title: figure.caption for figure in compare_groups(groups).figures}
+    assert "left out of the means of those that are: 1 run." in captions["Score by tokens"]
+    others = groups_of(*finished, make_run(tmp_path / "b", 0, None, [1.0] * 3, kl_coef=0.5))
+    assert mean_curve(others[1], "rollout/score", "tokens") is not None  # whose group has no other
+    assert all("left out" not in figure.caption for figure in compare_groups(others).figures)
+
+
 def test_a_curve_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     (group,) = groups_of(
         make_run(tmp_path / "a", 0, curve=[0.0, math.nan, 2.0]), make_run(tmp_path / "b", 1, curve=[math.nan] * 3)
@@ -256,6 +367,45 @@ def test_fine_tuning_is_ranked_by_the_loss_of_the_kept_epoch(tmp_path: Path) -> 
     found = compare_groups(groups_of(*paths))
     assert found.headline.startswith("epochs 2 has the lowest validation loss, 1.50; epochs 1 has 2")
     assert "Each seed holds out other prompts of the data" in found.tables[0].note
+
+
+def make_dpo(path: Path, seed: int, gold: float, **settings: Any) -> Path:
+    """A run of ``dpo`` on a task, with what it reached on comparisons that were held out."""
+    make_run(path, seed, gold, command="dpo", algorithm="dpo", **settings)
+    held = {"validation/accuracy": 0.75, "validation/margin": 1.5, "validation/loss": 0.5, "validation/prompts": 40}
+    write(path, "metrics.jsonl", [{"iteration": i, "train/loss": 0.6, **held} for i in range(2)])
+    return path
+
+
+@pytest.mark.parametrize("named", ["data", "validation"])
+def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) -> None:
+    """Gold was measured on the prompts of one task, held-out accuracy on pairs of two files."""
+    inputs = {"d.jsonl": "0" * 64}
+
+    def run(name: str, seed: int, pairs: str, content: str, beta: float) -> Path:
+        given = {"data": "d.jsonl", named: pairs, "inputs": {**inputs, pairs: content * 64}}
+        return make_dpo(tmp_path / name, seed, beta, **given, settings={"beta": beta})
+
+    one, other = run("a", 0, "p.jsonl", "1", 0.1), run("b", 0, "moved.jsonl", "1", 0.2)
+    same = groups_of(one, other)
+    assert {"gold", "held-out accuracy", "held-out margin", "held-out loss"} <= {*shared_measures(same)}
+    assert "Held-out accuracy by epochs" in [figure.title for figure in compare_groups(same).figures]
+    for edited in (run("c", 0, "p.jsonl", "2", 0.2), run("d", 0, "q.jsonl", "2", 0.2)):
+        found = compare_groups(groups := groups_of(one, edited))
+        assert [name for name in shared_measures(groups) if name.startswith("held-out")] == []
+        assert "beta 0.2" in found.headline.partition(" has the highest gold")[0]
+        assert "has the highest gold" in found.headline
+        assert not [figure.title for figure in found.figures if "Held-out" in figure.title]
+        assert f"{edited}: Held-out accuracy, margin and loss are left out: {one} held out other pairs." in [
+            notice.partition(" (")[0] + "." for notice in found.notices
+        ]
+        assert "Training loss by epochs" in [figure.title for figure in found.figures]
+
+
+def test_seeds_that_hold_out_other_pairs_of_a_file_say_so(tmp_path: Path) -> None:
+    groups = groups_of(*(make_dpo(tmp_path / str(seed), seed, 0.5, data="d.jsonl") for seed in (0, 1)))
+    assert "held-out accuracy" in shared_measures(groups)
+    assert "Each seed holds out other prompts of the data" in compare_groups(groups).tables[0].note
 
 
 def test_reward_models_keep_the_interval_of_their_prompts(tmp_path: Path) -> None:
@@ -321,6 +471,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, An
     write(second, "config.json", {**config, **change})
     with pytest.raises(ValueError, match=message):
         groups_of(first, second)
+
+
+def test_where_rewards_differ_unfinished_runs_show_no_scores_either(tmp_path: Path) -> None:
+    groups = groups_of(*(make_run(tmp_path / r, gold=None, curve=[1.0], reward=r) for r in ("length", "distinct")))
+    assert compare_groups(groups).figures == ()
 
 
 def test_other_rewards_without_gold_are_refused(tmp_path: Path) -> None:

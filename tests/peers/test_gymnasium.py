@@ -1,4 +1,4 @@
-"""What Gymnasium's own tests ask of environments, vector environments and wrappers, asked of ours.
+"""Demands of Gymnasium's own tests on environments, vector environments and wrappers, made on ours.
 
 Ideas of its ``tests/envs``, ``tests/vector`` and ``tests/wrappers``, in our words. What other files of ours ask already
 (the checkers, autoreset modes, masks, bad actions and options, videos) is not asked again.

@@ -1,4 +1,4 @@
-"""What stable-baselines3's own tests ask of callbacks, loggers, saving, predicting and environments, asked of ours.
+"""Demands of stable-baselines3's own tests on callbacks, loggers, saving, predicting and environments, made on ours.
 
 Ideas of its ``tests``, in our words. What other files of ours ask already (training that repeats, bits that an
 evaluation does not change, dropout that is off, GAE by hand, the environment checker) is not asked again.
@@ -82,7 +82,7 @@ class Rows(KVWriter):
 
 
 def logged(algorithm: Any, tokens: int, **arguments: Any) -> list[dict[str, Any]]:
-    """What is logged while an algorithm learns."""
+    """Return what is logged while an algorithm learns."""
     rows = Rows()
     algorithm.set_logger(Logger(None, [rows]))
     algorithm.learn(tokens, **arguments)

@@ -94,7 +94,7 @@ def run_train(config: TrainConfig) -> Path:
 
 
 def keeping(config: TrainConfig) -> runs.Keeping:
-    """What the run keeps, where it tells of itself, and when it ends early.
+    """Return what the run keeps, where it tells of itself, and when it ends early.
 
     Raises:
         ValueError: a setting is out of its range, or needs evaluations and there are none.

@@ -47,7 +47,7 @@ class TextReward:
 
     @property
     def name(self) -> str:
-        """What it is logged as."""
+        """The name that it is logged by."""
         return reward_name(self.score)
 
     def __call__(

@@ -60,7 +60,7 @@ class ShareOfWord:
 
 @dataclass(frozen=True)
 class DifferentWords:
-    """How many different words there are, as a share of ``horizon``, in a response that says ``needed``; else 0."""
+    """The number of different words, as a share of ``horizon``, in a response that says ``needed``; else 0."""
 
     needed: int
     horizon: int
