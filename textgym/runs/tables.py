@@ -51,7 +51,7 @@ def comparison_table(out: Path) -> str:
 
 
 def alignment_tax(out: Path) -> str:
-    """What became of the loss on held-out pretraining text and on other tasks, as one line; empty if unmeasured."""
+    """Return the change of the loss on held-out pretraining text and other tasks as one line; empty if unmeasured."""
     evaluation = read_kept(out / "evaluation.json")
     before, after = evaluation["before"], evaluation["after"]
     rise = {name: after[name]["mean"] - before[name]["mean"] for name in after if name in before}

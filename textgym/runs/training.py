@@ -34,12 +34,12 @@ from textgym.runs.tables import interval
 from textgym.types import Service
 
 EARLY = "stopped_early"
-"""Where ``evaluation.json`` says why a run ended before its last token."""
+"""The entry of ``evaluation.json`` that says why a run ended before its last token."""
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """What a run keeps and where it tells of itself while it trains, and when it ends early.
+    """Rules of what a run keeps and tells of itself while it trains, and of its early end.
 
     Attributes:
         checkpoint_every: iterations between checkpoints.
