@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from textgym.rendering import (
@@ -159,6 +159,7 @@ def test_wrapping_loses_no_ink_and_stays_within_the_width(prompt: str, tokens: l
 ANY_LANGUAGE = st.text(max_size=30) | st.sampled_from(["中文没有空格", "Было", "שלום", "👍🏽", "\ud800", "x" * 300])
 
 
+@example("", [("\xad", 1.0)], None)
 @settings(max_examples=12, deadline=None)
 @given(ANY_LANGUAGE, st.lists(st.tuples(ANY_LANGUAGE, st.floats()), max_size=12), st.sampled_from([None, "stop"]))
 def test_every_picture_has_the_same_shape(prompt: str, steps: list[tuple[str, float]], reason: None) -> None:

@@ -339,7 +339,8 @@ def _draw_text(pen: _Pen, frame: Frame) -> None:
             run = list(group)
             if token != PROMPT and (level := strength(frame.rewards[token], frame.full_scale)):
                 left, right = MARGIN + run[0].left, MARGIN + run[-1].right
-                pen.box(left, baseline - 23, right - 1, baseline + 9, tint(level), radius=5)
+                right = max(right - 1, left + 2)  # fonts give some tokens no width, such as a soft hyphen
+                pen.box(left, baseline - 23, right, baseline + 9, tint(level), radius=5)
             for placed in run:
                 colour = GREY if token == PROMPT else INK
                 pen.text(MARGIN + placed.left, baseline, placed.piece.text, colour)
