@@ -162,14 +162,14 @@ OVERWRITE = [*TRAIN, "--reward", "rewards.py:sevens", "--total-timesteps", "30",
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "full"])
 def test_an_old_run_stands_until_the_new_one_was_evaluated_once(place: Path, fault: str) -> None:
-    """At every fifth operation up to there: the old weights are in the directory, and ``--overwrite`` then works."""
+    """At every eighth operation up to there: the old weights are in the directory, and ``--overwrite`` then works."""
     train("--seed", "7", tokens=30)
     shutil.copytree("run", "old")
     whole = run(place, OVERWRITE)
     assert whole.status == 0, whole.text
     new = weights("run")
     first = next(i for i, name in enumerate(whole.operations, 1) if "os.rename run/.evaluation.json" in name)
-    for at in range(1, first + 1, 5):
+    for at in range(1, first + 1, 8):
         shutil.rmtree("run")
         shutil.copytree("old", "run")
         run(place, OVERWRITE, fault, at)
