@@ -269,6 +269,17 @@ def test_a_signal_keeps_the_last_complete_iteration(
     assert content("run/evaluation.json") == content("whole/evaluation.json")
 
 
+def test_a_signal_that_is_ignored_stays_ignored(place: Path) -> None:
+    """As SIGINT is in what a shell runs in the background."""
+    Path("signal").write_text("3 SIGINT 1")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        train(reward="signals", tokens=80)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "after" in content("run/evaluation.json")
+
+
 def test_a_second_signal_ends_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("signal").write_text("3 SIGTERM 2")
     ends(capsys, 143, reward="signals", tokens=150)

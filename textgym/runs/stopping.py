@@ -63,11 +63,15 @@ class StopAtBoundary(BaseCallback):
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Handle signals while the block runs; other threads than the main one cannot, and leave them as they are."""
+    """Handle signals while the block runs; other threads than the main one cannot, and leave them as they are.
+
+    A signal that is ignored stays ignored: a shell has it so for what it runs in the background.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [(number, signal.signal(number, handler)) for number in numbers]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [(number, signal.signal(number, handler)) for number in heeded]
     try:
         yield
     finally:
