@@ -492,11 +492,15 @@ def _with_stops(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
+FIRST = ("command", "algorithm", "model", "reward", "data", "learning_rate", "kl_coef", "kl_target", "epochs")
+"""Settings that name a group before others do: those that experiments are about."""
+
+
 def differing(groups: Sequence[Run]) -> list[str]:
-    """Names of the settings in which some of these runs differ: command and algorithm first, then as they stand."""
+    """Names of the settings in which some of these runs differ: those of FIRST first, then as they stand."""
     names = dict.fromkeys(name for run in groups for name in run.settings)
     found = [name for name in names if len({_shown(run.settings.get(name)) for run in groups}) > 1]
-    return sorted(found, key=lambda name: name not in ("command", "algorithm"))
+    return sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def group_names(first: Sequence[Run]) -> list[str]:

@@ -74,11 +74,14 @@ def decimals(uncertainty: float) -> int:
 
 
 def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
-    """A number for a reader: three significant digits unless ``places`` is given, and a true minus."""
+    """A number for a reader: three significant digits unless ``places`` is given, and a true minus.
+
+    Very small and very large ones are told by a power of ten.
+    """
     if value is None or not math.isfinite(value):
         return "–"
     if places is None:
-        if 0 < abs(value) < 1e-3:
+        if not 1e-3 <= abs(value) < 1e9 and value:
             power = exponent(value)
             return f"{value / 10.0**power:.2g}e{power}".replace("-", "−")
         places = 0 if value == round(value) else max(2 - exponent(value), 0)

@@ -138,10 +138,11 @@ LONGEST_NAME = 32
 
 
 def shown_name(name: str) -> str:
-    """A name as a picture can show it: one line, cut in the middle where it is long, its dollars no formula."""
+    """A name as a picture can show it: one line, cut before its end where it is long, its dollars no formula."""
     line = " ".join(printable(name).split())
     if len(line) > LONGEST_NAME:
-        line = f"{line[: LONGEST_NAME // 2]}…{line[1 - LONGEST_NAME // 2 :]}"
+        end = LONGEST_NAME // 4
+        line = f"{line[: LONGEST_NAME - end]}…{line[1 - end :]}"
     return line.replace("$", r"\$")
 
 

@@ -35,6 +35,7 @@ from textgym.benchmarks.templating import tint, write_page
 from textgym.rendering import largest, show_token, strength
 
 TOKENS = "time/total_timesteps"
+KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length
 RATIO_ERROR = "train/first_minibatch_ratio_error"
 RATIO_TOLERANCE = 1e-4
 HEADLINES = [f"rollout/{name}" for name in METRICS]
@@ -260,7 +261,7 @@ def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
 
 
 def _is_series(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    if key in (TOKENS, "iteration") or key.endswith(BESIDE):
+    if key in (TOKENS, "iteration", *KNOWN_BY_OTHER_NAMES) or key.endswith(BESIDE):
         return False
     return any(math.isfinite(value) for value in column(rows, key))
 
@@ -313,7 +314,7 @@ def ends(y: Sequence[float]) -> tuple[str, str]:
     finite = [value for value in y if math.isfinite(value)]
     pair = finite[0], finite[-1]
     size = max(map(abs, pair))
-    places = max(2 - exponent(size), 0) if size >= 1e-3 else None
+    places = max(2 - exponent(size), 0) if 1e-3 <= size < 1e9 else None
     return number(pair[0], places) if len(finite) > 1 else "", number(pair[1], places)
 
 
