@@ -485,6 +485,7 @@ def test_a_resumed_run_never_goes_for_the_one_that_it_replaces(place: Path) -> N
         runs.begin_run(Path("run"), ABOUT, overwrite=True)  # as after a kill, the older one lies beside it
     Path("run/to_label.jsonl").write_text("years of work")
     begun(samples=False, overwrite=False, resume=True, begin=False)
+    begun(samples=False, overwrite=False, resume=True)  # a pipeline writes its settings again
     assert Path("run/to_label.jsonl").read_text() == "years of work"
     assert content("run/.replaced/config.json")["seed"] == 0
 
