@@ -141,7 +141,7 @@ def append_line(path: str | Path, line: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Replace a JSON file as a whole; NaN is refused, as other readers do not know it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=_needs_ascii(value), allow_nan=False) + "\n")
+    write_text(path, _dumped(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
@@ -151,15 +151,16 @@ def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
 
 def json_line(value: Any) -> str:
     """Return a value as one line of JSON, in letters as they are unless no encoding has them (half surrogate pairs)."""
-    return json.dumps(value, ensure_ascii=_needs_ascii(value))
+    return _dumped(value)
 
 
-def _needs_ascii(value: Any) -> bool:
+def _dumped(value: Any, **options: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, **options)
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return json.dumps(value, **options)
+    return text
 
 
 def _scratch(target: Path) -> Path:

@@ -138,7 +138,7 @@ def gather(config: RewardModelConfig) -> Material:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Groundwork:
     """Parts of the material that do not depend on preferences.
 
     Attributes:
@@ -156,7 +156,7 @@ class Begun:
     asked: Mapping[Any, Prompt]
 
 
-def begin(config: RewardModelConfig, screening: Screening) -> Begun:
+def begin(config: RewardModelConfig, screening: Screening) -> Groundwork:
     """Open and read everything but preferences."""
     learner = open_learner(config.model, config.task)
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
@@ -164,7 +164,7 @@ def begin(config: RewardModelConfig, screening: Screening) -> Begun:
     shown = _demonstrations(config, learner.task, reader, screening)
     gold = _gold(config, learner.task)
     asked = {} if gold is None else _asked(config, learner.task, learner.tokenizer, screening)
-    return Begun(learner, reader, shown, gold, asked)
+    return Groundwork(learner, reader, shown, gold, asked)
 
 
 def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list[Example]:
