@@ -311,7 +311,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         return self
 
     def plan(self) -> EpisodePlan:
-        """The next iteration's episodes."""
+        """Return the next iteration's episodes."""
         n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
         count = self.settings.episodes_per_iteration
         return sampling_plan(
@@ -396,7 +396,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.kl.update(float(kl), len(scored.episodes))
 
     def _set_learning_rate(self) -> float:
-        """Gives the optimiser this iteration's learning rate, and returns it."""
+        """Give the optimiser this iteration's learning rate, and return it."""
         warm = warmup_factor(self.iteration, self.settings.warmup_iterations)
         rate = self.lr_schedule(self._current_progress_remaining) * warm
         update_learning_rate(self.policy.optimizer, rate)
@@ -405,7 +405,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     # --- saving ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """Writes a directory that ``from_pretrained`` opens, with the training state beside the model.
+        """Write a directory that ``from_pretrained`` opens, with the training state beside the model.
 
         Called in the midst of an iteration (as ``CheckpointCallback`` does) it saves the state at that iteration's
         beginning. ``save("x.zip")`` writes the directory ``x``.
@@ -458,7 +458,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: str | torch.device = "auto"
     ) -> None:
-        """Takes over weights, as in stable-baselines3: of ``get_parameters()``, or of a checkpoint by its path."""
+        """Take over weights, as in stable-baselines3: of ``get_parameters()``, or of a checkpoint by its path."""
         given = load_path_or_dict
         if not isinstance(given, dict):
             given = type(self).load(given, device=self.device).get_parameters()
@@ -467,7 +467,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
     # --- logging -------------------------------------------------------------------------------------------
 
     def dump_logs(self, iteration: int | None = None) -> None:
-        """Writes what was recorded so far, beside time and the last episodes; stable-baselines3's callbacks call it.
+        """Write what was recorded so far, beside time and the last episodes; stable-baselines3's callbacks call it.
 
         Args:
             iteration: written as ``time/iterations``; by default how many there were.

@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def call_rows(venv: VectorEnv[Any, Any, Any], method: str, *args: Any, **kwargs: Any) -> Any:
-    """A method's results: the vector environment's own, or those of every row's environment."""
+    """Return a method's results: the vector environment's own, or those of every row's environment."""
     inner = venv.unwrapped
     if not hasattr(inner, method) and hasattr(inner, "call"):
         return inner.call(method, *args, **kwargs)
@@ -54,7 +54,7 @@ def call_rows(venv: VectorEnv[Any, Any, Any], method: str, *args: Any, **kwargs:
 
 
 def resets_rows(venv: VectorEnv[Any, Any, Any]) -> bool:
-    """Returns True if ``reset`` restarts the rows of ``options["reset_mask"]`` at once, whatever the autoreset mode.
+    """Return True if ``reset`` restarts the rows of ``options["reset_mask"]`` at once, whatever the autoreset mode.
 
     Gymnasium asks this of mode DISABLED alone. In its other modes, our vector environment and its own do it too; its
     ``AsyncVectorEnv`` without shared memory restarts such rows a second time.
@@ -187,7 +187,7 @@ def as_callbacks(given: Any) -> list[BaseCallback]:
 
 
 def bridge_evaluations(callback: Any) -> None:
-    """Puts the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
+    """Put the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
     if isinstance(callback, CallbackList):
         for each in callback.callbacks:
             bridge_evaluations(each)
@@ -201,7 +201,7 @@ def bridge_evaluations(callback: Any) -> None:
 
 
 def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
-    """An attribute of a language environment, behind its wrappers.
+    """Return an attribute of a language environment, behind its wrappers.
 
     Raises:
         ValueError: there is none, and no default; or the process that has it cannot send it.

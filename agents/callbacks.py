@@ -181,7 +181,7 @@ class EvaluateEvery(BetweenIterations):
         log_evaluation(algorithm, row, algorithm.boundary_timesteps)
 
     def of(self, iteration: int) -> Report | None:
-        """Returns the report of the evaluation after an iteration, if that is the last one made."""
+        """Return the report of the evaluation after an iteration, if that is the last one made."""
         return self.latest[1] if self.latest is not None and self.latest[0] == iteration else None
 
     @property
@@ -371,7 +371,7 @@ class SaveCheckpoints(BetweenIterations):
         self.catch_up(self.seen)
 
     def catch_up(self, iteration: int) -> None:
-        """Makes the copies that a run which was killed after saving an iteration did not make any more."""
+        """Make the copies that a run which was killed after saving an iteration did not make any more."""
         settle(self.directory / "best")
         settle_all(self.directory / "checkpoints")
         self.saved = iteration if iteration and saved_iteration(self.newest) == iteration else None
@@ -379,7 +379,7 @@ class SaveCheckpoints(BetweenIterations):
             self._copy(iteration, only_missing=True)
 
     def on_boundary(self, iteration: int) -> bool:
-        """Saves, where it is time to or the policy is the best up to now."""
+        """Save, where it is time to or the policy is the best up to now."""
         if iteration % self.iterations == 0 or self._is_best(iteration):
             self._save(iteration)
         return True
@@ -395,7 +395,7 @@ class SaveCheckpoints(BetweenIterations):
         self._copy(iteration)
 
     def _copy(self, iteration: int, only_missing: bool = False) -> None:
-        """Makes the copies of the newest checkpoint that are due, and removes what they replace."""
+        """Make the copies of the newest checkpoint that are due, and remove what they replace."""
         if self.keep_last is not None and iteration % self.iterations == 0:
             place = self.directory / "checkpoints"
             copy = place / NUMBERED.format(iteration)

@@ -47,7 +47,7 @@ KL_CONTROLLERS: dict[str, type[FixedKL] | type[AdaptiveKL]] = {"FixedKL": FixedK
 
 
 def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: Any) -> None:
-    """Writes an algorithm's state as it was at its last iteration boundary.
+    """Write an algorithm's state as it was at its last iteration boundary.
 
     Raises:
         TrainingError: its weights or its optimiser's state are not finite; what stands in the directory stays as it is.
@@ -72,7 +72,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """A checkpoint's ``state.json``, once every file was found intact.
+    """Return a checkpoint's ``state.json``, once every file was found intact.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -100,7 +100,7 @@ def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, A
 
 
 def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]) -> None:
-    """Puts the training state of a checkpoint into an algorithm that was built from it.
+    """Put the training state of a checkpoint into an algorithm that was built from it.
 
     Raises:
         ValueError: it was built with another ``pretraining``.
@@ -119,7 +119,7 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
 
 
 def load_value(directory: Path) -> SeparateValue | None:
-    """A checkpoint's critic with a trunk of its own; None where it reads the policy's trunk."""
+    """Return a checkpoint's critic with a trunk of its own; None where it reads the policy's trunk."""
     trunk_directory = directory / "training" / "value_trunk"
     if not trunk_directory.is_dir():
         return None
@@ -132,7 +132,7 @@ def load_value(directory: Path) -> SeparateValue | None:
 
 
 def kl_from_state(state: dict[str, Any]) -> KLController:
-    """The controller that a checkpoint describes."""
+    """Return the controller that a checkpoint describes."""
     return KL_CONTROLLERS[state["controller"]](**state["settings"])
 
 
@@ -171,7 +171,7 @@ def _save_value(value: nn.Module | None, training: Path) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's moments, for safetensors, and its settings, for JSON."""
+    """Return an optimiser's moments, for safetensors, and its settings, for JSON."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value.contiguous()
@@ -182,7 +182,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    """Puts back what :func:`optimizer_state` gave."""
+    """Put back what :func:`optimizer_state` gave."""
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

@@ -52,7 +52,7 @@ class Choices(ABC):
         return policy_gradient(log_probs, batch.advantages)
 
     def select(self, scored: Scored) -> Scored:
-        """The episodes that are trained on: all that were sampled."""
+        """Return the episodes that are trained on: all that were sampled."""
         return scored
 
     # --- what follows --------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Choices(ABC):
         return norm
 
     def check_ratio(self, logs: Mapping[str, Tensor]) -> None:
-        """Stops a run, before an iteration's first step, where the policy is not the one that wrote the responses.
+        """Stop a run, before an iteration's first step, where the policy is not the one that wrote the responses.
 
         Args:
             logs: of a minibatch on which no step of the iteration was taken yet.
@@ -104,7 +104,7 @@ class Choices(ABC):
             check_first_ratio(float(logs["ratio_error"]), self.policy.lm)
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
-        """Returns True if a minibatch, by what is logged of it, ends the iteration's update: never."""
+        """Return True if a minibatch, by what is logged of it, ends the iteration's update: never."""
         return False
 
     def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,7 +115,7 @@ class Choices(ABC):
         return self.pretraining.coefficient * loss, {"ptx_loss": loss}
 
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
+        """Return the loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
         loss, logs = self.actor_loss(evaluation, batch)
         logs = {**logs, **self.watch(evaluation, batch)}
         if evaluation.values is not None:
@@ -137,7 +137,7 @@ class Choices(ABC):
         return loss, logs
 
     def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
-        """The critic's loss; ``values [n, T]``."""
+        """Return the critic's loss; ``values [n, T]``."""
         assert isinstance(self.settings, CriticSettings)
         clip = self.settings.clip_range_vf
         return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
@@ -155,5 +155,5 @@ class Choices(ABC):
 
 
 def numbers(logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Converts logged tensors to plain numbers."""
+    """Convert logged tensors to plain numbers."""
     return {name: float(value.detach()) for name, value in logs.items()}

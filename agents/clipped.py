@@ -33,7 +33,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.settings.clip_high)
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
-        """Returns True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
+        """Return True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
         target = self.settings.target_kl or math.inf
         return float(logs["approx_kl"]) > BEYOND_TARGET * target
 

@@ -39,7 +39,7 @@ def require_env(env: Any) -> None:
 
 
 def make_controller(kl: Any) -> KLController:
-    """A controller of β, or a fixed β as one.
+    """Return a controller of β, or a fixed β as one.
 
     Raises:
         TypeError: it is neither.
@@ -52,7 +52,7 @@ def make_controller(kl: Any) -> KLController:
 
 
 def make_admitting(id: str, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """The vector environment of an id, whose rows wait to be given their prompts.
+    """Return the vector environment of an id, whose rows wait to be given their prompts.
 
     Raises:
         ValueError: it is no language task.
@@ -105,7 +105,7 @@ class Layout:
 
 
 def layout_of(env: VecEnv) -> Layout:
-    """The layout of an environment.
+    """Return the layout of an environment.
 
     Raises:
         ValueError: it is no language environment.
@@ -118,7 +118,7 @@ def layout_of(env: VecEnv) -> Layout:
 
 
 def layout_from_state(task: Mapping[str, Any] | None) -> Layout:
-    """The layout that :func:`task_identity` kept in a checkpoint.
+    """Return the layout that :func:`task_identity` kept in a checkpoint.
 
     Raises:
         ValueError: it is of a version that did not keep it.
@@ -189,7 +189,7 @@ SCHEDULES: dict[str, tuple[type[LinearSchedule] | type[ConstantSchedule], tuple[
 
 
 def schedule_state(rate: Any) -> float | dict[str, Any]:
-    """A learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
+    """Return a learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
 
     Raises:
         TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
@@ -209,7 +209,7 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
 
 
 def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
-    """The inverse of :func:`schedule_state`."""
+    """Return the inverse of :func:`schedule_state`."""
     if not isinstance(state, Mapping):
         return state
     kind, names = SCHEDULES[state["schedule"]]
@@ -218,7 +218,7 @@ def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
 
 
 def make_schedule(rate: float | Schedule) -> Schedule:
-    """A schedule as it is; a number decays linearly to 0."""
+    """Return a schedule as it is; a number decays linearly to 0."""
     return rate if callable(rate) else linear_decay(float(rate))
 
 

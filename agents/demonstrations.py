@@ -117,7 +117,7 @@ def task_demonstrations(
     max_length: int | None = None,
     closing: bool = False,
 ) -> tuple[Demonstration, ...]:
-    """The reference texts of a split; in another tokenizer than the task's, if one is given.
+    """Return the reference texts of a split; in another tokenizer than the task's, if one is given.
 
     ``closing`` is as in :func:`textgym.prompts.encode_prompts`.
 
@@ -191,7 +191,7 @@ def _from_messages(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_completion(row: Mapping[str, Any], field: str, prompt: str) -> str:
-    """Returns what a row's completion adds to the text of its prompt.
+    """Return what a row's completion adds to the text of its prompt.
 
     Raises:
         BadRowError: there is none, or it is blank.
@@ -308,7 +308,7 @@ def _running(
 
 
 def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
-    """A batch for a causal model: ``input_ids``, ``attention_mask`` and ``labels``, ``[n, w]`` each.
+    """Return a batch for a causal model: ``input_ids``, ``attention_mask`` and ``labels``, ``[n, w]`` each.
 
     Rows are padded on the right, where a causal model does not look and where positions count from 0 by themselves.
     What fills them is any token: mask and labels leave it out. Labels stand in the columns of their tokens, as
@@ -328,7 +328,7 @@ def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, n_trained: Tensor | int | None = None) -> Tensor:
-    """Returns the mean of −log p of the trained tokens, each predicted from the position before it.
+    """Return the mean of −log p of the trained tokens, each predicted from the position before it.
 
     Computed here, as some models' own loss compares logits and labels of the same position (BART's decoder).
 

@@ -114,7 +114,7 @@ class _Learning:
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, steps)
 
     def measured(self) -> dict[str, float]:
-        """The held-out comparisons, as the model sees them now."""
+        """Return the held-out comparisons, as the model sees them now."""
         log_probs = log_probs_of(self.trunk, self.held_out, self.settings.batch_size)
         margins = implicit_margin(log_probs, self.held_out_reference, self.settings.beta)
         prompts = [content_key(pair.chosen.prompt.content) for pair in self.held_out]
@@ -145,7 +145,7 @@ class _Learning:
         return {"prompt": chosen.prompt.text, "chosen_ids": chosen.response_ids, "rejected_ids": rejected.response_ids}
 
     def save(self, directory: Path, rows: Sequence[EpochRow]) -> None:
-        """Keeps what the next epoch depends on, and the rows up to now; the epoch before is removed."""
+        """Keep what the next epoch depends on, and the rows up to now; the epoch before is removed."""
         epoch = round(rows[-1]["iteration"])
         tensors, groups = optimizer_state(self.optimizer)
         with replaced_directory(checkpoint_path(directory, epoch)) as scratch:
@@ -156,7 +156,7 @@ class _Learning:
         keep_only(directory, (epoch,))
 
     def load(self, path: Path) -> list[EpochRow]:
-        """Puts back what :meth:`save` kept; its rows."""
+        """Put back what :meth:`save` kept; its rows."""
         state = read_json(path / "state.json")
         load_model(self.trunk.model, path / "model.safetensors")
         load_optimizer(self.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer_groups"])
@@ -239,7 +239,7 @@ def _check_comparisons(trunk: Trunk, comparisons: Sequence[Comparison], argument
 
 
 def _first_rows(learning: _Learning, directory: Path | None, resume: bool) -> list[EpochRow]:
-    """The row before training, or those up to where a run goes on."""
+    """Return the row before training, or those up to where a run goes on."""
     if directory is not None and not resume:
         keep_only(directory, ())  # another run's
     found = last_whole(directory) if directory is not None else None

@@ -15,7 +15,7 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def last_whole(directory: Path) -> Path | None:
-    """The last checkpoint that was written to its end; what was cut off after it is removed.
+    """Return the last checkpoint that was written to its end; what was cut off after it is removed.
 
     Raises:
         ValueError: a file of it was damaged later.
@@ -30,7 +30,7 @@ def last_whole(directory: Path) -> Path | None:
 
 
 def keep_only(directory: Path, steps: Container[int | None]) -> None:
-    """Removes the checkpoints after other numbers of steps."""
+    """Remove the checkpoints after other numbers of steps."""
     for path in _checkpoints(directory):
         if _step(path) not in steps:
             remove_directory(path)

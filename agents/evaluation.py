@@ -40,7 +40,7 @@ OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_re
 
 
 def _told(component: str, own: tuple[str, ...]) -> str:
-    """A component's name, or ``components/NAME`` where something else is called so."""
+    """Return a component's name, or ``components/NAME`` where something else is called so."""
     return f"components/{component}" if component in own else component
 
 
@@ -89,7 +89,7 @@ class Report:
         }
 
     def row_scores(self, i: int) -> dict[str, float]:
-        """The score of episode ``i``, and each component that applies to it; empty where nobody judged."""
+        """Return the score of episode ``i``, and each component that applies to it; empty where nobody judged."""
         if not self.judged:
             return {}
         parts = {_told(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
@@ -97,7 +97,7 @@ class Report:
 
 
 def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
-    """Samples responses to ``n_episodes`` prompts, the same ones for every policy, and measures them.
+    """Sample responses to ``n_episodes`` prompts, the same ones for every policy, and measure them.
 
     Raises:
         ValueError: ``n_episodes`` is no whole number of at least 1, or ``seed`` is no seed.
@@ -147,7 +147,7 @@ def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_siz
 
 
 def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` responses as JSON-able rows, with each token's share of the shaped reward."""
+    """Return the first ``count`` responses as JSON-able rows, with each token's share of the shaped reward."""
     episodes = report.episodes
     rows = []
     for i in range(min(count, len(episodes))):

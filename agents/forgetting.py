@@ -63,7 +63,7 @@ def other_references(
 
 
 def fitting(trunk: Trunk, texts: Texts) -> Texts:
-    """The kinds of text of which every one fits into the model's context."""
+    """Return the kinds of text of which every one fits into the model's context."""
     limit = context_length(trunk.model)
     longest = {name: max(one.n_tokens for one in shown) for name, shown in texts.items()}
     return {name: shown for name, shown in texts.items() if limit is None or longest[name] <= limit}
@@ -81,5 +81,5 @@ def forgetting(trunk: Trunk, texts: Texts) -> dict[str, dict[str, float]]:
 
 
 def in_short(names: Iterable[str]) -> list[str]:
-    """The names of measures without the losses on single tasks, of which the mean tells enough."""
+    """Return the names of measures without the losses on single tasks, of which the mean tells enough."""
     return [name for name in names if name == OTHERS or not name.startswith(OF_TASK)]

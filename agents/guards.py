@@ -46,7 +46,7 @@ class TrainingWarning(UserWarning):
 
 
 def ratio_bound(model: nn.Module) -> float:
-    """Returns how far the first minibatch's ratio may be from 1, given the coarsest dtype of a model's parameters."""
+    """Return how far the first minibatch's ratio may be from 1, given the coarsest dtype of a model's parameters."""
     eps = max((torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()), default=0.0)
     return max(RATIO_BOUND, HALF_PRECISION_STEPS * eps) if eps > torch.finfo(torch.float32).eps else RATIO_BOUND
 
@@ -77,7 +77,7 @@ def check_first_ratio(error: float, model: nn.Module) -> None:
 
 
 def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, str]:
-    """Finds in an iteration's metrics what a user should be warned of.
+    """Find in an iteration's metrics what a user should be warned of.
 
     Args:
         row: as logged; a metric that is absent warns of nothing.
@@ -121,7 +121,7 @@ def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, st
 
 
 def _rose(row: Mapping[str, float], first: Mapping[str, float]) -> bool:
-    """Returns True if the score is above the first iteration's by more than two standard errors of the difference."""
+    """Return True if the score is above the first iteration's by more than two standard errors of the difference."""
     there, here = (each.get("rollout/score", 0.0) for each in (first, row))
     error = math.hypot(*(each.get("rollout/score_sem", 0.0) for each in (first, row)))
     return here > there + 2 * error
@@ -135,7 +135,7 @@ class Watch:
         self.told: set[str] = set()
 
     def __call__(self, iteration: int, row: Mapping[str, float]) -> None:
-        """Looks at an iteration's metrics, and gives a :class:`TrainingWarning` for what it finds."""
+        """Look at an iteration's metrics, and give a :class:`TrainingWarning` for what it finds."""
         self.first = row if self.first is None else self.first
         for kind, message in alarms(row, self.first).items():
             if kind not in self.told:

@@ -101,7 +101,7 @@ def run_trainer(
 def training_arguments(
     settings: SFTSettings, keep_by: str, seed: int, directory: Path, evaluate_first: bool = True
 ) -> TrainingArguments:
-    """The settings in Trainer's words."""
+    """Return the settings in Trainer's words."""
     return TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
@@ -156,7 +156,7 @@ def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
 
 @contextmanager
 def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
-    """Takes back what Trainer does to a model beside training it.
+    """Take back what Trainer does to a model beside training it.
 
     It switches the cache off in the config, which sampling wants on, and mixed precision wraps ``forward``.
     """
@@ -172,7 +172,7 @@ def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    """Returns what is descended; Trainer counts the trained tokens of all accumulated parts."""
+    """Return what is descended; Trainer counts the trained tokens of all accumulated parts."""
     return next_token_loss(outputs["logits"], labels, num_items_in_batch)
 
 
@@ -249,10 +249,10 @@ class _Trainer(Trainer):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _save_scaler(self, output_dir: str) -> None:
-        """Does nothing: the optimiser's state holds it."""
+        """Do nothing: the optimiser's state holds it."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Does nothing: the optimiser's state holds it."""
+        """Do nothing: the optimiser's state holds it."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         tensors, numbers = random_state()
@@ -271,7 +271,7 @@ class _Trainer(Trainer):
 
 
 def save_weights(model: PreTrainedModel, path: Path) -> None:
-    """Keeps a model's weights; of an adapted one what is trained, and nothing else."""
+    """Keep a model's weights; of an adapted one what is trained, and nothing else."""
     if is_adapted(model):
         save_file({name: value.detach().clone() for name, value in _trained(model).items()}, path)
     else:
@@ -280,7 +280,7 @@ def save_weights(model: PreTrainedModel, path: Path) -> None:
 
 @torch.no_grad()
 def load_weights(model: PreTrainedModel, path: Path) -> None:
-    """Puts back what :func:`save_weights` kept."""
+    """Put back what :func:`save_weights` kept."""
     if not is_adapted(model):
         load_model(model, path)
         return
@@ -294,7 +294,7 @@ def _trained(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of the global generators, which Trainer draws from: torch's as tensors, the others for JSON."""
+    """Return the states of the global generators, which Trainer draws from: torch's as tensors, the others for JSON."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     tensors = {"cpu": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
     version, words, gauss = random.getstate()
@@ -304,7 +304,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """Puts back what :func:`random_state` gave."""
+    """Put back what :func:`random_state` gave."""
     torch.set_rng_state(tensors["cpu"])
     for i in range(torch.cuda.device_count()):
         if f"cuda.{i}" in tensors:  # a run may go on beside other accelerators

@@ -49,7 +49,7 @@ def _aligned(shown: Sequence[Demonstration], device: torch.device) -> tuple[Tens
 
 
 def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
-    """Checks on sequences as long as the longest text that the model predicts each token from those before it alone.
+    """Check on sequences as long as the longest text that the model predicts each token from those before it alone.
 
     Raises:
         ValueError: it does not; see :func:`textgym.lm.agreement.check_whole_passes`.

@@ -108,7 +108,7 @@ def weight(kind: Normalisation, valid: Tensor) -> int:
 
 
 def make_normalise(kind: Normalisation, horizon: int) -> Normalise:
-    """The function of a name; ``"constant"`` divides by the horizon T."""
+    """Return the function of a name; ``"constant"`` divides by the horizon T."""
     kinds: dict[Normalisation, Normalise] = {
         "token": masked_mean,
         "sequence": sequence_mean,

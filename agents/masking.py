@@ -31,7 +31,7 @@ class NucleusMask:
 
     @torch.no_grad()
     def refresh(self, model: PreTrainedModel) -> None:
-        """Makes the copy equal to the model as it is now; caches notice."""
+        """Make the copy equal to the model as it is now; caches notice."""
         self.model.load_state_dict(model.state_dict())
 
     def admits(

@@ -26,7 +26,7 @@ GOLD = "gold"
 
 
 def named_parts(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
-    """The components of a reward that are told beside the score.
+    """Return the components of a reward that are told beside the score.
 
     A single one is the score already, so it is left out; but for gold, which is told under its own name wherever it
     is paid or watched.
@@ -35,7 +35,7 @@ def named_parts(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray
 
 
 def explained_variance(scored: Scored, returns: Float32Array) -> float:
-    """The share of the value targets' variance that the critic foresaw, over the valid tokens."""
+    """Return the share of the value targets' variance that the critic foresaw, over the valid tokens."""
     valid = scored.episodes.valid
     targets, residual = returns[valid], (returns - scored.values[:, :-1])[valid]
     return float(1 - residual.var() / targets.var()) if targets.var() > 0 else 0.0

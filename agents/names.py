@@ -33,7 +33,7 @@ ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
 
 
 def find_algorithm(name: str) -> type[SequenceAlgorithm]:
-    """An algorithm by name.
+    """Return an algorithm by name.
 
     Raises:
         ValueError: there is none; the nearest is named.

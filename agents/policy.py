@@ -162,7 +162,7 @@ class LMPolicy(BasePolicy):
         sampling: Sampling | None = None,
         model: PreTrainedModel | None = None,
     ) -> Session:
-        """A cache and random streams for ``n_rows`` rows; each player holds its own.
+        """Return a cache and random streams for ``n_rows`` rows; each player holds its own.
 
         ``seed``, ``sampling`` and ``model`` are the policy's where none are given.
         """

@@ -55,7 +55,7 @@ class Pretraining:
         return [self.texts[row] for row in rows]
 
     def loss(self, trunk: Trunk, seed: int, update: int) -> Tensor:
-        """The mean of −log π over the trained tokens of an update's texts; it has a gradient unless γ is 0."""
+        """Return the mean of −log π over the trained tokens of an update's texts; it has a gradient unless γ is 0."""
         with torch.set_grad_enabled(self.coefficient > 0 and torch.is_grad_enabled()):
             log_probs, valid = log_likelihood(trunk, self.draw(seed, update))
             return -log_probs.sum() / valid.sum()

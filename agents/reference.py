@@ -53,7 +53,7 @@ Reference: TypeAlias = "str | Path | PreTrainedModel | SavedAdapters | None"
 
 
 def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel | None, Trunk]:
-    """The reference model and its trunk; no model where the policy's own one serves, without its adapters.
+    """Return the reference model and its trunk; no model where the policy's own one serves, without its adapters.
 
     Args:
         policy: as it is before training.
@@ -94,7 +94,7 @@ def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
 
 
 def save_reference(reference: PreTrainedModel, policy: LMPolicy, scratch: Path, checkpoint: Path) -> None:
-    """Writes a reference into a checkpoint; one that shares the policy's weights as adapters alone.
+    """Write a reference into a checkpoint; one that shares the policy's weights as adapters alone.
 
     Args:
         reference: of an algorithm.
@@ -109,7 +109,7 @@ def save_reference(reference: PreTrainedModel, policy: LMPolicy, scratch: Path, 
 
 
 def saved_reference(checkpoint: Path) -> Reference:
-    """The reference that a checkpoint keeps; where it keeps none, the policy without its adapters."""
+    """Return the reference that a checkpoint keeps; where it keeps none, the policy without its adapters."""
     directory = checkpoint / PLACE
     if not directory.is_dir():
         return WITHOUT_ADAPTERS
@@ -128,7 +128,7 @@ def _check_fits(reference: PreTrainedModel, policy: LMPolicy) -> None:
 
 
 def _sharing_trunk(policy: LMPolicy, make: Callable[[int], Trunk]) -> Trunk:
-    """A trunk that takes the activations of the policy's frozen layers for its own, where they are the same."""
+    """Return a trunk that takes the activations of the policy's frozen layers for its own, where they are the same."""
     if policy.freeze_layers:
         trunk = make(policy.freeze_layers)
         if _same_prefix(policy.trunk, trunk):

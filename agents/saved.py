@@ -17,7 +17,7 @@ from textgym.mdp import TokenMDP
 
 
 def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Sampling | None = None) -> LMPolicy:
-    """A model as a policy that only acts: it has no critic, and learns nothing."""
+    """Return a model as a policy that only acts: it has no critic, and learns nothing."""
     return LMPolicy(
         mdp.observation_space(),
         mdp.action_space(),
@@ -57,5 +57,5 @@ def saved_policy(
 
 
 def _training_state(directory: Path) -> dict[str, Any]:
-    """A checkpoint's state; empty where the directory holds a model alone."""
+    """Return a checkpoint's state; empty where the directory holds a model alone."""
     return read_state(directory) if (directory / "training" / "state.json").is_file() else {}

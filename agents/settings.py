@@ -139,7 +139,7 @@ def warmup_factor(iteration: int, warmup_iterations: int) -> float:
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:
-    """Raises ValueError, naming the setting, unless the condition holds."""
+    """Raise ValueError, naming the setting, unless the condition holds."""
     if not holds:
         raise ValueError(f"{name}={value}; expected {expected}")
 
@@ -171,7 +171,7 @@ FIXED = {
 
 
 def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) -> Kind:
-    """The settings of an algorithm.
+    """Return the settings of an algorithm.
 
     Raises:
         TypeError: the algorithm has no setting of a given name.

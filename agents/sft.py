@@ -172,7 +172,7 @@ def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demon
 
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], batch_size: int = 32) -> float:
-    """The mean of −log p over all trained tokens of the demonstrations, in nats per token."""
+    """Return the mean of −log p over all trained tokens of the demonstrations, in nats per token."""
     total = count = 0.0
     for start in range(0, len(demonstrations), batch_size):
         batch = {
@@ -187,7 +187,7 @@ def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], b
 
 @contextmanager
 def isolated_random_state() -> Iterator[None]:
-    """Puts the global generators of random, NumPy and torch back to where they were."""
+    """Put the global generators of random, NumPy and torch back to where they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - Trainer seeds it
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:

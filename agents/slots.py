@@ -26,7 +26,7 @@ MAX_SLOTS = 64
 
 
 def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
-    """An environment that plays exactly the episodes it is given, for batches of ``n_episodes``."""
+    """Return an environment that plays exactly the episodes it is given, for batches of ``n_episodes``."""
     return TokenVectorEnv(mdp, min(MAX_SLOTS, n_episodes), AutoresetMode.DISABLED)
 
 
@@ -60,7 +60,7 @@ class SlotStep:
     finals: Mapping[int, Final]
 
     def info(self, row: int) -> dict[str, Any]:
-        """A finished row's final info."""
+        """Return a finished row's final info."""
         return self.finals[row].info
 
 
@@ -82,7 +82,7 @@ class Slots(Protocol):
         """Begins the given episodes in the given rows."""
 
     def step(self, actions: IntArray) -> SlotStep:
-        """Appends a token in every row that plays."""
+        """Append a token in every row that plays."""
 
     def judge(self, batch: Batch) -> list[dict[str, Any]]:
         """Scores responses that were put aside; returns what their infos say."""
@@ -303,7 +303,7 @@ class AssigningSlots(VecEnvSlots):
 
 
 def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) -> Slots:
-    """The interface that fits the environment of an algorithm.
+    """Return the interface that fits the environment of an algorithm.
 
     Args:
         env: the environment.

@@ -177,7 +177,7 @@ class _TokenPolicy(BasePolicy):
         return self.trunk.hidden_states(obs["input_ids"], obs["attention_mask"], self.width)[:, -1]
 
     def _cached_states(self, obs: Any, player: str) -> Tensor:
-        """The same, at the cost of one token for each row that grew by one since the player's last call."""
+        """Return the same, at the cost of one token for each row that grew by one since the player's last call."""
         if not self._decodes_columns:
             return self._states(obs)
         ids, mask = (obs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))

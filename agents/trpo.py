@@ -62,7 +62,7 @@ class TRPO(SequenceAlgorithm):
         return logged
 
     def _surrogate(self, batch: Minibatch, total: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """A batch's share of the loss, whose weights sum to ``total``."""
+        """Return a batch's share of the loss, whose weights sum to ``total``."""
         evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
         share = weight(self.settings.normalisation, batch.valid) / total
         return share * self.actor_loss(evaluation, batch)[0], self.watch(evaluation, batch)
@@ -88,7 +88,7 @@ class TRPO(SequenceAlgorithm):
         return {**means, "policy_loss": loss, "step_kl": kl, "step_fraction": fraction}
 
     def _fit_critic(self, batch: Minibatch) -> float:
-        """A gradient step that leaves the policy as it is, also where critic and policy share a trunk."""
+        """Return a gradient step that leaves the policy as it is, also where critic and policy share a trunk."""
         policy, shown = self.policy, (batch.input_ids, batch.attention_mask)
         assert policy.value is not None
         with torch.no_grad():

@@ -89,7 +89,7 @@ class TrustRegion:
         return product
 
     def direction(self, gradient: Tensor, target: float, steps: int, damping: float) -> Tensor:
-        """The natural gradient at the length where the KL's second-order model meets the target."""
+        """Return the natural gradient at the length where the KL's second-order model meets the target."""
         devices = [gradient.device] if gradient.is_cuda else []
         with twice_differentiable(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)  # the solver begins near 0, at a place drawn from the global generator
@@ -131,6 +131,6 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of :func:`flat`."""
+    """Return the inverse of :func:`flat`."""
     ends = np.cumsum([0, *(tensor.numel() for tensor in like)]).tolist()
     return [vector[a:b].view_as(tensor) for (a, b), tensor in zip(pairwise(ends), like, strict=True)]

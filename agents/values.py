@@ -62,7 +62,7 @@ class SeparateValue(nn.Module):
 
 @torch.no_grad()
 def hidden_size(model: PreTrainedModel) -> int:
-    """Returns the width of the states that a backbone gives."""
+    """Return the width of the states that a backbone gives."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with explained(f"{type(model).__name__} has no trunk whose states a value head could read"):
         backbone = make_backbone(model)

@@ -23,7 +23,7 @@ WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
 
 def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str | None = None) -> Path:
-    """Writes ``report.html``, and beside it each table as CSV and each figure as SVG.
+    """Write ``report.html``, and beside it each table as CSV and each figure as SVG.
 
     Args:
         findings: by experiment, in the order of the page.
@@ -106,7 +106,7 @@ def _section(name: str, findings: Findings) -> Section:
 
 
 def _slug(name: str) -> str:
-    """A name as part of an address or of a file's name."""
+    """Return a name as part of an address or of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -121,7 +121,7 @@ def _shown_figure(figure: Figure, file: str) -> ShownFigure:
 
 
 def shown_rows(table: Table) -> list[list[Shown]]:
-    """The cells as a reader sees them; the intervals of a column have equally many decimal places."""
+    """Return the cells as a reader sees them; the intervals of a column have equally many decimal places."""
     places = [_places([row[column] for row in table.rows]) for column in range(len(table.columns))]
     return [[_shown(cell, p) for cell, p in zip(row, places, strict=True)] for row in table.rows]
 
@@ -156,7 +156,7 @@ def _numeric(table: Table) -> list[bool]:
 
 
 def terminal_table(table: Table) -> str:
-    """The table in aligned columns, under its title and above its note."""
+    """Return the table in aligned columns, under its title and above its note."""
     lines = [[one_line(cell) for cell in line] for line in (list(table.columns), *_texts(table))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])
@@ -173,7 +173,7 @@ def terminal_table(table: Table) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text without what commands a terminal or begins a new line."""
+    """Return a text without what commands a terminal or begins a new line."""
     return " ".join(printable(text).splitlines())
 
 
@@ -187,7 +187,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """The table in Markdown, without its title, its note below."""
+    """Return the table in Markdown, without its title, its note below."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     lines = [list(table.columns), rule, *_texts(table)]
     told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
@@ -195,7 +195,7 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_page(title: str, findings: Findings) -> str:
-    """A section in Markdown: the headline, what must be known of the results, and every table."""
+    """Return a section in Markdown: the headline, what must be known of the results, and every table."""
     notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
     tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
     return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
@@ -223,6 +223,6 @@ def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
 
 
 def csv_text(text: str) -> str:
-    """A text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    """Return a text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

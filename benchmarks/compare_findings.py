@@ -51,7 +51,7 @@ CURVES: Mapping[str, Metric] = {
 
 
 def compare_groups(groups: Sequence[Group]) -> Findings:
-    """The findings about groups of runs; see :func:`textgym.benchmarks.compare_runs.grouped`."""
+    """Return the findings about groups of runs; see :func:`textgym.benchmarks.compare_runs.grouped`."""
     measures = shared_measures(groups)
     tables = [
         _summary(groups, measures),
@@ -326,7 +326,7 @@ def _of_unfinished(short: int) -> str:
 
 
 def _axis(described: Metric) -> str:
-    """A label with its unit, where that is short."""
+    """Return a label with its unit, where that is short."""
     return f"{described.label}, {described.hint}" if 0 < len(described.hint) <= MOST_LETTERS else described.label
 
 
@@ -335,7 +335,7 @@ def _sentence(hint: str) -> str:
 
 
 def mean_curve(group: Group, key: str, unit: str) -> Line | None:
-    """A metric over the course of training: the mean over the seeds of a group, with a band where there are two.
+    """Return a metric over the course of training: the mean over the seeds of a group, with a band where there are two.
 
     Curves of different lengths are interpolated where all of them are known. Of a group in which a run is finished,
     the others are left out: they would shorten its curve.

@@ -62,7 +62,7 @@ class Reached:
 
     @classmethod
     def of(cls, estimate: Estimate) -> Reached:
-        """An estimate with Student's interval."""
+        """Return an estimate with Student's interval."""
         if estimate.half is None:
             return cls(estimate.mean, n=estimate.n)
         return cls(estimate.mean, estimate.low, estimate.high, estimate.n)
@@ -125,12 +125,12 @@ class Group:
         return tuple(run for run in self.runs if run.measured)
 
     def values(self, measure: str) -> dict[int, float]:
-        """A measure by seed, of the runs that have it."""
+        """Return a measure by seed, of the runs that have it."""
         return {run.seed: run.measured[measure].mean for run in self.runs if measure in run.measured}
 
 
 def describe(measure: str) -> Metric:
-    """The label, unit and better direction of a measure."""
+    """Return the label, unit and better direction of a measure."""
     return MEASURES.get(measure) or metric(measure)
 
 
@@ -138,7 +138,7 @@ def describe(measure: str) -> Metric:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run directory, finished or not.
+    """Read a run directory, finished or not.
 
     Raises:
         FileNotFoundError: there is none.
@@ -174,7 +174,7 @@ def read_run(path: Path) -> Run:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The settings of a run; ValueError for a directory that is none."""
+    """Return the settings of a run; ValueError for a directory that is none."""
     try:
         config = read_object(path / "config.json", NEEDED_BY)
     except FileNotFoundError as error:
@@ -312,7 +312,7 @@ def _of_preferences(evaluation: Mapping[str, Any]) -> dict[str, Reached]:
 
 
 def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Reached]:
-    """The losses and margins of the model that is kept."""
+    """Return the losses and margins of the model that is kept."""
     if command == "sft":
         kept = read_object(path / "kept.json").get("epoch")
         loss = next((row.get("validation/loss") for row in rows if row.get("iteration") == kept), None)
@@ -346,7 +346,7 @@ def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mappin
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Reads runs that can be compared with each other.
+    """Read runs that can be compared with each other.
 
     Raises:
         FileNotFoundError: one of them does not exist.
@@ -444,7 +444,7 @@ def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
 
 
 def _reward(run: Run) -> str:
-    """The reward that gave a run its score."""
+    """Return the reward that gave a run its score."""
     given, content = run.settings.get(REWARDED), run.settings.get(f"{REWARDED} (content)")
     if given is None:
         return "the task's" if run.settings.get("task") else "none"
@@ -452,7 +452,7 @@ def _reward(run: Run) -> str:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs by their settings, in the order in which they were given, their seeds as repetitions.
+    """Run by their settings, in the order in which they were given, their seeds as repetitions.
 
     Where two runs differ by nothing but versions, these count as settings.
 
@@ -531,7 +531,7 @@ def _shown(value: Any) -> str:
 
 
 def settings_table(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """A row for each setting that differs: its name, and its value in each group."""
+    """Return a row for each setting that differs: its name, and its value in each group."""
     first = [group.runs[0] for group in groups]
     return [
         (name, *(_shown(run.settings[name]) if name in run.settings else ABSENT for run in first))

@@ -46,7 +46,7 @@ GOLD_PAID = "the true objective of the task, which is the reward here"
 
 
 def metric(name: str, command: str = "") -> Metric:
-    """The description of a metric; an unknown one is called by its name.
+    """Return the description of a metric; an unknown one is called by its name.
 
     Args:
         name: as ``evaluation.json`` has it.
@@ -62,7 +62,7 @@ def metric(name: str, command: str = "") -> Metric:
 
 
 def exponent(value: float) -> int:
-    """The power of ten of the first significant digit: 0 for 3.2, −2 for 0.032."""
+    """Return the power of ten of the first significant digit: 0 for 3.2, −2 for 0.032."""
     return math.floor(math.log10(abs(value)))
 
 
@@ -74,7 +74,7 @@ def decimals(uncertainty: float) -> int:
 
 
 def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
-    """A number for a reader: three significant digits unless ``places`` is given, and a true minus.
+    """Return a number for a reader: three significant digits unless ``places`` is given, and a true minus.
 
     Very small and very large ones are told by a power of ten.
     """
@@ -198,7 +198,7 @@ def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
 
 
 def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Comparison]:
-    """The metrics that were evaluated before and after, the best-known first.
+    """Return the metrics that were evaluated before and after, the best-known first.
 
     Args:
         evaluation: as ``evaluation.json`` keeps it.
@@ -237,7 +237,7 @@ def is_far(measured: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _objects(found: Any) -> dict[str, Any]:
-    """The measures of a stage that have a finite mean."""
+    """Return the measures of a stage that have a finite mean."""
     entries = found.items() if isinstance(found, dict) else ()
     return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
 
@@ -248,7 +248,7 @@ def is_finite(value: Any) -> bool:
 
 
 def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estimate:
-    """An entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
+    """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
     sem = entry.get("sem")
     return Estimate(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
 
@@ -261,13 +261,13 @@ _MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
 
 
 def leading(comparisons: Sequence[Comparison]) -> Comparison:
-    """The metric that the headline tells: gold where that is the score, else the first."""
+    """Return the metric that the headline tells: gold where that is the score, else the first."""
     paid = [row for row in comparisons if row.metric.hint == GOLD_PAID]
     return paid[0] if paid else comparisons[0]
 
 
 def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
-    """The change of the leading metric by training, in one line."""
+    """Return the change of the leading metric by training, in one line."""
     first = leading(comparisons)
     label = first.metric.label.lower()
     before, after = (number(e.mean, first.places) for e in (first.before, first.after))
@@ -298,11 +298,11 @@ def explain(comparisons: Sequence[Comparison]) -> str:
 
 
 def ended(kl: Comparison) -> str:
-    """The distance from the reference at the end, as a sentence."""
+    """Return the distance from the reference at the end, as a sentence."""
     return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
 
 
 def with_interval(estimate: Estimate, places: int, sign: bool = False) -> str:
-    """A number for a sentence, with half its interval where it has one."""
+    """Return a number for a sentence, with half its interval where it has one."""
     spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
     return number(estimate.mean, places, sign) + spread

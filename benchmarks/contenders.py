@@ -121,7 +121,7 @@ class Contender(Protocol):
 
 
 def find_contender(name: str) -> Contender:
-    """A contender by name.
+    """Return a contender by name.
 
     Raises:
         ValueError: there is none (the nearest is named), or what was imported is no such algorithm.
@@ -307,7 +307,7 @@ class Imitation:
 
 
 def afforded(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
-    """The first demonstrations that a budget of response tokens pays for, at least one, and how often."""
+    """Return the first demonstrations that a budget of response tokens pays for, at least one, and how often."""
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
     count = int(np.searchsorted(spent, tokens, side="right"))
     return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
@@ -333,6 +333,6 @@ class LearningCurve(BaseCallback):
         self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
-        """The curve; neighbouring rollouts are averaged where there are more than 50."""
+        """Return the curve; neighbouring rollouts are averaged where there are more than 50."""
         parts = np.array_split(np.asarray(self._points), min(CURVE_POINTS, len(self._points)) or 1)
         return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if len(part)]

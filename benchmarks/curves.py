@@ -138,7 +138,7 @@ LONGEST_NAME = 32
 
 
 def shown_name(name: str) -> str:
-    """A name as a picture can show it: one line, cut before its end where it is long, its dollars no formula."""
+    """Return a name as a picture can show it: one line, cut before its end where it is long, its dollars no formula."""
     line = " ".join(printable(name).split())
     if len(line) > LONGEST_NAME:
         end = LONGEST_NAME // 4
@@ -152,7 +152,7 @@ def styled() -> AbstractContextManager[None]:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """A figure as an ``<svg>`` element; ``label`` names it for screen readers."""
+    """Return a figure as an ``<svg>`` element; ``label`` names it for screen readers."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page's font has it
@@ -161,7 +161,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def _inline(svg: str, label: str) -> str:
-    """The ``<svg>`` element alone, without what only a file of its own needs."""
+    """Return the ``<svg>`` element alone, without what only a file of its own needs."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)

@@ -21,7 +21,7 @@ EXPERIMENTS: tuple[str, ...] = (
 
 
 def find_experiment(name: str) -> Experiment:
-    """An experiment by name.
+    """Return an experiment by name.
 
     Raises:
         ValueError: there is none; the nearest is named.

@@ -99,13 +99,13 @@ def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
 
 
 def _legend_name(name: str) -> str:
-    """A name for the legend, which leaves out what begins with an underscore."""
+    """Return a name for the legend, which leaves out what begins with an underscore."""
     shown = shown_name(name)
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
-    """A dot and a whisker for each name, the best on top, the number beside it.
+    """Return a dot and a whisker for each name, the best on top, the number beside it.
 
     An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
     ``lowest_first``.
@@ -180,7 +180,7 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """A small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
+    """Return a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
 
     The one with the highest mean comes first. Scores below 0 stand in the middle. A spoke below one half is named in
     the colour of what is bad.
@@ -227,7 +227,7 @@ def _colours(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def _columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The entries that all have in common, in the order of the first."""
+    """Return the entries that all have in common, in the order of the first."""
     _expect_some("scores", scores)
     first = next(iter(scores.values()))
     for name, entries in scores.items():

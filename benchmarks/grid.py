@@ -33,7 +33,7 @@ UNKNOWN = "unknown"
 
 
 def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
-    """Does every job that the file does not hold yet, and appends its result.
+    """Do every job that the file does not hold yet, and append its result.
 
     Args:
         experiment: whose jobs they are.
@@ -64,7 +64,7 @@ def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
 
 
 def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: int, total: int) -> Results:
-    """Does the jobs, each result in the file before the next job of its thread begins; the first to fail ends all."""
+    """Do the jobs, each result in the file before the next job of its thread begins; the first to fail ends all."""
     appending = Lock()
 
     def do(job: Job) -> tuple[Job, Result]:
@@ -85,7 +85,7 @@ def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: i
 
 @contextmanager
 def _sole_writer(path: Path) -> Iterator[None]:
-    """Keeps other runners away from a results file. The system ends the lock with the process, however that ends."""
+    """Keep other runners away from a results file. The system ends the lock with the process, however that ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path.resolve()}.lock")
     try:
@@ -130,7 +130,7 @@ def _end_with_parent() -> None:
 
 
 def result_row(experiment: str, job: Job, result: Result) -> dict[str, Any]:
-    """A line of a results file."""
+    """Return a line of a results file."""
     told = {"experiment": experiment, "version": metadata.version("textgym")}
     return {**told, "job": asdict(job), "result": dict(result)}
 
@@ -217,7 +217,7 @@ def _lines(path: Path) -> tuple[list[str], str]:
 
 
 def _read_line(line: str, where: str) -> dict[str, Any]:
-    """A row, its job as a :class:`Job`."""
+    """Return a row, its job as a :class:`Job`."""
     try:
         row = json.loads(line)
         known = {field.name for field in fields(Job)}
@@ -228,14 +228,14 @@ def _read_line(line: str, where: str) -> dict[str, Any]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes what a killed process left behind the last whole line."""
+    """Remove what a killed process left behind the last whole line."""
     _, torn = _lines(path)
     if torn:
         os.truncate(path, path.stat().st_size - len(torn.encode()))
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON line by a single write, which reaches the disk before this returns.
+    """Append one JSON line by a single write, which reaches the disk before this returns.
 
     Raises:
         OSError: not all of it could be written; the file is as it was.

@@ -13,12 +13,12 @@ NBSP = "\u00a0"
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] for a reader."""
+    """Return a share in [0, 1] for a reader."""
     return f"{number(100 * share, 1)}{NBSP}%"
 
 
 def counted_as(count: float, thing: str) -> str:
-    """A count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
+    """Return a count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
     return f"{number(count)} {thing}{'' if count == 1 else 's'}"
 
 
@@ -141,7 +141,7 @@ def _share(name: str, value: float | None, bounds: Sequence[float] | None) -> Sh
 
 
 def judged_headline(found: Judged) -> str:
-    """The accuracy with its interval, in one line."""
+    """Return the accuracy with its interval, in one line."""
     share = found.accuracy
     if share is None:
         return "The reward model was trained; no pair was held out to judge it by"

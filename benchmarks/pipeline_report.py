@@ -67,7 +67,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def read_stages(path: Path) -> list[dict[str, Any]]:
-    """The pipeline's list of stages.
+    """Return the pipeline's list of stages.
 
     Raises:
         FileNotFoundError: there is none.
@@ -181,7 +181,7 @@ class Journey:
 
 
 def journeys_of(milestones: Mapping[str, Mapping[str, Estimate]]) -> list[Journey]:
-    """The metrics that two models or more were measured by; those of ``FIRST`` lead."""
+    """Return the metrics that two models or more were measured by; those of ``FIRST`` lead."""
     names = dict.fromkeys(name for measured in reversed(list(milestones.values())) for name in measured)
     journeys = []
     ranks = {name: rank for rank, name in enumerate(FIRST)}
@@ -250,7 +250,7 @@ def _spoken(comparison: Comparison) -> int:
 
 
 def _shares(journey: Journey) -> str:
-    """The whole change with its interval, and what each step gave of it."""
+    """Return the whole change with its interval, and what each step gave of it."""
     known, places = list(journey.known.items()), _spoken(journey.overall)
     change = with_interval(journey.overall.change, places, sign=True)
     sure = "its interval is unknown" if journey.overall.change.half is None else "a 95 % interval"
@@ -283,7 +283,7 @@ class Series:
 
 
 def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
-    """The prompts that every model answered, with the first answer of each."""
+    """Return the prompts that every model answered, with the first answer of each."""
     written: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in runs:
         if not run.learns_policy or not run.samples:
@@ -301,6 +301,6 @@ def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
 
 
 def _plain(row: Mapping[str, Any]) -> Sample:
-    """A sample without the figures that the reward model of its own iteration gave it."""
+    """Return a sample without the figures that the reward model of its own iteration gave it."""
     kept = {key: value for key, value in row.items() if key not in ("score", "token_rewards", "kl")}
     return shown_sample(kept, 0.0)

@@ -55,7 +55,7 @@ class Run:
 
     @classmethod
     def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
-        """Reads the files of one entry of ``stages.json``; what is not there counts as empty."""
+        """Read the files of one entry of ``stages.json``; what is not there counts as empty."""
         directory, kind = str(stage["directory"]), str(stage["kind"])
         path = out / directory
         evaluation, result = read_object(path / "evaluation.json"), read_object(path / RESULTS[kind])
@@ -144,7 +144,7 @@ def _labels(run: Run) -> dict[str, Any]:
 
 
 def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The first of the rankings that tell most apart: its prompt, and its completions from the best on."""
+    """Return the first of the rankings that tell most apart: its prompt, and its completions from the best on."""
     whole = [row for row in rankings if row.get("completions") and row.get("ranks")]
     if not whole:
         return None
@@ -155,7 +155,7 @@ def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _as_text(prompt: Any) -> str:
-    """A text as it is, a conversation turn by turn."""
+    """Return a text as it is, a conversation turn by turn."""
     turns = [f"{m.get('role')}: {m.get('content')}" for m in prompt] if isinstance(prompt, list) else [str(prompt)]
     return "\n\n".join(turns)
 

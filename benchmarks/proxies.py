@@ -108,14 +108,14 @@ def _base_policy(mdp: TokenMDP) -> LMPolicy:
 
 
 def epochs(labels: int, settings: ProxySettings) -> int:
-    """Passes over the labels: so many that few of them are fitted too, by at least 1,024 rankings seen if possible."""
+    """Pass over the labels: so many that few of them are fitted too, by at least 1,024 rankings seen if possible."""
     return int(np.clip(1024 // labels, settings.min_epochs, settings.max_epochs))
 
 
 def learn_proxy(
     task: Task, rankings: Sequence[Ranking], standard: Responses, size: str, settings: ProxySettings, seed: int
 ) -> RewardModel:
-    """A standardised reward model.
+    """Return a standardised reward model.
 
     Args:
         task: whose tokenizer it reads with, and on whose base model the largest size begins.
@@ -151,7 +151,7 @@ def reward_trunk(task: Task, size: str, seed: int) -> PreTrainedModel:
 def fresh_gpt2(
     tokenizer: PreTrainedTokenizerBase, positions: int, layers: int, width: int, seed: int
 ) -> GPT2LMHeadModel:
-    """An untrained GPT-2 without dropout; the global random state stays as it was."""
+    """Return an untrained GPT-2 without dropout; the global random state stays as it was."""
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=positions + 1,  # an end token may follow a response of full length

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
-    """A file's JSON object; empty where there is no file, unless something needs it.
+    """Return a file's JSON object; empty where there is no file, unless something needs it.
 
     Args:
         path: the file.
@@ -27,7 +27,7 @@ def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
 
 
 def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
-    """The objects of a JSON Lines file, and a notice for each line that is not one.
+    """Return the objects of a JSON Lines file, and a notice for each line that is not one.
 
     A run that was killed leaves half a line behind; that must not cost the report of all that came before.
 
@@ -55,7 +55,7 @@ def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], l
 
 
 def read_text(path: Path, needed_by: str) -> str:
-    """A file's text; where the file is missing, the error says which function needs it."""
+    """Return a file's text; where the file is missing, the error says which function needs it."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: give {needed_by} the directory of a run, which holds it")
     return path.read_text(encoding="utf-8", errors="replace")

@@ -150,7 +150,7 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Lists a run's warnings by the curve that they are about, each kind once: those of
+    """List a run's warnings by the curve that they are about, each kind once: those of
     :func:`textgym.agents.guards.alarms`, and an iteration that was not trained as it was sampled."""
     found: dict[str, str] = {}
     for row in rows:
@@ -192,7 +192,7 @@ class Panel:
 def drawn(
     command: str, rows: Sequence[Mapping[str, Any]], kept: int | None, episodes: int | None, alarmed: set[str]
 ) -> tuple[list[Panel], list[Panel]]:
-    """The headline curves and the training diagnostics of a run, by what made it."""
+    """Return the headline curves and the training diagnostics of a run, by what made it."""
     if command in EPOCHS:
         names = dict.fromkeys(key.partition("/")[2] for row in rows for key in row if key.startswith("validation/"))
         known = EPOCHS[command]
@@ -215,7 +215,7 @@ def _of_samples(name: str) -> Metric:
 def epoch_panel(
     rows: Sequence[Mapping[str, Any]], name: str, described: Metric, kept: int | None, validation: str = "held out"
 ) -> Panel | None:
-    """A measure by epoch, what is held out and what is trained on; None where it was never measured.
+    """Return a measure by epoch, what is held out and what is trained on; None where it was never measured.
 
     Its ends are the numbers before training and of the epoch that was kept, or of the last one.
     """
@@ -236,7 +236,7 @@ def panels(
     alarmed: set[str] | frozenset[str] = frozenset(),
     step: str = "iteration",
 ) -> tuple[list[Panel], list[Panel]]:
-    """The headline curves and the training diagnostics, each in reading order."""
+    """Return the headline curves and the training diagnostics, each in reading order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
     inner = [key for key in keys if key.startswith(("train/", "time/"))]
     outer = [key for key in keys if key not in inner]
@@ -248,7 +248,7 @@ def panels(
 
 
 def evaluation_panels(rows: Sequence[Mapping[str, Any]], episodes: int | None) -> list[Panel]:
-    """The curves of what was measured on validation prompts while training, in reading order."""
+    """Return the curves of what was measured on validation prompts while training, in reading order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
     return [panel(key, rows, episodes) for key in _ordered(keys, EVALUATED)]
 
@@ -279,7 +279,7 @@ def panel(
     alarm: bool = False,
     step: str = "iteration",
 ) -> Panel:
-    """The curve of one metric, which must be a number in some row.
+    """Return the curve of one metric, which must be a number in some row.
 
     Args:
         key: of the metric.
@@ -319,7 +319,7 @@ def ends(y: Sequence[float]) -> tuple[str, str]:
 
 
 def loss_curve(losses: Any) -> str | None:
-    """The loss of a reward model by step; None where it was not logged."""
+    """Return the loss of a reward model by step; None where it was not logged."""
     if not losses:
         return None
     return curve(range(1, len(losses) + 1), losses, label="Loss of the reward model", x_label="steps")
@@ -338,7 +338,7 @@ class RatioCheck:
 
 
 def ratio_check(rows: Sequence[Mapping[str, Any]]) -> RatioCheck | None:
-    """The largest ratio error of the run; None where it was not logged."""
+    """Return the largest ratio error of the run; None where it was not logged."""
     errors = [abs(value) for value in column(rows, RATIO_ERROR) if math.isfinite(value)]
     return RatioCheck(max(errors)) if errors else None
 
@@ -374,7 +374,7 @@ class Pair:
 
 
 def pair_samples(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
-    """Samples side by side: the i-th response to a prompt before training beside the i-th after it."""
+    """Sample side by side: the i-th response to a prompt before training beside the i-th after it."""
     scale = largest([reward for sample in samples for reward in _rewards(sample)])
     by_prompt: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
@@ -420,7 +420,7 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
 def facts(
     config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """The line under the title: what was run, and how much of it."""
+    """Return the line under the title: what was run, and how much of it."""
     tokens = [value for value in column(rows, TOKENS) if math.isfinite(value)]
     command = str(config.get("command") or "")
     done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEPS else len(rows)
@@ -444,7 +444,7 @@ def _counted(count: int | None) -> str | None:
 
 
 def _entries(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The measures of responses, before training and after."""
+    """Return the measures of responses, before training and after."""
     stages = [evaluation.get(stage) for stage in ("before", "after")]
     found = [stage.get(name) for stage in stages if isinstance(stage, dict) for name in ("length", "kl", "score")]
     return [entry for entry in found if isinstance(entry, dict)]
@@ -459,7 +459,7 @@ def best_kept(note: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def tables(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The settings as tables: one of plain values, then one for each nested object."""
+    """Return the settings as tables: one of plain values, then one for each nested object."""
     plain = {key: value for key, value in config.items() if not isinstance(value, dict)}
     nested = {key: value for key, value in config.items() if isinstance(value, dict)}
     groups = {"run": plain, **nested}

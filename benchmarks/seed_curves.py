@@ -23,7 +23,7 @@ def surely_above(values: Sequence[float] | FloatArray, floor: float = 0.0) -> bo
 
 
 def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
-    """The groups whose mean is surely above 0 although all of them were tried, the surest first.
+    """Return the groups whose mean is surely above 0 although all of them were tried, the surest first.
 
     Student's one-sided tests, at the level of :func:`surely_above`, with the correction of Holm ("A Simple Sequentially
     Rejective Multiple Test Procedure", 1979): naming any group wrongly is no more probable than with a single one.
@@ -58,7 +58,7 @@ def clearly(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
 
 
 def worded(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
-    """A number for a sentence, with its interval where it has one."""
+    """Return a number for a sentence, with its interval where it has one."""
     if not isinstance(value, Estimate):
         return number(value, places, sign)
     middle, low, high = (number(one, places, sign) for one in (value.value, value.low, value.high))

@@ -60,7 +60,7 @@ class Profile:
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
-    """The mean of the middle half: a quarter of the scores, rounded down, is cut off at either end.
+    """Return the mean of the middle half: a quarter of the scores, rounded down, is cut off at either end.
 
     Over all scores together unless an axis is given. It is neither ruled by a few outliers, as the mean is, nor blind
     to all but one score, as the median is.
@@ -69,7 +69,7 @@ def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
-    """The mean of ``[n]`` independent values, one for each seed, with Student's interval.
+    """Return the mean of ``[n]`` independent values, one for each seed, with Student's interval.
 
     It is exact for normal values at any n, and close for others unless they are few and very skewed.
 
@@ -83,7 +83,7 @@ def mean_estimate(values: ArrayLike) -> Estimate:
 
 
 def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate:
-    """A statistic of all scores together, with its stratified bootstrap interval.
+    """Return a statistic of all scores together, with its stratified bootstrap interval.
 
     Args:
         scores: ``[n_seeds, n_tasks]``.
@@ -104,7 +104,7 @@ def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: n
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
-    """The share of all runs whose score exceeds each threshold, with Clopper & Pearson's interval of that count.
+    """Return the share of all runs whose score exceeds each threshold, with Clopper & Pearson's interval of that count.
 
     Not by a bootstrap: where runs are nearly all above or all below, resamples agree as the runs do, and their bands
     cover as little as a half. Tasks of unlike difficulty only make the count vary less than a binomial one of the same
@@ -202,7 +202,7 @@ def bootstrap_interval(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """Ends of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
+    """End of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
 
     Args:
         strata: arrays ``[..., n_i]``; each is drawn from on its own, along its last axis.
@@ -247,7 +247,7 @@ def _degrees_of_freedom(contributions: Sequence[Floats]) -> Floats:
 
 
 def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[Floats]]:
-    """The scores of both, task by task."""
+    """Return the scores of both, task by task."""
     ours, theirs = (_checked(name, x, dimensions=2, fewest=fewest) for name, x in (("a", a), ("b", b)))
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(f"a has {ours.shape[1]} tasks and b {theirs.shape[1]}; give both scores on the same tasks")

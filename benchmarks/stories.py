@@ -65,7 +65,7 @@ class Told:
 
 
 def story(told: Told) -> Story:
-    """The headline of a run and its context."""
+    """Return the headline of a run and its context."""
     if not told.finished and (told.stopped or told.command):
         return _cut_short(told)
     if told.command == "reward-model":
@@ -180,7 +180,7 @@ def _dpo(told: Told) -> Story:
 
 
 def _dpo_title(last: Row) -> str:
-    """The held-out accuracy, and what its interval says of it."""
+    """Return the held-out accuracy, and what its interval says of it."""
     accuracy = percent(float(last["validation/accuracy"]))
     ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]
     low, high = (None if end is None else float(end) for end in ends)

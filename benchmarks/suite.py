@@ -70,17 +70,17 @@ def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
 
 
 def tasks_of(results: Results) -> tuple[str, ...]:
-    """The tasks that occur, in their first order."""
+    """Return the tasks that occur, in their first order."""
     return tuple(dict.fromkeys(job.task for job, _ in results))
 
 
 def seeds_of(results: Results) -> list[int]:
-    """The seeds that occur, in order."""
+    """Return the seeds that occur, in order."""
     return sorted({job.seed for job, _ in results})
 
 
 def over_seeds(values: ArrayLike) -> Estimate | float:
-    """The mean of one number a seed, with its interval where there are seeds enough."""
+    """Return the mean of one number a seed, with its interval where there are seeds enough."""
     sample = np.asarray(values, np.float64)
     return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
 
@@ -104,7 +104,7 @@ def learning_curves(results: Results) -> dict[str, Line]:
 
 
 def _band(curves: Sequence[Sequence[Floats]]) -> Line:
-    """A line from curves of each seed and task."""
+    """Return a line from curves of each seed and task."""
     flat = [curve for of_seed in curves for curve in of_seed]
     tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), POINTS)
     means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])

@@ -29,7 +29,7 @@ TOO_FEW = "too few seeds for an interval"
 
 
 def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
-    """Compares algorithms by their scores.
+    """Compare algorithms by their scores.
 
     Args:
         scores: ``[n_seeds, n_tasks]`` of each algorithm; the numbers of seeds may differ. 1 should mean that a task is
@@ -98,7 +98,7 @@ def _easiest_first(scores: Mapping[str, Floats], tasks: Sequence[str]) -> _Suite
 
 
 def _with_interval(scores: Floats, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
-    """A statistic of all scores together, with its interval where there are seeds enough for one."""
+    """Return a statistic of all scores together, with its interval where there are seeds enough for one."""
     if len(scores) < FEWEST_SEEDS:
         return float(statistic(scores))
     return stratified_estimate(scores, statistic, rng)

@@ -30,6 +30,6 @@ def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
 
 
 def tint(level: float) -> str:
-    """A strength in [−1, 1] as a translucent colour, which suits light and dark paper."""
+    """Return a strength in [−1, 1] as a translucent colour, which suits light and dark paper."""
     red, green, blue = hue(level)
     return f"rgba({red},{green},{blue},{DEEPEST_TINT * abs(level):.2f})"

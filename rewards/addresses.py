@@ -9,13 +9,13 @@ PREFIXES = ("rm", "clf")
 
 
 def model_directory(text: str) -> str | None:
-    """The directory in ``rm:DIR`` or ``clf:DIR``, with or without options and weight; None for other rewards."""
+    """Return the directory in ``rm:DIR`` or ``clf:DIR``, with or without options and weight; None for other rewards."""
     kind, colon, rest = text.partition(":")
     return split_address(rest)[0] if colon and kind in PREFIXES else None
 
 
 def split_address(rest: str) -> tuple[str, list[str]]:
-    """A directory's name and the options and weights after it: what reads like neither belongs to the name."""
+    """Return a directory's name and the options and weights after it: what reads like neither belongs to the name."""
     parts = rest.split(",")
     last = max(i for i, part in enumerate(parts) if i == 0 or not _is_setting(part))
     return ",".join(parts[: last + 1]), parts[last + 1 :]

@@ -30,7 +30,7 @@ Reads: TypeAlias = Literal["whole", "completion"]
 
 
 def label_index(config: PreTrainedConfig, label: str | int) -> int:
-    """The output that stands for a label.
+    """Return the output that stands for a label.
 
     Args:
         config: a classifier's.
@@ -57,7 +57,7 @@ def label_index(config: PreTrainedConfig, label: str | int) -> int:
 
 
 def label_names(config: PreTrainedConfig) -> list[str]:
-    """The names of a classifier's outputs, in their order."""
+    """Return the names of a classifier's outputs, in their order."""
     names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
     return [names.get(i, f"LABEL_{i}") for i in range(int(config.num_labels or 0))]
 
@@ -148,7 +148,7 @@ class ClassifierReward:
         return cls(*open_classifier(directory, "classifier", device, dtype), label, **settings)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> ClassifierReward:
-        """The same classifier for a policy with this tokenizer."""
+        """Return the same classifier for a policy with this tokenizer."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
 
     def check_lengths(

@@ -86,7 +86,7 @@ class WeightedRewards:
         completion_ids: list[list[int]],
         **columns: list[Any],
     ) -> list[float | list[float]]:
-        """The totals of :meth:`score`, under the signature of a reward."""
+        """Return the totals of :meth:`score`, under the signature of a reward."""
         return self.score(prompts, completions, completion_ids, columns).totals
 
     def bind(self, tokenizer: Any) -> WeightedRewards:
@@ -129,7 +129,7 @@ class WeightedRewards:
             raise RewardError(f"completion {i} of {len(batch)}: {error}\n{batch.described(i)}") from None
 
     def _sum(self, scores: Sequence[Score], tokens: int) -> float | list[float]:
-        """The weighted sum of one completion's scores; ValueError where there is none that float32 can hold."""
+        """Return the weighted sum of one completion's scores; ValueError where there is none that float32 can hold."""
         given = [(w, s) for w, s in zip(self.weights, scores, strict=True) if s is not None]
         if not given:
             raise ValueError(

@@ -121,7 +121,7 @@ class RewardEnsemble:
             write_json(scratch / ENSEMBLE, described)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardEnsemble:
-        """The same ensemble for a policy with this tokenizer."""
+        """Return the same ensemble for a policy with this tokenizer."""
         return replace(self, members=tuple(member.bind(tokenizer) for member in self.members))
 
     def check_lengths(

@@ -68,7 +68,7 @@ def pair_margins(scores: ArrayLike, ranks: ArrayLike) -> tuple[FloatArray, Float
 
 
 def pair_accuracy(margins: ArrayLike) -> float | None:
-    """The share of pairs that are ordered rightly; equal scores count ½; None without pairs."""
+    """Return the share of pairs that are ordered rightly; equal scores count ½; None without pairs."""
     won = wins(margins)
     return float(won.mean()) if won.size else None
 

@@ -71,13 +71,13 @@ class Batch:
         )
 
     def part(self, start: int, stop: int) -> Batch:
-        """The batch of the completions from ``start`` to before ``stop``."""
+        """Return the batch of the completions from ``start`` to before ``stop``."""
         rows = slice(start, stop)
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Batch(self.prompts[rows], self.completions[rows], self.completion_ids[rows], columns)
 
     def row(self, i: int) -> Batch:
-        """The batch that holds completion ``i`` alone."""
+        """Return the batch that holds completion ``i`` alone."""
         return self.part(i, i + 1)
 
     def send(self, reward: Reward) -> Scores:
@@ -101,7 +101,7 @@ class Batch:
         return "\n".join(f"  {name}: {text!r}" for name, text in cut.items())
 
     def first_described(self) -> str:
-        """The first two completions for a message."""
+        """Return the first two completions for a message."""
         return "\n".join(self.described(i) for i in range(min(2, len(self))))
 
 
@@ -109,7 +109,7 @@ _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def _copied(value: Any) -> Any:
-    """A deep copy; what cannot be copied, such as an open connection, is shared."""
+    """Return a deep copy; what cannot be copied, such as an open connection, is shared."""
     if type(value) in _ATOMS:
         return value
     if type(value) is list and _ATOMS.issuperset(map(type, value)):
@@ -121,7 +121,7 @@ def _copied(value: Any) -> Any:
 
 
 def reward_name(reward: Callable[..., object]) -> str:
-    """The name under which a reward is logged: its ``.name``, its ``__name__``, or that of its class."""
+    """Return the name under which a reward is logged: its ``.name``, its ``__name__``, or that of its class."""
     if isinstance(reward, functools.partial):
         return reward_name(reward.func)
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
@@ -249,7 +249,7 @@ def _parameters(reward: Callable[..., object]) -> list[inspect.Parameter] | None
 
 
 def _parts(reward: Reward, batch: Batch) -> list[Batch]:
-    """The batches that a reward is called with: several where they can be in flight together."""
+    """Return the batches that a reward is called with: several where they can be in flight together."""
     count = min(IN_FLIGHT, len(batch) // SMALLEST_PART) if _is_async(reward) else 1
     if count < 2:
         return [batch]
@@ -265,7 +265,7 @@ def _is_async(reward: Reward) -> bool:
 
 
 def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> list[Any]:
-    """Calls rewards: the sync ones one after another, then the async ones together."""
+    """Call rewards: the sync ones one after another, then the async ones together."""
     answers: list[Any] = []
     try:
         for reward, batch in calls:
@@ -304,7 +304,7 @@ def _awaited(
 
 
 def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException | None:
-    """Returns what a reward raises on a batch; None if it returns."""
+    """Return what a reward raises on a batch; None if it returns."""
     try:
         answer = call_in_time(lambda: batch.send(reward), timeout)
         if inspect.isawaitable(answer):

@@ -58,7 +58,7 @@ class Clustered:
 
 
 def clustered(values: ArrayLike, prompts: Sequence[Hashable]) -> Clustered:
-    """The mean of ``[n]`` values, of which those of one prompt may be alike.
+    """Return the mean of ``[n]`` values, of which those of one prompt may be alike.
 
     The error is that of a ratio of sums over prompts (Cochran 1977, *Sampling Techniques*, section 9A.2).
 
@@ -76,7 +76,7 @@ def clustered(values: ArrayLike, prompts: Sequence[Hashable]) -> Clustered:
 
 
 def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
-    """The 95 % interval of a share of pairs, where pairs of one prompt are not independent.
+    """Return the 95 % interval of a share of pairs, where pairs of one prompt are not independent.
 
     Clopper and Pearson's interval of the effective number of pairs: so many independent ones would have the error that
     is seen over prompts. Korn & Graubard, Survey Methodology 24 (1998), pp. 193–201. Where all pairs agree there is no
@@ -104,7 +104,7 @@ def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float,
 
 
 def clopper_pearson(share: float, n: float) -> tuple[float, float]:
-    """The exact 95 % interval of a binomial share of ``n`` trials, which need not be a whole number."""
+    """Return the exact 95 % interval of a binomial share of ``n`` trials, which need not be a whole number."""
     won = share * n
     low = float(betaincinv(won, n - won + 1, 1 - UPPER)) if won > 0 else 0.0
     high = float(betaincinv(won + 1, n - won, UPPER)) if n - won > 0 else 1.0

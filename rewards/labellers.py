@@ -117,7 +117,7 @@ def write_questions(path: Path, asked: Sequence[Question]) -> None:
 
 
 def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
-    """The ranks that people filled into the file of :func:`write_questions`; None while there are none at all.
+    """Return the ranks that people filled into the file of :func:`write_questions`; None while there are none at all.
 
     Args:
         path: the file.

@@ -68,7 +68,7 @@ def _offset(model: RewardModel | RewardEnsemble) -> float:
 def _groups(
     heldout: Sequence[Example], scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]] | None
 ) -> list[Compared]:
-    """A group for each ranking; labelled texts are all compared with one another."""
+    """Return a group for each ranking; labelled texts are all compared with one another."""
     truths: Sequence[Sequence[float] | None] = gold or [None] * len(heldout)
     groups = [_compared(*row) for row in zip(heldout, scores, truths, strict=True)]
     if isinstance(heldout[0].preference, Ranking):

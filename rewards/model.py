@@ -101,7 +101,7 @@ class RewardModel:
         generator: torch.Generator,
         **settings: Any,
     ) -> RewardModel:
-        """A reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
+        """Return a reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
 
         Args:
             source: a causal language model, or the directory of one. Adapters are added to the weights of the copy.
@@ -155,7 +155,7 @@ class RewardModel:
         setattr(self.model.config, SPECIAL_TOKENS_KEY, special_tokens)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
-        """The same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
+        """Return the same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
 
     def check_lengths(
@@ -232,7 +232,7 @@ class RewardModel:
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
     def encode(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
-        """The tokens that the model reads: those of :meth:`tokens`, if they fit.
+        """Return the tokens that the model reads: those of :meth:`tokens`, if they fit.
 
         Raises:
             ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
@@ -241,7 +241,7 @@ class RewardModel:
         return self._fitted(self.tokens(prompt, completion, ended))
 
     def tokens(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
-        """The tokens of prompt and completion, encoded as one text of whatever length.
+        """Return the tokens of prompt and completion, encoded as one text of whatever length.
 
         What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
 
@@ -286,7 +286,7 @@ class RewardModel:
             self.tokenizer.save_pretrained(scratch)
 
     def _reads_ids(self, ids: list[int]) -> bool:
-        """Returns True if sampled ids are what the model would have read in training.
+        """Return True if sampled ids are what the model would have read in training.
 
         Special tokens may have been text there. The last may have ended the response; padding and the start token are
         no part of its text.

@@ -24,7 +24,7 @@ def open_classifier(
     device: str | torch.device = "auto",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Opens an ``AutoModelForSequenceClassification`` with its tokenizer.
+    """Open an ``AutoModelForSequenceClassification`` with its tokenizer.
 
     Args:
         directory: a local directory, or an id on the hub. Adapters are added to the weights of the model they name.
@@ -60,7 +60,7 @@ def open_classifier(
 
 
 def classifier_config(directory: str | Path, kind: str) -> PreTrainedConfig | None:
-    """Reads the config alone; None for adapters, which have none. Arguments as :func:`open_classifier`.
+    """Read the config alone; None for adapters, which have none. Arguments as :func:`open_classifier`.
 
     Raises:
         FileNotFoundError: there is none to be read.
@@ -93,7 +93,7 @@ def _require_source(directory: str | Path, kind: str) -> None:
 
 
 def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Opens adapters and a scoring head; the adapters are added to the weights of ``base``."""
+    """Open adapters and a scoring head; the adapters are added to the weights of ``base``."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from textgym.lm.adapter_files import PREFIX, read_adapters, read_tensors

@@ -111,7 +111,7 @@ def parse_preference(row: Mapping[str, Any], render: Render | None = None) -> Pr
 
 
 def completions_of(preference: Preference) -> tuple[str, ...]:
-    """The K texts that were ranked, or the one that was labelled."""
+    """Return the K texts that were ranked, or the one that was labelled."""
     return preference.completions if isinstance(preference, Ranking) else (preference.completion,)
 
 
@@ -286,7 +286,7 @@ def _first(messages: Messages) -> str:
 
 
 def _prompt(prompt: Any, render: Render | None) -> tuple[str | Messages, str | None]:
-    """A prompt, and the text that it begins a dialogue with, where that can be known."""
+    """Return a prompt, and the text that it begins a dialogue with, where that can be known."""
     if isinstance(prompt, str) and prompt:
         return prompt, prompt
     if prompt and is_conversation(prompt):
@@ -295,7 +295,7 @@ def _prompt(prompt: Any, render: Render | None) -> tuple[str | Messages, str | N
 
 
 def _completion(value: Any, name: str, prompt: str | None) -> str:
-    """A text, or a conversation's one remaining message, which follows the prompt."""
+    """Return a text, or a conversation's one remaining message, which follows the prompt."""
     if is_conversation(value):
         if prompt is None:
             raise BadRowError(f"{name} is a message; pass render, which says what stands before it")

@@ -118,7 +118,7 @@ def label(
 
 
 def agreement_ceiling(scores: ArrayLike, temperature: float) -> float:
-    """The pairwise accuracy that even the gold scores reach on labels of :func:`plackett_luce_ranks`.
+    """Return the pairwise accuracy that even the gold scores reach on labels of :func:`plackett_luce_ranks`.
 
     The mean over pairs of ``σ(|s_i − s_j|/temperature)``: no reward model is expected to agree more with such
     labels. Equal scores count ½.

@@ -43,7 +43,7 @@ def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
 
 
 def longest_readable(model: PreTrainedModel) -> int | None:
-    """Returns how many tokens a model reads; None where its config names no limit.
+    """Return how many tokens a model reads; None where its config names no limit.
 
     Models like RoBERTa count positions from their PAD's id on, and so read fewer than ``max_position_embeddings``.
     """
@@ -55,7 +55,7 @@ def longest_readable(model: PreTrainedModel) -> int | None:
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """The head of decoder-style classifiers, which read one position; None for encoders, which pool."""
+    """Return the head of decoder-style classifiers, which read one position; None for encoders, which pool."""
     head = getattr(model, "score", None)
     return head if isinstance(head, nn.Linear) else None
 

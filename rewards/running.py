@@ -42,7 +42,7 @@ class OvertimeError(Exception):
 
 
 def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
-    """Calls a function; with a limit in a daemon thread, which is left alone when its time is over.
+    """Call a function; with a limit in a daemon thread, which is left alone when its time is over.
 
     Raises:
         OvertimeError: it did not return in time.
@@ -113,7 +113,7 @@ def _loop_runs() -> bool:
 
 
 def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
-    """Runs a function in a thread that does not keep the process from ending.
+    """Run a function in a thread that does not keep the process from ending.
 
     Args:
         function: to run.

@@ -14,7 +14,7 @@ from textgym.types import Score
 
 
 def as_list(result: Any, count: int) -> list[Any]:
-    """The ``count`` entries of a list, a tuple, an array or a tensor.
+    """Return the ``count`` entries of a list, a tuple, an array or a tensor.
 
     Raises:
         TypeError, ValueError: it is none of these, has another number of entries, or cannot be read.
@@ -55,7 +55,7 @@ def as_score(value: Any, tokens: int) -> Score:
 
 
 def as_number(value: Any) -> float:
-    """A float that is finite as float32.
+    """Return a float that is finite as float32.
 
     Raises:
         TypeError, ValueError: it is none.
@@ -73,7 +73,7 @@ def as_number(value: Any) -> float:
 
 
 def trainable(number: float) -> float:
-    """The number, if float32 has it.
+    """Return the number, if float32 has it.
 
     Raises:
         ValueError: it is NaN, infinite, or beyond float32.
@@ -85,7 +85,7 @@ def trainable(number: float) -> float:
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value's ``repr``, as far as there is one."""
+    """Return the beginning of a value's ``repr``, as far as there is one."""
     try:
         return f"{value!r:.200}"
     except Exception:  # such as an integer of thousands of digits

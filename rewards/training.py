@@ -325,7 +325,7 @@ def split_like(examples: Sequence[Example], values: Sequence[Value]) -> list[lis
 
 
 def mean_loss(examples: Sequence[Example], scores: Sequence[Sequence[float]]) -> float:
-    """The loss that scores have on what the labeller said; log 2 is guessing."""
+    """Return the loss that scores have on what the labeller said; log 2 is guessing."""
     return _loss(examples, torch.tensor([score for own in scores for score in own])).item()
 
 
@@ -336,7 +336,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _loss(examples: Sequence[Example], scores: Tensor) -> Tensor:
-    """The mean over examples of their losses; K may differ between them."""
+    """Return the mean over examples of their losses; K may differ between them."""
     parts = torch.split(scores, [len(example.sequences) for example in examples])
     losses = [_example_loss(example.preference, own) for example, own in zip(examples, parts, strict=True)]
     return torch.stack(losses).mean()

@@ -16,7 +16,7 @@ RESULTS = "textgym/benchmarks/results/"
 
 
 def package_files(root: Path) -> set[str]:
-    """The files under ``textgym/``, its links followed, as ``textgym/agents/...``, but for the results."""
+    """Return the files under ``textgym/``, its links followed, as ``textgym/agents/...``, but for the results."""
     found = {
         (Path(folder) / name).relative_to(root).as_posix()
         for folder, _, names in os.walk(root / "textgym", followlinks=True)
@@ -27,13 +27,13 @@ def package_files(root: Path) -> set[str]:
 
 
 def sdist_files(path: Path) -> set[str]:
-    """The regular files of an sdist, without its leading ``textgym-0.1.0/``; a link is not a regular file."""
+    """Return the regular files of an sdist, without its leading ``textgym-0.1.0/``; a link is not a regular file."""
     with tarfile.open(path) as archive:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
 
 
 def wheel_files(path: Path) -> set[str]:
-    """The files of a wheel."""
+    """Return the files of a wheel."""
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
 

@@ -53,7 +53,7 @@ def length(completions: list[str], **_: Any) -> list[float]:
 
 
 def letter(completions: list[str], **_: Any) -> list[float]:
-    """Counts the letter e."""
+    """Count the letter e."""
     return [float(text.count("e")) for text in completions]
 
 
@@ -131,13 +131,13 @@ def measured(algorithm: PPO, mdp: TokenMDP) -> dict[str, float]:
 
 
 def destroyed(result: dict[str, Any]) -> bool:
-    """Returns True if ten iterations made garbage of a model."""
+    """Return True if ten iterations made garbage of a model."""
     fall = result["before"]["reference_log_prob"] - result["after"]["reference_log_prob"]
     return bool(result["after"]["kl"] > KL_DESTROYED or fall > FALL_DESTROYED)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """A line for each model and setting: worst and mean over rewards and seeds."""
+    """Return a line for each model and setting: worst and mean over rewards and seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         settings = row["settings"]
@@ -162,13 +162,13 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """The runs that stand in a file; a last line that was cut off is left out."""
+    """Return the runs that stand in a file; a last line that was cut off is left out."""
     lines = out.read_text(encoding="utf-8").split("\n") if out.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def main() -> None:
-    """Does the runs that are missing, and prints the table."""
+    """Do the runs that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("lexicon", type=Path, nargs="?")

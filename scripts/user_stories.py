@@ -41,7 +41,7 @@ def kind_words(completions, **_):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the three stories."""
+    """Run the three stories."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path)
@@ -111,7 +111,7 @@ def classifier(place: Path, model: str, tokens: int, rng: random.Random) -> None
 
 
 def command(*arguments: Any) -> None:
-    """Runs a command of textgym; stops the script where it fails."""
+    """Run a command of textgym; stops the script where it fails."""
     line = [str(argument) for argument in arguments]
     out = Path(line[line.index("--out") + 1])
     with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
@@ -123,7 +123,7 @@ def command(*arguments: Any) -> None:
 
 
 def timed(name: str, run: Any) -> Any:
-    """Runs something and prints how long it took."""
+    """Run something and print how long it took."""
     start = time.perf_counter()
     result = run()
     print(f"{name:34}{time.perf_counter() - start:8.1f} s", flush=True)
@@ -131,7 +131,7 @@ def timed(name: str, run: Any) -> Any:
 
 
 def show(run: Path) -> None:
-    """Prints a run's evaluation before and after."""
+    """Print a run's evaluation before and after."""
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     for name in (name for name in ("score", "kl") if name in found["after"]):
         before, after = (found[stage][name] for stage in ("before", "after"))
@@ -143,23 +143,23 @@ def show(run: Path) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes JSON Lines."""
+    """Write JSON Lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def opening(rng: random.Random) -> str:
-    """Returns the beginning of a story."""
+    """Return the beginning of a story."""
     return f"Once upon a time there was a {rng.choice(WHO)} in the {rng.choice(WHERE)}. The {rng.choice(WHO)} was"
 
 
 def tale(rng: random.Random, words: Sequence[str]) -> str:
-    """Returns a whole story in these adjectives."""
+    """Return a whole story in these adjectives."""
     one, two = rng.choice(words), rng.choice(words)
     return f"{opening(rng)} {one} and {two}. They went to the {rng.choice(WHERE)} and it was {rng.choice(words)}."
 
 
 def dialogue_pair(rng: random.Random) -> dict[str, str]:
-    """Returns two dialogues with one question; the kind answer was chosen."""
+    """Return two dialogues with one question; the kind answer was chosen."""
     who, where = rng.choice(WHO), rng.choice(WHERE)
     asked = f"\n\nHuman: What did the {who} see in the {where}?\n\nAssistant:"
     kind, unkind = (

@@ -154,7 +154,7 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
 
 
 def settings_class(command: str) -> Any:
-    """The dataclass of a command's settings; of bench that of its first action."""
+    """Return the dataclass of a command's settings; of bench that of its first action."""
     config = COMMANDS[command][0]
     return get_args(get_type_hints(config)["action"])[0] if command == "bench" else config
 
@@ -173,7 +173,7 @@ COUNTS = (0, 1, 1, 1, 1, 2, 3, 5)
 
 
 def value_of(flag: Flag, draw: random.Random) -> list[str]:
-    """The words that stand behind a flag: none, one or several."""
+    """Return the words that stand behind a flag: none, one or several."""
     name = flag.name.rpartition(".")[2]
     if bool in flag.types and len(flag.types) == 1:
         return []
@@ -191,7 +191,7 @@ def value_of(flag: Flag, draw: random.Random) -> list[str]:
 
 
 def command_line(draw: random.Random, directory: Path) -> list[str]:
-    """A command with flags; some of them in a YAML file, which is written."""
+    """Return a command with flags; some of them in a YAML file, which is written."""
     command = draw.choice(list(COMMANDS))
     argv = [command, *GOOD[command]]
     settings: dict[str, Any] = {}
@@ -249,7 +249,7 @@ def standing(directory: Path) -> set[str]:
 
 
 def run(argv: list[str]) -> tuple[Any, str]:
-    """Runs ``textgym`` in this process: its status, or a traceback, and what it printed."""
+    """Run ``textgym`` in this process: its status, or a traceback, and what it printed."""
     text = io.StringIO()
     path = list(sys.path)
     try:
@@ -267,7 +267,7 @@ def run(argv: list[str]) -> tuple[Any, str]:
 
 
 def run_many(count: int, seed: int, directory: Path, told: TextIO | None = None) -> Tally:
-    """Runs so many random command lines, each in the same folder; what one leaves there is removed.
+    """Run so many random command lines, each in the same folder; what one leaves there is removed.
 
     Args:
         count: of the command lines.

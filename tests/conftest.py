@@ -11,7 +11,7 @@ torch.set_num_threads(1)  # several threads on small arrays only wait for one an
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """A folder with ``models/`` and ``data/`` that are too large for the repository."""
+    """Return a folder with ``models/`` and ``data/`` that are too large for the repository."""
     folder = os.environ.get("TEXTGYM_TEST_ASSETS")
     if not folder:
         pytest.skip("TEXTGYM_TEST_ASSETS is unset: give a folder with models/ and data/")

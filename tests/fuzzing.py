@@ -226,7 +226,7 @@ class Fuzz:
         self.refused(lambda: self.env.reset(options=options), f"reset(options={options!r})")
 
     def refused(self, ask: Callable[[], Any], what: str) -> None:
-        """Asserts that an input is refused, in words, and that what is seen stays as it is."""
+        """Assert that an input is refused, in words, and that what is seen stays as it is."""
         before = self.seen()
         error = _raised(ask)
         assert error is not None, f"{what} was accepted by {self.env}"
@@ -258,7 +258,7 @@ def _raised(ask: Callable[[], Any]) -> Exception | None:
 
 
 def _file_of(error: BaseException) -> str:
-    """The file that raised."""
+    """Return the file that raised."""
     trace = error.__traceback__
     assert trace is not None
     while trace.tb_next is not None:

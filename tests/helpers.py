@@ -104,7 +104,7 @@ def next_logits(model: PreTrainedModel, prompt: list[int], response: list[int]) 
 
 
 def emit(token_id: int) -> Any:
-    """A reward: the share of a response's tokens that are ``token_id``."""
+    """Return a reward: the share of a response's tokens that are ``token_id``."""
 
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [sum(i == token_id for i in ids) / len(ids) for ids in completion_ids]

@@ -84,7 +84,7 @@ def breaks_later(completions, **kwargs):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, prompts, and a file of rewards."""
+    """Return a user's folder: a model with its tokenizer, prompts, and a file of rewards."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")
@@ -105,7 +105,7 @@ def train(*flags: str, reward: str = "rewards.py:sevens", tokens: int = 150, out
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs a command that must end with a message; the message."""
+    """Run a command that must end with a message; the message."""
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
     assert stop.value.code in (1, 2)
@@ -218,7 +218,7 @@ BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name 
 
 
 def setting(config: Any, name: str) -> Any:
-    """A setting wherever it stands in a command's configuration."""
+    """Return a setting wherever it stands in a command's configuration."""
     part, _, name = name.rpartition(".")
     config = getattr(config, part) if part else config
     if hasattr(config, name):

@@ -26,7 +26,7 @@ IDS = torch.arange(2, 8)[None]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model, adapters of it with the tokenizer, data, and a file of rewards."""
+    """Return a user's folder: a model, adapters of it with the tokenizer, data, and a file of rewards."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained("model")
     word_tokenizer().save_pretrained("adapters")

@@ -22,7 +22,7 @@ DPO = ["dpo", "--model", "model", "--data", "pairs.jsonl", "--eval-episodes", "8
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, and comparisons."""
+    """Return a user's folder: a model with its tokenizer, and comparisons."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")

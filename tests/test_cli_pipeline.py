@@ -76,7 +76,7 @@ def no_pages() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder after two iterations in ``run``."""
+    """Return a user's folder after two iterations in ``run``."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -94,7 +94,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def again(whole: Path, place: Path) -> Path:
-    """The same folder for a test of its own to change."""
+    """Return the same folder for a test of its own to change."""
     shutil.copytree(whole / "run", place / "run")
     return place
 
@@ -332,7 +332,7 @@ def test_bad_input_stops_before_anything_is_written(
 
 
 def example(number: int) -> dict[str, Any]:
-    """A file of settings as the documentation shows it."""
+    """Return a file of settings as the documentation shows it."""
     blocks = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     found: dict[str, Any] = yaml.safe_load(blocks[number])
     return found

@@ -33,7 +33,7 @@ TRAIN = [
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, prompts, and texts."""
+    """Return a user's folder: a model with its tokenizer, prompts, and texts."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")

@@ -31,7 +31,7 @@ SHOWN = [{"prompt": prompt, "completion": " w5"} for prompt in PROMPTS[:4]]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, preferences, demonstrations, and a true reward."""
+    """Return a user's folder: a model with its tokenizer, preferences, demonstrations, and a true reward."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")
@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs a command that must end with a message; the message."""
+    """Run a command that must end with a message; the message."""
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
     assert stop.value.code in (1, 2)

@@ -33,7 +33,7 @@ ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w5 w{i}"} for i in range(10
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, demonstrations, and a file of rewards."""
+    """Return a user's folder: a model with its tokenizer, demonstrations, and a file of rewards."""
     monkeypatch.chdir(tmp_path)
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")
@@ -53,7 +53,7 @@ SFT = [
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs a command that must end with a message; the message."""
+    """Run a command that must end with a message; the message."""
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
     assert stop.value.code in (1, 2)

@@ -42,7 +42,7 @@ TRAIN = [
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a model with its tokenizer, prompts, data, and a file of rewards."""
+    """Return a user's folder: a model with its tokenizer, prompts, data, and a file of rewards."""
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_ID", "WANDB_DIR", "WANDB_MODE", "TRACKIO_PROJECT"):
         monkeypatch.delenv(name, raising=False)

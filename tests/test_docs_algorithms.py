@@ -20,7 +20,7 @@ def listings(page: str) -> list[str]:
 
 
 def executed(page: str, listing: str) -> dict[str, Any]:
-    """The names that a listing leaves behind."""
+    """Return the names that a listing leaves behind."""
     names_of_listing: dict[str, Any] = {"__name__": "listing"}
     exec(compile(listing, page, "exec", dont_inherit=True), names_of_listing)
     return names_of_listing

@@ -34,7 +34,7 @@ PRINTED = {
 
 
 def commands() -> list[list[str]]:
-    """The lines of the page's listing, as what a shell would pass."""
+    """Return the lines of the page's listing, as what a shell would pass."""
     (listing,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     return [shlex.split(line)[1:] for line in listing.replace("\\\n", " ").splitlines()]
 

@@ -47,7 +47,7 @@ KEEPING = f"{training('reinforce')} --eval-every 2 --keep-last 1 --keep-best sco
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder."""
+    """Return a user's folder."""
     place = tmp_path_factory.mktemp("place")
     tiny_gpt2(n_layer=1, n_embd=16).save_pretrained(place / "model")
     word_tokenizer().save_pretrained(place / "model")
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Path) -> dict[str, tuple[Outcome, dict[str, object]]]:
-    """Runs that nothing disturbs, by their command; filled as they are asked for."""
+    """Run that nothing disturbs, by their command; filled as they are asked for."""
     return {}
 
 

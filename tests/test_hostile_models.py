@@ -33,7 +33,7 @@ Open = Callable[[Path], object]
 
 
 def open_task(directory: Path) -> object:
-    """A task of three prompts, whose tokenizer and end tokens are the model's."""
+    """Return a task of three prompts, whose tokenizer and end tokens are the model's."""
     prompts = directory.parent / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "w{i}"}}\n' for i in range(3)))
     return jsonl_task(prompts, model=directory, gold=print, description="Words.")
@@ -51,7 +51,7 @@ class _Mark:
 
 @pytest.fixture
 def ran(tmp_path: Path) -> Iterator[Path]:
-    """Returns the file that planted code would leave, and checks that it does not stand there afterwards."""
+    """Return the file that planted code would leave, and checks that it does not stand there afterwards."""
     mark = tmp_path / "RAN"
     yield mark
     assert not mark.exists()
@@ -59,7 +59,7 @@ def ran(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Returns a whole language model with its tokenizer."""
+    """Return a whole language model with its tokenizer."""
     tiny_gpt2().save_pretrained(tmp_path / "model")
     word_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -208,7 +208,7 @@ def test_a_critic_of_a_checkpoint_is_no_pickle(tmp_path: Path, ran: Path) -> Non
 
 @pytest.fixture
 def coaxing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a yes on standard input, for whoever asks."""
+    """Put a yes on standard input, for whoever asks."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 50))
 
 

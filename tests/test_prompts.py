@@ -145,7 +145,7 @@ def test_a_prompt_that_is_too_long():
 
 
 def with_start_token() -> object:
-    """A tokenizer that begins every text with ``w13``, as Llama's begins with its BOS."""
+    """Return a tokenizer that begins every text with ``w13``, as Llama's begins with its BOS."""
     tokenizer = word_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="w13 $A", special_tokens=[("w13", 15)])
     return tokenizer

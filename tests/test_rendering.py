@@ -40,7 +40,7 @@ FRAME = Frame(
 
 
 def lines_of(frame: Frame, width: int) -> list[str]:
-    """The wrapped lines, in a font whose letters are one unit wide."""
+    """Return the wrapped lines, in a font whose letters are one unit wide."""
     return [text_of(line) for line in wrap(pieces(frame), width, lambda text: float(len(text)))]
 
 

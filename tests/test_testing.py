@@ -40,7 +40,7 @@ def encoded(data: Any) -> Any:
 
 
 def sound() -> Task:
-    """A task without a fault: say w0. Its proxy counts words."""
+    """Return a task without a fault: say w0. Its proxy counts words."""
     return Task(
         name="Say",
         description="Say w0.",

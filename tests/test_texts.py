@@ -64,7 +64,7 @@ def assistant(text: str) -> dict[str, str]:
 
 
 def bytes_tokenizer(special: list[str | AddedToken], template: str | None = None, **named: str) -> Any:
-    """A token for each byte, and special tokens after them."""
+    """Return a token for each byte, and special tokens after them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

@@ -355,7 +355,7 @@ def test_a_frame_shows_each_reward_at_its_token():
 
 
 def seeds_of(env: TokenVectorEnv) -> list[int]:
-    """Ends the active rows' episodes, and gives the ``episode_seed`` of each as the reward received it."""
+    """End the active rows' episodes, and give the ``episode_seed`` of each as the reward received it."""
     received: list[int] = []
 
     def spy(episode_seed, **_):

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Ends the process with a message where input is bad or the machine fails; errors of our own pass, as tracebacks.
+    """End the process with a message where input is bad or the machine fails; errors of our own pass, as tracebacks.
 
     Raises:
         SystemExit: instead of what was raised inside.
@@ -164,7 +164,7 @@ def quieten_transformers() -> None:
 
 
 def with_yaml(argv: list[str]) -> list[str]:
-    """Puts the settings of ``--config FILE.yaml`` before the flags, which therefore win.
+    """Put the settings of ``--config FILE.yaml`` before the flags, which therefore win.
 
     A mapping inside of the file holds the settings of a part: ``train: {kl_coef: 0.3}`` is ``--train.kl-coef 0.3``.
 
@@ -189,7 +189,7 @@ def with_yaml(argv: list[str]) -> list[str]:
 
 
 def read_yaml(path: str) -> dict[Any, Any]:
-    """Returns the settings of a YAML file.
+    """Return the settings of a YAML file.
 
     Raises:
         ValueError: it is no YAML, no mapping, or holds more than :data:`MOST_SETTINGS` values.
@@ -252,7 +252,7 @@ def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
 
 
 def readable(argv: list[str]) -> list[str]:
-    """Returns the arguments.
+    """Return the arguments.
 
     Raises:
         ValueError: one holds bytes that are no text, which no file of a run could keep.
@@ -266,7 +266,7 @@ def readable(argv: list[str]) -> list[str]:
 
 
 def parse(argv: list[str]) -> Any:
-    """Makes a command's settings from its arguments.
+    """Make a command's settings from its arguments.
 
     Raises:
         SettingError: a value has no meaning.

@@ -62,7 +62,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         return self._observation(), infos[0]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Appends one token; see :meth:`textgym.vector.TokenVectorEnv.step` for what ends an episode and why."""
+        """Append one token; see :meth:`textgym.vector.TokenVectorEnv.step` for what ends an episode and why."""
         if np.ndim(action) != 0:
             raise ValueError(f"action is {action!r}; expected one integer")
         rewards, terminated, infos = self._row.advance(np.asarray(action)[None])
@@ -74,7 +74,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         return masks
 
     def render(self) -> Any:
-        """The episode so far, as ``render_mode`` says."""
+        """Return the episode so far, as ``render_mode`` says."""
         frames = self._row.render()
         return None if frames is None else frames[0]
 

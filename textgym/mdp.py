@@ -102,7 +102,7 @@ class TokenMDP:
         self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, whose functions pickle even where they are lambdas or stand in no module."""
+        """Return the fields, whose functions pickle even where they are lambdas or stand in no module."""
         return {name: CloudpickleWrapper(value) if name in CODE else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class TokenMDP:
         return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
 
     def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
-        """Returns what a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        """Return what a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
         return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
 
     def observation_space(self) -> spaces.Dict:
@@ -202,7 +202,7 @@ def reward_columns(
     finish_reason: Sequence[FinishReason | None],
     names: Iterable[str],
 ) -> dict[str, list[Any]]:
-    """The columns that a reward receives for ``n`` responses: the data's own, and those that are always there.
+    """Return the columns that a reward receives for ``n`` responses: the data's own, and those that are always there.
 
     Args:
         prompts: ``n`` prompts.

@@ -33,7 +33,7 @@ class SettingError(ValueError):
 
 
 def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
-    """A whole number; 8.0 is one, too.
+    """Return a whole number; 8.0 is one, too.
 
     Args:
         name: of the setting, for the message.
@@ -63,7 +63,7 @@ def finite(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> float:
-    """A finite number.
+    """Return a finite number.
 
     Args:
         name: of the setting, for the message.
@@ -93,7 +93,7 @@ def finite(
 
 
 def random_seed(name: str, value: Any) -> int:
-    """A random seed: a whole number from 0 to 2³² − 1.
+    """Return a random seed: a whole number from 0 to 2³² − 1.
 
     Raises:
         SettingError: it is none.
@@ -102,7 +102,7 @@ def random_seed(name: str, value: Any) -> int:
 
 
 def check(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -> None:
-    """Puts some numbers of a dataclass to a rule, and keeps what the rule returns.
+    """Put some numbers of a dataclass to a rule, and keep what the rule returns.
 
     Args:
         settings: the dataclass, frozen or not.
@@ -118,7 +118,7 @@ def check(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -
 
 
 def check_given(settings: Any, rule: Callable[..., Any], *names: str, **limits: Any) -> None:
-    """Does the same as :func:`check`, but for fields that are None."""
+    """Do the same as :func:`check`, but for fields that are None."""
     check(settings, rule, *(name for name in names if getattr(settings, name) is not None), **limits)
 
 
@@ -135,7 +135,7 @@ def check_words(settings: Any, *names: str) -> None:
 
 
 def plain(value: Any) -> int | float | None:
-    """The number as Python's int or float; None for what is no number, such as True."""
+    """Return the number as Python's int or float; None for what is no number, such as True."""
     if not isinstance(value, int | float) and hasattr(value, "item"):
         with suppress(Exception):  # an array of several numbers has no item, and a tensor may have no memory
             value = value.item()
@@ -147,7 +147,7 @@ def plain(value: Any) -> int | float | None:
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value's ``repr``; of a very large integer, how many digits it has."""
+    """Return the beginning of a value's ``repr``; of a very large integer, how many digits it has."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"{'−' if value < 0 else ''}10^{int(value.bit_length() * math.log10(2))}"
     try:

@@ -46,7 +46,7 @@ class Progress:
         self.bar.update(self.done - self.bar.n)
 
     def show(self, figures: str) -> None:
-        """Shows figures beside the progress, such as ``"score 0.93 kl 4.2"``."""
+        """Show figures beside the progress, such as ``"score 0.93 kl 4.2"``."""
         self.figures = figures
         self.bar.set_postfix_str(figures)
         twentieth = int(LINES * self.done / max(self.total, 1))
@@ -60,7 +60,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Ends the bar, or prints the last line."""
+        """End the bar, or print the last line."""
         self.bar.close()
         if self._lines and self._shown != (self.done, self.figures):
             self._print(LINES)

@@ -147,12 +147,12 @@ def cut_left(ids: Sequence[int], length: int, tokenizer: PreTrainedTokenizerBase
 
 
 def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:
-    """A prompt's content, to be counted and looked up by."""
+    """Return a prompt's content, to be counted and looked up by."""
     return content if isinstance(content, str) else tuple((m["role"], m["content"]) for m in content)
 
 
 def plain_content(content: str | Messages) -> str | list[dict[str, str]]:
-    """A prompt's content as JSON writes and reads it."""
+    """Return a prompt's content as JSON writes and reads it."""
     return content if isinstance(content, str) else [dict(message) for message in content]
 
 

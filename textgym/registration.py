@@ -37,7 +37,7 @@ _own: dict[str, Maker] = {}
 
 
 def register_task(id: str, maker: Maker) -> None:
-    """Gives a task an id, under which ``gym.make``, ``gym.make_vec``, algorithms and commands find it.
+    """Give a task an id, under which ``gym.make``, ``gym.make_vec``, algorithms and commands find it.
 
     To register an id again with the same maker is harmless; a function defined anew, as in a notebook or by a reload,
     takes the place of the old one.
@@ -105,7 +105,7 @@ def _shown(maker: Any) -> str:
 
 
 def load_task(name: str, **parameters: Any) -> Task:
-    """A task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
+    """Return a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
 
     Args:
         name: of the task. ``"module:id"`` imports the module first, which is then to register the id.
@@ -125,7 +125,7 @@ def load_task(name: str, **parameters: Any) -> Task:
 
 
 def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a task as plain numbers, where what makes it says that they are numbers.
+    """Return the parameters of a task as plain numbers, where what makes it says that they are numbers.
 
     Raises:
         ValueError: one is none, or lies where no shipped task has a use for it: below 1 for a count, below 0 otherwise.
@@ -211,7 +211,7 @@ class MetricReward:
 
 
 def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: Any) -> TokenMDP:
-    """The token MDP of a task.
+    """Return the token MDP of a task.
 
     Args:
         task: prompts, sizes, gold reward.
@@ -236,7 +236,7 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
 
 def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
-    """A task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`.
+    """Return a task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`.
 
     Raises:
         TypeError: neither has a setting of a given name; the nearest is named.

@@ -76,7 +76,7 @@ class Frame:
 
 
 def largest(rewards: Sequence[float]) -> float:
-    """The largest absolute finite reward; 1 where there is none, so that it can always divide."""
+    """Return the largest absolute finite reward; 1 where there is none, so that it can always divide."""
     return max((abs(reward) for reward in rewards if math.isfinite(reward)), default=0.0) or 1.0
 
 
@@ -91,12 +91,12 @@ def strength(reward: float, scale: float) -> float:
 
 
 def hue(strength: float) -> RGB:
-    """The colour of a reward's sign."""
+    """Return the colour of a reward's sign."""
     return POSITIVE if strength > 0 else NEGATIVE
 
 
 def tint(strength: float) -> RGB:
-    """The colour of a given strength on white paper."""
+    """Return the colour of a given strength on white paper."""
     part = DEEPEST_TINT * abs(strength)
     red, green, blue = (round(p + (h - p) * part) for p, h in zip(PAPER, hue(strength), strict=True))
     return red, green, blue
@@ -147,12 +147,12 @@ class PrintableStream(io.TextIOBase):
 
 
 def styled(stream: TextIO) -> TextIO:
-    """The stream behind a :class:`PrintableStream`, for text that is printable but for colours of our own."""
+    """Return the stream behind a :class:`PrintableStream`, for text that is printable but for colours of our own."""
     return stream.inner if isinstance(stream, PrintableStream) else stream
 
 
 def show_token(token: str) -> str:
-    """A token as a reader should see it: white space that stands alone gets a mark, for it was chosen too."""
+    """Return a token as a reader should see it: white space that stands alone gets a mark, for it was chosen too."""
     text = printable(token)
     if not text:
         return "∅"
@@ -160,7 +160,7 @@ def show_token(token: str) -> str:
 
 
 def describe(frame: Frame) -> list[tuple[str, str]]:
-    """The numbers under a picture, as (label, value)."""
+    """Return the numbers under a picture, as (label, value)."""
     length = f"{len(frame.tokens)}" + (f" / {frame.horizon}" if frame.horizon is not None else "")
     return [
         ("return", f"{sum(frame.rewards):+.3f}"),
@@ -170,7 +170,7 @@ def describe(frame: Frame) -> list[tuple[str, str]]:
 
 
 def ansi(frame: Frame) -> str:
-    """The episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers."""
+    """Return the episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers."""
     tokens = "".join(
         _ansi_token(show_token(token), strength(reward, frame.full_scale))
         for token, reward in zip(frame.tokens, frame.rewards, strict=True)
@@ -258,7 +258,7 @@ def _letters(word: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def tail(lines: list[Line], most: int) -> list[Line]:
-    """The last lines, under an ellipsis where others had to go."""
+    """Return the last lines, under an ellipsis where others had to go."""
     if len(lines) <= most:
         return lines
     return [[Placed(Piece("…", PROMPT), 0.0, 0.0)], *lines[len(lines) - most + 1 :]]
@@ -275,7 +275,7 @@ OVERSAMPLING = 2  # Pillow draws shapes without antialiasing, so draw large and 
 
 
 def rgb_array(frame: Frame) -> NDArray[np.uint8]:
-    """The episode as a picture, ``[540, 960, 3]`` whatever the frame holds, so that frames make a video."""
+    """Return the episode as a picture, ``[540, 960, 3]`` whatever the frame holds, so that frames make a video."""
     canvas = Image.new("RGB", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING), PAPER)
     pen = _Pen(ImageDraw.Draw(canvas))
     _draw_head(pen, frame)

@@ -54,7 +54,7 @@ class TaskError(ValueError):
 
 
 def check_task(task: Task | str, **parameters: Any) -> None:
-    """Looks for everything that is known to go wrong with a task.
+    """Look for everything that is known to go wrong with a task.
 
     Args:
         task: the task, or its id.
@@ -171,7 +171,7 @@ class Probe:
 def score(
     reward: Reward, probes: Sequence[Probe], episode_seed: int = 0, extra: Mapping[str, Any] | None = None
 ) -> list[Any]:
-    """A reward's scores of probes, called as an environment calls it."""
+    """Return a reward's scores of probes, called as an environment calls it."""
     n = len(probes)
     names = sorted({name for probe in probes for name in probe.prompt.columns})
     columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes], names)
@@ -305,13 +305,13 @@ CHECKS: tuple[Check, ...] = (
 
 
 def text_probe(task: Task, prompt: Prompt, text: str) -> Probe:
-    """A text as a response, ended where the task has an end token."""
+    """Return a text as a response, ended where the task has an end token."""
     ids = (*task.tokenizer(text, add_special_tokens=False)["input_ids"], *task.end_token_ids[:1])
     return Probe(prompt, ids, text, "stop" if task.end_token_ids else "length")
 
 
 def reference_probe(task: Task, prompt: Prompt) -> Probe:
-    """The reference text as a response."""
+    """Return the reference text as a response."""
     return text_probe(task, prompt, prompt.columns["reference"])
 
 

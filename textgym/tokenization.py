@@ -24,7 +24,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.j
 
 
 def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory or hub id.
+    """Return the tokenizer of a model directory or hub id.
 
     Raises:
         ValueError: nothing there can be read as a tokenizer.
@@ -62,7 +62,7 @@ def check_exists(directory_or_id: str | Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The gist of a library's many-line error."""
+    """Return the gist of a library's many-line error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -94,7 +94,7 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = N
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the chat template writes after the assistant's words: ``<|im_end|>``, ``<end_of_turn>``.
+    """Return the token that the chat template writes after the assistant's words: ``<|im_end|>``, ``<end_of_turn>``.
 
     None without a template, where it writes no token of its own there, and where it renders no conversation of a user
     and an assistant, with or without a system message.
@@ -103,7 +103,7 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _turn_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
-    """The chat template's tokens beside what is said: before a user's words, after them, after the assistant's.
+    """Return the chat template's tokens beside what is said: before a user's words, after them, after the assistant's.
 
     They need not be marked as special. Tokens farther off may be words of the template's own, such as ``<think>``.
     """
@@ -127,7 +127,7 @@ def _small_talk(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
 
 
 def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Lists the end of the assistant's turn in a saved model's generation config, so that other tools stop there."""
+    """List the end of the assistant's turn in a saved model's generation config, so that other tools stop there."""
     path, turn_end = directory / "generation_config.json", turn_end_id(tokenizer)
     if turn_end is None or not path.is_file():
         return
@@ -144,7 +144,7 @@ def reply_end_id(tokenizer: PreTrainedTokenizerBase, content: str | Messages, ot
 
 
 def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> int:
-    """The end token that a text to imitate closes with: the tokenizer's, if a response ends with it.
+    """Return the end token that a text to imitate closes with: the tokenizer's, if a response ends with it.
 
     Raises:
         ValueError: there is no end token.
@@ -155,7 +155,7 @@ def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> i
 
 
 def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabulary_size: int) -> int:
-    """The id that stands where no token is: PAD if the tokenizer has one of its own, else any but an end token.
+    """Return the id that stands where no token is: PAD if the tokenizer has one of its own, else any but an end token.
 
     It is only looks: the attention mask alone says where a token stands, so a policy may also sample it.
     """
@@ -176,7 +176,7 @@ def is_conversation(value: Any) -> TypeGuard[Messages]:
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """A conversation as text that ends where the assistant's turn begins, or in the midst of it.
+    """Return a conversation as text that ends where the assistant's turn begins, or in the midst of it.
 
     Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none. A conversation whose
     last message is the assistant's is continued: its turn is left open.
@@ -203,7 +203,7 @@ def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Callable[[Messages], st
 
 
 def reply_text(prompt: str, messages: Messages) -> str:
-    """The assistant's one message as the text that follows a rendered conversation.
+    """Return the assistant's one message as the text that follows a rendered conversation.
 
     After the plain ``Assistant:`` it begins with a space, as in the data of Bai et al. 2022 (arXiv:2204.05862); a chat
     template has written what stands between.
@@ -229,7 +229,7 @@ def encode_content(
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
 ) -> list[int]:
-    """The tokens of a prompt, or of a prompt and what follows it, encoded as one text.
+    """Return the tokens of a prompt, or of a prompt and what follows it, encoded as one text.
 
     The special tokens that a chat template writes are tokens. Strings of special tokens in what users wrote, in
     messages too, are text unless ``special_tokens="parse"``.
@@ -260,7 +260,7 @@ def encode_reply(
     completion: str,
     special_tokens: SpecialTokens = "text",
 ) -> tuple[int, ...]:
-    """A completion's tokens as they follow a prompt's.
+    """Return a completion's tokens as they follow a prompt's.
 
     Some tokenizers begin every text with a space of their own, so both are encoded together; but where that merges
     the last letters of the prompt with the first of the completion, a policy could not write so, and the completion
@@ -279,7 +279,7 @@ def encode_text(
     special_tokens: SpecialTokens = "text",
     add_special_tokens: bool = True,
 ) -> list[int]:
-    """A text's tokens; ``add_special_tokens`` are those that the tokenizer adds to every text."""
+    """Return a text's tokens; ``add_special_tokens`` are those that the tokenizer adds to every text."""
     return list(encode_fields(tokenizer, text, special_tokens, add_special_tokens=add_special_tokens)["input_ids"])
 
 
@@ -316,7 +316,7 @@ def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) 
 
 
 def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    """The first string in a text that the tokenizer reads as a special token, if there is one."""
+    """Return the first string in a text that the tokenizer reads as a special token, if there is one."""
     found = _special(tokenizer).pattern.search(text)
     return None if found is None else found[0]
 
@@ -358,14 +358,14 @@ def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -
 
 
 def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
-    """Returns True if the tokenizer makes a token of its string, at most with a space, even when it reads text."""
+    """Return True if the tokenizer makes a token of its string, at most with a space, even when it reads text."""
     ids = encode_text(tokenizer, special, add_special_tokens=False)
     # Unknown letters may become a special token as well, but several, or beside others.
     return tokenizer.convert_tokens_to_ids(special) in ids and str(tokenizer.decode(ids)).strip() == special.strip()
 
 
 def words_of(content: str | Messages) -> list[str]:
-    """Returns what a user wrote: the text, or the contents of the messages."""
+    """Return what a user wrote: the text, or the contents of the messages."""
     return [content] if isinstance(content, str) else [message["content"] for message in content]
 
 
@@ -417,7 +417,7 @@ def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool
 
 
 def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], special_tokens: SpecialTokens) -> int:
-    """Counts how many of a text's tokens the tokenizer itself has put at its end."""
+    """Count how many of a text's tokens the tokenizer itself has put at its end."""
     if not tokenizer.num_special_tokens_to_add():
         return 0
     own = encode_text(tokenizer, text, special_tokens, add_special_tokens=False)
@@ -457,7 +457,7 @@ def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_
 
 @lru_cache(maxsize=64)
 def _any_of(texts: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches any of some texts, the longest first; nothing where there are none."""
+    """Match any of some texts, the longest first; nothing where there are none."""
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
@@ -471,7 +471,7 @@ def decode_response(
     end_ids: Sequence[int],
     skip_special_tokens: bool = False,
 ) -> str:
-    """A response as the text that it adds to its prompt: ``" Lily"`` after ``"a girl named"``.
+    """Return a response as the text that it adds to its prompt: ``" Lily"`` after ``"a girl named"``.
 
     The token that ended it is left out, and so are padding and the tokenizer's start token; other special tokens stay
     as they were written. After a closed prompt, as an encoder reads it, a response is a text of its own.

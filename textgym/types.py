@@ -101,12 +101,12 @@ class RewardFunction(Protocol):
 
 
 def as_completion(content: str | Messages, text: str) -> Any:
-    """Converts a response to what a reward receives: a text after a text, the assistant's message in a conversation."""
+    """Convert a response to what a reward receives: a text after a text, the assistant's message in a conversation."""
     return text if isinstance(content, str) else [{"role": "assistant", "content": text}]
 
 
 def completion_text(completion: str | Messages) -> str:
-    """The text of a completion, which is a text or the assistant's message."""
+    """Return the text of a completion, which is a text or the assistant's message."""
     return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
 
 

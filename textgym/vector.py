@@ -35,7 +35,10 @@ def check_mapping(options: Any) -> None:
 
 
 def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
-    """A spec that says T as ``max_episode_steps``. No ``TimeLimit`` is needed for it: the task itself ends there."""
+    """Return a spec that says T as ``max_episode_steps``.
+
+    No ``TimeLimit`` is needed for it: the task itself ends there.
+    """
     if spec is None:
         return None
     # What Gymnasium hands on from such a spec is no setting of the task.
@@ -171,7 +174,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return chosen
 
     def _given(self, name: str, values: Any, rows: list[int]) -> IntArray:
-        """Checks an option that holds one integer for each row."""
+        """Check an option that holds one integer for each row."""
         array = np.asarray(values)
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ValueError(f"options[{name!r}] must hold {self.num_envs} integers, got {values!r}")
@@ -203,7 +206,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self.base_seed = seeding.np_random()[1]
 
     def _begin(self, rows: list[int], given: Mapping[str, IntArray] | None = None) -> RowInfos:
-        """Puts new episodes into rows; gives what their infos say of it."""
+        """Put new episodes into rows; gives what their infos say of it."""
         for row in rows:
             self._draw_start(row, given or {})
             ids, width = self._prompt(row).ids, self.mdp.max_prompt_length
@@ -227,14 +230,14 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._episode_seed[row] = generator.integers(2**63) if episode is None else self._seed_of(int(episode[row]))
 
     def _seed_of(self, episode: int) -> int:
-        """The ``episode_seed`` of a numbered episode: 63 bits, as a generator draws them."""
+        """Return the ``episode_seed`` of a numbered episode: 63 bits, as a generator draws them."""
         state = np.random.SeedSequence([self.base_seed or 0, episode]).generate_state(1, np.uint64)
         return int(state[0]) >> 1
 
     # --- step --------------------------------------------------------------------------------------------
 
     def step(self, actions: IntArray) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Appends one token to every live row.
+        """Append one token to every live row.
 
         ``terminated`` is True on an end token, on the task's stop rule **and** on the horizon T: the score is
         paid there, so no value lies beyond it, and the state knows the elapsed time (the response's columns), so
@@ -296,7 +299,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._admitted = None
 
     def _ended(self, live: NDArray[np.intp]) -> list[int]:
-        """The rows that their last token has ended; notes why."""
+        """Return the rows that their last token has ended; notes why."""
         last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
         stopped = self._is_end[last]
         if self.mdp.stop is not None:
@@ -370,11 +373,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     # --- what can be seen ----------------------------------------------------------------------------------
 
     def observation(self) -> Observation:
-        """A fresh copy of all rows' observations."""
+        """Return a fresh copy of all rows' observations."""
         return {"input_ids": self._ids.copy(), "attention_mask": self._mask.copy()}
 
     def response(self, row: int) -> list[int]:
-        """The tokens that a row has generated so far."""
+        """Return the tokens that a row has generated so far."""
         start = self.mdp.max_prompt_length
         ids: list[int] = self._ids[row, start : start + self._length[row]].tolist()
         return ids

@@ -48,7 +48,7 @@ def find_attribute(env: Any, name: str) -> Any:
 
 
 def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
-    """A function that gives the tokens which a task admits now, or None where it admits all.
+    """Return a function that gives the tokens which a task admits now, or None where it admits all.
 
     ``[N, V]`` for a vector environment, ``[V]`` for a single one.
 

@@ -14,7 +14,7 @@ from textgym.benchmarks.statistics import FEWEST_SEEDS, TAIL
 
 
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike) -> Estimate | float | None:
-    """The mean of one divided by the mean of the other, with Fieller's 95 % interval.
+    """Return the mean of one divided by the mean of the other, with Fieller's 95 % interval.
 
     It holds every ρ for which Student's interval of y − ρx holds 0 (Fieller, "Some Problems in Interval Estimation",
     JRSS B 16, 1954), and is exact for normal pairs. A mean of ratios would be led by seeds of a small denominator.

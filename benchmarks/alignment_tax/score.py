@@ -56,7 +56,7 @@ class Arm:
         return [run["after"]["gold"] - bare["after"]["gold"] for run, bare in self._pairs()]
 
     def saved(self) -> Estimate | float | None:
-        """The share that γ saves of the increase of pretraining loss at γ = 0, of the means over seeds.
+        """Return the share that γ saves of the increase of pretraining loss at γ = 0, of the means over seeds.
 
         None where that increase is not surely above 0: there is nothing to be saved.
         """
@@ -102,7 +102,7 @@ def arms(results: Results) -> list[Arm]:
 
 
 def findings(results: Results) -> Findings:
-    """The claim's verdict, the trade of gold for loss, and where the loss rises."""
+    """Return the claim's verdict, the trade of gold for loss, and where the loss rises."""
     found = arms(results)
     return Findings(_headline(found), (_trade_table(found), _where_table(found)), (_figure(found),))
 
@@ -133,7 +133,7 @@ def _verdict(group: Sequence[Arm]) -> str:
 
 
 def _rank(arm: Arm) -> tuple[int, bool, float]:
-    """The better, the higher: by the claim, then by whether gold is equal on the mean, then by what is saved."""
+    """Return the better, the higher: by the claim, then by whether gold is equal on the mean, then by what is saved."""
     saved = arm.saved()
     value = saved.value if isinstance(saved, Estimate) else -math.inf if saved is None else saved
     return CLAIMS.index(arm.claim()), float(np.mean(arm.gold_change())) >= -EQUAL_GOLD, value
@@ -175,7 +175,7 @@ def _trade_table(found: Sequence[Arm]) -> Table:
 
 
 def _where_table(found: Sequence[Arm]) -> Table:
-    """The increase of the loss on each other task; a task is no other one to itself."""
+    """Return the increase of the loss on each other task; a task is no other one to itself."""
     names = sorted({name for arm in found for run in arm.runs.values() for name in run["after"]})
     languages = [name for name in names if name.startswith(OF_TASK) and name != OTHERS]
     rows: list[tuple[Cell, ...]] = []

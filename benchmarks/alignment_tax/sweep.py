@@ -25,7 +25,7 @@ PLAN = Plan(("ppo",), 3, ("Reviews", "Concepts"), SETTINGS)
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot learn
@@ -45,6 +45,6 @@ def sweep(plan: Plan) -> list[Job]:
 
 
 def make_job(task: str, algorithm: str, seed: int, gamma: float, **changed: Any) -> Job:
-    """A run with all that its numbers depend on; ``changed`` are of :data:`SETTINGS`."""
+    """Return a run with all that its numbers depend on; ``changed`` are of :data:`SETTINGS`."""
     own = ptx_contender(algorithm).settings({})
     return Job(task, algorithm, seed, {GAMMA: gamma}, {**SETTINGS, **changed, "algorithm": own})

@@ -41,7 +41,7 @@ def run(job: Job) -> Result:
 
 
 def ptx_contender(algorithm: str) -> Own:
-    """An algorithm that can learn text beside its reward, by name.
+    """Return an algorithm that can learn text beside its reward, by name.
 
     Raises:
         ValueError: there is none of that name, or it cannot.

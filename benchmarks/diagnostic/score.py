@@ -38,7 +38,7 @@ def _curves(results: Results) -> tuple[Figure, ...]:
 
 
 def _in_shares(result: Result) -> list[tuple[float, float]]:
-    """A run's curve from tokens and rewards to shares of its tokens and of the way from J(π_ref) to J*.
+    """Return a run's curve from tokens and rewards to shares of its tokens and of the way from J(π_ref) to J*.
 
     Without the cost of KL a reward may go far beyond J*. Uncut, the task with the least to gain would rule the mean.
     """
@@ -48,7 +48,7 @@ def _in_shares(result: Result) -> list[tuple[float, float]]:
 
 
 def task_table(results: Results) -> Table:
-    """A row for each algorithm on each task: means over seeds, the score's with its interval."""
+    """Return a row for each algorithm on each task: means over seeds, the score's with its interval."""
     rows: list[tuple[Cell, ...]] = []
     for name, group in by_algorithm(results).items():
         for task in dict.fromkeys(job.task for job, _ in group):

@@ -24,7 +24,7 @@ PLAN = Plan(tuple(ALGORITHMS), 10, DIAGNOSTIC, SETTINGS)
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, one does not fit the other, or a number is out of its range.

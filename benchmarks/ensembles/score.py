@@ -135,7 +135,7 @@ def table(arms: Sequence[Arm]) -> Table:
 
 
 def reached(arm: Arm, arms: Sequence[Arm]) -> float:
-    """The largest KL that all runs of the arm's task and algorithm reach.
+    """Return the largest KL that all runs of the arm's task and algorithm reach.
 
     Members' mean or least score varies less than a single one's, so that the same β lets RL go less far from the base
     model. Where it is hacked less, that may be the reason.

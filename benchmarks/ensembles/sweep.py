@@ -18,7 +18,7 @@ PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(Settings()))
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm, a task or a size is unknown, or a number is out of its range.

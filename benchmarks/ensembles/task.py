@@ -56,7 +56,7 @@ class Settings(Pressure, ProxySettings):
 
 
 def run(job: Job) -> Result:
-    """Does a run.
+    """Do a run.
 
     Raises:
         ValueError: the task, algorithm, size or way of combining is unknown, or the task has too few prompts.
@@ -80,7 +80,7 @@ def run(job: Job) -> Result:
 
 
 def learn_ensemble(task: Task, job: Job, settings: Settings, standard: Responses) -> RewardEnsemble:
-    """The run's proxy; a single one is an ensemble of one member, the first of the others' members.
+    """Return the run's proxy; a single one is an ensemble of one member, the first of the others' members.
 
     Members learn the same labels, and differ in their heads and in the order of the data, as those of Coste et al. do.
     """
@@ -94,6 +94,6 @@ def learn_ensemble(task: Task, job: Job, settings: Settings, standard: Responses
 
 
 def _disagreement(proxy: RewardEnsemble, standard: Responses) -> float:
-    """The standard deviation between members on the base model's responses; 0 for a single one."""
+    """Return the standard deviation between members on the base model's responses; 0 for a single one."""
     scores = [score_responses(member, standard) for member in proxy.members]
     return float(np.std(scores, axis=0).mean())

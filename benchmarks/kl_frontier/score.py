@@ -50,7 +50,7 @@ def bought(results: Results, kl: float) -> Estimate | float | None:
 
 
 def _best_of_n(results: Results) -> tuple[np.ndarray, np.ndarray] | None:
-    """The bound of KL ``[m]`` and gold ``[n_seeds, m]``."""
+    """Return the bound of KL ``[m]`` and gold ``[n_seeds, m]``."""
     found = pools(results)
     if not found:
         return None

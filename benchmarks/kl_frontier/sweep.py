@@ -13,7 +13,7 @@ PLAN = Plan(("ppo",), 3, ("Reviews",), {"tokens": 40_000})
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.

@@ -15,7 +15,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def run(job: Job) -> Result:
-    """Does a run; see :func:`textgym.benchmarks.mini.task.run`."""
+    """Do a run; see :func:`textgym.benchmarks.mini.task.run`."""
     return _sampled(job) if job.algorithm == SAMPLED else mini.run(job)
 
 

@@ -14,7 +14,7 @@ OTHERS = ("score", "gold", "kl", "length")
 
 
 def normalised(result: Result) -> float:
-    """The share of the way from the base model's gold to the reference texts', which is 1 in every task."""
+    """Return the share of the way from the base model's gold to the reference texts', which is 1 in every task."""
     before, after = (float(result[stage]["gold"]) for stage in ("before", "after"))
     return (after - before) / (1 - before)
 
@@ -31,7 +31,7 @@ def findings(results: Results) -> Findings:
 
 
 def gold_table(results: Results) -> Table:
-    """The gold reward after training, of each algorithm on each task, below that of the base model."""
+    """Return the gold reward after training, of each algorithm on each task, below that of the base model."""
     tasks = tasks_of(results)
 
     def golds(group: Results, stage: str) -> list[list[float]]:

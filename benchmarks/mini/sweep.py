@@ -24,7 +24,7 @@ PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MINI, S
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.

@@ -13,7 +13,7 @@ PLAN = Plan((NLPO,), 5, ("Reviews",), {"tokens": 100_000})
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The runs of a plan, seed by seed.
+    """Return the runs of a plan, seed by seed.
 
     Raises:
         ValueError: a task is unknown, a number is out of its range, or an algorithm other than NLPO is asked for.

@@ -158,7 +158,7 @@ def optimum_interval(
     effective = float((weights.sum(1) ** 2 / (weights**2).sum(1)).min())
 
     def value(count: FloatArray) -> float:
-        """The estimate from responses that count so many times each, ``[n_prompts, m]``."""
+        """Return the estimate from responses that count so many times each, ``[n_prompts, m]``."""
         return float((beta * (np.log((weights * count).sum(1) / (v * count).sum(1)) + top[:, 0])).mean())
 
     n_prompts, m = reward.shape

@@ -88,7 +88,7 @@ class Optimum:
         return self._measure(self.log_probs)
 
     def evaluate(self, policy: Policy) -> PolicyValue:
-        """The value of a policy, without sampling.
+        """Return the value of a policy, without sampling.
 
         Raises:
             ValueError: the policy's temperature or minimum length is another than the optimum's, or it plays a task of
@@ -154,7 +154,7 @@ def optimum(
     sampling: Sampling | None = None,
     limit: int = LIMIT,
 ) -> Optimum:
-    """The best that any policy can do in a task, by enumerating every response.
+    """Return the best that any policy can do in a task, by enumerating every response.
 
     Works for any causal model and reward. A dense reward counts as its sum; a stochastic one must declare
     ``expected``, a function of its own signature that returns E[R | y]. Masks, stop rules, several prompts and
@@ -182,7 +182,7 @@ def optimum(
 
 
 def find_mdp(env: Any) -> TokenMDP:
-    """The token MDP of an environment, of an id, or the MDP itself."""
+    """Return the token MDP of an environment, of an id, or the MDP itself."""
     if isinstance(env, TokenMDP):
         return env
     made = gym.make(env) if isinstance(env, str) else env
@@ -191,7 +191,7 @@ def find_mdp(env: Any) -> TokenMDP:
 
 
 def find_reference(mdp: TokenMDP, reference: ModelSource | PreTrainedModel | None) -> PreTrainedModel:
-    """The reference, checked against the task's sizes."""
+    """Return the reference, checked against the task's sizes."""
     source = mdp.base_model if reference is None else reference
     if source is None:
         raise ValueError("reference is None and the task has no base model; pass reference=DIRECTORY_OR_MODEL")

@@ -92,7 +92,7 @@ def _descend(
     model: PreTrainedModel,
     found: tuple[Float32Array, ...],
 ) -> None:
-    """Fills in the logits of all prefixes that extend ``parents``, rows of level t − 1 whose states are cached."""
+    """Fill in the logits of all prefixes that extend ``parents``, rows of level t − 1 whose states are cached."""
     if t == len(tree):
         return
     level, width = tree[t], prompt_length + t

@@ -35,7 +35,7 @@ class SoftOptimum(NamedTuple):
 
 
 def soft_optimum(tree: Tree, ref_log_probs: Sequence[FloatArray], beta: float) -> SoftOptimum:
-    """The soft backward recursion.
+    """Return the soft backward recursion.
 
     Args:
         tree: with rewards.

@@ -82,7 +82,7 @@ def count_sequences(n_prompts: int, n_actions: int, n_ends: int, horizon: int) -
 
 
 def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
-    """The tree without rewards.
+    """Return the tree without rewards.
 
     Raises:
         ValueError: it has more than ``limit`` responses.
@@ -159,7 +159,7 @@ def _chunks(n: int) -> Iterator[slice]:
 
 
 def score_tree(tree: Tree, mdp: TokenMDP) -> Tree:
-    """The tree with the reward E[R | y] of every response y: a dense reward's sum, a stochastic one's mean."""
+    """Return the tree with the reward E[R | y] of every response y: a dense reward's sum, a stochastic one's mean."""
     rewards = expected_rewards(mdp.rewards)
     _check_repeatable(tree, mdp, rewards)
     return tuple(replace(level, reward=_level_rewards(level, mdp, rewards)) for level in tree)

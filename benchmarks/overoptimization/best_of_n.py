@@ -30,7 +30,7 @@ def best_of_n_weights(pool: int, n: int) -> FloatArray:
 
 
 def best_of_n_value(proxy: ArrayLike, value: ArrayLike, n: int) -> float:
-    """The mean value of the response that the proxy likes best among ``n``, without bias.
+    """Return the mean value of the response that the proxy likes best among ``n``, without bias.
 
     Uses every subset of the pool at once. The mean is over prompts.
 

@@ -43,7 +43,7 @@ class Fit:
     aic: float
 
     def reward(self, d: ArrayLike) -> FloatArray:
-        """The reward at ``d``."""
+        """Return the reward at ``d``."""
         gains: FloatArray = design(self.form, np.asarray(d, np.float64)) @ np.array([self.alpha, self.beta])
         return self.start + gains
 

@@ -259,7 +259,7 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
 
 
 def _fitted(fits: Sequence[Fit], measured: Curve, label: str) -> Line:
-    """The mean of the seeds' fitted curves, as far as the seeds went on average."""
+    """Return the mean of the seeds' fitted curves, as far as the seeds went on average."""
     d = np.linspace(0, float(measured.d.mean(0).max()), 51)[1:]
     line = mean_line(np.tile(d, (len(fits), 1)), np.array([fit.reward(d) for fit in fits]))
     return replace(line, dashed=True, follows=label)

@@ -43,7 +43,7 @@ class Settings(Pressure, ProxySettings):
 
 
 def run(job: Job) -> Result:
-    """Does a run.
+    """Do a run.
 
     Raises:
         ValueError: the task, algorithm or size of a proxy is unknown, or the task has too few prompts.

@@ -34,7 +34,7 @@ class Pages:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the pages."""
+    """Write the pages."""
     settings = tyro.cli(Pages, args=arguments, prog="python -m textgym.benchmarks.pages")
     if unknown := [name for name in settings.task if name not in TASKS]:
         raise SystemExit(f"error: task={unknown} is unknown; expected some of {', '.join(TASKS)}")

@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def page(name: str, budget: Budget) -> str:
-    """The page of a task, by its name.
+    """Return the page of a task, by its name.
 
     Raises:
         ValueError: there is no such task.
@@ -42,7 +42,7 @@ def page(name: str, budget: Budget) -> str:
 
 
 def sizes(task: Task) -> str:
-    """The spaces, in numbers and words."""
+    """Return the spaces, in numbers and words."""
     ends = ", ".join(f"`{task.tokenizer.convert_ids_to_tokens(i)}` ({i})" for i in task.end_token_ids)
     width = task.max_prompt_length + task.max_new_tokens
     return table(
@@ -77,7 +77,7 @@ def pays(task: Task) -> str:
 
 
 def hack_section(hack: Hack) -> str:
-    """A proxy with its hack."""
+    """Return a proxy with its hack."""
     rows = [
         {
             "completion": text(hack.reference),
@@ -132,7 +132,7 @@ def exact_words(best: Optimum) -> str:
 
 
 def index(tasks: Sequence[str], written: Iterable[str]) -> str:
-    """The list of all tasks, with links to the pages that there are."""
+    """Return the list of all tasks, with links to the pages that there are."""
     pages = set(written)
     rows = []
     for name in tasks:
@@ -157,7 +157,7 @@ def index(tasks: Sequence[str], written: Iterable[str]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table; the first column is text, the others align to the right if they are numbers."""
+    """Return a Markdown table; the first column is text, the others align to the right if they are numbers."""
     names = list(rows[0])
     numeric = {name: all(row[name][:1] in set("0123456789-–") for row in rows) for name in names}
     rule = ["---:" if numeric[name] else "---" for name in names]
@@ -170,5 +170,5 @@ def cell(value: str) -> str:
 
 
 def text(value: str) -> str:
-    """A text as it is, in Markdown."""
+    """Return a text as it is, in Markdown."""
     return f"`` {value} ``" if "`" in value else f"`{value}`"

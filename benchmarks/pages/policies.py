@@ -50,7 +50,7 @@ class Episode:
 
 
 def held_out(task: Task) -> str:
-    """The split that scores are taken on: the test prompts, where there are any."""
+    """Return the split that scores are taken on: the test prompts, where there are any."""
     return "test" if "test" in task.splits else "train"
 
 
@@ -105,7 +105,7 @@ def imitating(task: Task, budget: Budget) -> tuple[PreTrainedModel, int]:
 
 
 def demonstration(task: Task, prompt: Prompt) -> Demonstration:
-    """A prompt with its reference text, to be imitated."""
+    """Return a prompt with its reference text, to be imitated."""
     return Demonstration(prompt, reference_probe(task, prompt).ids)
 
 
@@ -128,7 +128,7 @@ def first_episode(task: Task, budget: Budget) -> Episode:
 
 @torch.no_grad()
 def uniform(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, its output head now of zeros: it finds all tokens equally likely."""
+    """Return the model itself, its output head now of zeros: it finds all tokens equally likely."""
     head = model.get_output_embeddings()
     for parameter in head.parameters():
         parameter.zero_()

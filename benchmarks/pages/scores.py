@@ -57,7 +57,7 @@ def sampled_table(task: Task, budget: Budget) -> Table:
 
 
 def interval(values: Sequence[float]) -> str:
-    """A mean with half its 95 % interval, by Student."""
+    """Return a mean with half its 95 % interval, by Student."""
     array = np.asarray(values, np.float64)
     found = mean_and_error("it", array)
     half = half_width(found.get("it_sem"), int(np.isfinite(array).sum()))

@@ -17,7 +17,7 @@ _DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
 
 
 def told_by_maker(name: str) -> str:
-    """The docstring of a task's function, or of its module where that makes no other.
+    """Return the docstring of a task's function, or of its module where that makes no other.
 
     The head of such a module says what the task's description says, and is left out.
     """
@@ -28,7 +28,7 @@ def told_by_maker(name: str) -> str:
 
 
 def told_by_gold(gold: Callable[..., Any]) -> str:
-    """The docstring of the gold function, or of the nearest function that it is made of."""
+    """Return the docstring of the gold function, or of the nearest function that it is made of."""
     # The helpers that turn a score of one text into a reward have docstrings too, which say nothing of the task.
     near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build", ".types")))
     return markdown(next((function.__doc__ for function in near if function.__doc__), None))
@@ -51,7 +51,7 @@ def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def markdown(docstring: str | None) -> str:
-    """A docstring's prose and doctests, without its sections of arguments."""
+    """Return a docstring's prose and doctests, without its sections of arguments."""
     text = re.split(r"\n(?:Args|Returns|Raises|Attributes):\n", inspect.cleandoc(docstring or ""))[0]
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
     return _DOCTEST.sub(lambda code: f"```python\n{code[0].rstrip()}\n```\n", text).strip()

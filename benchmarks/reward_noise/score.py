@@ -24,7 +24,7 @@ def findings(results: Results) -> Findings:
 
 
 def golds(task: str, results: Results) -> Golds:
-    """The task's results; σ rises."""
+    """Return the task's results; σ rises."""
     found: Golds = {}
     own = [(job, result) for job, result in results if job.task == task]
     for job, result in sorted(own, key=lambda row: float(row[0].arm["sigma"])):

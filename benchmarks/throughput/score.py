@@ -66,7 +66,7 @@ def layer_shares(size: Size, repeats: int, target: float | None) -> list[Measure
 
 
 def _outside(run: Collection, bare: bool) -> float:
-    """The share of one collection that is neither the model's work nor sampling."""
+    """Return the share of one collection that is neither the model's work nor sampling."""
     watch = Stopwatch()
     model: Any = run.model if bare else run.session.decoder
     method = "forward" if bare else "logits"
@@ -111,7 +111,7 @@ def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Mea
 
 
 def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:
-    """The exponent with which collection time grows in the response's length."""
+    """Return the exponent with which collection time grows in the response's length."""
     runs = {str(length): Collection(size.but(new_tokens=length)) for length in lengths}
     seconds = np.array(list(in_turns(runs, repeats).values()))
     exponents = Spread.of(np.array([_exponent(lengths, column) for column in seconds.T]))

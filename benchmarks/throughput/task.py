@@ -82,7 +82,7 @@ def prompt_ids(size: Size) -> IntArray:
 
 
 def nothing(completions: list[str], **_: Any) -> list[float]:
-    """A reward that costs nothing."""
+    """Return a reward that costs nothing."""
     return [0.0] * len(completions)
 
 

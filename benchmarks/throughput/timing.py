@@ -51,7 +51,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
+        """Return the function, timed."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.process_time()

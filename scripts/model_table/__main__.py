@@ -27,7 +27,7 @@ from scripts.model_table.tiny import build
 
 
 def tried(one: Configuration) -> dict[str, Any]:
-    """Builds a configuration and measures it."""
+    """Build a configuration and measure it."""
     begun = time.time()
     found: dict[str, Any] = {}
     model = attempt("build", found, lambda: build(one.model_type, one.cls, **one.fields))
@@ -45,7 +45,7 @@ def _child(one: Configuration, pipe: Connection) -> None:
 
 
 def tried_apart(one: Configuration, seconds: float = 120) -> dict[str, Any]:
-    """Tries a configuration in a process that may die or hang; returns its row."""
+    """Try a configuration in a process that may die or hang; returns its row."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     child = context.Process(target=_child, args=(one, theirs))

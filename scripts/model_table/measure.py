@@ -51,7 +51,7 @@ GREEDY = 16
 
 
 def measure(model: PreTrainedModel) -> dict[str, Any]:
-    """Compares a model's computations, then trains it.
+    """Compare a model's computations, then trains it.
 
     Returns:
         Largest differences to plain passes over every prefix, in nats: ``whole`` of plain passes over whole episodes,
@@ -104,13 +104,13 @@ def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _same(tokens: list[int], plain: list[int], leads: list[float]) -> bool:
-    """Returns True if the tokens are the plain ones, up to the first choice between equals."""
+    """Return True if the tokens are the plain ones, up to the first choice between equals."""
     different = [t for t, (ours, right) in enumerate(zip(tokens, plain, strict=True)) if ours != right]
     return not different or leads[different[0]] < NOISE
 
 
 def attempt(name: str, found: dict[str, Any], what: Callable[[], Any]) -> Any:
-    """Returns what a function does, or None after noting in ``found`` what it raised."""
+    """Return what a function does, or None after noting in ``found`` what it raised."""
     try:
         return what()
     except Exception as error:
@@ -153,7 +153,7 @@ class _Rows(KVWriter):
 
 
 def task(n_rows: int = 4) -> TokenVectorEnv:
-    """Builds prompts of two lengths, in fewer rows than an iteration has episodes; even tokens are rewarded."""
+    """Build prompts of two lengths, in fewer rows than an iteration has episodes; even tokens are rewarded."""
 
     def even(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [sum(i % 2 == 0 for i in ids) / max(len(ids), 1) for ids in completion_ids]
@@ -171,7 +171,7 @@ def task(n_rows: int = 4) -> TokenVectorEnv:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Builds a tokenizer of words ``w3 … w511``, whose ids are their numbers."""
+    """Build a tokenizer of words ``w3 … w511``, whose ids are their numbers."""
     vocabulary = {"<pad>": PAD, "<bos>": BOS, "<eos>": EOS, **{f"w{i}": i for i in range(EOS + 1, VOCABULARY)}}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -49,7 +49,7 @@ OTHER = "no; not without its cache either"
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """Writes the page.
+    """Write the page.
 
     Args:
         rows: one for each configuration, as ``__main__`` makes them.
@@ -106,7 +106,7 @@ def _generate(row: dict[str, Any]) -> str:
 
 
 def power(value: float) -> str:
-    """Rounds up to a power of ten."""
+    """Round up to a power of ten."""
     return "0" if value == 0 else f"1e{math.ceil(math.log10(value))}"
 
 

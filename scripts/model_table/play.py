@@ -44,12 +44,12 @@ def episodes(seed: int = 0) -> list[Episode]:
 
 
 def with_padding_token(played: list[Episode]) -> list[Episode]:
-    """Puts the padding token among the tokens of each response, where it is a token like any other."""
+    """Put the padding token among the tokens of each response, where it is a token like any other."""
     return [Episode(one.prompt, [*one.response[:3], PAD, *one.response[4:]]) for one in played]
 
 
 def of_tokens(log_probs: Tensor, episode: Episode) -> Tensor:
-    """Picks ``[T]`` log-probabilities of an episode's own tokens from ``[T, V]``."""
+    """Pick ``[T]`` log-probabilities of an episode's own tokens from ``[T, V]``."""
     return log_probs.gather(1, torch.tensor(episode.response)[:, None])[:, 0]
 
 
@@ -58,7 +58,7 @@ def of_tokens(log_probs: Tensor, episode: Episode) -> Tensor:
 
 @torch.no_grad()
 def plain_logits(model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
-    """Returns ``[len(response) + 1, V]`` logits after the prompt and after each token, from one pass."""
+    """Return ``[len(response) + 1, V]`` logits after the prompt and after each token, from one pass."""
     ids = torch.tensor([prompt if model.config.is_encoder_decoder else [*prompt, *response]])
     arguments = accepted(model, attention_mask=torch.ones_like(ids), use_cache=False)
     if model.config.is_encoder_decoder:
@@ -69,17 +69,17 @@ def plain_logits(model: PreTrainedModel, prompt: Sequence[int], response: Sequen
 
 
 def start_token(model: PreTrainedModel) -> int:
-    """Returns what a decoder reads before the first token of a response."""
+    """Return what a decoder reads before the first token of a response."""
     return int(model.generation_config.decoder_start_token_id)
 
 
 def whole_log_probs(model: PreTrainedModel, episode: Episode) -> Tensor:
-    """Returns ``[T, V]`` before each token, all from one pass over the whole episode."""
+    """Return ``[T, V]`` before each token, all from one pass over the whole episode."""
     return plain_logits(model, episode.prompt, episode.response)[:-1].log_softmax(-1)
 
 
 def prefix_log_probs(model: PreTrainedModel, episode: Episode) -> Tensor:
-    """Returns ``[T, V]`` before each token, each from a pass over the tokens before it alone."""
+    """Return ``[T, V]`` before each token, each from a pass over the tokens before it alone."""
     grown = [plain_logits(model, episode.prompt, episode.response[:t])[-1] for t in range(len(episode.response))]
     return torch.stack(grown).log_softmax(-1)
 
@@ -88,7 +88,7 @@ def prefix_log_probs(model: PreTrainedModel, episode: Episode) -> Tensor:
 
 
 def acting_log_probs(model: PreTrainedModel, played: list[Episode]) -> list[Tensor]:
-    """Returns ``[T, V]`` of each episode; in a decoder's three rows, the second of which begins the fourth."""
+    """Return ``[T, V]`` of each episode; in a decoder's three rows, the second of which begins the fourth."""
     decoder = make_decoder(model, ROWS, P + T, P)
     given: list[list[Tensor]] = [[] for _ in played]
     for step in range(T):
@@ -100,7 +100,7 @@ def acting_log_probs(model: PreTrainedModel, played: list[Episode]) -> list[Tens
 
 
 def training_log_probs(model: PreTrainedModel, played: list[Episode]) -> list[Tensor]:
-    """Returns ``[T]`` of each episode's tokens, as training computes them of a padded batch."""
+    """Return ``[T]`` of each episode's tokens, as training computes them of a padded batch."""
     input_ids, attention_mask = map(torch.from_numpy, _observations([(one, len(one.response)) for one in played]))
     with torch.no_grad():
         trunk = Trunk(model)
@@ -130,7 +130,7 @@ def _observations(shown: list[tuple[Episode, int]]) -> tuple[IntArray, MaskArray
 
 
 def greedy_plain(model: PreTrainedModel, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-    """Returns the most probable tokens by plain passes, and by how many nats each leads the next."""
+    """Return the most probable tokens by plain passes, and by how many nats each leads the next."""
     tokens: list[int] = []
     leads = []
     for _ in range(count):
@@ -141,7 +141,7 @@ def greedy_plain(model: PreTrainedModel, prompt: list[int], count: int) -> tuple
 
 
 def greedy_acting(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
-    """Returns the most probable tokens by a decoder of one row."""
+    """Return the most probable tokens by a decoder of one row."""
     decoder = make_decoder(model, 1, P + T, P)
     tokens: list[int] = []
     for step in range(count):
@@ -150,7 +150,7 @@ def greedy_acting(model: PreTrainedModel, prompt: list[int], count: int) -> list
 
 
 def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int, use_cache: bool = True) -> list[int]:
-    """Returns the most probable tokens by ``generate``, which no processor changes and no token ends."""
+    """Return the most probable tokens by ``generate``, which no processor changes and no token ends."""
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=count,
@@ -171,5 +171,5 @@ def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int, use_c
 
 
 def greedy_uncached(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
-    """Returns what :func:`greedy_generate` does where the model keeps no cache."""
+    """Return what :func:`greedy_generate` does where the model keeps no cache."""
     return greedy_generate(model, prompt, count, use_cache=False)

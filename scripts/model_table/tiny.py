@@ -51,7 +51,7 @@ SIZES = {
 
 
 def build(model_type: str, cls: str, seed: int = 0, **fields: Any) -> PreTrainedModel:
-    """Builds a tiny random instance of an architecture.
+    """Build a tiny random instance of an architecture.
 
     Args:
         model_type: a key of ``CONFIG_MAPPING``.
@@ -91,7 +91,7 @@ def _small(config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _start(default: Mapping[str, Any]) -> int:
-    """Finds the special token that begins a response by default, under its new id."""
+    """Find the special token that begins a response by default, under its new id."""
     start = default["decoder_start_token_id"]
     return next((new for name, new in _SPECIAL.items() if start == default.get(name)), EOS)
 
@@ -137,7 +137,7 @@ def _fewer_layers(config: PreTrainedConfig, default: Mapping[str, Any]) -> dict[
 
 
 def tiny_model(config: PreTrainedConfig, cls: Any, seed: int = 0) -> PreTrainedModel:
-    """Builds a seeded model in eval mode, whose logits spread by several units.
+    """Build a seeded model in eval mode, whose logits spread by several units.
 
     Transformers' own initialisation (deviation 0.02) is so flat that wrong positions hardly show.
 
@@ -163,7 +163,7 @@ def tiny_model(config: PreTrainedConfig, cls: Any, seed: int = 0) -> PreTrainedM
 
 
 def _begins(config: PreTrainedConfig) -> int | None:
-    """Finds the token that begins a response, which T5Gemma and EncoderDecoderModel do not name."""
+    """Find the token that begins a response, which T5Gemma and EncoderDecoderModel do not name."""
     named = getattr(config, "decoder_start_token_id", None)
     return BOS if named is None and config.is_encoder_decoder else named
 

@@ -28,7 +28,7 @@ def make(name: str = "ppo", **settings: Any) -> Any:
 
 
 def a_batch(algorithm: Any) -> Minibatch:
-    """The first minibatch of an iteration."""
+    """Return the first minibatch of an iteration."""
     algorithm.env.seed(0)
     algorithm.env.reset()
     algorithm.begin_iteration()

@@ -70,7 +70,7 @@ def test_kept_activations_give_the_same_update(lora: Any, value: str) -> None:
 
 
 def ran(algorithm: PPO) -> list[str]:
-    """Records which model's first layer runs."""
+    """Record which model's first layer runs."""
     names: list[str] = []
     models = {"policy": algorithm.policy.lm, "reference": algorithm.reference}
     for name, model in models.items():

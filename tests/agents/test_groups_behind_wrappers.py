@@ -148,7 +148,7 @@ def test_a_group_algorithm_learns_behind_a_wrapper() -> None:
 
 
 def _returns(local: dict[str, Any]) -> float:
-    """The mean score of the episodes that end in a step; nan where none does."""
+    """Return the mean score of the episodes that end in a step; nan where none does."""
     scores = [info["score"] for info in local["infos"] if "score" in info]
     return float(np.mean(scores)) if scores else float("nan")
 

@@ -29,7 +29,7 @@ def weighted(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 
 def make_ppo(sampling: Sampling | None = None, n_words: int = 2, horizon: int = 3) -> PPO:
-    """A policy that has moved away from its reference."""
+    """Return a policy that has moved away from its reference."""
     mdp = word_mdp(weighted, ["w0 w1"], 4, horizon, n_words)
     vocabulary = n_words + 2
     return PPO(

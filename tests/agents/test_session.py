@@ -132,7 +132,7 @@ def test_uniforms_are_keyed_by_seed_and_episode():
 
 
 def observed(*rows: tuple[list[int], list[int]]) -> dict[str, np.ndarray]:
-    """An observation of given prompts and responses."""
+    """Return an observation of given prompts and responses."""
     p = MDP.max_prompt_length
     ids, mask = np.zeros((len(rows), MDP.width), np.int64), np.zeros((len(rows), MDP.width), np.int8)
     for row, (prompt, response) in enumerate(rows):
@@ -142,7 +142,7 @@ def observed(*rows: tuple[list[int], list[int]]) -> dict[str, np.ndarray]:
 
 
 def uniforms_of(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
-    """Records what the session draws with."""
+    """Record what the session draws with."""
     drawn: list[list[float]] = []
     inner = session.streams.draw
 

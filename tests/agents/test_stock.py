@@ -35,7 +35,7 @@ from textgym.wrappers import VectorReferenceKL
 
 
 def mean_id(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward with a gradient from the first token on."""
+    """Return a reward with a gradient from the first token on."""
     return [sum(ids) / len(ids) for ids in completion_ids]
 
 
@@ -89,7 +89,7 @@ def play(policy: Any, env: VecEnv, n_steps: int, masks: bool = False) -> Any:
 
 
 def shaken(policy: Any) -> Any:
-    """The policy with a value head that is not zero."""
+    """Return the policy with a value head that is not zero."""
     with torch.no_grad():
         nn.init.normal_(policy.value.head.linear.weight, generator=torch.Generator().manual_seed(1))
     return policy

@@ -41,7 +41,7 @@ def test_the_exact_kl_of_a_step_is_at_most_the_target(sampling: Sampling) -> Non
 
 
 def collected(size: int) -> tuple[SequenceAlgorithm, list[Minibatch]]:
-    """An untrained algorithm with an iteration's responses, in minibatches."""
+    """Return an untrained algorithm with an iteration's responses, in minibatches."""
     algorithm = make("trpo")
     kept: list[Episodes] = []
     algorithm._train = kept.append  # type: ignore[method-assign,assignment]

@@ -21,13 +21,13 @@ def run(job: Job) -> Result:
 
 
 def sweep(plan: Plan) -> list[Job]:
-    """The log stands for the tasks."""
+    """Return the log stands for the tasks."""
     (log,) = plan.tasks
     return [job(log, seed, algorithm=name) for seed in range(plan.seeds) for name in plan.algorithms]
 
 
 def findings(results: Results) -> Findings:
-    """The sum of the squares."""
+    """Return the sum of the squares."""
     total = sum(result["square"] for _, result in results)
     return Findings(f"The squares add up to {total}.", (Table("Squares", ("sum",), ((total,),)),))
 
@@ -37,12 +37,12 @@ EXPERIMENT = Experiment("fake", "What are the squares?", PLAN, sweep, run, findi
 
 
 def job(log: Path | str, seed: int, algorithm: str = "plain", seconds: float = 0.0) -> Job:
-    """A run."""
+    """Return a run."""
     return Job("Square", algorithm, seed, {"log": str(log)}, {"seconds": seconds})
 
 
 def begun(log: Path) -> list[int]:
-    """The seeds of the runs that began, in their order."""
+    """Return the seeds of the runs that began, in their order."""
     return [json.loads(line)["seed"] for line in log.read_text().splitlines()] if log.exists() else []
 
 

@@ -25,7 +25,7 @@ def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:
 
 
 def runs(task: str, gamma: float, *measured: tuple[float, float]) -> list[tuple[Job, dict[str, Any]]]:
-    """A run of each seed, from (gold, tax)."""
+    """Return a run of each seed, from (gold, tax)."""
     return [(make_job(task, "ppo", seed, gamma), result(*pair)) for seed, pair in enumerate(measured)]
 
 

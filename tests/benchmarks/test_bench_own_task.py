@@ -20,7 +20,7 @@ TASK = "tests/LongTexts-v0"
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Registers the task, with a tiny model of its own."""
+    """Register the task, with a tiny model of its own."""
     place = tmp_path_factory.mktemp("task")
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"eos_token": "</s>"})

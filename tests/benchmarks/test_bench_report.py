@@ -274,7 +274,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of algorithms, tasks and a file with such names."""
+    """Return the report of algorithms, tasks and a file with such names."""
     out = tmp_path_factory.mktemp("names")
     tasks = NAMES[:4]
     rng = np.random.default_rng(0)

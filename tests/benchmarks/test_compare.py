@@ -34,7 +34,7 @@ def entry(mean: float, sem: float = 0.1, n: int = 16) -> dict[str, float]:
 
 
 def make_run(path: Path, seed: int = 0, gold: float | None = 0.5, curve: Sequence[float] = (), **settings: Any) -> Path:
-    """A run of ``train``, finished unless ``gold`` is None."""
+    """Return a run of ``train``, finished unless ``gold`` is None."""
     hyper = {**HYPER, **{name: settings.pop(name) for name in list(settings) if name in HYPER}}
     config = {**CONFIG, "seed": seed, **settings, "hyperparameters": hyper, "versions": {"torch": "2"}}
     write(path, "config.json", config)
@@ -370,7 +370,7 @@ def test_fine_tuning_is_ranked_by_the_loss_of_the_kept_epoch(tmp_path: Path) -> 
 
 
 def make_dpo(path: Path, seed: int, gold: float, **settings: Any) -> Path:
-    """A run of ``dpo`` on a task, with what it reached on comparisons that were held out."""
+    """Return a run of ``dpo`` on a task, with what it reached on comparisons that were held out."""
     make_run(path, seed, gold, command="dpo", algorithm="dpo", **settings)
     held = {"validation/accuracy": 0.75, "validation/margin": 1.5, "validation/loss": 0.5, "validation/prompts": 40}
     write(path, "metrics.jsonl", [{"iteration": i, "train/loss": 0.6, **held} for i in range(2)])

@@ -33,14 +33,14 @@ SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
 
 
 def diagnostic(name: str, task: str = "Emit", seed: int = 0, **settings: Any) -> Result:
-    """A run with few episodes."""
+    """Return a run with few episodes."""
     chosen = {**SMALL, **settings}
     jobs = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=(name,), seeds=seed + 1, tasks=(task,), settings=chosen))
     return diagnostic_run(jobs[-1])
 
 
 def own_algorithm(folder: Path) -> Path:
-    """The algorithm of the documentation, in a file outside of the package."""
+    """Return the algorithm of the documentation, in a file outside of the package."""
     listing = PAGE.read_text("utf-8").split("```python\n")[1].split('task = "textgym/Emit-v0"')[0]
     path = folder / "ranked.py"
     path.write_text(listing)

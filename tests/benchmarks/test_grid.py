@@ -51,7 +51,7 @@ def test_a_row_says_what_made_it(tmp_path: Path) -> None:
 
 
 def start(log: Path, path: Path, count: int) -> "subprocess.Popen[bytes]":
-    """A runner in a process of its own, which does two runs at once."""
+    """Return a runner in a process of its own, which does two runs at once."""
     program = f"import fake_experiment; fake_experiment.main({str(log)!r}, {str(path)!r}, {count}, 2)"
     folder = Path(fake_experiment.__file__).parent
     return subprocess.Popen([sys.executable, "-c", program], cwd=folder, stderr=subprocess.DEVNULL)

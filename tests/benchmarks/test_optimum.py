@@ -34,7 +34,7 @@ def hashed(completion_ids: list[list[int]], prompt_ids: list[list[int]], **_: An
 
 
 def no_repeats(input_ids: np.ndarray[Any, Any], attention_mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A task's mask: the last token may not come again."""
+    """Return a task's mask: the last token may not come again."""
     last = (np.arange(input_ids.shape[1]) * attention_mask).argmax(1)
     return np.arange(V) != input_ids[np.arange(len(input_ids)), last][:, None]
 

@@ -144,7 +144,7 @@ def test_every_response_of_a_task_is_an_outcome() -> None:
 
 
 def made(seed: int, labels: int, gold: Any) -> tuple[Job, dict[str, Any]]:
-    """A run whose gold follows a given curve, a little different for each seed."""
+    """Return a run whose gold follows a given curve, a little different for each seed."""
     d = np.linspace(0, 4, 40 + seed)  # runs differ in their number of iterations
     golds = 0.5 + gold(d) + 1e-3 * seed * d
     rl = [{"tokens": i, "kl": x**2, "gold": g, "proxy": x} for i, (x, g) in enumerate(zip(d, golds, strict=True))]

@@ -25,7 +25,7 @@ SMALL = Budget(responses=12, references=8)
 
 
 def row(text: str, first: str) -> list[str]:
-    """The cells of the table row that begins with ``first``."""
+    """Return the cells of the table row that begins with ``first``."""
     found = re.search(rf"^\| {first} \| (.*) \|$", text, re.MULTILINE)
     assert found is not None, text
     return found[1].split(" | ")

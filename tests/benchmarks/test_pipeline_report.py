@@ -64,7 +64,7 @@ def sample(stage: str, prompt: str, text: str) -> dict[str, Any]:
 
 
 def make_pipeline(out: Path) -> Path:
-    """A finished loop of one iteration, with every file that the page reads."""
+    """Return a finished loop of one iteration, with every file that the page reads."""
     sft, labels, reward_model, policy = (out / str(stage["directory"]) for stage in STAGES)
     dump(
         out / "config.json", {"command": "pipeline", "task": HOSTILE, "seed": 7, "iterations": 1, "sft": {"epochs": 2}}
@@ -98,7 +98,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of the finished loop."""
+    """Return the page of the finished loop."""
     return read(make_pipeline(tmp_path_factory.mktemp("loop")))
 
 
@@ -107,7 +107,7 @@ def read(out: Path) -> str:
 
 
 def told_by(html: str) -> str:
-    """The page's text, with single spaces and one at least between elements."""
+    """Return the page's text, with single spaces and one at least between elements."""
     assert Page(html).open == []
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 

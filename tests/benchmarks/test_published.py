@@ -22,7 +22,7 @@ FILES = sorted(PUBLISHED.glob("*.jsonl"))
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report, made anew by the command that docs/benchmark.md prints."""
+    """Return the report, made anew by the command that docs/benchmark.md prints."""
     out = tmp_path_factory.mktemp("report")
     report(BenchReport(tuple(FILES), out))
     return out
@@ -57,7 +57,7 @@ def test_the_published_tables_are_those_of_the_results(again: Path) -> None:
 
 
 def numbers_apart(table: str) -> tuple[list[str], list[float]]:
-    """Returns the text around the decimal fractions of a table, and the fractions."""
+    """Return the text around the decimal fractions of a table, and the fractions."""
     fraction = r"-?\d+\.\d+(?:e[+-]?\d+)?"
     return re.split(fraction, table), [float(number) for number in re.findall(fraction, table)]
 

@@ -69,7 +69,7 @@ SAMPLES = [
 
 
 def make_run(path: Path) -> Path:
-    """A run directory with every file."""
+    """Return a run directory with every file."""
     config = {
         "task": HOSTILE,
         "algorithm": "ppo",

@@ -26,7 +26,7 @@ def make_run(path: Path, config: dict[str, Any], rows: list[dict[str, Any]], **f
 
 
 def told(path: Path) -> str:
-    """The page's text, one space at the most between words."""
+    """Return the page's text, one space at the most between words."""
     html = write_report(path).read_text(encoding="utf-8")
     bare = re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]*>", " ", html, flags=re.DOTALL)
     return " ".join(unescape(bare).split())

@@ -81,7 +81,7 @@ def bounded(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> Floa
 
 
 def won_or_lost(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> Floats:
-    """Runs that either find the solution or do not."""
+    """Run that either find the solution or do not."""
     won = rng.random((sets, seeds, tasks)) < np.linspace(0.2, 0.8, tasks)
     return np.where(won, rng.normal(0.95, 0.03, won.shape), rng.normal(0.1, 0.05, won.shape))
 

@@ -128,7 +128,7 @@ def test_prices_are_of_the_same_tasks() -> None:
 
 
 def climbing(task: str, name: str, seed: int, start: float, end: float, tokens: int) -> tuple[Job, dict[str, Any]]:
-    """A run of a task between 0.2 and 0.7, whose reward rises in a straight line of four iterations."""
+    """Return a run of a task between 0.2 and 0.7, whose reward rises in a straight line of four iterations."""
     curve = [[tokens * i // 4, start + (end - start) * (i - 1) / 3] for i in range(1, 5)]
     job, result = scored(task, name, seed, 1.0)
     return job, {**result, "reference": 0.2, "optimum": 0.7, "curve": curve}

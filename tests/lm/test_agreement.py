@@ -59,7 +59,7 @@ STACK = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def loud(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """A model whose logits differ by several nats, so that a wrong position is seen."""
+    """Return a model whose logits differ by several nats, so that a wrong position is seen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make().eval()
@@ -81,7 +81,7 @@ def mamba() -> PreTrainedModel:
 
 
 def gpt1() -> PreTrainedModel:
-    """Takes no cache at all."""
+    """Take no cache at all."""
     return OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=16, n_embd=32, n_layer=2, n_head=2, n_positions=32))
 
 

@@ -149,7 +149,7 @@ def test_cached_equals_uncached_through_everything(model, seed, monkeypatch):
 
 
 def count_tokens(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Records how many tokens each forward pass reads."""
+    """Record how many tokens each forward pass reads."""
     read: list[int] = []
     forward = model.forward
 

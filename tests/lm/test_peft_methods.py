@@ -161,7 +161,7 @@ NAMES = {
 
 
 def named(value: Any, names: dict[str, str]) -> Any:
-    """The settings with a model's own names in the place of ours."""
+    """Return the settings with a model's own names in the place of ours."""
     if isinstance(value, dict):
         return {named(key, names): named(inner, names) for key, inner in value.items()}
     if isinstance(value, list):

@@ -71,7 +71,7 @@ def test_scores_are_those_of_plain_passes(model, batch):
 
 
 def passes(module: torch.nn.Module) -> list[tuple[int, int]]:
-    """Records the shapes of what a module reads."""
+    """Record the shapes of what a module reads."""
     shapes: list[tuple[int, int]] = []
     module.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True

@@ -43,7 +43,7 @@ def play(env: gym.Env[Any, Any], actions: list[int], seed: int) -> list[Any]:
 
 
 def play_rows(env: gym.vector.VectorEnv[Any, Any, Any], actions: list[Any], seed: int) -> list[Any]:
-    """The same of a vector environment that restarts its rows."""
+    """Return the same of a vector environment that restarts its rows."""
     return [env.reset(seed=seed), *(env.step(np.array(action)) for action in actions)]
 
 
@@ -171,7 +171,7 @@ def test_the_spec_says_the_horizon(id: str) -> None:
 
 
 def never_ends(id: str = SMALL, **settings: Any) -> list[tuple[bool, bool]]:
-    """The two flags of each step of an episode that only the horizon ends."""
+    """Return the two flags of each step of an episode that only the horizon ends."""
     env = gym.make(id, **settings)
     env.reset(seed=0)
     flags: list[tuple[bool, bool]] = []

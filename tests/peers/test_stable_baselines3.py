@@ -56,7 +56,7 @@ def make(kind: Any = PPO, env: Any = EMIT, **settings: Any) -> Any:
 
 
 def words(env: Any = None, kind: Any = PPO, **settings: Any) -> Any:
-    """An algorithm in a task of several words, with a model of its own."""
+    """Return an algorithm in a task of several words, with a model of its own."""
     return make(kind, word_env() if env is None else env, model=tiny_gpt2(), **settings)
 
 

@@ -30,7 +30,7 @@ def optimum_of(task: Task) -> Optimum:
 
 
 def gold(name: str, response: str, prompt: str | None = None, **parameters: Any) -> float:
-    """The gold score of a response, given as words, to one of a task's prompts."""
+    """Return the gold score of a response, given as words, to one of a task's prompts."""
     task = load_task(name, **parameters)
     row = next(p for p in task.prompts() if prompt is None or p.text == prompt)
     ids = task.tokenizer(response)["input_ids"]

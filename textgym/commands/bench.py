@@ -19,7 +19,7 @@ Chosen: TypeAlias = BenchRun | BenchReport | BenchList
 
 
 def bench(config: BenchConfig) -> None:
-    """Does what was asked for.
+    """Do what was asked for.
 
     Raises:
         ValueError, FileNotFoundError: something is unknown, or a file does not fit; nothing was run then.
@@ -34,7 +34,7 @@ def bench(config: BenchConfig) -> None:
 
 
 def run(config: BenchRun) -> Findings:
-    """Runs what is missing, and prints the headline with the first table."""
+    """Run what is missing, and print the headline with the first table."""
     experiment = find_experiment(config.experiment)
     jobs = experiment.sweep(make_plan(experiment, config))
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
@@ -45,12 +45,12 @@ def run(config: BenchRun) -> Findings:
 
 
 def shown(findings: Findings) -> str:
-    """The headline and the first table, for a terminal."""
+    """Return the headline and the first table, for a terminal."""
     return "\n\n".join([one_line(findings.headline), *map(terminal_table, findings.tables[:1])])
 
 
 def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
-    """The experiment's own plan with what the user chose.
+    """Return the experiment's own plan with what the user chose.
 
     Raises:
         ValueError: nothing is left, a name is repeated, or the experiment has no such setting.
@@ -93,7 +93,7 @@ def ordered(results: Results, plan: Plan) -> Results:
 
 
 def report(config: BenchReport) -> Path:
-    """Writes the page; each file is a section, under the name of its experiment or, where two share that, its own."""
+    """Write the page; each file is a section, under the name of its experiment or, where two share that, its own."""
     if not config.results:
         raise ValueError("no results files; expected at least one that 'textgym bench run' wrote")
     if config.out.exists() and not config.out.is_dir():
@@ -118,7 +118,7 @@ def report(config: BenchReport) -> Path:
 
 
 def listing() -> str:
-    """The experiments with their questions and settings."""
+    """Return the experiments with their questions and settings."""
     lines = []
     for name in EXPERIMENTS:
         experiment = find_experiment(name)

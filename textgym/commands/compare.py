@@ -16,7 +16,7 @@ TITLE = "comparison"
 
 
 def compare(config: CompareConfig) -> Path:
-    """Compares runs, prints what they say and writes the page; returns its path.
+    """Compare runs, prints what they say and write the page; returns its path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: the runs cannot be compared, or ``out`` is something else;

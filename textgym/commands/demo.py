@@ -15,14 +15,14 @@ LABEL_TEMPERATURE = 0.1  # the labeller sees a difference of 0.1 in gold with od
 
 
 def demo(config: DemoConfig) -> None:
-    """Runs one round of ``textgym pipeline``, or two."""
+    """Run one round of ``textgym pipeline``, or two."""
     task = load_task(config.task)
     print(f"{task.name}: {task.description}\n")
     pipeline(recipe(config))
 
 
 def recipe(config: DemoConfig) -> PipelineConfig:
-    """The pipeline that the demo is."""
+    """Return the pipeline that the demo is."""
     made = (_tiny if config.tiny else _usual)(config)
     if config.kl_coef is None:
         return made

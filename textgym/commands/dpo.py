@@ -39,7 +39,7 @@ HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own
 
 
 def dpo(config: DPOConfig) -> Path:
-    """Checks everything, then trains; returns the report's path.
+    """Check everything, then trains; returns the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -94,7 +94,7 @@ def epoch_table(rows: Sequence[EpochRow]) -> str:
 
 
 def _bounds(row: EpochRow) -> str:
-    """The accuracy's 95 % interval, and how many prompts it is over."""
+    """Return the accuracy's 95 % interval, and how many prompts it is over."""
     prompts = round(row.get("validation/prompts", 0))
     if "validation/accuracy_low" not in row:
         return f"  ({prompts} prompt: no interval)" if prompts == 1 else ""
@@ -151,7 +151,7 @@ def _validation_mdp(config: DPOConfig, learner: Learner, held_out: Sequence[Comp
 
 
 def _task_prompts(learner: Learner) -> tuple[Prompt, ...]:
-    """The task's validation prompts in the model's tokens; none without a task."""
+    """Return the task's validation prompts in the model's tokens; none without a task."""
     if learner.task is None:
         return ()
     prompts = tuple(learner.task.prompts("validation"))

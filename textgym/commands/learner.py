@@ -49,7 +49,7 @@ class Learner:
 
 
 def open_learner(model: str | None, task_id: str | None) -> Learner:
-    """Loads a model with its tokenizer.
+    """Load a model with its tokenizer.
 
     Args:
         model: a directory, a run or a hub id; None for the task's base model.
@@ -170,7 +170,7 @@ def run_learning(
 
 
 def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
-    """Writes the numbers of all epochs up to now into the run."""
+    """Write the numbers of all epochs up to now into the run."""
     write_json_lines(out / "metrics.jsonl", rows)
 
 
@@ -180,7 +180,7 @@ def kept_epochs(out: Path) -> list[EpochRow]:
 
 
 def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes the trained model into the run's checkpoint."""
+    """Write the trained model into the run's checkpoint."""
     with replaced_directory(out / runs.CHECKPOINT) as scratch:
         save_pretrained(model, scratch, out / runs.CHECKPOINT)
         tokenizer.save_pretrained(scratch)

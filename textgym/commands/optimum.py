@@ -19,7 +19,7 @@ from textgym.runs import model_source
 
 
 def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
-    """Prints the optimum beside the reference and the policy.
+    """Print the optimum beside the reference and the policy.
 
     Raises:
         ValueError: there is no β, too many responses, or a model does not fit the task.

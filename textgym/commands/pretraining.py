@@ -76,7 +76,7 @@ def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstrati
 
 
 def read_texts(path: Path, screening: Screening | None = None) -> list[str]:
-    """The texts of a file: those in the column ``text``, or each line of a ``.txt`` that is not blank.
+    """Return the texts of a file: those in the column ``text``, or each line of a ``.txt`` that is not blank.
 
     Args:
         path: the file.

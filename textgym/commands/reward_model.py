@@ -86,7 +86,7 @@ def reward_model(config: RewardModelConfig) -> Path:
 
 
 def run_reward_model(config: RewardModelConfig) -> Path:
-    """Checks everything, then trains; returns the report's path.
+    """Check everything, then trains; returns the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -106,7 +106,7 @@ def run_reward_model(config: RewardModelConfig) -> Path:
 
 
 def check_settings(config: RewardModelConfig) -> FitSettings:
-    """The settings of the training; ValueError where a number is out of its range."""
+    """Return the settings of the training; ValueError where a number is out of its range."""
     return FitSettings(config.learning_rate, config.epochs, config.batch_size)
 
 
@@ -222,7 +222,7 @@ def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | Non
 def _asked(
     config: RewardModelConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
 ) -> dict[Any, Prompt]:
-    """The prompts that may have been asked, by what they say."""
+    """Return the prompts that may have been asked, by what they say."""
     if config.prompts is not None:
         rows = read_placed_rows(config.prompts, screening)
         how = {"source": str(config.prompts), "special_tokens": config.special_tokens, "screening": screening}
@@ -235,7 +235,7 @@ def _asked(
 def _gold_scores(
     gold: WeightedRewards, heldout: Sequence[Example], tokenizer: PreTrainedTokenizerBase, asked: Mapping[Any, Prompt]
 ) -> list[list[float]]:
-    """The true reward of every held-out completion; prompts that are known bring their columns."""
+    """Return the true reward of every held-out completion; prompts that are known bring their columns."""
     texts = [(e.prompt, text) for e in heldout for text in completions_of(e.preference)]
     ids = [list(encode_reply(tokenizer, *pair)) for pair in texts]
     columns = _columns([content_key(prompt) for prompt, _ in texts], asked)
@@ -330,7 +330,7 @@ def summary(out: Path) -> str:
 
 
 def _bounds(ends: Sequence[float] | None) -> str:
-    """A 95 % interval over prompts, where there is one."""
+    """Return a 95 % interval over prompts, where there is one."""
     return "" if ends is None else f"  [{ends[0]:.3f}, {ends[1]:.3f}]"
 
 

@@ -18,7 +18,7 @@ OWN = frozenset(field.name for field in fields(Hyperparameters) if field.default
 
 
 def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
-    """The settings with the algorithm's own values in the place of None, wherever it has such a setting.
+    """Return the settings with the algorithm's own values in the place of None, wherever it has such a setting.
 
     Raises:
         ValueError: something was set that the algorithm does not have, or that is out of its range.
@@ -34,7 +34,7 @@ def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
 
 
 def cautious(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
-    """The settings with a bound on how far one iteration moves the policy, where none was chosen.
+    """Return the settings with a bound on how far one iteration moves the policy, where none was chosen.
 
     Args:
         algorithm: its name; only those with a clipped ratio are given a bound.
@@ -53,7 +53,7 @@ def build(
     pretraining: Pretraining | None = None,
     reference: str | None = None,
 ) -> SequenceAlgorithm:
-    """An algorithm in an environment; ``reference`` is what the KL is measured to, by default the model."""
+    """Return an algorithm in an environment; ``reference`` is what the KL is measured to, by default the model."""
     kind = find_algorithm(algorithm)
     made = resolve(algorithm, settings)
     own = {field.name: getattr(made, field.name) for field in fields(kind.settings_class)}
@@ -73,7 +73,7 @@ def build(
 
 
 def controller(settings: Hyperparameters) -> KLController:
-    """A fixed β, or one that is steered to ``kl_target``."""
+    """Return a fixed β, or one that is steered to ``kl_target``."""
     if settings.kl_target is None:
         return FixedKL(settings.kl_coef)
     return AdaptiveKL(settings.kl_coef, settings.kl_target)

@@ -82,7 +82,7 @@ def sft(config: SFTConfig) -> Path:
 
 
 def run_sft(config: SFTConfig) -> Path:
-    """Checks everything, then trains; returns the report's path.
+    """Check everything, then trains; returns the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.

@@ -66,7 +66,7 @@ def begun(config: TrainConfig) -> TrainConfig:
 
 
 def run_train(config: TrainConfig) -> Path:
-    """Checks everything, then trains; returns the report's path.
+    """Check everything, then trains; returns the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -118,7 +118,7 @@ def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The settings with the algorithm's own values in place, and runs replaced by the models that they left.
+    """Return the settings with the algorithm's own values in place, and runs replaced by the models that they left.
 
     Raises:
         ValueError: a setting is out of its range, or the algorithm does not have it.
@@ -133,7 +133,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 
 def described(config: TrainConfig) -> dict[str, Any]:
-    """The settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
+    """Return the settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
     settings = runs.settings_of(config)
     del settings["reward_timeout"]  # which changes no number, and may be another when a run is resumed
     return {"command": "train", **settings}
@@ -157,7 +157,7 @@ def gather_pretraining(
 def make_algorithm(
     config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
 ) -> SequenceAlgorithm:
-    """The algorithm in its environment: new, or from the run's checkpoint."""
+    """Return the algorithm in its environment: new, or from the run's checkpoint."""
     settings = config.hyperparameters
     env = admitting_env(mdp, settings.episodes_per_iteration)
     if resumed:
@@ -167,7 +167,7 @@ def make_algorithm(
 
 
 def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
-    """The token MDP that the flags describe, checked against the model's sizes."""
+    """Return the token MDP that the flags describe, checked against the model's sizes."""
     if config.task is None and (config.model is None or config.prompts is None or config.reward is None):
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
     task = None if config.task is None else load_task(config.task)
@@ -233,7 +233,7 @@ def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
 
 
 def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening) -> TokenMDP:
-    """The token MDP with the prompts that only measure; as it is where there are none.
+    """Return the token MDP with the prompts that only measure; as it is where there are none.
 
     Raises:
         ValueError, FileNotFoundError: the file of ``validation`` does not fit.
@@ -273,7 +273,7 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
 
 
 def watched_reward(spec: Any, task: Task | None) -> Any:
-    """The reward that a user speaks of, with the task's gold and metrics logged beside it.
+    """Return the reward that a user speaks of, with the task's gold and metrics logged beside it.
 
     Raises:
         ValueError, FileNotFoundError: there is no such reward.
@@ -282,7 +282,7 @@ def watched_reward(spec: Any, task: Task | None) -> Any:
 
 
 def spoken_reward(spec: Any, task: Task | None) -> WeightedRewards:
-    """The reward that a user speaks of.
+    """Return the reward that a user speaks of.
 
     Raises:
         ValueError, FileNotFoundError: there is no such reward.
@@ -294,7 +294,7 @@ def spoken_reward(spec: Any, task: Task | None) -> WeightedRewards:
 
 
 def _with_metrics(reward: Any, task: Task | None) -> Any:
-    """The reward, with the task's gold and metrics logged beside it at weight 0.
+    """Return the reward, with the task's gold and metrics logged beside it at weight 0.
 
     Raises:
         ValueError: another reward than the task's gold is called "gold", so that the two would be taken for each other.

@@ -37,7 +37,7 @@ PREFIX = "base_model.model."
 
 
 def base_of(source: str | Path) -> str | None:
-    """Finds the model that the adapters in a directory belong to.
+    """Find the model that the adapters in a directory belong to.
 
     Args:
         source: a directory, or a hub id.
@@ -85,7 +85,7 @@ def _read_config(directory: Path) -> Any:
 
 
 def read_adapters(model: PreTrainedModel, directory: str | Path) -> PreTrainedModel:
-    """Puts the adapters of a directory into the model that they belong to.
+    """Put the adapters of a directory into the model that they belong to.
 
     Args:
         model: changed in place.
@@ -103,7 +103,7 @@ def read_adapters(model: PreTrainedModel, directory: str | Path) -> PreTrainedMo
 
 
 def read_tensors(directory: str | Path) -> dict[str, Tensor]:
-    """The weights of the adapters in a directory, by their names in the file.
+    """Return the weights of the adapters in a directory, by their names in the file.
 
     Raises:
         ValueError: there are none, they lie in a pickle, or the file is damaged.
@@ -118,7 +118,7 @@ def read_tensors(directory: str | Path) -> dict[str, Tensor]:
 
 
 def set_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """Gives a model's active adapter the weights that lie in a directory; the model must be adapted in the same way."""
+    """Give a model's active adapter the weights that lie in a directory; the model must be adapted in the same way."""
     _set_tensors(model, read_tensors(directory), active_adapter(model))
     return model
 
@@ -126,7 +126,7 @@ def set_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 def inject(
     model: PreTrainedModel, config: Any, tensors: Mapping[str, Tensor] | None = None, seed: int | None = None
 ) -> None:
-    """Puts adapters into a model's layers; global random state is neither read nor changed.
+    """Put adapters into a model's layers; global random state is neither read nor changed.
 
     Args:
         model: changed in place.
@@ -165,7 +165,7 @@ def _set_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], adapter:
 
 
 def active_adapter(model: nn.Module) -> str:
-    """The name of the adapter that is switched on.
+    """Return the name of the adapter that is switched on.
 
     Raises:
         ValueError: there is none, or several are.
@@ -183,12 +183,12 @@ def active_adapter(model: nn.Module) -> str:
 
 
 def peft_configs(model: nn.Module) -> dict[str, Any]:
-    """The configurations of a model's adapters by name; none where it has no adapters."""
+    """Return the configurations of a model's adapters by name; none where it has no adapters."""
     return dict(getattr(model, "peft_config", None) or {})
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The active adapter's weights, as peft names them in a file but for its prefix."""
+    """Return the active adapter's weights, as peft names them in a file but for its prefix."""
     from peft import get_peft_model_state_dict
 
     found = get_peft_model_state_dict(model, adapter_name=active_adapter(model), save_embedding_layers=False)
@@ -196,12 +196,12 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_file(name: str) -> str:
-    """The name of a tensor that both peft and transformers read: transformers misses DoRA's under peft's own."""
+    """Return the name of a tensor that both peft and transformers read: transformers misses DoRA's under peft's own."""
     return f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
 
 
 def written_config(model: Any, base: str | None = None) -> Any:
-    """The active adapter's configuration, as a directory keeps it.
+    """Return the active adapter's configuration, as a directory keeps it.
 
     Args:
         model: has adapters.
@@ -219,7 +219,7 @@ def written_config(model: Any, base: str | None = None) -> Any:
 
 
 def write_adapters(model: PreTrainedModel, directory: Path, base: Path) -> None:
-    """Writes the active adapter as peft does.
+    """Write the active adapter as peft does.
 
     Args:
         model: has adapters.

@@ -63,7 +63,7 @@ class UncachedDecoder:
 
     @torch.inference_mode()
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
-        """Returns ``[n, V]`` logits of the next token; arguments as :meth:`PrefixDecoder.logits`."""
+        """Return ``[n, V]`` logits of the next token; arguments as :meth:`PrefixDecoder.logits`."""
         mask = torch.from_numpy(attention_mask[rows])
         elapsed = mask[:, self.prompt_length :].sum(1)
         width = self.prompt_length + int(elapsed.max())  # nothing stands beyond
@@ -77,7 +77,7 @@ class UncachedDecoder:
 
 
 def make_decoder(model: PreTrainedModel, n_rows: int, width: int, prompt_length: int) -> Decoder:
-    """Returns what gives next-token logits to ``n_rows`` observations of ``P + T`` columns.
+    """Return what gives next-token logits to ``n_rows`` observations of ``P + T`` columns.
 
     It decodes from cached columns where that is right for this kind of model, and reads whole prefixes elsewhere.
     Models of equal configuration are checked once.
@@ -140,7 +140,7 @@ class Sequence:
 
 
 def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
-    """Checks that plain passes, training passes and acting agree, over the whole width that will be played.
+    """Check that plain passes, training passes and acting agree, over the whole width that will be played.
 
     Two ragged rows are played: both begin, one restarts beside the other, and both jump to the end of the response.
     The cost is that of about a dozen forward passes of one sequence.
@@ -177,7 +177,7 @@ def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
 
 
 def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[list[Sequence], float]:
-    """Checks that the passes of training agree with plain ones: what a model needs that is trained or measured only.
+    """Check that the passes of training agree with plain ones: what a model needs that is trained or measured only.
 
     Args:
         trunk: of that model.
@@ -206,7 +206,7 @@ def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[li
 
 
 def _bound(model: PreTrainedModel, log_probs: Tensor) -> float:
-    """Returns how far log-probabilities may differ by rounding, in nats, given some ``[n, V]`` of the model's."""
+    """Return how far log-probabilities may differ by rounding, in nats, given some ``[n, V]`` of the model's."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     tolerance = TOLERANCE.get(coarsest, TOLERANCE[torch.bfloat16])
@@ -232,7 +232,7 @@ def _require_causal(name: str, gap: float, bound: float) -> None:
 
 
 def check_backward(trunk: Trunk) -> None:
-    """Checks that a gradient reaches the lowest trained parameter, on two tokens.
+    """Check that a gradient reaches the lowest trained parameter, on two tokens.
 
     Raises:
         ValueError: the model's own code refuses, or nothing is trained that its log-probabilities depend on.
@@ -249,7 +249,7 @@ def check_backward(trunk: Trunk) -> None:
 
 @torch.no_grad()
 def _check_training(trunk: Trunk, sequences: list[Sequence], prompt_length: int, bound: float) -> None:
-    """Compares the passes of training with plain ones."""
+    """Compare the passes of training with plain ones."""
     rows = [_row(s, len(s.response), prompt_length) for s in sequences]
     ids, mask = (torch.from_numpy(np.stack(part)).to(trunk.model.device) for part in zip(*rows, strict=True))
     states = trunk.hidden_states(ids, mask, prompt_length)
@@ -340,7 +340,7 @@ def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray, positio
 
 
 def _schedule(horizon: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Yields what two rows show: which sequence, and how many of its response's tokens."""
+    """Yield what two rows show: which sequence, and how many of its response's tokens."""
     last = horizon - 1
     plan = [(0, 0), (1, 1)]  # both begin
     restarted = [(2, 0), (3, 1), (4, 2), (5, 3)]  # the second begins another sequence
@@ -372,7 +372,7 @@ def _row(sequence: Sequence, elapsed: int, prompt_length: int) -> tuple[IntArray
 
 
 def _gap(logits: Tensor, log_probs: Tensor) -> float:
-    """The largest difference of log-probabilities, in nats, of tokens that the plain pass does not forbid."""
+    """Return the largest difference of log-probabilities, in nats, of tokens that the plain pass does not forbid."""
     return float((_log_softmax(logits) - log_probs)[log_probs > IMPOSSIBLE].abs().max())
 
 

@@ -14,7 +14,7 @@ from textgym.lm.seq2seq import Seq2SeqBackbone
 
 
 def make_backbone(model: PreTrainedModel, n_frozen: int = 0) -> Backbone:
-    """Returns the model without its output head, as a function of whole sequences.
+    """Return the model without its output head, as a function of whole sequences.
 
     Args:
         model: with or without that head.
@@ -29,7 +29,7 @@ def make_backbone(model: PreTrainedModel, n_frozen: int = 0) -> Backbone:
 
 
 def trunk_module(model: PreTrainedModel) -> nn.Module:
-    """Returns the part of a causal model below its output head; a model without a head is its own trunk.
+    """Return the part of a causal model below its output head; a model without a head is its own trunk.
 
     Raises:
         ValueError: there is an output head and no such part.
@@ -65,7 +65,7 @@ def _parts_with_states(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns the model without its output head, as a transformers model of its own that shares its memory."""
+    """Return the model without its output head, as a transformers model of its own that shares its memory."""
     if not is_encoder_decoder(model):
         return cast(PreTrainedModel, trunk_module(model))
     if model.base_model is not model:

@@ -44,7 +44,7 @@ class Backbone(Protocol):
         """Arguments of the whole model's ``forward`` for sequences ``[n, w]`` without padding."""
 
     def last_states(self, inputs: dict[str, Any]) -> Tensor:
-        """The states that the output head reads when the whole model is given these arguments."""
+        """Return the states that the output head reads when the whole model is given these arguments."""
 
 
 class CausalBackbone:

@@ -60,7 +60,7 @@ class SlotLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def pack(self, n: int, source: slice, target: slice) -> None:
-        """Copies columns of the first n slots into new buffers."""
+        """Copy columns of the first n slots into new buffers."""
         packed = [self._allocate(buffer) for buffer in self.buffers]
         for new, old in zip(packed, self.buffers, strict=True):
             new[:n, :, target] = old[:n, :, source]
@@ -134,7 +134,7 @@ class SlotCache(Cache):
         return [layer for layer in self.layers if isinstance(layer, SlotLayer)]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copies slots over others."""
+        """Copy slots over others."""
         for layer in self._slot_layers():
             for buffer in layer.buffers:
                 buffer[targets] = buffer[sources]

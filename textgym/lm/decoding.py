@@ -48,7 +48,7 @@ class Decoder(Protocol):
     n_rows: int
 
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
-        """Returns ``[n, V]`` for the asked rows, in their order. See :meth:`PrefixDecoder.logits`."""
+        """Return ``[n, V]`` for the asked rows, in their order. See :meth:`PrefixDecoder.logits`."""
 
 
 def no_column_cache(model: PreTrainedModel) -> str | None:
@@ -139,7 +139,7 @@ class PrefixDecoder:
         self.cache.move(sources, targets)
 
     def _settle(self, rows: IntArray, shown: Shown) -> IntArray:
-        """Gives the asked rows that grew by one token the first slots; the others are forgotten.
+        """Give the asked rows that grew by one token the first slots; the others are forgotten.
 
         Returns:
             their places among the asked, in the order of the slots.

@@ -80,7 +80,7 @@ def check_trained(module: nn.Module, learning_rate: float, optimizer: torch.opti
 
 
 def moments(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:
-    """Yields what an optimiser keeps of each parameter."""
+    """Yield what an optimiser keeps of each parameter."""
     states = optimizer.state.values()
     return (value for state in states for value in state.values() if isinstance(value, torch.Tensor))
 

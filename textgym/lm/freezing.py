@@ -20,7 +20,7 @@ from textgym.lm.patching import giving
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers from the embedding up; of an encoder–decoder the encoder's.
+    """Return the layers from the embedding up; of an encoder–decoder the encoder's.
 
     Raises:
         ValueError: they stand in no list of their own.
@@ -34,7 +34,7 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze(model: PreTrainedModel, n_layers: int) -> None:
-    """Stops the training of the embeddings and the first layers.
+    """Stop the training of the embeddings and the first layers.
 
     Args:
         model: changed in place.
@@ -65,7 +65,7 @@ def freeze(model: PreTrainedModel, n_layers: int) -> None:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Gives the output head weights of its own, which begin as the embedding's.
+    """Give the output head weights of its own, which begin as the embedding's.
 
     Raises:
         ValueError: the model is an encoder–decoder, whose states are scaled for a tied head.

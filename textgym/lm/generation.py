@@ -9,7 +9,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "eps
 
 
 def make_saveable(model: PreTrainedModel) -> None:
-    """Drops settings of a model's generation config that nothing reads, so that a checkpoint can be written.
+    """Drop settings of a model's generation config that nothing reads, so that a checkpoint can be written.
 
     ``generate`` does what it did before.
 

@@ -22,7 +22,7 @@ AMPLIFIED = 1e3
 
 @torch.no_grad()
 def make_head(model: PreTrainedModel, backbone: Backbone) -> Head:
-    """Returns the map from the backbone's states to the model's logits.
+    """Return the map from the backbone's states to the model's logits.
 
     This is the output head itself where the model applies nothing else. Otherwise the model's own ``forward`` runs
     around the given states, so that caps, scales and transforms of the logits (Gemma 2, Granite, Cohere, T5, BERT) are
@@ -93,7 +93,7 @@ class ForwardAround:
 
     @torch.no_grad()
     def _output_type(self) -> Callable[..., Any]:
-        """The class of what the last stack returns."""
+        """Return the class of what the last stack returns."""
         outputs: list[Any] = []
         hook = self.backbone.stacks[-1].register_forward_hook(lambda *passed: outputs.append(passed[-1]))
         try:

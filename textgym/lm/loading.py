@@ -24,7 +24,7 @@ ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
 
 
 def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """A causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
+    """Return a causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
 
     Raises:
         ValueError: it is an encoder–decoder; it cannot be read, for instance because a weights file is truncated; or
@@ -34,7 +34,7 @@ def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> P
 
 
 def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """A language model, causal or encoder–decoder as its config says. As :func:`load_causal_lm`."""
+    """Return a language model, causal or encoder–decoder as its config says. As :func:`load_causal_lm`."""
     if callable(source):
         built: Any = source()
         return frozen_dropout(built.to(device))
@@ -88,7 +88,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def require_causal(model: PreTrainedModel, purpose: str) -> PreTrainedModel:
-    """The model as it is.
+    """Return the model as it is.
 
     Raises:
         ValueError: it is an encoder–decoder.
@@ -101,7 +101,7 @@ def require_causal(model: PreTrainedModel, purpose: str) -> PreTrainedModel:
 
 
 def own_memory(model: Any) -> Any:
-    """Copies a loaded model's weights out of the mapped file, to where an allocator would put them.
+    """Copy a loaded model's weights out of the mapped file, to where an allocator would put them.
 
     Inside the file they are not aligned, and matrix kernels then round differently: a resumed run would leave the
     path of the uninterrupted one.
@@ -112,7 +112,7 @@ def own_memory(model: Any) -> Any:
 
 
 def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Callable[[str], str]) -> PreTrainedModel:
-    """A module of another make that holds a model's tensors, without copying them.
+    """Return a module of another make that holds a model's tensors, without copying them.
 
     Args:
         make: from the model's config.
@@ -131,7 +131,7 @@ def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Calla
 
 
 def in_full_precision(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with float32 weights, cast in place where it came in half precision.
+    """Return the model with float32 weights, cast in place where it came in half precision.
 
     A half-precision weight swallows updates below its last bit: 1/256 of it in bfloat16, 1/2048 in float16. It also
     makes acting and training differ by far more than a clipped ratio tolerates. Quantised weights stay as they are.
@@ -153,7 +153,7 @@ def in_full_precision(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def frozen_dropout(model: Any) -> PreTrainedModel:
-    """The model in eval mode: during RL, dropout would make rollout and training two policies."""
+    """Return the model in eval mode: during RL, dropout would make rollout and training two policies."""
     evaluated: PreTrainedModel = model.eval()
     return evaluated
 
@@ -167,7 +167,7 @@ def release_graphs(model: nn.Module) -> None:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy that no gradient reaches, such as the KL reference."""
+    """Return a copy that no gradient reaches, such as the KL reference."""
     release_graphs(model)
     twin = frozen_dropout(copy.deepcopy(model))
     twin.requires_grad_(False)
@@ -190,7 +190,7 @@ def columns_read(model: PreTrainedModel, width: int, prompt_length: int) -> int:
 def check_fits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_actions: int, width: int, prompt_length: int = 0
 ) -> None:
-    """Checks that a model can play a task.
+    """Check that a model can play a task.
 
     Args:
         model: the policy or the reference.
@@ -248,12 +248,12 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 def cache_argument(model: Any) -> str | None:
-    """The name by which the model's ``forward`` takes a cache; None if it takes none."""
+    """Return the name by which the model's ``forward`` takes a cache; None if it takes none."""
     return next(iter(accepted(model, **dict.fromkeys(CACHE_NAMES))), None)
 
 
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
-    """Returns those of the arguments that the model's ``forward`` takes, or hands on to a trunk that takes them."""
+    """Return those of the arguments that the model's ``forward`` takes, or hands on to a trunk that takes them."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrappers pass all on
     parameters = dict(inspect.signature(inner.forward).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -263,7 +263,7 @@ def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
 
 @contextmanager
 def explained(problem: str) -> Iterator[None]:
-    """Turns what a model's own code raises inside into a ValueError that begins with ``problem``."""
+    """Turn what a model's own code raises inside into a ValueError that begins with ``problem``."""
     try:
         yield
     except ValueError:

@@ -38,7 +38,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> PreTrainedModel:
-    """Puts adapters into a model, which are all that is trained from then on.
+    """Put adapters into a model, which are all that is trained from then on.
 
     Args:
         model: changed in place.
@@ -99,7 +99,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside peft's wrapper, with its adapters; any other model as it is.
+    """Return the transformers model inside peft's wrapper, with its adapters; any other model as it is.
 
     Raises:
         ValueError: the wrapper does more than put adapters into layers.
@@ -143,7 +143,7 @@ def _check_kind(config: Any) -> None:
 
 @torch.no_grad()
 def _computes_in_layers(wrapper: Any) -> bool:
-    """Returns True if the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
+    """Return True if the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
     twin: Any = shared_twin(wrapper)
     _disturb(twin)
     try:
@@ -153,7 +153,7 @@ def _computes_in_layers(wrapper: Any) -> bool:
 
 
 def _disturb(model: nn.Module) -> None:
-    """Moves what is trained a little, the same way each time."""
+    """Move what is trained a little, the same way each time."""
     generator = torch.Generator().manual_seed(0)
     for parameter in _trained(model):
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -161,7 +161,7 @@ def _disturb(model: nn.Module) -> None:
 
 
 def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Makes the active adapter all that is trained, once it was found to be one that a checkpoint restores.
+    """Make the active adapter all that is trained, once it was found to be one that a checkpoint restores.
 
     Raises:
         ValueError: not one adapter is active; it holds nothing to train; or it would not come back from a checkpoint.
@@ -188,7 +188,7 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def check_restores(model: PreTrainedModel) -> None:
-    """Checks that the adapters, after some training, would come back from a checkpoint, and can be switched off.
+    """Check that the adapters, after some training, would come back from a checkpoint, and can be switched off.
 
     A twin that shares the model's weights gets adapters that do something; they are put into the model without
     adapters as a checkpoint's would be, and both must give the same logits.
@@ -305,7 +305,7 @@ class AdaptersOff(Trunk):
 
 @torch.no_grad()
 def change_nothing(model: PreTrainedModel) -> bool:
-    """Returns True if fresh adapters leave the model what it was, bit for bit."""
+    """Return True if fresh adapters leave the model what it was, bit for bit."""
     with adapters_off(model):
         plain = _logits(model)
     return torch.equal(_logits(model), plain)
@@ -315,7 +315,7 @@ def change_nothing(model: PreTrainedModel) -> bool:
 
 
 def shared_twin(model: Model) -> Model:
-    """A copy of an adapted model, in eval mode, that shares with it all that is not trained."""
+    """Return a copy of an adapted model, in eval mode, that shares with it all that is not trained."""
     trained = {id(parameter) for parameter in _trained(model)}
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()] if id(tensor) not in trained}
     return copy.deepcopy(model, memo).eval()
@@ -329,7 +329,7 @@ def frozen_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
-    """Returns True if two adapted models share the weights that their adapters leave alone."""
+    """Return True if two adapted models share the weights that their adapters leave alone."""
     if not (is_adapted(model) and is_adapted(other)):
         return False
     own, others = ({p.data_ptr() for p in without_adapters(one).parameters()} for one in (model, other))
@@ -337,7 +337,7 @@ def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
 
 
 def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as it was before its adapters, as a module of its own that shares their memory."""
+    """Return the model as it was before its adapters, as a module of its own that shares their memory."""
     if not is_adapted(model):
         return model
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
@@ -348,7 +348,7 @@ def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain model with weights of its own that computes what an adapted one does.
+    """Return a plain model with weights of its own that computes what an adapted one does.
 
     Args:
         model: is left as it is; one without adapters is given back.
@@ -370,7 +370,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
-    """Takes peft's layers out of a model, in place; ``merge`` keeps what they do to its weights."""
+    """Take peft's layers out of a model, in place; ``merge`` keeps what they do to its weights."""
 
     def strip(module: nn.Module) -> None:
         for name, child in list(module.named_children()):
@@ -386,7 +386,7 @@ def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
 
 
 def _plain_module(module: Any, merge: bool) -> nn.Module:
-    """Returns what stood where one of peft's layers stands; any other module as it is."""
+    """Return what stood where one of peft's layers stands; any other module as it is."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -408,7 +408,7 @@ def _plain_module(module: Any, merge: bool) -> nn.Module:
 
 
 def save_pretrained(model: PreTrainedModel, directory: Path, lies_at: Path | None = None) -> None:
-    """Writes what ``from_pretrained`` opens: an adapted model as adapters, with the model that it was in ``base``.
+    """Write what ``from_pretrained`` opens: an adapted model as adapters, with the model that it was in ``base``.
 
     Args:
         model: with or without adapters.

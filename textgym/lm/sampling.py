@@ -109,7 +109,7 @@ BLOCK = 64
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples by inverting the cumulative distribution; on a CPU far faster than ``torch.multinomial``.
+    """Sample by inverting the cumulative distribution; on a CPU far faster than ``torch.multinomial``.
 
     A token depends on its row's logits and uniform alone, so it is the same in every batch.
 

@@ -120,7 +120,7 @@ class PromptLayer(CacheLayerMixin):
         return key_states, value_states
 
     def look(self) -> None:
-        """Shows the model the slots that are decoded; it reads the attributes ``keys`` and ``values``."""
+        """Show the model the slots that are decoded; it reads the attributes ``keys`` and ``values``."""
         self.keys, self.values = (buffer[self.memory.slots, :, : self.memory.width] for buffer in self.buffers)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class PromptMemory(Cache):
         self.mask[self.slots, : self.width] = mask
 
     def look(self, n: int) -> None:
-        """Shows the first n slots."""
+        """Show the first n slots."""
         self.slots = slice(n)
         self.width = int(self.mask[:n].sum(1).max())
         for layer in self._prompt_layers():
@@ -172,7 +172,7 @@ class PromptMemory(Cache):
         return self.states[self.slots, : self.width], self.mask[self.slots, : self.width]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copies slots over others."""
+        """Copy slots over others."""
         assert self.states is not None
         buffers = [buffer for layer in self._prompt_layers() for buffer in layer.buffers]
         for tensor in (self.states, self.mask, *buffers):
@@ -256,7 +256,7 @@ class Seq2SeqDecoder(PrefixDecoder):
 
 
 def _positional_embedding(model: PreTrainedModel) -> nn.Module | None:
-    """The decoder's, where it has one; None where positions are told by the distance between tokens."""
+    """Return the decoder's, where it has one; None where positions are told by the distance between tokens."""
     embedding = getattr(model.get_decoder(), "embed_positions", None)
     if embedding is not None and "position_ids" not in inspect.signature(embedding.forward).parameters:
         raise ValueError(

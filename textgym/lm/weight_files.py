@@ -51,7 +51,7 @@ def _refuse(directory: Path, expected: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, as whatever opens the directory will say what is wrong."""
+    """Return a JSON object; empty where there is none, as whatever opens the directory will say what is wrong."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -141,7 +141,7 @@ class Tolerant(KVWriter):
         self._do(self.writer.close)
 
     def abandon(self) -> None:
-        """Closes it for a run that failed, where the service tells such runs from others."""
+        """Close it for a run that failed, where the service tells such runs from others."""
         self._do(self.writer.abandon if isinstance(self.writer, Client) else self.writer.close)
 
     def _do(self, act: Callable[[], None]) -> None:
@@ -161,14 +161,14 @@ class Rows:
         self.writers = writers
 
     def send(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends those rows that are new."""
+        """Send those rows that are new."""
         for row in rows:
             if row["iteration"] > self.sent:
                 self.sent = int(row["iteration"])
                 self.send_values({name: value for name, value in row.items() if name != "iteration"})
 
     def send_values(self, values: Mapping[str, Any]) -> None:
-        """Sends further values at the last row's step."""
+        """Send further values at the last row's step."""
         for writer in self.writers:
             writer.write(dict(values), dict.fromkeys(values, ()), max(self.sent, 0))
 
@@ -223,7 +223,7 @@ class Client(KVWriter):
         self.client.finish()
 
     def abandon(self) -> None:
-        """Ends it as a run that failed."""
+        """End it as a run that failed."""
         self.client.finish(**self.failure)
 
 

@@ -81,7 +81,7 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
 
 
 def _scored(row: Mapping[str, Any]) -> str:
-    """The score of a sample in parentheses; empty where nobody judged."""
+    """Return the score of a sample in parentheses; empty where nobody judged."""
     return f" ({row['score']:+.2f})" if "score" in row else ""
 
 
@@ -90,7 +90,7 @@ def _indented(text: str) -> str:
 
 
 def interval(measured: Mapping[str, float]) -> str:
-    """A mean with Student's 95 % interval, where it has one."""
+    """Return a mean with Student's 95 % interval, where it has one."""
     half = half_width(measured.get("sem"), measured.get("n"))
     mean = round(measured["mean"], 3) + 0.0  # which makes a plain zero of a negative one
     return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")

@@ -97,7 +97,7 @@ class Grammar:
         self._refuse_left_recursion()
 
     def sample(self, rng: np.random.Generator, symbol: str | None = None) -> str:
-        """A text of ``symbol`` (by default of ``start``), drawn by the rules' weights."""
+        """Return a text of ``symbol`` (by default of ``start``), drawn by the rules' weights."""
         rule = self._compiled[symbol or self.start]
         # The last sum may round to just below 1; the bound keeps the index inside.
         chosen = bisect_right(rule.cumulative, rng.random(), hi=len(rule.cumulative) - 1)
@@ -200,7 +200,7 @@ def _left_corners(rules: Mapping[str, _Rule]) -> dict[str, set[str]]:
 
 
 def _symbols_that_may_be_empty(rules: Mapping[str, _Rule]) -> Set[str]:
-    """The symbols that some derivation turns into nothing: the least fixed point."""
+    """Return the symbols that some derivation turns into nothing: the least fixed point."""
     empty: set[str] = set()
     while True:
         grown = {

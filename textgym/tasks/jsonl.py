@@ -38,7 +38,7 @@ def jsonl_task(
     metrics: Mapping[str, TextMetric] | None = None,
     seed: int = 0,
 ) -> Task:
-    """The task of a file's prompts.
+    """Return the task of a file's prompts.
 
     Args:
         path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; ``reference``, if there, a text that a good
@@ -99,7 +99,7 @@ def _generation_config(model: str | Path) -> GenerationConfig | None:
 
 
 def _checked_rows(path: Path) -> dict[str, Row]:
-    """The rows of a file, each under its place; see :func:`jsonl_task` for what is refused."""
+    """Return the rows of a file, each under its place; see :func:`jsonl_task` for what is refused."""
     placed = read_placed_rows(path).items()
     rows = {str(place) if place.line is None else f"{path}, line {place.line}": row for place, row in placed}
     _check_columns(rows)

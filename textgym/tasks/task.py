@@ -114,7 +114,7 @@ class Task:
         return f"Task({self.name!r}, {sizes}, prompts={{{counts}}})"
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:
-        """The prompts of a split; ValueError names the splits there are."""
+        """Return the prompts of a split; ValueError names the splits there are."""
         if split not in self.splits:
             raise ValueError(f"split={split!r} is not one of {sorted(self.splits)} of task {self.name}")
         return self.splits[split]

@@ -6,7 +6,7 @@ from textgym.tasks.grammar import Grammar
 
 
 def reachable(grammar: Grammar, *starts: str) -> set[str]:
-    """The symbols that derivations of ``starts`` use, themselves included."""
+    """Return the symbols that derivations of ``starts`` use, themselves included."""
     reached: set[str] = set()
     waiting = set(starts)
     while waiting:

@@ -30,7 +30,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def columns(prompt: str) -> Mapping[str, Any]:
-    """A prompt's facts, read off its text."""
+    """Return a prompt's facts, read off its text."""
     table, highlighted = prompt.removeprefix("Table: ").removesuffix(".").split(". Highlighted: ")
     headers, values = zip(*(cell.split(", ") for cell in table.split("; ")), strict=True)
     return {"headers": list(headers), "values": list(values), "highlighted": highlighted.split(", ")}

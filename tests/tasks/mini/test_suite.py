@@ -27,7 +27,7 @@ def corpus_of(mini: Miniature) -> list[tuple[str, str]]:
 
 
 def shuffle(text: str, rng: np.random.Generator) -> str:
-    """The words in another order than their own, where they have any."""
+    """Return the words in another order than their own, where they have any."""
     orders = (" " + " ".join(rng.permutation(text.split())) for _ in range(20))
     return next((order for order in orders if order != text), "")
 

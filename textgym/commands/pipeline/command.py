@@ -23,7 +23,7 @@ from textgym.files import read_json
 
 
 def pipeline(config: PipelineConfig) -> Path | None:
-    """Runs all stages; returns the report's path, or None where people have ranks to fill in first.
+    """Run all stages; returns the report's path, or None where people have ranks to fill in first.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; no stage has begun then, and no file
@@ -60,7 +60,7 @@ def _require_pipeline(out: Path) -> None:
 
 
 def _carried_out(stage: Stage, ledger: Ledger, title: str) -> bool:
-    """Does a stage, or what is left of it; False where people have to do their part first."""
+    """Do a stage, or what is left of it; False where people have to do their part first."""
     if ledger.is_complete(stage):
         print(f"{title}: complete; {stage_line(stage)}")
         return True

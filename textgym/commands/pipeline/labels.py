@@ -134,7 +134,7 @@ def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> Int
 
 
 def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
-    """The prompts, paid by gold where there is one, and by nothing else that would take time."""
+    """Return the prompts, paid by gold where there is one, and by nothing else that would take time."""
     task = None if config.task is None else load_task(config.task)
     mdp = user_mdp(
         TrainConfig(
@@ -154,7 +154,7 @@ def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
 
 
 def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict[str, Any]]:
-    """A row for each prompt: what the policy wrote, and how good it truly is where that is known."""
+    """Return a row for each prompt: what the policy wrote, and how good it truly is where that is known."""
     policy = _policy(config, mdp)
     rng = np.random.default_rng([config.seed, config.iteration, 0])
     rows: list[dict[str, Any]] = []

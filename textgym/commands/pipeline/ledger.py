@@ -30,7 +30,7 @@ class Ledger:
         self.entries = {stage.name: {**self._named(stage), **_begun(known.get(stage.name, {}))} for stage in stages}
 
     def verify(self, stages: Sequence[Stage]) -> None:
-        """Checks every stage that was begun, in order, against the settings and files of now.
+        """Check every stage that was begun, in order, against the settings and files of now.
 
         Raises:
             ValueError: a stage was told something else, or a file that it read or wrote was changed or is missing.
@@ -53,18 +53,18 @@ class Ledger:
         return bool(self.entries[stage.name]["complete"])
 
     def begin(self, stage: Stage) -> None:
-        """Notes what a stage is told, and what it reads."""
+        """Note what a stage is told, and what it reads."""
         entry = self.entries[stage.name]
         entry |= {"settings": settings_of(stage.config), "inputs": self._fingerprints(stage.inputs)}
         self.save()
 
     def complete(self, stage: Stage) -> None:
-        """Notes that a stage is done, and what it left behind."""
+        """Note that a stage is done, and what it left behind."""
         self.entries[stage.name] |= {"complete": True, "outputs": self._fingerprints(_outputs(stage))}
         self.save()
 
     def save(self) -> None:
-        """Writes the file."""
+        """Write the file."""
         write_json(self.out / FILE, list(self.entries.values()))
 
     def _named(self, stage: Stage) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Ledger:
         }
 
     def _fingerprints(self, paths: Iterable[Path]) -> dict[str, str]:
-        """The SHA-256 of each file, and of every file in each directory; what is not there is left out."""
+        """Return the SHA-256 of each file, and of every file in each directory; what is not there is left out."""
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
         return {self._relative(file): sha256(file) for file in files if file.is_file()}
 

@@ -62,7 +62,7 @@ def stage_directory(config: PipelineConfig, name: str, iteration: int) -> Path:
 
 
 def sft_config(config: PipelineConfig) -> SFTConfig:
-    """The first stage, as ``textgym sft`` takes it."""
+    """Return the first stage, as ``textgym sft`` takes it."""
     return SFTConfig(
         out=config.out / "sft",
         data=config.sft.demonstrations,
@@ -81,7 +81,7 @@ def sft_config(config: PipelineConfig) -> SFTConfig:
 
 
 def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
-    """The reinforcement of an iteration, as ``textgym train`` takes it."""
+    """Return the reinforcement of an iteration, as ``textgym train`` takes it."""
     part = config.train
     reward = stage_directory(config, "reward_model", iteration)
     settings = part.hyperparameters
@@ -145,7 +145,7 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
 
 
 def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
-    """The labelling of an iteration: samples are drawn as reinforcement draws them."""
+    """Return the labelling of an iteration: samples are drawn as reinforcement draws them."""
     part, drawn = config.labels, config.train.hyperparameters
     return LabelsConfig(
         out=stage_directory(config, "labels", iteration),
@@ -177,7 +177,7 @@ def _comparisons(config: PipelineConfig, iteration: int) -> Path:
 
 
 def _current(config: PipelineConfig, iteration: int) -> str | None:
-    """The model that an iteration begins with; None for the task's base model."""
+    """Return the model that an iteration begins with; None for the task's base model."""
     if iteration > 1:
         return str(stage_directory(config, "policy", iteration - 1) / runs.CHECKPOINT)
     return str(config.out / "sft" / runs.CHECKPOINT) if config.sft.enabled else config.model
@@ -218,7 +218,7 @@ def _policy(config: PipelineConfig, i: int) -> Stage:
 
 
 def _sources(labeller: str) -> list[str | None]:
-    """Lists where the rewards of a labeller come from: files, those of modules, directories of models."""
+    """List where the rewards of a labeller come from: files, those of modules, directories of models."""
     return [model_directory(item) or _code(item.partition(",")[0].rpartition(":")[0]) for item in labeller.split()]
 
 

@@ -17,7 +17,7 @@ BETA = 0.05
 
 
 def emit(arms: int = ARMS, seed: int = 0) -> Task:
-    """A bandit: each of ``arms`` words has a value, and one word is said."""
+    """Return a bandit: each of ``arms`` words has a value, and one word is said."""
     description = "Say the most valuable word: a bandit over tokens, without any further difficulty."
     return _bandit("Emit", description, arms, seed)
 
@@ -90,7 +90,7 @@ class ArmValue:
 
 
 def arm_value(arms: int, seed: int) -> ArmValue:
-    """The values 0, 1/(n−1), …, 1 in a shuffled order, of the first word said."""
+    """Return the values 0, 1/(n−1), …, 1 in a shuffled order, of the first word said."""
     return ArmValue(tuple((np.random.default_rng(seed).permutation(arms) / (arms - 1)).tolist()))
 
 

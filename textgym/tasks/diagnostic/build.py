@@ -37,7 +37,7 @@ def diagnostic(
     end: str | None = None,
     reward: RewardFunction | None = None,
 ) -> Task:
-    """A diagnostic task.
+    """Return a diagnostic task.
 
     Args:
         name: as in its id.

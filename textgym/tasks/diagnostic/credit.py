@@ -42,7 +42,7 @@ def dense(per_token: bool = True, words: int = 4, horizon: int = 6) -> Task:
 
 
 def length(targets: tuple[int, ...] = (1, 3, 5), horizon: int = 6) -> Task:
-    """The prompt is a number: end after so many words."""
+    """Return the prompt is a number: end after so many words."""
     outside = [target for target in targets if not 1 <= target < horizon]
     if outside or not targets:
         raise ValueError(f"targets={targets}; expected lengths from 1 to horizon - 1 = {horizon - 1}")

@@ -16,7 +16,7 @@ WIDTH, LAYERS, HEADS = 64, 2, 2
 
 
 def markov_gpt2(log_probs: FloatArray, positions: int, seed: int = 0) -> GPT2LMHeadModel:
-    """A GPT-2 whose next-token distribution is a row of ``log_probs``, whatever stood before the last token.
+    """Return a GPT-2 whose next-token distribution is a row of ``log_probs``, whatever stood before the last token.
 
     Both branches of every block end in zeros, so the final state is the layer norm of token plus position. Tokens
     live in one half of the width and positions in the other, with mean 0 and variance 1 in their halves: the norm

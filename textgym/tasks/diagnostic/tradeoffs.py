@@ -13,7 +13,7 @@ from textgym.tasks.task import Task
 
 
 def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0) -> Task:
-    """The reward is for a word that the reference hardly ever says, and β makes each of them dear."""
+    """Return the reward is for a word that the reference hardly ever says, and β makes each of them dear."""
     if not 0 < rarity < 1:
         raise ValueError(f"rarity={rarity}; expected a probability between 0 and 1")
     habits = np.random.default_rng(seed).dirichlet(np.full(words - 1, 0.5), size=words)
@@ -31,7 +31,7 @@ def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0)
 
 
 def trap(beta: float = 0.05, horizon: int = 5) -> Task:
-    """The proxy pays for every "great"; the gold score wants a "great" among different words."""
+    """Return the proxy pays for every "great"; the gold score wants a "great" among different words."""
     return diagnostic(
         "Trap",
         'Praise in different words; the proxy that is paid counts the word "great" instead.',

@@ -45,7 +45,7 @@ class Step(NamedTuple):
     number: int
 
     def applied(self, left: int) -> int:
-        """The number that this step makes of ``left``."""
+        """Return the number that this step makes of ``left``."""
         if self.sign == "times":
             return left * self.number
         return left + self.number if self.sign == "plus" else left - self.number
@@ -182,7 +182,7 @@ def _written(solution: Solution) -> str:
 
 
 def _wrong(rng: np.random.Generator, problem: Problem) -> Solution:
-    """A solution with one mistake, which makes its answer wrong and leaves all numbers in their range."""
+    """Return a solution with one mistake, which makes its answer wrong and leaves all numbers in their range."""
     _, right = problem.solution()
     while True:
         equations, answer = pick(rng, (_slip, _slip, _mistake_a_sign, _forget_the_working))(rng, problem)
@@ -207,7 +207,7 @@ def _mistake_a_sign(rng: np.random.Generator, problem: Problem) -> Solution:
 
 
 def _forget_the_working(rng: np.random.Generator, problem: Problem) -> Solution:
-    """The working is right, and then the answer is the number that it started from."""
+    """Return the working is right, and then the answer is the number that it started from."""
     return problem.solution()[0], problem.start
 
 
@@ -242,7 +242,7 @@ def _states_an_answer(prompt: str, completion: str, columns: Mapping[str, Any]) 
 
 
 def _easy_sum(prompt: Prompt) -> str:
-    """A sum that nobody asked for."""
+    """Return a sum that nobody asked for."""
     if prompt.columns["answer"] != "two":
         return " So one plus one is two. The answer is two."
     return " So one plus two is three. The answer is three."
@@ -269,5 +269,5 @@ ARITHMETIC = Miniature(
 
 @lru_cache(maxsize=1)
 def arithmetic() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(ARITHMETIC)

@@ -62,7 +62,7 @@ def _text(language: Miniature, rng: np.random.Generator, care: float) -> tuple[s
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
+    """Return a byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
 
     Trained merges would spend most of a small vocabulary on pieces of words. With ``ignore_merges`` a word of
     the vocabulary needs none, so a token is a word, and rewards fall on words.
@@ -85,7 +85,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:
-    """An untrained GPT-2; the global random state stays as it was."""
+    """Return an untrained GPT-2; the global random state stays as it was."""
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,

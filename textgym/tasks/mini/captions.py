@@ -33,7 +33,7 @@ _NAMED = 0.75
 
 
 def _any_of(values: Sequence[str]) -> str:
-    """A pattern of these words, the longest first."""
+    """Return a pattern of these words, the longest first."""
     return rf"\b({'|'.join(sorted(values, key=len, reverse=True))})\b"
 
 
@@ -81,7 +81,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt with the caption of a careless writer."""
+    """Return a prompt with the caption of a careless writer."""
     example = _draw(rng)
     if rng.random() < _RIGHT:
         return example.prompt, example.reference
@@ -99,7 +99,7 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _caption(rng: np.random.Generator, cells: Cells) -> str:
-    """A caption that states these cells and no others."""
+    """Return a caption that states these cells and no others."""
     return pick(rng, SKELETONS[frozenset(cells)]).format_map(cells)
 
 
@@ -149,5 +149,5 @@ CAPTIONS = Miniature(
 
 @lru_cache(maxsize=1)
 def captions() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(CAPTIONS)

@@ -80,7 +80,7 @@ def use(text: str, concepts: Sequence[str]) -> float:
 
 
 def _used(sentence: Sequence[str]) -> set[str]:
-    """The concepts that the words of a sentence use; none where it has no verb."""
+    """Return the concepts that the words of a sentence use; none where it has no verb."""
     if not any(word in _INFLECTED or word in NEUTRAL_VERBS for word in sentence):
         return set()
     padded = ["", "", *sentence, ""]
@@ -108,7 +108,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt with the scene of a careless writer."""
+    """Return a prompt with the scene of a careless writer."""
     example = _draw(rng)
     if rng.random() < _RIGHT:
         return example.prompt, example.reference
@@ -123,7 +123,7 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _scene(rng: np.random.Generator, concepts: Mapping[str, str]) -> str:
-    """A scene with these concepts, by kind, and no others."""
+    """Return a scene with these concepts, by kind, and no others."""
     skeleton = pick(rng, SCENES[frozenset(concepts)])
     free = {slot: pick(rng, choices) for slot, choices in FREE.items()}
     return skeleton.format_map({**free, **forms(concepts)})
@@ -167,5 +167,5 @@ CONCEPTS = Miniature(
 
 @lru_cache(maxsize=1)
 def concepts() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(CONCEPTS)

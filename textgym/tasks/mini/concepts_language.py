@@ -102,7 +102,7 @@ SCENES = skeletons(
 
 
 def forms(concepts: Mapping[str, str]) -> dict[str, str]:
-    """The words for a scene's slots, given one concept for each of its kinds."""
+    """Return the words for a scene's slots, given one concept for each of its kinds."""
     slots = {kind: word for kind, word in concepts.items() if kind != "verb"}
     if "verb" in concepts:
         slots["did"], slots["doing"] = VERBS[concepts["verb"]]

@@ -121,7 +121,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
-    """A prompt and its columns: the intent asked for, the turns so far, and what they are about by now."""
+    """Return a prompt and its columns: the intent asked for, the turns so far, and what they are about by now."""
     intent = pick(rng, tuple(REPLIES))
     one, other = (FIRST_NAME[index] for index in rng.choice(len(FIRST_NAME), 2, replace=False))
     turns = [_fill(rng, pick(rng, PROPOSALS), {})]
@@ -153,7 +153,7 @@ def _replies_about(intent: str, topics: frozenset[str]) -> tuple[str, ...]:
 
 
 def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str]) -> str:
-    """The template with these topics; the others, and its opener, are drawn."""
+    """Return the template with these topics; the others, and its opener, are drawn."""
     slots = re.findall(r"\{(.*?)\}", template)
     return template.format_map({slot: topics.get(slot) or pick(rng, _FILLERS[slot]) for slot in slots})
 
@@ -196,5 +196,5 @@ DIALOGUE = Miniature(
 
 @lru_cache(maxsize=1)
 def dialogue() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(DIALOGUE)

@@ -104,7 +104,7 @@ def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
 
 
 def build(mini: Miniature) -> Task:
-    """The task; its prompts are the same in every process."""
+    """Return the task; its prompts are the same in every process."""
     tokenizer = shared_tokenizer()
     return Task(
         name=mini.name,
@@ -123,7 +123,7 @@ def build(mini: Miniature) -> Task:
 
 @lru_cache(maxsize=1)
 def shared_tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer of all mini tasks; do not change it."""
+    """Return the tokenizer of all mini tasks; do not change it."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(BASE_MODEL, trust_remote_code=False)
     return tokenizer
 

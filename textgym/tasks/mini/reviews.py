@@ -104,5 +104,5 @@ REVIEWS = Miniature(
 
 @lru_cache(maxsize=1)
 def reviews() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(REVIEWS)

@@ -37,7 +37,7 @@ def _usually(*names: str) -> WeightedRules:
 
 
 def _vocabulary(sign: str, forms: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
-    """The words of one polarity as rules, with the forms that sentences need, and the words they prefer."""
+    """Return the words of one polarity as rules, with the forms that sentences need, and the words they prefer."""
     return {
         **{sign + part_of_speech: lemmas for part_of_speech, lemmas in forms.items()},
         f"{sign}an adjective": [article(word) for word in forms["adjective"]],
@@ -52,7 +52,7 @@ def _vocabulary(sign: str, forms: Mapping[str, tuple[str, ...]]) -> dict[str, Se
 
 
 def _mirrored(rules: WeightedRules) -> WeightedRules:
-    """The rules and their mirror images, in which ``+`` and ``-`` have changed places."""
+    """Return the rules and their mirror images, in which ``+`` and ``-`` have changed places."""
     swap = str.maketrans("+-", "-+")
     mirror = {
         name.translate(swap): {text.translate(swap): weight for text, weight in productions.items()}

@@ -132,7 +132,7 @@ def correctness(text: str, asked: str, answer: str, event: Sequence[str]) -> flo
 
 
 def _details(text: str) -> list[str]:
-    """The words of a text that name a detail, of whatever event."""
+    """Return the words of a text that name a detail, of whatever event."""
     return [word for word in re.findall(r"[A-Za-z]+", text) if word.lower() in _KIND]
 
 
@@ -144,7 +144,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """A question, and an answer that often confuses the events or answers another question."""
+    """Return a question, and an answer that often confuses the events or answers another question."""
     prompt, asked, event, other = _ask(rng)
     another = tuple(ANSWER)[rng.integers(len(ANSWER))]
     habits: list[tuple[Sequence[str], Event]] = [
@@ -228,5 +228,5 @@ STORIES = Miniature(
 
 @lru_cache(maxsize=1)
 def stories() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(STORIES)

@@ -77,7 +77,7 @@ _PLACES = {number: tuple(combinations(range(number + 2), number)) for number in 
 
 
 def _post(told: Sequence[str], padding: Sequence[str], places: Sequence[int]) -> str:
-    """The sentences of both kinds, each kind in its order, those told at ``places``."""
+    """Return the sentences of both kinds, each kind in its order, those told at ``places``."""
     kinds = iter(told), iter(padding)
     return " ".join(next(kinds[place not in places]) for place in range(len(told) + len(padding)))
 
@@ -121,7 +121,7 @@ def faithfulness(text: str, facts: Sequence[str]) -> float:
 
 
 def recall(text: str, post: str) -> float:
-    """The share of the post's different words that the text repeats (ROUGE-1 recall)."""
+    """Return the share of the post's different words that the text repeats (ROUGE-1 recall)."""
     wanted = set(_words(post))
     return len(wanted.intersection(_words(text))) / len(wanted)
 
@@ -131,7 +131,7 @@ def _words(text: str) -> list[str]:
 
 
 def _sentences(prompt: str) -> list[str]:
-    """The sentences of the post in a prompt."""
+    """Return the sentences of the post in a prompt."""
     return re.findall(r"[A-Z][^.]*\.", prompt.removeprefix("Post:"))
 
 
@@ -142,7 +142,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """A post, and a summary that confuses its facts with others, leaves some out, or is beside the point.
+    """Return a post, and a summary that confuses its facts with others, leaves some out, or is beside the point.
 
     Writers differ in care, so some summaries are right in all and some in nothing.
     """
@@ -154,7 +154,7 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _tell(rng: np.random.Generator) -> tuple[str, Event, Event]:
-    """A prompt, the event that its post tells, and the one that the padding speaks of."""
+    """Return a prompt, the event that its post tells, and the one that the padding speaks of."""
     event, other = _events(rng)
     told = TOLD[rng.integers(len(TOLD))]
     places = _PLACES[len(told)][rng.integers(len(_PLACES[len(told)]))]
@@ -191,7 +191,7 @@ def _post_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> fl
 
 
 def _repeat_padding(prompt: Prompt) -> str:
-    """The sentences of the post that tell nothing of the event."""
+    """Return the sentences of the post that tell nothing of the event."""
     facts = set(_words(" ".join(prompt.columns["facts"])))
     return "".join(f" {sentence}" for sentence in _sentences(prompt.text) if facts.isdisjoint(_words(sentence)))
 
@@ -217,5 +217,5 @@ SUMMARIES = Miniature(
 
 @lru_cache(maxsize=1)
 def summaries() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(SUMMARIES)

@@ -99,7 +99,7 @@ def _prompt(rng: np.random.Generator, event: Event) -> str:
 
 
 def _misread(rng: np.random.Generator, event: Event) -> Event:
-    """The event as a poor reader takes it: words guessed, and now and then the roles exchanged."""
+    """Return the event as a poor reader takes it: words guessed, and now and then the roles exchanged."""
 
     def guess(word: str, options: tuple[str, ...]) -> str:
         return pick(rng, options) if rng.random() < 0.7 else word
@@ -124,12 +124,12 @@ def _misread(rng: np.random.Generator, event: Event) -> Event:
 
 
 def _columns(event: Event) -> dict[str, Any]:
-    """The event as JSON values."""
+    """Return the event as JSON values."""
     return {**vars(event), "subject": list(event.subject), "object": list(event.object)}
 
 
 def _meant(columns: Mapping[str, Any]) -> Event:
-    """The event that the columns of a prompt describe."""
+    """Return the event that the columns of a prompt describe."""
     return Event(
         subject=Participant(*columns["subject"]),
         object=Participant(*columns["object"]),
@@ -178,5 +178,5 @@ TRANSLATION = Miniature(
 
 @lru_cache(maxsize=1)
 def translation() -> Task:
-    """The task, built once."""
+    """Return the task, built once."""
     return build(TRANSLATION)

@@ -95,7 +95,7 @@ class Event:
 
 
 def foreign(event: Event, *, object_first: bool) -> str:
-    """The event in the invented language, without punctuation.
+    """Return the event in the invented language, without punctuation.
 
     >>> cat, dogs = Participant("cat", "", SINGULAR), Participant("dog", "old", PLURAL)
     >>> foreign(Event(dogs, cat, "see", "past", "park"), object_first=False)
@@ -108,7 +108,7 @@ def foreign(event: Event, *, object_first: bool) -> str:
 
 
 def english(event: Event) -> str:
-    """The event in English, behind a space.
+    """Return the event in English, behind a space.
 
     >>> cat, dogs = Participant("cat", "", SINGULAR), Participant("dog", "old", PLURAL)
     >>> english(Event(dogs, cat, "see", "past", "park"))
@@ -118,7 +118,7 @@ def english(event: Event) -> str:
 
 
 def parse(text: str) -> Event | None:
-    """The event of which ``text`` is the English sentence; None where it is not, to the letter, a sentence."""
+    """Return the event of which ``text`` is the English sentence; None where it is not, to the letter, a sentence."""
     match = _SENTENCE.fullmatch(text)
     if match is None:
         return None
@@ -131,7 +131,7 @@ def parse(text: str) -> Event | None:
 
 
 def swapped(event: Event) -> str:
-    """The event's English sentence with its participants interchanged, and no word changed.
+    """Return the event's English sentence with its participants interchanged, and no word changed.
 
     >>> cat, dogs = Participant("cat", "", SINGULAR), Participant("dog", "old", PLURAL)
     >>> swapped(Event(dogs, cat, "see", "past", "park"))
