@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 
-from textgym.agents.construction import restricts_actions
-from textgym.agents.masking import MASK_MODEL, NucleusMask
+from textgym.agents.loop.checks import restricts_actions
+from textgym.agents.policy.masking import MASK_MODEL, NucleusMask
+from textgym.agents.policy.session import Session
 from textgym.agents.ppo import PPO, PPOSettings
-from textgym.agents.session import Session
 from textgym.numbers import check, count, finite
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.benchmarks.report import facts
 from textgym.cli import main
+from textgym.reports.run import facts
 
 CONTEXT = 64
 LONG = "w1 " * 80

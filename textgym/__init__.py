@@ -23,7 +23,7 @@ for _name in TASKS:
 
 # Imported when they are asked for: they need torch and transformers.
 _LAZY = {
-    "optimum": "textgym.benchmarks.optimum",
+    "optimum": "textgym.exact",
     "register_task": "textgym.registration",
     "load_task": "textgym.registration",
     "jsonl_task": "textgym.tasks.jsonl",

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.benchmarks.throughput.task import EPOCHS, MINIBATCHES, Size, make_env, make_model, prompt_ids
 
 

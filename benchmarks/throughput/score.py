@@ -72,8 +72,8 @@ def _outside(run: Collection, bare: bool) -> float:
     method = "forward" if bare else "logits"
     with (
         patch.object(model, method, watch.around(getattr(model, method))),
-        patch("textgym.agents.session.restrict", watch.around(sampling.restrict)),
-        patch("textgym.agents.session.draw", watch.around(sampling.draw)),
+        patch("textgym.agents.policy.session.restrict", watch.around(sampling.restrict)),
+        patch("textgym.agents.policy.session.draw", watch.around(sampling.draw)),
     ):
         start = time.process_time()
         run()

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from textgym.agents.collect import EpisodePlan, collect
+from textgym.agents.loop.collect import EpisodePlan, collect
+from textgym.agents.loop.rows import AdmittingSlots
+from textgym.agents.policy.session import Session
 from textgym.agents.ppo import PPO
-from textgym.agents.session import Session
-from textgym.agents.slots import AdmittingSlots
 from textgym.lm.architecture import make_backbone
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.helpers import next_logits
-from textgym.agents.session import Session
+from textgym.agents.policy.session import Session
 from textgym.lm.sampling import Sampling, restrict
 from textgym.mdp import TokenMDP
 from textgym.types import Episodes

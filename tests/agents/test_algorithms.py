@@ -18,11 +18,11 @@ from tests.agents.replay import prompt_and_response
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, ReMax, SequenceAlgorithm
-from textgym.agents.advantages import Advantages
-from textgym.agents.batches import minibatches
-from textgym.agents.names import ALGORITHMS
-from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.diagnostic.task import run
+from textgym.agents.functional.advantages import Advantages
+from textgym.agents.loop.batches import minibatches
+from textgym.agents.registry import ALGORITHMS
+from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
+from textgym.benchmarks.experiments.diagnostic.task import run
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes

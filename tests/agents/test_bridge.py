@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP

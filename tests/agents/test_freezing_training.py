@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.batches import score_episodes
-from textgym.agents.evaluation import play
+from textgym.agents.loop.batches import score_episodes
+from textgym.agents.loop.evaluation import play
 from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce
 from textgym.lm.lora import add_lora

@@ -15,11 +15,11 @@ from gymnasium.wrappers import vector as vector_wrappers
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecNormalize
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.names import ALGORITHMS
-from textgym.agents.slots import make_slots
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.bridge import SlotVecEnv
+from textgym.agents.loop.collect import EpisodePlan, collect
+from textgym.agents.loop.rows import make_slots
+from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
 from textgym.types import Episodes

@@ -13,9 +13,9 @@ from tests.agents.replay import behaviour, prompt_and_response
 from tests.agents.test_ppo import equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import NLPO, PPO
-from textgym.agents.evaluation import evaluate
-from textgym.agents.masking import NucleusMask
-from textgym.benchmarks.optimum import bracket, optimum
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.policy.masking import NucleusMask
+from textgym.exact import bracket, optimum
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.types import Episodes
@@ -60,7 +60,7 @@ def agreement(a: list[set[int]], b: list[set[int]]) -> float:
     return float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
 def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_the_copys() -> None:
     algorithm = make(top_mask=0.7, min_tokens_to_keep=3, target_update=2)
     train, checked, copies = algorithm._train, [], []
@@ -83,7 +83,7 @@ def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_t
     assert checked[:4] == [True, False, True, False]
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
 def test_with_an_all_true_mask_it_is_ppo_bit_for_bit() -> None:
     runs = []
     for kind, changes in ((PPO, {}), (NLPO, {"top_mask": 1.0}), (NLPO, {"top_mask": 0.5, "min_tokens_to_keep": V})):

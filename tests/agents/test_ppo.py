@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
 from textgym.files import write_manifest

@@ -14,11 +14,11 @@ from tests.agents.test_algorithms import N_WORDS, OWN, make_env
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import SequenceAlgorithm
-from textgym.agents.batches import minibatches
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.loop.batches import minibatches
+from textgym.agents.offline.data import encode_demonstrations
+from textgym.agents.offline.pretraining import Pretraining, encode_texts, pretraining_loss
 from textgym.agents.ppo import PPO
-from textgym.agents.pretraining import Pretraining, encode_texts, pretraining_loss
+from textgym.agents.registry import ALGORITHMS
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk
 from textgym.types import Episodes
@@ -118,7 +118,7 @@ def test_held_out_loss_and_its_error() -> None:
     assert measured["sem"] == pytest.approx(bootstrap.std(), rel=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
 def test_an_encoder_decoder_learns_pairs() -> None:
     rows = [{"prompt": "w1 w2", "completion": "w3"}, {"prompt": "w4", "completion": "w5 w6"}]
     pretraining = Pretraining(encode_demonstrations(rows, word_tokenizer(), 1), 5.0, 2)

@@ -25,8 +25,8 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
+from textgym.agents.loop.bridge import SlotVecEnv
+from textgym.agents.policy.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task

@@ -10,11 +10,10 @@ import torch
 
 from tests.agents.test_algorithms import make
 from tests.agents.test_ppo import Watch, equal
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.batches import Minibatch, minibatches
-from textgym.agents.evaluation import visited_kl
-from textgym.agents.trpo import TRPO
-from textgym.agents.trust_region import TrustRegion, flat, twice_differentiable
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.batches import Minibatch, minibatches
+from textgym.agents.loop.evaluation import visited_kl
+from textgym.agents.trpo import TRPO, TrustRegion, flat, twice_differentiable
 from textgym.lm.sampling import Sampling
 from textgym.lm.scoring import Trunk
 from textgym.types import Episodes

@@ -33,10 +33,9 @@ from transformers import (
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import PPO, SFTSettings, fine_tune
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.dpo import train_dpo
-from textgym.agents.saved import acting_policy
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.dpo import train_dpo
+from textgym.agents.policy.loading import acting_policy
 from textgym.lm import agreement
 from textgym.lm.agreement import (
     SlowActingWarning,
@@ -165,7 +164,7 @@ def test_models_without_a_column_cache_are_trained(uncached):
 
 
 def env_of(mdp: Any) -> Any:
-    from textgym.agents.slots import admitting_env
+    from textgym.agents.loop.rows import admitting_env
 
     return admitting_env(mdp, 8)
 

@@ -37,12 +37,12 @@ from stable_baselines3.common.monitor import Monitor, get_monitor_files, load_re
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.grpo import GRPO
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.agents.nlpo import NLPO
+from textgym.agents.policy.stock import TokenActorCriticPolicy
 from textgym.agents.ppo import PPO
-from textgym.agents.stock import TokenActorCriticPolicy
+from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import VectorReferenceKL

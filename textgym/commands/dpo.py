@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from textgym import runs
-from textgym.agents.comparisons import Comparison, encode_comparisons
-from textgym.agents.dpo import train_dpo
-from textgym.agents.sft_settings import EpochRow
+from textgym.agents.offline.data import Comparison, encode_comparisons
+from textgym.agents.offline.dpo import train_dpo
+from textgym.agents.offline.sft_settings import EpochRow
 from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.learner import (
     TRAINING,

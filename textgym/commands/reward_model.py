@@ -13,14 +13,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import demonstration_fields, layout_of, row_completion
-from textgym.benchmarks.judged import counted_as, judged, judged_headline
-from textgym.benchmarks.report import write_report
+from textgym.agents.offline.data import demonstration_fields, layout_of, row_completion
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
+from textgym.reports.judged import counted_as, judged, judged_headline
+from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.ensemble import RewardEnsemble

@@ -13,16 +13,16 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import (
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.offline.data import (
     Demonstration,
     encode_demonstrations,
     layout_of,
     require_references,
     task_demonstrations,
 )
-from textgym.agents.evaluation import evaluate
-from textgym.agents.saved import acting_policy
-from textgym.agents.sft import Judge, check_precision, fine_tune
+from textgym.agents.offline.sft import Judge, check_precision, fine_tune
+from textgym.agents.policy.loading import acting_policy
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,

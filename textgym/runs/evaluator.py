@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.evaluation import Report, evaluate, samples
-from textgym.agents.policy import LMPolicy
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.evaluation import Report, evaluate, samples
+from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.files import write_json, write_json_lines
 from textgym.lm.scoring import Trunk
 from textgym.mdp import TokenMDP

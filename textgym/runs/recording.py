@@ -15,13 +15,13 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter
 from tqdm import tqdm
 
-from textgym.agents.callbacks import Row
-from textgym.agents.guards import TrainingWarning
-from textgym.benchmarks.report import write_report
+from textgym.agents.functional.stop_rules import Row
+from textgym.agents.loop.guards import TrainingWarning
 from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
 from textgym.rendering import printable
+from textgym.reports.run import write_report
 from textgym.runs.directory import read_rows
 from textgym.types import Episodes
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
+from textgym.agents.offline.alignment_tax import OF_TASK, OTHERS, PTX, in_short
 from textgym.files import write_json, write_json_lines
 from textgym.rendering import printable
 from textgym.rewards.intervals import half_width

@@ -10,21 +10,13 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.bridge import env_attribute
-from textgym.agents.callbacks import (
-    LEAST,
-    EvaluateEvery,
-    Row,
-    SaveCheckpoints,
-    StopEarly,
-    StopRules,
-    evaluation_row,
-    log_evaluation,
-)
-from textgym.agents.kept import best_note
-from textgym.benchmarks.report import write_report
+from textgym.agents.functional.stop_rules import LEAST, Row, StopRules
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.bridge import env_attribute
+from textgym.agents.loop.callbacks import EvaluateEvery, SaveCheckpoints, StopEarly, evaluation_row, log_evaluation
+from textgym.agents.loop.kept import best_note
 from textgym.files import write_json
+from textgym.reports.run import write_report
 from textgym.runs.directory import Standing, first_result, read_kept
 from textgym.runs.evaluator import Evaluator
 from textgym.runs.loggers import Samples, opened_loggers

@@ -1,0 +1,322 @@
+"""Where episodes come from: one small interface over the vector environments that agents meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+
+from textgym.agents.loop.bridge import SlotVecEnv, env_attribute, row_info, row_of
+from textgym.mdp import TokenMDP
+from textgym.rewards.functions import Batch
+from textgym.types import BoolArray, FloatArray, IntArray
+from textgym.vector import TokenVectorEnv
+from textgym.wrappers import find_action_masks
+
+Observation = dict[str, NDArray[Any]]
+MaskSource: TypeAlias = Callable[[], BoolArray | None]
+
+MAX_SLOTS = 64
+"""Rows that play at once, unless an environment with more is given."""
+
+
+def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
+    """Return an environment that plays exactly the episodes it is given, for batches of ``n_episodes``."""
+    return TokenVectorEnv(mdp, min(MAX_SLOTS, n_episodes), AutoresetMode.DISABLED)
+
+
+class Final(NamedTuple):
+    """A finished row's last observation and info.
+
+    ``unscored`` is what its reward is still to be asked: once :meth:`Slots.judge` has answered, ``info`` is complete.
+    """
+
+    observation: Observation
+    info: dict[str, Any]
+    unscored: Batch | None = None
+
+
+@dataclass(frozen=True)
+class SlotStep:
+    """What one step of all slots did.
+
+    Attributes:
+        observation: what to act upon next.
+        rewards: ``[N]``; 0 for rows that are yet to be scored.
+        terminated: ``[N]``.
+        truncated: ``[N]``; never together with ``terminated``, which leaves nothing to bootstrap from.
+        finals: of each row that finished.
+    """
+
+    observation: Observation
+    rewards: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    finals: Mapping[int, Final]
+
+    def info(self, row: int) -> dict[str, Any]:
+        """Return a finished row's final info."""
+        return self.finals[row].info
+
+
+class Slots(Protocol):
+    """N rows that play episodes.
+
+    Attributes:
+        n: ``N``.
+        admits: whether rows wait to be given a prompt, instead of restarting by themselves.
+    """
+
+    n: int
+    admits: bool
+
+    def start(self) -> Observation | None:
+        """Begins afresh; None where rows wait to be admitted."""
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        """Begins the given episodes in the given rows."""
+
+    def step(self, actions: IntArray) -> SlotStep:
+        """Append a token in every row that plays."""
+
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        """Scores responses that were put aside; returns what their infos say."""
+
+    def restarting(self) -> BoolArray:
+        """``[N]``: rows whose next step only resets them."""
+
+    def action_masks(self) -> BoolArray | None:
+        """``[N, V]`` where the task restricts actions."""
+
+
+def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
+    try:
+        return find_action_masks(venv)
+    except AttributeError:
+        return lambda: None  # not one of ours: it has no masks that we know of
+
+
+class _ScoredInStep:
+    """Slots whose environment scores a response in the step in which it ends."""
+
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        raise NotImplementedError("this environment puts nothing aside")
+
+
+class AdmittingSlots:
+    """Our vector environment under DISABLED autoreset: a continuous-batching server of exactly the asked episodes.
+
+    Args:
+        venv: the environment.
+        score_together: put responses aside as they end, for :meth:`judge` to score in few large calls. Holds where
+            nothing stands between that could need the reward in its step: no wrapper, no rendering.
+    """
+
+    admits = True
+
+    def __init__(self, venv: VectorEnv[Any, Any, Any], score_together: bool = False) -> None:
+        self.venv = venv
+        self.n = venv.num_envs
+        bare = venv is venv.unwrapped and type(venv).step is TokenVectorEnv.step and venv.render_mode is None
+        self.puts_aside = score_together and bare
+        self.action_masks = _mask_source(venv)
+        self._playing = np.zeros(self.n, bool)
+
+    def start(self) -> None:
+        self._playing[:] = False
+        core: Any = self.venv.unwrapped
+        core.idle()  # what a reset of all rows began is nobody's episode
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        def spread(values: IntArray) -> IntArray:
+            full = np.zeros(self.n, np.int64)
+            full[rows] = values
+            return full
+
+        mask = np.zeros(self.n, bool)
+        mask[rows] = True
+        options = {"reset_mask": mask, "prompt_index": spread(prompt_index), "episode": spread(episode)}
+        observation: Observation = self.venv.reset(options=options)[0]
+        core: Any = self.venv.unwrapped
+        check_begun(core.prompt_index[rows], prompt_index)
+        self._playing |= mask
+        return observation
+
+    def step(self, actions: IntArray) -> SlotStep:
+        if self.puts_aside:
+            return self._step_unscored(actions)
+        observation, rewards, terminated, truncated, infos = self.venv.step(actions)
+        # A row that a wrapper cut short plays on inside: that is no one's episode.
+        terminated, truncated = terminated & self._playing, truncated & self._playing & ~terminated
+        rewards = np.where(self._playing, rewards, 0.0)
+        ended = terminated | truncated
+        self._playing &= ~ended
+        finals = {row: Final(row_of(observation, row), row_info(infos, row)) for row in np.flatnonzero(ended).tolist()}
+        return SlotStep(observation, rewards, terminated, truncated, finals)
+
+    def _step_unscored(self, actions: IntArray) -> SlotStep:
+        core: Any = self.venv
+        rewards, terminated, infos = core.advance(actions, score=False)
+        observation: Observation = core.observation()
+        finals = {
+            row: Final(row_of(observation, row), info, info.pop("unscored", None))
+            for row, info in infos.items()
+            if terminated[row]
+        }
+        self._playing &= ~terminated
+        return SlotStep(observation, rewards, terminated, np.zeros(self.n, bool), finals)
+
+    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+        core: Any = self.venv.unwrapped
+        return [verdict.info for verdict in core.mdp.judge(batch)]
+
+    def restarting(self) -> BoolArray:
+        return np.zeros(self.n, bool)
+
+
+class AutoresetSlots(_ScoredInStep):
+    """Any Gymnasium vector environment that resets finished rows in the same or in the next step."""
+
+    admits = False
+
+    def __init__(self, venv: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> None:
+        self.venv = venv
+        self.n = venv.num_envs
+        self.next_step = mode is AutoresetMode.NEXT_STEP
+        self.action_masks = _mask_source(venv)
+        self._ended = np.zeros(self.n, bool)
+
+    def start(self) -> Observation:
+        self._ended = np.zeros(self.n, bool)
+        observation: Observation = self.venv.reset()[0]
+        return observation
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        raise NotImplementedError("rows of this environment restart by themselves")
+
+    def step(self, actions: IntArray) -> SlotStep:
+        observation, rewards, terminated, truncated, infos = self.venv.step(actions)
+        self._ended = np.asarray(terminated | truncated)
+        finals = {row: self._final(row, observation, infos) for row in np.flatnonzero(self._ended).tolist()}
+        return SlotStep(observation, rewards, terminated, truncated & ~terminated, finals)
+
+    def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
+        if self.next_step:
+            return Final(row_of(observation, row), row_info(infos, row))
+        info = row_info(infos, row)
+        return Final(info["final_obs"], info["final_info"])
+
+    def restarting(self) -> BoolArray:
+        return self._ended if self.next_step else np.zeros(self.n, bool)
+
+
+class VecEnvSlots(_ScoredInStep):
+    """A ``VecEnv`` of stable-baselines3, whose rows restart in the same step."""
+
+    admits = False
+
+    def __init__(self, venv: VecEnv) -> None:
+        self.venv = venv
+        self.n = venv.num_envs
+        mdp = env_attribute(venv, "mdp", None)  # of ours
+        self._restricted = mdp is not None and mdp.allowed is not None
+
+    def start(self) -> Observation:
+        observation: Any = self.venv.reset()
+        return dict(observation)
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        raise NotImplementedError("rows of this environment restart by themselves")
+
+    def step(self, actions: IntArray) -> SlotStep:
+        observation: Any
+        observation, rewards, dones, infos = self.venv.step(actions)
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & dones
+        finals = {row: Final(infos[row]["terminal_observation"], infos[row]) for row in np.flatnonzero(dones).tolist()}
+        return SlotStep(dict(observation), rewards, dones & ~truncated, truncated, finals)
+
+    def restarting(self) -> BoolArray:
+        return np.zeros(self.n, bool)
+
+    def action_masks(self) -> BoolArray | None:
+        return np.stack(self.venv.env_method("action_masks")) if self._restricted else None
+
+
+def check_begun(begun: Iterable[Any], asked: Iterable[Any]) -> None:
+    """Refuses an environment that began other prompts than it was asked for.
+
+    Raises:
+        ValueError: it did.
+    """
+    for found, wanted in zip(begun, asked, strict=True):
+        if found != wanted:
+            raise ValueError(
+                f"the environment was asked for prompt {wanted} and began prompt {found}: a wrapper does not hand the "
+                "options of reset() on, or leaves prompt_index out of the info; call self.env.reset(seed=seed, "
+                "options=options) in it"
+            )
+
+
+class AssigningSlots(VecEnvSlots):
+    """A ``VecEnv`` over our environments, whose rows play exactly the asked episodes, also behind wrappers.
+
+    A row that has begun anew by itself is reset once more, with the episode that is asked for among the options of
+    ``reset``. Rows of which none is asked play on by themselves, and count for nothing.
+    """
+
+    admits = True
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._playing = np.zeros(self.n, bool)
+        self._observation: Observation = {}
+
+    def start(self) -> None:  # type: ignore[override]
+        self._playing[:] = False
+        self._observation = super().start()
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        shown = {key: value.copy() for key, value in self._observation.items()}
+        for row, index, number in zip(rows.tolist(), prompt_index.tolist(), episode.tolist(), strict=True):
+            options = {"prompt_index": index, "episode": number}
+            observation, info = self.venv.env_method("reset", options=options, indices=[row])[0]
+            check_begun([info.get("prompt_index")], [index])
+            for key, value in observation.items():
+                shown[key][row] = value
+        self._playing[rows] = True
+        self._observation = shown
+        return shown
+
+    def step(self, actions: IntArray) -> SlotStep:
+        step = super().step(actions)
+        self._observation = step.observation
+        terminated, truncated = step.terminated & self._playing, step.truncated & self._playing
+        rewards = np.where(self._playing, step.rewards, 0.0)
+        finals = {row: final for row, final in step.finals.items() if self._playing[row]}
+        self._playing &= ~(terminated | truncated)
+        return SlotStep(step.observation, rewards, terminated, truncated, finals)
+
+
+def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) -> Slots:
+    """Return the interface that fits the environment of an algorithm.
+
+    Args:
+        env: the environment.
+        score_together: as in :class:`AdmittingSlots`.
+        assign: ask for exactly the episodes of a plan wherever the environment is one of ours, which group algorithms
+            need; otherwise only where that costs nothing.
+    """
+    bridged = env if isinstance(env, SlotVecEnv) else None
+    waits = bridged is not None and bridged.mode is AutoresetMode.DISABLED
+    if bridged is not None and waits and isinstance(bridged.venv.unwrapped, TokenVectorEnv):
+        return AdmittingSlots(bridged.venv, score_together)
+    if assign and env_attribute(env, "mdp", None) is not None:
+        return AssigningSlots(env)
+    if bridged is not None and not waits:
+        return AutoresetSlots(bridged.venv, bridged.mode)
+    return VecEnvSlots(env)  # where rows wait, the bridge restarts them

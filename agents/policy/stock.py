@@ -1,0 +1,230 @@
+"""Policies for stock algorithms: stable-baselines3's PPO and A2C, sb3-contrib's TRPO and MaskablePPO.
+
+    PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
+
+Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SlotVecEnv`. A stock
+algorithm asks for one state at a time. Acting is cheap all the same: each state extends the row's last one, so the
+cache decodes one token. Training encodes the whole prefix of each transition anew, which our own algorithms avoid.
+
+Saving is stable-baselines3's: the zip holds a pickle of ``policy_kwargs``, so open none that you did not write, and
+name the model by its directory, or by a function, rather than passing a loaded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutput
+
+from textgym.agents.loop.checks import check_spaces
+from textgym.agents.policy.values import make_value
+from textgym.lm.agreement import check_agreement
+from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.loading import (
+    accepted,
+    cache_argument,
+    context_length,
+    embedding_rows,
+    frozen_dropout,
+    in_full_precision,
+    load_causal_lm,
+    require_causal,
+)
+from textgym.lm.sampling import Sampling, restrict
+from textgym.lm.scoring import Trunk
+
+
+class _StatesModel(nn.Module):
+    """A trunk that gives its states where a language model gives logits: a decoder of it caches for both heads."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self._cache_name = str(cache_argument(trunk))
+        self._optional = accepted(trunk, position_ids=True)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, position_ids: Tensor, cache: Cache, **inputs: Any) -> CausalLMOutput:
+        further = {self._cache_name: cache, **dict.fromkeys(self._optional, position_ids)}
+        return CausalLMOutput(logits=self.trunk(**inputs, **further).last_hidden_state)
+
+
+class _TokenPolicy(BasePolicy):
+    """What both policies are: a language model with a value function, under stable-baselines3's contract.
+
+    Args:
+        observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
+        action_space: ``Discrete(V)``.
+        lr_schedule: gives the optimiser its first learning rate.
+        model: a directory, a hub id, a function that builds a model, or a loaded one, which is then trained in place.
+        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module as in ``textgym.agents.policy.values``.
+        temperature: divides the logits, in acting and in training.
+        attn_implementation: as in transformers; TRPO needs ``"eager"``, since it differentiates twice.
+        stock: what stable-baselines3 itself passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
+
+    Raises:
+        ValueError: the spaces are not those of a language task, there is no model, or it is too small for them.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        *,
+        model: str | Path | Callable[[], PreTrainedModel] | PreTrainedModel | None = None,
+        value: str | Path | nn.Module = "trunk",
+        temperature: float = 1.0,
+        attn_implementation: str | None = None,
+        **stock: Any,
+    ) -> None:
+        check_spaces(observation_space, action_space)
+        if model is None:
+            raise ValueError('model is None; pass policy_kwargs={"model": DIRECTORY_OR_ID}')
+        # The constructor of the base class calls _build.
+        self.settings: dict[str, Any] = {
+            "model": model,
+            "value": value,
+            "temperature": temperature,
+            "attn_implementation": attn_implementation,
+        }
+        self.sampling = Sampling(temperature)
+        self.n_actions = int(action_space.n)
+        self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        self._decoders: dict[str, PrefixDecoder] = {}
+        make: Any = super().__init__
+        make(observation_space, action_space, lr_schedule, **stock)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        model, value = self.settings["model"], self.settings["value"]
+        given: Any = model
+        lm = frozen_dropout(in_full_precision(given)) if isinstance(model, nn.Module) else load_causal_lm(given)
+        self.lm = require_causal(lm, "stock algorithms, which read prompt and response as one")
+        if self.settings["attn_implementation"] is not None:
+            self.lm.set_attn_implementation(self.settings["attn_implementation"])
+        _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
+        self.trunk = Trunk(self.lm)
+        # Where the prompt ends is nothing to a causal model.
+        self._decodes_columns = check_agreement(self.trunk, self.width, self.width // 2)
+        critic = make_value(value, self.lm)
+        if critic is None:
+            raise ValueError("value=None; expected a value function, since every stock algorithm trains one")
+        self.value = critic  # TRPO tells the critic's parameters by "value" in their names
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        make: Any = self.optimizer_class
+        self.optimizer = make(trained, lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    # --- what stable-baselines3 asks for -------------------------------------------------------------------
+
+    def forward(self, obs: Any, deterministic: bool = False, action_masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``[n]``, values ``[n, 1]`` and log-probabilities ``[n]``; with a cache where no gradient is asked."""
+        states = self._states(obs) if torch.is_grad_enabled() else self._cached_states(obs, "rollout")
+        distribution = self._distribution(states, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self._values(states, obs), distribution.log_prob(actions)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor, action_masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Values ``[n, 1]``, log-probabilities ``[n]`` of the actions, and entropies ``[n]``."""
+        states = self._states(obs)
+        distribution = self._distribution(states, action_masks)
+        return self._values(states, obs), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
+        """stable-baselines3's (or sb3-contrib's) distribution of the next token."""
+        return self._distribution(self._states(obs), action_masks)
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """``[n, 1]``."""
+        return self._values(self._states(obs), obs)
+
+    def _predict(self, observation: Any, deterministic: bool = False, action_masks: Any = None) -> Tensor:
+        distribution = self._distribution(self._cached_states(observation, "predict"), action_masks)
+        actions: Tensor = distribution.get_actions(deterministic=deterministic)
+        return actions
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stays in eval mode: dropout would make rollout and training two policies."""
+        self.train(False)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            **self.settings,
+        }
+
+    # --- how -----------------------------------------------------------------------------------------------
+
+    def _states(self, obs: Any) -> Tensor:
+        """``[n, d]`` the trunk's states at the last tokens, in one pass over the whole window."""
+        return self.trunk.hidden_states(obs["input_ids"], obs["attention_mask"], self.width)[:, -1]
+
+    def _cached_states(self, obs: Any, player: str) -> Tensor:
+        """Return the same, at the cost of one token for each row that grew by one since the player's last call."""
+        if not self._decodes_columns:
+            return self._states(obs)
+        ids, mask = (obs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
+        decoder = self._decoders.get(player)
+        if decoder is None or decoder.n_rows != len(ids):
+            states_model: Any = _StatesModel(self.trunk.base)
+            decoder = self._decoders[player] = PrefixDecoder(states_model, len(ids), self.width)
+        return decoder.logits(ids, mask, np.arange(len(ids)))
+
+    def _distribution(self, states: Tensor, action_masks: Any) -> Any:
+        logits = restrict(self.trunk.head(states), self.sampling, self.n_actions)
+        blank: Any = self.action_dist
+        distribution = blank.proba_distribution(action_logits=logits)
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        return distribution
+
+    def _values(self, states: Tensor, obs: Any) -> Tensor:
+        values: Tensor = self.value(states[:, None], obs["input_ids"], obs["attention_mask"], self.width)
+        return values
+
+
+class TokenActorCriticPolicy(_TokenPolicy, ActorCriticPolicy):
+    """The policy for PPO, A2C and TRPO; ``policy_kwargs`` holds its arguments.
+
+    Args:
+        model: what is trained: a directory, a hub id, a function that builds a model, or a loaded one.
+        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
+        temperature: divides the logits.
+        attn_implementation: as in transformers; ``"eager"`` for TRPO.
+    """
+
+
+class MaskableTokenActorCriticPolicy(_TokenPolicy, MaskableActorCriticPolicy):
+    """The policy for MaskablePPO, which never chooses what the task forbids; else :class:`TokenActorCriticPolicy`."""
+
+
+def _check_model(model: PreTrainedModel, n_actions: int, input_ids: spaces.Box) -> None:
+    """ValueError where the model is not causal, has too few tokens for the spaces, or too short a context."""
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{type(model).__name__} has an encoder; expected a causal language model")
+    n_tokens, rows = int(input_ids.high.max()) + 1, embedding_rows(model)
+    if rows < max(n_actions, n_tokens):
+        raise ValueError(
+            f"the model's vocabulary has {rows} tokens; the task has {n_actions} actions and shows {n_tokens} tokens. "
+            "Use the task's own model, or resize_token_embeddings"
+        )
+    limit, width = context_length(model), input_ids.shape[0]
+    if limit is not None and limit < width:
+        raise ValueError(f"the model's context of {limit} tokens is shorter than P + T = {width}")
