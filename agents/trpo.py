@@ -20,7 +20,6 @@ from textgym.agents.loop.batches import Minibatch, Scored, minibatches
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.ppo import whitened_gae
 from textgym.agents.settings import GAESettings
-from textgym.lm.sampling import restrict
 from textgym.numbers import check, count, finite
 from textgym.rewards.kl import exact_kl
 
@@ -34,11 +33,7 @@ def behaviour_logits(policy: LMPolicy, batch: Minibatch) -> Tensor:
     states = policy.trunk.hidden_states(batch.input_ids, batch.attention_mask, p, batch.prefix)[:, :-1]
     elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
     head = policy.trunk.head(states[valid])
-    logits = restrict(head, policy.sampling.shared, policy.n_actions, policy.end_token_ids, elapsed)
-    if batch.kept is None:
-        return logits
-    kept = batch.kept[valid].long()
-    return logits.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, -torch.inf)
+    return policy.behaviour.kept_logits(head, elapsed, None if batch.kept is None else batch.kept[valid])
 
 
 class TrustRegion:

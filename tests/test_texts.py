@@ -21,7 +21,7 @@ from textgym.agents.offline.data import encode_comparisons, encode_demonstration
 from textgym.agents.offline.pretraining import encode_texts
 from textgym.agents.policy.loading import acting_policy
 from textgym.env import TokenEnv
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.registration import named_rewards

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from textgym.lm.agreement import make_decoder
+from textgym.lm.behaviour import Behaviour
 from textgym.lm.loading import check_fits, frozen_dropout
-from textgym.lm.sampling import Sampling, restrict
+from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray, FloatArray, IntArray
 
@@ -25,8 +26,13 @@ Observation = dict[str, NDArray[Any]]
 class ActingPolicy(Protocol):
     """What the wrapper must know of a policy to pay its half of the KL."""
 
-    lm: PreTrainedModel
-    sampling: Sampling
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The language model."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature, minimum length, top-k and top-p."""
 
 
 def find_attribute(env: Any, name: str) -> Any:
@@ -69,20 +75,17 @@ class _TokenLogProbs:
 
     def __init__(self, model: PreTrainedModel, mdp: TokenMDP, n_rows: int, sampling: Sampling) -> None:
         check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
-        self.mdp = mdp
-        self.sampling = sampling
+        self.prompt_length = mdp.max_prompt_length
+        self.behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling)
         self.decoder = make_decoder(model, n_rows, mdp.width, mdp.max_prompt_length)
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
         """``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
-        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.mdp.max_prompt_length :].sum(1))
-        behaviour = restrict(
+        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.prompt_length :].sum(1))
+        behaviour = self.behaviour.logits(
             logits,
-            self.sampling,
-            self.mdp.n_actions,
-            self.mdp.end_token_ids,
             elapsed.to(logits.device),
             None if masks is None else torch.from_numpy(masks[rows]).to(logits.device),
         )
@@ -91,8 +94,8 @@ class _TokenLogProbs:
         if not np.isfinite(log_probs).all():
             row = rows[~np.isfinite(log_probs)][0]
             raise ValueError(
-                f"the agent chose token {actions[row]} in row {row}, which {self.sampling} excludes there; sample as "
-                "the wrapper is told to"
+                f"the agent chose token {actions[row]} in row {row}, which {self.behaviour.sampling} excludes there; "
+                "sample with the wrapper's settings"
             )
         return log_probs
 

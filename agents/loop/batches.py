@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textgym.agents.functional.advantages import Advantages
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.lm.scoring import Trunk, score_responses
+from textgym.lm.trunk import Trunk
 from textgym.rewards.kl import shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
 
@@ -102,9 +102,8 @@ def score_episodes(
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
-    # What a task forbids, it forbids the reference too; top-k and top-p are the policy's own.
-    whole = episodes.kept is None or policy.truncates
-    task_kept = None if whole else torch.from_numpy(episodes.kept)
+    behaviour = policy.behaviour.for_reference()
+    kept = policy.behaviour.kept_for_reference(episodes.kept)
     prefixes: list[Tensor | None] = []
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
@@ -113,15 +112,12 @@ def score_episodes(
         if policy.value is not None:
             states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
             values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
-        scores = score_responses(
+        scores = behaviour.score(
             reference.head,
             reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1],
             ids[:, policy.prompt_length :],
             mask[:, policy.prompt_length :].bool(),
-            policy.sampling.shared,
-            policy.n_actions,
-            policy.end_token_ids,
-            None if task_kept is None else task_kept[rows].to(policy.device),
+            None if kept is None else torch.from_numpy(kept[rows]).to(policy.device),
         )
         ref_log_probs[rows] = scores.log_probs.cpu().numpy()
     shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)

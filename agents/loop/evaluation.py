@@ -14,8 +14,7 @@ from textgym.agents.loop.collect import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.rows import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.lm.sampling import restrict
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.numbers import count, random_seed
 from textgym.rewards.builtin import no_reward
@@ -123,6 +122,7 @@ def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | 
 def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
     """``[N, T]`` KL(π‖π_ref) of the behaviour distributions in every visited state; 0 after the end."""
     kl = np.zeros(episodes.rewards.shape)
+    behaviour = policy.behaviour.for_reference()  # the policy's own restriction is in the ids that were kept
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
@@ -130,17 +130,14 @@ def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_siz
         elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
         kept = kept_mask(episodes, rows, policy)
         inside = None if kept is None else kept.to(valid.device)[valid]
-        shared = policy.sampling.shared
 
-        def behaviour(trunk: Trunk, allowed: Tensor | None) -> Tensor:
+        def logits(trunk: Trunk, allowed: Tensor | None) -> Tensor:
             states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][valid]  # noqa: B023
-            logits = trunk.head(states)
-            return restrict(logits, shared, policy.n_actions, policy.end_token_ids, elapsed, allowed)  # noqa: B023
+            return behaviour.logits(trunk.head(states), elapsed, allowed)  # noqa: B023
 
         part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
-        # What a task forbids, it forbids the reference too; top-k, top-p and NLPO's mask are the policy's own.
         part[valid] = exact_kl(
-            behaviour(policy.trunk, inside), behaviour(reference, None if policy.truncates else inside)
+            logits(policy.trunk, inside), logits(reference, policy.behaviour.kept_for_reference(inside))
         )
         kl[rows] = part.cpu().numpy()
     return kl

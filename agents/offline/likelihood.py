@@ -9,12 +9,9 @@ from torch import Tensor
 
 from textgym.agents.offline.data import Demonstration
 from textgym.lm.agreement import check_whole_passes
+from textgym.lm.behaviour import Behaviour
 from textgym.lm.loading import context_length, embedding_rows
-from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk, score_responses
-
-PLAIN = Sampling()
-"""The model itself: temperature 1, and nothing left out."""
+from textgym.lm.trunk import Trunk
 
 
 def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
@@ -30,8 +27,8 @@ def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor
     input_ids, attention_mask, prompt_length = _aligned(shown, trunk.model.device)
     valid = attention_mask[:, prompt_length:].bool()
     states = trunk.hidden_states(input_ids, attention_mask, prompt_length)[:, :-1]
-    n_tokens = embedding_rows(trunk.model)
-    scores = score_responses(trunk.head, states, input_ids[:, prompt_length:], valid, PLAIN, n_tokens)
+    plain = Behaviour(embedding_rows(trunk.model))
+    scores = plain.score(trunk.head, states, input_ids[:, prompt_length:], valid)
     return scores.log_probs, valid
 
 

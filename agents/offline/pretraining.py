@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.likelihood import check_readable, log_likelihood
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.numbers import check, count, finite
 from textgym.tokenization import encode_content, warn_of_special_strings
 from textgym.types import Prompt, SpecialTokens

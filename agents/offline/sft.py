@@ -32,7 +32,7 @@ from textgym.lm.loading import (
     require_causal,
 )
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a model in eval mode; its ``"score"`` decides which checkpoint is kept, if it is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +16,17 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textgym.agents.policy.masking import NucleusMask
 from textgym.agents.policy.session import Acted, Session
 from textgym.agents.policy.values import make_value
 from textgym.lm.agreement import check_agreement
+from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.finite import check_loaded
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.generation import make_saveable
 from textgym.lm.loading import check_context, embedding_rows, frozen_dropout, in_full_precision, load_lm
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk, score_responses
+from textgym.lm.trunk import Trunk
 from textgym.types import BoolArray
 
 
@@ -91,15 +92,14 @@ class LMPolicy(BasePolicy):
         make_saveable(self.lm)
         check_loaded(self.lm, f"model={model!r}" if isinstance(model, str | Path) else "model")
         self.fresh_adapters = lora is not None  # or they came with the model, and are part of where it begins
-        self.n_actions = int(action_space.n)
+        mask: NucleusMask | None = None  # NLPO sets it; no module of the policy, which would save and count it
+        self.behaviour = Behaviour(int(action_space.n), tuple(end_token_ids), sampling or Sampling(), mask)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:
             raise ValueError(f"the model's vocabulary has {rows} tokens, fewer than the {self.n_actions} actions")
         self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         check_context(self.lm, self.width, prompt_length)
         self.prompt_length = prompt_length
-        self.end_token_ids = tuple(end_token_ids)
-        self.sampling = sampling or Sampling()
         self.seed = seed
         self.freeze_layers = freeze_layers
         if untie_head:
@@ -124,13 +124,27 @@ class LMPolicy(BasePolicy):
         trained = [p for p in self.parameters() if p.requires_grad]
         # As a group, since a policy that only acts may have nothing to train.
         self.optimizer = torch.optim.Adam([{"params": trained}], lr=lr_schedule(1), eps=1e-5)
-        self.mask: NucleusMask | None = None  # NLPO's; no module of the policy, which would save and count it
         self._own_session: Session | None = None
 
     @property
-    def truncates(self) -> bool:
-        """Whether what may be sampled depends on a model, so that it is stored and the reference is not bound to it."""
-        return self.sampling.truncates or self.mask is not None
+    def n_actions(self) -> int:
+        """``V``."""
+        return self.behaviour.n_actions
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response."""
+        return self.behaviour.end_ids
+
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature, minimum length, top-k and top-p."""
+        return self.behaviour.sampling
+
+    @property
+    def mask(self) -> NucleusMask | None:
+        """NLPO's mask; None for none."""
+        return self.behaviour.mask
 
     def saved_arguments(self) -> dict[str, Any]:
         """What the constructor must be told again, beside the saved model."""
@@ -168,14 +182,11 @@ class LMPolicy(BasePolicy):
         """
         return Session(
             self.lm if model is None else model,
+            self.behaviour if sampling is None else replace(self.behaviour, sampling=sampling),
             n_rows,
             self.width,
             self.prompt_length,
-            self.n_actions,
-            self.end_token_ids,
-            sampling or self.sampling,
             self.seed if seed is None else seed,
-            self.mask,
         )
 
     def act(
@@ -236,16 +247,7 @@ class LMPolicy(BasePolicy):
         """
         valid = attention_mask[:, self.prompt_length :].bool()
         states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length, prefix)
-        scores = score_responses(
-            self.trunk.head,
-            states[:, :-1],
-            input_ids[:, self.prompt_length :],
-            valid,
-            self.sampling,
-            self.n_actions,
-            self.end_token_ids,
-            kept,
-        )
+        scores = self.behaviour.score(self.trunk.head, states[:, :-1], input_ids[:, self.prompt_length :], valid, kept)
         values = None
         if self.value is not None:
             values = self.value(states, input_ids, attention_mask, self.prompt_length)

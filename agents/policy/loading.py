@@ -11,9 +11,12 @@ from transformers import PreTrainedModel
 
 from textgym.agents.loop.checkpoint import read_state
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.masking import MASK_MODEL, NucleusMask
+from textgym.lm.behaviour import NucleusMask
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
+
+MASK_MODEL = "mask_model"
+"""The name under which a checkpoint keeps the model of NLPO's mask."""
 
 
 def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Sampling | None = None) -> LMPolicy:
@@ -51,8 +54,9 @@ def saved_policy(
     mask = Path(source) / "training" / f"{MASK_MODEL}.safetensors"
     if state and mask.is_file():
         settings = state["hyperparameters"]
-        policy.mask = NucleusMask(policy.lm, settings["top_mask"], settings["min_tokens_to_keep"])
-        load_model(policy.mask.model, mask)
+        nucleus = NucleusMask(policy.lm, settings["top_mask"], settings["min_tokens_to_keep"])
+        load_model(nucleus.model, mask)
+        policy.behaviour = replace(policy.behaviour, mask=nucleus)
     return policy
 
 

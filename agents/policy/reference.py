@@ -29,7 +29,7 @@ from textgym.lm.lora import (
     shares_base,
     unwrapped,
 )
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 
 PLACE = Path("training", "reference")
 """A checkpoint's folder for its reference."""

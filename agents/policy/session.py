@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textgym.agents.policy.masking import NucleusMask
 from textgym.lm.agreement import make_decoder
-from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
+from textgym.lm.behaviour import Behaviour, draw, kept_ids
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63
@@ -86,38 +85,30 @@ class Session:
 
     Args:
         model: the policy's language model.
+        behaviour: the distribution to sample from; the model of its mask, if any, gets a cache of its own.
         n_rows: ``N``.
         width: ``P + T``.
         prompt_length: ``P``.
-        n_actions: ``V``.
-        end_ids: tokens that end a response.
-        sampling: the behaviour distribution.
         seed: of the random streams.
-        mask: restricts what is sampled, by a model that has a cache of its own; None for no such mask.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
+        behaviour: Behaviour,
         n_rows: int,
         width: int,
         prompt_length: int,
-        n_actions: int,
-        end_ids: Sequence[int],
-        sampling: Sampling,
         seed: int,
-        mask: NucleusMask | None = None,
     ) -> None:
         self.decoder = make_decoder(model, n_rows, width, prompt_length)
-        self.mask = mask
+        mask = behaviour.mask
         self.mask_decoder = None if mask is None else make_decoder(mask.model, n_rows, width, prompt_length)
         self.streams = RowStreams(seed, n_rows, width - prompt_length)
         self.n_rows = n_rows
         self.width = width
         self.prompt_length = prompt_length
-        self.n_actions = n_actions
-        self.end_ids = tuple(end_ids)
-        self.sampling = sampling
+        self.behaviour = behaviour
 
     def begin(self, rows: IntArray, episodes: IntArray) -> None:
         """Announces which episodes begin in which rows; rows that begin unannounced are numbered in turn."""
@@ -149,36 +140,36 @@ class Session:
             return Acted(actions, log_probs, None)
         elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
         allowed = None if action_masks is None else action_masks[rows]
-        behaviour = self._behaviour(observation, rows, elapsed, allowed)
-        tokens, chosen = self._choose(behaviour, rows, elapsed, np.broadcast_to(deterministic, rows.shape))
+        logits = self._logits(observation, rows, elapsed, allowed)
+        tokens, chosen = self._choose(logits, rows, elapsed, np.broadcast_to(deterministic, rows.shape))
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
-        restricted = allowed is not None or self.sampling.truncates or self.mask is not None
-        return Acted(actions, log_probs, kept_ids(behaviour).cpu().numpy() if restricted else None)
+        restricted = allowed is not None or self.behaviour.truncates
+        return Acted(actions, log_probs, kept_ids(logits).cpu().numpy() if restricted else None)
 
-    def _choose(self, behaviour: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
         """``[n]`` tokens and their log-probabilities: the most probable where ``greedy [n]``, else sampled."""
         if greedy.any():
-            best = behaviour.log_softmax(-1).max(-1)
+            best = logits.log_softmax(-1).max(-1)
             if greedy.all():
                 return best.indices, best.values
         uniforms = self.streams.draw(rows, elapsed)
-        tokens, chosen = draw(behaviour, torch.from_numpy(uniforms).to(behaviour.device))
+        tokens, chosen = draw(logits, torch.from_numpy(uniforms).to(logits.device))
         if greedy.any():
-            is_greedy = torch.from_numpy(greedy.copy()).to(behaviour.device)
+            is_greedy = torch.from_numpy(greedy.copy()).to(logits.device)
             return torch.where(is_greedy, best.indices, tokens), torch.where(is_greedy, best.values, chosen)
         return tokens, chosen
 
-    def _behaviour(
+    def _logits(
         self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
     ) -> Tensor:
-        """``[n, V]`` logits of the behaviour distribution."""
+        """Return ``[n, V]`` logits of the behaviour distribution."""
         shown = observation["input_ids"], observation["attention_mask"], rows
         logits = self.decoder.logits(*shown)
-        so_far = torch.from_numpy(elapsed).to(logits.device)
-        admitted = None if allowed is None else torch.from_numpy(allowed).to(logits.device)
-        if self.mask is not None and self.mask_decoder is not None:
-            judged = self.mask_decoder.logits(*shown)
-            admitted = self.mask.admits(judged, self.sampling, self.n_actions, self.end_ids, so_far, admitted)
-        return restrict(logits, self.sampling, self.n_actions, self.end_ids, so_far, admitted)
+        return self.behaviour.logits(
+            logits,
+            torch.from_numpy(elapsed).to(logits.device),
+            None if allowed is None else torch.from_numpy(allowed).to(logits.device),
+            None if self.mask_decoder is None else self.mask_decoder.logits(*shown),
+        )

@@ -17,7 +17,7 @@ from textgym.agents.loop.evaluation import play
 from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce
 from textgym.lm.lora import add_lora
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.vector import TokenVectorEnv
 
 SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}

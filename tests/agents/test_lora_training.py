@@ -19,7 +19,7 @@ from textgym.agents.policy.reference import WITHOUT_ADAPTERS
 from textgym.agents.ppo import PPO
 from textgym.lm.adapter_files import adapter_tensors
 from textgym.lm.lora import adapters_off, add_lora
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.vector import TokenVectorEnv
 
 wrapping = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -14,8 +14,8 @@ from tests.agents.test_ppo import equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import NLPO, PPO
 from textgym.agents.loop.evaluation import evaluate
-from textgym.agents.policy.masking import NucleusMask
 from textgym.exact import bracket, optimum
+from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.types import Episodes
@@ -96,20 +96,23 @@ def test_with_an_all_true_mask_it_is_ppo_bit_for_bit() -> None:
 
 def test_best_and_end_tokens_are_always_kept() -> None:
     mask = NucleusMask(tiny_gpt2(), 0.1, 2)
-    logits = torch.tensor([[9.0, 1.0, 8.0, 0.0, 2.0]])
-    elapsed = torch.zeros(1)
-    assert mask.admits(logits, Sampling(), 5, (3,), elapsed).tolist() == [[True, False, True, True, False]]
+    policy, judged = torch.zeros(1, 5), torch.tensor([[9.0, 1.0, 8.0, 0.0, 2.0]])
+
+    def kept(sampling: Sampling, allowed: torch.Tensor | None = None) -> list[list[bool]]:
+        behaviour = Behaviour(5, (3,), sampling, mask)
+        return torch.isfinite(behaviour.logits(policy, torch.zeros(1), allowed, judged)).tolist()
+
+    assert kept(Sampling()) == [[True, False, True, True, False]]
     # What the minimum length or the task forbids, no mask brings back.
-    early = mask.admits(logits, Sampling(min_new_tokens=1), 5, (3,), elapsed)
-    assert early.tolist() == [[True, False, True, False, False]]
-    allowed = torch.tensor([[False, True, True, False, True]])
-    assert mask.admits(logits, Sampling(), 5, (3,), elapsed, allowed).tolist() == [[False, False, True, False, True]]
+    assert kept(Sampling(min_new_tokens=1)) == [[True, False, True, False, False]]
+    assert kept(Sampling(), torch.tensor([[False, True, True, False, True]])) == [[False, False, True, False, True]]
 
 
 def test_a_mask_that_leaves_no_token_is_an_error() -> None:
-    mask = NucleusMask(tiny_gpt2(), 0.9, 1)
+    behaviour = Behaviour(5, mask=NucleusMask(tiny_gpt2(), 0.9, 1))
+    logits, nothing = torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match="leaves no token to choose"):
-        mask.admits(torch.zeros(1, 5), Sampling(), 5, (), torch.zeros(1), torch.zeros(1, 5, dtype=torch.bool))
+        behaviour.logits(logits, torch.zeros(1), nothing, logits)
 
 
 def test_a_task_that_restricts_actions_is_refused() -> None:

@@ -20,7 +20,7 @@ from textgym.agents.offline.pretraining import Pretraining, encode_texts, pretra
 from textgym.agents.ppo import PPO
 from textgym.agents.registry import ALGORITHMS
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.types import Episodes
 from textgym.vector import TokenVectorEnv
 

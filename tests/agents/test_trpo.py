@@ -15,7 +15,7 @@ from textgym.agents.loop.batches import Minibatch, minibatches
 from textgym.agents.loop.evaluation import visited_kl
 from textgym.agents.trpo import TRPO, TrustRegion, flat, twice_differentiable
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.types import Episodes
 
 

@@ -18,7 +18,7 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.exact import optimum
 from textgym.exact.tree import count_sequences, n_sequences, prefix_tree
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 
 END, V = 1, 5

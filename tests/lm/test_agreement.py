@@ -47,8 +47,8 @@ from textgym.lm.agreement import (
 )
 from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.scoring import Trunk
 from textgym.lm.seq2seq import Seq2SeqDecoder
+from textgym.lm.trunk import Trunk
 from textgym.types import Ranking
 
 P, T = 5, 8

@@ -25,7 +25,7 @@ from textgym.commands.learner import (
 )
 from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.lm.loading import check_fits, context_length
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards.builtin import no_reward

@@ -17,7 +17,7 @@ from textgym.agents.policy.loading import acting_policy
 from textgym.files import remove_directory, replaced_directory, write_json_lines
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
 from textgym.registration import load_task
 from textgym.reports.run import write_report

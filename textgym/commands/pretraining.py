@@ -11,7 +11,7 @@ from textgym.agents.offline.data import Demonstration, task_demonstrations
 from textgym.agents.offline.likelihood import check_readable
 from textgym.agents.offline.pretraining import encode_texts
 from textgym.lm.loading import names_encoder_decoder
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.rows import BadRowError, Screening, read_placed_rows
 from textgym.tasks import MINI

@@ -37,7 +37,7 @@ from textgym.commands.learner import (
 from textgym.commands.train import watched_reward
 from textgym.files import read_json, write_json
 from textgym.lm.loading import check_fits, context_length
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task
 from textgym.rendering import printable

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from textgym.agents.policy.masking import NucleusMask
 from textgym.exact.tree import Tree
+from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.decoding import no_column_cache
 from textgym.lm.loading import accepted, cache_argument
-from textgym.lm.sampling import Sampling, restrict
+from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import Float32Array, FloatArray, IntArray
 
@@ -35,24 +35,18 @@ def tree_log_probs(
     Computed by the model in its own precision and normalised in float64, so that each row sums to 1 to the last bit
     that matters.
     """
+    behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling, mask)
     judged = [None] * len(tree) if mask is None else tree_logits(tree, mdp, mask.model)
     found = []
     for t, (level, logits, own) in enumerate(zip(tree, tree_logits(tree, mdp, model), judged, strict=True)):
-        elapsed = torch.full((len(logits),), t)
-        allowed = None if mdp.allowed is None else torch.from_numpy(level.allowed)
-        if mask is not None and own is not None:
-            shown = torch.from_numpy(own)
-            allowed = mask.admits(shown, sampling, mdp.n_actions, mdp.end_token_ids, elapsed, allowed)
-        found.append(_behaviour(logits, elapsed, allowed, mdp, sampling))
+        kept = behaviour.logits(
+            torch.from_numpy(logits),
+            torch.full((len(logits),), t),
+            None if mdp.allowed is None else torch.from_numpy(level.allowed),
+            None if own is None else torch.from_numpy(own),
+        )
+        found.append(kept.double().log_softmax(-1).numpy())
     return tuple(found)
-
-
-def _behaviour(
-    logits: Float32Array, elapsed: Tensor, allowed: Tensor | None, mdp: TokenMDP, sampling: Sampling
-) -> FloatArray:
-    kept = restrict(torch.from_numpy(logits), sampling, mdp.n_actions, mdp.end_token_ids, elapsed, allowed)
-    log_probs: FloatArray = kept.double().log_softmax(-1).numpy()
-    return log_probs
 
 
 @torch.inference_mode()

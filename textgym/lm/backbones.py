@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from textgym.lm.freezing import FrozenPrefix, layers_of
-from textgym.lm.loading import accepted, position_ids
+from textgym.lm.loading import accepted
 
 OPTIONAL = {"use_cache": False}
 """Arguments for models whose ``forward`` takes them."""
@@ -107,3 +107,8 @@ def tokens_first(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     longest = int(attention_mask.sum(1).max())
     order = attention_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
     return input_ids.gather(1, order)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

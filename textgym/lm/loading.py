@@ -238,11 +238,6 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return int(embedding.weight.shape[0])
 
 
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 CACHE_NAMES = ("cache", "past_key_values")
 """Names of the argument by which ``forward`` takes a cache: since transformers 5.24, and before."""
 

@@ -31,7 +31,7 @@ from textgym.lm.adapter_files import (
 from textgym.lm.bars import without_bars
 from textgym.lm.freezing import layers_of
 from textgym.lm.loading import accepted, embedding_rows, frozen_dropout
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.numbers import count, plain
 
 Model = TypeVar("Model", bound=nn.Module)

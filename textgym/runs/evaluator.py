@@ -9,7 +9,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import Report, evaluate, samples
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.files import write_json, write_json_lines
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP
 from textgym.runs.directory import read_kept, read_rows
 
