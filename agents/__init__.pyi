@@ -5,10 +5,10 @@ from .grpo import GRPO as GRPO
 from .grpo import GSPO as GSPO
 from .grpo import RLOO as RLOO
 from .loop.algorithm import SequenceAlgorithm as SequenceAlgorithm
-from .loop.bridge import SlotVecEnv as SlotVecEnv
 from .loop.callbacks import EvaluateEvery as EvaluateEvery
 from .loop.callbacks import SaveCheckpoints as SaveCheckpoints
 from .loop.callbacks import StopEarly as StopEarly
+from .loop.slots import SB3VecEnv as SB3VecEnv
 from .nlpo import NLPO as NLPO
 from .offline.data import Comparison as Comparison
 from .offline.data import Demonstration as Demonstration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -126,6 +126,11 @@ class ClipSettings(Settings):
     def clip_high(self) -> float:
         """How far above 1 the ratio counts."""
         return self.clip_range if self.clip_range_high is None else self.clip_range_high
+
+
+def linear_decay(initial: float) -> Callable[[float], float]:
+    """Return a learning rate that decays from ``initial`` to 0, as a function of the progress that remains (1 to 0)."""
+    return lambda remaining: initial * remaining
 
 
 def warmup_factor(iteration: int, warmup_iterations: int) -> float:

@@ -28,8 +28,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from transformers import PreTrainedModel
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.bridge import SlotVecEnv
-from textgym.agents.loop.checks import linear_decay
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.offline.data import Demonstration, task_demonstrations
 from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
@@ -37,7 +36,7 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.policy.loading import acting_policy
 from textgym.agents.policy.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.agents.registry import ALGORITHMS
-from textgym.agents.settings import Settings, make_settings
+from textgym.agents.settings import Settings, linear_decay, make_settings
 from textgym.lm.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
@@ -260,7 +259,7 @@ class Stock:
         make: Any = self.kind
         algorithm: OnPolicyAlgorithm = make(
             MaskableTokenActorCriticPolicy if issubclass(self.kind, MaskablePPO) else TokenActorCriticPolicy,
-            SlotVecEnv(paid),
+            SB3VecEnv(paid),
             learning_rate=linear_decay(lesson.learning_rate),
             gamma=1.0,
             policy_kwargs={"model": model},

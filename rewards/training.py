@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from textgym.lm.finite import check_step, check_trained, naming_batch
+from textgym.lm.guards import check_step, check_trained, naming_batch
 from textgym.numbers import LARGEST_RATE, check, count, finite
 from textgym.progress import Progress
 from textgym.prompts import cut_left

@@ -31,8 +31,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents import PPO
 from textgym.agents.loop.evaluation import evaluate
-from textgym.agents.loop.guards import TrainingWarning
-from textgym.agents.loop.rows import admitting_env
+from textgym.agents.loop.slots import admitting_env
+from textgym.lm.guards import TrainingWarning
 from textgym.lm.loading import load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts

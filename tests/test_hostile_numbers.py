@@ -21,7 +21,8 @@ import textgym.commands.configs
 from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym import registration
-from textgym.agents.loop.checks import make_controller, schedule_state
+from textgym.agents.loop.checkpoint import schedule_state
+from textgym.agents.loop.checks import make_controller
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.offline.dpo_settings import DPOSettings
 from textgym.agents.offline.pretraining import Pretraining

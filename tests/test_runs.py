@@ -24,7 +24,7 @@ from textgym import files, runs
 from textgym.agents import RLOO
 from textgym.cli import main
 from textgym.files import write_manifest
-from textgym.lm.finite import TrainingError, check_trained, moments
+from textgym.lm.guards import TrainingError, check_trained, moments
 
 REWARDS = """
 import os, pathlib, signal

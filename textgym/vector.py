@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -450,3 +450,38 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         for row, info in infos.items():
             batch = self._add_info(batch, info, row)
         return batch
+
+
+def find_attribute(env: Any, name: str) -> Any:
+    """An attribute of an environment or of what it wraps; of the first row of a vector of environments, if need be.
+
+    Raises:
+        AttributeError: none of them has it.
+    """
+    layer = env
+    while layer is not None:
+        if hasattr(layer, name):
+            return getattr(layer, name)
+        layer = getattr(layer, "env", None)
+    inner = getattr(env, "unwrapped", env)
+    # Asked first, since a worker process of Gymnasium's ends where an attribute is missing.
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and inner.call("has_wrapper_attr", name)[0]:
+        return inner.get_attr(name)[0]
+    raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
+
+
+def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
+    """Return a function that gives the tokens which a task admits now, or None where it admits all.
+
+    ``[N, V]`` for a vector environment, ``[V]`` for a single one.
+
+    Raises:
+        AttributeError: the environment is none of this package.
+    """
+    if find_attribute(env, "mdp").allowed is None:
+        return lambda: None
+    inner = env.unwrapped
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        return lambda: np.stack(inner.call("action_masks"))
+    masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
+    return masks

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -19,6 +18,7 @@ from textgym.lm.loading import check_fits, frozen_dropout
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray, FloatArray, IntArray
+from textgym.vector import find_action_masks, find_attribute
 
 Observation = dict[str, NDArray[Any]]
 
@@ -33,41 +33,6 @@ class ActingPolicy(Protocol):
     @property
     def sampling(self) -> Sampling:
         """Temperature, minimum length, top-k and top-p."""
-
-
-def find_attribute(env: Any, name: str) -> Any:
-    """An attribute of an environment or of what it wraps; of the first row of a vector of environments, if need be.
-
-    Raises:
-        AttributeError: none of them has it.
-    """
-    layer = env
-    while layer is not None:
-        if hasattr(layer, name):
-            return getattr(layer, name)
-        layer = getattr(layer, "env", None)
-    inner = getattr(env, "unwrapped", env)
-    # Asked first, since a worker process of Gymnasium's ends where an attribute is missing.
-    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and inner.call("has_wrapper_attr", name)[0]:
-        return inner.get_attr(name)[0]
-    raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
-
-
-def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
-    """Return a function that gives the tokens which a task admits now, or None where it admits all.
-
-    ``[N, V]`` for a vector environment, ``[V]`` for a single one.
-
-    Raises:
-        AttributeError: the environment is none of this package.
-    """
-    if find_attribute(env, "mdp").allowed is None:
-        return lambda: None
-    inner = env.unwrapped
-    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
-        return lambda: np.stack(inner.call("action_masks"))
-    masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
-    return masks
 
 
 class _TokenLogProbs:

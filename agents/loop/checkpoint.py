@@ -16,26 +16,30 @@ Layout::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, load_model, save_file, save_model
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from torch import nn
 from transformers import AutoModel
 
-from textgym.agents.loop.checks import schedule_from_state, task_identity
+from textgym.agents.loop.checks import task_identity
 from textgym.agents.offline.pretraining import check_same
 from textgym.agents.policy.reference import save_reference, saved_reference
 from textgym.agents.policy.values import SeparateValue, ValueHead
 from textgym.files import read_json, replaced_directory, verify_manifest, write_json
 from textgym.lm.bars import without_bars
-from textgym.lm.finite import check_trained
+from textgym.lm.guards import check_trained
 from textgym.lm.loading import own_memory
 from textgym.lm.lora import save_pretrained
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
 from textgym.lm.sampling import Sampling
 from textgym.lm.weight_files import check_weight_files
+from textgym.numbers import LARGEST_RATE, finite, plain
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.tokenization import write_turn_end
 
@@ -168,3 +172,39 @@ def _save_value(value: nn.Module | None, training: Path) -> None:
         trunk: Any = value.trunk
         with without_bars():
             trunk.save_pretrained(training / "value_trunk")
+
+
+SCHEDULES: dict[str, tuple[type[LinearSchedule] | type[ConstantSchedule], tuple[str, ...]]] = {
+    "LinearSchedule": (LinearSchedule, ("start", "end", "end_fraction")),
+    "ConstantSchedule": (ConstantSchedule, ("val",)),
+}
+"""Schedules of stable-baselines3 that a checkpoint can hold, with the numbers that make them."""
+
+
+def schedule_state(rate: Any) -> float | dict[str, Any]:
+    """Return a learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
+
+    Raises:
+        TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
+        ValueError: a number of it is negative or not finite.
+    """
+    if plain(rate) is not None:
+        return finite("learning_rate", rate, low=0, high=LARGEST_RATE)
+    kind = type(rate).__name__
+    if kind not in SCHEDULES or type(rate) is not SCHEDULES[kind][0]:
+        raise TypeError(
+            f"learning_rate={rate!r}; expected a number, which decays linearly to 0, or stable-baselines3's "
+            "LinearSchedule(start, end, end_fraction) or ConstantSchedule(val): checkpoints hold no pickle, so another "
+            "function could not be saved"
+        )
+    numbers = {name: finite(f"learning_rate: {name}", getattr(rate, name), low=0) for name in SCHEDULES[kind][1]}
+    return {"schedule": kind, **numbers}
+
+
+def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
+    """Return the inverse of :func:`schedule_state`."""
+    if not isinstance(state, Mapping):
+        return state
+    kind, names = SCHEDULES[state["schedule"]]
+    schedule: Schedule = kind(*(state[name] for name in names))
+    return schedule

@@ -12,16 +12,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.agents.loop.bridge import env_attribute
+from textgym.agents.loop.slots import env_attribute
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.lm.agreement import check_backward
 from textgym.lm.loading import check_fits
 from textgym.lm.sampling import Sampling
-from textgym.numbers import LARGEST_RATE, finite, plain
+from textgym.numbers import plain
 from textgym.rewards.kl import FixedKL, KLController
 
 
@@ -174,52 +172,6 @@ def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
             f"trained in a task of {there}; the environment has {here}. Go on in the same task, or begin anew with "
             "model=DIRECTORY in a task that fits the model"
         )
-
-
-def linear_decay(initial: float) -> Schedule:
-    """From ``initial`` to 0 over the whole run."""
-    return lambda remaining: initial * remaining
-
-
-SCHEDULES: dict[str, tuple[type[LinearSchedule] | type[ConstantSchedule], tuple[str, ...]]] = {
-    "LinearSchedule": (LinearSchedule, ("start", "end", "end_fraction")),
-    "ConstantSchedule": (ConstantSchedule, ("val",)),
-}
-"""Schedules of stable-baselines3 that a checkpoint can hold, with the numbers that make them."""
-
-
-def schedule_state(rate: Any) -> float | dict[str, Any]:
-    """Return a learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
-
-    Raises:
-        TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
-        ValueError: a number of it is negative or not finite.
-    """
-    if plain(rate) is not None:
-        return finite("learning_rate", rate, low=0, high=LARGEST_RATE)
-    kind = type(rate).__name__
-    if kind not in SCHEDULES or type(rate) is not SCHEDULES[kind][0]:
-        raise TypeError(
-            f"learning_rate={rate!r}; expected a number, which decays linearly to 0, or stable-baselines3's "
-            "LinearSchedule(start, end, end_fraction) or ConstantSchedule(val): checkpoints hold no pickle, so another "
-            "function could not be saved"
-        )
-    numbers = {name: finite(f"learning_rate: {name}", getattr(rate, name), low=0) for name in SCHEDULES[kind][1]}
-    return {"schedule": kind, **numbers}
-
-
-def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
-    """Return the inverse of :func:`schedule_state`."""
-    if not isinstance(state, Mapping):
-        return state
-    kind, names = SCHEDULES[state["schedule"]]
-    schedule: Schedule = kind(*(state[name] for name in names))
-    return schedule
-
-
-def make_schedule(rate: float | Schedule) -> Schedule:
-    """Return a schedule as it is; a number decays linearly to 0."""
-    return rate if callable(rate) else linear_decay(float(rate))
 
 
 def restricts_actions(env: VecEnv) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from textgym.agents.loop.rows import Final, Observation, Slots, SlotStep
+from textgym.agents.loop.slots import Final, Observation, Slots, SlotStep
 from textgym.agents.policy.session import Acted, Session
 from textgym.prompts import prompt_order
 from textgym.rewards.functions import Batch
@@ -159,8 +159,8 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
     restart by themselves play on until the last planned episode ends: the first N episodes *begun* are kept, not the
     first to end, which would favour short ones.
 
-    Slots that put ended responses aside (:class:`textgym.agents.loop.rows.AdmittingSlots`) have them scored at the end of
-    the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
+    Slots that put ended responses aside (:class:`textgym.agents.loop.slots.AdmittingSlots`) have them scored at the end
+    of the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
     without ``score``, ``components`` and ``token_rewards``; those infos are completed before this function returns. A
     collection that ``on_step`` stops scores nothing.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textgym.agents.loop.collect import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
-from textgym.agents.loop.rows import AdmittingSlots, admitting_env
+from textgym.agents.loop.slots import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP

@@ -24,7 +24,7 @@ from textgym.agents.offline.epoch_checkpoints import checkpoint_path, keep_only,
 from textgym.agents.offline.likelihood import check_causal, check_readable, log_likelihood
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.files import read_json, replaced_directory, write_json
-from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
+from textgym.lm.guards import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
 from textgym.lm.trunk import Trunk

@@ -32,7 +32,7 @@ from textgym.agents.offline.epoch_checkpoints import checkpoint_path, keep_only,
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import MANIFEST, read_json, write_json, write_manifest
 from textgym.lm.bars import without_bars
-from textgym.lm.finite import TrainingError, check_step, check_trained, naming_batch
+from textgym.lm.guards import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.lora import is_adapted
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
 from textgym.progress import Progress

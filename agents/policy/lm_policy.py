@@ -20,9 +20,9 @@ from textgym.agents.policy.session import Acted, Session
 from textgym.agents.policy.values import make_value
 from textgym.lm.agreement import check_agreement
 from textgym.lm.behaviour import Behaviour, NucleusMask
-from textgym.lm.finite import check_loaded
 from textgym.lm.freezing import freeze, untie
 from textgym.lm.generation import make_saveable
+from textgym.lm.guards import check_loaded
 from textgym.lm.loading import check_context, embedding_rows, frozen_dropout, in_full_precision, load_lm
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped
 from textgym.lm.sampling import Sampling

@@ -2,7 +2,7 @@
 
     PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
 
-Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SlotVecEnv`. A stock
+Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SB3VecEnv`. A stock
 algorithm asks for one state at a time. Acting is cheap all the same: each state extends the row's last one, so the
 cache decodes one token. Training encodes the whole prefix of each transition anew, which our own algorithms avoid.
 

@@ -16,9 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonito
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.agents.loop.collect import EpisodePlan, collect
-from textgym.agents.loop.rows import make_slots
+from textgym.agents.loop.slots import SB3VecEnv, make_slots
 from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
@@ -85,8 +84,8 @@ DOUBLED: dict[str, Callable[[TokenMDP], Any]] = {
     "sync SameStep": synced("SameStep"),
     "DummyVecEnv": dummy(),
     "VecMonitor": dummy(VecMonitor, VecCheckNan),
-    "VecMonitor of ours": vector("Disabled", DoubledRows, SlotVecEnv, VecMonitor),
-    "VecMonitor of NextStep": vector("NextStep", DoubledRows, SlotVecEnv, VecMonitor),
+    "VecMonitor of ours": vector("Disabled", DoubledRows, SB3VecEnv, VecMonitor),
+    "VecMonitor of NextStep": vector("NextStep", DoubledRows, SB3VecEnv, VecMonitor),
 }
 """Environments whose rewards are doubled on the way."""
 

@@ -144,7 +144,7 @@ def first_kl(algorithm: PPO) -> float:
     return float(np.abs(episodes.log_probs - scored.ref_log_probs).max())
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @wrapping
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize("origin", ORIGINS, ids=["in place", "wrapped", "peft's directory", "our checkpoint"])
@@ -206,7 +206,7 @@ def test_fresh_adapters_that_do_something_are_part_of_the_reference(init: Any) -
     assert first_kl(algorithm) < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @wrapping
 @pytest.mark.parametrize("origin", ORIGINS[:3], ids=["in place", "wrapped", "peft's directory"])
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")

@@ -21,7 +21,6 @@ from textgym.agents.ppo import PPO
 from textgym.agents.registry import ALGORITHMS
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk
-from textgym.types import Episodes
 from textgym.vector import TokenVectorEnv
 
 LINES = [" ".join(f"w{(i + step) % N_WORDS}" for step in range(2 + i % 7)) for i in range(24)]
@@ -76,10 +75,9 @@ def test_a_gradient_is_that_of_the_policy_and_gamma_times_that_of_the_text(name:
     pretraining = Pretraining(TEXTS, 2.5, 4)
     whole: dict[str, Any] = {"minibatch_size": 16, "n_epochs": 1, "max_grad_norm": 1e9}
     algorithm = make(name, pretraining, policy_kwargs={"lora": lora} if lora else None, **whole)
-    episodes: list[Episodes] = []
-    algorithm._train = episodes.append  # type: ignore[method-assign,assignment]
-    algorithm.learn(1)
-    scored = algorithm.score(episodes[0])
+    episodes = algorithm.collect()
+    assert episodes is not None
+    scored = algorithm.score(episodes)
     estimated = algorithm.estimate_advantages(scored)
 
     order = np.random.default_rng([0, algorithm.iteration])
@@ -118,7 +116,7 @@ def test_held_out_loss_and_its_error() -> None:
     assert measured["sem"] == pytest.approx(bootstrap.std(), rel=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 def test_an_encoder_decoder_learns_pairs() -> None:
     rows = [{"prompt": "w1 w2", "completion": "w3"}, {"prompt": "w4", "completion": "w5 w6"}]
     pretraining = Pretraining(encode_demonstrations(rows, word_tokenizer(), 1), 5.0, 2)

@@ -58,7 +58,7 @@ def test_learns_to_emit_token_7(make: Make) -> None:
     assert episodes.rewards.sum(1).mean() >= 0.95  # the maximum is 1
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.loop.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, min_new_tokens=2, top_k=6)])
 def test_ratio_is_1_at_the_first_minibatch(make: Make, sampling: Sampling) -> None:
     algorithm, errors = make_ppo(make(), sampling=sampling), []

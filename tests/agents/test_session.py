@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.agents.replay import behaviour, prompt_and_response, session_for
 from tests.helpers import tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
 from textgym.agents.loop.collect import EpisodePlan, collect
-from textgym.agents.loop.rows import AdmittingSlots
+from textgym.agents.loop.slots import AdmittingSlots
 from textgym.agents.policy.session import Session, episode_uniforms
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.sampling import Sampling

@@ -23,9 +23,9 @@ from tests.agents.test_ppo import SMALL, equal, make_ppo, parameters
 from tests.helpers import emit, tiny_gpt2, word_mdp
 from textgym.agents import NLPO, EvaluateEvery, SaveCheckpoints, StopEarly, StopRules, kept
 from textgym.agents.functional.stop_rules import best_row
-from textgym.agents.loop.bridge import SlotVecEnv
 from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
 from textgym.progress import Progress
@@ -160,7 +160,7 @@ def test_a_tasks_id_means_its_validation_prompts(env: str) -> None:
 
 def test_evaluates_on_the_prompts_of_an_environment() -> None:
     env = TokenVectorEnv(word_mdp(), 2, "Disabled")
-    for given in (env, env.mdp, SlotVecEnv(env), TokenEnv(env.mdp)):
+    for given in (env, env.mdp, SB3VecEnv(env), TokenEnv(env.mdp)):
         assert EvaluateEvery(given).mdp is env.mdp
     with pytest.raises(ValueError, match="expected a task's id"):
         EvaluateEvery(object())

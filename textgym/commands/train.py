@@ -15,7 +15,7 @@ from textgym import runs
 from textgym.agents.functional.stop_rules import LEAST, StopRules
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.metrics import named_parts
-from textgym.agents.loop.rows import admitting_env
+from textgym.agents.loop.slots import admitting_env
 from textgym.agents.offline.alignment_tax import forgetting
 from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.pretraining import Pretraining

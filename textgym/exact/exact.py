@@ -18,7 +18,8 @@ from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.rewards.resolve import resolve_reward
 from textgym.types import FloatArray
-from textgym.wrappers import ActingPolicy, find_attribute
+from textgym.vector import find_attribute
+from textgym.wrappers import ActingPolicy
 
 Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
 """A causal model, or an ``LMPolicy``, whose own top-k and top-p then hold."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textgym.agents.loop.guards import alarms
 from textgym.agents.offline.alignment_tax import OTHERS, PTX, in_short
+from textgym.lm.guards import alarms
 from textgym.rewards.intervals import half_width
 
 
@@ -130,7 +130,7 @@ class Comparison:
         name: as ``evaluation.json`` has it.
         before, after: what was measured.
         described: its label and hint, where they are others than usual.
-        far: True of a KL so large that training warns of it (:func:`textgym.agents.loop.guards.alarms`).
+        far: True of a KL so large that training warns of it (:func:`textgym.lm.guards.alarms`).
     """
 
     name: str

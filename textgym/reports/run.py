@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from textgym.agents.loop.guards import alarms
+from textgym.lm.guards import alarms
 from textgym.rendering import largest, show_token, strength
 from textgym.reports.comparison import (
     METRICS,
@@ -151,7 +151,7 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
 
 def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """List a run's warnings by the curve that they are about, each kind once: those of
-    :func:`textgym.agents.loop.guards.alarms`, and an iteration that was not trained as it was sampled."""
+    :func:`textgym.lm.guards.alarms`, and an iteration that was not trained as it was sampled."""
     found: dict[str, str] = {}
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}

@@ -12,9 +12,9 @@ from stable_baselines3.common.logger import Logger
 
 from textgym.agents.functional.stop_rules import LEAST, Row, StopRules
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.bridge import env_attribute
 from textgym.agents.loop.callbacks import EvaluateEvery, SaveCheckpoints, StopEarly, evaluation_row, log_evaluation
 from textgym.agents.loop.kept import best_note
+from textgym.agents.loop.slots import env_attribute
 from textgym.files import write_json
 from textgym.reports.run import write_report
 from textgym.runs.directory import Standing, first_result, read_kept
