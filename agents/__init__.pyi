@@ -23,8 +23,8 @@ from .offline.sft import SFTReport as SFTReport
 from .offline.sft import fine_tune as fine_tune
 from .offline.sft_settings import SFTSettings as SFTSettings
 from .policy.lm_policy import LMPolicy as LMPolicy
+from .policy.lm_policy import Session as Session
 from .policy.reference import WITHOUT_ADAPTERS as WITHOUT_ADAPTERS
-from .policy.session import Session as Session
 from .ppo import A2C as A2C
 from .ppo import PPO as PPO
 from .reinforce import Reinforce as Reinforce

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textgym.agents.functional.advantages import Advantages, best_of_groups, spread
+from textgym.agents.functional.objectives import Advantages, best_of_groups, spread
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Scored
+from textgym.agents.loop.episodes import Scored
 from textgym.agents.loop.metrics import mean_and_error
-from textgym.agents.policy.session import Session
+from textgym.agents.policy.lm_policy import Session
 from textgym.agents.settings import GroupSettings
 
 

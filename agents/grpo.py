@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from textgym.agents.functional.advantages import Advantages, group_relative, leave_one_out, spread
-from textgym.agents.functional.losses import sequence_ratio
+from textgym.agents.functional.objectives import Advantages, group_relative, leave_one_out, sequence_ratio, spread
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Scored
+from textgym.agents.loop.episodes import Scored
 from textgym.agents.ppo import ClippedAlgorithm
 from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
 

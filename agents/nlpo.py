@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 
+from textgym.agents.loop.acting import MASK_MODEL
 from textgym.agents.loop.checks import restricts_actions
-from textgym.agents.policy.loading import MASK_MODEL
-from textgym.agents.policy.session import Session
+from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO, PPOSettings
 from textgym.lm.behaviour import NucleusMask
 from textgym.numbers import check, count, finite

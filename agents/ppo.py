@@ -10,10 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from textgym.agents.functional.advantages import Advantages, gae, monte_carlo, whiten
-from textgym.agents.functional.losses import clipped_surrogate, masked_mean, token_ratio
+from textgym.agents.functional.objectives import (
+    Advantages,
+    clipped_surrogate,
+    gae,
+    masked_mean,
+    monte_carlo,
+    token_ratio,
+    whiten,
+)
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Minibatch, Scored
+from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
 from textgym.agents.settings import ClipSettings, CriticSettings, GAESettings
 
@@ -26,13 +33,19 @@ class ClippedAlgorithm(SequenceAlgorithm):
     settings: ClipSettings
     settings_class: ClassVar[type[ClipSettings]] = ClipSettings
 
+    @property
+    def clip_high(self) -> float:
+        """Upper side of the clip: the ratio counts up to 1 + this."""
+        low, high = self.settings.clip_range, self.settings.clip_range_high
+        return low if high is None else high
+
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
         """``[n, T]`` the importance of each token, from log-ratios ``[n, T]``: its own."""
         return token_ratio(log_ratio)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
-        return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.settings.clip_high)
+        return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.clip_high)
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
         """Return True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
@@ -42,7 +55,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
         ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
-        outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.settings.clip_high)
+        outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
         return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}
 
 

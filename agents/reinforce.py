@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgym.agents.functional.advantages import Advantages, greedy_baseline, monte_carlo, spread, whiten
+from textgym.agents.functional.objectives import Advantages, greedy_baseline, monte_carlo, spread, whiten
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Scored
+from textgym.agents.loop.episodes import Scored
 from textgym.agents.settings import Settings
 
 

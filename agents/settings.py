@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -121,26 +121,6 @@ class ClipSettings(Settings):
         check(self, finite, "clip_range", above=0, high=1)
         check_given(self, finite, "clip_range_high", above=0)
         check_given(self, finite, "target_kl", low=0)
-
-    @property
-    def clip_high(self) -> float:
-        """How far above 1 the ratio counts."""
-        return self.clip_range if self.clip_range_high is None else self.clip_range_high
-
-
-def linear_decay(initial: float) -> Callable[[float], float]:
-    """Return a learning rate that decays from ``initial`` to 0, as a function of the progress that remains (1 to 0)."""
-    return lambda remaining: initial * remaining
-
-
-def warmup_factor(iteration: int, warmup_iterations: int) -> float:
-    """Share of the learning rate in an iteration, counted from 0: (i+1)/n, at most 1. Ouyang 2022, appendix C.4.
-
-    Args:
-        iteration: i.
-        warmup_iterations: n; 0 for no warm-up.
-    """
-    return min(1.0, (iteration + 1) / warmup_iterations) if warmup_iterations else 1.0
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

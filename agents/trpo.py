@@ -13,10 +13,9 @@ from sb3_contrib.common.utils import conjugate_gradient_solver
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from textgym.agents.functional.advantages import Advantages
-from textgym.agents.functional.losses import weight
+from textgym.agents.functional.objectives import Advantages, weight
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Minibatch, Scored, minibatches
+from textgym.agents.loop.episodes import Minibatch, Scored, minibatches
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.ppo import whitened_gae
 from textgym.agents.settings import GAESettings

@@ -3,7 +3,7 @@
 - a name of :data:`textgym.agents.registry.ALGORITHMS`, such as ``ppo``;
 - ``package.module:Class`` or ``path/to/file.py:Class``, a user's own subclass of ``SequenceAlgorithm``;
 - ``stable_baselines3:PPO``, ``sb3_contrib:TRPO``: on-policy algorithms of stable-baselines3, through
-  :mod:`textgym.agents.policy.stock`;
+  :mod:`textgym.agents.stock`;
 - ``sft``: fine-tuning on reference texts, where a task has some.
 
 All get the same budget of tokens, and all end as an ``LMPolicy``, so that all are measured alike.
@@ -27,16 +27,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from transformers import PreTrainedModel
 
-from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.algorithm import SequenceAlgorithm, linear_decay
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.offline.data import Demonstration, task_demonstrations
 from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import acting_policy
-from textgym.agents.policy.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.agents.registry import ALGORITHMS
-from textgym.agents.settings import Settings, linear_decay, make_settings
+from textgym.agents.settings import Settings, make_settings
+from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.lm.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP

@@ -15,11 +15,11 @@ from transformers import BertConfig, BertForSequenceClassification, ByT5Tokenize
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents import PPO
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate as evaluated
 from textgym.agents.loop.evaluation import play, sample_responses, samples
 from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
 from textgym.agents.offline.pretraining import encode_texts
-from textgym.agents.policy.loading import acting_policy
 from textgym.env import TokenEnv
 from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP

@@ -27,10 +27,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from textgym.agents.functional.advantages import Advantages
-from textgym.agents.functional.losses import clipped_value_loss, make_normalise, masked_mean, policy_gradient
-from textgym.agents.loop.batches import Minibatch, Scored, minibatches, score_episodes, take
-from textgym.agents.loop.callbacks import TokenProgressBar, as_callbacks, bridge_evaluations
+from textgym.agents.functional.objectives import (
+    Advantages,
+    clipped_value_loss,
+    make_normalise,
+    masked_mean,
+    policy_gradient,
+)
+from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.checkpoint import constructor_arguments, read_state, restore, save_checkpoint, schedule_state
 from textgym.agents.loop.checks import (
     check_plays,
@@ -45,14 +49,32 @@ from textgym.agents.loop.checks import (
     require_env,
     task_identity,
 )
-from textgym.agents.loop.collect import EpisodePlan, collect, sampling_plan
+from textgym.agents.loop.episodes import (
+    EpisodePlan,
+    Minibatch,
+    Scored,
+    collect,
+    minibatches,
+    sampling_plan,
+    score_episodes,
+    take,
+)
 from textgym.agents.loop.metrics import explained_variance, iteration_metrics
-from textgym.agents.loop.slots import MAX_SLOTS, SB3VecEnv, Slots, SlotStep, env_attribute, is_vector, make_slots
+from textgym.agents.loop.slots import (
+    MAX_SLOTS,
+    SB3VecEnv,
+    Slots,
+    SlotStep,
+    as_callbacks,
+    bridge_evaluations,
+    env_attribute,
+    is_vector,
+    make_slots,
+)
 from textgym.agents.offline.pretraining import Pretraining, check_pretraining
-from textgym.agents.policy.lm_policy import Evaluation, LMPolicy
+from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
 from textgym.agents.policy.reference import Reference, make_reference
-from textgym.agents.policy.session import Acted, Session
-from textgym.agents.settings import CriticSettings, Settings, linear_decay, make_settings, warmup_factor
+from textgym.agents.settings import CriticSettings, Settings, make_settings
 from textgym.files import standing
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
 from textgym.lm.sampling import Sampling
@@ -659,3 +681,18 @@ def numbers(logs: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _directory(path: str | Path) -> Path:
     return Path(path).with_suffix("") if Path(path).suffix == ".zip" else Path(path)
+
+
+def linear_decay(initial: float) -> Schedule:
+    """Return a learning rate that decays from ``initial`` to 0, as a function of the progress that remains (1 to 0)."""
+    return lambda remaining: initial * remaining
+
+
+def warmup_factor(iteration: int, warmup_iterations: int) -> float:
+    """Share of the learning rate in an iteration, counted from 0: (i+1)/n, at most 1. Ouyang 2022, appendix C.4.
+
+    Args:
+        iteration: i.
+        warmup_iterations: n; 0 for no warm-up.
+    """
+    return min(1.0, (iteration + 1) / warmup_iterations) if warmup_iterations else 1.0

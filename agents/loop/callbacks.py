@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.agents.functional.stop_rules import LEAST, Row, StopRules, best_row
 from textgym.agents.loop.evaluation import Report, evaluate
 from textgym.agents.loop.kept import NUMBERED, copy_checkpoint, prune, saved_iteration
-from textgym.agents.loop.slots import SB3VecEnv, env_attribute, is_vector
+from textgym.agents.loop.slots import env_attribute, is_vector
 from textgym.files import settle, settle_all
 from textgym.mdp import TokenMDP
 from textgym.progress import Progress, short
@@ -347,37 +347,3 @@ class SaveCheckpoints(BetweenIterations):
         key = f"validation/{metric.removeprefix(LEAST)}"
         measured = {"mean": best[key], "sem": best[f"{key}_sem"], "n": evaluation.episodes}
         return {"iteration": int(best["iteration"]), "metric": metric, **measured}
-
-
-class FunctionCallback(ConvertCallback):
-    """A function ``(locals, globals) -> bool`` as a callback: False stops the training.
-
-    Raises:
-        TypeError: in a step in which the function returned None, which would stop the training without a word.
-    """
-
-    def _on_step(self) -> bool:
-        goes_on: Any = super()._on_step()
-        if goes_on is None:
-            raise TypeError("the callback function returned None; return True to go on, or False to stop the training")
-        return bool(goes_on)
-
-
-def as_callbacks(given: Any) -> list[BaseCallback]:
-    """Return objects for what ``learn`` was given as ``callback``: None, a callback, a function, or a list of these."""
-    each = given if isinstance(given, list) else [] if given is None else [given]
-    return [one if isinstance(one, BaseCallback) else FunctionCallback(one) for one in each]
-
-
-def bridge_evaluations(callback: Any) -> None:
-    """Put the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
-    if isinstance(callback, CallbackList):
-        for each in callback.callbacks:
-            bridge_evaluations(each)
-    if isinstance(callback, EventCallback):
-        bridge_evaluations(callback.callback)
-    if isinstance(callback, EvalCallback):
-        bridge_evaluations(callback.callback_on_new_best)
-        given: Any = callback.eval_env
-        if is_vector(given):
-            callback.eval_env = SB3VecEnv(given)

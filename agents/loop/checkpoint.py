@@ -29,8 +29,8 @@ from transformers import AutoModel
 
 from textgym.agents.loop.checks import task_identity
 from textgym.agents.offline.pretraining import check_same
+from textgym.agents.policy.lm_policy import SeparateValue, ValueHead
 from textgym.agents.policy.reference import save_reference, saved_reference
-from textgym.agents.policy.values import SeparateValue, ValueHead
 from textgym.files import read_json, replaced_directory, verify_manifest, write_json
 from textgym.lm.bars import without_bars
 from textgym.lm.guards import check_trained

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgym.agents.loop.collect import EpisodePlan, collect
+from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.slots import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy

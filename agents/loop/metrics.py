@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from textgym.agents.loop.batches import Scored
+from textgym.agents.loop.episodes import Scored
 from textgym.rewards.kl import k1, k3
 from textgym.types import Float32Array, FloatArray
 

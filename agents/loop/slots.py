@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from textgym.mdp import TokenMDP
@@ -497,3 +498,37 @@ def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) 
     if bridged is not None and not waits:
         return AutoresetSlots(bridged.venv, bridged.mode)
     return VecEnvSlots(env)  # where rows wait, the bridge restarts them
+
+
+class FunctionCallback(ConvertCallback):
+    """A function ``(locals, globals) -> bool`` as a callback: False stops the training.
+
+    Raises:
+        TypeError: in a step in which the function returned None, which would stop the training without a word.
+    """
+
+    def _on_step(self) -> bool:
+        goes_on: Any = super()._on_step()
+        if goes_on is None:
+            raise TypeError("the callback function returned None; return True to go on, or False to stop the training")
+        return bool(goes_on)
+
+
+def as_callbacks(given: Any) -> list[BaseCallback]:
+    """Return objects for what ``learn`` was given as ``callback``: None, a callback, a function, or a list of these."""
+    each = given if isinstance(given, list) else [] if given is None else [given]
+    return [one if isinstance(one, BaseCallback) else FunctionCallback(one) for one in each]
+
+
+def bridge_evaluations(callback: Any) -> None:
+    """Put the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
+    if isinstance(callback, CallbackList):
+        for each in callback.callbacks:
+            bridge_evaluations(each)
+    if isinstance(callback, EventCallback):
+        bridge_evaluations(callback.callback)
+    if isinstance(callback, EvalCallback):
+        bridge_evaluations(callback.callback_on_new_best)
+        given: Any = callback.eval_env
+        if is_vector(given):
+            callback.eval_env = SB3VecEnv(given)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import Responses, sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import acting_policy
 from textgym.agents.settings import require
 from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP

@@ -73,7 +73,7 @@ def _outside(run: Collection, bare: bool) -> float:
     with (
         patch.object(model, method, watch.around(getattr(model, method))),
         patch.object(Behaviour, "logits", watch.around(Behaviour.logits)),
-        patch("textgym.agents.policy.session.draw", watch.around(draw)),
+        patch("textgym.agents.policy.lm_policy.draw", watch.around(draw)),
     ):
         start = time.process_time()
         run()

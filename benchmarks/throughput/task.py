@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from textgym.agents.loop.collect import EpisodePlan, collect
+from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.slots import AdmittingSlots
-from textgym.agents.policy.session import Session
+from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO
 from textgym.lm.architecture import make_backbone
 from textgym.lm.behaviour import Behaviour

@@ -9,11 +9,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 from transformers import PreTrainedModel
 
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import play
 from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
-from textgym.agents.policy.loading import acting_policy
 from textgym.lm.loading import load_causal_lm
 from textgym.registration import task_mdp
 from textgym.rendering import Frame

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.helpers import next_logits
-from textgym.agents.policy.session import Session
+from textgym.agents.policy.lm_policy import Session
 from textgym.lm.behaviour import Behaviour
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP

@@ -17,8 +17,8 @@ from tests.agents.replay import prompt_and_response
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, ReMax, SequenceAlgorithm
-from textgym.agents.functional.advantages import Advantages
-from textgym.agents.loop.batches import minibatches
+from textgym.agents.functional.objectives import Advantages
+from textgym.agents.loop.episodes import minibatches
 from textgym.agents.registry import ALGORITHMS
 from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.experiments.diagnostic.task import run

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tests.agents.replay import prompt_and_response, replayed_log_probs, session_for
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents import PPO
-from textgym.agents.loop.collect import EpisodePlan, collect, sampling_plan
+from textgym.agents.loop.episodes import EpisodePlan, collect, sampling_plan
 from textgym.agents.loop.slots import AdmittingSlots, SB3VecEnv, Slots, make_slots
 from textgym.env import TokenEnv
 from textgym.lm.loading import load_causal_lm
@@ -410,7 +410,7 @@ def test_many_are_scored_in_calls_of_at_most_512(monkeypatch):
         calls.append(len(completion_ids))
         return [float(sum(ids)) for ids in completion_ids]
 
-    monkeypatch.setattr("textgym.agents.loop.collect.SCORED_AT_ONCE", 16)
+    monkeypatch.setattr("textgym.agents.loop.episodes.SCORED_AT_ONCE", 16)
     mdp = word_mdp(counts, prompts=PROMPTS)
     episodes = play(admitting(mdp, 4, together=True), mdp, 40)
     assert calls == [16, 16, 8]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents.loop.batches import Minibatch, minibatches
-from textgym.agents.loop.collect import collect
+from textgym.agents.loop.episodes import Minibatch, collect, minibatches
 from textgym.agents.registry import ALGORITHMS
 from textgym.lm.sampling import Sampling
 from textgym.vector import TokenVectorEnv

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import Report, evaluate, samples
 from textgym.agents.loop.metrics import rollout_metrics
-from textgym.agents.policy.loading import acting_policy
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
 from textgym.mdp import TokenMDP

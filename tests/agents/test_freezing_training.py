@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.loop.batches import score_episodes
+from textgym.agents.loop.episodes import score_episodes
 from textgym.agents.loop.evaluation import play
 from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonito
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.collect import EpisodePlan, collect
+from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.slots import SB3VecEnv, make_slots
 from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv

@@ -18,9 +18,9 @@ from tests.agents.test_algorithms import make, make_env
 from tests.agents.test_ppo import Watch, equal, make_ppo, parameters
 from tests.helpers import tiny_gpt2
 from textgym.agents import GRPO, PPO, SequenceAlgorithm
+from textgym.agents.loop.algorithm import linear_decay, warmup_factor
 from textgym.agents.policy.lm_policy import Evaluation
 from textgym.agents.registry import ALGORITHMS
-from textgym.agents.settings import linear_decay, warmup_factor
 from textgym.lm.guards import TrainingError, TrainingWarning, alarms, check_first_ratio, check_step, ratio_bound
 from textgym.lm.guards import Watch as Watchman
 

@@ -13,7 +13,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.helpers import moved, tiny_gpt2, word_mdp
-from textgym.agents.loop.batches import score_episodes
+from textgym.agents.loop.episodes import score_episodes
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.reference import WITHOUT_ADAPTERS
 from textgym.agents.ppo import PPO

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.functional.advantages import gae
+from textgym.agents.functional.objectives import gae
 from textgym.agents.loop.evaluation import evaluate, play
 from textgym.agents.ppo import PPO
 from textgym.lm.sampling import Sampling

@@ -14,7 +14,7 @@ from tests.agents.test_algorithms import N_WORDS, OWN, make_env
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import SequenceAlgorithm
-from textgym.agents.loop.batches import minibatches
+from textgym.agents.loop.episodes import minibatches
 from textgym.agents.offline.data import encode_demonstrations
 from textgym.agents.offline.pretraining import Pretraining, encode_texts, pretraining_loss
 from textgym.agents.ppo import PPO

@@ -15,8 +15,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from tests.agents.replay import replayed_log_probs
 from tests.helpers import emit, tiny_bart, tiny_gpt2, tiny_t5, word_mdp
 from textgym.agents.loop.evaluation import evaluate, play
-from textgym.agents.policy.stock import TokenActorCriticPolicy
 from textgym.agents.ppo import PPO
+from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
 from textgym.exact.exact import find_reference
 from textgym.lm.lora import add_lora

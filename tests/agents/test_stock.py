@@ -26,7 +26,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.loop.slots import SB3VecEnv
-from textgym.agents.policy.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
+from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env import TokenEnv
 from textgym.mdp import TokenMDP
 from textgym.registration import load_task

@@ -11,7 +11,7 @@ import torch
 from tests.agents.test_algorithms import make
 from tests.agents.test_ppo import equal
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.batches import Minibatch, minibatches
+from textgym.agents.loop.episodes import Minibatch, minibatches
 from textgym.agents.loop.evaluation import visited_kl
 from textgym.agents.trpo import TRPO, TrustRegion, flat, twice_differentiable
 from textgym.lm.sampling import Sampling

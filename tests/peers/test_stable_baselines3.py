@@ -40,9 +40,9 @@ from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents.grpo import GRPO
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.nlpo import NLPO
-from textgym.agents.policy.stock import TokenActorCriticPolicy
 from textgym.agents.ppo import PPO
 from textgym.agents.registry import ALGORITHMS
+from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
 from textgym.vector import TokenVectorEnv
 from textgym.wrappers import VectorReferenceKL

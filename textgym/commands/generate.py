@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from textgym import runs
+from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import play
-from textgym.agents.policy.loading import saved_policy
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.train import UNLIMITED, longest_prompt
 from textgym.files import json_line, write_json_lines

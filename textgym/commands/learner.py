@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.offline.sft_settings import EpochRow
-from textgym.agents.policy.loading import acting_policy
 from textgym.files import remove_directory, replaced_directory, write_json_lines
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained

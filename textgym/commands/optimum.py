@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from textgym.agents.loop.acting import saved_policy
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import saved_policy
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.train import spoken_reward
 from textgym.exact.bracket import Bracket, Interval, bracket

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.offline.data import (
     Demonstration,
@@ -22,7 +23,6 @@ from textgym.agents.offline.data import (
     task_demonstrations,
 )
 from textgym.agents.offline.sft import Judge, check_precision, fine_tune
-from textgym.agents.policy.loading import acting_policy
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import acting_policy
 from textgym.exact.exact import check_beta, find_mdp, find_reference
 from textgym.lm.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling

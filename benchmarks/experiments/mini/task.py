@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
+from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import acting_policy
 from textgym.benchmarks.entries import Lesson, find_contender
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from textgym import runs
+from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.agents.policy.loading import saved_policy
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.train import spoken_reward, user_mdp
 from textgym.files import write_json, write_json_lines

@@ -28,7 +28,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutput
 
 from textgym.agents.loop.checks import check_spaces
-from textgym.agents.policy.values import make_value
+from textgym.agents.policy.lm_policy import make_value
 from textgym.lm.agreement import check_agreement
 from textgym.lm.behaviour import Behaviour
 from textgym.lm.decoding import PrefixDecoder
@@ -73,7 +73,7 @@ class _TokenPolicy(BasePolicy):
         lr_schedule: gives the optimiser its first learning rate.
         model: a directory, a hub id, a function that builds a model, or a loaded one, which is then trained in place.
         value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module
-            as in ``textgym.agents.policy.values``.
+            as in ``textgym.agents.policy.lm_policy``.
         temperature: divides the logits, in acting and in training.
         attn_implementation: as in transformers; TRPO needs ``"eager"``, since it differentiates twice.
         stock: what stable-baselines3 itself passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
