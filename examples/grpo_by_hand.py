@@ -4,8 +4,8 @@ A GPT-2 of two layers learns to repeat the two words of its prompt (``textgym/Co
 
     python examples/grpo_by_hand.py
 
-This page is for reading, and it is the oracle of the library's tests: ``tests/agents/test_by_hand.py`` hands the episodes
-that ``textgym.agents.GRPO`` collected to :func:`train`, and demands the same weights and the same β.
+This page is for reading, and it is the oracle of the library's tests: ``tests/agents/test_by_hand.py`` hands the
+episodes that ``textgym.agents.GRPO`` collected to :func:`train`, and demands the same weights and the same β.
 
 An iteration, from top to bottom (Shao 2024, arXiv 2402.03300):
 

@@ -4,8 +4,8 @@ A GPT-2 of two layers learns to repeat the two words of its prompt (``textgym/Co
 
     python examples/ppo_by_hand.py
 
-This page is for reading, and it is the oracle of the library's tests: ``tests/agents/test_by_hand.py`` hands the episodes
-that ``textgym.agents.PPO`` collected to :func:`train`, and demands the same weights and the same β.
+This page is for reading, and it is the oracle of the library's tests: ``tests/agents/test_by_hand.py`` hands the
+episodes that ``textgym.agents.PPO`` collected to :func:`train`, and demands the same weights and the same β.
 
 An iteration, from top to bottom (Schulman 2017, arXiv 1707.06347, as Ziegler 2019 and Ouyang 2022 use it on text):
 
@@ -79,7 +79,7 @@ class ActorCritic(nn.Module):
         self.value_bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``[n, L, V]`` log-probabilities of the token after each one, and ``[n, L]`` values of the text so far."""
+        """Return ``[n, L, V]`` log-probabilities of the token after each one, and ``[n, L]`` values of each prefix."""
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)  # padding on the left has no position
         out = self.lm(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, output_hidden_states=True

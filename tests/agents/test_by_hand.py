@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
-from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, BestOfN, ExpertIteration, Reinforce, ReMax
+from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, Reinforce, ReMax
 from textgym.agents.pretraining import Pretraining, encode_texts
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
@@ -478,3 +478,121 @@ def test_nlpo_masks_by_a_copy_that_follows_every_other_iteration() -> None:
             assert same > 0.98 if candidate is copies[-1] or i % 2 == 0 else same < 0.9
 
     agree(*repeat(done, recipe, 4 * TOKENS // 2, before), done)
+
+
+# --- TRPO ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Region:
+    """What an iteration of TRPO reads: ``[N, P+T]`` ids and mask, ``[N, T]`` the rest, and the update's texts."""
+
+    ids: Tensor
+    mask: Tensor
+    p: int
+    valid: Tensor
+    old: Tensor
+    advantages: Tensor
+    text: Callable[[Any], Tensor]
+
+    def surrogate(self, policy: Policy) -> Tensor:
+        log_probs = policy.distribution(self.ids, self.mask, self.p, GAE)[0]
+        ratio = (chosen(log_probs, self.ids, self.p, self.valid) - self.old).exp()
+        return by_token(-ratio * self.advantages, self.valid) + self.text(policy.lm)
+
+    def states(self, policy: Policy) -> Tensor:
+        """Return ``[m, V]`` log π in the states in which a token was chosen."""
+        return policy.distribution(self.ids, self.mask, self.p, GAE)[0][self.valid]
+
+
+GAE = Recipe(gae, clipped, by_token, critic=True)
+
+
+def natural_step(policy: Policy, region: Region, bound: float, damping: float) -> Tensor:
+    """Return √(2δ / xᵀHx)·x with x = −H⁻¹g and H = F + damping, of the Fisher matrix F as it is defined.
+
+    F is the mean over states of Σ_v π(v)·∇log π(v)·∇log π(v)ᵀ: Schulman 2015, appendix C.
+    """
+    parameters = list(policy.lm.parameters())
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(region.surrogate(policy), parameters)]).double()
+    log_probs = region.states(policy)
+    fisher = torch.zeros(len(gradient), len(gradient), dtype=torch.float64)
+    for state in log_probs:
+        rows = torch.autograd.grad(state, parameters, torch.eye(V), retain_graph=True, is_grads_batched=True)
+        slopes = torch.cat([g.flatten(1) for g in rows], 1).double()
+        fisher += slopes.T @ (slopes * state.detach().double().exp()[:, None]) / len(log_probs)
+    curvature = fisher + damping * torch.eye(len(fisher), dtype=torch.float64)
+    natural = torch.linalg.solve(curvature, -gradient)
+    return natural * torch.sqrt(2 * bound / (natural @ curvature @ natural))
+
+
+@torch.no_grad()
+def go(policy: Policy, origin: Sequence[Tensor], step: Tensor) -> None:
+    pieces = step.float().split([p.numel() for p in origin])
+    for parameter, start, piece in zip(policy.lm.parameters(), origin, pieces, strict=True):
+        parameter.copy_(start + piece.view_as(start))
+
+
+@torch.no_grad()
+def line_search(policy: Policy, region: Region, step: Tensor, bound: float) -> list[tuple[bool, bool]]:
+    """Go as far as the KL stays within the bound and the surrogate falls; what held at each try, in this order."""
+    origin, before, old = [p.clone() for p in policy.lm.parameters()], region.surrogate(policy), region.states(policy)
+    tried = []
+    for shrunk in range(10):
+        go(policy, origin, 0.8**shrunk * step)
+        kl = (old.exp() * (old - region.states(policy))).sum(1).mean()
+        tried.append((bool(kl <= bound), bool(region.surrogate(policy) < before)))
+        if all(tried[-1]):
+            return tried
+    go(policy, origin, 0.0 * step)
+    return tried
+
+
+@pytest.mark.parametrize(("bound", "damping", "weight"), [(0.01, 0.3, 0.0), (30.0, 1.0, 20.0)])
+def test_trpo_is_its_step_by_the_explicit_fisher_matrix(bound: float, damping: float, weight: float) -> None:
+    """The second case has so wide a region that the step overshoots a text: there the surrogate ends the search."""
+    text = {"pretraining": Pretraining(TEXTS, weight, 4)} if weight else {}
+    own = {"target_kl": bound, "cg_damping": damping, "cg_steps": 60, "curvature_share": 1.0, **text}
+    model = tiny_gpt2(positions=10, n_embd=4, n_layer=1, n_head=1, initializer_range=0.5)
+    done = run(TRPO, TOKENS, model, **own)
+    policy = Policy(copy.deepcopy(done.first), V)
+    reference = copy.deepcopy(policy)
+    optimizer = torch.optim.Adam(policy.parameters(), RATE, eps=1e-5)
+    beta, tokens, tried = BETA, 0, []
+    for i, episodes in enumerate(done.episodes):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - tokens / TOKENS)
+        tokens += int(episodes.valid.sum())
+        ids, mask, old, rewards, p = as_example(ppo, episodes)
+        valid = mask[:, p:].bool()
+        with torch.no_grad():
+            ref = chosen(reference.distribution(ids, mask, p, GAE)[0], ids, p, valid)
+            values = policy.distribution(ids, mask, p, GAE)[1]
+        advantages, returns = gae(Iteration(rewards, rewards - beta * (old - ref), values, valid))
+
+        def text_of(lm: Any, i: int = i) -> Tensor:
+            return weight * text_loss(lm, Pretraining(TEXTS, weight, 4).draw(0, i)) if weight else torch.zeros(())
+
+        region = Region(ids, mask, p, valid, old, advantages, text_of)
+        tried += line_search(policy, region, natural_step(policy, region, bound, damping), bound)
+
+        order = np.random.default_rng([0, i])
+        order.permutation(len(ids))  # the policy's step goes over minibatches, too, though their order tells nothing
+        for _ in range(SIZES["n_epochs"]):
+            for rows in order.permutation(len(ids)).reshape(-1, SIZES["minibatch_size"]):
+                with torch.no_grad():
+                    states = hidden(policy, ids[rows], mask[rows])[:, p - 1 : -1]
+                now = states @ policy.value_weight + policy.value_bias
+                near = values[rows] + (now - values[rows]).clamp(-0.2, 0.2)
+                worse = torch.maximum((now - returns[rows]) ** 2, (near - returns[rows]) ** 2)
+                descend(policy, optimizer, 0.1 * 0.5 * worse[valid[rows]].mean(), SIZES["max_grad_norm"])
+        error = min(max(float((old - ref).sum(1).mean()) / TARGET - 1, -0.2), 0.2)
+        beta *= 1 + error * len(ids) / HORIZON
+    agree(policy, beta, done)
+    assert any(within and not fell for within, fell in tried) == (weight > 0)
+
+
+def hidden(policy: Policy, ids: Tensor, mask: Tensor) -> Tensor:
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    told = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "output_hidden_states": True}
+    return policy.lm(**told).hidden_states[-1]
