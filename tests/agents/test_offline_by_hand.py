@@ -40,6 +40,9 @@ def descend(optimizer: torch.optim.Optimizer, rate: float, loss: Tensor, most: f
 
 def equal(mine: Any, theirs: Any) -> None:
     for (name, one), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        if name.endswith("attn.c_attn.bias"):
+            # No softmax sees the keys' bias: its gradient is rounding, which Adam's ε of 1e-8 makes steps of.
+            one, other = (bias.view(3, -1)[[0, 2]] for bias in (one, other))
         torch.testing.assert_close(one, other, atol=ATOL, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
@@ -63,7 +66,7 @@ def test_fine_tuning_is_adam_on_completions_and_end_tokens(accumulate: int) -> N
     assert report.kept_epoch == epochs  # the weights are those of the end
 
     optimizer = torch.optim.Adam(by_hand.parameters(), betas=(0.9, 0.95), eps=1e-8)
-    norms, losses, n_steps = [], [], epochs * len(shown) // size
+    norms, n_steps = [], epochs * len(shown) // size
     for epoch in range(epochs):
         order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(3 + epoch)).tolist()
         for start in range(0, len(shown), size):
@@ -73,12 +76,13 @@ def test_fine_tuning_is_adam_on_completions_and_end_tokens(accumulate: int) -> N
             done = len(norms) / n_steps
             decayed = rate * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
             norms.append(descend(optimizer, decayed, loss, most))
-            losses.append(float(loss.detach()))
     assert clipped_and_not(norms, most)
     equal(by_hand, model)
-    per_epoch = np.reshape(losses, (epochs, -1)).mean(1)
-    assert per_epoch[-1] < per_epoch[0] / 1.2
     assert all(one.response_ids[-1] == 1 for one in shown)  # the end is learned, too
+    with torch.no_grad():
+        total = -float(sum(response_log_prob(by_hand, one) for one in shown))
+    left = total / sum(len(one.response_ids) for one in shown)
+    assert report.epochs[-1]["validation/loss"] == pytest.approx(left, abs=1e-4)
 
 
 # --- DPO -----------------------------------------------------------------------------------------------------
@@ -89,7 +93,7 @@ def test_dpo_is_adam_on_the_published_loss() -> None:
     words = [*WORDS, *(f"{text} w3" for text in WORDS)]
     rankings = [Ranking(f"w{i % 7} w{i % 3}", (words[i], words[-1 - i]), (i % 2, 1 - i % 2)) for i in range(15)]
     pairs = encode_comparisons(rankings, word_tokenizer(), 1)
-    rate, most, epochs, size, beta = 2e-3, 1.5, 2, 4, 0.6
+    rate, most, epochs, size, beta = 2e-3, 3.0, 2, 4, 0.6
     model, by_hand = tiny_gpt2(), tiny_gpt2()
     reference = copy.deepcopy(by_hand)
     settings = DPOSettings(beta, epochs, rate, size, most)

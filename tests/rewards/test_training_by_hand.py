@@ -36,16 +36,16 @@ def rankings_of(n):
         ranks = [(i + j) % k for j in range(k)]
         if i % 5 == 0 and k > 2:
             ranks[ranks.index(1)] = 0
-        made.append(Ranking(f"the {words[i % 8]}", texts, tuple(ranks)))
+        made.append(Ranking(f"the {words[i % 8]} ", texts, tuple(ranks)))
     return made
 
 
 def test_training_is_adam_on_the_k_wise_loss(reward, tokenizer):
     """60 steps: the rate rises over 3, then falls to 0; gradients of norm above 1 are scaled down."""
-    rankings, rate, epochs, size = rankings_of(40), 2e-3, 3, 2
+    rankings, rate, epochs, size = rankings_of(40), 1e-3, 3, 2
     by_hand, model = copy.deepcopy(reward.model).eval(), reward.model
     given = {"learning_rate": rate, "epochs": epochs, "batch_size": size, "progress": False}
-    demonstrations = [("the cat", "sat very"), ("a dog", "ran")]
+    demonstrations = [("the cat ", "sat very"), ("a dog ", "ran")]
     report = train_reward_model(
         reward,
         rankings,
