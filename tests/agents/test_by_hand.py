@@ -21,7 +21,7 @@ from torch import Tensor
 from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
 from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, Reinforce, ReMax
-from textgym.agents.pretraining import Pretraining, encode_texts
+from textgym.agents.offline.pretraining import Pretraining, encode_texts
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
@@ -37,7 +37,7 @@ TEXTS = encode_texts(
     [" ".join(f"w{(3 * i + j) % 14}" for j in range(2 + i % 5)) for i in range(20)], word_tokenizer(), 1, 8
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 
 ppo, grpo = load_example("ppo_by_hand"), load_example("grpo_by_hand")
 
@@ -81,13 +81,13 @@ def run(kind: Any, tokens: int = TOKENS, model: Any = None, **settings: Any) -> 
     settings = {**SIZES, "kl": AdaptiveKL(BETA, TARGET, HORIZON), "seed": 0, **settings}
     algorithm = kind("LMPolicy", env, RATE, model=model, **settings)
     kept: list[Episodes] = []
-    train = algorithm._train
+    train = algorithm.train
 
-    def keep(episodes: Episodes) -> None:
+    def keep(episodes: Episodes, progress_remaining: float) -> dict[str, float]:
         kept.append(episodes)
-        train(episodes)
+        return train(episodes, progress_remaining)
 
-    algorithm._train = keep
+    algorithm.train = keep
     algorithm.learn(tokens)
     return Run(algorithm, first, kept, settings)
 
