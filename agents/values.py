@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from textgym.lm.architecture import make_backbone, trunk_of
 from textgym.lm.loading import explained, frozen_dropout
 from textgym.lm.lora import without_adapters
+from textgym.rewards.last_token import linear_head
 from textgym.rewards.model import RewardModel
-from textgym.rewards.reading import linear_head
 
 
 class ValueHead(nn.Module):

@@ -11,15 +11,13 @@ import pytest
 from textgym.rewards.evaluation import (
     Bin,
     Compared,
-    accuracy_by_distance,
     evaluate_scores,
     expected_calibration_error,
-    pair_accuracy,
-    pair_margins,
     reliability,
     sigmoid,
     win_reliability,
 )
+from textgym.rewards.pairs import accuracy_by_distance, pair_accuracy, pair_margins
 
 
 def test_margins_are_of_the_better_over_the_worse_and_leave_ties_out():

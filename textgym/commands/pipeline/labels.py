@@ -22,7 +22,7 @@ from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.prompts import plain_content
 from textgym.registration import load_task
-from textgym.rewards.labellers import (
+from textgym.rewards.labelling import (
     Labelled,
     Question,
     label_by_reward,

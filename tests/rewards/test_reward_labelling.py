@@ -11,7 +11,7 @@ import pytest
 
 from textgym.rewards import RewardError
 from textgym.rewards.compose import compose
-from textgym.rewards.labellers import (
+from textgym.rewards.labelling import (
     TIED,
     TOO_FEW,
     Question,
