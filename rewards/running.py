@@ -30,7 +30,7 @@ class Raised:
 
 
 class OvertimeError(Exception):
-    """A call exceeded its time limit.
+    """Time limit of a call exceeded.
 
     Attributes:
         which: the index of the call among those that ran together.
