@@ -182,13 +182,13 @@ def test_a_model_that_looks_ahead_is_refused():
 
 
 def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
     shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         fine_tune(loud(bidirectional), shown, validation=shown)
     pairs = encode_comparisons([Ranking("w1", ("w2", "w3 w4"), (0, 1))] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         train_dpo(loud(bidirectional), pairs, held_out=pairs)
 
 
@@ -253,7 +253,7 @@ def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch)
 def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
     """A mutation of the passes of training: padding on the left stays where it was."""
     monkeypatch.setattr("textgym.lm.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives other log-probabilities in a batch .* differ by"):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives a sequence other log-probabilities in a batch .* differ by"):
         check_agreement(Trunk(loud(tiny_llama)), P + T, P)
 
 
