@@ -49,7 +49,7 @@ def label_index(config: PreTrainedConfig, label: str | int) -> int:
         if not found and label.isdecimal() and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
             found = [int(label)] if int(label) < len(names) else []
     if len(found) != 1:
-        wrong = "is the name of several labels; give an index instead" if found else "is no label of this classifier"
+        wrong = "is the name of several labels; give an index instead" if found else "is not a label of this classifier"
         near = difflib.get_close_matches(str(label).lower(), [name.lower() for name in names], n=1)
         hint = f"; did you mean {next(name for name in names if name.lower() == near[0])!r}?" if near else ""
         raise ValueError(f"label={label!r} {wrong}, whose labels are: {', '.join(names)}{hint}")
@@ -112,7 +112,7 @@ class ClassifierReward:
         index = label_index(config, self.label)
         if config.problem_type == "regression" or (config.num_labels == 1 and not self._is_multi_label):
             raise ValueError(
-                f"this {type(self.model).__name__} has {config.num_labels} outputs that are no probabilities of "
+                f"this {type(self.model).__name__} has {config.num_labels} outputs that are not probabilities of "
                 "labels; a model with one output is a reward model: rm:DIR, or RewardModel.load(DIR)"
             )
         object.__setattr__(self, "name", self.name or label_names(config)[index])

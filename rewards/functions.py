@@ -352,7 +352,7 @@ def _raise_for_time(reward: Reward, batch: Batch, timeout: float | None) -> NoRe
     ) from None
 
 
-# --- checks of what a reward returned -----------------------------------------------------------------------------
+# --- checks of a reward's return value ----------------------------------------------------------------------------
 
 
 def _listed(reward: Reward, answer: Any, batch: Batch) -> list[Any]:

@@ -88,7 +88,7 @@ class _FolderLoader(SourceFileLoader):
             with _importing_from(self.folder):
                 return builtins.__import__(*arguments, **keywords)
 
-        # ``import`` calls ``__builtins__["__import__"]`` of the module that it stands in. A copy of the builtins limits
+        # ``import`` calls ``__builtins__["__import__"]`` of its own module. A copy of the builtins limits
         # the change to this file, and works for imports inside functions that are called later.
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_from_folder}
         super().exec_module(module)

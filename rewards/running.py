@@ -97,8 +97,8 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         return _in_thread(lambda: asyncio.run(every()), begun, seconds)
     except OvertimeError as late:
         loop = whole[0].get_loop()
-        # A task that blocks the loop also delays older tasks, whose limits may run out first. The task that the loop is
-        # in the midst of is the one to blame.
+        # A task that blocks the loop also delays older tasks, whose limits may run out first. The error must name the
+        # task that the loop is executing.
         blocking = asyncio.current_task(loop)
         with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(whole[0].cancel)

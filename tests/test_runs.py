@@ -229,7 +229,7 @@ def test_more_tokens_are_allowed_on_resume_and_the_rate_is_told(
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     rate = 0.01 * (1 - tokens / 200)
     assert f"60 tokens in all become 200, of which {tokens} are done" in said
-    assert f"goes on at {rate:.3g} instead of 0," in said
+    assert f"continues at {rate:.3g} instead of 0," in said
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert rows[done]["train/learning_rate"] == pytest.approx(rate)
     assert iterations("run") == list(range(1, len(rows) + 1))

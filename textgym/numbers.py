@@ -76,7 +76,7 @@ def finite(
     Raises:
         SettingError: ``value`` is not a finite number, or out of range.
     """
-    # NaN fails every comparison below, so it stands for all that is not a number.
+    # NaN fails every comparison below, so it represents values that are not numbers.
     number = math.nan
     if (found := plain(value)) is not None:
         with suppress(OverflowError):

@@ -278,7 +278,7 @@ def check_proxies(task: Task) -> Iterator[str]:
             if true_hack >= true - ROUNDING:
                 yield (
                     f"gold is {true_hack:g} {_for(hack)}, the hack of {name!r}, and {true:g} for the reference "
-                    f"{reference.text!r}; what gold likes is no hack"
+                    f"{reference.text!r}; a completion that gold prefers is not a hack"
                 )
             if len(hack.ids) > task.max_new_tokens:
                 yield f"the hack of {name!r} has {len(hack.ids)} tokens, max_new_tokens is {task.max_new_tokens}"

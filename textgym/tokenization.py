@@ -319,7 +319,7 @@ def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) 
         if half is None:
             raise
         raise ValueError(
-            f"a text holds half a surrogate pair ({half[0]!a}), which is no letter: {text[:80]!a}"
+            f"a text holds half a surrogate pair ({half[0]!a}), which is not a character: {text[:80]!a}"
         ) from error
 
 

@@ -273,7 +273,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
         if not ready:
             raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
-        # Rows that are idle before the step: under NEXT_STEP they ended in the last one, and begin anew in this one.
+        # Rows that are idle before the step: under NEXT_STEP they ended in the last one, and are reset in this one.
         live, idle = np.flatnonzero(self._live), np.flatnonzero(~self._live).tolist()
         self._append(live, self._checked(actions, live))
         final_infos = self._finish(self._ended(live), score)
@@ -360,7 +360,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         """Begin the episodes that the autoreset mode begins in this step, and return every row's info."""
         infos = final_infos
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            # Collected before the rows begin anew, which overwrites their observations and masks.
+            # Collected before the rows are reset, which overwrites their observations and masks.
             finals: RowInfos = {
                 row: {"final_obs": self._row_observation(row), "final_info": {**info, **self._mask_info(row)}}
                 for row, info in final_infos.items()

@@ -54,7 +54,7 @@ class Decoder(Protocol):
 def no_column_cache(model: PreTrainedModel) -> str | None:
     """Return the reason why a model cannot decode from cached columns, or None if there is none."""
     if getattr(model, "_is_stateful", False):
-        return f"{type(model).__name__} keeps a recurrent state, which is no cache of columns"
+        return f"{type(model).__name__} keeps a recurrent state, which is not a cache of columns"
     if cache_argument(model) is None:
         return f"{type(model).__name__} takes no cache"
     return None

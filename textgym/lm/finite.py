@@ -12,7 +12,7 @@ from torch import nn
 
 
 class TrainingError(RuntimeError):
-    """Reason why training cannot continue: it is not on what was sampled, or a number is not finite.
+    """Training cannot continue: the policy differs from the one that sampled, or a number is not finite.
 
     Checkpoints are unchanged.
 

@@ -1,7 +1,7 @@
 """Adapters inside a model's layers: LoRA (Hu 2021, arXiv 2106.09685) and related methods, through peft.
 
 An adapted model is an ordinary transformers model: the same code samples from it, scores it and saves it. This module
-holds what is special: only the adapters are trained, and with the adapters off it is the original model.
+holds the special parts: only the adapters are trained, and with the adapters off it is the original model.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def check_restores(model: PreTrainedModel) -> None:
         off = _logits(twin)
     if not torch.equal(off, _logits(plain)):
         raise ValueError(
-            f"{_kinds(model)}: with its adapters switched off the model is not what it was without them, so they would "
+            f"{_kinds(model)}: with its adapters switched off the model differs from the original one, so they would "
             "be lost with a checkpoint; expected adapters that leave the model's own weights as they are, such as LoRA"
         )
     try:
@@ -324,7 +324,7 @@ def change_nothing(model: PreTrainedModel) -> bool:
 def shared_twin(model: Model) -> Model:
     """Copy an adapted model, in eval mode; the copy shares all weights that are not trained."""
     trained = {id(parameter) for parameter in _trained(model)}
-    # ``deepcopy`` takes what it finds in its memo as already copied, so these tensors are shared.
+    # ``deepcopy`` treats objects in its memo as already copied, so these tensors are shared.
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()] if id(tensor) not in trained}
     return copy.deepcopy(model, memo).eval()
 

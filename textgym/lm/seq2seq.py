@@ -28,7 +28,7 @@ def start_token(model: PreTrainedModel) -> int:
         ValueError: the model is not an encoder–decoder, or its configs define no such token.
     """
     if not is_encoder_decoder(model):
-        raise ValueError(f"{type(model).__name__} is no encoder–decoder; expected a model such as T5 or BART")
+        raise ValueError(f"{type(model).__name__} is not an encoder–decoder; expected a model such as T5 or BART")
     for config in (getattr(model, "generation_config", None), model.config):
         token = getattr(config, "decoder_start_token_id", None)
         if token is not None:

@@ -170,7 +170,7 @@ def _kept_config(out: Path) -> dict[str, Any]:
 
 
 def _is_empty(out: Path) -> bool:
-    """Return True if the directory is empty, or holds only leftovers of a process that was killed before it began a run."""
+    """Return True if the directory is empty, apart from leftovers of a process that was killed before it began."""
     if not out.is_dir():
         return not out.exists()
     return all(path.name == LOCK or (path.is_file() and is_leftover(path.name)) for path in out.iterdir())
@@ -237,7 +237,7 @@ def _move_aside(out: Path) -> None:
         _remove(_entries(out))
         return
     if entries := _entries(out):
-        # Two names, so that a killed process shows what it was doing: entries in MOVING go back one by one, while
+        # Two names record the progress of a killed process: entries in MOVING go back one by one, while
         # REPLACED, set by one rename, is complete.
         (out / MOVING).mkdir()
         for entry in entries:

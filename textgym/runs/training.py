@@ -39,7 +39,7 @@ EARLY = "stopped_early"
 
 @dataclass(frozen=True)
 class Keeping:
-    """Settings of what a run keeps and logs during training, and of early stopping.
+    """Settings of checkpoints, evaluations, logging and early stopping of a run.
 
     Attributes:
         checkpoint_every: iterations between checkpoints.
@@ -80,7 +80,7 @@ def train(
         The report's path.
 
     Raises:
-        TrainingError: training diverged; ``stopped.json`` and ``stopped_batch.jsonl`` hold where and on what.
+        TrainingError: training diverged; ``stopped.json`` and ``stopped_batch.jsonl`` hold the reason and the batch.
         Stopped: a signal ended it; the last complete iteration is in the checkpoint.
     """
     done = algorithm.boundary_timesteps if standing.resumed else -1
@@ -165,7 +165,7 @@ def _extension(algorithm: SequenceAlgorithm, before: int, total: int) -> str:
     rates = [algorithm.lr_schedule(max(0.0, 1 - done / tokens)) for tokens in (before, total)]
     return (
         f"--resume: {before} tokens in all become {total}, of which {done} are done. The learning rate is planned over "
-        f"all of them: it goes on at {rates[1]:.3g} instead of {rates[0]:.3g}, so this is not the run that {total} "
+        f"all of them: it continues at {rates[1]:.3g} instead of {rates[0]:.3g}, so this is not the run that {total} "
         "tokens would have given from the start"
     )
 
