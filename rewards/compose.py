@@ -74,6 +74,7 @@ class WeightedRewards:
                 for a completion, or the sum is beyond float32.
         """
         scores = call_rewards(self.rewards, batch, self.timeout)
+        # Scores come by reward; each total needs those of one completion, its row of the transposed table.
         totals = [self._total([column[i] for column in scores], batch, i) for i in range(len(batch))]
         logged = [[_logged(score) for score in column] for column in scores]
         return ScoredBatch(totals, dict(zip(self.names, logged, strict=True)))
@@ -140,6 +141,7 @@ class WeightedRewards:
                 f"every reward ({', '.join(self.names)}) returned None, so it has no score; at least one must apply to "
                 "each completion"
             )
+        # Scalars first: if no score is dense, their sum is the total, and no list per token is needed.
         scalar = sum(w * s for w, s in given if not isinstance(s, Sequence))
         dense = [(w, s) for w, s in given if isinstance(s, Sequence)]
         if not dense:
@@ -234,6 +236,7 @@ def compose(
         raise ValueError(f"weights: got {len(factors)} for {len(parts)} rewards, expected one for each")
     flat = [leaf for part, factor in zip(parts, factors, strict=True) for leaf in _leaves(part, factor)]
     rewards = tuple(r for r, _ in flat)
+    # Without a timeout of its own the sum keeps the strictest limit of its parts.
     limits = [_limit(part) for part in parts] if timeout is None else [timeout]
     limit = min((seconds for seconds in limits if seconds is not None), default=None)
     return WeightedRewards(rewards, tuple(w for _, w in flat), _unique([reward_name(r) for r in rewards]), limit)
@@ -242,6 +245,7 @@ def compose(
 def _leaves(part: Part, factor: float) -> list[tuple[Reward, float]]:
     reward, weight = part if isinstance(part, tuple) else (part, 1.0)
     weight = _weight(weight, reward) * _weight(factor, reward)
+    # The parts of a weighted sum were checked when it was composed.
     if isinstance(reward, WeightedRewards):
         return [(r, w * weight) for r, w in zip(reward.rewards, reward.weights, strict=True)]
     check_signature(reward)

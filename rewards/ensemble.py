@@ -159,6 +159,7 @@ def load_reward_model(directory: str | Path, **settings: Any) -> RewardModel | R
         FileNotFoundError, ValueError: see :meth:`RewardModel.load` and :meth:`RewardEnsemble.load`.
     """
     checkpoint = Path(directory) / CHECKPOINT
+    # A run keeps its model in a folder; the directory of a model is the model itself.
     source = checkpoint if checkpoint.is_dir() else directory
     if (Path(source) / ENSEMBLE).is_file():
         return RewardEnsemble.load(source, **settings)

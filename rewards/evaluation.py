@@ -66,6 +66,7 @@ def reliability(predicted: ArrayLike, actual: ArrayLike, bins: int = BINS) -> li
         bins: number of parts; a boundary belongs to the part above it, and 1 to the last.
     """
     p, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
+    # The minimum puts a probability of exactly 1 into the last part.
     part = np.minimum((p * bins).astype(int), bins - 1)
     parts = [part == b for b in np.unique(part)]
     return [Bin(int(own.sum()), float(p[own].mean()), float(y[own].mean())) for own in parts]
@@ -114,6 +115,7 @@ def evaluate_reward_model(
     """
     scores = split_like(heldout, model.score_ids(sequences_of(heldout)))
     offset = _offset(model)
+    # Training fitted scores before the offset; a shift cancels in pairs, but not in σ(score) of single texts.
     raw = [[score + offset for score in own] for own in scores]
     report = {
         "loss": mean_loss(heldout, raw),
@@ -180,6 +182,7 @@ def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequenc
     """Return intervals of the accuracy, of the length baseline, and of the difference of the two."""
     longer = wins(np.concatenate([pair_margins(group.lengths, group.ranks)[0] for group in groups]))
     ahead = wins(margins) - longer
+    # Both accuracies are measured on the same pairs, so the interval is that of the paired differences.
     ends = mean_interval(ahead, prompts)
     return {
         "accuracy_interval": share_interval(wins(margins), prompts),
@@ -213,6 +216,7 @@ def _groups(
     groups = [_compared(*row) for row in zip(heldout, scores, truths, strict=True)]
     if isinstance(heldout[0].preference, Ranking):
         return groups
+    # Labels have no ranking of their own: every good text beats every bad one, whatever their prompts.
     some = groups[:LABELS_COMPARED]
     return [
         Compared(

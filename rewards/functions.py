@@ -177,6 +177,7 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
     """
     parts = [_parts(reward, batch) for reward in rewards]
     calls = [(reward, part) for reward, own in zip(rewards, parts, strict=True) for part in own]
+    # All calls are made first and only then regrouped by reward, so that async calls of all rewards overlap.
     answers = iter(_answers(calls, timeout))
     listed = [
         [value for part in own for value in _listed(reward, next(answers), part)]
@@ -250,6 +251,7 @@ def _parameters(reward: Callable[..., object]) -> list[inspect.Parameter] | None
 
 def _parts(reward: Reward, batch: Batch) -> list[Batch]:
     """Return the batches that a reward is called with: several if the calls can run concurrently."""
+    # Splitting pays only if calls can overlap, and each call has overhead, so parts are not made too small.
     count = min(IN_FLIGHT, len(batch) // SMALLEST_PART) if _is_async(reward) else 1
     if count < 2:
         return [batch]
@@ -272,6 +274,7 @@ def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> li
         for reward, batch in calls:
             answers.append(_started(reward, batch, timeout))
     except BaseException:
+        # A failed start must not leave coroutines of other rewards behind.
         for answer in answers:
             if inspect.iscoroutine(answer):
                 answer.close()  # a coroutine that is never awaited would warn

@@ -52,6 +52,7 @@ class EvaluateReward:
         if self.key not in result:
             raise KeyError(f"key {self.key!r} is not in the metric's result, which has {sorted(result)}")
         value = result[self.key]
+        # Some metrics return a list with one entry per prediction.
         return float(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 

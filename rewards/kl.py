@@ -100,6 +100,7 @@ def shape_rewards(
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected arrays of one shape [N, T], got {shapes}")
     finite("beta", beta, low=0)
+    # Checked here because −inf − (−inf) is NaN, which would enter every return of the row.
     undefined = valid & ~(np.isfinite(log_probs) & np.isfinite(ref_log_probs))
     if undefined.any():
         row, token = np.argwhere(undefined)[0]
@@ -182,6 +183,7 @@ class AdaptiveKL:
         Raises:
             ValueError: the KL is not finite, or ``n_episodes`` is negative.
         """
+        # A NaN would make β NaN for good, and all rewards after it.
         if not math.isfinite(kl_per_sequence) or n_episodes < 0:
             raise ValueError(
                 f"expected a finite kl_per_sequence and n_episodes ≥ 0, got {kl_per_sequence}, {n_episodes}"

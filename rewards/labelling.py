@@ -73,6 +73,7 @@ def questions(
     """
     asked = []
     for written, prompt in zip(completions, prompts, strict=True):
+        # ``dict.fromkeys`` removes duplicates and keeps the order.
         kept = tuple(dict.fromkeys(completion for completion in written if completion.strip()))
         if len(kept) > 1:
             asked.append(Question(kept, prompt))
@@ -105,6 +106,7 @@ def label_by_reward(
     labelled = _without_ties(found)
     if temperature == 0 or not scores:
         return labelled
+    # The ceiling is a share of pairs, so prompts count by their number of pairs.
     pairs = [len(own) * (len(own) - 1) / 2 for own in scores]
     ceiling = float(np.average([agreement_ceiling(own, temperature) for own in scores], weights=pairs))
     return Labelled(labelled.rankings, labelled.dropped, ceiling)
@@ -128,6 +130,7 @@ def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
             file and the row, counted from 1.
     """
     rows = read_rows(path)
+    # A file without any ranks is unfinished work; one with some is a mistake, reported below.
     if all(row.get("ranks") is None for row in rows):
         return None
     if len(rows) != len(asked):
@@ -171,6 +174,7 @@ def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTr
     # A call has one value per row for each column, so only columns that all prompts have can be passed.
     names = set.intersection(*(set(q.prompt.columns) for q in asked))
     columns: dict[str, list[Any]] = {name: [q.prompt.columns[name] for q, _ in rows] for name in sorted(names)}
+    # Labelled texts are complete, and a noisy reward draws a different seed for each text.
     columns |= {"finish_reason": ["stop"] * len(rows), "episode_seed": list(range(len(rows)))}
     completions = [as_completion(q.prompt.content, text) for q, text in rows]
     ids = [list(encode_reply(tokenizer, q.prompt.content, text)) for q, text in rows]
@@ -206,6 +210,7 @@ def plackett_luce_ranks(scores: ArrayLike, temperature: float, rng: np.random.Ge
     s = _finite_scores(scores)
     _check_temperature(temperature)
     if temperature == 0:
+        # The rank is the number of better completions, so equal scores share one.
         better = s[..., None, :] > s[..., :, None]
         ranks: IntArray = better.sum(axis=-1, dtype=np.int64)
         return ranks
@@ -268,6 +273,7 @@ def agreement_ceiling(scores: ArrayLike, temperature: float) -> float:
     gap = np.abs(s[..., first] - s[..., second])
     if temperature == 0:
         return float(np.where(gap > 0, 1.0, 0.5).mean())
+    # The gap is at least 0, so the exponential cannot overflow.
     return float((1 / (1 + np.exp(-gap / temperature))).mean())
 
 

@@ -222,10 +222,12 @@ class RewardModel:
         """
         ended = [reason != "length" for reason in finish_reason or [""] * len(prompts)]
         if self.same_tokenizer and prompt_ids is not None:
+            # Without ``finish_reason`` the ids may already be closed, so no end token is added to them.
             closed = ended if finish_reason is not None else [False] * len(prompts)
             ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
             sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
             rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
+            # A response with a special token inside is encoded again from its text, as in training: see _reads_ids.
             read = [self._fitted(s) if self._reads_ids(said) else self.encode(*row) for *row, said, s in rows]
             return self.score_ids(read)
         return self.score_ids([self.encode(*row) for row in zip(prompts, completions, ended, strict=True)])
@@ -306,6 +308,7 @@ class RewardModel:
         end = own if own is None else reply_end_id(self.tokenizer, prompt, own)
         if end is None or ids[-1:] == [end]:
             return ids
+        # Another model's end token is replaced; an ordinary last token belongs to the text and is kept.
         special = ids and ids[-1] in special_ids(self.tokenizer)
         return [*(ids[:-1] if special else ids), end]
 
@@ -346,6 +349,7 @@ def _require_replaceable(target: Path) -> None:
     """Check that ``save`` may replace the directory: it must hold a saved model and nothing else."""
     if not target.exists():
         return
+    # A file in place of the directory counts as one foreign entry.
     entries = list(target.iterdir()) if target.is_dir() else [target / "?"]
     if entries and not ((target / "config.json").is_file() and all(e.is_file() for e in entries)):
         raise FileExistsError(f"{target} exists and is not a saved reward model: choose another directory")

@@ -93,6 +93,7 @@ def read_placed_preferences(
     for place, row in read_placed_rows(path, screening).items():
         with screening.row(place):
             found[place] = parse_preference(row, render)
+    # Reversed, so that the dictionary keeps the first row of each kind.
     kinds = {type(preference): place for place, preference in reversed(found.items())}
     if len(kinds) > 1:
         second = max(kinds.values(), key=lambda place: place.row or 0)
@@ -212,6 +213,7 @@ def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
         return Ranking(prompt, (chosen, rejected), (0, 1))
     if layout == "label":
         label = row["label"]
+        # ``True == 1``, so one comparison covers both spellings; 1.0 is refused.
         if not isinstance(label, bool | int) or label not in (0, 1):
             raise BadRowError(f"label: expected true or false (or 1 or 0), got {label!r:.200}")
         prompt, begun = _prompt(row.get("prompt"), render)
@@ -222,6 +224,7 @@ def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
 def _ranking(prompt: str | Messages, begun: str | None, completions: Any, ranks: Any) -> Ranking:
     if not isinstance(completions, list):
         raise BadRowError(f"completions: expected a list, got {completions!r:.200}")
+    # ``type`` rather than ``isinstance``, as True is an int.
     if not (isinstance(ranks, list) and all(type(r) is int for r in ranks)):
         raise BadRowError(f"ranks: expected a list of integers, 0 for the best, got {ranks!r:.200}")
     texts = tuple(_completion(text, f"completions, number {i}", begun) for i, text in enumerate(completions, start=1))

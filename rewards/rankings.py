@@ -63,6 +63,7 @@ def split_rankings(
     Raises:
         ValueError: the share is not between 0 and 1, or there is only one prompt.
     """
+    # Split by prompt, not by ranking: a model that saw a prompt in training would look better on it than it is.
     prompts = list(dict.fromkeys(content_key(r.prompt) for r in rankings))
     if not 0 < heldout < 1:
         raise ValueError(f"heldout: expected a share between 0 and 1, or a list of rankings, got {heldout!r}")

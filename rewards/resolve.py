@@ -59,6 +59,7 @@ def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> 
 def _items(spec: Any) -> list[Spec]:
     if isinstance(spec, str):
         return list(spec.split())
+    # A pair ``(reward, weight)`` is one item, not a sequence of two.
     is_pair = isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], int | float)
     return list(spec) if isinstance(spec, Sequence) and not is_pair else [spec]
 

@@ -81,6 +81,8 @@ def kwise_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     k = scores.shape[1]
     margin = scores[:, :, None] - scores[:, None, :]  # [B, w, l]
     before = ranks[:, :, None] < ranks[:, None, :]
+    # ``logsigmoid`` is finite for all margins. log(sigmoid) would be −inf for some that the mask then multiplies by 0,
+    # which gives NaN.
     per_prompt = -(logsigmoid(margin) * before).sum(dim=(1, 2)) / (k * (k - 1) / 2)
     return per_prompt.mean()
 
@@ -281,6 +283,7 @@ def fit(
     """
     parameters = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
+    # Each epoch is a permutation; a batch may span two of them.
     order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
     batches = torch.split(order, settings.batch_size)
     losses = []
@@ -311,6 +314,7 @@ def center(model: RewardModel, sequences: Sequence[Sequence[int]]) -> None:
     """Set the model's offset so that these sequences score 0 on average."""
     model.set_offset(0.0)
     # ``score_ids`` subtracts the offset, so it was set to 0 first.
+    # ``fsum`` makes the mean independent of the order of the sequences.
     model.set_offset(math.fsum(model.score_ids(sequences)) / len(sequences))
 
 
@@ -332,7 +336,9 @@ def mean_loss(examples: Sequence[Example], scores: Sequence[Sequence[float]]) ->
 
 def _schedule(step: int, steps: int) -> float:
     """Return the factor of the learning rate: up over the first 5 % of the steps, then down to 0 after the last."""
+    # At least one step, so that the division is defined and a single step trains at the full rate.
     warmup = max(1, round(WARMUP * steps))
+    # The minimum of a rising and a falling line, which cross where the warm-up ends.
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 

@@ -87,6 +87,7 @@ class TokenMDP:
     skip_special_tokens: bool = False
 
     def __post_init__(self) -> None:
+        # Composed and bound once; ``bind`` lets reward models find out whether they share the policy's token ids.
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
         check(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
         check_given(self, count, "vocabulary_size", most=MOST_TOKENS)
@@ -98,6 +99,7 @@ class TokenMDP:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
             self._check_prompt(number, prompt)
+        # Checked here, before any episode, rather than at the end of the first one.
         self.rewards.check_columns(self.columns)
         self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
 
@@ -144,6 +146,7 @@ class TokenMDP:
         for i, (total, ids) in enumerate(zip(scored.totals, batch.completion_ids, strict=True)):
             token_rewards = np.zeros(self.max_new_tokens)
             if isinstance(total, float):
+                # The score is known only when the response is complete, so it is paid for the last token.
                 token_rewards[len(ids) - 1] = total
             else:
                 token_rewards[: len(total)] = total
@@ -163,6 +166,7 @@ class TokenMDP:
     @property
     def n_tokens(self) -> int:
         """Number of ids that an observation may hold: prompts may use tokens that are no actions."""
+        # The vocabulary of a model may be larger than its tokenizer's, and prompts may have tokens that are no actions.
         return max(self.n_actions, len(self.tokenizer))
 
     @property

@@ -80,6 +80,7 @@ def encode_prompts(
     if special_tokens == "text":
         words = {place: words_of(prompt.content) for place, prompt in found.items()}
         warn_of_special_strings(tokenizer, in_file_order(words), source)
+    # All rows were dropped as too long: a limit of the task is the likelier mistake than the data.
     if not found and not screening.bad:
         raise ValueError(f"{source}: every prompt has more than {max_length} tokens; raise max_prompt_length")
     screening.require_some(found, source)
@@ -170,10 +171,12 @@ def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
     Returns:
         ``[n]`` indices in ``[0, n_prompts)``.
     """
+    # Episode e is number e mod n of its epoch's permutation.
     return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
 
 
 @lru_cache(maxsize=4)
 def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
+    # Seeded by the pair, so that any epoch can be computed without those before it.
     order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
     return order

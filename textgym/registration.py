@@ -57,6 +57,7 @@ def register_task(id: str, maker: Maker) -> None:
     known = _own.get(id)
     if known is None and id in gym.registry:
         raise ValueError(f"id={id!r} is already an environment that is not a task; choose another name")
+    # A notebook cell that is run again registers the same task again, which must not fail.
     if known is not None and not _same(known, maker):
         raise ValueError(
             f"id={id!r} already belongs to another task: got {_shown(maker)}, registered is {_shown(known)}; "
@@ -132,6 +133,8 @@ def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
             least 0.
     """
     shipped = getattr(maker, "__module__", "").startswith("textgym.tasks.")
+    # Annotations are strings in modules with ``from __future__ import annotations`` and classes elsewhere; both reduce
+    # to "int" and "float".
     kinds = {name: str(parameter.annotation) for name, parameter in inspect.signature(maker).parameters.items()}
     found = dict(parameters)
     for name, value in parameters.items():
@@ -242,6 +245,7 @@ def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
     Raises:
         TypeError: neither has a setting of a given name; the nearest is named.
     """
+    # Unknown names are reported here, with those of both levels; a TypeError from deeper down would name only one.
     own = inspect.signature(task_maker(task)).parameters
     known = [*own, "reward", "split", *(field.name for field in fields(TokenMDP) if field.name != "reward")]
     for name in settings:

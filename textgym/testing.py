@@ -64,6 +64,7 @@ def check_task(task: Task | str, **parameters: Any) -> None:
         TaskError: there are problems; the message lists them all.
     """
     loaded = load_task(task, **parameters) if isinstance(task, str) else task
+    # One mistake often shows for every prompt, so the number of problems per check is limited.
     problems = [problem for check in CHECKS for problem in islice(_found(check, loaded), SHOWN)]
     if problems:
         raise TaskError(repr(loaded.name if isinstance(task, Task) else task), problems)
@@ -90,6 +91,7 @@ def check_splits(task: Task) -> Iterator[str]:
             yield f"split {split!r} is empty; leave it out, or give it prompts"
         for number, prompt in enumerate(prompts, start=1):
             place = f"prompt {number} of {split!r}"
+            # By tokens, not by text: prompts of different texts may be the same state.
             before = first.setdefault(prompt.ids, place)
             if before != place:
                 yield f"{place} is {before} again, {prompt.text[:80]!r}; keep one of them"
@@ -341,6 +343,7 @@ def _probes(task: Task) -> list[Probe]:
 
 
 def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
+    # Evenly spaced rather than the first ones, which may be alike.
     step = max(1, len(prompts) // PROMPTS)
     return list(prompts[::step])[:PROMPTS]
 

@@ -94,6 +94,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._seeds: list[int] = [-1] * num_envs  # the seed of each generator
         self.base_seed: int | None = None
         self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
+        # The state is kept as arrays in the layout of observations, so that a step writes one column in place.
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
         self._mask: MaskArray = np.zeros((num_envs, mdp.width), np.int8)
         self._length: IntArray = np.zeros(num_envs, np.int64)
@@ -239,6 +240,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def _seed_of(self, episode: int) -> int:
         """Return the ``episode_seed`` of a numbered episode: 63 bits, like the seeds that a generator draws."""
         state = np.random.SeedSequence([self.base_seed or 0, episode]).generate_state(1, np.uint64)
+        # One bit less, so that the seed fits a signed int64.
         return int(state[0]) >> 1
 
     # --- step --------------------------------------------------------------------------------------------
@@ -311,6 +313,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
         stopped = self._is_end[last]
         if self.mdp.stop is not None:
+            # A stop rule is the task's own code and sees one response at a time.
             stopped |= np.array([bool(self.mdp.stop(self.response(int(row)))) for row in live], bool)
         ended = stopped | (self._length[live] == self.mdp.max_new_tokens)
         rows: list[int] = live[ended].tolist()

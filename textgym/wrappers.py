@@ -129,6 +129,7 @@ class _KLPenalty:
         paid: FloatArray = np.zeros(len(actions))
         if len(rows) == 0:
             return paid
+        # β·log π_ref first; −β·log π follows below only if the policy is known.
         paid[rows] = self.beta * self.reference.of(observation, actions, rows, masks)
         if self.policy is not None:
             paid[rows] -= self.beta * self.policy.of(observation, actions, rows, masks)
@@ -189,6 +190,7 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
             self._playing = ~done  # the next step of a finished row only resets it
         elif self._mode is AutoresetMode.DISABLED:
             self._playing = playing & ~done
+        # Gymnasium's vector infos pair each key with a mask of the rows that have it.
         shown = {"kl_reward": paid, "_kl_reward": playing.copy()}
         return self._observation, rewards + paid, terminated, truncated, {**info, **shown}
 

@@ -62,6 +62,7 @@ def base_of(source: str | Path) -> str | None:
             f"{str(source)!r} holds adapters but does not say of which model; write its directory or hub id into "
             f"base_model_name_or_path of {CONFIG}"
         )
+    # peft writes the path as it was at training time; relative paths are tried from the adapters' directory too.
     found = next((path for path in (Path(named), directory / named, directory.parent / named) if path.is_dir()), None)
     if found is None and (Path(named).is_absolute() or len(Path(named).parts) != 2):
         raise ValueError(
@@ -142,6 +143,7 @@ def inject(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
         if tensors is not None:  # peft has already warned when the adapters were made
             warnings.simplefilter("ignore", UserWarning)
+        # peft draws initial weights from the global generator, whose state ``fork_rng`` restores.
         torch.manual_seed(seed or 0)
         inject_adapter_in_model(copy.deepcopy(config), model, NAME)
     model._hf_peft_config_loaded = True  # as transformers' add_adapter leaves it

@@ -209,6 +209,7 @@ def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[li
 
 def _bound(model: PreTrainedModel, log_probs: Tensor) -> float:
     """Return the difference of log-probabilities that rounding explains, in nats, given ``[n, V]`` of the model's."""
+    # The coarsest dtype dominates the rounding of a model with mixed dtypes.
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     tolerance = TOLERANCE.get(coarsest, TOLERANCE[torch.bfloat16])
@@ -250,6 +251,7 @@ def check_backward(trunk: Trunk) -> None:
         raise ValueError(f"{type(trunk.model).__name__} has no parameter that is trained; all of them are frozen")
     with explained(f"{type(trunk.model).__name__} cannot be trained as it acts, with dropout off"), torch.enable_grad():
         logits = trunk.head(trunk.hidden_states(ids, torch.ones_like(ids), 1))
+        # The lowest parameter suffices: its gradient passes through all layers above.
         torch.autograd.grad(logits.sum(), trained[:1], allow_unused=True)
     release_graphs(trunk.model)
 

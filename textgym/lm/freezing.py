@@ -53,6 +53,7 @@ def freeze(model: PreTrainedModel, n_layers: int) -> None:
     learned = isinstance(head, nn.Module) and any(parameter.requires_grad for parameter in head.parameters())
     for module in [*_modules_below(model, layers[0]), *layers[:n_layers]]:
         module.requires_grad_(False)
+    # The encoder's final norm is frozen too, so that its output can be kept.
     if is_encoder_decoder(model) and n_layers == len(layers):
         encoder: nn.Module = model.get_encoder()
         encoder.requires_grad_(False)
@@ -95,6 +96,7 @@ def _modules_below(model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
     ran: list[nn.Module] = []
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     hooks = [module.register_forward_pre_hook(lambda module, _: ran.append(module)) for module in owners]
+    # The pass ends before the layer itself runs.
     hooks.append(layer.register_forward_pre_hook(_stop))
     try:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))

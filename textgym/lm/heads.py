@@ -43,6 +43,7 @@ def make_head(model: PreTrainedModel, backbone: Backbone) -> Head:
         return head
     around = ForwardAround(model, backbone)
     logits = model(**inputs).logits
+    # A probe on four tokens shows whether anything between states and logits depends on more than the states.
     found = around(states)
     if found.shape != logits.shape or not torch.allclose(found, logits, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise ValueError(

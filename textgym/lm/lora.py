@@ -185,6 +185,7 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
         )
     model.requires_grad_(False)
     for layer in layers:
+        # Adapters other than the active one stay in the model but must not be trained.
         layer.set_adapter([name] if name in layer._get_available_adapters() else [])
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{_kinds(model)}: the adapters of {type(model).__name__} hold no parameter to train")
@@ -208,6 +209,7 @@ def check_restores(model: PreTrainedModel) -> None:
     trained = _logits(twin)
     with adapters_off(twin):
         off = _logits(twin)
+    # Bit for bit, as the KL to a reference that differs by rounding would not start at 0.
     if not torch.equal(off, _logits(plain)):
         raise ValueError(
             f"{_kinds(model)}: with its adapters switched off the model differs from the original one, so they would "

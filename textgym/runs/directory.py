@@ -131,6 +131,7 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
         raise ValueError(
             f"--resume of {str(out)!r}: {changed} has changed since the run began; restore it, or start a run elsewhere"
         )
+    # These settings may change, so the config records their latest values.
     changed_freely = {name: config[name] for name in (*MAY_DIFFER, TOKENS) if name in config}
     if more:
         changed_freely[EXTENDED] = [*kept.get(EXTENDED, ()), before]
@@ -297,6 +298,7 @@ def _remove(entries: Sequence[Path]) -> None:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """Return a command's settings as ``config.json`` keeps them, without ``out``, ``overwrite`` and ``resume``."""
+    # Where a run lies and how it was started do not affect its numbers.
     kept = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite", "resume")}
     plain: dict[str, Any] = _plain(kept)
     return plain

@@ -70,6 +70,7 @@ def opened_loggers(names: Sequence[Service], out: Path, done: int = -1) -> Itera
         done: the step up to which a resumed run keeps its rows; -1 if all are sent again.
     """
     if names and not (out / IDENTITY).is_file():
+        # The id is written before any service is opened, so that a run that is killed here continues in the same place.
         write_json(out / IDENTITY, {"id": uuid.uuid4().hex[:8]})
     opened = []
     for name in dict.fromkeys(names):
@@ -79,6 +80,7 @@ def opened_loggers(names: Sequence[Service], out: Path, done: int = -1) -> Itera
             _warn(name, error)
         else:
             opened.append(Tolerant(name, writer))
+            # A client may have lost rows that it held in memory; Tolerant drops those that did arrive.
             for step, row in kept_rows(out, done) if isinstance(writer, Client) else ():
                 opened[-1].write(row, {}, step)
     try:
@@ -182,6 +184,7 @@ class TensorBoard(TensorBoardOutputFormat):
     def __init__(self, out: Path, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # TensorBoard hides what it had received after the checkpoint, which is logged again.
         self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
         self._is_closed = False
         settings = json.dumps(read_json(out / "config.json"), indent=4, ensure_ascii=False)
@@ -243,6 +246,7 @@ def wandb_run(out: Path, done: int) -> Client:
         id=os.environ.get("WANDB_RUN_ID") or _id(out),
         dir=os.environ.get("WANDB_DIR") or str(out),
     )
+    # Rows up to the server's step are there already; those up to ``done`` are in any case.
     opened.known = max(opened.run.step - 1, done)
     return opened
 

@@ -47,6 +47,7 @@ class MetricsFile(KVWriter):
     def __init__(self, path: Path, iterations: int = 0) -> None:
         self.path = path
         lines = read_text(path).split("\n") if path.exists() else []
+        # Lines after the checkpoint belong to work that is repeated; without this cut they would appear twice.
         kept = lines[:iterations]
         for number in range(1, iterations + 1):
             row = parse_json(kept[number - 1], f"{path}, line {number}") if number <= len(kept) else None
@@ -60,6 +61,7 @@ class MetricsFile(KVWriter):
         key_excluded: dict[str, tuple[str, ...]],
         step: int = 0,
     ) -> None:
+        # stable-baselines3 also dumps at other times; only complete iterations make a row.
         if "time/iterations" not in key_values:
             return
         row: dict[str, Any] = {"iteration": int(key_values["time/iterations"])}
@@ -99,6 +101,7 @@ def printed_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)
+        # ``catch_warnings`` restores the hook at the end of the block.
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -132,6 +135,7 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
             rows = episode_rows(rows, mdp)
         write_json_lines(out / STOPPED_BATCH, rows)
         write_json(out / STOPPED, {"iteration": _iteration_after(out / "metrics.jsonl"), "reason": str(error)})
+        # The report shows the reason, and the metrics up to it.
         write_report(out)
         raise
 

@@ -86,6 +86,7 @@ def train(
     done = algorithm.boundary_timesteps if standing.resumed else -1
     with printed_warnings(), opened_loggers(keeping.log, out, done) as loggers:
         algorithm.set_logger(Logger(str(out), [*loggers, MetricsFile(out / "metrics.jsonl", algorithm.iteration)]))
+        # A resumed run keeps its first evaluation, which the present policy could not reproduce.
         if "before" not in read_kept(out / "evaluation.json"):
             evaluator("before", algorithm)
         first_result(out)
@@ -145,6 +146,7 @@ def _learn(
     if remaining > 0 and early and early.stopped:
         print(f"--resume: the run stopped early, as {early.stopped}; to train on, pass another --stop-… flag, or none")
     elif remaining > 0:
+        # The results after the previous end are not those of the longer run.
         evaluator.forget("after")
         if standing.tokens_before is not None:
             print(_extension(algorithm, standing.tokens_before, total_timesteps))
@@ -162,6 +164,7 @@ def _learn(
 def _extension(algorithm: SequenceAlgorithm, before: int, total: int) -> str:
     """Explain the effect of additional tokens on the learning rate, whose decay spans the whole run."""
     done = algorithm.num_timesteps
+    # The schedule maps the remaining share of training, from 1 to 0, to a rate.
     rates = [algorithm.lr_schedule(max(0.0, 1 - done / tokens)) for tokens in (before, total)]
     return (
         f"--resume: {before} tokens in all become {total}, of which {done} are done. The learning rate is planned over "

@@ -127,6 +127,7 @@ class Grammar:
         memo: dict[tuple[str, int], Ends] = {}
 
         def match(name: str, begin: int) -> Ends:
+            # Memoised, so that recognition takes polynomial time although many derivations share parts.
             if (name, begin) not in memo:
                 memo[name, begin] = _match_rule(self._compiled[name], text, begin, match)
             return memo[name, begin]
@@ -158,6 +159,7 @@ def _compile(productions: Sequence[str] | Mapping[str, float]) -> _Rule:
     """Split every template at its braces and normalise the weights."""
     weights = productions if isinstance(productions, Mapping) else dict.fromkeys(productions, 1.0)
     total = sum(weights.values())
+    # ``split`` with a group returns literals and names in turn.
     return _Rule(tuple((tuple(_BRACES.split(text)), weight / total) for text, weight in weights.items()))
 
 
@@ -177,6 +179,7 @@ def _match_parts(parts: Parts, text: str, ends: Ends, match: Callable[[str, int]
     """Advance ``ends`` past all ``parts`` in turn; return an empty mapping if one does not match."""
     for place, part in enumerate(parts):
         moved: defaultdict[int, float] = defaultdict(float)
+        # Different derivations that end at the same position add their probabilities.
         for end, probability in ends.items():
             if place % 2:
                 for further, factor in match(part, end).items():
@@ -198,6 +201,7 @@ def _left_corners(rules: Mapping[str, _Rule]) -> dict[str, set[str]]:
             for place, part in enumerate(parts):
                 if place % 2:
                     corners[name].add(part)
+                # Later parts can begin the text only while all before them may be empty.
                 if part not in empty if place % 2 else part:
                     break
     return corners

@@ -65,6 +65,7 @@ def jsonl_task(
     fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
     closing = names_encoder_decoder(model)
     encoded = encode_prompts(fields, tokenizer, UNLIMITED, source=str(path), closing=closing)
+    # Encoded without a limit: the longest prompt defines P unless it is given.
     prompts = dict(zip(rows, encoded, strict=True))
     longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
     _check_prompts(prompts, longest)
@@ -115,9 +116,7 @@ def _check_columns(rows: Mapping[str, Row]) -> None:
         for column in row:
             owner.setdefault(column, place)
     if taken := sorted(owner.keys() & ENVIRONMENT_COLUMNS):
-        raise ValueError(
-            f"{owner[taken[0]]}: the column {taken[0]!r} has the name of a reward argument; rename it"
-        )
+        raise ValueError(f"{owner[taken[0]]}: the column {taken[0]!r} has the name of a reward argument; rename it")
     for place, row in rows.items():
         for column in ("prompt", *owner):
             if column not in row:
@@ -155,6 +154,7 @@ def _drawn_splits(n: int, source: str, seed: int) -> list[str]:
     held_out = max(1, round(HELD_OUT * n))
     if n < len(SPLITS):
         raise ValueError(f"{source} has {n} prompts; expected at least {len(SPLITS)}, one for each of {SPLITS}")
+    # Exact sizes, dealt out by a permutation, instead of an independent draw for each line.
     dealt = ["train"] * (n - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
     return [dealt[place] for place in np.random.default_rng(seed).permutation(n)]
 

@@ -69,6 +69,7 @@ def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
 
 def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BETA, reward: Any = None) -> Task:
     _check(arms >= 2, "arms", arms, "at least 2")
+    # A stream of its own: the reference must not depend on the values of the arms.
     chances: FloatArray = np.random.default_rng([seed, 1]).dirichlet(np.full(arms, 2.0))
     value = arm_value(arms, seed)
     return diagnostic(
@@ -142,6 +143,7 @@ class NoisyReward:
         self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[float]:
         means: Any = self.expected(prompts, completions, completion_ids=completion_ids, **columns)
+        # The noise is a function of the episode's seed, so scoring an episode again gives the same reward.
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [mean + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
 

@@ -86,6 +86,7 @@ def chain(chances: FloatArray, n_tokens: int) -> FloatArray:
     """Return ``[n_tokens, V]`` log-probabilities after each token, from the ``chances`` of :func:`diagnostic`."""
     n_actions = chances.shape[-1]
     rows = np.broadcast_to(chances, (n_actions, n_actions))
+    # Tokens that are no actions occur in prompts only; after them the chain starts from its first row.
     after_others = np.broadcast_to(rows[:1], (n_tokens - n_actions, n_actions))
     log_probs: FloatArray = np.log(np.concatenate([rows, after_others]))
     return log_probs

@@ -84,6 +84,7 @@ class AlphabetShares:
     horizon: int
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> list[float]:
+        # −1 precedes the first word, so that the alphabet's first letter is right there.
         pairs = zip([-1, *ids], ids, strict=False)
         return [float(word == (last + 1) % self.words) / self.horizon for last, word in pairs]
 

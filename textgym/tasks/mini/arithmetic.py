@@ -189,6 +189,7 @@ def _wrong(rng: np.random.Generator, problem: Problem) -> Solution:
     while True:
         equations, answer = pick(rng, (_slip, _slip, _mistake_a_sign, _forget_the_working))(rng, problem)
         results = [equation.result for equation in equations]
+        # Rejected and drawn again if the mistake happens to give the right answer, or leaves the range of number words.
         if answer != right and min(results) >= 0 and max(results) <= _LARGEST:
             return equations, answer
 
@@ -228,6 +229,7 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     [1.0, 0.25, 0.0]
     """
     stated = _LAST_WORDS.search(completion)
+    # Exactly one "answer": a text that lists several answers must not be paid for one of them.
     if stated and stated[1] == columns["answer"] and len(_ANSWER.findall(completion)) == 1:
         return 1.0
     return 0.25 if _EQUATION.findall(completion) == columns["working"] else 0.0

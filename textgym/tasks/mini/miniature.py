@@ -132,6 +132,7 @@ def _splits(
 ) -> dict[str, tuple[Prompt, ...]]:
     """Draw distinct prompts and assign them to the splits in the order drawn."""
     examples: dict[str, Example] = {}
+    # Drawn until there are enough distinct prompts, so that no prompt is in two splits.
     while len(examples) < sum(SPLITS.values()):
         example = mini.draw(rng)
         examples.setdefault(example.prompt, example)

@@ -112,6 +112,7 @@ def _misread(rng: np.random.Generator, event: Event) -> Event:
         )
 
     subject, object_ = misread(event.subject), misread(event.object)
+    # Exchanged roles in the corpus leave the policy something to learn from the particles.
     if rng.random() < 0.25:
         subject, object_ = object_, subject
     return Event(
