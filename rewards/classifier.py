@@ -167,15 +167,15 @@ class ClassifierReward:
         limit = self._limit
         if limit is None or self.too_long == "truncate":
             return
-        written = max_new_tokens if self.same_tokenizer else 0
+        n_response = max_new_tokens if self.same_tokenizer else 0
         longest = max(prompts, key=lambda prompt: len(prompt.ids) if self.same_tokenizer else len(prompt.text))
-        asked = len(self._tokens(longest.content, "")["input_ids"])
-        if asked + written > limit:
+        n_prompt = len(self._tokens(longest.content, "")["input_ids"])
+        if n_prompt + n_response > limit:
             what = "the prompt" if self.reads == "whole" else "the completion"
             raise ValueError(
                 f"the classifier for {self.name!r} reads at most {limit} tokens, but {what} of this task can have "
-                f"{asked + written}: {asked} before the response and {written} of it; shorten them, or load it with "
-                'too_long="truncate" (clf:DIR,label=…,too_long=truncate)'
+                f"{n_prompt + n_response}: {n_prompt} before the response and {n_response} of it; shorten them, or "
+                'load it with too_long="truncate" (clf:DIR,label=…,too_long=truncate)'
             )
 
     def __call__(self, prompts: list[str | Messages], completions: list[Any], **_: Any) -> list[float]:
@@ -240,6 +240,7 @@ class ClassifierReward:
         if self.reads == "whole" and not isinstance(prompt, str) and self.tokenizer.chat_template:
             messages = [{**message, "content": readable(message["content"])} for message in prompt]
             ids = encode_content(self.tokenizer, messages, readable(text))  # the template writes the special tokens
+            # Templated ids do not come from a tokenizer call, so the other fields of its output are made here.
             fields = {"attention_mask": 1, "token_type_ids": 0}
             given = {
                 name: [value] * len(ids) for name, value in fields.items() if name in self.tokenizer.model_input_names

@@ -265,6 +265,7 @@ def _unique(names: Sequence[str]) -> tuple[str, ...]:
     unique: list[str] = []
     for name in names:
         count, candidate = 1, name
+        # Counting on until the name is free also handles a reward that is itself named "length_2".
         while candidate in unique:
             count += 1
             candidate = f"{name}_{count}"

@@ -23,7 +23,7 @@ LABELS_COMPARED = 2000  # every pair of labelled texts is compared, so the cost 
 
 
 @dataclass(frozen=True)
-class Compared:
+class ScoredGroup:
     """Completions with comparable scores: those of one prompt, or texts that were labelled on one scale.
 
     Attributes:
@@ -133,11 +133,11 @@ def evaluate_reward_model(
             "label_accuracy_interval": share_interval(right, asked),
             "label_baseline": max(np.mean(labels).item(), 1 - np.mean(labels).item()),
         }
-        report["calibration"] = described(reliability(probabilities, labels))
+        report["calibration"] = calibration_summary(reliability(probabilities, labels))
     return report
 
 
-def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
+def evaluate_scores(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     """Evaluate the scores of held-out comparisons.
 
     Returns:
@@ -162,7 +162,7 @@ def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
     if len(set(prompts)) > 1:
         report |= _intervals(groups, margins, prompts)
     if len(margins):
-        report["calibration"] = described(win_reliability(margins))
+        report["calibration"] = calibration_summary(win_reliability(margins))
     known = [(group, group.gold) for group in groups if group.gold is not None]
     if known:
         report["gold"] = {
@@ -172,13 +172,13 @@ def evaluate_scores(groups: Sequence[Compared]) -> dict[str, Any]:
     return report
 
 
-def _prompts_of_pairs(groups: Sequence[Compared], counts: Sequence[int]) -> list[Hashable]:
+def _prompts_of_pairs(groups: Sequence[ScoredGroup], counts: Sequence[int]) -> list[Hashable]:
     """Return the prompt that each pair belongs to."""
     keys = [(i,) if group.prompt is None else group.prompt for i, group in enumerate(groups)]
     return [key for key, count in zip(keys, counts, strict=True) for _ in range(count)]
 
 
-def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequence[Hashable]) -> dict[str, Any]:
+def _intervals(groups: Sequence[ScoredGroup], margins: FloatArray, prompts: Sequence[Hashable]) -> dict[str, Any]:
     """Return intervals of the accuracy, of the length baseline, and of the difference of the two."""
     longer = wins(np.concatenate([pair_margins(group.lengths, group.ranks)[0] for group in groups]))
     ahead = wins(margins) - longer
@@ -194,7 +194,7 @@ def _intervals(groups: Sequence[Compared], margins: FloatArray, prompts: Sequenc
     }
 
 
-def described(bins: Sequence[Bin]) -> dict[str, Any]:
+def calibration_summary(bins: Sequence[Bin]) -> dict[str, Any]:
     """Return the calibration in bins, ready for JSON."""
     return {"expected_error": expected_calibration_error(bins), "bins": [asdict(b) for b in bins]}
 
@@ -210,7 +210,7 @@ def _offset(model: RewardModel | RewardEnsemble) -> float:
 
 def _groups(
     heldout: Sequence[Example], scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]] | None
-) -> list[Compared]:
+) -> list[ScoredGroup]:
     """Return a group for each ranking; labelled texts are all compared with one another."""
     truths: Sequence[Sequence[float] | None] = gold or [None] * len(heldout)
     groups = [_compared(*row) for row in zip(heldout, scores, truths, strict=True)]
@@ -219,7 +219,7 @@ def _groups(
     # Labels have no ranking of their own: every good text beats every bad one, whatever their prompts.
     some = groups[:LABELS_COMPARED]
     return [
-        Compared(
+        ScoredGroup(
             scores=[group.scores[0] for group in some],
             ranks=[group.ranks[0] for group in some],
             lengths=[group.lengths[0] for group in some],
@@ -228,8 +228,8 @@ def _groups(
     ]
 
 
-def _compared(example: Example, scores: Sequence[float], gold: Sequence[float] | None) -> Compared:
+def _compared(example: Example, scores: Sequence[float], gold: Sequence[float] | None) -> ScoredGroup:
     preference = example.preference
     ranks = preference.ranks if isinstance(preference, Ranking) else (int(not preference.good),)
     lengths = [len(text) for text in completions_of(preference)]
-    return Compared(scores, ranks, lengths, gold, content_key(example.prompt))
+    return ScoredGroup(scores, ranks, lengths, gold, content_key(example.prompt))

@@ -72,6 +72,7 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """Return the completions from ``start`` to before ``stop`` as a batch."""
+        # Slices, which also work on lazily decoded texts and keep them lazy.
         rows = slice(start, stop)
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Batch(self.prompts[rows], self.completions[rows], self.completion_ids[rows], columns)
@@ -279,6 +280,7 @@ def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> li
             if inspect.iscoroutine(answer):
                 answer.close()  # a coroutine that is never awaited would warn
         raise
+    # A sync function may also return an awaitable, so the answers decide, not the signatures.
     pending = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
     for i, answer in zip(pending, _awaited(calls, answers, pending, timeout), strict=True):
         if isinstance(answer, Raised):
@@ -328,6 +330,7 @@ def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, time
         middle = (start + stop) // 2
         for half in ((start, middle), (middle, stop)):
             found = _fails(reward, batch.part(*half), timeout)
+            # A half that is too slow is reported as such; searching on would wait for the time limit again and again.
             if isinstance(found, OvertimeError):
                 _raise_for_time(reward, batch.part(*half), timeout)
             if found is not None:

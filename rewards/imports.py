@@ -120,6 +120,7 @@ class _Finder(MetaPathFinder):
 def _importing_from(folder: Path) -> Iterator[None]:
     """Import as a script in ``folder`` would; modules from the folders of other files are hidden."""
     own = _neighbours.setdefault(folder, {})
+    # Two reward files may each have a ``helpers.py``; the import system knows only one module of that name at a time.
     foreign = [found for other, modules in _neighbours.items() if other != folder for found in modules.items()]
     hidden = {name: sys.modules.pop(name) for name, module in foreign if sys.modules.get(name) is module}
     sys.modules.update({name: own[name] for name in hidden if name in own})

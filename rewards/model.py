@@ -184,15 +184,16 @@ class RewardModel:
                     f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
                 ) from error
             return
-        asked = max(len(prompt.ids) for prompt in prompts)
+        longest_prompt = max(len(prompt.ids) for prompt in prompts)
         # A special end token of the policy is replaced by the model's own. An ordinary token (a full stop, say) and
         # text that a stop rule ended are kept, so the model's end token comes in addition: see _with_end.
         kept = stops or any(i not in self.tokenizer.all_special_ids for i in end_token_ids)
         end = int(kept and self.tokenizer.eos_token_id is not None)
-        if asked + max_new_tokens + end > limit:
-            parts = f"a prompt of {asked} and a response of {max_new_tokens}" + " and an end token" * end
+        if longest_prompt + max_new_tokens + end > limit:
+            parts = f"a prompt of {longest_prompt} and a response of {max_new_tokens}" + " and an end token" * end
             raise ValueError(
-                f"{self.name} reads at most {limit} tokens, but this task can produce {asked + max_new_tokens + end}: "
+                f"{self.name} reads at most {limit} tokens, but this task can produce "
+                f"{longest_prompt + max_new_tokens + end}: "
                 f'{parts}; shorten one of them, or load it with too_long="truncate" (rm:DIR,too_long=truncate)'
             )
 
@@ -225,10 +226,10 @@ class RewardModel:
             # Without ``finish_reason`` the ids may already be closed, so no end token is added to them.
             closed = ended if finish_reason is not None else [False] * len(prompts)
             ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
-            sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
+            sequences = [[*start, *(self._with_end(reply, p) if end else reply)] for p, start, reply, end in ids]
             rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
             # A response with a special token inside is encoded again from its text, as in training: see _reads_ids.
-            read = [self._fitted(s) if self._reads_ids(said) else self.encode(*row) for *row, said, s in rows]
+            read = [self._fitted(s) if self._reads_ids(reply) else self.encode(*row) for *row, reply, s in rows]
             return self.score_ids(read)
         return self.score_ids([self.encode(*row) for row in zip(prompts, completions, ended, strict=True)])
 

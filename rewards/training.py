@@ -304,6 +304,7 @@ def fit(
             bar.reach(step + 1)
             bar.show(f"loss {losses[-1]:.3f}")
             on_step(losses)
+    # The last step is not followed by a check_step that would notice its result.
     check_trained(model.model, settings.learning_rate, optimizer)
     model.set_offset(0.0)  # the old offset belonged to the old scores
     model.set_special_tokens(model.special_tokens)  # writes the treatment used in training into the config

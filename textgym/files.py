@@ -84,6 +84,7 @@ def standing(target: str | Path) -> Path:
     if target.exists():
         return target
     scratches = [scratch for scratch, name in _leftovers(target.parent) if name == _label(target)]
+    # The same preference as in _settle, so that readers and the next writer see the same state.
     newer = [scratch / "new" for scratch in scratches if _is_whole(scratch / "new")]
     older = [scratch / "old" for scratch in scratches if (scratch / "old").is_dir()]
     return next(iter([*newer, *older]), target)
@@ -228,6 +229,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
+    # Files first, then the directories that name them; a rename after this publishes complete data.
     for path in [*sorted(directory.rglob("*")), directory]:
         _sync(path)
 
@@ -339,5 +341,6 @@ def fingerprint(path: Path) -> str:
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            # The NUL separates name and digest, so that no two trees give the same text.
             whole.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
     return whole.hexdigest()

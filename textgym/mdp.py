@@ -105,6 +105,7 @@ class TokenMDP:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickling, with functions wrapped so that lambdas and local functions pickle too."""
+        # AsyncVectorEnv sends environments to its worker processes by pickle, which refuses lambdas.
         return {name: CloudpickleWrapper(value) if name in CODE else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,6 +122,7 @@ class TokenMDP:
                 f"prompt {number} holds ids from {min(prompt.ids)} to {max(prompt.ids)}, the vocabulary has "
                 f"{self.n_tokens} tokens; encode prompts with the task's own tokenizer"
             )
+        # Such a column would be passed to rewards twice, or hide what the environment passes.
         if taken := sorted(prompt.columns.keys() & ENVIRONMENT_COLUMNS):
             raise ValueError(f"prompt {number} has columns {taken}, names of reward arguments; rename them")
 

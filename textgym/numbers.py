@@ -82,13 +82,13 @@ def finite(
         with suppress(OverflowError):
             number = float(found)
     if not (low <= number <= high and above < number < below):
-        sayable = (
+        bounds = (
             ("at least", low, low > -LARGEST_FLOAT or number < low),
             ("more than", above, above > -math.inf),
             ("at most", high, high < LARGEST_FLOAT or number > high),
             ("less than", below, below < math.inf),
         )
-        limits = " and ".join(f"{words} {bound:g}" for words, bound, said in sayable if said)
+        limits = " and ".join(f"{words} {bound:g}" for words, bound, is_relevant in bounds if is_relevant)
         raise SettingError(f"{name}={shown(value)}; expected a finite number{limits and ', '}{limits}")
     return number
 

@@ -155,6 +155,7 @@ def task_maker(name: str) -> Callable[..., Any]:
         _import_for(name, module)
     if id in _own:
         maker = _own[id]
+        # Callers expect a function, whose signature lists the parameters: a ready task has none.
         return (lambda: maker) if isinstance(maker, Task) else maker
     short = id.removeprefix("textgym/").removesuffix("-v0")
     if short not in TASKS:

@@ -354,6 +354,7 @@ def _draw_bars(pen: _Pen, frame: Frame) -> None:
     """Draw one bar for each token, up or down from a line: the same rewards, comparable by length."""
     middle, half = (BARS_TOP + BARS_BOTTOM) / 2, (BARS_BOTTOM - BARS_TOP) / 2
     pen.box(MARGIN, middle - 0.5, WIDTH - MARGIN, middle + 0.5, FAINT)
+    # At least 48 slots, so that the bars of a short episode do not become blocks.
     slot = (WIDTH - 2 * MARGIN) / max(frame.horizon or 0, len(frame.tokens), 48)
     for index, reward in enumerate(frame.rewards):
         level = strength(reward, frame.full_scale)

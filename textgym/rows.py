@@ -257,8 +257,8 @@ def _parsed(line: str) -> Any:
     try:
         return parse_json(line, "it")
     except ValueError as error:
-        said = str(error).removeprefix("it is ").removeprefix("it: ")
-        raise BadRowError(f"{said}; expected one JSON object a line") from error
+        problem = str(error).removeprefix("it is ").removeprefix("it: ")
+        raise BadRowError(f"{problem}; expected one JSON object a line") from error
 
 
 def _object(value: Any) -> dict[str, Any]:

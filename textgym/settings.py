@@ -33,6 +33,7 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Describe the settings that differ between a run's config and present ones; empty if none do."""
     # Through JSON, so that tuples and lists compare equal, as the old settings were read from a file.
     here = _comparable(json.loads(json.dumps(new)))
+    # A run of an earlier version lacks later settings; it behaved as if they had these values.
     there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
     changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)

@@ -116,14 +116,15 @@ def _turn_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
     """
     # Rendering a conversation whose messages are one known word shows which tokens the template puts around messages.
     word = "textgym"
-    before, *between, after = _small_talk(tokenizer, word).split(word)
+    before, *between, after = _sample_chat(tokenizer, word).split(word)
+    # Only added tokens can be marks of turns: all others are pieces of ordinary text.
     known = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     find = _any_of(tuple(known)).findall
     nearest = [find(before)[-1:], *(find(text)[:1] for text in (*between, after))]
     return tuple(known[found[0]] if found else None for found in nearest)
 
 
-def _small_talk(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+def _sample_chat(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
     """Render a user's and an assistant's turn of one word, after a system message if the template needs one."""
     talk = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
     for turns in (talk, [{"role": "system", "content": "Talk."}, *talk]) if tokenizer.chat_template else ():
@@ -278,6 +279,7 @@ def encode_reply(
     together = encode_content(tokenizer, content, completion, special_tokens=special_tokens)
     if together[: len(before)] == before:
         return tuple(together[len(before) :])
+    # The boundary was merged into one token; see above.
     return tuple(encode_text(tokenizer, completion, special_tokens, add_special_tokens=False))
 
 
@@ -341,6 +343,7 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
         ValueError: the tokenizer makes a special token of such a string even when it reads text.
     """
     strings = [(number, found) for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)]
+    # Tested once per string rather than per row, as each test encodes the string.
     never_text = {found for found in {found for _, found in strings} if _is_never_text(tokenizer, found)}
     for number, found in strings:
         if found in never_text:
@@ -433,6 +436,7 @@ def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], spe
     if not tokenizer.num_special_tokens_to_add():
         return 0
     own = encode_text(tokenizer, text, special_tokens, add_special_tokens=False)
+    # Compared with the encoding without special tokens: what follows its occurrence was appended.
     starts = range(len(ids) - len(own) + 1)
     return next((len(ids) - start - len(own) for start in starts if own and ids[start : start + len(own)] == own), 0)
 
@@ -454,6 +458,7 @@ class _Special:
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
     named = tuple(tokenizer.all_special_tokens)
+    # Name, size and template change when a caller adds tokens, which must not return a stale cache entry.
     return _read_special(tokenizer, named, len(tokenizer), str(tokenizer.chat_template))
 
 
@@ -502,6 +507,7 @@ def decode_response(
     unwritten = {tokenizer.pad_token_id, tokenizer.bos_token_id}
     if skip_special_tokens:
         unwritten |= special_ids(tokenizer)
+    # An encoder's prompt ends with EOS; the decoder starts a new text after it.
     before = [] if list(prompt_ids[-1:]) == [tokenizer.eos_token_id] else list(prompt_ids)
     # Decoded behind the prompt: by itself, a response would lose its first space, or a character whose bytes are split
     # between the two. The common prefix, rather than the prompt's length, as a decoder may change the prompt's end.

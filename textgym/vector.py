@@ -93,6 +93,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.generators: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs  # the seed of each generator
         self.base_seed: int | None = None
+        # A table over the vocabulary: one indexing operation per step finds the rows that ended.
         self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
         # The state is kept as arrays in the layout of observations, so that a step writes one column in place.
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
@@ -206,6 +207,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if bad := [each for each in seeds if each is not None and not (isinstance(each, int) and each >= 0)]:
             raise ValueError(f"seed holds {bad[0]!r}; expected integers of 0 or more, or None")
         for row in rows:
+            # As in Gymnasium, a reset without a seed continues the row's generator.
             if seeds[row] is not None or self.generators[row] is None:
                 self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
         # One seed for all rows, so that an episode draws the same in every slot.
@@ -372,6 +374,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
             infos = {**final_infos, **self._begin(idle)}
         if self.mdp.allowed is not None:
+            # With a restricted action set every row needs the mask of its present state, whether or not anything else
+            # happened.
             infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
 

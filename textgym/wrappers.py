@@ -77,6 +77,7 @@ class _TokenLogProbs:
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
         """Return ``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
+        # The minimum length counts response tokens only.
         elapsed = torch.from_numpy(observation["attention_mask"][rows, self.mdp.max_prompt_length :].sum(1))
         behaviour = restrict(
             logits,

@@ -336,13 +336,13 @@ def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray, positio
         response: ``[t]`` ids.
         positions: ``[m]``, 0 to t.
     """
-    asked, written = (torch.from_numpy(part)[None].to(model.device) for part in (prompt, response))
+    prompt_ids, response_ids = (torch.from_numpy(part)[None].to(model.device) for part in (prompt, response))
     if is_encoder_decoder(model):
-        begun = torch.cat([written.new_full((1, 1), start_token(model)), written], 1)
-        masks = {"attention_mask": torch.ones_like(asked), "decoder_attention_mask": torch.ones_like(begun)}
-        logits: Tensor = model(input_ids=asked, decoder_input_ids=begun, **masks).logits[0]
+        decoder_ids = torch.cat([response_ids.new_full((1, 1), start_token(model)), response_ids], 1)
+        masks = {"attention_mask": torch.ones_like(prompt_ids), "decoder_attention_mask": torch.ones_like(decoder_ids)}
+        logits: Tensor = model(input_ids=prompt_ids, decoder_input_ids=decoder_ids, **masks).logits[0]
     else:
-        ids = torch.cat([asked, written], 1)
+        ids = torch.cat([prompt_ids, response_ids], 1)
         further = accepted(model, attention_mask=torch.ones_like(ids), logits_to_keep=len(response) + 1)
         logits = model(input_ids=ids, **further).logits[0, -len(response) - 1 :]
     return _log_softmax(logits[torch.from_numpy(positions).to(logits.device)])

@@ -72,6 +72,7 @@ class CausalBackbone:
     def _can_be_kept(self, frozen: FrozenPrefix) -> bool:
         """Return True if the frozen layers' output is a plain tensor that no trained parameter contributes to."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=next(self.module.parameters()).device)
+        # Built under no_grad, the output would never require a gradient, and the check would see nothing.
         with torch.enable_grad():
             given = frozen.record(lambda: self.last_states(self.inputs(ids)))
         return isinstance(given, Tensor) and not given.requires_grad
@@ -83,6 +84,7 @@ class CausalBackbone:
         if prefix is None or self.frozen is None:
             states = self.last_states(inputs)
         else:
+            # Recorded states may be of longer sequences; causal states of a prefix do not depend on what follows.
             with self.frozen.replayed(prefix[:, : inputs["input_ids"].shape[1]]):
                 states = self.last_states(inputs)
         # Column P + t − 1 of the observation holds the token before response token t. Its position in the row is where

@@ -61,6 +61,7 @@ class SlotLayer(CacheLayerMixin):
 
     def pack(self, n: int, source: slice, target: slice) -> None:
         """Copy columns of the first n slots into new buffers."""
+        # Not in place: source and target may overlap, and the number of columns may change.
         packed = [self._allocate(buffer) for buffer in self.buffers]
         for new, old in zip(packed, self.buffers, strict=True):
             new[:n, :, target] = old[:n, :, source]
@@ -82,6 +83,7 @@ class SlotLayer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
+        # Columns before ``first`` belong to longer rows of earlier steps; to the model they do not exist.
         return self.window.start - self.window.first
 
     def get_max_length(self) -> int:
@@ -140,6 +142,7 @@ class SlotCache(Cache):
         """Copy slots to other slots."""
         for layer in self._slot_layers():
             for buffer in layer.buffers:
+                # Indexing with a tensor copies the sources first, so slots can be moved in one assignment.
                 buffer[targets] = buffer[sources]
         self.mask[targets] = self.mask[sources]
 
@@ -154,6 +157,7 @@ class SlotCache(Cache):
             ``[n, longest]`` their mask.
         """
         self._set_window(slice(0, n), self.end - longest, self.end - 1)
+        # The model reads the mask of this step with the new token included.
         self.mask[:n, self.end - 1] = True
         return self.mask[:n, self.end - longest : self.end]
 

@@ -18,7 +18,7 @@ from textgym.types import IntArray
 
 
 @dataclass(frozen=True)
-class Shown:
+class Observed:
     """Contents of observations.
 
     Attributes:
@@ -106,32 +106,33 @@ class PrefixDecoder:
         Raises:
             ValueError: a row's attention mask is empty.
         """
-        shown = self._shown(input_ids[rows], attention_mask[rows])
+        observed = self._observe(input_ids[rows], attention_mask[rows])
         if self._weights.changed():
             self._forget()
-        kept = self._settle(rows, shown)
-        anew = np.delete(np.arange(len(rows)), kept)
+        kept = self._keep_grown(rows, observed)
+        fresh = np.delete(np.arange(len(rows)), kept)
         # The kept rows' cached part is their span without the new token.
-        self.cache.align(len(kept), max(_longest(shown.span[kept]) - 1, 0), _longest(shown.span[anew]))
+        self.cache.align(len(kept), max(_longest(observed.span[kept]) - 1, 0), _longest(observed.span[fresh]))
         parts = []
         if len(kept):
-            parts.append(self._decode(shown, kept))
-        if len(anew):
-            parts.append(self._prefill(shown, anew, len(kept)))
-        batch = np.concatenate([kept, anew])
-        self._order, self._tokens[rows], self._end[rows] = rows[batch], shown.tokens, shown.end
+            parts.append(self._decode(observed, kept))
+        if len(fresh):
+            parts.append(self._prefill(observed, fresh, len(kept)))
+        batch = np.concatenate([kept, fresh])
+        self._order, self._tokens[rows], self._end[rows] = rows[batch], observed.tokens, observed.end
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         # Kept rows come first in the batch; the logits are put back into the order of ``rows``, if it differs.
         in_order = (batch[:-1] < batch[1:]).all()
         return logits if in_order else logits[self._on_device(np.argsort(batch))]
 
-    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+    def _observe(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Observed:
         seen = attention_mask.astype(bool)
         if not seen.any(1).all():
             raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
+        # ``argmax`` of the reversed mask finds the last token; the mask may have holes, which are no tokens either.
         end = seen.shape[1] - seen[:, ::-1].argmax(1)
         tokens = np.where(seen, input_ids, -1)
-        return Shown(tokens, end, end - seen.argmax(1), tokens)
+        return Observed(tokens, end, end - seen.argmax(1), tokens)
 
     def _forget(self) -> None:
         self._order = np.arange(0)
@@ -140,7 +141,7 @@ class PrefixDecoder:
     def _move(self, sources: Tensor, targets: Tensor) -> None:
         self.cache.move(sources, targets)
 
-    def _settle(self, rows: IntArray, shown: Shown) -> IntArray:
+    def _keep_grown(self, rows: IntArray, observed: Observed) -> IntArray:
         """Assign the first slots to the requested rows that grew by one token; all others are forgotten.
 
         Returns:
@@ -150,8 +151,8 @@ class PrefixDecoder:
         places = np.full(self.n_rows, -1)
         places[rows] = np.arange(len(rows))
         at = places[known]  # -1 for known rows that are not requested; their comparison below is discarded
-        n_new = np.count_nonzero(shown.tokens[at] != self._tokens[known], axis=1)
-        stays = (at >= 0) & (shown.end[at] == self._end[known] + 1) & (n_new == 1)
+        n_new = np.count_nonzero(observed.tokens[at] != self._tokens[known], axis=1)
+        stays = (at >= 0) & (observed.end[at] == self._end[known] + 1) & (n_new == 1)
         # Kept rows must fill slots 0 to n − 1 without gaps, so that the model reads a plain slice. Only those beyond
         # move, into the slots that became free; the order of the rest does not matter.
         n = np.count_nonzero(stays)
@@ -162,15 +163,16 @@ class PrefixDecoder:
         kept: IntArray = at[:n]
         return kept
 
-    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
-        ids = shown.read[kept, shown.end[kept] - 1]
-        mask = self.cache.append(len(kept), _longest(shown.span[kept]))
+    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
+        ids = observed.read[kept, observed.end[kept] - 1]
+        # Attention covers as many columns as the longest kept row has, however wide the observation is.
+        mask = self.cache.append(len(kept), _longest(observed.span[kept]))
         return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
-    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
+    def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
         # Rows of different lengths are aligned at their ends, as a left-padded batch.
-        columns = shown.end[anew, None] + np.arange(-_longest(shown.span[anew]), 0)
-        ids = np.where(columns < 0, -1, np.take_along_axis(shown.read[anew], np.maximum(columns, 0), 1))
+        columns = observed.end[fresh, None] + np.arange(-_longest(observed.span[fresh]), 0)
+        ids = np.where(columns < 0, -1, np.take_along_axis(observed.read[fresh], np.maximum(columns, 0), 1))
         mask = self._on_device(ids >= 0)
         self.cache.fill(slot, mask)
         return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))

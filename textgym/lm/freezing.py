@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.loading import is_encoder_decoder
-from textgym.lm.patching import giving
+from textgym.lm.patching import fixed_output
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
@@ -131,4 +131,4 @@ class FrozenPrefix:
 
     def replayed(self, states: Tensor) -> AbstractContextManager[None]:
         """Make the layers return recorded states without computing anything, while the block runs."""
-        return giving(self.layers, states)
+        return fixed_output(self.layers, states)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from textgym.lm.backbones import Backbone
 from textgym.lm.loading import embedding_rows
-from textgym.lm.patching import giving
+from textgym.lm.patching import fixed_output
 
 Head: TypeAlias = Callable[[Tensor], Tensor]
 """``head(states [..., d]) -> logits [..., V]``."""
@@ -107,6 +107,6 @@ class ForwardAround:
         # The head treats positions independently, so all states can pass as one sequence of dummy tokens.
         row = states.reshape(1, -1, states.shape[-1])
         blank = torch.zeros(row.shape[:2], dtype=torch.long, device=row.device)
-        with giving(self.backbone.stacks, self.output_type(last_hidden_state=row)):
+        with fixed_output(self.backbone.stacks, self.output_type(last_hidden_state=row)):
             logits: Tensor = self.model(**self.backbone.inputs(blank)).logits
         return logits.reshape(*states.shape[:-1], -1)

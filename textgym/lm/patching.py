@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def giving(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
+def fixed_output(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
     """Make modules return ``output`` without computing anything, while the block runs."""
     # Only a ``forward`` that was set on the instance (accelerate does so) has to be restored; the class keeps its own.
     own = [module.__dict__.get("forward") for module in modules]

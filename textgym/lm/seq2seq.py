@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from textgym.lm.backbones import tokens_first
-from textgym.lm.decoding import PrefixDecoder, Shown
+from textgym.lm.decoding import Observed, PrefixDecoder
 from textgym.lm.loading import accepted, is_encoder_decoder
 from textgym.types import IntArray
 
@@ -155,6 +155,7 @@ class PromptMemory(Cache):
         """Store prompts ``[k, w, d]`` in the slots from ``start`` on; the next pass adds their keys and values."""
         if self.states is None:
             self.states = states.new_zeros(*self.mask.shape, states.shape[-1])
+        # The next forward pass writes keys and values of these slots, so the selection stays until then.
         self.slots, self.width = slice(start, start + len(mask)), mask.shape[1]
         self.states[self.slots, : self.width] = states
         self.mask[self.slots] = 0
@@ -208,17 +209,17 @@ class Seq2SeqDecoder(PrefixDecoder):
         self._positions = None if self._optional else _positional_embedding(model)
         self._encoded: Callable[..., Any] = BaseModelOutput  # the class of the encoder's output
 
-    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+    def _observe(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Observed:
         last = self.prompt_length - 1
-        shown = super()._shown(input_ids, attention_mask)
-        if not (shown.tokens[:, : last + 1] >= 0).any(1).all():
+        observed = super()._observe(input_ids, attention_mask)
+        if not (observed.tokens[:, : last + 1] >= 0).any(1).all():
             raise ValueError("an observation has no prompt; expected at least one token for the encoder")
         # To the decoder the last prompt column holds the start token, and all columns before it are empty. ``tokens``
         # keeps the prompt, so that a change of it is noticed and the row prefilled.
-        read = shown.tokens.copy()
+        read = observed.tokens.copy()
         read[:, :last], read[:, last] = -1, self.start
-        end = np.maximum(shown.end, last + 1)
-        return Shown(shown.tokens, end, end - last, read)
+        end = np.maximum(observed.end, last + 1)
+        return Observed(observed.tokens, end, end - last, read)
 
     def _forget(self) -> None:
         super()._forget()
@@ -228,17 +229,17 @@ class Seq2SeqDecoder(PrefixDecoder):
         super()._move(sources, targets)
         self.memory.move(sources, targets)
 
-    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
+    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
         self.memory.select(len(kept))
-        return super()._decode(shown, kept)
+        return super()._decode(observed, kept)
 
-    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
-        tokens = self._on_device(shown.tokens[anew, : self.prompt_length])
+    def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
+        tokens = self._on_device(observed.tokens[fresh, : self.prompt_length])
         prompt, mask = _prompts(tokens.clamp(min=0), (tokens >= 0).long(), self.prompt_length)
         encoded = self.encoder(input_ids=prompt, attention_mask=mask)
         self._encoded = type(encoded)
         self.memory.write(slot, encoded.last_hidden_state, mask)
-        return super()._prefill(shown, anew, slot)
+        return super()._prefill(observed, fresh, slot)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         cache = EncoderDecoderCache(self.cache, self.memory)

@@ -82,6 +82,7 @@ def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) ->
         goes_on = run_to_resume(out, overwrite, resume)
         if overwrite and not goes_on:
             _require_inputs_outside(out, config)
+        # A new configuration shows that the block has begun a run, and not only checked its arguments.
         before = _identity(out / CONFIG)
         try:
             yield goes_on
@@ -120,6 +121,7 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
     """
     kept = _kept_config(out)
     before, now = kept.get(TOKENS), config.get(TOKENS)
+    # A larger budget is the one change of training that a resumed run allows.
     more = isinstance(before, int) and isinstance(now, int) and now > before
     difference = changed_settings({**kept, TOKENS: now} if more else kept, config)
     if difference:

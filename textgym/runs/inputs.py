@@ -64,6 +64,7 @@ def _paths(config: Mapping[str, Any]) -> Iterator[Path]:
         found = [Path(value)] if kind in FILES and value not in WORDS else []
         if kind in REWARDS:
             found = [path for item in value.split() if (path := reward_path(item))]
+        # A value that is no existing path is a hub id or a task's name; those have no fingerprint.
         yield from (path for path in found if _exists(path))
 
 

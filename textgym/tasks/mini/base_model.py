@@ -123,6 +123,7 @@ def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.ra
     progress = tqdm(_batches(tokenizer, rng, steps), total=steps, desc="base model", mininterval=5)
     for inputs, targets in progress:
         trained = targets != IGNORED
+        # Only trained positions go through the output head, which is the largest matrix of this model.
         hidden = model.transformer(input_ids=inputs, use_cache=False).last_hidden_state[trained]
         loss = cross_entropy(model.lm_head(hidden), targets[trained])
         optimizer.zero_grad()

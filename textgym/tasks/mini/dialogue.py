@@ -75,6 +75,7 @@ def repeats(text: str, turns: Sequence[str]) -> bool:
     False
     """
     words = _words(text)
+    # A run of more than half of the words: shorter quotations are natural in a reply.
     run = len(words) // 2 + 1
     rows = {tuple(words[start : start + run]) for start in range(len(words) - run + 1)}
     return any(not rows.isdisjoint(zip(*(said[i:] for i in range(run)), strict=False)) for said in map(_words, turns))
@@ -129,6 +130,7 @@ def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     if rng.random() < 2 / 3:
         turns.insert(0, _fill(rng, pick(rng, REMARKS), {}))
     topics = {_TOPIC_OF[word]: word for turn in turns for word in re.findall(r"\w+", turn) if word in _TOPIC_OF}
+    # The last turn is always by the person who gets the reply.
     speakers = [other, one][-len(turns) :]
     talk = " ".join(f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True))
     columns = {"intent": intent, "turns": turns, "topics": list(topics.values())}

@@ -165,6 +165,7 @@ def _ask(rng: np.random.Generator) -> tuple[str, str, Event, Event]:
     asked = tuple(ANSWER)[rng.integers(len(ANSWER))]
     # Some details are stated for one event only; a question about them must be about that event.
     place = next((row for row, event in enumerate(events) if event["told"] == asked), int(rng.integers(len(events))))
+    # Index −1 wraps around, so the first event is paired with the last.
     event, other = events[place], events[place - 1]
     return f"Story: {story} Question: {_fill(rng, QUESTION[asked], event)} Answer:", asked, event, other
 
