@@ -1,9 +1,8 @@
 """Write your own loop
 
-`learn()` repeats two calls: `collect()` plays an iteration's episodes, and `train(episodes)` updates the policy on them.
-Call them yourself when `learn()` decides something that you want to decide: when to stop, which learning rate an
-iteration gets, what is looked at in between. This lesson trains until the mean score of an iteration reaches a target,
-and then says what the budget would have allowed:
+`learn()` repeats two calls: `collect()` plays an iteration's episodes, and `train(episodes)` updates the policy on
+them. Call them yourself when you want to decide what `learn()` decides: when to stop, which learning rate an iteration
+gets, what is looked at in between. This lesson trains until the mean score of an iteration reaches a target:
 
     python examples/own_loop.py
 

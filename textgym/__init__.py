@@ -21,7 +21,7 @@ for _name in TASKS:
         kwargs={"task": _name},
     )
 
-# Imported when they are asked for: they need torch and transformers.
+# Imported on first use, as they need torch and transformers.
 _LAZY = {
     "optimum": "textgym.exact",
     "register_task": "textgym.registration",
@@ -34,7 +34,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """``textgym.register_task``, ``textgym.optimum`` and the like."""
+    """Import ``textgym.register_task``, ``textgym.optimum`` and the like on first use."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'textgym' has no attribute {name!r}")

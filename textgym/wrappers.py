@@ -24,7 +24,7 @@ Observation = dict[str, NDArray[Any]]
 
 
 class ActingPolicy(Protocol):
-    """What the wrapper must know of a policy to pay its half of the KL."""
+    """Properties of a policy that the wrapper needs to pay the policy's half of the KL."""
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -36,7 +36,7 @@ class ActingPolicy(Protocol):
 
 
 class _TokenLogProbs:
-    """Follows an environment's rows and gives log-probabilities of the tokens chosen in them."""
+    """Log-probabilities of chosen tokens in the rows of an environment."""
 
     def __init__(self, model: PreTrainedModel, mdp: TokenMDP, n_rows: int, sampling: Sampling) -> None:
         check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
@@ -46,8 +46,9 @@ class _TokenLogProbs:
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
-        """``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
+        """Return ``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
+        # The minimum length counts response tokens only.
         elapsed = torch.from_numpy(observation["attention_mask"][rows, self.prompt_length :].sum(1))
         behaviour = self.behaviour.logits(
             logits,
@@ -60,13 +61,13 @@ class _TokenLogProbs:
             row = rows[~np.isfinite(log_probs)][0]
             raise ValueError(
                 f"the agent chose token {actions[row]} in row {row}, which {self.behaviour.sampling} excludes there; "
-                "sample with the wrapper's settings"
+                "use the wrapper's sampling settings in the agent"
             )
         return log_probs
 
 
 class _KLPenalty:
-    """``β·log π_ref(a|s)`` for each chosen token; with the policy, the whole ``−β·(log π − log π_ref)``."""
+    """Penalty ``β·log π_ref(a|s)`` of each chosen token; with the policy, the whole ``−β·(log π − log π_ref)``."""
 
     def __init__(
         self,
@@ -93,10 +94,11 @@ class _KLPenalty:
     def __call__(
         self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None
     ) -> FloatArray:
-        """``[N]`` what each row is paid; 0 for rows that do not play."""
+        """Return ``[N]`` the payment of each row; 0 for rows that do not play."""
         paid: FloatArray = np.zeros(len(actions))
         if len(rows) == 0:
             return paid
+        # β·log π_ref first; −β·log π follows below only if the policy is known.
         paid[rows] = self.beta * self.reference.of(observation, actions, rows, masks)
         if self.policy is not None:
             paid[rows] -= self.beta * self.policy.of(observation, actions, rows, masks)
@@ -104,24 +106,24 @@ class _KLPenalty:
 
 
 class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
-    """Pays the KL to a reference in every step of a vector environment.
+    """Wrapper that pays the KL to a reference in every step of a vector environment.
 
-    An environment cannot know π, so by default this pays only ``β·log π_ref(a|s)``: with the agent's own entropy
-    bonus of weight β (which only approximates the other half) that is KL shaping for stock agents. Given
-    ``policy``, it pays all of ``−β·(log π − log π_ref)``. Our own agents compute the penalty after the rollout and
-    need no wrapper. ``info["kl_reward"]`` tells what was paid.
+    An environment cannot know π, so by default this pays only ``β·log π_ref(a|s)``. With the agent's own entropy bonus
+    of weight β (which only approximates the other half) that is KL shaping for stock agents. Given ``policy``, it pays
+    all of ``−β·(log π − log π_ref)``. Our own agents compute the penalty after the rollout and need no wrapper.
+    ``info["kl_reward"]`` holds the payment.
 
     Args:
         env: a vector environment of this package, or Gymnasium's ``SyncVectorEnv`` or ``AsyncVectorEnv`` of its single
             environments.
-        reference: the model that the policy shall stay near.
+        reference: the model to which the policy is kept close.
         beta: β, 0 or more.
-        sampling: the policy's; temperature and minimum length define both distributions.
+        sampling: the policy's sampling; temperature and minimum length define both distributions.
         policy: an ``LMPolicy``, to pay the whole penalty.
 
     Raises:
-        ValueError: the reference does not fit the task, or temperature or minimum length are not the policy's. In
-            ``step``: a token that temperature, minimum length or the task's mask exclude.
+        ValueError: the reference does not fit the task, or temperature or minimum length differ from the policy's. In
+            ``step``: temperature, minimum length or the task's mask exclude a chosen token.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
         return self._observation, info
 
     def step(self, actions: IntArray) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
+        # The penalty belongs to the state before the step, so masks and observation are taken before it.
         before, playing, masks = self._observation, self._playing, self._masks()
         self._observation, rewards, terminated, truncated, info = self.env.step(actions)
         paid = self._penalty(before, np.asarray(actions), np.flatnonzero(playing), masks)
@@ -156,12 +159,13 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
             self._playing = ~done  # the next step of a finished row only resets it
         elif self._mode is AutoresetMode.DISABLED:
             self._playing = playing & ~done
+        # Gymnasium's vector infos pair each key with a mask of the rows that have it.
         shown = {"kl_reward": paid, "_kl_reward": playing.copy()}
         return self._observation, rewards + paid, terminated, truncated, {**info, **shown}
 
 
 class ReferenceKL(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
-    """:class:`VectorReferenceKL` for a single environment."""
+    """Wrapper :class:`VectorReferenceKL` for a single environment."""
 
     def __init__(
         self,

@@ -28,8 +28,8 @@ from textgym.lm.loading import check_context, embedding_rows, explained, frozen_
 from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped, without_adapters
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk
+from textgym.rewards.last_token import linear_head
 from textgym.rewards.model import RewardModel
-from textgym.rewards.reading import linear_head
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63

@@ -23,10 +23,10 @@ from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP
 from textgym.registration import task_mdp
 from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.evaluation import pair_accuracy, pair_margins
+from textgym.rewards.labelling import plackett_luce_ranks
+from textgym.rewards.last_token import linear_head
 from textgym.rewards.model import RewardModel
-from textgym.rewards.rankings import plackett_luce_ranks
-from textgym.rewards.reading import linear_head
+from textgym.rewards.pairs import pair_accuracy, pair_margins
 from textgym.rewards.training import FitSettings, encode_preferences, fit
 from textgym.tasks.task import Task
 from textgym.types import FloatArray, Messages, Ranking

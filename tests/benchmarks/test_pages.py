@@ -68,7 +68,7 @@ def test_a_diagnostic_page_is_exact() -> None:
     assert row(text, "uniform random")[1] == "0.5000"
     assert row(text, "base model, the reference") == ["0.4632", "0.4632", "0.0000", "0.4632", "0.0000"]
     assert row(text, "optimum") == ["0.8636", "0.9809", "2.3461", "0.9809", "1.0000"]
-    assert "A bandit: each of `arms` words has a value" in text
+    assert "Make a bandit: each of `arms` words has a value" in text
     best = textgym.optimum(task_mdp(load_task("Emit")), 0.05)
     assert f"{best.value:.4f}" == row(text, "optimum")[0]
 
@@ -83,7 +83,7 @@ def test_a_proxy_that_is_paid_stands_beside_gold() -> None:
 def test_a_page_of_texts_tells_what_the_code_tells() -> None:
     text = page("Reviews", SMALL)
     assert text.count("Continue a film review so that it is favourable.") == 1
-    assert "Gold: good / (good + bad), counting sentiment words" in text
+    assert "Gold: Compute good / (good + bad), counting sentiment words" in text
     assert '```python\n>>> sentiment("Although' in text
     assert "| actions, V | `Discrete(" in text
     assert "| prompts, test | 1,000 |" in text

@@ -5,6 +5,7 @@ The truth is a plain pass of the whole model over each sequence alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
     BartForCausalLM,
     BertGenerationConfig,
     BertGenerationDecoder,
+    GPT2LMHeadModel,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -25,18 +27,29 @@ from transformers import (
     PreTrainedModel,
     Qwen3NextConfig,
     Qwen3NextForCausalLM,
+    ReformerConfig,
+    ReformerModelWithLMHead,
 )
 
-from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
-from textgym.agents import PPO
+from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
+from textgym.agents import PPO, SFTSettings, fine_tune
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.dpo import train_dpo
+from textgym.lm import agreement
 from textgym.lm.agreement import (
     SlowActingWarning,
     UncachedDecoder,
     check_agreement,
+    check_backward,
+    check_whole_passes,
     make_decoder,
 )
+from textgym.lm.cache import SlotCache
 from textgym.lm.decoding import PrefixDecoder
+from textgym.lm.seq2seq import Seq2SeqDecoder
 from textgym.lm.trunk import Trunk
+from textgym.types import Ranking
 
 P, T = 5, 8
 
@@ -154,3 +167,241 @@ def env_of(mdp: Any) -> Any:
     from textgym.agents.loop.slots import admitting_env
 
     return admitting_env(mdp, 8)
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    with pytest.raises(ValueError, match=r"(?s)BertGenerationDecoder .* differ by .* nats.*is_decoder=False"):
+        acting_policy(loud(bidirectional), word_mdp())
+
+
+def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
+        PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
+    shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
+        fine_tune(loud(bidirectional), shown, validation=shown)
+    pairs = encode_comparisons([Ranking("w1", ("w2", "w3 w4"), (0, 1))] * 2, word_tokenizer(), 1)
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
+        train_dpo(loud(bidirectional), pairs, held_out=pairs)
+
+
+class LengthDependent(torch.nn.Module):
+    """An embedding that is scaled by the sequence's length: no prefix is what it was in the whole."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def weight(self) -> Any:
+        return self.inner.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.inner(ids) * ids.shape[1]
+
+
+def test_a_model_whose_past_depends_on_its_length_is_refused():
+    model = loud(tiny_gpt2)
+    model.transformer.wte = LengthDependent(model.transformer.wte)
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel .* differ by"):
+        check_agreement(Trunk(model), P + T, P)
+
+
+def test_cached_columns_that_are_read_wrongly_are_noticed(monkeypatch):
+    """Mutations of the cached path: it is then left for the slower one, and says why."""
+    model = loud(tiny_llama)
+
+    def without_mask(self: SlotCache, n: int, longest: int) -> torch.Tensor:
+        return torch.ones_like(append(self, n, longest))
+
+    append = SlotCache.append
+    monkeypatch.setattr(SlotCache, "append", without_mask)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+def test_positions_that_only_a_restart_shows_are_noticed(monkeypatch):
+    """Rotary positions are relative, so rows that begin together are right without any; one that restarts is not."""
+    model = loud(tiny_llama)
+    monkeypatch.setattr("textgym.lm.decoding.accepted", lambda *_, **__: {})
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch):
+    """The last columns are looked at too: here every cached row forgets what stands 9 columns back."""
+    model = loud(tiny_gpt2)
+
+    def short_sighted(self: SlotCache, n: int, longest: int) -> torch.Tensor:
+        mask = append(self, n, longest).clone()
+        mask[:, :-9] = False
+        return mask
+
+    append = SlotCache.append
+    monkeypatch.setattr(SlotCache, "append", short_sighted)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), 16, 8)
+
+
+def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
+    """A mutation of the passes of training: padding on the left stays where it was."""
+    monkeypatch.setattr("textgym.lm.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives a sequence other log-prob.* in a batch .* differ by"):
+        check_agreement(Trunk(loud(tiny_llama)), P + T, P)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.transformer.wte.weight[5] = torch.nan
+    with pytest.raises(ValueError, match="the logits of GPT2LMHeadModel are not finite"):
+        check_agreement(Trunk(model), P + T, P)
+
+
+def test_what_the_models_code_raises_is_told_in_words():
+    class Fussy(torch.nn.Module):
+        def forward(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("images are missing")
+
+    model = tiny_gpt2()
+    model.transformer.h[1] = Fussy()
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot be taken apart .* RuntimeError: images are missing"):
+        Trunk(model)
+
+
+def test_a_model_that_cannot_be_trained_with_dropout_off_is_refused():
+    """Reformer's reversible layers insist on training mode; that shows in the backward pass alone."""
+    config = ReformerConfig(
+        vocab_size=16,
+        hidden_size=32,
+        attn_layers=["local", "local"],
+        num_attention_heads=2,
+        attention_head_size=16,
+        feed_forward_size=32,
+        axial_pos_embds=False,
+        max_position_embeddings=32,
+        local_attn_chunk_length=8,
+        is_decoder=True,
+    )
+    with pytest.raises(ValueError, match="ReformerModelWithLMHead cannot be trained as it acts"):
+        check_backward(Trunk(ReformerModelWithLMHead(config).eval()))
+    check_backward(Trunk(tiny_gpt2()))
+    check_backward(Trunk(tiny_t5()))
+
+
+@torch.no_grad()
+def test_an_encoder_decoder_reads_prompts_without_a_response():
+    """The slower path's first token."""
+    model = tiny_bart()
+    ids, mask = np.full((1, P + T), 5), np.zeros((1, P + T), np.int8)
+    mask[0, :P] = 1
+    logits = UncachedDecoder(Trunk(model), 1, P).logits(ids, mask, np.arange(1))
+    torch.testing.assert_close(logits[0], next_logits(model, [5] * P, []), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_cast_with_a_word(dtype):
+    model = tiny_llama().to(dtype)
+    with pytest.warns(UserWarning, match=f"weights are {str(dtype).removeprefix('torch.')}; they are cast to float32"):
+        policy = acting_policy(model, word_mdp())
+    assert {p.dtype for p in policy.lm.parameters()} == {torch.float32}
+    assert policy.lm is model
+
+
+def test_models_of_one_configuration_are_checked_once(monkeypatch):
+    checked: list[str] = []
+    monkeypatch.setattr(agreement, "_CACHED", {})
+    check = agreement.check_agreement
+    monkeypatch.setattr(agreement, "check_agreement", lambda *a: checked.append("one") or check(*a))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(3):
+            assert isinstance(make_decoder(tiny_gpt2(seed=seed), 2, P + T, P), PrefixDecoder)
+        assert isinstance(make_decoder(tiny_t5(), 2, P + T, P), Seq2SeqDecoder)
+    assert checked == ["one", "one"]
+
+
+class Forbidding(torch.nn.Module):
+    """A head that forbids a token, as models do that keep tokens for images."""
+
+    def __init__(self, inner: torch.nn.Module, value: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.value = value
+
+    @property
+    def weight(self) -> Any:
+        return self.inner.weight
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(states).clone()
+        logits[..., 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.finfo(torch.float32).min])
+def test_tokens_that_a_model_forbids_are_left_out(value, monkeypatch):
+    model = loud(tiny_llama)
+    model.lm_head = Forbidding(model.lm_head, value)
+    assert check_agreement(Trunk(model), P + T, P)
+    monkeypatch.setattr("textgym.lm.decoding.accepted", lambda *_, **__: {})  # and what is wrong is still seen
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 0.0])
+def test_logits_that_are_all_but_equal_are_no_false_alarm(scale):
+    """There only the last bits of log V differ."""
+    for make in (tiny_gpt2, tiny_llama):
+        model = make()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale)
+        assert check_agreement(Trunk(model), P + T, P)
+
+
+@pytest.mark.parametrize("padding", [16, -1, None])
+def test_padding_that_the_model_does_not_embed_is_not_read(padding):
+    model = tiny_gpt2()
+    model.config.pad_token_id = padding
+    assert check_agreement(Trunk(model), P + T, P)
+
+
+def test_fewer_bits_in_products_are_allowed_for(monkeypatch):
+    """Products of 10 bits, as TF32 has, simulated: no false alarm once torch was told to use them."""
+    linear = torch.nn.functional.linear
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: linear(rounded(x), rounded(w), b))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert check_agreement(Trunk(loud(tiny_llama)), P + T, P)
+
+
+@torch.no_grad()
+def test_what_is_compared_is_small():
+    """No ``[T, V]`` array is kept, however long the response: a few dozen positions are."""
+    model = tiny_gpt2(positions=512)
+    sequences, _ = check_whole_passes(Trunk(model), 512, 8)
+    assert all(s.log_probs.shape == (len(s.positions), 16) for s in sequences)
+    assert len(sequences[0].positions) < 45
+    assert {0, 252, 502, 503} <= set(sequences[0].positions.tolist())
+    ids = torch.from_numpy(np.concatenate([sequences[0].prompt, sequences[0].response]))[None]
+    plain = model(ids).logits[0, 7:].log_softmax(-1)
+    torch.testing.assert_close(sequences[0].before(252), plain[252], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_still_in_training_mode_is_fine_tuned():
+    """As every constructor leaves it; nothing of torch's generator is drawn."""
+    model = GPT2LMHeadModel(tiny_gpt2().config)
+    assert model.training
+    shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
+    before = torch.get_rng_state()
+    fine_tune(model, shown, validation=shown, settings=SFTSettings(epochs=1, batch_size=2), progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_horizon_of_one_token_can_be_checked():
+    assert check_agreement(Trunk(tiny_gpt2()), 4, 3)
+    assert check_agreement(Trunk(tiny_gpt2()), 2, 1)

@@ -132,7 +132,7 @@ def test_a_model_that_says_no_start_is_refused():
 
 def test_causal_models_are_no_encoder_decoders():
     for make in (lambda m: Seq2SeqBackbone(m), lambda m: Seq2SeqDecoder(m, 2, P + T, P)):
-        with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder–decoder"):
+        with pytest.raises(ValueError, match="GPT2LMHeadModel is not an encoder–decoder"):
             make(tiny_gpt2())
 
 

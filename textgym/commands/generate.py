@@ -42,7 +42,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         *(read_prompts(config.prompts, tokenizer, longest, screening=screening, **how) if config.prompts else ()),
     ]
     if screening.counts:
-        print(runs.told(screening), file=sys.stderr)
+        print(runs.screening_text(screening), file=sys.stderr)
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=tuple(prompts),

@@ -24,7 +24,7 @@ from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.measuring import measure
+from textgym.rewards.evaluation import evaluate_reward_model
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Judgement, completions_of, read_placed_preferences
 from textgym.rewards.rankings import split_rankings
@@ -273,10 +273,10 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material,
         members.append(member)
     write_json_lines(config.out / "metrics.jsonl", _rows(losses))
     model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
-    evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
+    evaluation = evaluate_reward_model(model if len(members) > 1 else members[0], material.heldout, material.gold)
     sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})
     if len(members) > 1:
-        evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
+        evaluation["members"] = [evaluate_reward_model(member, material.heldout, material.gold) for member in members]
     write_json(config.out / "evaluation.json", {**evaluation, **material.screening.counts})
     write_json(config.out / "reward_model.json", _for_the_report(evaluation, np.mean(losses, axis=0).tolist()))
     (model if len(members) > 1 else members[0]).save(config.out / runs.CHECKPOINT)

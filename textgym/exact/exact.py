@@ -107,7 +107,7 @@ class Optimum:
         return float(expectation(tree, log_probs, [level.reward for level in tree]).mean())
 
     def policy_log_probs(self, policy: Policy) -> TreeArrays:
-        """log π, ``[n, V]`` for each level of the tree."""
+        """Log π, ``[n, V]`` for each level of the tree."""
         model, sampling = _model_and_sampling(policy, self.sampling)
         if sampling.shared != self.sampling:
             raise ValueError(

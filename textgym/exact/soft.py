@@ -78,7 +78,7 @@ def expectation(tree: Tree, log_probs: Sequence[FloatArray], payments: Sequence[
 
 
 def log_ratios(log_p: Sequence[FloatArray], log_q: Sequence[FloatArray]) -> TreeArrays:
-    """log p − log q at each level; 0 where p is 0, ∞ where q alone is."""
+    """Log p − log q at each level; 0 where p is 0, ∞ where q alone is."""
     return tuple(map(_log_ratio, log_p, log_q))
 
 

@@ -1,6 +1,6 @@
-"""Everything that touches a transformers model: loading, cached decoding, sampling, scoring.
+"""Operations on transformers models: loading, cached decoding, sampling, scoring.
 
-The names are listed in ``__init__.pyi``; each is imported when it is first asked for.
+The names are listed in ``__init__.pyi``; each is imported on first use.
 """
 
 from typing import Any

@@ -17,11 +17,12 @@ from torch import nn
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: it is not on what was sampled, or a number is not finite. Checkpoints stay as they are.
+    """Training cannot continue: the policy differs from the one that sampled, or a number is not finite.
+
+    Checkpoints are unchanged.
 
     Attributes:
-        batch: what was trained on then, where it is known: an iteration's :class:`textgym.types.Episodes`, or rows of
-            texts.
+        batch: the training batch, if known: an iteration's :class:`textgym.types.Episodes`, or rows of texts.
     """
 
     batch: Any = None
@@ -29,7 +30,7 @@ class TrainingError(RuntimeError):
 
 @contextmanager
 def naming_batch(batch: Any) -> Iterator[None]:
-    """Put what is trained on in the block into the :class:`TrainingError` that ends it."""
+    """Attach the training batch to a :class:`TrainingError` that the block raises."""
     try:
         yield
     except TrainingError as error:
@@ -38,12 +39,16 @@ def naming_batch(batch: Any) -> Iterator[None]:
 
 
 def not_finite(module: nn.Module) -> list[str]:
-    """Names of the parameters that hold a NaN or an infinity."""
+    """Return the names of the parameters that hold a NaN or an infinity."""
     return [name for name, parameter in module.named_parameters() if not torch.isfinite(parameter).all()]
 
 
 def check_loaded(module: nn.Module, argument: str) -> None:
-    """ValueError where a model comes with weights that are not finite; ``argument`` is what it was given as."""
+    """Check that a loaded model's weights are finite; ``argument`` names it in the message.
+
+    Raises:
+        ValueError: some weights are not finite.
+    """
     broken = not_finite(module)
     if broken:
         raise ValueError(
@@ -53,7 +58,7 @@ def check_loaded(module: nn.Module, argument: str) -> None:
 
 
 def check_step(loss: float, gradient_norm: float, learning_rate: float) -> None:
-    """Refuses a gradient step that would make weights NaN.
+    """Check loss and gradient before an optimiser step that would make weights NaN.
 
     Raises:
         TrainingError: the loss or the norm is not finite.
@@ -68,10 +73,10 @@ def check_step(loss: float, gradient_norm: float, learning_rate: float) -> None:
 
 
 def check_trained(module: nn.Module, learning_rate: float, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Refuses weights that a step made NaN or infinite, and moments of the optimiser.
+    """Check that weights, and the optimiser's moments, are finite after training.
 
     Raises:
-        TrainingError: some are.
+        TrainingError: some are not.
     """
     broken = not_finite(module)
     if not broken and optimizer is not None and not all(map(_is_finite, moments(optimizer))):
@@ -85,7 +90,7 @@ def check_trained(module: nn.Module, learning_rate: float, optimizer: torch.opti
 
 
 def moments(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:
-    """Yield what an optimiser keeps of each parameter."""
+    """Yield the tensors that an optimiser keeps for its parameters."""
     states = optimizer.state.values()
     return (value for state in states for value in state.values() if isinstance(value, torch.Tensor))
 

@@ -40,7 +40,8 @@ class Figure:
 @dataclass(frozen=True)
 class Findings:
     """What results say. ``headline`` is one sentence, with the number that matters; the first table is the one for a
-    README; ``notices`` tell what a reader must know of the results themselves, such as runs that are not finished."""
+    README; ``notices`` tell what a reader must know of the results themselves, such as runs that are not finished.
+    """
 
     headline: str
     tables: tuple[Table, ...] = ()

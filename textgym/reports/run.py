@@ -151,7 +151,8 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
 
 def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """List a run's warnings by the curve that they are about, each kind once: those of
-    :func:`textgym.lm.guards.alarms`, and an iteration that was not trained as it was sampled."""
+    :func:`textgym.lm.guards.alarms`, and an iteration that was not trained as it was sampled.
+    """
     found: dict[str, str] = {}
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}

@@ -22,14 +22,7 @@ from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.prompts import plain_content
 from textgym.registration import load_task
-from textgym.rewards.labellers import (
-    Labelled,
-    Question,
-    label_by_reward,
-    questions,
-    read_answers,
-    write_questions,
-)
+from textgym.rewards.labelling import Labelled, Question, label_by_reward, questions, read_answers, write_questions
 from textgym.rewards.preferences import untied_pairs
 from textgym.rewards.rankings import read_rankings, write_rankings
 from textgym.rows import Screening, read_rows

@@ -1,4 +1,4 @@
-"""Reading token sequences with a sequence classifier, each read as transformers reads it alone."""
+"""Scores of token sequences at their last token, each equal to the score that transformers gives to it alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:  # a model class costs seconds to import
 
 
 def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Read ``N`` sequences in one right-padded forward pass.
+    """Score ``N`` sequences in one right-padded forward pass.
 
-    Each row equals ``model(input_ids).logits`` of that sequence alone, without padding. transformers' own reading
-    of a batch would look for PAD in the padded rows, and needs a PAD that is no real token.
+    Each row equals ``model(input_ids).logits`` of that sequence alone, without padding. transformers' own batched
+    scoring searches the padded rows for PAD, so it needs a PAD that is no real token.
 
     Args:
         model: an ``AutoModelForSequenceClassification``.
@@ -30,7 +30,8 @@ def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
     """
     head = linear_head(model)
     pad = model.config.get_text_config().pad_token_id
-    # A causal trunk never looks right, so any id fills the gap; other models may look for their own PAD.
+    # Tokens of a causal trunk never attend to the right, so any id may fill the padding. Encoders mask it, but some
+    # also derive positions from their own PAD id (RoBERTa).
     ids, mask = _padded(sequences, filler=0 if head is not None or pad is None else pad)
     ids, mask = ids.to(model.device), mask.to(model.device)
     if head is None:
@@ -43,33 +44,33 @@ def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
 
 
 def longest_readable(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model reads; None where its config names no limit.
+    """Return the greatest number of tokens that a model accepts; None if its config names no limit.
 
-    Models like RoBERTa count positions from their PAD's id on, and so read fewer than ``max_position_embeddings``.
+    Models like RoBERTa count positions from their PAD's id on, so they accept fewer than ``max_position_embeddings``.
     """
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings) - int(module.padding_idx) - 1
-    return limit if limit is not None and limit > 0 else None  # XLNet, which has no limit, says -1
+    return limit if limit is not None and limit > 0 else None  # XLNet, which has no limit, writes -1
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """Return the head of decoder-style classifiers, which read one position; None for encoders, which pool."""
+    """Return the head of a decoder-style classifier, which scores one position; None for encoders, which pool."""
     head = getattr(model, "score", None)
     return head if isinstance(head, nn.Linear) else None
 
 
 def last_position(ids: Sequence[int], pad: int | None) -> int:
-    """Where transformers reads one sequence: the rightmost token that is not PAD; the first if all are."""
+    """Return the position that transformers scores in a sequence: the last token that is not PAD, or 0 if all are."""
     return next((i for i in reversed(range(len(ids))) if ids[i] != pad), 0)
 
 
 def _padded(sequences: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
-    """``[N, L]`` ids and their mask, the filler on the right."""
+    """Return ``[N, L]`` ids, filled up on the right, and their mask."""
     lengths = torch.tensor([len(s) for s in sequences])
     if lengths.min() == 0:
-        raise ValueError("there is a sequence without tokens, which a model cannot score")
+        raise ValueError("a sequence has no tokens, so a model cannot score it; pass at least one token")
     width = int(lengths.max())
     ids = torch.tensor([[*s, *[filler] * (width - len(s))] for s in sequences])
     return ids, (torch.arange(width) < lengths[:, None]).long()

@@ -14,11 +14,10 @@ class EvaluateReward:
     """One number of an ``evaluate`` metric, computed for each completion against a reference column.
 
     Args:
-        metric: an ``evaluate.EvaluationModule``, the folder of one, or a name that the hub knows
-            (``"rouge"``).
-        key: which number of the metric's result is the reward, e.g. ``"rougeL"``.
-        reference: the column that holds the reference: for each completion a text, or a list of texts.
-        **options: handed to the metric's ``compute``.
+        metric: an ``evaluate.EvaluationModule``, the folder of one, or a name on the hub (``"rouge"``).
+        key: the entry of the metric's result that is the reward, e.g. ``"rougeL"``.
+        reference: the column of references: for each completion a text, or a list of texts.
+        **options: keyword arguments of the metric's ``compute``.
 
     Raises:
         FileNotFoundError: a metric given by name or folder cannot be loaded.
@@ -28,15 +27,15 @@ class EvaluateReward:
         self.metric = _load(metric) if isinstance(metric, str | Path) else metric
         self.key = key
         self.reference = reference
-        self.required_columns = (reference,)  # looked for before training
+        self.required_columns = (reference,)  # checked before training
         self.options = options
         self.name = key
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
-        """``N`` numbers for ``N`` completions.
+        """Compute ``N`` numbers for ``N`` completions.
 
         Raises:
-            KeyError: the data has no such reference column, or the result no such key.
+            KeyError: the data lacks the reference column, or the result lacks the key.
         """
         if self.reference not in columns:
             data = sorted(set(columns) - {"prompts", "completion_ids"})
@@ -48,15 +47,17 @@ class EvaluateReward:
         return [self._one(text, ref) for text, ref in zip(map(completion_text, completions), references, strict=True)]
 
     def _one(self, completion: str, reference: str | Sequence[str]) -> float:
+        # A metric aggregates over all predictions, so each completion needs a call of its own.
         result = self.metric.compute(predictions=[completion], references=[reference], **self.options)
         if self.key not in result:
             raise KeyError(f"key {self.key!r} is not in the metric's result, which has {sorted(result)}")
         value = result[self.key]
+        # Some metrics return a list with one entry per prediction.
         return float(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 
 def _load(metric: str | Path) -> Any:
-    import evaluate  # takes three seconds: only where it is used
+    import evaluate  # takes three seconds to import, so only if it is used
 
     try:
         return evaluate.load(str(metric), keep_in_memory=True)
