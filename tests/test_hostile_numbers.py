@@ -28,13 +28,13 @@ from textgym.agents.offline.dpo_settings import DPOSettings
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.registry import ALGORITHMS
-from textgym.lm.lora import add_lora
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_maker
 from textgym.rewards.compose import compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL
-from textgym.rewards.training import FitSettings
-from textgym.vector import TokenVectorEnv
+from textgym.rewards.models.training import FitSettings
 
 FILLERS: dict[Any, Any] = {Path: Path("x"), str: "x", tuple[Path, ...]: (Path("x"),)}
 
