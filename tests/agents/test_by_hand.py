@@ -21,8 +21,21 @@ from torch import Tensor
 
 from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
-from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, Reinforce, ReMax
-from textgym.agents.pretraining import Pretraining, encode_texts
+from textgym.agents import (
+    A2C,
+    GRPO,
+    GSPO,
+    NLPO,
+    PPO,
+    RLOO,
+    TRPO,
+    BestOfN,
+    ExpertIteration,
+    Pretraining,
+    Reinforce,
+    ReMax,
+    encode_texts,
+)
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
@@ -38,7 +51,7 @@ TEXTS = encode_texts(
     [" ".join(f"w{(3 * i + j) % 14}" for j in range(2 + i % 5)) for i in range(20)], word_tokenizer(), 1, 8
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:iteration .* nats:UserWarning")  # steps are large
 
 ppo, grpo = load_example("ppo_by_hand"), load_example("grpo_by_hand")
 

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from tests.agents.test_dpo import response_log_prob
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.dpo import DPOSettings, train_dpo
-from textgym.agents.sft import SFTSettings, fine_tune
+from textgym.agents import (
+    DPOSettings,
+    SFTSettings,
+    encode_comparisons,
+    encode_demonstrations,
+    fine_tune,
+    train_dpo,
+)
 from textgym.types import Ranking
 
 ATOL = 2e-5
