@@ -273,6 +273,12 @@ def repeat(
         place = torch.arange(len(episodes)) % recipe.group
         sampled = place < recipe.group - recipe.greedy
         companions = rewards[~sampled].sum(1) if recipe.greedy else None
+        if recipe.greedy:
+            beside = everything[0][~sampled], everything[1][~sampled], p
+            with torch.no_grad():
+                likeliest = policy.distribution(*beside, recipe)[0].argmax(2)
+            wrote_there = beside[1][:, p:].bool()
+            assert torch.equal(beside[0][:, p:][wrote_there], likeliest[wrote_there])
         ids, mask, rewards, old = (x[sampled] for x in (*everything, rewards, old))
         valid = mask[:, p:].bool()
         with torch.no_grad():
