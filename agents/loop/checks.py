@@ -195,7 +195,7 @@ def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
             f"env ends responses by the tokens {ends}, the policy by {policy.end_token_ids}; expected the same ones"
         )
     if restricts_actions(env) and policy.sampling.truncates:
-        raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
+        raise ValueError("top_k and top_p cannot be combined with a task that restricts actions; leave them out")
     check_wrapper(env, policy.sampling, beta)
 
 

@@ -261,7 +261,7 @@ def test_no_training_goes_on_in_a_foreign_task(tmp_path: Path, changes: dict[str
         (
             {"sampling": Sampling(top_k=3)},
             {"allowed": lambda input_ids, _: np.ones((len(input_ids), 16), bool)},
-            "top_k and top_p do not go with a task that restricts actions",
+            "top_k and top_p cannot be combined with a task that restricts actions",
         ),
         ({}, {"end_token_ids": (1, 3)}, r"ends responses by the tokens \(1, 3\), the policy by \(1,\)"),
     ],
