@@ -24,7 +24,7 @@ from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
 from textgym.agents.settings import ClipSettings, CriticSettings, GAESettings
 
-TARGET_KL_FACTOR = 1.5  # as in stable-baselines3
+BEYOND_TARGET = 1.5  # as in stable-baselines3
 
 
 class ClippedAlgorithm(SequenceAlgorithm):
@@ -53,7 +53,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
         """Return True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
         target = self.settings.target_kl or math.inf
-        return float(logs["approx_kl"]) > TARGET_KL_FACTOR * target
+        return float(logs["approx_kl"]) > BEYOND_TARGET * target
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""The policy: a language model that acts and is trained, its critic, its sessions, its reference."""
+"""The policy: a language model that acts and is trained, with its critic, sessions and reference."""

@@ -208,7 +208,7 @@ class Silent(gym.Wrapper[Any, Any, Any, Any]):
 def test_a_wrapper_that_drops_the_options_is_named(make: Callable[[], Any]) -> None:
     algorithm = ALGORITHMS["grpo"]("LMPolicy", make(), model=tiny_gpt2(), **SMALL)
     before = [parameter.clone() for parameter in algorithm.policy.parameters()]
-    with pytest.raises(ValueError, match=r"asked for prompt \d and began prompt .*a wrapper does not hand the options"):
+    with pytest.raises(ValueError, match=r"asked for prompt \d and began prompt .*a wrapper does not pass the options"):
         algorithm.learn(100)
     assert all(torch.equal(*pair) for pair in zip(before, algorithm.policy.parameters(), strict=True))
 
