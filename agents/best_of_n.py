@@ -19,7 +19,7 @@ class ExpertIteration(SequenceAlgorithm):
 
     An iteration samples n = ``samples_per_prompt`` responses y_1 … y_n to each prompt from π_old, the policy as it is
     then, ``episodes_per_iteration`` in all, and keeps the best one of each prompt (of equals the first). ``n_epochs``
-    passes over the kept ones, shuffled anew for each pass and cut into minibatches of ``minibatch_size`` responses,
+    passes over the kept ones, reshuffled for each pass and cut into minibatches of ``minibatch_size`` responses,
     take a gradient step on L for each minibatch:
 
         R_i = score_i − β·Σ_t (log π_old(y_it|s_it) − log π_ref(y_it|s_it))
@@ -30,7 +30,7 @@ class ExpertIteration(SequenceAlgorithm):
     mean_bt is the mean over all response tokens of the minibatch (``normalisation="token"``): the negative
     log-likelihood.
 
-    - score_i is the sum of what the environment pays for response i; β is the coefficient of ``kl``, and the KL
+    - score_i is the sum of the rewards of response i; β is the coefficient of ``kl``, and the KL
       estimator is k1 summed over the response. All distributions are behaviour distributions, after temperature and
       masks of ``sampling``.
     - c_H is ``ent_coef``, 0 by default.

@@ -33,7 +33,7 @@ class GRPO(ClippedAlgorithm):
     """Group relative policy optimisation (Shao 2024, arXiv 2402.03300), with the KL in the loss and no critic.
 
     An iteration samples k = ``samples_per_prompt`` responses y_1 … y_k to each prompt x from π_old, the policy as it is
-    then, ``episodes_per_iteration`` in all. ``n_epochs`` passes over these responses, shuffled anew for each pass and
+    then, ``episodes_per_iteration`` in all. ``n_epochs`` passes over these responses, reshuffled for each pass and
     cut into minibatches of n = ``minibatch_size`` responses, take a gradient step on L for each minibatch:
 
         A_i   = (R_i − mean(R_1 … R_k)) / (std(R_1 … R_k) + 1e-4)
@@ -43,7 +43,7 @@ class GRPO(ClippedAlgorithm):
         L = 1/n Σ_i 1/|y_i| Σ_t [ −min(ρ_it·A_i, clip(ρ_it, 1 − ε, 1 + ε')·A_i) + β·k3_it − c_H·H(π(·|s_it)) ]
 
     - s_it is the prompt with the tokens before y_it; |y_i| counts the tokens of response i, its end token included.
-    - R_i is the score of response i, the sum of what the environment pays; mean and std (with divisor k) are those of
+    - R_i is the score of response i, the sum of its rewards; mean and std (with divisor k) are those of
       its group. Every token of a response has the same advantage.
     - ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
     - β is the coefficient of the controller ``kl``; c_H is ``ent_coef``, 0 by default and as published.
@@ -126,7 +126,7 @@ class RLOO(SequenceAlgorithm):
 
     mean_it is the mean over all response tokens of the minibatch (``normalisation="token"``).
 
-    - score_i is the sum of what the environment pays for response i; β is the coefficient of ``kl``, and the KL
+    - score_i is the sum of the rewards of response i; β is the coefficient of ``kl``, and the KL
       estimator is k1 summed over the response. All distributions are behaviour distributions, after temperature and
       masks of ``sampling``.
     - c_H is ``ent_coef``, 0 by default and as published.

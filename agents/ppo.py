@@ -78,7 +78,7 @@ class PPO(ClippedAlgorithm):
     """Proximal policy optimisation (Schulman 2017, arXiv 1707.06347) with a KL penalty in the reward.
 
     An iteration samples one response y_1 … y_T to each of ``episodes_per_iteration`` prompts from π_old, the policy as
-    it is then, and records the critic's values V_old. ``n_epochs`` passes over these responses, shuffled anew for each
+    it is then, and records the critic's values V_old. ``n_epochs`` passes over these responses, reshuffled for each
     pass and cut into minibatches of ``minibatch_size`` responses, take a gradient step on L for each minibatch:
 
         r_t  = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
@@ -96,8 +96,8 @@ class PPO(ClippedAlgorithm):
     mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over the response
     tokens of the minibatch. The discount γ is 1.
 
-    - s_t is the prompt with the tokens before y_t; score_t is what the environment pays, usually the whole score at the
-      last token. V(s_{T+1}) is 0, unless a wrapper outside the task truncated the response.
+    - s_t is the prompt with the tokens before y_t; score_t is the reward of the environment, usually the whole score at
+      the last token. V(s_{T+1}) is 0, unless a wrapper outside the task truncated the response.
     - π, π_old and π_ref are behaviour distributions, after the temperature and masks of ``sampling``. The KL estimator
       is k1, the log-ratio of the sampled token; β is the coefficient of the controller ``kl``.
     - λ is ``gae_lambda``; ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
@@ -162,8 +162,8 @@ class A2C(SequenceAlgorithm):
     mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
     minibatch. The discount γ is 1.
 
-    - score_t is what the environment pays, usually the whole score at the last token; β is the coefficient of ``kl``,
-      and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks of
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient of
+      ``kl``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks of
       ``sampling``.
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 

@@ -40,7 +40,7 @@ def gae(
     Args:
         rewards: ``[N, T]``.
         values: ``[N, T+1]`` values of the states before each token, and after the last.
-        valid: ``[N, T]`` bool, True where a token stands.
+        valid: ``[N, T]`` bool, True for response tokens.
         lam: λ in [0, 1]; 1 gives return minus value.
         truncated: ``[N]`` bool; None for no truncation.
 
@@ -175,7 +175,7 @@ def token_ratio(log_ratio: Tensor) -> Tensor:
     """Compute each token's ratio ρ_t = π(a_t|s_t) / π_old(a_t|s_t). Schulman 2017 (arXiv 1707.06347).
 
     Args:
-        log_ratio: ``[n, T]`` log π − log π_old, 0 where no token stands.
+        log_ratio: ``[n, T]`` log π − log π_old, 0 beyond each response.
     """
     return log_ratio.exp()
 
@@ -186,7 +186,7 @@ def sequence_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
     Zheng 2025 (arXiv 2507.18071), eq. 7.
 
     Args:
-        log_ratio: ``[n, T]`` log π − log π_old, 0 where no token stands.
+        log_ratio: ``[n, T]`` log π − log π_old, 0 beyond each response.
         valid: ``[n, T]``.
 
     Returns:

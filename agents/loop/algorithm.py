@@ -171,8 +171,9 @@ class SequenceAlgorithm(BaseAlgorithm):
         """
         total_timesteps = count("total_timesteps", total_timesteps)
         callbacks = CallbackList([*as_callbacks(callback), *([TokenProgressBar()] if progress_bar else [])])
-        bridge_evaluations(callbacks)
+        bridge_evaluations(callbacks)  # an EvalCallback may have been given a Gymnasium vector environment
         total, running = self._begin(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
+        # stable-baselines3's callbacks look up these names in ``self.locals``.
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
             # An iteration keeps the learning rate of its first token; at the rate of its end, the last iteration would
@@ -211,6 +212,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             nonlocal monitored  # True once an environment has a Monitor of its own, whose figures then count
             self.num_timesteps += int(playing.sum())
             dones = step.terminated | step.truncated
+            # As from a VecEnv: callbacks expect one dict per row, and read it only where an episode ended.
             infos = [step.info(row) if dones[row] else {} for row in range(len(dones))]
             monitored = monitored or any("episode" in info for info in infos)
             self._update_info_buffer(infos, dones)
@@ -254,6 +256,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             chosen = self.select(scored)
             estimated = self.estimate_advantages(chosen)
             logged = self.update(chosen, estimated)
+            # A step with finite loss and gradient can still make a weight overflow.
             check_trained(self.policy, rate, self.policy.optimizer)
         self.metrics = {
             **iteration_metrics(scored, logged, explained_variance(chosen, estimated.returns) if self.critic else None),
@@ -278,7 +281,7 @@ class SequenceAlgorithm(BaseAlgorithm):
 
         Greedy companions are split off first: they are never trained on.
         """
-        # One KL only: where it stands in the loss, the rewards stay as they were paid.
+        # One KL only: if it is in the loss, the rewards are left as the environment gave them.
         beta = 0.0 if self.settings.kl_in_loss else self.kl.beta
         # Each group of the plan is its sampled responses followed by its greedy companion, if any.
         greedy = np.arange(len(episodes)) % self.group >= self.settings.samples_per_prompt
@@ -303,6 +306,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             # Before the first step the policy is still the one that sampled, so every ratio must be 1.
             if not logged:
                 self.check_ratio(logs)
+            # Checked before the step: these logs show where the previous steps have led.
             if self.is_too_far(logs):
                 logged.append(_floats({"loss": loss, **logs}))
                 break
@@ -409,6 +413,7 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def plan(self) -> EpisodePlan:
         """Return the plan of the next iteration's episodes."""
+        # Without admission the rows choose their own prompts, and the plan holds numbers of episodes alone.
         n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
         count = self.settings.episodes_per_iteration
         return sampling_plan(
@@ -474,6 +479,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
+        # A group that an iteration cuts off would have a baseline of too few responses.
         if count % self.group:
             raise ValueError(
                 f"episodes_per_iteration={count}; expected a multiple of {self.group}, as each prompt gets "
@@ -572,6 +578,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
+        # Before any step: by default the reference is a copy of the policy as it is here.
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
         self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)
         self._settle()
@@ -614,7 +621,7 @@ class SequenceAlgorithm(BaseAlgorithm):
     # --- saving ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """Write a directory that ``from_pretrained`` opens, with the training state beside the model.
+        """Write a directory that ``from_pretrained`` opens, with the model and the training state.
 
         Called during an iteration (as ``CheckpointCallback`` does), it saves the state at that iteration's beginning.
         ``save("x.zip")`` writes the directory ``x``.
@@ -624,8 +631,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         """
         if self.env is None:
             raise ValueError(
-                "there is no environment, and a checkpoint needs its sizes and tokenizer; call set_env(env) first, or "
-                "copy the directory that was loaded"
+                "there is no environment, and a checkpoint needs its sizes and tokenizer; copy the directory that was "
+                "loaded, or call set_env(env) first"
             )
         mdp = self._env_attribute("mdp", None)
         save_checkpoint(self, _directory(path), None if mdp is None else mdp.tokenizer)
@@ -660,6 +667,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
         built = {**constructor_arguments(directory, state), **changes}
+        # The model is built after the check, whose message names the difference between the tasks.
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
         algorithm._trained_in = state.get("task")
         if algorithm.env is not None:

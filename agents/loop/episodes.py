@@ -101,6 +101,7 @@ class Recorder:
             step: the environment's step.
         """
         t = self.length[episodes]
+        # The chosen token is written, not the observed one; _check_sequence compares the two at the end.
         self.input_ids[episodes, self.prompt_length + t] = acted.actions[rows]
         self.attention_mask[episodes, self.prompt_length + t] = 1
         self.log_probs[episodes, t] = acted.log_probs[rows]
@@ -213,7 +214,7 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
             if slots.admits:
                 observation = slots.admit(vacant, plan.prompt_index[chosen], plan.episode[chosen])
             assert observation is not None
-            session.begin(vacant, plan.episode[chosen])
+            session.begin(vacant, plan.episode[chosen])  # streams are keyed by the episode, not by its row
             recorder.begin(vacant, chosen, observation)
             playing[vacant] = chosen
             begun += len(vacant)
@@ -225,7 +226,7 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
         acted = session.act(observation, asked, slots.action_masks(), greedy)
         step = slots.step(acted.actions)
         observation = step.observation
-        rows = asked[playing[asked] >= 0]
+        rows = asked[playing[asked] >= 0]  # only these play a planned episode
         recorder.record(rows, asked, playing[rows], acted, step)
         for row, final in step.finals.items():
             if playing[row] >= 0:
@@ -339,6 +340,7 @@ def score_episodes(
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
+    # Of the stored candidates, only those of a task's own restriction also bind the reference.
     behaviour = policy.behaviour.for_reference()
     kept = policy.behaviour.kept_for_reference(episodes.kept)
     prefixes: list[Tensor | None] = []

@@ -1,4 +1,4 @@
-"""Kept checkpoints beside the newest one: numbered ones, and the best."""
+"""Checkpoints kept in addition to the newest one: numbered ones, and the best."""
 
 from __future__ import annotations
 

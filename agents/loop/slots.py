@@ -21,7 +21,7 @@ InfoDict = dict[str, Any]
 
 
 def row_info(infos: InfoDict | Sequence[InfoDict], row: int) -> InfoDict:
-    """Return one row's info out of Gymnasium's batched infos, whose ``_key`` masks tell which rows have a key.
+    """Return one row's info out of Gymnasium's batched infos, whose ``_key`` masks mark the rows that have a key.
 
     A list of infos, as the wrapper ``DictInfoToList`` returns, is indexed.
     """
@@ -312,7 +312,7 @@ class AdmittingSlots:
     def start(self) -> None:
         self._playing[:] = False
         core: Any = self.venv.unwrapped
-        core.idle()  # or the rows would play on what the last reset began, which no plan asked for
+        core.idle()  # or the rows would continue the episodes of the last reset, which are not planned
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         def spread(values: IntArray) -> IntArray:
@@ -326,7 +326,7 @@ class AdmittingSlots:
         observation: Observation = self.venv.reset(options=options)[0]
         core: Any = self.venv.unwrapped
         check_begun(core.prompt_index[rows], prompt_index)
-        self._playing |= mask
+        self._playing |= mask  # rows of earlier calls play on
         return observation
 
     def step(self, actions: IntArray) -> SlotStep:
@@ -383,6 +383,7 @@ class AutoresetSlots(_ScoredInStep):
 
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
+        # In mode NEXT_STEP these rows ignore their next action and restart instead.
         self._ended = np.asarray(terminated | truncated)
         finals = {row: self._final(row, observation, infos) for row in np.flatnonzero(self._ended).tolist()}
         return SlotStep(observation, rewards, terminated, truncated & ~terminated, finals)
@@ -466,6 +467,7 @@ class AssigningSlots(VecEnvSlots):
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         shown = {key: value.copy() for key, value in self._observation.items()}
+        # One call per row: a VecEnv passes the same options to all rows of a call.
         for row, index, number in zip(rows.tolist(), prompt_index.tolist(), episode.tolist(), strict=True):
             options = {"prompt_index": index, "episode": number}
             observation, info = self.venv.env_method("reset", options=options, indices=[row])[0]

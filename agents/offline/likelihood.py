@@ -22,7 +22,7 @@ def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor
         shown: prompts and responses; each prompt has at least one token.
 
     Returns:
-        ``[n, T]`` log-probabilities, 0 beyond each response, and ``[n, T]`` bool, True where a token stands.
+        ``[n, T]`` log-probabilities, 0 beyond each response, and ``[n, T]`` bool, True for response tokens.
     """
     input_ids, attention_mask, prompt_length = _aligned(shown, trunk.model.device)
     valid = attention_mask[:, prompt_length:].bool()

@@ -158,6 +158,7 @@ class Session:
         log_probs = np.zeros(self.n_rows, np.float32)
         if len(rows) == 0:
             return Acted(actions, log_probs, None)
+        # The length of each response so far, which decides about the minimum length and the position of the stream.
         elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
         allowed = None if action_masks is None else action_masks[rows]
         logits = self._logits(observation, rows, elapsed, allowed)
@@ -391,6 +392,7 @@ class LMPolicy(BasePolicy):
         if freeze_layers is not None:
             freeze(self.lm, freeze_layers)
         self.trunk = Trunk(self.lm, freeze_layers or 0)
+        # Cached and whole passes must agree, or the ratio would not be 1 before the first step.
         check_agreement(self.trunk, self.width, prompt_length)
         trained = [p for p in self.parameters() if p.requires_grad]
         # Adam's ε is part of the published recipe (Huang 2024). The parameters are passed as a group, since a policy
@@ -502,6 +504,7 @@ class LMPolicy(BasePolicy):
         rows = {k: np.asarray(v)[None] if single else np.asarray(v) for k, v in observation.items()}
         masks = action_masks[None] if single and action_masks is not None else action_masks
         if state is None:
+            # evaluate_policy passes episode_start: it gets a session of its own, so that training is not disturbed.
             state = (self.session(len(rows["input_ids"])),) if episode_start is not None else None
         if state is None:
             acted = self.act(rows, masks, deterministic)

@@ -97,7 +97,7 @@ def test_ratio_check_notices_another_temperature() -> None:
     """Training under another distribution than was sampled from stops at once."""
     algorithm = make_ppo()
     algorithm._session.behaviour = replace(algorithm.policy.behaviour, sampling=Sampling(temperature=0.5))
-    with pytest.raises(TrainingError, match="sampling settings that were changed"):
+    with pytest.raises(TrainingError, match="sampling settings changed"):
         algorithm.learn(50)
 
 

@@ -1,4 +1,4 @@
-"""The behaviour distribution: what is sampled is what is trained.
+"""The behaviour distribution, from which a policy is sampled and under which it is trained.
 
 A model's logits become a distribution over the task's actions: temperature divides them, and the minimum length, the
 task's own mask, NLPO's mask, top-k and top-p exclude tokens. :class:`Behaviour` holds all of these settings in one
@@ -134,7 +134,7 @@ class Behaviour:
         sampling = self.sampling
         # NLPO's mask comes first: a nucleus of the mask model's distribution under the same temperature.
         if self.mask is not None:
-            assert mask_logits is not None, "the mask judges by logits of its own model"
+            assert mask_logits is not None, "a nucleus mask needs the logits of its own model"
             allowed = self.mask.admits(self.for_reference().logits(mask_logits, elapsed, allowed), self.end_ids)
         scaled = logits[:, : self.n_actions].float()
         if sampling.temperature != 1:
@@ -188,7 +188,7 @@ class Behaviour:
             head: maps hidden states to logits.
             states: ``[n, T, d]`` the states in which the tokens were chosen.
             actions: ``[n, T]`` the chosen tokens.
-            valid: ``[n, T]`` bool, True where a token stands.
+            valid: ``[n, T]`` bool, True for response tokens.
             kept: ``[n, T, M]`` ids that the distribution kept at the rollout, -1 for none; None for all.
         """
         elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
