@@ -49,12 +49,14 @@ class ExpertIteration(SequenceAlgorithm):
     settings_class = GroupSettings
 
     def select(self, scored: Scored) -> Scored:
+        """Return the best response to each prompt, and record their mean score."""
         best = scored.take(best_of_groups(scored.returns, self.settings.samples_per_prompt))
         for name, value in mean_and_error("best_score", best.episodes.rewards.sum(1)).items():
             self.logger.record(f"rollout/{name}", value)
         return best
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Return an advantage of 1 for every token, which makes the policy gradient imitation."""
         return spread(np.ones(len(scored.episodes)), scored.episodes.valid)
 
 
@@ -90,6 +92,11 @@ class BestOfN(ExpertIteration):
     on_policy = False
 
     def new_session(self) -> Session:
+        """Return a session of the reference, which samples in place of the policy.
+
+        Raises:
+            ValueError: the reference is the trunk of an adapted policy.
+        """
         if self.reference is None:
             raise ValueError(
                 "BestOfN samples from a fixed reference model, but the reference of this adapted policy is its own "

@@ -75,6 +75,7 @@ class GRPO(ClippedAlgorithm):
     settings_class = GRPOSettings
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Standardise the responses' returns within each prompt's group."""
         settings = self.settings
         advantages = group_relative(scored.returns, settings.samples_per_prompt, settings.scale_by_std)
         return spread(advantages, scored.episodes.valid)
@@ -102,6 +103,7 @@ class GSPO(GRPO):
     """
 
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
+        """Return each response's ratio s_i for all of its tokens, ``[n, T]``."""
         return sequence_ratio(log_ratio, valid)
 
 
@@ -147,4 +149,5 @@ class RLOO(SequenceAlgorithm):
     settings_class = RLOOSettings
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Subtract from each return the mean of the other responses to the prompt."""
         return spread(leave_one_out(scored.returns, self.settings.samples_per_prompt), scored.episodes.valid)

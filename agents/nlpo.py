@@ -79,6 +79,7 @@ class NLPO(PPO):
         return self.policy.mask
 
     def check_env(self, env: VecEnv) -> None:
+        """Check what every algorithm checks, and that the task has no action masks of its own."""
         super().check_env(env)
         if restricts_actions(env):
             raise ValueError(
@@ -86,14 +87,17 @@ class NLPO(PPO):
             )
 
     def new_session(self) -> Session:
+        """Return a session of the policy under the mask, which the first call makes."""
         if self.policy.mask is None:
             mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
             self.policy.behaviour = replace(self.policy.behaviour, mask=mask)
         return super().new_session()
 
     def begin_iteration(self) -> None:
+        """Refresh the mask model every ``target_update`` iterations."""
         if self.iteration % self.settings.target_update == 0:
             self.mask.refresh(self.policy.lm)
 
     def extra_modules(self) -> dict[str, nn.Module]:
+        """Return the mask model, which a checkpoint must keep."""
         return {MASK_MODEL: self.mask.model}

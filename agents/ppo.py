@@ -47,6 +47,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
         return token_ratio(log_ratio)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        """Return the clipped surrogate loss of each token, ``[n, T]``."""
         ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.clip_high)
 
@@ -57,6 +58,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
+        """Return the logs of the base class, and ``clip_fraction``, the share of tokens outside the clip range."""
         ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
         outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
         return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}
@@ -132,6 +134,7 @@ class PPO(ClippedAlgorithm):
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Compute generalised advantages, whitened over the iteration, and value targets."""
         return whitened_gae(scored, self.settings.gae_lambda)
 
 
@@ -182,6 +185,7 @@ class A2C(SequenceAlgorithm):
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Compute return minus value, whitened over the iteration, and returns as value targets."""
         episodes = scored.episodes
         estimated = monte_carlo(scored.shaped, scored.values, episodes.valid, episodes.truncated)
         return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)

@@ -52,6 +52,7 @@ class Reinforce(SequenceAlgorithm):
     settings_class = OnPolicySettings
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Whiten the returns-to-go over the iteration's tokens."""
         valid = scored.episodes.valid
         estimated = monte_carlo(scored.shaped, scored.values, valid)
         return Advantages(whiten(estimated.advantages, valid), estimated.returns)
@@ -93,6 +94,7 @@ class ReMax(SequenceAlgorithm):
     greedy_companion = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Subtract from each return the score of the greedy response to the prompt."""
         assert scored.companions is not None
         greedy_scores = scored.companions.rewards.sum(1)
         return spread(greedy_baseline(scored.returns, greedy_scores), scored.episodes.valid)

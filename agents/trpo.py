@@ -219,9 +219,11 @@ class TRPO(SequenceAlgorithm):
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Compute generalised advantages, whitened over the iteration, and value targets."""
         return whitened_gae(scored, self.settings.gae_lambda)
 
     def policy_loss(self, log_probs: torch.Tensor, batch: Minibatch) -> torch.Tensor:
+        """Return the unclipped surrogate loss −ρ·A of each token, ``[n, T]``."""
         return -batch.log_ratio(log_probs).exp() * batch.advantages
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
