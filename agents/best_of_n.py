@@ -30,14 +30,13 @@ class ExpertIteration(SequenceAlgorithm):
     mean_bt is the mean over all response tokens of the minibatch (``normalisation="token"``): the negative
     log-likelihood.
 
-    - score_i is the sum of the rewards of response i; β is the coefficient of ``kl``, and the KL
-      estimator is k1 summed over the response. All distributions are behaviour distributions, after temperature and
-      masks of ``sampling``.
+    - score_i is the sum of the rewards of response i; β is the coefficient of ``kl``, and the KL estimator is k1 summed
+      over the response. All distributions are behaviour distributions, after temperature and masks of ``sampling``.
     - c_H is ``ent_coef``, 0 by default.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. Discarded responses count towards the
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. Discarded responses count towards the
     token budget. ``kl_in_loss=True`` chooses by the score alone and adds β·mean_bt[k3] to L. With a majority vote as
     the reward this is self-improvement (Huang 2022, arXiv 2210.11610).
 

@@ -51,8 +51,8 @@ class GRPO(ClippedAlgorithm):
       change during training.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
     updates before the first step on a minibatch in which the mean of ρ_it − 1 − log ρ_it over tokens is above
     1.5·``target_kl``.
 
@@ -134,8 +134,8 @@ class RLOO(SequenceAlgorithm):
     - c_H is ``ent_coef``, 0 by default and as published.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
     change mean_it and the place of the KL as described at :class:`textgym.agents.ppo.PPO`.
 
     Source: A_i·log π is equation 8 of Ahmadian 2024.

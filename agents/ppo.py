@@ -106,8 +106,8 @@ class PPO(ClippedAlgorithm):
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
     updates before the first step on a minibatch in which mean_t[ρ_t − 1 − log ρ_t] is above 1.5·``target_kl``.
 
     Options of all algorithms: ``normalisation`` replaces mean_t in the policy and entropy terms by a mean per response
@@ -171,8 +171,8 @@ class A2C(SequenceAlgorithm):
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
     change mean_t and the place of the KL as described at :class:`PPO`.
 
     Differences from the paper and from stable-baselines3: returns of whole responses instead of n-step returns,

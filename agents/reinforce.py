@@ -39,13 +39,13 @@ class Reinforce(SequenceAlgorithm):
     - c_H is ``ent_coef``, 0 by default.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
     change mean_t and the place of the KL as described at :class:`textgym.agents.ppo.PPO`.
 
-    Differences: Williams has no baseline. Whitening makes the mean return of the iteration's tokens the baseline, as
-    the global normalisation of REINFORCE++ does (Hu 2025, arXiv 2501.03262), whose clipped ratio is left out. The pass
-    has several minibatches, and the steps after the first use no importance ratio.
+    Differences: the baseline, which Williams leaves open, is the mean return of the iteration's tokens, and the
+    standard deviation sets the scale, as in the global normalisation of REINFORCE++ (Hu 2025, arXiv 2501.03262), whose
+    clipped ratio is left out. The pass has several minibatches, and the steps after the first use no importance ratio.
     """
 
     settings: OnPolicySettings
@@ -79,8 +79,8 @@ class ReMax(SequenceAlgorithm):
     - c_H is ``ent_coef``, 0 by default.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
-    learning rate is constant within an iteration and decays linearly to 0 over the run; in the first
-    ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
     change mean_it and the place of the KL as described at :class:`textgym.agents.ppo.PPO`.
 
     Source: A_i is equation 7 of Li 2023.
