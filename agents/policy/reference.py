@@ -120,11 +120,15 @@ def saved_reference(checkpoint: Path) -> Reference:
 def _check_fits(reference: PreTrainedModel, policy: LMPolicy) -> None:
     if embedding_rows(reference) < policy.n_actions:
         raise ValueError(
-            f"the reference embeds {embedding_rows(reference)} tokens, the task has {policy.n_actions} actions"
+            f"the reference embeds {embedding_rows(reference)} tokens, fewer than the task's {policy.n_actions} actions"
+            "; pass a reference with the policy's vocabulary"
         )
     limit = context_length(reference)
     if limit is not None and limit < columns_read(reference, policy.width, policy.prompt_length):
-        raise ValueError(f"the reference's context of {limit} tokens is shorter than P + T = {policy.width}")
+        raise ValueError(
+            f"the reference's context of {limit} tokens is shorter than P + T = {policy.width}; pass a reference "
+            "with a longer context"
+        )
 
 
 def _sharing_trunk(policy: LMPolicy, make: Callable[[int], Trunk]) -> Trunk:
