@@ -1,4 +1,4 @@
-"""Algorithms with a critic and generalised advantages: PPO, A2C, and the clipped ratio that PPO brought."""
+"""Actor-critic algorithms: PPO and A2C; and the clipped ratio, which GRPO, GSPO and NLPO share with PPO."""
 
 from __future__ import annotations
 
@@ -24,26 +24,30 @@ from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
 from textgym.agents.settings import ClipSettings, CriticSettings, GAESettings
 
-BEYOND_TARGET = 1.5  # stable-baselines3's
+BEYOND_TARGET = 1.5  # as in stable-baselines3
 
 
 class ClippedAlgorithm(SequenceAlgorithm):
-    """An algorithm whose policy loss is the clipped surrogate, so that it may pass over its episodes several times."""
+    """Base class of algorithms with the clipped surrogate loss, which allows several passes over the same episodes.
+
+    A subclass estimates advantages, and may override :meth:`ratio`.
+    """
 
     settings: ClipSettings
     settings_class: ClassVar[type[ClipSettings]] = ClipSettings
 
     @property
     def clip_high(self) -> float:
-        """Upper side of the clip: the ratio counts up to 1 + this."""
+        """Upper clip range ε': the ratio is clipped to at most 1 + ε'."""
         low, high = self.settings.clip_range, self.settings.clip_range_high
         return low if high is None else high
 
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
-        """``[n, T]`` the importance of each token, from log-ratios ``[n, T]``: its own."""
+        """Return importance ratios ``[n, T]`` given log-ratios ``[n, T]``: each token's own ratio."""
         return token_ratio(log_ratio)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
+        """Return the clipped surrogate loss of each token, ``[n, T]``."""
         ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.clip_high)
 
@@ -54,6 +58,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
+        """Return the logs of the base class, and ``clip_fraction``, the share of tokens outside the clip range."""
         ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
         outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
         return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}
@@ -65,17 +70,63 @@ class PPOSettings(ClipSettings, GAESettings):
 
 
 def whitened_gae(scored: Scored, lam: float) -> Advantages:
-    """Generalised advantages of the shaped rewards, whitened over the iteration's tokens."""
+    """Compute generalised advantages of the shaped rewards, whitened over the iteration's tokens."""
     episodes = scored.episodes
     estimated = gae(scored.shaped, scored.values, episodes.valid, lam, episodes.truncated)
     return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)
 
 
 class PPO(ClippedAlgorithm):
-    """A critic, generalised advantages whitened over the batch, the clipped ratio, and the KL in the reward.
+    """Proximal policy optimisation (Schulman 2017, arXiv 1707.06347) with a KL penalty in the reward.
 
-    Settings: ``gae_lambda``, ``clip_range`` (and ``clip_range_high``), ``clip_range_vf``, ``vf_coef``, and those that
-    all algorithms share. The other arguments are those of :class:`textgym.agents.loop.algorithm.SequenceAlgorithm`.
+    An iteration samples one response y_1 … y_T to each of ``episodes_per_iteration`` prompts from π_old, the policy as
+    it is then, and records the critic's values V_old. ``n_epochs`` passes over these responses, reshuffled for each
+    pass and cut into minibatches of ``minibatch_size`` responses, take a gradient step on L for each minibatch:
+
+        r_t  = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
+        δ_t  = r_t + V_old(s_{t+1}) − V_old(s_t)
+        Â_t  = Σ_l λ^l·δ_{t+l}
+        G_t  = Â_t + V_old(s_t)
+        A_t  = (Â_t − mean(Â)) / (std(Â) + 1e-8)
+        ρ_t  = π(y_t|s_t) / π_old(y_t|s_t)
+        V'_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε_V, ε_V)
+
+        L    = mean_t[ −min(ρ_t·A_t, clip(ρ_t, 1 − ε, 1 + ε')·A_t) ]
+             + c_V·mean_t[ ½·max((V(s_t) − G_t)², (V'_t − G_t)²) ]
+             − c_H·mean_t[ H(π(·|s_t)) ]
+
+    mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over the response
+    tokens of the minibatch. The discount γ is 1.
+
+    - s_t is the prompt with the tokens before y_t; score_t is the reward of the environment, usually the whole score at
+      the last token. V(s_{T+1}) is 0, unless a wrapper outside the task truncated the response.
+    - π, π_old and π_ref are behaviour distributions, after the temperature and masks of ``sampling``. The KL estimator
+      is k1, the log-ratio of the sampled token; β is the coefficient of the controller ``kl``.
+    - λ is ``gae_lambda``; ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
+    - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
+
+    Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
+    updates before the first step on a minibatch in which mean_t[ρ_t − 1 − log ρ_t] is above 1.5·``target_kl``.
+
+    Options of all algorithms: ``normalisation`` replaces mean_t in the policy and entropy terms by a mean per response
+    (``"sequence"``) or by a sum over each response divided by the horizon (``"constant"``), averaged over responses.
+    ``kl_in_loss=True`` leaves the KL out of r_t and adds β·mean_t[k3_t] to L, with k3_t = π_ref/π − 1 − log(π_ref/π) at
+    y_t. ``pretraining`` adds γ_ptx times the mean negative log-likelihood of drawn texts (Ouyang 2022, arXiv
+    2203.02155, eq. 2).
+
+    Sources: L is equation 9 of Schulman 2017 with the surrogate of equation 7; Â_t is equation 16 of Schulman 2015
+    (arXiv 1506.02438); r_t is equation 2 of Ziegler 2019 (arXiv 1909.08593); the clipped value loss is that of
+    Schulman's published code.
+
+    Differences:
+
+    - Advantages are whitened once over the iteration, as by Ziegler; stable-baselines3 whitens each minibatch, and the
+      paper does not whiten.
+    - The value loss takes the maximum of the clipped and the unclipped error, times ½. stable-baselines3 has neither
+      the maximum nor the ½, and by default does not clip values.
+    - γ is fixed to 1 (stable-baselines3: 0.99 by default), as a response is paid as a whole.
     """
 
     settings: PPOSettings
@@ -83,6 +134,7 @@ class PPO(ClippedAlgorithm):
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Compute generalised advantages, whitened over the iteration, and value targets."""
         return whitened_gae(scored, self.settings.gae_lambda)
 
 
@@ -94,13 +146,46 @@ class A2CSettings(CriticSettings):
 
 
 class A2C(SequenceAlgorithm):
-    """A critic, return minus value whitened over the batch, the plain policy gradient, and the KL in the reward."""
+    """Advantage actor-critic (Mnih 2016, arXiv 1602.01783) on whole responses, with a KL penalty in the reward.
+
+    An iteration samples one response y_1 … y_T to each of ``episodes_per_iteration`` prompts from π_old and records the
+    critic's values V_old. One shuffled pass over them (``n_epochs`` = 1), in minibatches of ``minibatch_size``
+    responses, takes a gradient step on L for each minibatch:
+
+        r_t  = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
+        G_t  = Σ_{u ≥ t} r_u
+        Â_t  = G_t − V_old(s_t)
+        A_t  = (Â_t − mean(Â)) / (std(Â) + 1e-8)
+        V'_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε_V, ε_V)
+
+        L    = mean_t[ −A_t·log π(y_t|s_t) ]
+             + c_V·mean_t[ ½·max((V(s_t) − G_t)², (V'_t − G_t)²) ]
+             − c_H·mean_t[ H(π(·|s_t)) ]
+
+    mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
+    minibatch. The discount γ is 1.
+
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient of
+      ``kl``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks of
+      ``sampling``.
+    - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
+
+    Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
+    learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
+    i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``normalisation`` and ``kl_in_loss``
+    change mean_t and the place of the KL as described at :class:`PPO`.
+
+    Differences from the paper and from stable-baselines3: returns of whole responses instead of n-step returns,
+    whitened advantages, the clipped value loss of PPO, and Adam instead of RMSprop. The pass has several minibatches,
+    and the steps after the first use no importance ratio.
+    """
 
     settings: A2CSettings
     settings_class = A2CSettings
     critic = True
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Compute return minus value, whitened over the iteration, and returns as value targets."""
         episodes = scored.episodes
         estimated = monte_carlo(scored.shaped, scored.values, episodes.valid, episodes.truncated)
         return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)

@@ -2,12 +2,12 @@
 
     PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
 
-Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SB3VecEnv`. A stock
-algorithm asks for one state at a time. Acting is cheap all the same: each state extends the row's last one, so the
-cache decodes one token. Training encodes the whole prefix of each transition anew, which our own algorithms avoid.
+They play in any of our environments: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SB3VecEnv`. A stock
+algorithm asks for one state at a time. Acting is still cheap: each state extends the row's previous one, so that the
+cache decodes one token. Training encodes the whole prefix of each transition again, which our own algorithms avoid.
 
-Saving is stable-baselines3's: the zip holds a pickle of ``policy_kwargs``, so open none that you did not write, and
-name the model by its directory, or by a function, rather than passing a loaded one.
+Saving is stable-baselines3's: the zip holds a pickle of ``policy_kwargs``. Open only files that you wrote, and name the
+model by its directory or by a function rather than passing a loaded one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from textgym.lm.trunk import Trunk
 
 
 class _StatesModel(nn.Module):
-    """A trunk that gives its states where a language model gives logits: a decoder of it caches for both heads."""
+    """Trunk that returns its states in place of logits, so that one cached decoder serves both heads."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -65,18 +65,19 @@ class _StatesModel(nn.Module):
 
 
 class _TokenPolicy(BasePolicy):
-    """What both policies are: a language model with a value function, under stable-baselines3's contract.
+    """Base class of both policies: a language model with a value function, under stable-baselines3's contract.
 
     Args:
         observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
         action_space: ``Discrete(V)``.
-        lr_schedule: gives the optimiser its first learning rate.
+        lr_schedule: the learning rate as a function of the remaining progress; the optimiser starts with its value at
+            1.
         model: a directory, a hub id, a function that builds a model, or a loaded one, which is then trained in place.
         value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module
             as in ``textgym.agents.policy.lm_policy``.
         temperature: divides the logits, in acting and in training.
         attn_implementation: as in transformers; TRPO needs ``"eager"``, since it differentiates twice.
-        stock: what stable-baselines3 itself passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
+        stock: arguments that stable-baselines3 passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
 
     Raises:
         ValueError: the spaces are not those of a language task, there is no model, or it is too small for them.
@@ -97,7 +98,7 @@ class _TokenPolicy(BasePolicy):
         check_spaces(observation_space, action_space)
         if model is None:
             raise ValueError('model is None; pass policy_kwargs={"model": DIRECTORY_OR_ID}')
-        # The constructor of the base class calls _build.
+        # The constructor of the base class calls _build, which needs these.
         self.settings: dict[str, Any] = {
             "model": model,
             "value": value,
@@ -119,37 +120,37 @@ class _TokenPolicy(BasePolicy):
             self.lm.set_attn_implementation(self.settings["attn_implementation"])
         _check_model(self.lm, self.behaviour.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
         self.trunk = Trunk(self.lm)
-        # Where the prompt ends is nothing to a causal model.
+        # A causal model computes the same wherever the prompt ends, so any split will do.
         self._decodes_columns = check_agreement(self.trunk, self.width, self.width // 2)
         critic = make_value(value, self.lm)
         if critic is None:
             raise ValueError("value=None; expected a value function, since every stock algorithm trains one")
-        self.value = critic  # TRPO tells the critic's parameters by "value" in their names
+        self.value = critic  # sb3-contrib's TRPO finds the critic's parameters by "value" in their names
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         make: Any = self.optimizer_class
         self.optimizer = make(trained, lr=lr_schedule(1), **self.optimizer_kwargs)
 
-    # --- what stable-baselines3 asks for -------------------------------------------------------------------
+    # --- the interface of stable-baselines3 ----------------------------------------------------------------
 
     def forward(self, obs: Any, deterministic: bool = False, action_masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions ``[n]``, values ``[n, 1]`` and log-probabilities ``[n]``; with a cache where no gradient is asked."""
+        """Return actions ``[n]``, values ``[n, 1]`` and log-probabilities ``[n]``; cached if gradients are disabled."""
         states = self._states(obs) if torch.is_grad_enabled() else self._cached_states(obs, "rollout")
         distribution = self._distribution(states, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self._values(states, obs), distribution.log_prob(actions)
 
     def evaluate_actions(self, obs: Any, actions: Tensor, action_masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Values ``[n, 1]``, log-probabilities ``[n]`` of the actions, and entropies ``[n]``."""
+        """Return values ``[n, 1]``, log-probabilities ``[n]`` of the actions, and entropies ``[n]``."""
         states = self._states(obs)
         distribution = self._distribution(states, action_masks)
         return self._values(states, obs), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
-        """stable-baselines3's (or sb3-contrib's) distribution of the next token."""
+        """Return the distribution of the next token, an object of stable-baselines3 or sb3-contrib."""
         return self._distribution(self._states(obs), action_masks)
 
     def predict_values(self, obs: Any) -> Tensor:
-        """``[n, 1]``."""
+        """Compute the values ``[n, 1]`` of observations."""
         return self._values(self._states(obs), obs)
 
     def _predict(self, observation: Any, deterministic: bool = False, action_masks: Any = None) -> Tensor:
@@ -158,7 +159,7 @@ class _TokenPolicy(BasePolicy):
         return actions
 
     def set_training_mode(self, mode: bool) -> None:
-        """Stays in eval mode: dropout would make rollout and training two policies."""
+        """Keep eval mode whatever ``mode`` is: dropout would make sampled and trained policy differ."""
         self.train(False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -171,14 +172,14 @@ class _TokenPolicy(BasePolicy):
             **self.settings,
         }
 
-    # --- how -----------------------------------------------------------------------------------------------
+    # --- passes of the model -------------------------------------------------------------------------------
 
     def _states(self, obs: Any) -> Tensor:
-        """``[n, d]`` the trunk's states at the last tokens, in one pass over the whole window."""
+        """Compute the trunk's states at the last tokens, ``[n, d]``, in one pass over the whole window."""
         return self.trunk.hidden_states(obs["input_ids"], obs["attention_mask"], self.width)[:, -1]
 
     def _cached_states(self, obs: Any, player: str) -> Tensor:
-        """Return the same, at the cost of one token for each row that grew by one since the player's last call."""
+        """Compute the same with a cache: rows that grew by one token since the player's last call cost one token."""
         if not self._decodes_columns:
             return self._states(obs)
         ids, mask = (obs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
@@ -202,10 +203,10 @@ class _TokenPolicy(BasePolicy):
 
 
 class TokenActorCriticPolicy(_TokenPolicy, ActorCriticPolicy):
-    """The policy for PPO, A2C and TRPO; ``policy_kwargs`` holds its arguments.
+    """Policy for stock PPO, A2C and TRPO; ``policy_kwargs`` holds its arguments.
 
     Args:
-        model: what is trained: a directory, a hub id, a function that builds a model, or a loaded one.
+        model: the model to train: a directory, a hub id, a function that builds a model, or a loaded one.
         value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
         temperature: divides the logits.
         attn_implementation: as in transformers; ``"eager"`` for TRPO.
@@ -213,11 +214,15 @@ class TokenActorCriticPolicy(_TokenPolicy, ActorCriticPolicy):
 
 
 class MaskableTokenActorCriticPolicy(_TokenPolicy, MaskableActorCriticPolicy):
-    """The policy for MaskablePPO, which never chooses what the task forbids; else :class:`TokenActorCriticPolicy`."""
+    """Policy for MaskablePPO, which never chooses a forbidden token; otherwise as :class:`TokenActorCriticPolicy`."""
 
 
 def _check_model(model: PreTrainedModel, n_actions: int, input_ids: spaces.Box) -> None:
-    """ValueError where the model is not causal, has too few tokens for the spaces, or too short a context."""
+    """Check that a model fits the spaces.
+
+    Raises:
+        ValueError: it is not causal, has too few tokens, or too short a context.
+    """
     if model.config.is_encoder_decoder:
         raise ValueError(f"{type(model).__name__} has an encoder; expected a causal language model")
     n_tokens, rows = int(input_ids.high.max()) + 1, embedding_rows(model)

@@ -158,8 +158,8 @@ TOOL = {"role": "tool", "content": "4"}
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [user("Hi")]}, "row 2: messages is .*the last one the assistant's"),
-        ({"messages": [user("Hi"), user("Ho")]}, "row 2: messages is .*the last one the assistant's"),
+        ({"messages": [user("Hi")]}, "row 2: messages is .*the last of them the assistant's"),
+        ({"messages": [user("Hi"), user("Ho")]}, "row 2: messages is .*the last of them the assistant's"),
         ({"messages": "Hi"}, "row 2: messages is 'Hi'"),
         ({"messages": [{"role": "user", "content": None}, assistant("Yo")]}, "row 2: messages is"),
         ({"prompt": [user("Hi")], "completion": [user("Yo")]}, "row 2: completion: .*got messages of: user"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from textgym.agents import registry as names
+from textgym.agents.registry import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
@@ -50,4 +50,4 @@ def test_the_listing_on_the_optimum_runs(page: str, needle: str) -> None:
 
 def test_the_table_names_every_algorithm() -> None:
     named = set(re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE))
-    assert named == {kind.__name__ for kind in names.ALGORITHMS.values()}
+    assert named == {kind.__name__ for kind in ALGORITHMS.values()}

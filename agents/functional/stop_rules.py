@@ -15,35 +15,35 @@ Row: TypeAlias = dict[str, float]
 
 
 LEAST = "min-"
-"""Before the name of a figure of which less is better."""
+"""Prefix of a metric's name if less is better."""
 
 
 def best_row(rows: Sequence[Row], metric: str) -> Row | None:
-    """Return the best evaluation after an iteration, the first of equal ones; None where there is none.
+    """Return the best evaluation after an iteration, of equals the first; None if there is none.
 
     Args:
         rows: evaluations in order; one before training (iteration 0) is left out.
-        metric: a name of what was measured, of which more is better, or ``"min-NAME"``, of which less is.
+        metric: name of a measured metric if more is better, or ``"min-NAME"`` if less is.
     """
     found = [row for row in rows if row["iteration"] > 0 and math.isfinite(_value(row, metric))]
     return max(found, key=lambda row: _value(row, metric), default=None)
 
 
 def _value(row: Row, metric: str) -> float:
-    """Return a metric, or the negative of one of which less is better; NaN where it was not measured."""
+    """Return a metric, negated if less is better; NaN if it was not measured."""
     value = row.get(f"validation/{metric.removeprefix(LEAST)}", math.nan)
     return -value if metric.startswith(LEAST) else value
 
 
 @dataclass(frozen=True)
 class StopRules:
-    """Rules that end training early, each asked after every evaluation.
+    """Rules that end training early, applied after every evaluation; None switches a rule off.
 
     Attributes:
-        score: ends it as soon as the mean score is at least this.
-        kl: ends it as soon as the mean KL to the reference is more than this, in nats per response.
-        patience: ends it after so many evaluations in a row that were no better than the best before them.
-        metric: what ``patience`` looks at, as :func:`best_row` reads it.
+        score: end as soon as the mean score is at least this.
+        kl: end as soon as the mean KL to the reference exceeds this, in nats per response.
+        patience: end after this number of consecutive evaluations that were no better than the best before them.
+        metric: the metric of ``patience``, named as in :func:`best_row`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -63,11 +63,11 @@ class StopRules:
         return (self.score, self.kl, self.patience) != (None, None, None)
 
     def reason(self, rows: Sequence[Row], unit: str = "iteration") -> str | None:
-        """Return why training ends after these evaluations, in words; None where it goes on.
+        """Return the reason why training ends after these evaluations; None if it continues.
 
         Args:
             rows: evaluations in order.
-            unit: what ``iteration`` counts in them.
+            unit: the unit that ``iteration`` counts in them, for the message.
         """
         after = [row for row in rows if row["iteration"] > 0]
         if not after:

@@ -1,4 +1,4 @@
-"""Policies that only act: a model as it is, or a saved policy as it acted in training."""
+"""Policies that only act: a plain model, or a saved policy with the sampling of its training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from textgym.lm.behaviour import NucleusMask
 from textgym.lm.sampling import Sampling
 
 MASK_MODEL = "mask_model"
-"""The name under which a checkpoint keeps the model of NLPO's mask."""
+"""Name of NLPO's mask model in a checkpoint."""
 
 
 def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Sampling | None = None) -> LMPolicy:
-    """Return a model as a policy that only acts: it has no critic, and learns nothing."""
+    """Return a model as a policy that only acts, without a critic."""
     return LMPolicy(
         mdp.observation_space(),
         mdp.action_space(),
@@ -36,13 +36,13 @@ def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Samplin
 def saved_policy(
     source: str, mdp: TokenMDP, model: PreTrainedModel | None = None, **sampling: float | None
 ) -> LMPolicy:
-    """A policy that only acts, in a task: with a checkpoint's own sampling settings, and NLPO's mask where it has one.
+    """Return a saved policy that only acts, with the checkpoint's sampling settings and, if it has one, NLPO's mask.
 
     Args:
-        source: a checkpoint, or any language model's directory or hub id, which samples plainly.
+        source: a checkpoint, or the directory or hub id of any language model, which samples without restriction.
         mdp: the task.
-        model: what ``source`` holds, where it was loaded already.
-        sampling: fields of :class:`textgym.lm.sampling.Sampling` that shall differ; None for as they are.
+        model: the model in ``source``, if it is loaded already.
+        sampling: fields of :class:`textgym.lm.sampling.Sampling` to override; None keeps the checkpoint's.
 
     Raises:
         ValueError, FileNotFoundError: the model does not fit, or the checkpoint is damaged.
@@ -61,5 +61,5 @@ def saved_policy(
 
 
 def _training_state(directory: Path) -> dict[str, Any]:
-    """Return a checkpoint's state; empty where the directory holds a model alone."""
+    """Return a checkpoint's state; empty if the directory holds a model alone."""
     return read_state(directory) if (directory / "training" / "state.json").is_file() else {}

@@ -1,4 +1,4 @@
-"""The one loop that collects responses and trains on them; an algorithm is a declaration on it (see ``ppo.py``).
+"""The loop that collects responses and trains on them; each algorithm is a short declaration on it (see ``ppo.py``).
 
 An iteration reads from top to bottom: :meth:`SequenceAlgorithm.collect` plays the planned episodes,
 :meth:`~SequenceAlgorithm.train` scores them, estimates advantages and updates the policy, and
@@ -86,10 +86,10 @@ from textgym.types import BoolArray, Episodes
 class SequenceAlgorithm(BaseAlgorithm):
     """A stable-baselines3 algorithm that collects whole responses and trains on whole sequences.
 
-    A subclass makes five choices, and leaves to this class whatever it does not choose: the **sampling plan**
-    (``samples_per_prompt`` of its settings, :attr:`greedy_companion`), a **critic** or none (:attr:`critic`), the
-    **advantages** (:meth:`estimate_advantages`), the **policy loss** (:meth:`policy_loss`), and **where the KL
-    stands** (``kl_in_loss`` of its settings).
+    A subclass makes five choices and inherits the rest: the **sampling plan** (``samples_per_prompt`` of its settings,
+    :attr:`greedy_companion`), a **critic** or none (:attr:`critic`), the **advantages** (:meth:`estimate_advantages`),
+    the **policy loss** (:meth:`policy_loss`), and the **place of the KL** in reward or loss (``kl_in_loss`` of its
+    settings).
 
     Args:
         policy: ``"LMPolicy"``.
@@ -98,17 +98,18 @@ class SequenceAlgorithm(BaseAlgorithm):
             ``LinearSchedule`` or ``ConstantSchedule``; ``warmup_iterations`` of the settings multiplies it.
         model: the language model to train: a directory, a hub id, or a loaded model. By default the base model of
             the environment's task.
-        reference: what the KL is measured to: a directory, a hub id, or a loaded model. By default the model as it is
-            now, with the adapters that it came with; ``"without-adapters"`` for the model below them.
-        value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
+        reference: the model that the KL is measured to: a directory, a hub id, or a loaded model. By default the
+            initial model, with the adapters that it came with; ``"without-adapters"`` for the model below them.
+        value: the critic, for algorithms with one: ``"trunk"``, ``"separate"``, a reward model's directory, or a
+            module.
         kl: β, or a controller of it.
-        sampling: the behaviour distribution.
-        pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
+        sampling: settings of the behaviour distribution.
+        pretraining: text whose likelihood every update also raises (PPO-ptx, for any algorithm); None for none.
         score_together: score the responses of an iteration at its end, in few large calls of the reward; False scores
-            them in the step in which they end. It needs a vector environment of this package without wrappers; in any
-            other it is False by itself. Callbacks then see, in ``_on_step``, ``locals["rewards"]`` of 0 and ``infos``
+            each in the step in which it ends. It needs a vector environment of this package without wrappers, and has
+            no effect in any other. Callbacks then see, in ``_on_step``, ``locals["rewards"]`` of 0 and ``infos``
             without ``score`` and ``components``; the same ``infos`` hold them by ``_on_rollout_end``.
-        seed: of everything random.
+        seed: random seed of all streams.
         policy_kwargs: ``lora``, ``freeze_layers``, ``untie_head``, ``frozen``, as :class:`LMPolicy` explains them.
         stats_window_size, tensorboard_log, verbose, device: as in stable-baselines3.
         settings: the fields of :attr:`settings_class`.
@@ -121,32 +122,33 @@ class SequenceAlgorithm(BaseAlgorithm):
     critic: ClassVar[bool] = False
     """True if there is a value function; without one no value is computed."""
     greedy_companion: ClassVar[bool] = False
-    """True if each prompt also gets a response of the most probable tokens, which is not trained on."""
+    """True if each prompt also gets a greedy response, which is not trained on."""
     on_policy: ClassVar[bool] = True
-    """True if the policy writes what it is trained on; its ratio is then 1 at an iteration's first minibatch."""
+    """True if the policy samples its own training data; its ratio is then 1 at an iteration's first minibatch."""
     iteration: int
-    """Whole iterations so far."""
+    """Number of complete iterations."""
     episodes_begun: int
+    """Number of episodes in the complete iterations, which the next plan counts on from."""
     boundary_timesteps: int
-    """Tokens at the last iteration boundary, where checkpoints stand."""
+    """Tokens at the last iteration boundary, the state that a checkpoint keeps."""
     boundary_episodes: list[list[float]]
-    """Return and length of the last episodes there."""
+    """Return and length of the last episodes at that boundary."""
     metrics: dict[str, float]
-    """Of the last iteration."""
+    """Metrics of the last iteration."""
     _watch: Watch
 
     # --- choices -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def estimate_advantages(self, scored: Scored) -> Advantages:
-        """Estimate advantages and value targets of an iteration."""
+        """Estimate the advantages and value targets of an iteration, ``[N, T]`` each."""
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
-        """Return ``[n, T]`` the loss of each token, given the policy's log-probabilities: the plain policy gradient."""
+        """Return each token's loss ``[n, T]`` given log-probabilities ``[n, T]``; here the plain policy gradient."""
         return policy_gradient(log_probs, batch.advantages)
 
     def select(self, scored: Scored) -> Scored:
-        """Return the episodes that are trained on: all that were sampled."""
+        """Return the episodes to train on; here all that were sampled."""
         return scored
 
     # --- an iteration --------------------------------------------------------------------------------------
@@ -162,18 +164,20 @@ class SequenceAlgorithm(BaseAlgorithm):
     ) -> Self:
         """Train until ``total_timesteps`` tokens were generated; a timestep is a token.
 
-        With ``reset_num_timesteps=False`` it continues, and ``total_timesteps`` counts from here on.
+        With ``reset_num_timesteps=False`` training continues, and ``total_timesteps`` counts from here on.
 
         Raises:
-            ValueError: ``total_timesteps`` is no whole number of at least 1.
+            ValueError: ``total_timesteps`` is not a whole number of at least 1.
         """
         total_timesteps = count("total_timesteps", total_timesteps)
         callbacks = CallbackList([*as_callbacks(callback), *([TokenProgressBar()] if progress_bar else [])])
-        bridge_evaluations(callbacks)
+        bridge_evaluations(callbacks)  # an EvalCallback may have been given a Gymnasium vector environment
         total, running = self._begin(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
+        # stable-baselines3's callbacks look up these names in ``self.locals``.
         running.on_training_start({**locals(), "total_timesteps": total}, globals())
         while self.num_timesteps < total:
-            # The rate of an iteration is that of its beginning, or the last one would be spent at rate 0.
+            # An iteration keeps the learning rate of its first token; at the rate of its end, the last iteration would
+            # train at rate 0.
             self._update_current_progress_remaining(self.num_timesteps, total)
             episodes = self.collect(running)
             if episodes is None:
@@ -185,29 +189,30 @@ class SequenceAlgorithm(BaseAlgorithm):
         return self
 
     def collect(self, callback: BaseCallback | None = None) -> Episodes | None:
-        """Play the next iteration's episodes: the first half of an iteration, for a loop of your own.
+        """Play the next iteration's episodes: the first half of an iteration, for a custom training loop.
 
-        Until :meth:`train` completes the iteration, the same prompts and random streams are played again.
+        Until :meth:`train` completes the iteration, every call plays the same prompts with the same random streams.
 
         Args:
-            callback: as stable-baselines3 initialises it, called as by :meth:`learn`; None for none.
+            callback: an initialised callback of stable-baselines3, called as by :meth:`learn`; None for none.
 
         Returns:
-            The episodes, or None where the callback stopped the collection.
+            The episodes, or None if the callback stopped the collection.
 
         Raises:
             ValueError: there is no environment, or it writes tokens that were not chosen.
-            textgym.rewards.RewardError: a mistake in the reward.
+            textgym.rewards.RewardError: an error in the reward.
         """
-        if self.ep_info_buffer is None:  # nobody called learn()
+        if self.ep_info_buffer is None:  # learn() was never called, so logger and buffers do not exist yet
             self._begin(1, CallbackList([]), reset_num_timesteps=False)
         running = self._init_callback(CallbackList([])) if callback is None else callback
         monitored = False
 
         def on_step(step: SlotStep, acted: Acted, playing: BoolArray) -> bool:
-            nonlocal monitored
+            nonlocal monitored  # True once an environment has a Monitor of its own, whose figures then count
             self.num_timesteps += int(playing.sum())
             dones = step.terminated | step.truncated
+            # As from a VecEnv: callbacks expect one dict per row, and read it only where an episode ended.
             infos = [step.info(row) if dones[row] else {} for row in range(len(dones))]
             monitored = monitored or any("episode" in info for info in infos)
             self._update_info_buffer(infos, dones)
@@ -233,17 +238,17 @@ class SequenceAlgorithm(BaseAlgorithm):
         return episodes
 
     def train(self, episodes: Episodes, progress_remaining: float = 1.0) -> dict[str, float]:
-        """Train on the episodes of one :meth:`collect`: the second half of an iteration, for a loop of your own.
+        """Train on the episodes of one :meth:`collect`: the second half of an iteration, for a custom training loop.
 
         Args:
-            episodes: all of them, in their order.
-            progress_remaining: share of the run that remains, which the learning rate decays with; from 1 to 0.
+            episodes: all episodes of the iteration, in their order.
+            progress_remaining: share of the run that remains, from 1 to 0; the learning rate decays with it.
 
         Returns:
-            The iteration's metrics, which are recorded with the logger as well.
+            The iteration's metrics, which are also recorded with the logger.
 
         Raises:
-            TrainingError: the policy is not the one that wrote the episodes, or something is not finite.
+            TrainingError: the policy is not the one that sampled the episodes, or a number is not finite.
         """
         with naming_batch(episodes):
             rate = self._set_learning_rate(progress_remaining)
@@ -251,6 +256,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             chosen = self.select(scored)
             estimated = self.estimate_advantages(chosen)
             logged = self.update(chosen, estimated)
+            # A step with finite loss and gradient can still make a weight overflow.
             check_trained(self.policy, rate, self.policy.optimizer)
         self.metrics = {
             **iteration_metrics(scored, logged, explained_variance(chosen, estimated.returns) if self.critic else None),
@@ -261,6 +267,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         for name, value in self.metrics.items():
             self.logger.record(name, value)
         self._watch(self.iteration, self.metrics)
+        # β adapts to the KL of all sampled responses, also where only some were selected for training.
         kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
         self.kl.update(float(kl), len(scored.episodes))
         self.iteration += 1
@@ -270,8 +277,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         return self.metrics
 
     def score(self, episodes: Episodes) -> Scored:
-        """Make one pass of critic and reference over an iteration's episodes, and shape the rewards by the KL."""
+        """Run critic and reference over an iteration's episodes, and subtract the KL penalty from the rewards.
+
+        Greedy companions are split off first: they are never trained on.
+        """
+        # One KL only: if it is in the loss, the rewards are left as the environment gave them.
         beta = 0.0 if self.settings.kl_in_loss else self.kl.beta
+        # Each group of the plan is its sampled responses followed by its greedy companion, if any.
         greedy = np.arange(len(episodes)) % self.group >= self.settings.samples_per_prompt
         sampled, companions = (take(episodes, ~greedy), take(episodes, greedy)) if greedy.any() else (episodes, None)
         return score_episodes(
@@ -279,35 +291,39 @@ class SequenceAlgorithm(BaseAlgorithm):
         )
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
-        """Make ``n_epochs`` passes over the iteration's minibatches, a gradient step each; return each one's logs.
+        """Take a gradient step on every minibatch of ``n_epochs`` passes; return each minibatch's logs.
 
-        It ends early, before the step on a minibatch that :meth:`is_too_far`; that one is logged too.
+        The update ends early, before the step on a minibatch for which :meth:`is_too_far` returns True; that minibatch
+        is logged too.
         """
+        # Keyed by the iteration, so that a run resumed from a checkpoint shuffles as the uninterrupted one.
         order = np.random.default_rng([self.seed or 0, self.iteration])
         size, epochs = self.settings.minibatch_size, self.settings.n_epochs
         logged: list[dict[str, float]] = []
         for batch in minibatches(scored, estimated, size, epochs, order, self.device):
             evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
             loss, logs = self.loss(evaluation, batch)
+            # Before the first step the policy is still the one that sampled, so every ratio must be 1.
             if not logged:
                 self.check_ratio(logs)
+            # Checked before the step: these logs show where the previous steps have led.
             if self.is_too_far(logs):
-                logged.append(numbers({"loss": loss, **logs}))
+                logged.append(_floats({"loss": loss, **logs}))
                 break
             self.policy.optimizer.zero_grad()
             loss.backward()
             text_loss, text_logs = self.pretraining_loss()
-            if text_loss.requires_grad:  # its gradients join those that are there
+            if text_loss.requires_grad:  # adds to the gradients; two backward passes need less memory than one
                 text_loss.backward()
             norm = self.take_step(loss, self.policy)
             self._n_updates += 1
-            logged.append({**numbers({"loss": loss, **logs, **text_logs}), "grad_norm": norm})
+            logged.append({**_floats({"loss": loss, **logs, **text_logs}), "grad_norm": norm})
         return logged
 
     # --- the loss ------------------------------------------------------------------------------------------
 
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a minibatch, policy's and critic's and KL's, and what to log of it."""
+        """Compute a minibatch's total loss, of policy, entropy, KL and critic; return it with its logs."""
         loss, logs = self.actor_loss(evaluation, batch)
         logs = {**logs, **self.watch(evaluation, batch)}
         if evaluation.values is not None:
@@ -317,7 +333,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         return loss, logs
 
     def actor_loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's loss less the entropy bonus, and the KL's where it stands in the loss; what to log of them."""
+        """Compute the loss of policy, entropy bonus and, with ``kl_in_loss``, KL; return it with its logs."""
         log_probs = evaluation.log_probs
         loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.valid)
         logs = {"policy_loss": policy_loss}
@@ -329,13 +345,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         return loss, logs
 
     def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
-        """Return the critic's loss; ``values [n, T]``."""
+        """Compute the critic's clipped loss, a mean over tokens; ``values`` is ``[n, T]``."""
         assert isinstance(self.settings, CriticSettings)
         clip = self.settings.clip_range_vf
         return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
 
     def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """γ times the loss on the next update's pretraining text, 0 where there is none; what to log of it."""
+        """Compute γ times the loss on the update's pretraining text, or 0 without any; return it with its logs."""
         if self.pretraining is None:
             return torch.zeros((), device=self.device), {}
         loss = self.pretraining.loss(self.policy.trunk, self.seed or 0, self._n_updates)
@@ -343,7 +359,10 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
-        """How far the policy is from the one that sampled."""
+        """Return logs of a minibatch: distance from the sampling policy, and entropy in nats per token.
+
+        ``ratio_error`` is max |ρ − 1|; ``approx_kl`` is the mean of ρ − 1 − log ρ, in nats per token.
+        """
         log_ratio = batch.log_ratio(evaluation.log_probs)
         ratio = log_ratio.exp()
         return {
@@ -353,20 +372,20 @@ class SequenceAlgorithm(BaseAlgorithm):
         }
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
-        """Return True if a minibatch, by what is logged of it, ends the iteration's update: never."""
+        """Return True if a minibatch with these logs must end the iteration's update; here never."""
         return False
 
     def check_ratio(self, logs: Mapping[str, Tensor]) -> None:
-        """Stop a run, before an iteration's first step, where the policy is not the one that wrote the responses.
+        """Raise TrainingError if an on-policy algorithm trains another policy than the one that sampled.
 
         Args:
-            logs: of a minibatch on which no step of the iteration was taken yet.
+            logs: the logs of a minibatch before the iteration's first step.
         """
         if self.on_policy:
             check_first_ratio(float(logs["ratio_error"]), self.policy.lm)
 
     def take_step(self, loss: Tensor, module: nn.Module) -> float:
-        """The optimiser's step along a module's gradient, scaled down to ``max_grad_norm``; returns the norm it had.
+        """Scale a module's gradient down to ``max_grad_norm`` and take the optimiser's step; return the norm before.
 
         Raises:
             TrainingError: the loss or the norm is not finite; no step is taken then.
@@ -377,23 +396,24 @@ class SequenceAlgorithm(BaseAlgorithm):
         return norm
 
     def _set_learning_rate(self, progress_remaining: float) -> float:
-        """Give the optimiser this iteration's learning rate, and return it."""
+        """Set the optimiser's learning rate for this iteration, and return it."""
         warm = warmup_factor(self.iteration, self.settings.warmup_iterations)
         rate = self.lr_schedule(progress_remaining) * warm
         update_learning_rate(self.policy.optimizer, rate)
         return rate
 
-    # --- what is sampled -----------------------------------------------------------------------------------
+    # --- sampling ------------------------------------------------------------------------------------------
 
     def begin_iteration(self) -> None:
-        """Before an iteration's first token."""
+        """Prepare an iteration before its first token; here do nothing."""
 
     def new_session(self) -> Session:
-        """What samples: the policy."""
+        """Return the session that samples; here one of the policy."""
         return self.policy.session(self.n_rows)
 
     def plan(self) -> EpisodePlan:
-        """Return the next iteration's episodes."""
+        """Return the plan of the next iteration's episodes."""
+        # Without admission the rows choose their own prompts, and the plan holds numbers of episodes alone.
         n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
         count = self.settings.episodes_per_iteration
         return sampling_plan(
@@ -407,7 +427,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         reset_num_timesteps: bool,
         tb_log_name: str = "run",
     ) -> tuple[int, BaseCallback]:
-        """Make environment, logger and counters ready; return the tokens to reach and the initialised callback."""
+        """Prepare environment, logger and counters; return the total of tokens and the initialised callback."""
         if self.env is None:
             raise ValueError("there is no environment to learn in; call set_env(env) first, or load with env=ENV")
         self.env.seed(self.seed)  # takes effect at the next reset
@@ -416,14 +436,14 @@ class SequenceAlgorithm(BaseAlgorithm):
             self.iteration = self.episodes_begun = self.boundary_timesteps = 0
             self.boundary_episodes = []
             self._watch = Watch()
-        # The means of episodes go on where the last whole iteration, or a checkpoint, left them.
+        # Running means continue from the last complete iteration or checkpoint, not from an aborted iteration.
         assert self.ep_info_buffer is not None
         self.ep_info_buffer.clear()
         self.ep_info_buffer.extend({"r": r, "l": n} for r, n in self.boundary_episodes)
         return total, running
 
     def _note_episodes(self, episodes: Episodes) -> None:
-        """Hands returns and lengths of sampled episodes to stable-baselines3, as a ``Monitor`` would."""
+        """Add returns and lengths of sampled episodes to ``ep_info_buffer``, as a ``Monitor`` would."""
         assert self.ep_info_buffer is not None
         sampled = np.arange(len(episodes)) % self.group < self.settings.samples_per_prompt
         returns, lengths = episodes.rewards.sum(1)[sampled].tolist(), episodes.lengths[sampled].tolist()
@@ -459,6 +479,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
+        # A group that an iteration cuts off would have a baseline of too few responses.
         if count % self.group:
             raise ValueError(
                 f"episodes_per_iteration={count}; expected a multiple of {self.group}, as each prompt gets "
@@ -470,7 +491,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.reference_source = reference
         self.value = value
         self.kl = make_controller(kl)
-        rate = schedule_state(learning_rate)  # one that no checkpoint could hold is refused here
+        rate = schedule_state(learning_rate)  # raises for a schedule that no checkpoint could hold
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining
         self.score_together = score_together
@@ -499,24 +520,29 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     @property
     def n_rows(self) -> int:
-        """Rows that play at once; 1 where there is no environment."""
+        """Number of rows that play at once; 1 without an environment."""
         return 1 if self.env is None else self._slots.n
 
     def check_env(self, env: VecEnv) -> None:
-        """ValueError where this algorithm cannot play in an environment; called for each one before it is taken."""
+        """Check that this algorithm can play in an environment; called for each one before it is used.
+
+        Raises:
+            ValueError: it cannot; see :func:`textgym.agents.loop.checks.check_plays`. Or the algorithm needs several
+                responses to a prompt, and the environment chooses its own prompts.
+        """
         check_plays(self.policy, env, self.kl.beta)
         if not self._make_slots(env).admits and self.group > 1:
             raise ValueError(
-                f"{type(self).__name__} asks for {self.group} responses to each prompt, but the environment's rows "
-                "choose their own prompts; give an id, or an environment of textgym, with or without wrappers"
+                f"{type(self).__name__} needs {self.group} responses to each prompt, but the environment's rows choose "
+                "their own prompts; pass a task's id, or an environment of textgym, with or without wrappers"
             )
 
     def extra_modules(self) -> dict[str, nn.Module]:
-        """Further models whose weights a checkpoint keeps, by name."""
+        """Return further models whose weights a checkpoint keeps, by name."""
         return {}
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Constructor arguments that a checkpoint keeps."""
+        """Return the constructor arguments that a checkpoint keeps."""
         arguments = {"policy_kwargs": self.policy.saved_arguments(), "score_together": self.score_together}
         return {"learning_rate": schedule_state(self.learning_rate), **arguments, **asdict(self.settings)}
 
@@ -552,12 +578,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
+        # Before any step: by default the reference is a copy of the policy as it is here.
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
         self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)
         self._settle()
 
     def _settle(self) -> None:
-        """Readies the slots of the environment, where there is one, and what plays in them."""
+        """Make the slots of the environment, if there is one, and the session that plays in them."""
         if self.env is not None:
             self._slots = self._make_slots(self.env)
         self._session = self.new_session()
@@ -570,22 +597,22 @@ class SequenceAlgorithm(BaseAlgorithm):
         return env_attribute(self.env, name, *default)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Reseeds this algorithm's own streams; no global generator is touched."""
+        """Reseed this algorithm's own streams; no global generator is touched."""
         self.seed = 0 if seed is None else random_seed("seed", seed)
         self.policy.seed = self.seed
         self._session = self.new_session()
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Continues in another environment of the same sizes and vocabulary, which passes the constructor's checks.
+        """Switch to another environment of the same sizes and vocabulary, after the constructor's checks.
 
         Raises:
-            ValueError: it does not; the message says what differs, and the algorithm stays in its own environment.
+            ValueError: a check fails; the message names the difference, and the algorithm keeps its environment.
         """
         wrapped = self._wrap_env(env, self.verbose)
         check_spaces(wrapped.observation_space, wrapped.action_space)
         check_same_task(self._trained_in if self.env is None else task_identity(self.env), wrapped)
         self.check_env(wrapped)
-        if self.env is None:  # loaded without one: any number of rows will do
+        if self.env is None:  # loaded without one, so that any number of rows fits
             self.n_envs = wrapped.num_envs
             self.observation_space, self.action_space = wrapped.observation_space, wrapped.action_space
         super().set_env(wrapped, force_reset)
@@ -594,14 +621,17 @@ class SequenceAlgorithm(BaseAlgorithm):
     # --- saving ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """Write a directory that ``from_pretrained`` opens, with the training state beside the model.
+        """Write a directory that ``from_pretrained`` opens, with the model and the training state.
 
-        Called in the midst of an iteration (as ``CheckpointCallback`` does) it saves the state at that iteration's
-        beginning. ``save("x.zip")`` writes the directory ``x``.
+        Called during an iteration (as ``CheckpointCallback`` does), it saves the state at that iteration's beginning.
+        ``save("x.zip")`` writes the directory ``x``.
+
+        Raises:
+            ValueError: there is no environment.
         """
         if self.env is None:
             raise ValueError(
-                "there is no environment, of which a checkpoint keeps sizes and tokenizer; copy the directory that was "
+                "there is no environment, and a checkpoint needs its sizes and tokenizer; copy the directory that was "
                 "loaded, or call set_env(env) first"
             )
         mdp = self._env_attribute("mdp", None)
@@ -615,27 +645,29 @@ class SequenceAlgorithm(BaseAlgorithm):
         device: str | torch.device = "auto",
         **changes: Any,
     ) -> Self:
-        """Continues from a checkpoint: the next iteration is the very one that would have followed.
+        """Load a checkpoint; the next iteration is, bit for bit, the one that would have followed.
 
         In an environment whose rows restart by themselves (any but ours under DISABLED autoreset) the prompts come
-        from the environment's own generators, which no checkpoint holds: there it goes on, but not to the bit.
+        from the environment's own generators, which no checkpoint holds: training continues, but not bit for bit.
 
         Args:
-            path: what :meth:`save` wrote.
-            env: the environment to go on in. None loads what predicts; :meth:`learn` then asks for :meth:`set_env`.
+            path: a directory that :meth:`save` wrote.
+            env: the environment to continue in. None loads a model to predict with; call :meth:`set_env` before
+                :meth:`learn`.
             device: as in the constructor.
-            changes: constructor arguments that shall differ; and ``pretraining``, whose texts no checkpoint holds.
+            changes: constructor arguments to override; and ``pretraining``, whose texts no checkpoint holds.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: a file is damaged, the checkpoint is another algorithm's or has another ``pretraining``, or the
-                environment has other sizes or another vocabulary than the one it was trained in.
+            ValueError: a file is damaged, the checkpoint is of another algorithm or another ``pretraining``, or the
+                environment has other sizes or another vocabulary than the one of the checkpoint.
         """
         directory = standing(_directory(path))
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
         built = {**constructor_arguments(directory, state), **changes}
+        # The model is built after the check, whose message names the difference between the tasks.
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
         algorithm._trained_in = state.get("task")
         if algorithm.env is not None:
@@ -647,7 +679,7 @@ class SequenceAlgorithm(BaseAlgorithm):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: str | torch.device = "auto"
     ) -> None:
-        """Take over weights, as in stable-baselines3: of ``get_parameters()``, or of a checkpoint by its path."""
+        """Load weights, as in stable-baselines3: the result of ``get_parameters()``, or a checkpoint's path."""
         given = load_path_or_dict
         if not isinstance(given, dict):
             given = type(self).load(given, device=self.device).get_parameters()
@@ -656,10 +688,12 @@ class SequenceAlgorithm(BaseAlgorithm):
     # --- logging -------------------------------------------------------------------------------------------
 
     def dump_logs(self, iteration: int | None = None) -> None:
-        """Write what was recorded so far, beside time and the last episodes; stable-baselines3's callbacks call it.
+        """Write the recorded metrics, the time and the means of recent episodes to the logger's outputs.
+
+        Callbacks of stable-baselines3 call it, too.
 
         Args:
-            iteration: written as ``time/iterations``; by default how many there were.
+            iteration: written as ``time/iterations``; by default the number of complete iterations.
         """
         if self.ep_info_buffer:
             for key, name in (("r", "ep_rew_mean"), ("l", "ep_len_mean")):
@@ -674,8 +708,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.logger.dump(step=self.num_timesteps)
 
 
-def numbers(logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Convert logged tensors to plain numbers."""
+def _floats(logs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Convert logged tensors to floats."""
     return {name: float(value.detach()) for name, value in logs.items()}
 
 
@@ -689,7 +723,9 @@ def linear_decay(initial: float) -> Schedule:
 
 
 def warmup_factor(iteration: int, warmup_iterations: int) -> float:
-    """Share of the learning rate in an iteration, counted from 0: (i+1)/n, at most 1. Ouyang 2022, appendix C.4.
+    """Return the factor of the learning rate in iteration i, counted from 0: (i+1)/n, at most 1.
+
+    Source: Ouyang 2022 (arXiv 2203.02155), appendix C.4.
 
     Args:
         iteration: i.

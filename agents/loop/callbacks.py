@@ -1,4 +1,4 @@
-"""Callbacks in stable-baselines3's sense: progress, evaluation, checkpoints and early stopping between iterations."""
+"""Callbacks for stable-baselines3's interface: progress, evaluation, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 
 SHOWN = {"score": "rollout/score", "kl": "rollout/kl", "len": "rollout/length", "ent": "train/entropy"}
-"""The last iteration's figures in the progress bar: score, KL in nats per response, tokens of a response, and entropy
-in nats per token."""
+"""Metrics in the progress bar: score, KL in nats per response, length in tokens, and entropy in nats per token."""
 
 
 class TokenProgressBar(BaseCallback):
-    """Counts generated tokens, and shows score, KL, length and entropy of the last iteration, and β where it adapts.
+    """Progress bar over generated tokens, with score, KL, length and entropy of the last iteration, and β if it adapts.
 
-    stable-baselines3's own bar counts every row, idle ones too.
+    stable-baselines3's own bar counts every row in every step, idle rows too.
     """
 
     progress: Progress
@@ -65,18 +64,21 @@ class TokenProgressBar(BaseCallback):
 
 
 class BetweenIterations(EventCallback):
-    """Acts where weights and counters fit together: before every iteration but the very first, and after the last."""
+    """Base class of callbacks that act between iterations, where weights and counters are consistent.
+
+    They act before every iteration but the first, and after the last.
+    """
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self.seen = 0
-        self.going_on = True
+        self.proceed = True
 
     def _on_rollout_start(self) -> None:
         self._visit()
 
     def _on_step(self) -> bool:
-        return self.going_on
+        return self.proceed
 
     def _on_training_end(self) -> None:
         self._visit()
@@ -85,35 +87,39 @@ class BetweenIterations(EventCallback):
         iteration = self.algorithm.iteration
         if iteration > self.seen:
             self.seen = iteration
-            self.going_on = self.on_boundary(iteration)
+            self.proceed = self.on_boundary(iteration)
 
     def on_boundary(self, iteration: int) -> bool:
-        """Acts after an iteration, counted from 1; training ends where this returns False."""
+        """Act after an iteration, counted from 1; return False to end training."""
         raise NotImplementedError
 
     @property
     def algorithm(self) -> SequenceAlgorithm:
-        """The algorithm that learns."""
+        """The algorithm being trained."""
         return cast("SequenceAlgorithm", self.model)
 
 
 class EvaluateEvery(BetweenIterations):
-    """Measures the policy every few iterations, always on the same prompts with the same random streams.
+    """Callback that evaluates the policy every few iterations, always on the same prompts and random streams.
 
-    Training is not disturbed: a run has the same parameters, bit for bit, with and without it. Measured are score,
-    components of the reward, exact KL to the reference in nats per response, and length. The logger gets them as
-    ``validation/…`` at once. ``best_mean_reward`` and ``last_mean_reward`` are of the score: stable-baselines3's
-    ``StopTrainingOnRewardThreshold`` and ``StopTrainingOnNoModelImprovement`` can be ``callback_after_eval``.
+    Training is not affected: a run has the same parameters, bit for bit, with and without it. An evaluation measures
+    score, components of the reward, exact KL to the reference in nats per response, and length, and logs them as
+    ``validation/…`` at once. ``best_mean_reward`` and ``last_mean_reward`` refer to the score, so that
+    stable-baselines3's ``StopTrainingOnRewardThreshold`` and ``StopTrainingOnNoModelImprovement`` can be
+    ``callback_after_eval``.
 
     Args:
-        env: prompts, and the reward that judges: a task's id (its validation prompts, where it has some), an
-            environment of this package, or its token MDP.
-        iterations: between evaluations.
-        episodes: responses in each.
-        seed: of the sampling, and of the choice of prompts.
-        rows: evaluations of the same run up to now, where it goes on.
+        env: the prompts and the reward: a task's id (its validation prompts, if it has any), an environment of this
+            package, or its token MDP.
+        iterations: number of iterations between evaluations.
+        episodes: number of responses in each.
+        seed: random seed of the sampling and of the choice of prompts.
+        rows: earlier evaluations of the same run, if it is resumed.
         on_rows: called after each evaluation with all rows.
-        callback_after_eval: called after each evaluation; training ends where it returns False.
+        callback_after_eval: called after each evaluation; training ends if it returns False.
+
+    Raises:
+        ValueError: ``iterations`` or ``episodes`` is below 1, or ``env`` has no token MDP.
     """
 
     def __init__(
@@ -136,19 +142,19 @@ class EvaluateEvery(BetweenIterations):
         self.seed = seed
         self.rows = list(rows)
         self.on_rows = on_rows
-        self.latest: tuple[int, Report] | None = None  # the iteration, and what was measured after it
+        self.latest: tuple[int, Report] | None = None  # the iteration, and the report of the evaluation after it
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         done = self.algorithm.iteration
-        if not done and self.latest:  # another training begins
+        if not done and self.latest:  # the callback is used for another run
             self.rows = []
         self.rows = [row for row in self.rows if row["iteration"] <= done]
         if not self.rows or self._is_due(done):
             self._measure(done)
 
     def on_boundary(self, iteration: int) -> bool:
-        """Measures, where it is time to."""
+        """Evaluate if an evaluation is due after this iteration."""
         if not self._is_due(iteration):
             return True
         self._measure(iteration)
@@ -160,7 +166,9 @@ class EvaluateEvery(BetweenIterations):
     def _on_training_end(self) -> None:
         super()._on_training_end()
         algorithm = self.algorithm
-        complete = algorithm.boundary_timesteps >= self.locals["total_timesteps"]  # or it was stopped, and may go on
+        complete = (
+            algorithm.boundary_timesteps >= self.locals["total_timesteps"]
+        )  # otherwise it was stopped, and may be resumed
         if complete and self.rows[-1]["iteration"] < algorithm.iteration:
             self._measure(algorithm.iteration)
             self._on_event()
@@ -175,7 +183,7 @@ class EvaluateEvery(BetweenIterations):
         log_evaluation(algorithm, row, algorithm.boundary_timesteps)
 
     def of(self, iteration: int) -> Report | None:
-        """Return the report of the evaluation after an iteration, if that is the last one made."""
+        """Return the report of the evaluation after an iteration; None if it is not the latest evaluation."""
         return self.latest[1] if self.latest is not None and self.latest[0] == iteration else None
 
     @property
@@ -191,7 +199,11 @@ class EvaluateEvery(BetweenIterations):
 
 
 def _validation(env: Any) -> TokenMDP:
-    """Return what is measured on."""
+    """Return the token MDP to evaluate on.
+
+    Raises:
+        ValueError: ``env`` has none.
+    """
     if isinstance(env, str):
         task = load_task(env)
         return task_mdp(task, split="validation" if "validation" in task.splits else "train")
@@ -204,7 +216,7 @@ def _validation(env: Any) -> TokenMDP:
 
 
 def evaluation_row(iteration: int, tokens: int, summary: Mapping[str, Mapping[str, float]]) -> Row:
-    """Return an evaluation as a row: means and standard errors by name, after an iteration and so many tokens."""
+    """Return an evaluation as a row: means and standard errors by name, with the iteration and the token count."""
     row: Row = {"iteration": iteration, "time/total_timesteps": tokens}
     for name, measured in summary.items():
         row |= {f"validation/{name}": measured["mean"], f"validation/{name}_sem": measured["sem"]}
@@ -212,25 +224,25 @@ def evaluation_row(iteration: int, tokens: int, summary: Mapping[str, Mapping[st
 
 
 def log_evaluation(algorithm: SequenceAlgorithm, row: Row, tokens: int) -> None:
-    """Give an evaluation after so many tokens to an algorithm's logger, as a dump of its own."""
+    """Log an evaluation with an algorithm's logger, as a separate dump at step ``tokens``."""
     for name, value in row.items():
         if name.startswith("validation/"):
             algorithm.logger.record(name, value)
     algorithm.logger.dump(step=tokens)
 
 
-# --- what evaluations say: pure functions of their rows ----------------------------------------------------------
+# --- stopping and saving: decided by the rows of evaluations------------------------------------------------------
 
 
 class StopEarly(BetweenIterations):
-    """Ends training, between two iterations, where a rule about the evaluations says so.
+    """Callback that ends training between two iterations, as soon as a rule about the evaluations holds.
 
     Args:
-        evaluation: evaluates; it stands before this callback in the list of callbacks.
-        rules: when to end.
+        evaluation: the evaluating callback; it must come before this one in the list of callbacks.
+        rules: the rules.
 
     Attributes:
-        stopped: why training ended, in words; None where it did not end early.
+        stopped: the reason why training ended early; None if it did not.
     """
 
     def __init__(self, evaluation: EvaluateEvery, rules: StopRules) -> None:
@@ -240,31 +252,31 @@ class StopEarly(BetweenIterations):
         self.stopped: str | None = None
 
     def on_boundary(self, iteration: int) -> bool:
-        """Asks the rules."""
+        """Apply the rules."""
         self.stopped = self.rules.reason(self.evaluation.rows)
         return self.stopped is None
 
     def _on_training_end(self) -> None:
-        """Asks nothing: where training ends by itself, it was not ended early."""
+        """Do nothing: training that reached its end was not stopped early."""
 
 
 class SaveCheckpoints(BetweenIterations):
-    """Saves the newest checkpoint every few iterations and at the end; keeps earlier ones and the best, as asked.
+    """Callback that saves a checkpoint every few iterations and at the end, and keeps earlier ones and the best.
 
-    In the directory stand ``checkpoint``, the newest; ``checkpoints/iteration-000040`` and others, numbered by
-    iterations; and ``best``, whose ``best.json`` says by which figure. Each is written whole or not at all, and is a
-    directory as ``save`` writes it. Copies are hard links, where the file system has them.
+    The directory holds ``checkpoint``, the newest; ``checkpoints/iteration-000040`` and others, numbered by iterations;
+    and ``best``, whose ``best.json`` names the metric that chose it. Each is written atomically, as a directory like
+    those that ``save`` writes. Copies are hard links where the file system supports them.
 
     Args:
-        directory: of the run.
-        iterations: between checkpoints.
-        keep_last: numbered checkpoints that are kept, the last ones; None for none.
-        evaluation: evaluates; it stands before this callback in the list of callbacks.
-        keep_best: what the best is best by: ``"score"``, another figure of the evaluation, or ``"min-kl"``,
-            ``"min-length"`` … where less is better; None for no best. It is saved when it is measured.
+        directory: the run's directory.
+        iterations: number of iterations between checkpoints.
+        keep_last: number of latest numbered checkpoints to keep; None for none.
+        evaluation: the evaluating callback; it must come before this one in the list of callbacks.
+        keep_best: the metric that chooses the best: ``"score"``, another one of the evaluation, or ``"min-kl"``,
+            ``"min-length"`` … if less is better; None to keep no best. The best is saved when it is measured.
 
     Raises:
-        ValueError: a number is out of its range, or ``keep_best`` stands without an evaluation.
+        ValueError: a number is out of its range, or ``keep_best`` is given without ``evaluation``.
     """
 
     def __init__(
@@ -281,7 +293,7 @@ class SaveCheckpoints(BetweenIterations):
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last={keep_last}; expected at least 1")
         if keep_best is not None and evaluation is None:
-            raise ValueError(f"keep_best={keep_best!r} needs evaluations to choose by: pass evaluation=…")
+            raise ValueError(f"keep_best={keep_best!r} needs evaluations to compare; pass evaluation=EvaluateEvery(…)")
         self.directory = Path(directory)
         self.newest = self.directory / "checkpoint"
         self.iterations = iterations
@@ -295,7 +307,7 @@ class SaveCheckpoints(BetweenIterations):
         self.catch_up(self.seen)
 
     def catch_up(self, iteration: int) -> None:
-        """Make the copies that a run which was killed after saving an iteration did not make any more."""
+        """Make the copies that are missing because the run was killed right after saving this iteration."""
         settle(self.directory / "best")
         settle_all(self.directory / "checkpoints")
         self.saved = iteration if iteration and saved_iteration(self.newest) == iteration else None
@@ -303,7 +315,7 @@ class SaveCheckpoints(BetweenIterations):
             self._copy(iteration, only_missing=True)
 
     def on_boundary(self, iteration: int) -> bool:
-        """Save, where it is time to or the policy is the best up to now."""
+        """Save if a checkpoint is due, or if this iteration's policy is the best so far."""
         if iteration % self.iterations == 0 or self._is_best(iteration):
             self._save(iteration)
         return True

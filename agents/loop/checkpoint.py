@@ -1,16 +1,16 @@
-"""Checkpoints: a directory that ``from_pretrained`` opens, beside the training state. No pickle anywhere.
+"""Checkpoints: a directory that ``from_pretrained`` opens, with the training state inside. No pickle anywhere.
 
 Layout::
 
     config.json, model.safetensors, tokenizer.json …   the policy
-    adapter_config.json, adapter_model.safetensors     or its adapters, where it has some,
+    adapter_config.json, adapter_model.safetensors     or its adapters, if it has any,
     base/                                              with the model that they were added to
     training/state.json                                counters, hyper-parameters, KL controller
     training/optimizer.safetensors
-    training/value_head.safetensors                    and value_trunk/, where the critic has a trunk of its own
-    training/reference/                                the KL reference, where it is a model of its own, or its
-                                                       adapters, where it began as a policy that had some
-    training/NAME.safetensors                          what else an algorithm keeps, such as NLPO's mask model
+    training/value_head.safetensors                    and value_trunk/, if the critic has its own trunk
+    training/reference/                                the KL reference, if it is a separate model; its adapters alone
+                                                       if it began as a policy with adapters
+    training/NAME.safetensors                          further models of an algorithm, such as NLPO's mask model
     manifest.json                                      a digest of every file
 """
 
@@ -54,7 +54,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
     """Write an algorithm's state as it was at its last iteration boundary.
 
     Raises:
-        TrainingError: its weights or its optimiser's state are not finite; what stands in the directory stays as it is.
+        TrainingError: weights or the optimiser's state are not finite; an existing checkpoint is left as it is.
     """
     optimizer = algorithm.policy.optimizer
     check_trained(algorithm.policy, optimizer.param_groups[0]["lr"], optimizer)
@@ -76,7 +76,7 @@ def save_checkpoint(algorithm: SequenceAlgorithm, directory: Path, tokenizer: An
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """Return a checkpoint's ``state.json``, once every file was found intact.
+    """Return a checkpoint's ``state.json``, after checking that every file is intact.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -90,7 +90,7 @@ def read_state(directory: Path) -> dict[str, Any]:
 
 
 def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """What an algorithm is built with again."""
+    """Return the constructor arguments that rebuild a checkpoint's algorithm."""
     return {
         **state["hyperparameters"],
         "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
@@ -107,7 +107,7 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
     """Put the training state of a checkpoint into an algorithm that was built from it.
 
     Raises:
-        ValueError: it was built with another ``pretraining``.
+        ValueError: the algorithm was built with another ``pretraining``.
     """
     check_same(state.get("pretraining"), algorithm.pretraining)
     training = directory / "training"
@@ -123,7 +123,7 @@ def restore(algorithm: SequenceAlgorithm, directory: Path, state: dict[str, Any]
 
 
 def load_value(directory: Path) -> SeparateValue | None:
-    """Return a checkpoint's critic with a trunk of its own; None where it reads the policy's trunk."""
+    """Return a checkpoint's critic with its own trunk; None if the critic reads the policy's trunk."""
     trunk_directory = directory / "training" / "value_trunk"
     if not trunk_directory.is_dir():
         return None
@@ -185,8 +185,8 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
     """Return a learning rate or schedule as a checkpoint keeps it: a number, or a schedule's name and numbers.
 
     Raises:
-        TypeError: it is a function of the caller's own, which no checkpoint can hold without pickle.
-        ValueError: a number of it is negative or not finite.
+        TypeError: it is a custom function, which no checkpoint can hold without pickle.
+        ValueError: one of its numbers is negative or not finite.
     """
     if plain(rate) is not None:
         return finite("learning_rate", rate, low=0, high=LARGEST_RATE)
@@ -202,7 +202,7 @@ def schedule_state(rate: Any) -> float | dict[str, Any]:
 
 
 def schedule_from_state(state: float | Mapping[str, Any]) -> float | Schedule:
-    """Return the inverse of :func:`schedule_state`."""
+    """Return the learning rate or schedule of a checkpoint: the inverse of :func:`schedule_state`."""
     if not isinstance(state, Mapping):
         return state
     kind, names = SCHEDULES[state["schedule"]]

@@ -1,4 +1,4 @@
-"""What an algorithm is built from: the environment, its sizes, and whether it and its wrapper fit."""
+"""Checks of an algorithm's arguments: the environment, its sizes, and its fit with the policy."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ from textgym.rewards.kl import FixedKL, KLController
 
 
 def check_policy(policy: Any, env: Any) -> None:
-    """ValueError where the policy has another name than ``"LMPolicy"``; ``env`` is what was given beside it."""
+    """Check that ``policy`` is ``"LMPolicy"`` or a class; ``env``, the argument after it, decides the hint.
+
+    Raises:
+        ValueError: it is another string.
+    """
     if isinstance(policy, str) and policy != "LMPolicy":
         hint = f"; for the environment write env={policy!r}" if env is None and not policy.endswith("Policy") else ""
         raise ValueError(f"policy={policy!r} is unknown; expected 'LMPolicy'{hint}")
 
 
 def require_env(env: Any) -> None:
-    """ValueError where there is no environment."""
+    """Check that there is an environment.
+
+    Raises:
+        ValueError: ``env`` is None.
+    """
     if env is None:
-        raise ValueError("env is None; pass env=ID, such as env='textgym/Reviews-v0', or an environment")
+        raise ValueError("env is None; pass a task's id, such as env='textgym/Reviews-v0', or an environment")
 
 
 def make_controller(kl: Any) -> KLController:
@@ -50,25 +58,29 @@ def make_controller(kl: Any) -> KLController:
 
 
 def make_admitting(id: str, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Return the vector environment of an id, whose rows wait to be given their prompts.
+    """Return the vector environment of a task's id, whose rows wait to be given their prompts.
 
     Raises:
-        ValueError: it is no language task.
+        ValueError: the id is not of a language task.
     """
     try:
         return gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED)
     except TypeError as error:
         if "autoreset_mode" not in str(error):
             raise
-        raise ValueError(f"env={id!r} is no language task: its vector environment has no autoreset_mode") from error
+        raise ValueError(f"env={id!r} is not a language task: its vector environment has no autoreset_mode") from error
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    """ValueError where the spaces are not those of a language task."""
+    """Check that the spaces are those of a language task.
+
+    Raises:
+        ValueError: they are not.
+    """
     keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
     if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
         batched = isinstance(action_space, spaces.MultiDiscrete)
-        hint = "; put a Gymnasium vector environment into textgym.agents.SlotVecEnv(env)" if batched else ""
+        hint = "; wrap a Gymnasium vector environment in textgym.agents.SB3VecEnv(env)" if batched else ""
         raise ValueError(
             f"observation_space={observation_space}, action_space={action_space}; expected those of a language task: a "
             f"Dict of input_ids and attention_mask, and Discrete{hint}"
@@ -76,18 +88,22 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
 
 
 def check_trainable(policy: LMPolicy) -> None:
-    """ValueError where an algorithm could change nothing about how the policy writes, or its code refuses to learn."""
+    """Check that training can change the policy's distribution.
+
+    Raises:
+        ValueError: all of the model's parameters are frozen, or its code has no backward pass.
+    """
     if not any(parameter.requires_grad for parameter in policy.lm.parameters()):
         raise ValueError(
-            "the model has no parameter that is trained: all are frozen; call model.requires_grad_(True), or name "
-            "fewer in policy_kwargs['frozen']"
+            "all parameters of the model are frozen, so there is nothing to train; call model.requires_grad_(True), or "
+            "name fewer in policy_kwargs['frozen']"
         )
     check_backward(policy.trunk)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The part of a task that a policy knows.
+    """Sizes and tokens of a task that a policy is built from.
 
     Attributes:
         observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
@@ -106,7 +122,7 @@ def layout_of(env: VecEnv) -> Layout:
     """Return the layout of an environment.
 
     Raises:
-        ValueError: it is no language environment.
+        ValueError: it is not a language environment.
     """
     check_spaces(env.observation_space, env.action_space)
     observations: Any = env.observation_space
@@ -119,10 +135,10 @@ def layout_from_state(task: Mapping[str, Any] | None) -> Layout:
     """Return the layout that :func:`task_identity` kept in a checkpoint.
 
     Raises:
-        ValueError: it is of a version that did not keep it.
+        ValueError: an older version wrote the checkpoint and did not keep it.
     """
     if task is None or not task.keys() >= {"ends", "tokens"}:
-        raise ValueError("an older version wrote this checkpoint, which does not know its task; pass env=ID")
+        raise ValueError("an older version wrote this checkpoint, without the sizes of its task; pass env=ID")
     width = (task["P"] + task["T"],)
     boxes = {"input_ids": (task["tokens"] - 1, np.int64), "attention_mask": (1, np.int8)}
     observations = spaces.Dict({name: spaces.Box(0, high, width, kind) for name, (high, kind) in boxes.items()})
@@ -130,12 +146,14 @@ def layout_from_state(task: Mapping[str, Any] | None) -> Layout:
 
 
 MUST_AGREE = ("P", "T", "V", "vocabulary")
-"""Parts of :func:`task_identity` that must be the same where training goes on."""
+"""Parts of :func:`task_identity` that must agree when training continues."""
 
 
 def task_identity(env: VecEnv) -> dict[str, Any]:
-    """Return the part of a task that checkpoints keep: P, T, V, the digest of the vocabulary, if any, the end tokens,
-    and how many tokens an observation may show.
+    """Return the identity of a task that checkpoints keep.
+
+    It holds ``P``, ``T``, ``V``, a digest of the ``vocabulary`` (None without a tokenizer), the end tokens (``ends``),
+    and the number of ``tokens`` that an observation may show.
     """
     layout = layout_of(env)
     ids: Any = layout.observation_space["input_ids"]
@@ -153,11 +171,11 @@ def task_identity(env: VecEnv) -> dict[str, Any]:
 
 
 def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
-    """Refuses an environment that an algorithm does not know the sizes or the vocabulary of.
+    """Check that an environment has the sizes and the vocabulary that an algorithm was trained with.
 
     Args:
-        known: what :func:`task_identity` said before; None where nobody kept it.
-        env: to go on in.
+        known: the :func:`task_identity` of the training so far; None if it was not kept.
+        env: the environment to continue in.
 
     Raises:
         ValueError: something differs; both are named.
@@ -169,22 +187,22 @@ def check_same_task(known: Mapping[str, Any] | None, env: VecEnv) -> None:
     if any(known[name] != found[name] for name in comparable):
         there, here = (", ".join(f"{name}={task[name]}" for name in comparable) for task in (known, found))
         raise ValueError(
-            f"trained in a task of {there}; the environment has {here}. Go on in the same task, or begin anew with "
-            "model=DIRECTORY in a task that fits the model"
+            f"trained in a task of {there}; the environment has {here}. Continue in the same task, or start a new "
+            "training with model=DIRECTORY in a task that fits the model"
         )
 
 
 def restricts_actions(env: VecEnv) -> bool:
-    """Whether the environment's task forbids some tokens in some states."""
+    """Return True if the environment's task forbids some tokens in some states."""
     return getattr(env_attribute(env, "mdp", None), "allowed", None) is not None
 
 
 def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
-    """What a policy asks of every environment that it plays in, the first one and those that follow.
+    """Check that a policy fits an environment, the first one or one that :meth:`set_env` names.
 
     Raises:
-        ValueError: the model is too small for the task, the task ends responses by other tokens or restricts actions
-            where the policy does too, or the environment's ``ReferenceKL`` wrapper does not fit.
+        ValueError: the model is too small for the task; the task ends responses with other tokens; both task and policy
+            restrict actions; or the environment's ``ReferenceKL`` wrapper does not fit.
     """
     mdp = env_attribute(env, "mdp", None)
     if mdp is not None:
@@ -192,18 +210,18 @@ def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
     ends = tuple(env_attribute(env, "end_token_ids"))
     if ends != policy.end_token_ids:
         raise ValueError(
-            f"env ends responses by the tokens {ends}, the policy by {policy.end_token_ids}; expected the same ones"
+            f"env ends responses with the tokens {ends}, the policy with {policy.end_token_ids}; expected the same ones"
         )
     if restricts_actions(env) and policy.sampling.truncates:
-        raise ValueError("top_k and top_p do not go with a task that restricts actions; leave them out")
+        raise ValueError("top_k and top_p cannot be combined with a task that restricts actions; leave them out")
     check_wrapper(env, policy.sampling, beta)
 
 
 def check_wrapper(env: VecEnv, sampling: Sampling, beta: float) -> None:
-    """A ``ReferenceKL`` wrapper must measure the distribution that is sampled, and be the only one who pays.
+    """Check that a ``ReferenceKL`` wrapper measures the sampled distribution, and that the KL is subtracted once.
 
     Raises:
-        ValueError: it does not, or is not.
+        ValueError: the wrapper has other sampling settings than the policy, or β is not 0.
     """
     wrapper = env_attribute(env, "kl_sampling", None)
     if wrapper is None:
@@ -212,6 +230,6 @@ def check_wrapper(env: VecEnv, sampling: Sampling, beta: float) -> None:
         raise ValueError(f"the ReferenceKL wrapper has {wrapper}, the policy {sampling}; make them equal")
     if beta > 0:
         raise ValueError(
-            f"the environment's ReferenceKL wrapper pays the KL already, and kl={beta} would pay it again; "
+            f"the environment's ReferenceKL wrapper subtracts the KL already, and kl={beta} would subtract it again; "
             "pass kl=0, or leave the wrapper out"
         )

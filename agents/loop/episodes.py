@@ -1,6 +1,6 @@
-"""An iteration's episodes: planned, collected, scored by the models, and cut into minibatches.
+"""An iteration's episodes: their plan, collection, scoring by the models, and minibatches.
 
-The collection loop is one for every algorithm and every vector environment.
+One collection loop serves every algorithm and every vector environment.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
 """``on_step(step, acted, playing [N])`` after each step; False stops the collection."""
 
 SCORED_AT_ONCE = 512
-"""Responses in a call of the reward, where they are scored together."""
+"""Maximum number of responses in one call of the reward, where they are scored together."""
 
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Which episodes an iteration needs, in order of admission.
+    """The episodes of an iteration, in order of admission.
 
     Attributes:
-        prompt_index: ``[N]`` each one's prompt; -1 where the environment chooses.
-        episode: ``[N]`` running numbers.
-        greedy: ``[N]`` whether the most probable tokens are taken; None for nowhere.
+        prompt_index: ``[N]`` index of each episode's prompt; -1 where the environment chooses.
+        episode: ``[N]`` running numbers over the whole run, which key the random streams.
+        greedy: ``[N]`` bool, True to take the most probable tokens instead of sampling; None for False everywhere.
     """
 
     prompt_index: IntArray
@@ -46,28 +46,29 @@ class EpisodePlan:
 
 
 def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int, samples: int) -> EpisodePlan:
-    """Prompts in seeded order, each for a group of consecutive episodes: sampled ones first, then greedy ones.
+    """Plan episodes: prompts in seeded order, each for a group of sampled episodes followed by greedy ones.
 
-    An iteration begins with a new prompt, also where the groups of earlier ones were of another size.
+    An iteration begins with a new prompt, also if earlier iterations had groups of another size.
 
     Args:
-        seed: of the order.
-        n_prompts: how many prompts there are; 0 where the environment chooses.
-        begun: episodes of earlier iterations.
-        count: episodes to plan.
-        group: episodes of each prompt.
-        samples: how many of them are sampled.
+        seed: seed of the order of prompts.
+        n_prompts: number of prompts; 0 where the environment chooses.
+        begun: number of episodes in earlier iterations.
+        count: number of episodes to plan.
+        group: episodes per prompt.
+        samples: sampled episodes per prompt; the other ``group - samples`` are greedy.
     """
     place = np.arange(count)
+    # Rounded up: a group that an earlier iteration left incomplete does not hand its prompt on.
     prompt = -(-begun // group) + place // group
     order = prompt_order(seed, n_prompts, prompt) if n_prompts else np.full(count, -1)
     return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None)
 
 
 class Recorder:
-    """Writes steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`.
+    """Recorder of steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`.
 
-    A sequence is its first observation and the chosen tokens, so what is trained on is what was acted upon.
+    A sequence is its first observation followed by the chosen tokens, so that training sees exactly what was sampled.
     """
 
     def __init__(self, plan: EpisodePlan, width: int, prompt_length: int) -> None:
@@ -85,13 +86,22 @@ class Recorder:
         self._kept: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
 
     def begin(self, rows: IntArray, episodes: IntArray, observation: Observation) -> None:
-        """The given episodes begin in the rows of an observation."""
+        """Record the prompts of episodes that begin in the given rows of an observation."""
         self.input_ids[episodes] = observation["input_ids"][rows]
         self.attention_mask[episodes] = observation["attention_mask"][rows]
 
     def record(self, rows: IntArray, asked: IntArray, episodes: IntArray, acted: Acted, step: SlotStep) -> None:
-        """One step of the ``rows`` that play the given ``episodes``; ``asked`` are the rows of ``acted.kept``."""
+        """Record one step of the given rows.
+
+        Args:
+            rows: ``[n]`` rows that play recorded episodes.
+            asked: ``[m]`` rows that acted, in ascending order, among them ``rows``: the rows of ``acted.kept``.
+            episodes: ``[n]`` the episode in each row, as a place in the plan.
+            acted: the decisions of all rows.
+            step: the environment's step.
+        """
         t = self.length[episodes]
+        # The chosen token is written, not the observed one; _check_sequence compares the two at the end.
         self.input_ids[episodes, self.prompt_length + t] = acted.actions[rows]
         self.attention_mask[episodes, self.prompt_length + t] = 1
         self.log_probs[episodes, t] = acted.log_probs[rows]
@@ -101,24 +111,29 @@ class Recorder:
         self.length[episodes] += 1
 
     def finish(self, episode: int, final: Final, truncated: bool) -> None:
-        """The end of an episode, and what its info says."""
+        """Record an episode's end and, unless it is still to be scored, its reward.
+
+        Raises:
+            ValueError: the environment wrote tokens that were not chosen.
+        """
         self._check_sequence(episode, final.observation)
         info = final.info
         self.truncated[episode] = truncated
-        # An environment that gives no reason has no horizon of its own.
+        # Without a finish_reason, the environment has no horizon of its own: it ended the response, or a wrapper did.
         self.stopped[episode] = info.get("finish_reason", "length" if truncated else "stop") == "stop"
         if final.unscored is None:
             self._note_reward(episode, info)
 
     def pay(self, episode: int, info: dict[str, Any]) -> None:
-        """The reward of an episode that was scored after its end."""
+        """Record the reward of an episode that was scored after its end."""
         self.rewards[episode, self.length[episode] - 1] = info["score"]
         self._note_reward(episode, info)
 
     def _note_reward(self, episode: int, info: dict[str, Any]) -> None:
         length = self.length[episode]
         if "token_rewards" in info:
-            # A dense reward becomes known at the end; what a wrapper added to its sum stays on the last token.
+            # A dense reward becomes known at the end, when its sum already stands on the last token; whatever a wrapper
+            # added to that sum stays there.
             self.rewards[episode, :length] += info["token_rewards"]
             self.rewards[episode, length - 1] -= sum(info["token_rewards"])
         for name, value in info.get("components", {}).items():
@@ -130,12 +145,12 @@ class Recorder:
         if differs.any() or (mask != last["attention_mask"]).any():
             raise ValueError(
                 f"the last observation of episode {self.plan.episode[episode]} is not its first one followed by the "
-                "chosen tokens; an environment that writes tokens of its own, or rewrites some, can be played "
-                "(policy.act) but not trained on"
+                "chosen tokens; an environment that inserts or rewrites tokens can be played (policy.act) but not "
+                "trained on"
             )
 
     def episodes(self) -> Episodes:
-        """What was recorded."""
+        """Return the recorded episodes."""
         return Episodes(
             self.input_ids,
             self.attention_mask,
@@ -161,28 +176,34 @@ class Recorder:
 
 
 def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep | None = None) -> Episodes | None:
-    """Plays the planned episodes.
+    """Play the planned episodes.
 
-    Rows that wait are admitted in the plan's order, and rows that finished leave the batch. Environments whose rows
-    restart by themselves play on until the last planned episode ends: the first N episodes *begun* are kept, not the
-    first to end, which would favour short ones.
+    Waiting rows are admitted in the plan's order, and finished rows leave the batch. Environments whose rows restart by
+    themselves play on until the last planned episode ends: the first N episodes to *begin* are kept, not the first to
+    end, which would favour short ones.
 
-    Slots that put ended responses aside (:class:`textgym.agents.loop.slots.AdmittingSlots`) have them scored at the end
-    of the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
+    Slots that defer scoring (:class:`textgym.agents.loop.slots.AdmittingSlots`) have all responses scored at the end of
+    the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
     without ``score``, ``components`` and ``token_rewards``; those infos are completed before this function returns. A
     collection that ``on_step`` stops scores nothing.
 
+    Args:
+        slots: the rows of the environment.
+        session: the policy that plays.
+        plan: N episodes.
+        on_step: called after each step; see :data:`OnStep`.
+
     Returns:
-        The episodes, or None where ``on_step`` stopped the collection.
+        The episodes, or None if ``on_step`` stopped the collection.
 
     Raises:
         ValueError: the environment writes tokens that were not chosen.
-        textgym.rewards.RewardError: a mistake in the reward.
+        textgym.rewards.RewardError: an error in the reward.
     """
     n = len(plan.episode)
-    aside: list[tuple[int, Final]] = []  # episodes that ended and are yet to be scored
+    aside: list[tuple[int, Final]] = []  # episodes that ended and are still to be scored
     recorder = Recorder(plan, session.width, session.prompt_length)
-    playing: IntArray = np.full(slots.n, -1, np.int64)  # which of the plan's episodes; -1 none
+    playing: IntArray = np.full(slots.n, -1, np.int64)  # place in the plan of each row's episode; -1 for none
     begun = finished = 0
     observation = slots.start()
     while finished < n:
@@ -193,18 +214,19 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
             if slots.admits:
                 observation = slots.admit(vacant, plan.prompt_index[chosen], plan.episode[chosen])
             assert observation is not None
-            session.begin(vacant, plan.episode[chosen])
+            session.begin(vacant, plan.episode[chosen])  # streams are keyed by the episode, not by its row
             recorder.begin(vacant, chosen, observation)
             playing[vacant] = chosen
             begun += len(vacant)
         assert observation is not None
+        # Rows that restart by themselves cannot be left idle: they act even when their episode is not recorded.
         acting = playing >= 0 if slots.admits else ready
         asked = np.flatnonzero(acting)
         greedy = False if plan.greedy is None else plan.greedy[playing[asked]]
         acted = session.act(observation, asked, slots.action_masks(), greedy)
         step = slots.step(acted.actions)
         observation = step.observation
-        rows = asked[playing[asked] >= 0]
+        rows = asked[playing[asked] >= 0]  # only these play a planned episode
         recorder.record(rows, asked, playing[rows], acted, step)
         for row, final in step.finals.items():
             if playing[row] >= 0:
@@ -220,7 +242,7 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
 
 
 def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]) -> None:
-    """Scores episodes that were put aside, in the plan's order, and completes their infos."""
+    """Score deferred episodes and complete their infos; in the plan's order, so that no result depends on the rows."""
     aside = sorted(aside, key=lambda ended: ended[0])
     for start in range(0, len(aside), SCORED_AT_ONCE):
         part = aside[start : start + SCORED_AT_ONCE]
@@ -232,15 +254,15 @@ def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]
 
 @dataclass(frozen=True)
 class Scored:
-    """An iteration's episodes with what the models say of them.
+    """An iteration's episodes with the outputs of reference and critic.
 
     Attributes:
-        episodes: as collected.
-        ref_log_probs: ``[N, T]`` of the sampled tokens under the reference.
-        values: ``[N, T+1]`` at the rollout; zeros without a critic.
-        shaped: ``[N, T]`` rewards with the KL penalty, where the KL stands in the reward.
-        companions: the greedy responses, one for each prompt in the order of the episodes; None where there are none.
-        prefix: ``[N, L, d]`` what the policy's frozen layers compute of the episodes; None where there are none.
+        episodes: the collected episodes.
+        ref_log_probs: ``[N, T]`` log-probabilities of the sampled tokens under the reference.
+        values: ``[N, T+1]`` the critic's values before the update; zeros without a critic.
+        shaped: ``[N, T]`` rewards; less the KL penalty, unless the KL is in the loss.
+        companions: the greedy responses, one for each prompt in the order of the episodes; None without any.
+        prefix: ``[N, L, d]`` activations of the policy's frozen layers; None without such layers.
     """
 
     episodes: Episodes
@@ -252,19 +274,19 @@ class Scored:
 
     @property
     def returns(self) -> FloatArray:
-        """``[N]`` what each response earned, the KL penalty included."""
+        """Sum of each response's shaped rewards, ``[N]``."""
         returns: FloatArray = self.shaped.sum(1, dtype=np.float64)
         return returns
 
     def take(self, rows: IntArray) -> Scored:
-        """Some of the episodes."""
+        """Return the episodes of the given rows; companions are kept whole."""
         arrays = {name: getattr(self, name)[rows] for name in ("ref_log_probs", "values", "shaped")}
         prefix = None if self.prefix is None else self.prefix[torch.from_numpy(rows)]
         return replace(self, episodes=take(self.episodes, rows), prefix=prefix, **arrays)
 
 
 def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
-    """Some of the episodes."""
+    """Return the episodes of the given rows, or of a mask ``[N]``."""
     changed: dict[str, Any] = {
         field.name: value[rows]
         for field in fields(episodes)
@@ -276,7 +298,10 @@ def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Rows of an iteration as tensors, ``[n, P+T]`` ids and mask, ``[n, T]`` the rest."""
+    """Some episodes of an iteration as tensors: ``[n, P+T]`` for ids and mask, ``[n, T]`` for the rest.
+
+    T is the length of the longest response among them. ``kept`` is ``[n, T, M]`` and ``prefix`` ``[n, L, d]``, or None.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -290,7 +315,7 @@ class Minibatch:
     prefix: Tensor | None
 
     def log_ratio(self, log_probs: Tensor) -> Tensor:
-        """``[n, T]`` log π − log π of the rollout; 0 where no token stands."""
+        """Return log π − log π_old, ``[n, T]``, given log π; 0 beyond each response."""
         return (log_probs - self.log_probs).masked_fill(~self.valid, 0.0)
 
 
@@ -303,18 +328,19 @@ def score_episodes(
     batch_size: int,
     companions: Episodes | None = None,
 ) -> Scored:
-    """One pass of critic and reference over ``N`` episodes, and their rewards shaped by the KL.
+    """Compute values and reference log-probabilities of ``N`` episodes, and rewards less the KL penalty.
 
     Args:
-        policy: whose critic judges, and whose temperature and minimum length the reference shares.
-        reference: what the KL is measured to.
-        episodes: as collected.
-        beta: β.
+        policy: the policy with its critic; the reference shares its temperature and minimum length.
+        reference: the trunk of the model that the KL is measured to.
+        episodes: the collected episodes.
+        beta: β, the coefficient of the KL in the reward; 0 if the KL is in the loss.
         batch_size: episodes in one forward pass.
-        companions: their greedy companions, which are handed on.
+        companions: their greedy companions, which are passed through.
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
+    # Of the stored candidates, only those of a task's own restriction also bind the reference.
     behaviour = policy.behaviour.for_reference()
     kept = policy.behaviour.kept_for_reference(episodes.kept)
     prefixes: list[Tensor | None] = []
@@ -338,11 +364,12 @@ def score_episodes(
 
 
 def _joined(prefixes: list[Tensor | None]) -> Tensor | None:
-    """``[N, L, d]`` of batches ``[n, L_i, d]``; nothing reads what stands beyond a sequence's tokens."""
+    """Concatenate batches ``[n, L_i, d]`` to ``[N, L, d]``; None if there are none."""
     parts = [prefix for prefix in prefixes if prefix is not None]
     if not parts:
         return None
     longest = max(part.shape[1] for part in parts)
+    # Padded with zeros, which nothing reads: the attention mask ends where a sequence's tokens end.
     return torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
 
 
@@ -354,15 +381,15 @@ def minibatches(
     generator: np.random.Generator,
     device: torch.device,
 ) -> Iterator[Minibatch]:
-    """Every episode once per epoch, in an order that the generator draws anew for each.
+    """Yield every episode once per epoch, in an order drawn anew for each epoch.
 
     Args:
         scored: ``N`` episodes.
         estimated: their advantages and value targets.
         size: episodes in a minibatch; the last of an epoch may be smaller.
         n_epochs: passes over the episodes.
-        generator: draws the order.
-        device: where the tensors go.
+        generator: draws the orders.
+        device: device of the tensors.
     """
     episodes = scored.episodes
     arrays = {
@@ -381,7 +408,7 @@ def minibatches(
         order = generator.permutation(len(episodes))
         for start in range(0, len(episodes), size):
             rows = torch.from_numpy(order[start : start + size])
-            # Columns beyond the longest response of the minibatch hold nothing.
+            # Columns beyond the longest response of the minibatch hold no token: left out, they cost nothing.
             longest = int(tensors["valid"][rows].sum(1).max())
             columns = dict.fromkeys(tensors, longest)
             columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest

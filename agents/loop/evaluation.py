@@ -1,4 +1,4 @@
-"""What a policy writes and how good it is: sampling, with the exact KL to the reference."""
+"""Evaluation of a policy: sampled responses, their scores, and the exact KL to the reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
 
 
 def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
-    """One sampled response to each of the given prompts."""
+    """Sample one response to each of the given prompts ``[N]``."""
     env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
     slots = AdmittingSlots(env, score_together=True)
@@ -35,12 +35,12 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
 
 OF_EVALUATION = ("score", "kl", "length")
 OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
-"""Names that an evaluation, and a sample of it, have themselves."""
+"""Names that an evaluation, and a row of samples, reserve for their own columns."""
 
 
-def _told(component: str, own: tuple[str, ...]) -> str:
-    """Return a component's name, or ``components/NAME`` where something else is called so."""
-    return f"components/{component}" if component in own else component
+def _column(component: str, reserved: tuple[str, ...]) -> str:
+    """Return the column name of a reward component; ``components/NAME`` if ``NAME`` is reserved."""
+    return f"components/{component}" if component in reserved else component
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Report:
 
     Attributes:
         episodes: the responses.
-        kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary; its sum over a response is an
-            estimate of the sequence's KL with less variance than the sampled log-ratio.
+        kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary, in nats; its sum over a response
+            estimates the sequence's KL with less variance than the sampled log-ratio.
         judged: False if the reward is :func:`textgym.rewards.builtin.no_reward`: there is no score then.
     """
 
@@ -59,10 +59,11 @@ class Report:
     judged: bool = True
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, standard error and number of episodes, by measure.
+        """Compute ``mean``, ``sem`` (standard error) and ``n`` (number of episodes) of each measure.
 
-        The measures are the score (unless nobody judged), the components of a composed reward and always gold, KL in
-        nats per sequence, and length in tokens. An episode that a component did not apply to is not counted there.
+        The measures are the score (unless ``judged`` is False), the components of a composed reward, gold if there is
+        any, KL in nats per sequence, and length in tokens. An episode to which a component did not apply is not counted
+        in it.
         """
         columns = {
             **self._scores(),
@@ -78,20 +79,20 @@ class Report:
         }
 
     def _scores(self) -> Mapping[str, FloatArray]:
-        """``[N]`` the score and its parts; empty where nobody judged."""
+        """Return the score and its components, ``[N]`` each; empty without a reward."""
         if not self.judged:
             return {}
         parts = named_parts(self.episodes.components)
         return {
             "score": self.episodes.rewards.sum(1),
-            **{_told(name, OF_EVALUATION): values for name, values in parts.items()},
+            **{_column(name, OF_EVALUATION): values for name, values in parts.items()},
         }
 
     def row_scores(self, i: int) -> dict[str, float]:
-        """Return the score of episode ``i``, and each component that applies to it; empty where nobody judged."""
+        """Return the score of episode ``i`` and each component that applies to it; empty without a reward."""
         if not self.judged:
             return {}
-        parts = {_told(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
+        parts = {_column(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
         return {"score": float(self.episodes.rewards[i].sum()), **{n: v for n, v in parts.items() if np.isfinite(v)}}
 
 
@@ -99,7 +100,7 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
     """Sample responses to ``n_episodes`` prompts, the same ones for every policy, and measure them.
 
     Raises:
-        ValueError: ``n_episodes`` is no whole number of at least 1, or ``seed`` is no seed.
+        ValueError: ``n_episodes`` is not a whole number of at least 1, or ``seed`` is not a seed.
     """
     n_episodes, seed = count("n_episodes", n_episodes), random_seed("seed", seed)
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))
@@ -109,18 +110,18 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
 
 
 def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
-    """``[n, T, V]`` the tokens that could be sampled; None for all."""
+    """Return ``[n, T, V]`` bool, True for tokens that could be sampled; None if all could."""
     if episodes.kept is None:
         return None
     kept = torch.from_numpy(episodes.kept[rows]).long()
-    # One column more, which takes what stands for no token.
+    # One more column than tokens, for the padding of -1; it is cut off at the end.
     admitted = torch.zeros(*kept.shape[:2], policy.n_actions + 1, dtype=torch.bool)
     return admitted.scatter(2, kept.where(kept >= 0, policy.n_actions), True)[..., :-1]
 
 
 @torch.no_grad()
 def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
-    """``[N, T]`` KL(π‖π_ref) of the behaviour distributions in every visited state; 0 after the end."""
+    """Compute KL(π‖π_ref) of the behaviour distributions in every visited state, ``[N, T]``; 0 after the end."""
     kl = np.zeros(episodes.rewards.shape)
     behaviour = policy.behaviour.for_reference()  # the policy's own restriction is in the ids that were kept
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
@@ -173,9 +174,9 @@ class Responses:
     Attributes:
         prompts: ``N`` texts or conversations.
         completions: ``N`` times ``K`` texts.
-        stopped: ``[N, K]`` whether the response ended, rather than being cut off.
-        rewards: ``[N, K]`` what the task paid.
-        components: ``[N, K]`` of each component of the reward, by its name.
+        stopped: ``[N, K]`` bool, True if the response ended, False if it was cut off.
+        rewards: ``[N, K]`` the task's scores.
+        components: ``[N, K]`` scores of each component of the reward, by name.
     """
 
     prompts: Sequence[str | Messages]
@@ -186,16 +187,16 @@ class Responses:
 
 
 def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k: int, seed: int) -> Responses:
-    """``k`` sampled responses to each of the given prompts.
+    """Sample ``k`` responses to each of the given prompts.
 
-    The responses to the first prompts are the same however many follow.
+    The responses to a prompt do not depend on the prompts after it.
 
     Args:
-        policy: what writes.
+        policy: the policy that samples.
         mdp: the task.
-        prompt_index: ``[N]`` which of its prompts.
-        k: responses to each, at least 1.
-        seed: of the samples.
+        prompt_index: ``[N]`` indices of its prompts.
+        k: number of responses to each prompt, at least 1.
+        seed: random seed of the samples.
     """
     episodes = play(policy, mdp, np.repeat(prompt_index, k), seed)
     written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)

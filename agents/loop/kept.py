@@ -1,4 +1,4 @@
-"""Checkpoints that are kept beside the newest one: numbered ones, and the best."""
+"""Checkpoints kept in addition to the newest one: numbered ones, and the best."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from textgym.files import MANIFEST, read_json, remove_directory, replaced_direct
 
 NUMBERED = "iteration-{:06d}"
 NOTE = "best.json"
-"""The note in the directory of the best checkpoint: its iteration, and the figure that it is best by."""
+"""File in the best checkpoint that holds its iteration, and the metric that chose it with its value."""
 
 
 def saved_iteration(checkpoint: Path) -> int | None:
-    """Return the iteration after which a checkpoint was saved; None where there is no checkpoint."""
+    """Return the iteration after which a checkpoint was saved; None if there is no checkpoint."""
     state = checkpoint / "training" / "state.json"
     return int(read_json(state)["counters"]["iteration"]) if state.is_file() else None
 
 
 def copy_checkpoint(source: Path, target: Path, note: Mapping[str, Any] | None = None) -> None:
-    """Put a copy of a checkpoint in a place, whole or not at all; what stands there is replaced.
+    """Copy a checkpoint atomically, replacing whatever is at the target.
 
-    Files are hard links where the file system has them, so that a copy takes no space: checkpoints are replaced as a
-    whole, and no file of one is ever changed.
+    Files are hard links where the file system supports them, so that a copy takes no space: checkpoints are replaced as
+    a whole, and no file in them is ever changed.
 
     Args:
         source: a checkpoint.
         target: its copy.
-        note: what ``best.json`` says in the copy; None for no such file.
+        note: the content of ``best.json`` in the copy; None for no such file.
     """
     with replaced_directory(target) as scratch:
         for path in sorted(source.rglob("*")):

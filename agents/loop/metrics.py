@@ -1,4 +1,4 @@
-"""What an iteration's episodes look like, as numbers to log."""
+"""Metrics of an iteration: of its episodes, and means over its minibatches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from textgym.types import Float32Array, FloatArray
 
 
 def mean_and_error(name: str, values: NDArray[np.floating]) -> dict[str, float]:
-    """Mean over episodes and its standard error; episodes that a reward did not apply to (nan) are left out."""
+    """Compute the mean over episodes and its standard error, as ``NAME`` and ``NAME_sem``.
+
+    Episodes to which a reward did not apply (NaN) are left out; the dict is empty if none remains.
+    """
     present = values[np.isfinite(values)].astype(np.float64)
     if not len(present):
         return {}
@@ -26,23 +29,25 @@ GOLD = "gold"
 
 
 def named_parts(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
-    """Return the components of a reward that are told beside the score.
+    """Return the components of a reward to report beside the score.
 
-    A single one is the score already, so it is left out; but for gold, which is told under its own name wherever it
-    is paid or watched.
+    A single component equals the score and is left out, unless it is gold, which is always reported under its own name.
     """
     return components if len(components) > 1 or GOLD in components else {}
 
 
 def explained_variance(scored: Scored, returns: Float32Array) -> float:
-    """Return the share of the value targets' variance that the critic foresaw, over the valid tokens."""
+    """Return 1 − Var(returns − values) / Var(returns) over the valid tokens; 0 if the returns do not vary.
+
+    1 is a perfect critic, 0 one that predicts a constant.
+    """
     valid = scored.episodes.valid
     targets, residual = returns[valid], (returns - scored.values[:, :-1])[valid]
     return float(1 - residual.var() / targets.var()) if targets.var() > 0 else 0.0
 
 
 def rollout_metrics(scored: Scored) -> dict[str, float]:
-    """Score, KL (nats per sequence), length and ends, with standard errors where episodes vary.
+    """Compute score, KL (nats per sequence), length in tokens and share of ended responses, with standard errors.
 
     ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative).
     """
@@ -66,18 +71,18 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
     return metrics
 
 
-def iteration_metrics(scored: Scored, logged: list[dict[str, float]], foreseen: float | None) -> dict[str, float]:
-    """What an iteration logs: of its episodes, and the mean of what its updates said.
+def iteration_metrics(scored: Scored, logged: list[dict[str, float]], explained: float | None) -> dict[str, float]:
+    """Return an iteration's metrics: ``rollout/…`` of its episodes and ``train/…``, means over its minibatches.
 
     Args:
         scored: the sampled episodes.
-        logged: what each update said.
-        foreseen: the critic's explained variance, where there is a critic.
+        logged: logs of each minibatch, in order.
+        explained: the critic's explained variance; None without a critic.
     """
     rollout = {f"rollout/{name}": value for name, value in rollout_metrics(scored).items()}
-    names = dict.fromkeys(name for logs in logged for name in logs)  # the last update may have made no step
+    names = dict.fromkeys(name for logs in logged for name in logs)  # a minibatch without a step has no grad_norm
     train = {f"train/{name}": float(np.mean([logs[name] for logs in logged if name in logs])) for name in names}
     train["train/first_minibatch_ratio_error"] = logged[0]["ratio_error"]
-    if foreseen is not None:
-        train["train/explained_variance"] = foreseen
+    if explained is not None:
+        train["train/explained_variance"] = explained
     return rollout | train

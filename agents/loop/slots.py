@@ -1,4 +1,4 @@
-"""Rows of any environment as slots that play episodes: ours, Gymnasium's and stable-baselines3's."""
+"""Slots: one interface to the rows of any vector environment, ours, Gymnasium's and stable-baselines3's."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ InfoDict = dict[str, Any]
 
 
 def row_info(infos: InfoDict | Sequence[InfoDict], row: int) -> InfoDict:
-    """One row's info, taken out of Gymnasium's batched infos (whose ``_key`` masks say which rows have a key).
+    """Return one row's info out of Gymnasium's batched infos, whose ``_key`` masks mark the rows that have a key.
 
-    The wrapper ``DictInfoToList`` has taken it out already.
+    A list of infos, as the wrapper ``DictInfoToList`` returns, is indexed.
     """
     if not isinstance(infos, dict):
         return dict(infos[row])
@@ -32,7 +32,7 @@ def row_info(infos: InfoDict | Sequence[InfoDict], row: int) -> InfoDict:
 
 
 def _of_row(value: Any, row: int) -> Any:
-    """One row's part of a batched value; what wrappers put into a dict has no masks there, as all of it is present."""
+    """Return one row's part of a batched value; keys without a mask, as wrappers add them, count as present."""
     if not isinstance(value, dict):
         return _plain(value[row])
     keys = [key for key in value if not key.startswith("_") and value.get(f"_{key}", np.ones(row + 1, bool))[row]]
@@ -40,7 +40,7 @@ def _of_row(value: Any, row: int) -> Any:
 
 
 def row_of(observation: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
-    """One row's observation, which stays as it is when the batch's arrays are used again."""
+    """Return a copy of one row's observation, as the environment may reuse the batch's arrays."""
     return {key: value[row].copy() for key, value in observation.items()}
 
 
@@ -49,7 +49,7 @@ def _plain(value: Any) -> Any:
 
 
 def call_rows(venv: VectorEnv[Any, Any, Any], method: str, *args: Any, **kwargs: Any) -> Any:
-    """Return a method's results: the vector environment's own, or those of every row's environment."""
+    """Call a method of the vector environment, or of every row's environment if it has none of that name."""
     inner = venv.unwrapped
     if not hasattr(inner, method) and hasattr(inner, "call"):
         return inner.call(method, *args, **kwargs)
@@ -59,8 +59,8 @@ def call_rows(venv: VectorEnv[Any, Any, Any], method: str, *args: Any, **kwargs:
 def resets_rows(venv: VectorEnv[Any, Any, Any]) -> bool:
     """Return True if ``reset`` restarts the rows of ``options["reset_mask"]`` at once, whatever the autoreset mode.
 
-    Gymnasium asks this of mode DISABLED alone. In its other modes, our vector environment and its own do it too; its
-    ``AsyncVectorEnv`` without shared memory restarts such rows a second time.
+    Gymnasium requires it in mode DISABLED only. In the other modes our vector environment and Gymnasium's own do it
+    too, except ``AsyncVectorEnv`` without shared memory, which restarts such rows a second time.
     """
     inner = venv.unwrapped
     return (
@@ -71,13 +71,14 @@ def resets_rows(venv: VectorEnv[Any, Any, Any]) -> bool:
 
 
 class SB3VecEnv(VecEnv):
-    """Steps a Gymnasium vector environment under stable-baselines3's contract: finished rows restart at once.
+    """Adapter from a Gymnasium vector environment to stable-baselines3's ``VecEnv``.
 
-    It is the way from ``gym.make_vec`` to whatever takes a ``VecEnv``: stock algorithms, ``evaluate_policy``,
-    ``EvalCallback``, ``VecMonitor``. Finished rows are reset by this class, unless the environment's autoreset mode is
-    SAME_STEP, in which they have begun anew. In mode NEXT_STEP that needs an environment of this package or of
-    Gymnasium: others begin anew in a step that ignores its action, from which stable-baselines3 would learn. Our own
-    algorithms collect from :attr:`venv` directly, in any mode.
+    It makes the result of ``gym.make_vec`` usable for whatever takes a ``VecEnv``: stock algorithms,
+    ``evaluate_policy``, ``EvalCallback``, ``VecMonitor``. A ``VecEnv`` restarts finished rows in the step in which they
+    end. This class resets them, unless the environment's
+    autoreset mode is SAME_STEP, in which the environment has done so. Mode NEXT_STEP works with environments of this
+    package and of Gymnasium only: others restart in a step that ignores its action, from which stable-baselines3 would
+    learn. Our own algorithms collect from :attr:`venv` directly, in any mode.
 
     Args:
         venv: the vector environment.
@@ -120,6 +121,7 @@ class SB3VecEnv(VecEnv):
             self.reset_infos[row] = reset_info
             rows[row]["terminal_observation"] = last
             rows[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
+        # stable-baselines3 expects the first observation of the new episode in the step that ended the old one.
         if self.mode is not AutoresetMode.SAME_STEP and dones.any():
             observation, infos = self.venv.reset(options={"reset_mask": dones})
             for row in np.flatnonzero(dones).tolist():
@@ -127,15 +129,17 @@ class SB3VecEnv(VecEnv):
         return observation, rewards.astype(np.float32), dones, rows
 
     def reset_row(self, row: int, options: Mapping[str, Any]) -> tuple[Any, InfoDict]:
-        """Restarts one row, with options that hold one value each: its observation and info."""
+        """Restart one row, with options of one value each; return its observation and info."""
         mask = np.arange(self.num_envs) == row
-        one_each = isinstance(self.venv.unwrapped, TokenVectorEnv)  # Gymnasium's hand the same options to every row
+        one_each = isinstance(
+            self.venv.unwrapped, TokenVectorEnv
+        )  # Gymnasium's environments pass the same options to every row
         given = {name: np.full(self.num_envs, value) if one_each else value for name, value in options.items()}
         observation, infos = self.venv.reset(options={"reset_mask": mask, **given})
         return row_of(observation, row), row_info(infos, row)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Rows are seeded ``seed + i`` at the next reset, as in Gymnasium."""
+        """Seed row i with ``seed + i`` at the next reset, as in Gymnasium."""
         self._seed = seed
         return [None if seed is None else seed + i for i in range(self.num_envs)]
 
@@ -164,8 +168,8 @@ class SB3VecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-# stable-baselines3 takes what is no ``VecEnv`` for an environment of OpenAI's Gym, and says so. It asks one of ours
-# instead, which answers that it needs this bridge.
+# stable-baselines3 mistakes any object that is not a ``VecEnv`` for an environment of OpenAI's Gym. Registered as one,
+# our vector environment is asked instead, and its error names this adapter.
 VecEnv.register(TokenVectorEnv)
 
 
@@ -173,26 +177,26 @@ def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
     """Return an attribute of a language environment, behind its wrappers.
 
     Raises:
-        ValueError: there is none, and no default; or the process that has it cannot send it.
+        ValueError: there is none, and no default; or its subprocess cannot send it.
     """
-    if not env.has_attr(name):  # asked first, since a process of stable-baselines3's ends where one is missing
+    if not env.has_attr(name):  # asked first, since get_attr of a missing one ends a subprocess of stable-baselines3
         if default:
             return default[0]
         raise ValueError(
-            f"env has no attribute {name!r}: language environments say prompt_length (P) and end_token_ids, as "
-            "textgym.env.TokenEnv does"
+            f"env has no attribute {name!r}; expected a language environment with prompt_length (P) and end_token_ids, "
+            "such as textgym.env.TokenEnv"
         )
     try:
         return env.get_attr(name, [0])[0]
     except (EOFError, ConnectionError) as error:
         raise ValueError(
-            f"env cannot send its attribute {name!r} from its process: something in it does not pickle, such as an "
-            "open connection that a reward holds; open it where the reward is called, or use DummyVecEnv"
+            f"env cannot send its attribute {name!r} from its subprocess: part of it cannot be pickled, such as an "
+            "open connection held by a reward; open the connection inside the reward's call, or use DummyVecEnv"
         ) from error
 
 
 def is_vector(env: Any) -> bool:
-    """Whether this is a Gymnasium vector environment."""
+    """Return True for a Gymnasium vector environment."""
     return isinstance(env, VectorEnv)
 
 
@@ -200,18 +204,18 @@ Observation = dict[str, NDArray[Any]]
 MaskSource: TypeAlias = Callable[[], BoolArray | None]
 
 MAX_SLOTS = 64
-"""Rows that play at once, unless an environment with more is given."""
+"""Number of rows that play at once in environments that this package makes."""
 
 
 def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
-    """Return an environment that plays exactly the episodes it is given, for batches of ``n_episodes``."""
+    """Return an environment whose rows wait to be given episodes, with rows for batches of ``n_episodes``."""
     return TokenVectorEnv(mdp, min(MAX_SLOTS, n_episodes), AutoresetMode.DISABLED)
 
 
 class Final(NamedTuple):
     """A finished row's last observation and info.
 
-    ``unscored`` is what its reward is still to be asked: once :meth:`Slots.judge` has answered, ``info`` is complete.
+    ``unscored`` is the response if it is still to be scored; :meth:`Slots.judge` returns what completes ``info``.
     """
 
     observation: Observation
@@ -221,14 +225,14 @@ class Final(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotStep:
-    """What one step of all slots did.
+    """Result of one step of all slots.
 
     Attributes:
-        observation: what to act upon next.
-        rewards: ``[N]``; 0 for rows that are yet to be scored.
-        terminated: ``[N]``.
-        truncated: ``[N]``; never together with ``terminated``, which leaves nothing to bootstrap from.
-        finals: of each row that finished.
+        observation: the observation to act upon next.
+        rewards: ``[N]``; 0 for rows that are still to be scored.
+        terminated: ``[N]`` bool.
+        truncated: ``[N]`` bool, never True where ``terminated`` is, as a terminal state has no value to bootstrap from.
+        finals: last observation and info of each finished row.
     """
 
     observation: Observation
@@ -243,56 +247,56 @@ class SlotStep:
 
 
 class Slots(Protocol):
-    """N rows that play episodes.
+    """Protocol of N rows that play episodes.
 
     Attributes:
         n: ``N``.
-        admits: whether rows wait to be given a prompt, instead of restarting by themselves.
+        admits: True if rows wait to be given an episode, instead of restarting by themselves.
     """
 
     n: int
     admits: bool
 
     def start(self) -> Observation | None:
-        """Begins afresh; None where rows wait to be admitted."""
+        """Begin a collection; return the first observation, or None if rows wait to be admitted."""
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
-        """Begins the given episodes in the given rows."""
+        """Begin the given episodes in the given rows; return the observation of all rows."""
 
     def step(self, actions: IntArray) -> SlotStep:
-        """Append a token in every row that plays."""
+        """Append the tokens ``actions [N]`` in all rows that play."""
 
     def judge(self, batch: Batch) -> list[dict[str, Any]]:
-        """Scores responses that were put aside; returns what their infos say."""
+        """Score deferred responses; return their infos."""
 
     def restarting(self) -> BoolArray:
-        """``[N]``: rows whose next step only resets them."""
+        """Return ``[N]`` bool, True for rows that the next step merely resets."""
 
     def action_masks(self) -> BoolArray | None:
-        """``[N, V]`` where the task restricts actions."""
+        """Return the allowed actions ``[N, V]``; None if the task restricts none."""
 
 
 def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
     try:
         return find_action_masks(venv)
     except AttributeError:
-        return lambda: None  # not one of ours: it has no masks that we know of
+        return lambda: None  # a foreign environment, without action masks
 
 
 class _ScoredInStep:
     """Slots whose environment scores a response in the step in which it ends."""
 
     def judge(self, batch: Batch) -> list[dict[str, Any]]:
-        raise NotImplementedError("this environment puts nothing aside")
+        raise NotImplementedError("this environment scores every response in its last step")
 
 
 class AdmittingSlots:
-    """Our vector environment under DISABLED autoreset: a continuous-batching server of exactly the asked episodes.
+    """Our vector environment under DISABLED autoreset: continuous batching of exactly the planned episodes.
 
     Args:
         venv: the environment.
-        score_together: put responses aside as they end, for :meth:`judge` to score in few large calls. Holds where
-            nothing stands between that could need the reward in its step: no wrapper, no rendering.
+        score_together: defer scoring to :meth:`judge`, in few large calls. It has no effect with wrappers or rendering,
+            which may need the reward in its step.
     """
 
     admits = True
@@ -308,7 +312,7 @@ class AdmittingSlots:
     def start(self) -> None:
         self._playing[:] = False
         core: Any = self.venv.unwrapped
-        core.idle()  # what a reset of all rows began is nobody's episode
+        core.idle()  # or the rows would continue the episodes of the last reset, which are not planned
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         def spread(values: IntArray) -> IntArray:
@@ -322,14 +326,14 @@ class AdmittingSlots:
         observation: Observation = self.venv.reset(options=options)[0]
         core: Any = self.venv.unwrapped
         check_begun(core.prompt_index[rows], prompt_index)
-        self._playing |= mask
+        self._playing |= mask  # rows of earlier calls play on
         return observation
 
     def step(self, actions: IntArray) -> SlotStep:
         if self.puts_aside:
             return self._step_unscored(actions)
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
-        # A row that a wrapper cut short plays on inside: that is no one's episode.
+        # A row that a wrapper truncated plays on inside the environment: those tokens belong to no episode.
         terminated, truncated = terminated & self._playing, truncated & self._playing & ~terminated
         rewards = np.where(self._playing, rewards, 0.0)
         ended = terminated | truncated
@@ -358,7 +362,7 @@ class AdmittingSlots:
 
 
 class AutoresetSlots(_ScoredInStep):
-    """Any Gymnasium vector environment that resets finished rows in the same or in the next step."""
+    """Any Gymnasium vector environment that resets finished rows by itself, in the same or in the next step."""
 
     admits = False
 
@@ -379,11 +383,13 @@ class AutoresetSlots(_ScoredInStep):
 
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
+        # In mode NEXT_STEP these rows ignore their next action and restart instead.
         self._ended = np.asarray(terminated | truncated)
         finals = {row: self._final(row, observation, infos) for row in np.flatnonzero(self._ended).tolist()}
         return SlotStep(observation, rewards, terminated, truncated & ~terminated, finals)
 
     def _final(self, row: int, observation: Observation, infos: dict[str, Any]) -> Final:
+        # In mode NEXT_STEP the observation still is the episode's last one; in SAME_STEP it is the next one's first.
         if self.next_step:
             return Final(row_of(observation, row), row_info(infos, row))
         info = row_info(infos, row)
@@ -401,7 +407,7 @@ class VecEnvSlots(_ScoredInStep):
     def __init__(self, venv: VecEnv) -> None:
         self.venv = venv
         self.n = venv.num_envs
-        mdp = env_attribute(venv, "mdp", None)  # of ours
+        mdp = env_attribute(venv, "mdp", None)  # None for a foreign environment
         self._restricted = mdp is not None and mdp.allowed is not None
 
     def start(self) -> Observation:
@@ -414,6 +420,7 @@ class VecEnvSlots(_ScoredInStep):
     def step(self, actions: IntArray) -> SlotStep:
         observation: Any
         observation, rewards, dones, infos = self.venv.step(actions)
+        # stable-baselines3 has one ``dones``; this key of the info separates truncation from termination.
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & dones
         finals = {row: Final(infos[row]["terminal_observation"], infos[row]) for row in np.flatnonzero(dones).tolist()}
         return SlotStep(dict(observation), rewards, dones & ~truncated, truncated, finals)
@@ -426,25 +433,25 @@ class VecEnvSlots(_ScoredInStep):
 
 
 def check_begun(begun: Iterable[Any], asked: Iterable[Any]) -> None:
-    """Refuses an environment that began other prompts than it was asked for.
+    """Check that an environment began the prompts that it was asked for.
 
     Raises:
-        ValueError: it did.
+        ValueError: it began another one.
     """
     for found, wanted in zip(begun, asked, strict=True):
         if found != wanted:
             raise ValueError(
-                f"the environment was asked for prompt {wanted} and began prompt {found}: a wrapper does not hand the "
-                "options of reset() on, or leaves prompt_index out of the info; call self.env.reset(seed=seed, "
+                f"the environment was asked for prompt {wanted} and began prompt {found}: a wrapper does not pass the "
+                "options of reset() on, or drops prompt_index from the info; call self.env.reset(seed=seed, "
                 "options=options) in it"
             )
 
 
 class AssigningSlots(VecEnvSlots):
-    """A ``VecEnv`` over our environments, whose rows play exactly the asked episodes, also behind wrappers.
+    """A ``VecEnv`` over our environments, whose rows play exactly the planned episodes, also behind wrappers.
 
-    A row that has begun anew by itself is reset once more, with the episode that is asked for among the options of
-    ``reset``. Rows of which none is asked play on by themselves, and count for nothing.
+    A row that has restarted by itself is reset once more, with the planned episode among the options of ``reset``. Rows
+    without a planned episode play on by themselves, and are ignored.
     """
 
     admits = True
@@ -456,10 +463,11 @@ class AssigningSlots(VecEnvSlots):
 
     def start(self) -> None:  # type: ignore[override]
         self._playing[:] = False
-        self._observation = super().start()
+        self._observation = super().start()  # admit() replaces its rows one by one
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         shown = {key: value.copy() for key, value in self._observation.items()}
+        # One call per row: a VecEnv passes the same options to all rows of a call.
         for row, index, number in zip(rows.tolist(), prompt_index.tolist(), episode.tolist(), strict=True):
             options = {"prompt_index": index, "episode": number}
             observation, info = self.venv.env_method("reset", options=options, indices=[row])[0]
@@ -473,6 +481,7 @@ class AssigningSlots(VecEnvSlots):
     def step(self, actions: IntArray) -> SlotStep:
         step = super().step(actions)
         self._observation = step.observation
+        # Rows without a planned episode must neither pay nor finish.
         terminated, truncated = step.terminated & self._playing, step.truncated & self._playing
         rewards = np.where(self._playing, step.rewards, 0.0)
         finals = {row: final for row, final in step.finals.items() if self._playing[row]}
@@ -486,8 +495,8 @@ def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) 
     Args:
         env: the environment.
         score_together: as in :class:`AdmittingSlots`.
-        assign: ask for exactly the episodes of a plan wherever the environment is one of ours, which group algorithms
-            need; otherwise only where that costs nothing.
+        assign: play exactly the planned episodes wherever the environment is one of ours, as algorithms with several
+            responses to a prompt need; otherwise only where that costs no extra resets.
     """
     bridged = env if isinstance(env, SB3VecEnv) else None
     waits = bridged is not None and bridged.mode is AutoresetMode.DISABLED
@@ -497,31 +506,33 @@ def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) 
         return AssigningSlots(env)
     if bridged is not None and not waits:
         return AutoresetSlots(bridged.venv, bridged.mode)
-    return VecEnvSlots(env)  # where rows wait, the bridge restarts them
+    return VecEnvSlots(env)  # rows that wait are restarted by the adapter
 
 
 class FunctionCallback(ConvertCallback):
-    """A function ``(locals, globals) -> bool`` as a callback: False stops the training.
+    """Callback that calls a function ``(locals, globals) -> bool`` in each step; False stops the training.
 
     Raises:
-        TypeError: in a step in which the function returned None, which would stop the training without a word.
+        TypeError: the function returned None, which would stop the training silently.
     """
 
     def _on_step(self) -> bool:
-        goes_on: Any = super()._on_step()
-        if goes_on is None:
-            raise TypeError("the callback function returned None; return True to go on, or False to stop the training")
-        return bool(goes_on)
+        proceed: Any = super()._on_step()
+        if proceed is None:
+            raise TypeError(
+                "the callback function returned None; return True to continue training, or False to stop it"
+            )
+        return bool(proceed)
 
 
 def as_callbacks(given: Any) -> list[BaseCallback]:
-    """Return objects for what ``learn`` was given as ``callback``: None, a callback, a function, or a list of these."""
+    """Return the ``callback`` argument of ``learn`` (None, a callback, a function, or a list of these) as callbacks."""
     each = given if isinstance(given, list) else [] if given is None else [given]
     return [one if isinstance(one, BaseCallback) else FunctionCallback(one) for one in each]
 
 
 def bridge_evaluations(callback: Any) -> None:
-    """Put the bridge before vector environments that an ``EvalCallback``, at any depth, is to evaluate in."""
+    """Wrap vector environments of every ``EvalCallback``, at any depth, in :class:`SB3VecEnv`."""
     if isinstance(callback, CallbackList):
         for each in callback.callbacks:
             bridge_evaluations(each)

@@ -1,6 +1,6 @@
-"""What a policy forgets while it learns to please: loss on text that it once learned, and on other tasks' references.
+"""The alignment tax: increase of the loss on pretraining text and on other tasks' references during training.
 
-Ouyang et al. 2022, section 4.2, arXiv:2203.02155, call the increase of such losses the alignment tax.
+Source of the term: Ouyang et al. 2022, section 4.2, arXiv:2203.02155.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from textgym.lm.files.loading import context_length
 from textgym.lm.trunk import Trunk
 
 Texts: TypeAlias = Mapping[str, Sequence[Demonstration]]
-"""What is measured, by the name of its loss."""
+"""Texts to measure, by the name of their loss."""
 
 PTX = "ptx_loss"
-"""The loss on held-out pretraining text."""
+"""Name of the loss on held-out pretraining text."""
 OF_TASK = "loss/"
-"""Begins the names of the losses on other tasks."""
+"""Prefix of the losses on other tasks."""
 OTHERS = f"{OF_TASK}others"
-"""Their mean, in which each task counts the same."""
+"""Name of their mean, in which every task has the same weight."""
 REFERENCES = 64
-"""Reference texts of each other task: 0.1 s of measuring, and an error of some 3 %."""
+"""Number of reference texts of each other task: they take 0.1 s, with a standard error of about 3 %."""
 
 
 def mini_corpus(
     tokenizer: PreTrainedTokenizerBase, end_token_id: int, stream: int, count: int
 ) -> tuple[Demonstration, ...]:
-    """``count`` texts like those that the base model of the mini tasks learned from; other streams draw others."""
+    """Draw ``count`` texts from the training distribution of the mini tasks' base model, keyed by ``stream``."""
     from textgym.tasks.mini.base_model import corpus  # the grammars of eight languages
 
     pairs = corpus(np.random.default_rng(stream), count)
@@ -44,9 +44,9 @@ def mini_corpus(
 def other_references(
     task: str, tokenizer: PreTrainedTokenizerBase, end_token_id: int
 ) -> dict[str, tuple[Demonstration, ...]]:
-    """Reference texts of every mini task but the one of this name, by the name of their loss; always the same ones.
+    """Return reference texts of every mini task except ``task``, by the name of their loss; always the same texts.
 
-    They are drawn from the languages themselves, as to load seven tasks with their splits takes 12 seconds.
+    They are drawn from the languages directly, since loading seven tasks with their splits takes 12 seconds.
     """
     from textgym.tasks.mini.base_model import LANGUAGES  # the grammars of eight languages
 
@@ -63,14 +63,18 @@ def other_references(
 
 
 def fitting(trunk: Trunk, texts: Texts) -> Texts:
-    """Return the kinds of text of which every one fits into the model's context."""
+    """Return the kinds of text whose every text fits into the model's context."""
     limit = context_length(trunk.model)
     longest = {name: max(one.n_tokens for one in shown) for name, shown in texts.items()}
     return {name: shown for name, shown in texts.items() if limit is None or longest[name] <= limit}
 
 
 def forgetting(trunk: Trunk, texts: Texts) -> dict[str, dict[str, float]]:
-    """Mean −log π per token of each kind of text, in nats, with its standard error; and the mean over other tasks."""
+    """Compute the mean of −log π per token of each kind of text, in nats, and the mean over other tasks.
+
+    Returns:
+        ``mean``, ``sem`` (standard error) and ``n`` (number of texts) by the name of the loss.
+    """
     found = {name: pretraining_loss(trunk, shown) for name, shown in texts.items()}
     others = [loss for name, loss in found.items() if name.startswith(OF_TASK)]
     if others:
@@ -81,5 +85,5 @@ def forgetting(trunk: Trunk, texts: Texts) -> dict[str, dict[str, float]]:
 
 
 def in_short(names: Iterable[str]) -> list[str]:
-    """Return the names of measures without the losses on single tasks, of which the mean tells enough."""
+    """Return the names of measures without the losses on single tasks, which their mean summarises."""
     return [name for name in names if name == OTHERS or not name.startswith(OF_TASK)]

@@ -1,4 +1,4 @@
-"""Demonstrations: prompts with completions to imitate, as tokens and as batches that train on the completion alone."""
+"""Demonstrations and comparisons: prompts with completions as tokens, and batches that train on completions alone."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from textgym.tokenization import (
 )
 from textgym.types import Messages, Prompt, Ranking, SpecialTokens
 
-UNTRAINED = -100  # the label that transformers' losses leave out
+UNTRAINED = -100  # the label that transformers' losses ignore
 Layout: TypeAlias = Literal["completion", "messages", "pair", "ranking", "label", "text"]
-"""Kind of a data row, told by its columns; see :func:`encode_demonstrations`."""
+"""Kind of a data row, determined by its columns; see :func:`encode_demonstrations`."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What a good writer answered.
+    """A prompt and a completion to imitate, as tokens.
 
     Attributes:
         prompt: the initial state.
         response_ids: the completion's tokens, the end token included.
-        running: True for running text, whose first token stands as the prompt.
+        running: True for running text, whose first token is the prompt.
     """
 
     prompt: Prompt
@@ -48,7 +48,7 @@ class Demonstration:
 
     @property
     def n_tokens(self) -> int:
-        """Length of prompt and response together."""
+        """Number of tokens in prompt and response."""
         return len(self.prompt.ids) + len(self.response_ids)
 
 
@@ -63,26 +63,26 @@ def encode_demonstrations(
 ) -> tuple[Demonstration, ...]:
     """Encode data rows as demonstrations; an end token is appended to each completion.
 
-    The columns of a row tell its layout; further ones become columns of its prompt.
+    The columns of a row determine its layout; further columns become columns of its prompt.
 
     - ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one message).
     - ``messages``: a conversation whose last turn is the completion.
     - Comparisons, as :func:`textgym.rewards.labels.preferences.read_preferences` reads them: the chosen or best ranked
-      completion is imitated. Of ``prompt, completion, label`` with true or false, those with true are; the others are
-      passed over.
-    - ``text``: running text, of which every token but the first is learned.
+      completion is imitated. Rows of ``prompt, completion, label`` are imitated if the label is true, and skipped if
+      it is false.
+    - ``text``: running text, all of whose tokens except the first are trained.
 
     Args:
         rows: the data; or rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
-        tokenizer: of the model that is to learn.
-        end_token_id: ends each response, but those of conversations whose chat template ends turns by another token.
-        max_length: tokens that the model can read, or None. For longer rows see :func:`fitted_prompt`.
-        source: what an error calls the data.
+        tokenizer: the tokenizer of the model to train.
+        end_token_id: ends each response, except in conversations whose chat template ends turns with another token.
+        max_length: the model's context in tokens, or None. For longer rows see :func:`fitted_prompt`.
+        source: name of the data in errors.
         special_tokens: as in :func:`textgym.prompts.encode_prompts`.
-        screening: accounts for rows that cannot be learned from; without it they are errors.
+        screening: policy for unusable rows, and its counts; without it they raise.
 
     Raises:
-        ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
+        ValueError: no rows, or an unusable row. Rows are counted from 1.
     """
     screening = screening or Screening()
     given = placed(rows, source)
@@ -118,12 +118,18 @@ def task_demonstrations(
     max_length: int | None = None,
     closing: bool = False,
 ) -> tuple[Demonstration, ...]:
-    """Return the reference texts of a split; in another tokenizer than the task's, if one is given.
+    """Return the reference texts of a split as demonstrations.
 
-    ``closing`` is as in :func:`textgym.prompts.encode_prompts`.
+    Args:
+        task: the task.
+        split: name of its split.
+        end_token_id: ends each response.
+        tokenizer: encodes the texts; None for the task's.
+        max_length: the model's context in tokens, or None.
+        closing: as in :func:`textgym.prompts.encode_prompts`.
 
     Raises:
-        ValueError: a prompt has no reference, or cannot be learned from.
+        ValueError: a prompt has no reference, or the row is unusable.
     """
     source = f"task {task.name}, split {split!r}"
     prompts = task.prompts(split)
@@ -136,18 +142,22 @@ def task_demonstrations(
 
 
 def require_references(task: Task, split: str = "train") -> None:
-    """ValueError where no prompt of a split has a reference text, as in the diagnostic tasks."""
+    """Check that some prompt of a split has a reference text; the diagnostic tasks have none.
+
+    Raises:
+        ValueError: no prompt has one.
+    """
     if not any("reference" in prompt.columns for prompt in task.prompts(split)):
         raise ValueError(
-            f"task {task.name}, split {split!r}: its prompts have no reference texts to imitate; give demonstrations "
-            "of your own"
+            f"task {task.name}, split {split!r}: its prompts have no reference texts to imitate; pass your own "
+            "demonstrations"
         )
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout:
-    """Return the layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
+    """Return the layout of a row of demonstrations by its columns; ``"completion"`` if they match no other.
 
-    Columns that are null count as missing, as in tables whose rows have several layouts.
+    Null columns count as missing, as in tables whose rows have several layouts.
     """
     filled = {name for name, value in row.items() if value is not None}
     if "completion" in filled:
@@ -159,14 +169,14 @@ def layout_of(row: Mapping[str, Any]) -> Layout:
 
 
 def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """Return a row of any layout with a prompt as ``prompt``, ``completion`` and others; None if it is no example.
+    """Convert a row of any layout with a prompt to ``prompt``, ``completion`` and other columns; None to skip the row.
 
     Args:
         row: see :func:`encode_demonstrations`.
         tokenizer: its chat template renders conversations.
 
     Raises:
-        BadRowError: the messages do not end with the assistant's answer to something, or the row is no preference.
+        BadRowError: the messages do not end with the assistant's reply, or the row is not a valid preference.
     """
     layout = layout_of(row)
     if layout == "messages":
@@ -184,18 +194,18 @@ def _from_messages(row: Mapping[str, Any]) -> dict[str, Any]:
     messages = row["messages"]
     if not is_conversation(messages) or len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise BadRowError(
-            f"messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the last one "
-            "the assistant's"
+            f"messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the last of "
+            "them the assistant's"
         )
     others = {name: value for name, value in row.items() if name != "messages"}
     return {**others, "prompt": list(messages[:-1]), "completion": list(messages[-1:])}
 
 
 def row_completion(row: Mapping[str, Any], field: str, prompt: str) -> str:
-    """Return what a row's completion adds to the text of its prompt.
+    """Return a row's completion as the text to append to its prompt.
 
     Raises:
-        BadRowError: there is none, or it is blank.
+        BadRowError: the field is missing or blank.
     """
     if field not in row:
         raise BadRowError(f"no field {field!r}; got the fields {sorted(row)}")
@@ -222,7 +232,7 @@ def demonstrate(
     """Encode the completions in a field of the rows of encoded prompts.
 
     Raises:
-        ValueError: a row cannot be learned from. Rows are counted from 1.
+        ValueError: a row is unusable. Rows are counted from 1.
     """
     screening, shown, said = Screening(), [], []
     for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
@@ -241,7 +251,7 @@ def reply_ids(
     end_token_id: int,
     special_tokens: SpecialTokens = "text",
 ) -> tuple[int, ...]:
-    """Return the tokens of a completion and its end.
+    """Return the tokens of a completion, its end token included.
 
     Raises:
         BadRowError: the completion has no tokens.
@@ -258,28 +268,26 @@ def fitted_prompt(
 ) -> Prompt:
     """Return a prompt that fits into a context together with a reply.
 
-    Under ``truncation="left"`` it loses tokens from its beginning, but a start token that stands there; the reply is
-    always whole.
+    Under ``truncation="left"`` it loses tokens from its beginning, except a start token; the reply is never shortened.
 
     Args:
-        prompt: of whatever length.
-        reply: tokens of the completion and its end; of the longest completion, where several share the prompt.
-        max_length: tokens that the model can read, or None.
-        tokenizer: names the start token.
-        screening: says what to do with rows that are too long, and counts those that are shortened.
+        prompt: a prompt of any length.
+        reply: number of tokens of the completion and its end; of the longest completion, if several share the prompt.
+        max_length: the model's context in tokens, or None.
+        tokenizer: defines the start token.
+        screening: policy for rows that are too long, and the count of shortened ones.
 
     Raises:
-        TooLongError: they do not fit, and no prompt may be shortened, or the completion alone does not leave room for
-            a token of it.
+        TooLongError: they do not fit, and prompts may not be shortened, or the reply leaves no room for the prompt.
     """
     if max_length is None or len(prompt.ids) + reply <= max_length:
         return prompt
     room = max_length - reply
     if screening.truncation != "left" or room < 1:
-        mend = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        fix = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
         raise TooLongError(
             f"prompt, completion and end token have {len(prompt.ids)} + {reply - 1} + 1 tokens, more than the model's "
-            f"context of {max_length}; shorten the row, or {mend}"
+            f"context of {max_length}; shorten the row, or {fix}"
         )
     screening.shortened += 1
     return replace(prompt, ids=cut_left(prompt.ids, room, tokenizer))
@@ -311,9 +319,8 @@ def _running(
 def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
     """Return a batch for a causal model: ``input_ids``, ``attention_mask`` and ``labels``, ``[n, w]`` each.
 
-    Rows are padded on the right, where a causal model does not look and where positions count from 0 by themselves.
-    What fills them is any token: mask and labels leave it out. Labels stand in the columns of their tokens, as
-    transformers expects; prompts are not trained.
+    Rows are padded on the right, so that a causal model never attends to padding and positions count from 0. Labels are
+    in the columns of their tokens, as transformers expects; prompts and padding are not trained.
     """
     width = max(shown.n_tokens for shown in demonstrations)
     size = (len(demonstrations), width)
@@ -331,12 +338,12 @@ def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
 def next_token_loss(logits: Tensor, labels: Tensor, n_trained: Tensor | int | None = None) -> Tensor:
     """Return the mean of −log p of the trained tokens, each predicted from the position before it.
 
-    Computed here, as some models' own loss compares logits and labels of the same position (BART's decoder).
+    It is computed here, since the loss of some models compares logits and labels of the same position (BART's decoder).
 
     Args:
         logits: ``[n, w, V]``.
-        labels: ``[n, w]`` tokens in their own columns; -100 where none is trained.
-        n_trained: divides the sum; None for the number of trained tokens.
+        labels: ``[n, w]`` tokens in their own columns; -100 for untrained positions.
+        n_trained: divisor of the sum; None for the number of trained tokens.
     """
     targets = nn.functional.pad(labels, (0, 1), value=UNTRAINED)[:, 1:].reshape(-1)
     flat = logits.float().reshape(-1, logits.shape[-1])
@@ -371,16 +378,16 @@ def encode_comparisons(
 
     Args:
         rankings: K completions each; or rankings by their places in a file.
-        tokenizer: of the model that is to learn.
-        end_token_id: ends each completion, but those of conversations whose chat template ends turns by another token.
-        max_length: tokens that the model can read, or None. Where a prompt and its longest completion have more, see
-            :func:`textgym.agents.offline.data.fitted_prompt`: all completions follow the same tokens.
-        source: what an error calls the data.
+        tokenizer: the tokenizer of the model to train.
+        end_token_id: ends each completion, except in conversations whose chat template ends turns with another token.
+        max_length: the model's context in tokens, or None. If a prompt and its longest completion exceed it, see
+            :func:`textgym.agents.offline.data.fitted_prompt`: all completions follow the same prompt tokens.
+        source: name of the data in errors.
         special_tokens: as in :func:`textgym.prompts.encode_prompts`.
-        screening: accounts for rankings that cannot be learned from; without it they are errors.
+        screening: policy for unusable rankings, and its counts; without it they raise.
 
     Raises:
-        ValueError: no rankings, or one that teaches nothing or cannot be learned from. Rows are counted from 1.
+        ValueError: no rankings, or an unusable one, such as one without two different ranks. Rows are counted from 1.
     """
     screening = screening or Screening()
     given = placed(rankings, source)
@@ -414,6 +421,6 @@ def _check_learnable(replies: Sequence[tuple[int, ...]], ranks: Sequence[int]) -
 
 
 def _pairs(shown: Sequence[Demonstration], ranks: Sequence[int]) -> list[Comparison]:
-    """All pairs of different rank, the better one first."""
+    """Return all pairs of different rank, the better one first."""
     ordered = permutations(zip(shown, ranks, strict=True), 2)
     return [Comparison(first, second) for (first, better), (second, worse) in ordered if better < worse]

@@ -1,7 +1,13 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): preferences learned without sampling.
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): learning from preferences without sampling.
 
-Under the optimum of the KL-regularised objective, r(y) = β·log(π(y)/π_ref(y)) + a constant of the prompt. Put into the
-Bradley–Terry likelihood of "chosen before rejected", that is a loss of the policy itself.
+At the optimum of the KL-regularised objective, r(x, y) = β·log(π(y|x)/π_ref(y|x)) + c(x). Inserted into the
+Bradley–Terry likelihood of "chosen over rejected", this gives a loss on the policy itself:
+
+    L = mean over pairs of −log σ( β·[log π(y_c|x) − log π_ref(y_c|x)] − β·[log π(y_r|x) − log π_ref(y_r|x)] )
+
+with y_c the chosen and y_r the rejected completion, log π summed over the tokens of a completion and its end token. β
+is ``beta`` of the settings; π_ref is the model before training. Adam (ε = 1e-5) with gradients scaled down to a norm of
+``max_grad_norm``; the learning rate decays linearly to 0 over all steps.
 """
 
 from __future__ import annotations
@@ -35,11 +41,11 @@ from textgym.types import IntArray
 
 
 def implicit_margin(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
-    """``[n]`` how much more reward the policy implies for the chosen completion than for the rejected one.
+    """Compute the implied reward of the chosen completion minus that of the rejected one, ``[n]``.
 
     Args:
-        log_probs: ``[n, 2]`` log π of chosen and rejected, summed over completion and end token.
-        ref_log_probs: ``[n, 2]`` the same of the reference.
+        log_probs: ``[n, 2]`` log π of chosen and rejected completion, summed over completion and end token.
+        ref_log_probs: ``[n, 2]`` the same for the reference.
         beta: β.
     """
     rewards = beta * (log_probs - ref_log_probs)
@@ -47,37 +53,37 @@ def implicit_margin(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Te
 
 
 def dpo_loss(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
-    """``[n]`` −log σ(margin): equation 7 of Rafailov 2023. Arguments as :func:`implicit_margin`."""
+    """Compute the loss −log σ(margin), ``[n]``: equation 7 of Rafailov 2023. Arguments as :func:`implicit_margin`."""
     return -logsigmoid(implicit_margin(log_probs, ref_log_probs, beta))
 
 
 def pair_log_probs(trunk: Trunk, comparisons: Sequence[Comparison]) -> Tensor:
-    """``[n, 2]`` log π of chosen and rejected completions, all in one pass."""
+    """Compute log π of chosen and rejected completions, ``[n, 2]``, all in one pass."""
     shown = [one for comparison in comparisons for one in (comparison.chosen, comparison.rejected)]
     return log_likelihood(trunk, shown)[0].sum(1).view(-1, 2)
 
 
 def summary(margins: Tensor) -> dict[str, float]:
-    """Mean loss and margin, and how often the chosen one is given more reward; equal ones count ½."""
+    """Compute mean loss, mean margin and accuracy: the share of positive margins, of which zeros count ½."""
     return {name: float(values.mean()) for name, values in _measures(margins).items()}
 
 
 def _measures(margins: Tensor) -> dict[str, Tensor]:
-    """``[n]`` of each measure of comparisons."""
+    """Compute each measure of the comparisons, ``[n]``."""
     accuracy = (margins > 0).double() + 0.5 * (margins == 0).double()
     return {"loss": -logsigmoid(margins), "margin": margins, "accuracy": accuracy}
 
 
 def surety(margins: Tensor, prompts: Sequence[Hashable]) -> dict[str, float]:
-    """Return how many prompts the margins are of, and with two or more how sure :func:`summary` is of them.
+    """Compute the uncertainty of :func:`summary`, with margins of the same prompt as one cluster.
 
     Args:
         margins: ``[n]``.
-        prompts: ``[n]`` which prompt each is of; those of one prompt are alike.
+        prompts: ``[n]`` the prompt of each margin.
 
     Returns:
-        ``prompts``, ``pairs``, standard errors over prompts of all three as ``…_sem``, and the ends of the accuracy's
-        95 % interval, ``accuracy_low`` and ``accuracy_high``.
+        The numbers of ``prompts`` and ``pairs``; with two or more prompts also the standard errors of all three
+        measures as ``…_sem``, and the accuracy's 95 % interval, ``accuracy_low`` and ``accuracy_high``.
     """
     measures = {name: values.double().cpu().numpy() for name, values in _measures(margins).items()}
     found: dict[str, float] = {"prompts": len(set(prompts)), "pairs": len(margins)}
@@ -90,13 +96,16 @@ def surety(margins: Tensor, prompts: Sequence[Hashable]) -> dict[str, float]:
 
 @torch.no_grad()
 def log_probs_of(trunk: Trunk, comparisons: Sequence[Comparison], batch_size: int) -> Tensor:
-    """``[N, 2]`` as :func:`pair_log_probs`, in batches and without a gradient."""
+    """Compute :func:`pair_log_probs` in batches and without a gradient, ``[N, 2]``."""
     starts = range(0, len(comparisons), batch_size)
     return torch.cat([pair_log_probs(trunk, comparisons[start : start + batch_size]) for start in starts])
 
 
 class _Learning:
-    """A model, its optimiser, and what its reference says of the comparisons; that is the model as it is now."""
+    """State of a DPO training: model, optimiser, and the reference's log-probabilities.
+
+    The reference is the model at construction, so that its log-probabilities are computed here, once.
+    """
 
     def __init__(
         self, trunk: Trunk, comparisons: Sequence[Comparison], held_out: Sequence[Comparison], settings: DPOSettings
@@ -104,7 +113,7 @@ class _Learning:
         self.trunk = trunk
         self.comparisons = comparisons
         self.held_out = held_out
-        self.last: list[dict[str, Any]] = []  # the last batch, in rows
+        self.last: list[dict[str, Any]] = []  # rows of the last batch, for errors
         self.settings = settings
         self.reference = log_probs_of(trunk, comparisons, settings.batch_size)
         self.held_out_reference = log_probs_of(trunk, held_out, settings.batch_size)
@@ -114,7 +123,7 @@ class _Learning:
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, steps)
 
     def measured(self) -> dict[str, float]:
-        """Return the held-out comparisons, as the model sees them now."""
+        """Measure the model on the held-out comparisons."""
         log_probs = log_probs_of(self.trunk, self.held_out, self.settings.batch_size)
         margins = implicit_margin(log_probs, self.held_out_reference, self.settings.beta)
         prompts = [content_key(pair.chosen.prompt.content) for pair in self.held_out]
@@ -122,7 +131,7 @@ class _Learning:
         return {f"validation/{name}": value for name, value in found.items()}
 
     def epoch(self, order: IntArray) -> Tensor:
-        """One pass; the margins, each from just before the step that its comparison was in."""
+        """Train for one pass in the given order; return the margins ``[N]``, each from before the step on it."""
         margins = []
         for rows in np.split(order, range(self.settings.batch_size, len(order), self.settings.batch_size)):
             log_probs = pair_log_probs(self.trunk, [self.comparisons[row] for row in rows])
@@ -145,7 +154,7 @@ class _Learning:
         return {"prompt": chosen.prompt.text, "chosen_ids": chosen.response_ids, "rejected_ids": rejected.response_ids}
 
     def save(self, directory: Path, rows: Sequence[EpochRow]) -> None:
-        """Keep what the next epoch depends on, and the rows up to now; the epoch before is removed."""
+        """Save the state that the next epoch needs, and the rows so far; the previous epoch's state is removed."""
         epoch = round(rows[-1]["iteration"])
         tensors, groups = optimizer_state(self.optimizer)
         with replaced_directory(checkpoint_path(directory, epoch)) as scratch:
@@ -156,7 +165,7 @@ class _Learning:
         keep_only(directory, (epoch,))
 
     def load(self, path: Path) -> list[EpochRow]:
-        """Put back what :meth:`save` kept; its rows."""
+        """Restore what :meth:`save` wrote; return its rows."""
         state = read_json(path / "state.json")
         load_model(self.trunk.model, path / "model.safetensors")
         load_optimizer(self.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer_groups"])
@@ -177,29 +186,30 @@ def train_dpo(
     on_epoch: Callable[[Sequence[EpochRow]], None] = lambda _: None,
     progress: bool = True,
 ) -> list[EpochRow]:
-    """Trains a model in place, in eval mode; its reference is what it was before, whose log-probs are computed once.
+    """Train a model on comparisons in place, in eval mode; the reference is the model before training.
 
-    Of a model with adapters nothing else is trained, and they are part of the reference.
+    If the model has adapters, only they are trained, and their initial values are part of the reference.
 
     Args:
-        model: learns.
-        comparisons: what it learns.
-        held_out: comparisons that are measured before training and after each epoch.
-        settings: of the training.
-        seed: of the order.
-        directory: where training state lies between epochs; nowhere unless given.
-        resume: go on from the last whole epoch in ``directory``; the arguments must be those of the first call, the
-            model as it was then.
-        on_epoch: called before training and after each epoch, with all rows up to then.
-        progress: show a progress bar.
+        model: the model to train.
+        comparisons: the training data.
+        held_out: comparisons to measure before training and after each epoch.
+        settings: settings of the training.
+        seed: random seed of the order.
+        directory: directory of the training state between epochs; None to keep none.
+        resume: continue from the last complete epoch in ``directory``; the arguments must be those of the first call,
+            and the model as it was then.
+        on_epoch: called before training and after each epoch, with all rows so far.
+        progress: True to show a progress bar.
 
     Returns:
-        A row for each epoch, and one before training: ``validation/`` loss, margin and accuracy of what was held out
-        with the figures of :func:`surety`, ``train/`` loss, margin and accuracy of the comparisons as they were met.
+        A row for each epoch, and one before training: ``validation/`` loss, margin and accuracy on ``held_out`` with
+        the figures of :func:`surety`; ``train/`` loss, margin and accuracy, each from before the step on it.
 
     Raises:
-        ValueError: there is nothing to learn or to measure, or the model cannot read it; nothing was trained then.
-            Or training diverged, or its state is damaged.
+        ValueError: comparisons are missing, or the model cannot read them (nothing was trained then); or the training
+            state is damaged.
+        TrainingError: training diverged.
     """
     settings = settings or DPOSettings()
     model = unwrapped(model)
@@ -221,7 +231,7 @@ def train_dpo(
             rows.append({"iteration": epoch + 1, **met, **learning.measured()})
             if not math.isfinite(rows[-1]["validation/loss"]):
                 raise TrainingError(
-                    f"training diverged: the loss after epoch {epoch + 1} is no number; lower learning_rate"
+                    f"training diverged: the loss after epoch {epoch + 1} is not a number; lower learning_rate"
                 )
         if directory is not None:
             learning.save(directory, rows)
@@ -239,8 +249,8 @@ def _check_comparisons(trunk: Trunk, comparisons: Sequence[Comparison], argument
 
 
 def _first_rows(learning: _Learning, directory: Path | None, resume: bool) -> list[EpochRow]:
-    """Return the row before training, or those up to where a run goes on."""
+    """Return the row before training; when resuming, restore the state and return all rows so far."""
     if directory is not None and not resume:
-        keep_only(directory, ())  # another run's
+        keep_only(directory, ())  # the state of another run
     found = last_whole(directory) if directory is not None else None
     return [{"iteration": 0, **learning.measured()}] if found is None else learning.load(found)

@@ -1,4 +1,4 @@
-"""Training state between epochs: numbered directories, of which the last whole one is where a run goes on."""
+"""Training state between epochs: numbered directories; a run resumes from the last complete one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from textgym.files import MANIFEST, remove_directory, settle_all, verify_manifes
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the state after so many steps lies; ``transformers.Trainer`` names it so."""
+    """Return the path of the state after ``step`` steps, as ``transformers.Trainer`` names it."""
     return directory / f"checkpoint-{step}"
 
 
 def last_whole(directory: Path) -> Path | None:
-    """Return the last checkpoint that was written to its end; what was cut off after it is removed.
+    """Return the last complete checkpoint, and remove incomplete ones after it; None if there is none.
 
     Raises:
-        ValueError: a file of it was damaged later.
+        ValueError: one of its files was damaged later.
     """
     settle_all(directory)
     for path in sorted(_checkpoints(directory), key=_step, reverse=True):
@@ -30,7 +30,7 @@ def last_whole(directory: Path) -> Path | None:
 
 
 def keep_only(directory: Path, steps: Container[int | None]) -> None:
-    """Remove the checkpoints after other numbers of steps."""
+    """Remove all checkpoints except those of the given steps."""
     for path in _checkpoints(directory):
         if _step(path) not in steps:
             remove_directory(path)

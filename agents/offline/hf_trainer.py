@@ -1,4 +1,4 @@
-"""``transformers.Trainer`` as fine-tuning uses it; a module of its own, as importing that class takes seconds."""
+"""``transformers.Trainer`` as fine-tuning uses it; a separate module, since importing that class takes seconds."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from textgym.progress import Progress
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
 LOGGING_STEPS = 10
-FLOOR = 0.1  # of the learning rate, where the cosine ends
+FLOOR = 0.1  # share of the learning rate at which the cosine ends
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 RANDOM_TENSORS, RANDOM_NUMBERS = "random.safetensors", "random.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE, RANDOM_TENSORS, RANDOM_NUMBERS, "trainer_state.json", MANIFEST)
-"""Files of the state between epochs."""
-BETAS = (0.9, 0.95)  # of Adam (Ouyang et al. 2022, appendix C.1)
+"""Files of the training state between epochs."""
+BETAS = (0.9, 0.95)  # Adam's (Ouyang et al. 2022, appendix C.1)
 
 
 def run_trainer(
@@ -59,17 +59,21 @@ def run_trainer(
     on_epoch: OnEpoch | None,
     progress: bool,
 ) -> tuple[list[EpochRow], int, str | None]:
-    """Trains, and leaves the best epoch's weights in the model; see :func:`textgym.agents.offline.sft.fine_tune`.
+    """Train, and leave the best epoch's weights in the model; see :func:`textgym.agents.offline.sft.fine_tune`.
 
     Returns:
-        The rows of all epochs, which epoch is kept, and why training ended early; None where it did not.
+        The rows of all epochs, the kept epoch, and the reason why training ended early, or None.
+
+    Raises:
+        TrainingError: training diverged.
     """
     found = last_whole(directory) if resume else None
     rules = StopRules(patience=settings.stop_patience, metric="score" if keep_by == "score" else f"{LEAST}loss")
     wanted = settings.epochs
     if found is not None:
         check_ours(found)
-        # A run may have been killed after its last epoch, before its best one was saved.
+        # A run may have been killed after its last epoch, but before its best one was written out. Then no epoch is
+        # left to train: Trainer only has to load the best checkpoint.
         done = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME))
         if rules.reason(epoch_rows(done.log_history)):
             settings = replace(settings, epochs=round(done.epoch or 0))
@@ -85,15 +89,16 @@ def run_trainer(
             callbacks=[_Epochs(directory, rules, on_epoch), *([_Bar()] if progress else [])],
         )
         trainer.measure = measure
-        trainer.remove_callback(PrinterCallback)  # prints every log
+        trainer.remove_callback(PrinterCallback)  # it prints every log entry
         try:
-            with without_bars():  # it saves the model after each epoch
+            with without_bars():  # saving the model after each epoch would show a bar
                 trainer.train(resume_from_checkpoint=None if found is None else str(found))
         finally:
-            trainer.accelerator.free_memory()
+            trainer.accelerator.free_memory()  # drop its references to model and optimiser
     state = trainer.state
     if state.best_global_step is None:
-        raise TrainingError(f"training diverged: no epoch has a {keep_by} that is a number; lower learning_rate")
+        raise TrainingError(f"training diverged: {keep_by} is not a number in any epoch; lower learning_rate")
+    # Trainer counts the best checkpoint in steps, of which each epoch has the same number.
     rows, kept = epoch_rows(state.log_history), round(state.best_global_step * settings.epochs / state.max_steps)
     return rows, kept, rules.reason(rows, "epoch") if rows[-1]["iteration"] < wanted else None
 
@@ -101,7 +106,7 @@ def run_trainer(
 def training_arguments(
     settings: SFTSettings, keep_by: str, seed: int, directory: Path, evaluate_first: bool = True
 ) -> TrainingArguments:
-    """Return the settings in Trainer's words."""
+    """Return the settings as arguments of Trainer."""
     return TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
@@ -126,7 +131,7 @@ def training_arguments(
         metric_for_best_model=keep_by,
         greater_is_better=keep_by == "score",
         logging_steps=LOGGING_STEPS,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # or Trainer would replace a NaN loss in its log
         report_to="none",
         use_cpu=not torch.accelerator.is_available(),
         disable_tqdm=True,
@@ -136,12 +141,12 @@ def training_arguments(
 
 
 def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
-    """Trainer's log with one row for each epoch: the mean training loss of its steps, and what was measured after."""
+    """Convert Trainer's log to one row for each epoch: its mean training loss, and the measurements after it."""
     rows: list[EpochRow] = []
     row: EpochRow = {}
     loss = first = last = 0.0
     for entry in history:
-        if "loss" in entry:
+        if "loss" in entry:  # the mean since the last entry, weighted by its number of steps
             loss += entry["loss"] * (entry["step"] - last)
             last = entry["step"]
             row = {f"train/{name}": entry[name] for name in ("grad_norm", "learning_rate") if name in entry}
@@ -156,9 +161,9 @@ def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[EpochRow]:
 
 @contextmanager
 def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
-    """Take back what Trainer does to a model beside training it.
+    """Undo, on leaving the block, Trainer's changes to a model other than its weights.
 
-    It switches the cache off in the config, which sampling wants on, and mixed precision wraps ``forward``.
+    Trainer disables the cache in the config, which sampling needs, and mixed precision wraps ``forward``.
     """
     use_cache, wrapped = getattr(model.config, "use_cache", None), {"forward", "_original_forward"}
     own = {name: value for name, value in vars(model).items() if name in wrapped}
@@ -172,15 +177,15 @@ def undone_afterwards(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    """Return what is descended; Trainer counts the trained tokens of all accumulated parts."""
+    """Compute the training loss; Trainer passes the count of trained tokens over all accumulated parts."""
     return next_token_loss(outputs["logits"], labels, num_items_in_batch)
 
 
 class _Trainer(Trainer):
-    """Trainer whose evaluation is ``measure``: exact over tokens, and with the judge's numbers."""
+    """Trainer whose evaluation is ``measure``: the exact mean over tokens, and the judge's metrics."""
 
     measure: Callable[[], dict[str, float]]
-    rows: Sequence[Mapping[str, Any]] = ()  # the last batch
+    rows: Sequence[Mapping[str, Any]] = ()  # rows of the last batch, for errors
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model
@@ -188,32 +193,32 @@ class _Trainer(Trainer):
             check_trained(model, self.args.learning_rate)
             metrics = {f"eval_{name}": float(value) for name, value in self.measure().items()}
             if not math.isfinite(metrics["eval_loss"]):
-                raise TrainingError("training diverged: the validation loss is no number; lower learning_rate")
+                raise TrainingError("training diverged: the validation loss is not a number; lower learning_rate")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:
-        """Return the loss of a batch, whose gradient is then there.
+        """Compute the loss of a batch and its gradients, and check that both are finite.
 
         Raises:
-            TrainingError: the loss or a gradient is not finite; the step on it is not taken.
+            TrainingError: they are not; no step is taken then.
         """
         pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         rows = [{"ids": ids[mask.bool()].tolist()} for ids, mask in pairs]
         loss = super().training_step(model, inputs, *rest, **named)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        # A scaler of fp16 expects gradients that overflow: it then skips the step by itself, and scales them less.
+        # The gradient scaler of fp16 expects overflows: it skips such a step and lowers its scale.
         norm = 0.0 if self.accelerator.scaler is not None else float(get_total_norm(gradients))
         self.rows = rows
         with naming_batch(rows):
             check_step(float(loss), norm, self.args.learning_rate)
         return loss
 
-    # Trainer keeps its state in pickles, which are programs. All of what follows is written in safetensors and JSON.
+    # Trainer keeps its state in pickles, which can execute code. These overrides write safetensors and JSON instead.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        assert output_dir is not None
+        assert output_dir is not None  # Trainer calls this with its checkpoint directory
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_weights(self._learner, Path(output_dir, WEIGHTS))
 
@@ -249,10 +254,10 @@ class _Trainer(Trainer):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _save_scaler(self, output_dir: str) -> None:
-        """Do nothing: the optimiser's state holds it."""
+        """Do nothing: the scaler is saved with the optimiser."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Do nothing: the optimiser's state holds it."""
+        """Do nothing: the scaler is loaded with the optimiser."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         tensors, numbers = random_state()
@@ -271,7 +276,7 @@ class _Trainer(Trainer):
 
 
 def save_weights(model: PreTrainedModel, path: Path) -> None:
-    """Keep a model's weights; of an adapted one what is trained, and nothing else."""
+    """Save a model's weights; of an adapted model the trained ones alone."""
     if is_adapted(model):
         save_file({name: value.detach().clone() for name, value in _trained(model).items()}, path)
     else:
@@ -280,7 +285,7 @@ def save_weights(model: PreTrainedModel, path: Path) -> None:
 
 @torch.no_grad()
 def load_weights(model: PreTrainedModel, path: Path) -> None:
-    """Put back what :func:`save_weights` kept."""
+    """Load the weights that :func:`save_weights` saved."""
     if not is_adapted(model):
         load_model(model, path)
         return
@@ -294,7 +299,7 @@ def _trained(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the states of the global generators, which Trainer draws from: torch's as tensors, the others for JSON."""
+    """Return the states of the global generators, which Trainer uses: torch's as tensors, the others for JSON."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     tensors = {"cpu": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
     version, words, gauss = random.getstate()
@@ -304,10 +309,10 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """Put back what :func:`random_state` gave."""
+    """Restore the states that :func:`random_state` returned."""
     torch.set_rng_state(tensors["cpu"])
     for i in range(torch.cuda.device_count()):
-        if f"cuda.{i}" in tensors:  # a run may go on beside other accelerators
+        if f"cuda.{i}" in tensors:  # a run may be resumed with another number of accelerators
             torch.cuda.set_rng_state(tensors[f"cuda.{i}"], i)
     version, words, gauss = numbers["python"]
     random.setstate((version, tuple(words), gauss))
@@ -315,17 +320,21 @@ def set_random_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) 
 
 
 def check_ours(directory: Path) -> None:
-    """ValueError where a file stands in a checkpoint that textgym did not write there, such as a pickle."""
+    """Check that a checkpoint holds no file that textgym does not write, such as a pickle.
+
+    Raises:
+        ValueError: it holds one; the file is named.
+    """
     strange = sorted(path.name for path in directory.iterdir() if path.name not in FILES)
     if strange:
         raise ValueError(
-            f"{directory / strange[0]} is none of the files that textgym keeps between epochs (another version or "
-            "somebody else wrote it), and nothing of this directory is read; begin the run anew with --overwrite"
+            f"{directory / strange[0]} is not one of the files that textgym keeps between epochs (another version or "
+            "another program wrote it), and nothing in this directory is read; restart the run with --overwrite"
         )
 
 
 class _Epochs(TrainerCallback):
-    """Says what each epoch gave, and keeps the training state of the last and of the best one."""
+    """Callback that reports each epoch, and keeps the training state of the last and of the best one."""
 
     def __init__(self, directory: Path, rules: StopRules, on_epoch: OnEpoch | None) -> None:
         self.directory = directory
@@ -335,13 +344,13 @@ class _Epochs(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.best_global_step:  # the directory may have been moved since
             state.best_model_checkpoint = str(checkpoint_path(self.directory, state.best_global_step))
-        self._tell(state)
+        self._report(state)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_log = True  # so that no logged mean spans two epochs
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._tell(state)
+        self._report(state)
         if self.rules.reason(epoch_rows(state.log_history)):
             control.should_training_stop = True
 
@@ -349,13 +358,13 @@ class _Epochs(TrainerCallback):
         write_manifest(checkpoint_path(self.directory, state.global_step))
         keep_only(self.directory, (state.global_step, state.best_global_step))
 
-    def _tell(self, state: TrainerState) -> None:
+    def _report(self, state: TrainerState) -> None:
         if self.on_epoch is not None:
             self.on_epoch(epoch_rows(state.log_history))
 
 
 class _Bar(TrainerCallback):
-    """A progress bar over all steps, with the last logged numbers."""
+    """Progress bar over all steps, with the last logged numbers."""
 
     bar: Progress
 

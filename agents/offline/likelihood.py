@@ -1,4 +1,4 @@
-"""How probable a language model finds texts: whole-sequence passes outside any environment."""
+"""Likelihood of texts under a language model: whole-sequence passes outside any environment."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from textgym.lm.trunk import Trunk
 
 
 def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the response tokens of ``n`` texts, the end token included, in one pass.
+    """Compute the log-probabilities of the response tokens of ``n`` texts, end token included, in one pass.
 
     Args:
-        trunk: the model, which need not be the one of an environment.
-        shown: what was written after which prompt; each prompt has at least one token.
+        trunk: the model, not necessarily that of an environment.
+        shown: prompts and responses; each prompt has at least one token.
 
     Returns:
-        ``[n, T]`` log-probabilities, 0 where no token stands, and ``[n, T]`` bool, True where one does.
+        ``[n, T]`` log-probabilities, 0 beyond each response, and ``[n, T]`` bool, True for response tokens.
     """
     input_ids, attention_mask, prompt_length = _aligned(shown, trunk.model.device)
     valid = attention_mask[:, prompt_length:].bool()
@@ -33,10 +33,10 @@ def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor
 
 
 def _aligned(shown: Sequence[Demonstration], device: torch.device) -> tuple[Tensor, Tensor, int]:
-    """``[n, P+T]`` ids and mask with the prompts padded on the left and the responses on the right, and ``P``."""
+    """Return ids and mask ``[n, P+T]``, prompts padded on the left and responses on the right, and ``P``."""
     prompt_length = max(len(one.prompt.ids) for one in shown)
     width = prompt_length + max(len(one.response_ids) for one in shown)
-    input_ids = torch.zeros(len(shown), width, dtype=torch.long)  # the mask leaves out what fills the gaps
+    input_ids = torch.zeros(len(shown), width, dtype=torch.long)  # padded with token 0, which the mask excludes
     attention_mask = torch.zeros_like(input_ids)
     for row, one in enumerate(shown):
         begin, end = prompt_length - len(one.prompt.ids), prompt_length + len(one.response_ids)
@@ -46,7 +46,7 @@ def _aligned(shown: Sequence[Demonstration], device: torch.device) -> tuple[Tens
 
 
 def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
-    """Check on sequences as long as the longest text that the model predicts each token from those before it alone.
+    """Check that the model predicts each token from earlier ones alone, at the length of the longest text.
 
     Raises:
         ValueError: it does not; see :func:`textgym.lm.agreement.check_whole_passes`.
@@ -56,10 +56,10 @@ def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
 
 
 def check_readable(trunk: Trunk, shown: Sequence[Demonstration], what: str) -> None:
-    """Every text must fit into the model's context and vocabulary.
+    """Check that every text fits into the model's context and vocabulary; ``what`` names the texts in errors.
 
     Raises:
-        ValueError: one does not; rows are counted from 1.
+        ValueError: a text does not fit; rows are counted from 1.
     """
     limit, tokens = context_length(trunk.model), embedding_rows(trunk.model)
     for number, one in enumerate(shown, start=1):

@@ -1,8 +1,8 @@
-"""Supervised fine-tuning: a language model imitates demonstrations, through ``transformers.Trainer``.
+"""Supervised fine-tuning of a language model on demonstrations, with ``transformers.Trainer``.
 
 The recipe is that of Ouyang et al. 2022, arXiv:2203.02155, appendix C.1: up to 16 epochs, a cosine down to 10 % of the
-learning rate, dropout on the residual branches, and the checkpoint kept that a reward model likes best. Validation loss
-is the wrong judge: it rises after the first epoch while the texts still become better.
+learning rate, dropout on the residual branches, and the checkpoint with the highest score of a reward model. Validation
+loss is a poor criterion: it rises after the first epoch while the texts still improve.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from textgym.lm.parts.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.trunk import Trunk
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
-"""Measures a model in eval mode; its ``"score"`` decides which checkpoint is kept, if it is there."""
+"""Measures a model in eval mode; its ``"score"``, if present, decides which checkpoint is kept."""
 
 BRANCHES = {"attn", "self_attn", "attention", "self_attention", "crossattention", "mlp", "feed_forward", "ffn"}
-"""What architectures call the parts of a block whose outputs are added to the residual stream."""
+"""Names that architectures give to the parts of a block whose outputs are added to the residual stream."""
 
 
 @dataclass(frozen=True)
 class SFTReport:
-    """What fine-tuning gave.
+    """Result of fine-tuning.
 
     Attributes:
-        epochs: one row each, and one before training.
+        epochs: one row for each epoch, and one before training.
         kept_epoch: the epoch whose weights the model now has.
-        kept_by: ``"score"`` or ``"loss"``: what chose that epoch.
-        stopped: why training ended before its last epoch, in words; None where it did not.
+        kept_by: ``"score"`` or ``"loss"``, the metric that chose that epoch.
+        stopped: the reason why training ended before its last epoch; None if it did not.
     """
 
     epochs: tuple[EpochRow, ...]
@@ -72,26 +72,31 @@ def fine_tune(
     on_epoch: Callable[[Sequence[EpochRow]], None] | None = None,
     progress: bool = True,
 ) -> SFTReport:
-    """Trains a model in place, and leaves it in eval mode with the weights of its best epoch.
+    """Train a model in place, and leave it in eval mode with the weights of its best epoch.
 
     Completions and end tokens are trained, prompts are not; the loss is the mean of −log p over the trained tokens of a
-    batch. Of a model with adapters these alone change. Global random state is left as it was.
+    batch. If the model has adapters, only they are trained. Global random state is restored afterwards.
 
     Args:
-        model: learns.
-        demonstrations: what it learns.
-        validation: demonstrations whose loss is measured after each epoch.
-        judge: measures the model after each epoch, for instance by a reward model on its own samples.
-        keep_by: what chooses the epoch; the judge's ``"score"`` where there is a judge, else the validation loss.
-        settings: of the training.
-        seed: of order and dropout.
-        directory: where training state lies between epochs; a scratch directory unless given.
-        resume: go on from the last whole epoch in ``directory``; the arguments must be those of the first call.
-        on_epoch: called before training, and after each epoch with all rows up to then.
-        progress: show a progress bar.
+        model: the model to train.
+        demonstrations: the training data.
+        validation: demonstrations whose loss is measured before training and after each epoch.
+        judge: measures the model at the same times, for instance with a reward model on its own samples.
+        keep_by: the metric that chooses the epoch; by default the judge's ``"score"`` if there is a judge, otherwise
+            the validation loss.
+        settings: settings of the training.
+        seed: random seed of order and dropout.
+        directory: directory of the training state between epochs; a temporary one by default.
+        resume: continue from the last complete epoch in ``directory``; the arguments must be those of the first call.
+        on_epoch: called before training and after each epoch, with all rows so far.
+        progress: True to show a progress bar.
+
+    Returns:
+        The rows of all epochs, and the choice among them.
 
     Raises:
-        ValueError: something does not fit; nothing has been trained then. Or training state is damaged.
+        ValueError: an argument does not fit (nothing was trained then), or the training state is damaged.
+        TrainingError: training diverged.
     """
     settings = settings or SFTSettings()
     keep_by = keep_by or ("score" if judge else "loss")
@@ -115,16 +120,16 @@ def fine_tune(
 def _measurement(
     model: PreTrainedModel, validation: Sequence[Demonstration], judge: Judge | None, keep_by: str, batch_size: int
 ) -> Callable[[], dict[str, float]]:
-    """Measures the model as it then is: what the judge says, and the validation loss."""
+    """Return a function that measures the model: the judge's metrics and the validation loss."""
     if keep_by == "score" and judge is None:
-        raise ValueError("keep_by='score' needs a judge")
+        raise ValueError("keep_by='score' needs a judge; pass judge=…, or keep_by='loss'")
 
     def measure() -> dict[str, float]:
         model.eval()
         with isolated_random_state():
             judged = judge(model) if judge else {}
         if keep_by == "score" and "score" not in judged:
-            raise ValueError(f"the judge gave {sorted(judged)}; expected 'score' among them")
+            raise ValueError(f"the judge returned {sorted(judged)}; expected 'score' among them")
         return {**judged, "loss": mean_loss(model, validation, batch_size)}
 
     return measure
@@ -137,7 +142,11 @@ def _check(
     settings: SFTSettings,
     seed: int,
 ) -> None:
-    """Everything that could fail for what the caller gave, before any work."""
+    """Check the arguments before any work.
+
+    Raises:
+        ValueError: one of them does not fit the model or the machine.
+    """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
     check_precision(settings)
@@ -148,13 +157,21 @@ def _check(
 
 
 def check_precision(settings: SFTSettings) -> None:
-    """ValueError where this machine cannot compute as the settings want."""
+    """Check that this machine supports the settings' precision.
+
+    Raises:
+        ValueError: it does not.
+    """
     if settings.precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("precision='fp16' needs an accelerator, and there is none; use 'bf16' or 'fp32'")
 
 
 def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demonstration], argument: str) -> None:
-    """Every row must be readable by the model."""
+    """Check that the model can read every row.
+
+    Raises:
+        ValueError: it cannot, or there is no row.
+    """
     if not demonstrations:
         raise ValueError(f"{argument} is empty; expected at least one demonstration")
     limit, tokens = context_length(model), embedding_rows(model)
@@ -172,7 +189,7 @@ def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demon
 
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], batch_size: int = 32) -> float:
-    """Return the mean of −log p over all trained tokens of the demonstrations, in nats per token."""
+    """Compute the mean of −log p over all trained tokens of the demonstrations, in nats per token."""
     total = count = 0.0
     for start in range(0, len(demonstrations), batch_size):
         batch = {
@@ -187,7 +204,7 @@ def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], b
 
 @contextmanager
 def isolated_random_state() -> Iterator[None]:
-    """Put the global generators of random, NumPy and torch back to where they were."""
+    """Restore the global generators of random, NumPy and torch on leaving the block."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - Trainer seeds it
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
@@ -199,18 +216,18 @@ def isolated_random_state() -> Iterator[None]:
 
 @contextmanager
 def only_dropout(model: nn.Module, settings: SFTSettings) -> Iterator[None]:
-    """Dropout as the settings have it and no other, whatever the model's config says; undone afterwards.
+    """Apply the settings' dropout and no other, whatever the model's config says, within the block.
 
     Raises:
-        ValueError: dropout is wanted, and no part of the model is known to feed a residual stream.
+        ValueError: dropout is set, and no part of the model is known to feed a residual stream.
     """
     share = settings.residual_dropout
     built_in = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     branches = _residual_branches(model)
     if share and not branches:
         raise ValueError(
-            f"residual_dropout={share}: {type(model).__name__} names no attention or feed-forward parts "
-            f"({', '.join(sorted(BRANCHES))}) in its blocks; set residual_dropout to 0"
+            f"residual_dropout={share}: the blocks of {type(model).__name__} have no attention or feed-forward parts "
+            f"of known name ({', '.join(sorted(BRANCHES))}); set residual_dropout to 0"
         )
 
     def drop(module: nn.Module, _: Any, output: Any) -> Any:

@@ -39,17 +39,17 @@ from textgym.rewards.models.model import RewardModel
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63
-"""Episodes that nobody numbered are numbered from here on, so that they share no stream with those of a plan."""
+"""First number of unplanned episodes, so that they share no random stream with those of a plan."""
 
 
 class Acted(NamedTuple):
-    """One decision per row.
+    """Decisions of one step.
 
     Attributes:
-        actions: ``[N]`` tokens; rows that were not asked get one that the task admits.
-        log_probs: ``[N]`` under the behaviour distribution; 0 for rows that were not asked.
-        kept: for each asked row ``[n, M]`` the ids that the behaviour distribution kept, -1 for none; None where
-            it keeps all.
+        actions: ``[N]`` tokens; rows that did not act get one that the task allows.
+        log_probs: ``[N]`` log-probabilities under the behaviour distribution; 0 for rows that did not act.
+        kept: ``[n, M]`` ids that the behaviour distribution kept in each acting row, padded with -1; None if it keeps
+            all.
     """
 
     actions: IntArray
@@ -58,10 +58,10 @@ class Acted(NamedTuple):
 
 
 def episode_uniforms(seed: int, episode: int, size: int) -> FloatArray:
-    """``[size]`` uniforms in [0, 1): one for each position of an episode.
+    """Draw uniforms ``[size]`` in [0, 1), one for each position of an episode.
 
-    Keyed by (seed, episode) and drawn by position, so an episode's tokens depend on neither its batch mates nor the
-    number of slots nor an evaluation in between.
+    They are keyed by (seed, episode) and indexed by position, so that an episode's tokens depend neither on the other
+    rows, nor on their number, nor on an evaluation in between.
     """
     key = np.array([seed, episode], np.uint64)  # a list of large numbers would be rounded to floats
     uniforms: FloatArray = np.random.Generator(np.random.Philox(key=key)).random(size)
@@ -69,31 +69,32 @@ def episode_uniforms(seed: int, episode: int, size: int) -> FloatArray:
 
 
 class RowStreams:
-    """The random streams of the episodes that the rows play now.
+    """Random streams of the episodes that N rows are playing.
 
     Args:
-        seed: of all streams.
+        seed: random seed of all streams.
         n_rows: ``N``.
         horizon: ``T``.
     """
 
     def __init__(self, seed: int, n_rows: int, horizon: int) -> None:
         self.seed = seed
-        # One more than there are tokens: a response that is already complete may be asked about, too.
+        # One more than there are tokens, since a policy may also be asked to act on a complete response.
         self._uniforms: FloatArray = np.zeros((n_rows, horizon + 1))
-        self._elapsed: IntArray = np.full(n_rows, horizon + 1)  # at the last draw; at first, any is a beginning
+        # Length of each row's response at its last draw; at first above all, so that the first draw begins an episode.
+        self._elapsed: IntArray = np.full(n_rows, horizon + 1)
         self._unplanned = count(UNPLANNED)
 
     def begin(self, rows: Iterable[int], episodes: Iterable[int]) -> None:
-        """Says which episodes begin in which rows."""
+        """Assign the streams of the given episodes to the given rows."""
         for row, episode in zip(rows, episodes, strict=True):
             self._uniforms[row] = episode_uniforms(self.seed, int(episode), self._uniforms.shape[1])
             self._elapsed[row] = -1
 
     def draw(self, rows: IntArray, elapsed: IntArray) -> FloatArray:
-        """``[n]`` uniforms for responses of ``elapsed`` tokens.
+        """Return uniforms ``[n]`` for responses of ``elapsed [n]`` tokens.
 
-        A row whose response has not grown since its last draw plays another episode than then.
+        A row whose response has not grown since its last draw must have begun another episode, and gets a new stream.
         """
         anew = rows[elapsed <= self._elapsed[rows]]
         self.begin(anew, (next(self._unplanned) for _ in anew))
@@ -103,15 +104,17 @@ class RowStreams:
 
 
 class Session:
-    """Plays one set of rows: collector, ``predict`` and each evaluation hold their own.
+    """Key-value cache and random streams for one set of rows.
+
+    The collection, ``predict`` and every evaluation each have their own, so that none disturbs another.
 
     Args:
         model: the policy's language model.
-        behaviour: the distribution to sample from; the model of its mask, if any, gets a cache of its own.
+        behaviour: the distribution to sample from; the model of its mask, if any, gets its own cache.
         n_rows: ``N``.
         width: ``P + T``.
         prompt_length: ``P``.
-        seed: of the random streams.
+        seed: random seed of the streams.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Session:
         self.behaviour = behaviour
 
     def begin(self, rows: IntArray, episodes: IntArray) -> None:
-        """Announces which episodes begin in which rows; rows that begin unannounced are numbered in turn."""
+        """Announce which episodes begin in which rows; unannounced episodes are numbered in order."""
         self.streams.begin(rows, episodes)
 
     @torch.inference_mode()
@@ -144,22 +147,24 @@ class Session:
         action_masks: BoolArray | None = None,
         deterministic: bool | BoolArray = False,
     ) -> Acted:
-        """Chooses a token for each asked row.
+        """Choose a token for each acting row.
 
         Args:
             observation: ``input_ids`` and ``attention_mask``, ``[N, P+T]`` each.
-            rows: ``[n]`` the rows that are asked; None for all.
-            action_masks: ``[N, V]`` bool, the task's own restriction, or None.
-            deterministic: the most probable token instead of a sampled one; ``[n]`` where the asked rows differ.
+            rows: ``[n]`` the acting rows, in ascending order; None for all.
+            action_masks: ``[N, V]`` bool, the actions that the task allows; None for all.
+            deterministic: True to take the most probable token instead of sampling; ``[n]`` if the rows differ.
 
         Raises:
             ValueError: the model's logits are NaN.
         """
         rows = np.arange(self.n_rows) if rows is None else rows
+        # Every row needs some allowed token, as a vector environment steps all of its rows.
         actions = np.zeros(self.n_rows, np.int64) if action_masks is None else action_masks.argmax(1)
         log_probs = np.zeros(self.n_rows, np.float32)
         if len(rows) == 0:
             return Acted(actions, log_probs, None)
+        # The length of each response so far, which decides about the minimum length and the position of the stream.
         elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
         allowed = None if action_masks is None else action_masks[rows]
         logits = self._logits(observation, rows, elapsed, allowed)
@@ -167,14 +172,15 @@ class Session:
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
+        # Training renormalises over the candidates of the rollout: a later policy would choose others.
         restricted = allowed is not None or self.behaviour.truncates
         return Acted(actions, log_probs, kept_ids(logits).cpu().numpy() if restricted else None)
 
     def _choose(self, logits: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
-        """``[n]`` tokens and their log-probabilities: the most probable where ``greedy [n]``, else sampled."""
+        """Choose tokens ``[n]``, the most probable where ``greedy [n]``, else samples; return them and their log π."""
         if greedy.any():
             best = logits.log_softmax(-1).max(-1)
-            if greedy.all():
+            if greedy.all():  # nothing is drawn, so that greedy evaluation consumes no random numbers
                 return best.indices, best.values
         uniforms = self.streams.draw(rows, elapsed)
         tokens, chosen = draw(logits, torch.from_numpy(uniforms).to(logits.device))
@@ -186,7 +192,7 @@ class Session:
     def _logits(
         self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
     ) -> Tensor:
-        """Return ``[n, V]`` logits of the behaviour distribution."""
+        """Compute the behaviour distribution's logits ``[n, V]``."""
         shown = observation["input_ids"], observation["attention_mask"], rows
         logits = self.decoder.logits(*shown)
         return self.behaviour.logits(
@@ -198,7 +204,7 @@ class Session:
 
 
 class ValueHead(nn.Module):
-    """``hidden [..., d] -> value [...]``, zero at first, so that training begins with plain returns."""
+    """Linear map from states ``[..., d]`` to values ``[...]``, zero at first."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -212,20 +218,20 @@ class ValueHead(nn.Module):
 
 
 class TrunkValue(nn.Module):
-    """Reads the policy's own hidden states: cheap, and its gradient shapes the policy's trunk."""
+    """Critic on the policy's own hidden states: cheap, but its gradient also changes the policy's trunk."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.head = ValueHead(hidden_size)
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-        """Values of the states ``[n, T+1, d]`` that the policy's trunk computed: ``[n, T+1]``."""
+        """Compute values ``[n, T+1]`` of the states ``[n, T+1, d]`` of the policy's trunk."""
         values: Tensor = self.head(states)
         return values
 
 
 class SeparateValue(nn.Module):
-    """Has a trunk of its own, so that the value loss leaves the policy alone."""
+    """Critic with its own trunk, so that the value loss does not change the policy."""
 
     def __init__(self, trunk: PreTrainedModel, head: ValueHead) -> None:
         super().__init__()
@@ -234,7 +240,7 @@ class SeparateValue(nn.Module):
         self._backbone = make_backbone(trunk)
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-        """``[n, T+1]`` from the sequences themselves; the policy's states are not used."""
+        """Compute values ``[n, T+1]`` from the sequences; the policy's states are not used."""
         own = self._backbone.states(input_ids, attention_mask, prompt_length)
         values: Tensor = self.head(own)
         return values
@@ -242,7 +248,7 @@ class SeparateValue(nn.Module):
 
 @torch.no_grad()
 def hidden_size(model: PreTrainedModel) -> int:
-    """Return the width of the states that a backbone gives."""
+    """Return the width of the hidden states of a model's backbone."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with explained(f"{type(model).__name__} has no trunk whose states a value head could read"):
         backbone = make_backbone(model)
@@ -250,13 +256,19 @@ def hidden_size(model: PreTrainedModel) -> int:
 
 
 def separate_value(model: PreTrainedModel) -> SeparateValue:
-    """Begins as a copy of the policy's trunk, without its adapters, with a zero head."""
+    """Return a critic that begins as a copy of the policy's trunk, without adapters, with a zero head."""
     trunk: Any = copy.deepcopy(trunk_of(without_adapters(model)))
     return SeparateValue(frozen_dropout(trunk), ValueHead(hidden_size(model)))
 
 
 def value_from_reward_model(directory: str | Path) -> SeparateValue:
-    """Begins as a reward model (Stiennon 2020, Ouyang 2022): its trunk, its head, its offset as the bias."""
+    """Return a critic that begins as a reward model: its trunk, its head, and its negative offset as the bias.
+
+    Source: Stiennon 2020 (arXiv 2009.01325), Ouyang 2022 (arXiv 2203.02155).
+
+    Raises:
+        ValueError: the reward model has no linear head on one position.
+    """
     reward_model = RewardModel.load(directory)
     classifier: Any = reward_model.model
     score = linear_head(classifier)
@@ -274,10 +286,10 @@ def value_from_reward_model(directory: str | Path) -> SeparateValue:
 
 
 def make_value(kind: str | Path | nn.Module | None, model: PreTrainedModel) -> nn.Module | None:
-    """``"trunk"``, ``"separate"``, the directory of a reward model, or a module as it is; None for no critic.
+    """Make a critic from ``"trunk"``, ``"separate"``, a reward model's directory, or a module; None for no critic.
 
     Raises:
-        ValueError: neither of these.
+        ValueError: ``kind`` is a string, but none of these.
     """
     if kind is None or isinstance(kind, nn.Module):
         return kind
@@ -286,17 +298,17 @@ def make_value(kind: str | Path | nn.Module | None, model: PreTrainedModel) -> n
     if kind == "separate":
         return separate_value(model)
     if not Path(kind).is_dir():
-        raise ValueError(f"value={str(kind)!r}: expected 'trunk', 'separate' or the directory of a reward model")
+        raise ValueError(f"value={str(kind)!r}; expected 'trunk', 'separate' or the directory of a reward model")
     return value_from_reward_model(kind)
 
 
 class Evaluation(NamedTuple):
-    """What one pass over whole sequences gives.
+    """Result of one pass over whole sequences.
 
     Attributes:
-        log_probs: ``[n, T]`` of the response tokens under the behaviour distribution.
-        entropy: ``[n, T]`` of that distribution.
-        values: ``[n, T+1]`` of the states before each token, and after the last; None without a critic.
+        log_probs: ``[n, T]`` log-probabilities of the response tokens under the behaviour distribution.
+        entropy: ``[n, T]`` entropy of that distribution, in nats.
+        values: ``[n, T+1]`` values of the states before each token, and after the last; None without a critic.
     """
 
     log_probs: Tensor
@@ -305,26 +317,31 @@ class Evaluation(NamedTuple):
 
 
 class LMPolicy(BasePolicy):
-    """A language model that acts with a key-value cache and is evaluated once per sequence.
+    """Language model policy: it acts with a key-value cache, and training evaluates whole sequences in one pass.
 
     Args:
         observation_space: ``input_ids`` and ``attention_mask``, ``[P+T]`` each.
         action_space: ``Discrete(V)``.
-        lr_schedule: gives the optimiser its first learning rate.
+        lr_schedule: the learning rate as a function of the remaining progress; the optimiser starts with its value at
+            1.
         model: a directory, a hub id, or a loaded model, which is then trained in place.
         prompt_length: ``P``.
         end_token_ids: tokens that end a response.
         value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module; None for no critic.
-        lora: adapters to train instead of the model: a rank, or a configuration of peft's. A model that comes with
+        lora: adapters to train instead of the model: a rank, or a configuration of peft. A model that already has
             adapters (a ``PeftModel``, or the directory of one) needs none.
-        freeze_layers: the embeddings and so many of the lower layers are not trained; None for none. What they compute
-            is then computed once per iteration.
-        untie_head: gives an output head that is tied to the embedding weights of its own, so that it learns where the
-            embedding is frozen. Not with adapters, beside which no head learns.
-        frozen: parameters of this policy, by name (``lm.…``, ``value.…``), that are not trained. Those of a loaded
-            model that ask for no gradient need not be named.
-        sampling: the behaviour distribution.
-        seed: of the random streams of ``predict``.
+        freeze_layers: freeze the embeddings and the first n layers, whose activations are then computed once per
+            iteration; None freezes nothing.
+        untie_head: give an output head that is tied to the embedding its own weights, so that it is trained even if the
+            embedding is frozen. It cannot be combined with adapters.
+        frozen: names of parameters of this policy (``lm.…``, ``value.…``) to freeze. Parameters of a loaded model that
+            do not require a gradient stay frozen without being named.
+        sampling: settings of the behaviour distribution.
+        seed: random seed of the streams of ``predict``.
+
+    Raises:
+        ValueError: the model has too few tokens or too short a context for the task, comes with weights that are not
+            finite, or does not fit an option.
     """
 
     def __init__(
@@ -351,12 +368,14 @@ class LMPolicy(BasePolicy):
             self.lm = load_lm(model)
         make_saveable(self.lm)
         check_loaded(self.lm, f"model={model!r}" if isinstance(model, str | Path) else "model")
-        self.fresh_adapters = lora is not None  # or they came with the model, and are part of where it begins
-        mask: NucleusMask | None = None  # NLPO sets it; no module of the policy, which would save and count it
+        self.fresh_adapters = lora is not None  # adapters that came with the model are part of the initial policy
+        mask: NucleusMask | None = None  # set by NLPO; no module of the policy, or its weights would be saved twice
         self.behaviour = Behaviour(int(action_space.n), tuple(end_token_ids), sampling or Sampling(), mask)
         rows = embedding_rows(self.lm)
         if rows < self.n_actions:
-            raise ValueError(f"the model's vocabulary has {rows} tokens, fewer than the {self.n_actions} actions")
+            raise ValueError(
+                f"the model's vocabulary has {rows} tokens; expected at least the {self.n_actions} actions"
+            )
         self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         check_context(self.lm, self.width, prompt_length)
         self.prompt_length = prompt_length
@@ -365,30 +384,31 @@ class LMPolicy(BasePolicy):
         if untie_head:
             if lora is not None or is_adapted(self.lm):
                 raise ValueError(
-                    "untie_head=True does not go with adapters: they are all that is trained, and a head of its own "
-                    "would never learn; leave untie_head or the adapters out"
+                    "untie_head=True cannot be combined with adapters: only the adapters are trained, and an untied "
+                    "head would never change; leave out untie_head or the adapters"
                 )
             untie(self.lm)
         if lora is not None:
             add_lora(self.lm, lora, freeze_layers or 0, seed)
         elif is_adapted(self.lm):
             train_adapters(self.lm)
-        self.value = make_value(value, self.lm)  # before any layer is frozen, which its own copy need not be
+        self.value = make_value(value, self.lm)  # before freezing, so that a separate critic's trunk stays trainable
         self._freeze_named(frozen)
         self._frozen = self._frozen_by_caller()
         if freeze_layers is not None:
             freeze(self.lm, freeze_layers)
         self.trunk = Trunk(self.lm, freeze_layers or 0)
+        # Cached and whole passes must agree, or the ratio would not be 1 before the first step.
         check_agreement(self.trunk, self.width, prompt_length)
-        # Adam's ε is part of the published recipe (Huang 2024).
         trained = [p for p in self.parameters() if p.requires_grad]
-        # As a group, since a policy that only acts may have nothing to train.
+        # Adam's ε is part of the published recipe (Huang 2024). The parameters are passed as a group, since a policy
+        # that only acts may have none to train, and Adam rejects an empty list.
         self.optimizer = torch.optim.Adam([{"params": trained}], lr=lr_schedule(1), eps=1e-5)
         self._own_session: Session | None = None
 
     @property
     def n_actions(self) -> int:
-        """``V``."""
+        """Number of actions ``V``."""
         return self.behaviour.n_actions
 
     @property
@@ -398,16 +418,16 @@ class LMPolicy(BasePolicy):
 
     @property
     def sampling(self) -> Sampling:
-        """Temperature, minimum length, top-k and top-p."""
+        """Temperature, minimum length, top-k and top-p of the behaviour distribution."""
         return self.behaviour.sampling
 
     @property
     def mask(self) -> NucleusMask | None:
-        """NLPO's mask; None for none."""
+        """NLPO's mask; None without one."""
         return self.behaviour.mask
 
     def saved_arguments(self) -> dict[str, Any]:
-        """What the constructor must be told again, beside the saved model."""
+        """Return the constructor arguments that a saved model does not hold by itself."""
         layers = {} if self.freeze_layers is None else {"freeze_layers": self.freeze_layers}
         return {**layers, **({"frozen": self._frozen} if self._frozen else {})}
 
@@ -416,13 +436,16 @@ class LMPolicy(BasePolicy):
         unknown = sorted(set(names) - parameters.keys())
         if unknown:
             raise ValueError(
-                f"frozen names {unknown}; expected parameters of the policy, such as {next(iter(parameters))!r}"
+                f"frozen={unknown}; expected names of the policy's parameters, such as {next(iter(parameters))!r}"
             )
         for name in names:
             parameters[name].requires_grad_(False)
 
     def _frozen_by_caller(self) -> list[str]:
-        """What is not trained before any layer is frozen; what adapters freeze, they freeze again by themselves."""
+        """Return the names of parameters that the caller froze.
+
+        With adapters the model's parameters are left out, as adding adapters freezes them again.
+        """
         prefix = "lm." if is_adapted(self.lm) else ()
         named = self.named_parameters()
         return [name for name, parameter in named if not parameter.requires_grad and not name.startswith(prefix)]
@@ -436,9 +459,13 @@ class LMPolicy(BasePolicy):
         sampling: Sampling | None = None,
         model: PreTrainedModel | None = None,
     ) -> Session:
-        """Return a cache and random streams for ``n_rows`` rows; each player holds its own.
+        """Return a cache and random streams for ``n_rows`` rows.
 
-        ``seed``, ``sampling`` and ``model`` are the policy's where none are given.
+        Args:
+            n_rows: number of rows.
+            seed: random seed; None for the policy's.
+            sampling: settings of the behaviour distribution; None for the policy's.
+            model: the language model that samples; None for the policy's.
         """
         return Session(
             self.lm if model is None else model,
@@ -455,7 +482,7 @@ class LMPolicy(BasePolicy):
         action_masks: BoolArray | None = None,
         deterministic: bool = False,
     ) -> Acted:
-        """Chooses a token for every row of a vector observation, with this policy's own session."""
+        """Choose a token for every row of a vector observation, with this policy's own session."""
         n_rows = len(observation["input_ids"])
         if self._own_session is None or self._own_session.n_rows != n_rows:
             self._own_session = self.session(n_rows)
@@ -469,18 +496,21 @@ class LMPolicy(BasePolicy):
         deterministic: bool = False,
         action_masks: BoolArray | None = None,
     ) -> tuple[NDArray[Any], tuple[Session] | None]:
-        """stable-baselines3's ``predict``; the returned state carries the session, as evaluation passes it back.
+        """Choose actions under stable-baselines3's contract of ``predict``.
+
+        The returned state holds a session, which stable-baselines3's evaluation passes back in the next call.
 
         Raises:
-            ValueError: the observation is what Gymnasium's ``reset`` returns, with its info.
+            ValueError: the observation is a tuple of observation and info, as Gymnasium's ``reset`` returns it.
         """
         given: Any = observation
         if isinstance(given, tuple):
-            raise ValueError("observation is a tuple; reset() returns (observation, info): give the first of them")
+            raise ValueError("observation is a tuple; reset() returns (observation, info): pass the observation alone")
         single = observation["input_ids"].ndim == 1
         rows = {k: np.asarray(v)[None] if single else np.asarray(v) for k, v in observation.items()}
         masks = action_masks[None] if single and action_masks is not None else action_masks
         if state is None:
+            # evaluate_policy passes episode_start: it gets a session of its own, so that training is not disturbed.
             state = (self.session(len(rows["input_ids"])),) if episode_start is not None else None
         if state is None:
             acted = self.act(rows, masks, deterministic)
@@ -497,13 +527,13 @@ class LMPolicy(BasePolicy):
     def evaluate(
         self, input_ids: Tensor, attention_mask: Tensor, kept: Tensor | None = None, prefix: Tensor | None = None
     ) -> Evaluation:
-        """Log-probabilities, entropies and values of whole sequences, in one pass.
+        """Compute log-probabilities, entropies and values of whole sequences in one pass.
 
         Args:
             input_ids: ``[n, P+T]``.
             attention_mask: ``[n, P+T]``.
-            kept: ``[n, T, M]`` what the behaviour distribution kept, or None.
-            prefix: ``[n, L, d]`` what the frozen layers compute, where it was kept.
+            kept: ``[n, T, M]`` ids that the behaviour distribution kept at the rollout, -1 for none; None for all.
+            prefix: ``[n, L, d]`` activations of the frozen layers, if they were stored.
         """
         valid = attention_mask[:, self.prompt_length :].bool()
         states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length, prefix)
@@ -514,7 +544,7 @@ class LMPolicy(BasePolicy):
         return Evaluation(scores.log_probs, scores.entropy, values)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Stays in eval mode: dropout is off in every model during RL (DESIGN: ratio 1 at the first update)."""
+        """Keep eval mode whatever ``mode`` is: dropout would make sampled and trained policy differ."""
         self.train(False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The KL's reference: a frozen copy, another model, or the policy's own trunk with its adapters off.
 
-A copy of an adapted policy shares the weights that are not trained; only the adapters stand there twice.
+A copy of an adapted policy shares the frozen weights; only the adapters are duplicated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.lm.agreement import check_whole_passes
-from textgym.lm.files.adapters import BASE, CONFIG, set_adapters, write_adapters
+from textgym.lm.files.adapters import BASE, set_adapters, write_adapters
 from textgym.lm.files.loading import (
     columns_read,
     context_length,
@@ -37,19 +37,20 @@ from textgym.lm.parts.lora import (
     unwrapped,
 )
 from textgym.lm.trunk import Trunk
+from textgym.runs.directory import CONFIG
 
 PLACE = Path("training", "reference")
 """A checkpoint's folder for its reference."""
 WITHOUT_ADAPTERS = "without-adapters"
-"""As ``reference``: the model below the policy's adapters."""
+"""Value of ``reference`` for the model below the policy's adapters."""
 
 
 @dataclass(frozen=True)
 class SavedAdapters:
-    """A reference that a checkpoint keeps as adapters alone, over the weights of its policy.
+    """Reference that a checkpoint stores as adapters alone, on the weights of its policy.
 
     Attributes:
-        directory: where they lie.
+        directory: directory of the adapters.
     """
 
     directory: Path
@@ -60,13 +61,13 @@ Reference: TypeAlias = "str | Path | PreTrainedModel | SavedAdapters | None"
 
 
 def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel | None, Trunk]:
-    """Return the reference model and its trunk; no model where the policy's own one serves, without its adapters.
+    """Return the reference model and its trunk; the model is None if the reference is the policy without adapters.
 
     Args:
-        policy: as it is before training.
-        source: a directory, a hub id, a loaded model, which is copied; :data:`WITHOUT_ADAPTERS`; or None for the policy
-            as it is now. Adapters that came with the policy are part of it. Fresh ones change nothing yet, so that the
-            policy's own trunk serves, with its adapters switched off.
+        policy: the policy before training.
+        source: a directory, a hub id, a loaded model, which is copied; :data:`WITHOUT_ADAPTERS`; or None for the
+            initial policy. Adapters that came with the policy are part of it. Fresh adapters change nothing yet, so
+            that the policy's own trunk with its adapters switched off is used.
 
     Raises:
         ValueError: the reference does not fit the policy.
@@ -78,18 +79,18 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
             raise ValueError(f"reference={source!r}, but the policy has no adapters; leave reference out")
         return None, _sharing_trunk(policy, partial(AdaptersOff, policy.lm))
     reference = _copied(policy, source)
-    if source is not None:  # a copy of the policy was checked as the policy
+    if source is not None:  # a copy of the policy needs no check: the policy was checked
         check_loaded(reference, "reference")
     _check_fits(reference, policy)
     reference.to(policy.device)  # type: ignore[arg-type]  # transformers wraps it without its types
     trunk = _sharing_trunk(policy, partial(Trunk, reference))
-    if isinstance(source, str | Path | nn.Module):  # another model than the policy, which was checked already
+    if isinstance(source, str | Path | nn.Module):  # another model than the policy
         check_whole_passes(trunk, policy.width, policy.prompt_length)
     return reference, trunk
 
 
 def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
-    """A frozen model; where it is the policy with adapters as they were, it shares the weights that are not trained."""
+    """Return a frozen model; a copy of an adapted policy shares its frozen weights."""
     if isinstance(source, SavedAdapters):
         return set_adapters(frozen_twin(policy.lm), source.directory)
     if isinstance(source, nn.Module):
@@ -101,13 +102,13 @@ def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
 
 
 def save_reference(reference: PreTrainedModel, policy: LMPolicy, scratch: Path, checkpoint: Path) -> None:
-    """Write a reference into a checkpoint; one that shares the policy's weights as adapters alone.
+    """Write a reference into a checkpoint; as adapters alone if it shares the policy's weights.
 
     Args:
-        reference: of an algorithm.
-        policy: of the same.
-        scratch: the checkpoint as it is written.
-        checkpoint: where it will lie.
+        reference: the algorithm's reference model.
+        policy: the algorithm's policy.
+        scratch: the directory in which the checkpoint is being written.
+        checkpoint: its final place.
     """
     if shares_base(reference, policy.lm):
         write_adapters(reference, scratch / PLACE, checkpoint / BASE)
@@ -116,7 +117,7 @@ def save_reference(reference: PreTrainedModel, policy: LMPolicy, scratch: Path, 
 
 
 def saved_reference(checkpoint: Path) -> Reference:
-    """Return the reference that a checkpoint keeps; where it keeps none, the policy without its adapters."""
+    """Return the reference that a checkpoint holds; :data:`WITHOUT_ADAPTERS` if it holds none."""
     directory = checkpoint / PLACE
     if not directory.is_dir():
         return WITHOUT_ADAPTERS
@@ -127,15 +128,19 @@ def saved_reference(checkpoint: Path) -> Reference:
 def _check_fits(reference: PreTrainedModel, policy: LMPolicy) -> None:
     if embedding_rows(reference) < policy.n_actions:
         raise ValueError(
-            f"the reference embeds {embedding_rows(reference)} tokens, the task has {policy.n_actions} actions"
+            f"the reference embeds {embedding_rows(reference)} tokens, fewer than the task's {policy.n_actions} actions"
+            "; pass a reference with the policy's vocabulary"
         )
     limit = context_length(reference)
     if limit is not None and limit < columns_read(reference, policy.width, policy.prompt_length):
-        raise ValueError(f"the reference's context of {limit} tokens is shorter than P + T = {policy.width}")
+        raise ValueError(
+            f"the reference's context of {limit} tokens is shorter than P + T = {policy.width}; pass a reference "
+            "with a longer context"
+        )
 
 
 def _sharing_trunk(policy: LMPolicy, make: Callable[[int], Trunk]) -> Trunk:
-    """Return a trunk that takes the activations of the policy's frozen layers for its own, where they are the same."""
+    """Return a trunk that reuses the activations of the policy's frozen layers if its own would be equal."""
     if policy.freeze_layers:
         trunk = make(policy.freeze_layers)
         if _same_prefix(policy.trunk, trunk):

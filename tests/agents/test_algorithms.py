@@ -239,10 +239,10 @@ def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "env is None; pass env=ID"),
+        ({}, ValueError, "env is None; pass a task's id"),
         ({"policy": "textgym/Emit-v0"}, ValueError, "expected 'LMPolicy'; for the environment write env='textgym/Emit"),
         ({"policy": "MlpPolicy", "env": "textgym/Emit-v0"}, ValueError, "policy='MlpPolicy' is unknown; expected 'LM"),
-        ({"env": "CartPole-v1"}, ValueError, "env='CartPole-v1' is no language task"),
+        ({"env": "CartPole-v1"}, ValueError, "env='CartPole-v1' is not a language task"),
         ({"env": gym.make("CartPole-v1")}, ValueError, "expected those of a language task"),
         ({"env": "textgym/Emit-v0", "kl": "0.1"}, TypeError, "kl='0.1'; expected a number"),
         ({"env": "textgym/Emit-v0", "kl": True}, TypeError, "kl=True; expected a number"),

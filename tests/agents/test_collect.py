@@ -325,7 +325,7 @@ class Whisper(gym.ObservationWrapper[Any, Any, Any]):
 
 def test_an_environment_that_rewrites_tokens_cannot_be_trained_on():
     mdp = word_mdp(prompts=PROMPTS)
-    with pytest.raises(ValueError, match="rewrites some, can be played"):
+    with pytest.raises(ValueError, match="inserts or rewrites tokens can be played"):
         play(dummy(mdp, 2, Whisper), mdp, 4)
 
 

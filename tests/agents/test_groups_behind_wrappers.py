@@ -208,7 +208,7 @@ class Silent(gym.Wrapper[Any, Any, Any, Any]):
 def test_a_wrapper_that_drops_the_options_is_named(make: Callable[[], Any]) -> None:
     algorithm = ALGORITHMS["grpo"]("LMPolicy", make(), model=tiny_gpt2(), **SMALL)
     before = [parameter.clone() for parameter in algorithm.policy.parameters()]
-    with pytest.raises(ValueError, match=r"asked for prompt \d and began prompt .*a wrapper does not hand the options"):
+    with pytest.raises(ValueError, match=r"asked for prompt \d and began prompt .*a wrapper does not pass the options"):
         algorithm.learn(100)
     assert all(torch.equal(*pair) for pair in zip(before, algorithm.policy.parameters(), strict=True))
 
@@ -230,7 +230,7 @@ class Foreign(gym.Env[Any, Any]):
 
 @pytest.mark.parametrize("name", ["rloo", "remax"])
 def test_an_environment_that_is_none_of_ours_cannot_be_asked(name: str) -> None:
-    refusal = "responses to each prompt, but the environment's rows choose their own prompts; give an id, or an environ"
+    refusal = "responses to each prompt, but the environment's rows choose their own prompts; pass a task's id, or an"
     with pytest.raises(ValueError, match=refusal):
         ALGORITHMS[name]("LMPolicy", Foreign(), model=tiny_gpt2(), **SMALL)
     algorithm = ALGORITHMS[name]("LMPolicy", TokenVectorEnv(mdp(), 1, "Disabled"), model=tiny_gpt2(), **SMALL)

@@ -115,10 +115,10 @@ def test_a_task_that_restricts_actions_is_refused() -> None:
         return np.ones((len(input_ids), V), bool)
 
     env = TokenVectorEnv(word_mdp(n_words=30, allowed=allowed), 8, "Disabled")
-    with pytest.raises(ValueError, match="does not go with a task that restricts actions"):
+    with pytest.raises(ValueError, match="cannot be combined with a task that restricts actions"):
         NLPO("LMPolicy", env, model=tiny_gpt2(V))
     algorithm = NLPO("LMPolicy", TokenVectorEnv(word_mdp(n_words=30), 8, "Disabled"), model=tiny_gpt2(V))
-    with pytest.raises(ValueError, match="does not go with a task that restricts actions"):
+    with pytest.raises(ValueError, match="cannot be combined with a task that restricts actions"):
         algorithm.set_env(env)
 
 

@@ -145,7 +145,7 @@ def test_exact_kl_is_the_mean_of_k1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kl", "temperature", "message"), [(0.1, 1.0, "pays the KL already"), (0.0, 0.5, "make them equal")]
+    ("kl", "temperature", "message"), [(0.1, 1.0, "subtracts the KL already"), (0.0, 0.5, "make them equal")]
 )
 def test_wrapper_that_does_not_fit_the_agent_is_refused(kl: float, temperature: float, message: str) -> None:
     env = TokenVectorEnv(word_mdp(), 4, "Disabled")

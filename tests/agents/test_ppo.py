@@ -97,7 +97,7 @@ def test_ratio_check_notices_another_temperature() -> None:
     """Training under another distribution than was sampled from stops at once."""
     algorithm = make_ppo()
     algorithm._session.behaviour = replace(algorithm.policy.behaviour, sampling=Sampling(temperature=0.5))
-    with pytest.raises(TrainingError, match="sampling settings that were changed"):
+    with pytest.raises(TrainingError, match="sampling settings changed"):
         algorithm.learn(50)
 
 
@@ -210,7 +210,7 @@ def test_stopping_callback_ends_training() -> None:
         ({"n_epochs": 0}, "n_epochs=0"),
         ({"gae_lambda": 1.5}, "gae_lambda=1.5"),
         ({"clip_range": 0.0}, "clip_range=0.0"),
-        ({"model": tiny_gpt2(vocabulary_size=8)}, "fewer than the 16 actions"),
+        ({"model": tiny_gpt2(vocabulary_size=8)}, "expected at least the 16 actions"),
         ({"model": tiny_gpt2(positions=8)}, "context of 8 tokens"),
         ({"reference": tiny_gpt2(vocabulary_size=8)}, "reference embeds 8"),
         ({"value": "nowhere"}, "value='nowhere'"),
@@ -261,9 +261,9 @@ def test_no_training_goes_on_in_a_foreign_task(tmp_path: Path, changes: dict[str
         (
             {"sampling": Sampling(top_k=3)},
             {"allowed": lambda input_ids, _: np.ones((len(input_ids), 16), bool)},
-            "top_k and top_p do not go with a task that restricts actions",
+            "top_k and top_p cannot be combined with a task that restricts actions",
         ),
-        ({}, {"end_token_ids": (1, 3)}, r"ends responses by the tokens \(1, 3\), the policy by \(1,\)"),
+        ({}, {"end_token_ids": (1, 3)}, r"ends responses with the tokens \(1, 3\), the policy with \(1,\)"),
     ],
 )
 def test_another_environment_passes_the_checks_of_the_first(
@@ -279,7 +279,7 @@ def test_another_environment_passes_the_checks_of_the_first(
 
 def test_another_environment_that_pays_the_kl_too_is_refused() -> None:
     algorithm = make_ppo(kl=0.05)
-    with pytest.raises(ValueError, match="pays the KL already"):
+    with pytest.raises(ValueError, match="subtracts the KL already"):
         algorithm.set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
     make_ppo(kl=0).set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
 
@@ -293,7 +293,7 @@ def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> 
     (tmp_path / "saved" / "manifest.json").unlink()
     write_manifest(tmp_path / "saved")
     assert PPO.load(tmp_path / "saved", make_env()).num_timesteps == 0
-    with pytest.raises(ValueError, match="does not know its task; pass env=ID"):
+    with pytest.raises(ValueError, match="without the sizes of its task; pass env=ID"):
         PPO.load(tmp_path / "saved")
 
 

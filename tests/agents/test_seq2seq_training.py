@@ -151,7 +151,7 @@ def test_adapters_on_a_frozen_encoder(make: Make) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (tiny_t5(vocabulary_size=8), "vocabulary has 8 tokens, fewer than the 16 actions"),
+        (tiny_t5(vocabulary_size=8), "vocabulary has 8 tokens; expected at least the 16 actions"),
         (tiny_bart(positions=4), "context of 4 tokens"),
     ],
 )

@@ -394,7 +394,7 @@ def test_a_planted_pickle_is_refused_and_not_read(name: str, tmp_path: Path) -> 
     torch.save({"w": Mark()}, state / name)
     (state / "manifest.json").unlink()
     write_manifest(state)
-    with pytest.raises(ValueError, match=rf"{name} is none of the files that textgym keeps between epochs"):
+    with pytest.raises(ValueError, match=rf"{name} is not one of the files that textgym keeps between epochs"):
         tune(tiny_gpt2(), directory=tmp_path, resume=True)
     assert not (tmp_path / "RAN").exists()
 

@@ -147,7 +147,9 @@ def test_a_function_that_returns_false_stops(several: bool) -> None:
 
 
 def test_a_function_that_forgets_to_return_is_an_error() -> None:
-    with pytest.raises(TypeError, match="the callback function returned None; return True to go on, or False to stop"):
+    with pytest.raises(
+        TypeError, match="the callback function returned None; return True to continue training, or False to stop"
+    ):
         make().learn(24, callback=lambda *_: None)
 
 
@@ -224,7 +226,7 @@ def test_the_message_for_what_make_vec_gives_names_the_bridge() -> None:
     for ask in (lambda: evaluate_policy(make(), env, 2), lambda: VecMonitor(env)):  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"give stable-baselines3 textgym\.agents\.SlotVecEnv\(env\)"):
             ask()
-    with pytest.raises(ValueError, match=r"put a Gymnasium vector environment into textgym\.agents\.SlotVecEnv"):
+    with pytest.raises(ValueError, match=r"wrap a Gymnasium vector environment in textgym\.agents\.SB3VecEnv"):
         stable_baselines3.PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": tiny_gpt2()})  # type: ignore[arg-type]
 
 
@@ -437,7 +439,7 @@ def test_predict_gives_arrays_of_the_observations_shape(deterministic: bool) -> 
 
 
 def test_predict_names_the_mistake_of_passing_all_that_reset_returns() -> None:
-    with pytest.raises(ValueError, match=r"reset\(\) returns \(observation, info\): give the first of them"):
+    with pytest.raises(ValueError, match=r"reset\(\) returns \(observation, info\): pass the observation alone"):
         words().predict(word_env().reset(seed=0))
 
 
@@ -563,7 +565,7 @@ def test_an_attribute_that_cannot_be_sent_is_named() -> None:
         def has_attr(self, attr_name: str) -> bool:
             return attr_name in ("mdp", "prompt_length", "end_token_ids", "render_mode")
 
-    with pytest.raises(ValueError, match="env cannot send its attribute 'mdp' from its process"):
+    with pytest.raises(ValueError, match="env cannot send its attribute 'mdp' from its subprocess"):
         words(VecMonitor(Locked(word_env())))
 
 

@@ -1,8 +1,8 @@
-"""The behaviour distribution: what is sampled is what is trained.
+"""The behaviour distribution, from which a policy is sampled and under which it is trained.
 
 A model's logits become a distribution over the task's actions: temperature divides them, and the minimum length, the
-task's own mask, NLPO's mask, top-k and top-p leave tokens out. :class:`Behaviour` holds all of this in one object, so
-that sampling, training, the reference and the exact optimum cannot disagree about it.
+task's own mask, NLPO's mask, top-k and top-p exclude tokens. :class:`Behaviour` holds all of these settings in one
+object, so that sampling, training, the reference and the exact optimum use the same ones.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from textgym.lm.files.loading import frozen_copy
 from textgym.lm.sampling import Sampling
 
 PLAIN = Sampling()
-"""The model itself: temperature 1, and nothing left out."""
+"""The model's own distribution: temperature 1, no token excluded."""
 
 CHUNK_ELEMENTS = 2**24
-"""Logits that are alive at once while tokens are scored (64 MB in fp32); more are computed again for backward."""
+"""Maximum number of logits in memory while tokens are scored (64 MB in fp32); beyond it, chunks are recomputed in the
+backward pass."""
 
 Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per response token; 0 where none stands.
+    """Log-probability and entropy of each response token; 0 beyond each response.
 
     Attributes:
-        log_probs: ``[n, T]`` of the sampled tokens under the behaviour distribution.
-        entropy: ``[n, T]`` of that distribution, in nats.
+        log_probs: ``[n, T]`` log-probabilities of the sampled tokens under the behaviour distribution.
+        entropy: ``[n, T]`` entropy of that distribution, in nats.
     """
 
     log_probs: Tensor
@@ -42,13 +43,13 @@ class TokenScores:
 
 
 class NucleusMask:
-    """NLPO's action mask: the tokens that a copy of the policy, refreshed now and then, finds plausible.
+    """NLPO's action mask: the nucleus of a frozen copy of the policy, which is refreshed periodically.
 
     It keeps the copy's nucleus, its most probable tokens and the end tokens (Ramamurthy 2022, arXiv 2210.01241).
 
     Args:
-        model: is copied and frozen.
-        top_mask: the mass of the nucleus, in (0, 1].
+        model: the model to copy and freeze.
+        top_mask: probability mass of the nucleus, in (0, 1].
         min_tokens_to_keep: number of most probable tokens that are always kept.
     """
 
@@ -59,16 +60,16 @@ class NucleusMask:
 
     @torch.no_grad()
     def refresh(self, model: PreTrainedModel) -> None:
-        """Make the copy equal to the model as it is now; caches notice."""
+        """Copy the model's present weights; caches of the copy notice the change."""
         self.model.load_state_dict(model.state_dict())
 
     def admits(self, logits: Tensor, end_ids: tuple[int, ...]) -> Tensor:
-        """Return ``[n, V]`` bool: the tokens that may be sampled, given the copy's behaviour logits ``[n, V]``."""
+        """Return the tokens that may be sampled, ``[n, V]`` bool, given the copy's behaviour logits ``[n, V]``."""
         kept = nucleus(logits, self.top_mask)
         best = logits.topk(min(self.min_tokens_to_keep, logits.shape[1])).indices
         kept = kept.scatter(1, best, True)
         kept[:, list(end_ids)] = True
-        return kept & torch.isfinite(logits)  # what the minimum length or the task forbids, no mask brings back
+        return kept & torch.isfinite(logits)  # tokens excluded by the minimum length or the task stay excluded
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class Behaviour:
     """The distribution that a policy samples from **and** is trained under.
 
     Attributes:
-        n_actions: ``V``; a model's wider head is cut to it.
+        n_actions: ``V``; the logits of a wider head are cut to it.
         end_ids: tokens that end a response.
         sampling: temperature, minimum length, top-k and top-p.
-        mask: NLPO's mask; None for none.
+        mask: NLPO's mask; None without one.
     """
 
     n_actions: int
@@ -89,9 +90,9 @@ class Behaviour:
 
     @property
     def truncates(self) -> bool:
-        """True if the candidate tokens depend on a model (top-k, top-p, NLPO's mask).
+        """True if the candidate tokens depend on the policy (top-k, top-p, NLPO's mask).
 
-        They are then stored per token and do not bind the reference.
+        They are then stored per token and not applied to the reference.
         """
         return self.sampling.truncates or self.mask is not None
 
@@ -100,9 +101,9 @@ class Behaviour:
         return replace(self, sampling=self.sampling.shared, mask=None)
 
     def kept_for_reference(self, kept: Kept | None) -> Kept | None:
-        """Return the kept ids that bind the reference as well.
+        """Return the kept ids that also apply to the reference.
 
-        What a task forbids, it forbids the reference too; top-k, top-p and NLPO's mask are the policy's own.
+        A task's restriction applies to the reference, too; top-k, top-p and NLPO's mask belong to the policy alone.
 
         Args:
             kept: the ids that this distribution kept, in any layout; None for all.
@@ -116,23 +117,24 @@ class Behaviour:
         allowed: Tensor | None = None,
         mask_logits: Tensor | None = None,
     ) -> Tensor:
-        """Return the logits of the distribution; -inf where a token is left out.
+        """Compute the logits of the distribution; -inf for excluded tokens.
 
         Args:
-            logits: ``[n, V']`` as the model gives them; a head wider than the action space is cut.
-            elapsed: ``[n]`` tokens that each response holds already; needed where ``min_new_tokens`` is set.
-            allowed: ``[n, V]`` bool, the task's own mask, or None.
-            mask_logits: ``[n, V']`` of the mask's model; needed where there is a mask.
+            logits: ``[n, V']`` logits of the model; a head wider than the action space is cut.
+            elapsed: ``[n]`` number of tokens in each response so far; required if ``min_new_tokens`` is set.
+            allowed: ``[n, V]`` bool, the task's own mask; None for all.
+            mask_logits: ``[n, V']`` logits of the mask's model; required if there is a mask.
 
         Returns:
             ``[n, V]`` float32.
 
         Raises:
-            ValueError: some row has no token left.
+            ValueError: a row has no token left.
         """
         sampling = self.sampling
+        # NLPO's mask comes first: a nucleus of the mask model's distribution under the same temperature.
         if self.mask is not None:
-            assert mask_logits is not None, "the mask judges by logits of its own model"
+            assert mask_logits is not None, "a nucleus mask needs the logits of its own model"
             allowed = self.mask.admits(self.for_reference().logits(mask_logits, elapsed, allowed), self.end_ids)
         scaled = logits[:, : self.n_actions].float()
         if sampling.temperature != 1:
@@ -147,6 +149,7 @@ class Behaviour:
             scaled = scaled.masked_fill(~allowed, -torch.inf)
             if not torch.isfinite(scaled).any(-1).all():
                 raise ValueError("the task's mask leaves no token to choose; expected at least one per state")
+        # Top-k and top-p come last, and so rank the remaining tokens only. Ties with the k-th token are kept.
         if sampling.top_k and sampling.top_k < self.n_actions:
             threshold = scaled.topk(sampling.top_k).values[:, -1:]
             scaled = scaled.masked_fill(scaled < threshold, -torch.inf)
@@ -155,16 +158,17 @@ class Behaviour:
         return scaled
 
     def kept_logits(self, logits: Tensor, elapsed: Tensor, kept: Tensor | None) -> Tensor:
-        """Return the logits of a distribution whose candidate tokens were stored when it was sampled.
+        """Compute the logits of a distribution whose candidate tokens were stored when it was sampled.
 
         Args:
-            logits: ``[n, V']`` as the model gives them.
-            elapsed: ``[n]`` tokens that each response held.
+            logits: ``[n, V']`` logits of the model.
+            elapsed: ``[n]`` number of tokens in each response so far.
             kept: ``[n, M]`` ids, -1 for none; None for all.
 
         Returns:
-            ``[n, M]`` in the order of ``kept``, -inf where there is none; ``[n, V]`` without ``kept``.
+            ``[n, M]`` in the order of ``kept``, -inf for ids of -1; ``[n, V]`` without ``kept``.
         """
+        # The stored candidates replace top-k, top-p and masks: a changed policy would choose others.
         scaled = self.for_reference().logits(logits, elapsed)
         if kept is None:
             return scaled
@@ -178,13 +182,13 @@ class Behaviour:
         valid: Tensor,
         kept: Tensor | None = None,
     ) -> TokenScores:
-        """Compute log-probability and entropy of every valid token, without keeping ``[n, T, V]`` alive.
+        """Compute log-probability and entropy of every valid token, without holding ``[n, T, V]`` in memory.
 
         Args:
-            head: hidden states to logits.
-            states: ``[n, T, d]`` the states from which the tokens were chosen.
-            actions: ``[n, T]``.
-            valid: ``[n, T]`` bool.
+            head: maps hidden states to logits.
+            states: ``[n, T, d]`` the states in which the tokens were chosen.
+            actions: ``[n, T]`` the chosen tokens.
+            valid: ``[n, T]`` bool, True for response tokens.
             kept: ``[n, T, M]`` ids that the distribution kept at the rollout, -1 for none; None for all.
         """
         elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
@@ -193,15 +197,16 @@ class Behaviour:
             log_probs = self.kept_logits(head(states), elapsed, kept).log_softmax(-1)
             if kept is None:
                 chosen = log_probs.gather(1, actions[:, None])
-            else:
+            else:  # columns are candidates, not token ids; a token outside them has probability 0
                 is_chosen = kept == actions[:, None]
                 chosen = log_probs.gather(1, is_chosen.int().argmax(-1, keepdim=True))
                 chosen = chosen.masked_fill(~is_chosen.any(-1, keepdim=True), -torch.inf)
-            # 0 · log 0 = 0, also in the gradient
+            # 0 · log 0 counts as 0, in the gradient as well.
             finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
             return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
 
         inputs = (states[valid], actions[valid], elapsed[valid], None if kept is None else kept[valid])
+        # Chunks are recomputed in the backward pass: a second product with the head instead of an [n, T, V] tensor.
         size = max(1, CHUNK_ELEMENTS // self.n_actions)
         if len(inputs[0]) <= size:
             parts = [chunk(*inputs)]
@@ -215,39 +220,39 @@ class Behaviour:
 
 
 def nucleus(logits: Tensor, mass: float) -> Tensor:
-    """``[n, V]`` bool: the smallest set of most probable tokens that holds this mass (Holtzman 2019); 1 for all.
+    """Return the smallest set of most probable tokens with this mass, ``[n, V]`` bool (Holtzman 2019); 1 for all.
 
     Args:
-        logits: ``[n, V]``, -inf for tokens that are left out.
-        mass: in (0, 1].
+        logits: ``[n, V]``, -inf for excluded tokens.
+        mass: probability mass, in (0, 1].
     """
     if mass == 1:
-        return torch.isfinite(logits)  # a rounded sum may pass 1 before the last token
-    # Stable, so that equally probable tokens are kept alike in every batch.
+        return torch.isfinite(logits)  # a rounded sum may reach 1 before the last token
+    # Stable, so that the choice among equally probable tokens does not depend on the batch.
     ranked, order = logits.sort(descending=True, stable=True)
     probs = ranked.softmax(-1)
-    inside = probs.cumsum(-1) - probs < mass
+    inside = probs.cumsum(-1) - probs < mass  # the mass before a token, so that the one that crosses it is kept
     return inside.scatter(1, order, inside)
 
 
 BLOCK = 64
-"""Tokens whose probabilities are summed before the one is sought; near √V for the usual vocabularies."""
+"""Block size of the two-level search in :func:`draw`; of the order of √V for usual vocabularies."""
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample by inverting the cumulative distribution; on a CPU far faster than ``torch.multinomial``.
+    """Sample tokens by inverting the cumulative distribution; on a CPU much faster than ``torch.multinomial``.
 
-    A token depends on its row's logits and uniform alone, so it is the same in every batch.
+    A token depends only on its row's logits and uniform, so that it is the same in every batch.
 
     Args:
-        logits: ``[n, V]``, -inf for tokens that are left out.
+        logits: ``[n, V]``, -inf for excluded tokens.
         uniforms: ``[n]`` float64 in [0, 1).
 
     Returns:
-        tokens ``[n]`` and their log-probabilities ``[n]`` float32; NaN where a row holds NaN.
+        Tokens ``[n]`` and their log-probabilities ``[n]`` float32; NaN where a row holds NaN.
     """
     probs = logits.softmax(-1)
-    # First a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
+    # First find a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
     whole = probs.shape[1] // BLOCK * BLOCK
     blocks = probs[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
     rest = probs[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)
@@ -260,25 +265,25 @@ def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _invert(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative mass goes beyond a fraction of the whole; never where there is none.
+    """Find where the cumulative mass exceeds a fraction of the total; entries of mass 0 are never found.
 
     Args:
-        mass: ``[n, m]`` float64, 0 or more.
+        mass: ``[n, m]`` float64, not negative.
         fraction: ``[n, 1]`` in [0, 1).
 
     Returns:
-        indices ``[n, 1]``, and how far into the mass found the fraction reaches ``[n, 1]``, again in [0, 1).
+        Indices ``[n, 1]``, and the position ``[n, 1]`` within the mass found, again in [0, 1).
     """
     cumulative = mass.cumsum(-1)
-    target = fraction * cumulative[:, -1:]  # less than the whole, also when rounded
-    index = torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[1] - 1)  # of NaN, anything
+    target = fraction * cumulative[:, -1:]  # below the total even when rounded
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[1] - 1)  # with NaN any index
     found = mass.gather(1, index)
     before = cumulative.gather(1, index) - found
     return index, ((target - before) / found).clamp(0, 1 - 2**-53)
 
 
 def kept_ids(logits: Tensor) -> Tensor:
-    """``[n, M]`` int32: the tokens with finite logits in ascending order, padded with -1 to the longest row."""
+    """Return the tokens with finite logits, ``[n, M]`` int32 in ascending order, padded with -1 to the longest row."""
     finite = torch.isfinite(logits)
     counts = finite.sum(-1)
     row, token = finite.nonzero(as_tuple=True)

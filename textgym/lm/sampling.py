@@ -1,4 +1,4 @@
-"""Settings of sampling; :mod:`textgym.lm.behaviour` makes the distribution of them."""
+"""Settings of sampling; :mod:`textgym.lm.behaviour` turns them into a distribution."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from textgym.numbers import TEMPERATURES, check, count, finite
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy's logits become the distribution that it samples from **and** is trained under.
+    """Sampling settings, which define the distribution that a policy samples from **and** is trained under.
 
     Attributes:
-        temperature: divides the logits; from 10⁻⁶ to 10⁶. To write the most probable tokens, predict deterministically.
-        min_new_tokens: responses hold at least so many tokens before an end token may come.
-        top_k: only the k most probable tokens; 0 for all.
-        top_p: only the smallest set of most probable tokens that holds this mass (Holtzman 2019); 1 for all.
+        temperature: divides the logits; from 10⁻⁶ to 10⁶. For the most probable tokens predict deterministically.
+        min_new_tokens: minimum response length; end tokens are masked until then.
+        top_k: number of most probable tokens to keep; 0 for all.
+        top_p: probability mass to keep, in the smallest set of most probable tokens (Holtzman 2019); 1 for all.
     """
 
     temperature: float = 1.0
@@ -30,10 +30,10 @@ class Sampling:
 
     @property
     def truncates(self) -> bool:
-        """True if the kept tokens depend on the policy, so that they must be stored with an episode."""
+        """True if the candidate tokens depend on the policy (top-k, top-p); they are then stored per token."""
         return self.top_k > 0 or self.top_p < 1
 
     @property
     def shared(self) -> Sampling:
-        """The part that also defines the reference's distribution: temperature and minimum length."""
+        """The settings that also apply to the reference: temperature and minimum length."""
         return Sampling(self.temperature, self.min_new_tokens)

@@ -78,14 +78,14 @@ def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
 
 
 class Trunk:
-    """A language model taken apart into backbone and output head, so that logits arise only where they are needed.
+    """A language model split into backbone and output head, so that logits are computed only where they are needed.
 
     Args:
-        model: causal or encoder–decoder.
-        n_frozen: so many of its lower layers are frozen, and what they compute may be kept.
+        model: a causal or encoder–decoder model.
+        n_frozen: number of frozen lower layers, whose activations can be stored and reused.
 
     Raises:
-        ValueError: the model has no trunk of its own, or its logits do not follow from the trunk's states alone.
+        ValueError: the model has no separate backbone, or its logits depend on more than the backbone's states.
     """
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
@@ -100,16 +100,16 @@ class Trunk:
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
     ) -> Tensor:
-        """``[n, T+1, d]``: the states before each response token, and the one after the last.
+        """Compute the states before each response token, and after the last one: ``[n, T+1, d]``.
 
         Args:
             input_ids: ``[n, P+T]``.
             attention_mask: ``[n, P+T]``.
             prompt_length: ``P``.
-            prefix: what the frozen layers compute of these sequences, where it was kept.
+            prefix: ``[n, L, d]`` activations of the frozen layers for these sequences, if they were stored.
         """
         return self.backbone.states(input_ids, attention_mask, prompt_length, prefix)
 
     def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
-        """``[n, L, d]`` what the frozen layers compute; None where there are none. Arguments as above."""
+        """Compute the activations of the frozen layers, ``[n, L, d]``; None without any. Arguments as above."""
         return self.backbone.prefix(input_ids, attention_mask, prompt_length)
