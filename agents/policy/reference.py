@@ -26,6 +26,7 @@ from textgym.lm.files.loading import (
     in_full_precision,
     load_lm,
 )
+from textgym.lm.files.weights import ADAPTER_CONFIG
 from textgym.lm.guards import check_loaded
 from textgym.lm.parts.lora import (
     AdaptersOff,
@@ -37,7 +38,6 @@ from textgym.lm.parts.lora import (
     unwrapped,
 )
 from textgym.lm.trunk import Trunk
-from textgym.runs.directory import CONFIG
 
 PLACE = Path("training", "reference")
 """A checkpoint's folder for its reference."""
@@ -121,7 +121,7 @@ def saved_reference(checkpoint: Path) -> Reference:
     directory = checkpoint / PLACE
     if not directory.is_dir():
         return WITHOUT_ADAPTERS
-    alone = (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
+    alone = (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file()
     return SavedAdapters(directory) if alone else str(directory)
 
 
