@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from textgym.agents.a2c import A2C
@@ -16,6 +15,7 @@ from textgym.agents.reinforce import Reinforce
 from textgym.agents.remax import ReMax
 from textgym.agents.rloo import RLOO
 from textgym.agents.trpo import TRPO
+from textgym.names import suggest
 
 ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "ppo": PPO,
@@ -39,7 +39,6 @@ def find_algorithm(name: str) -> type[SequenceAlgorithm]:
         ValueError: there is none; the nearest is named.
     """
     if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = suggest(name, ALGORITHMS, after=" ")
         raise ValueError(f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]

@@ -11,7 +11,6 @@ All get the same budget of tokens, and all end as an ``LMPolicy``, so that all a
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -41,6 +40,7 @@ from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriti
 from textgym.lm.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
+from textgym.names import suggest
 from textgym.rewards.imports import import_named
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
@@ -133,8 +133,7 @@ def find_contender(name: str) -> Contender:
         return Imitation()
     if ":" in name:
         return _imported(name)
-    near = difflib.get_close_matches(name, [*ALGORITHMS, SFT], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = suggest(name, [*ALGORITHMS, SFT], after=" ")
     raise ValueError(
         f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}, {SFT}; or write package.module:Class, "
         "path/to/file.py:Class, or stable_baselines3:PPO"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
+from textgym.names import suggest
 from textgym.rewards.running import FAILURES, IN_FLIGHT, OvertimeError, Raised, await_all, call_in_time
 from textgym.rewards.scores import as_list, as_score
 from textgym.types import Score
@@ -226,8 +226,7 @@ def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None
     required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
     for name in [*required, *getattr(reward, "required_columns", ())]:
         if name not in given and name not in always:
-            near = difflib.get_close_matches(name, [*given, *always], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, [*given, *always], after=" ")
             raise ValueError(
                 f"reward {reward_name(reward)!r} requires {name!r}, which the data does not have: {hint}Columns of the "
                 f"data are {', '.join(given) or 'none'}; every reward receives {', '.join(always)}. Add the column, "

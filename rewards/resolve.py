@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from textgym.names import suggest
 from textgym.rewards.addresses import split_address
 from textgym.rewards.classifier import ClassifierReward
 from textgym.rewards.compose import WeightedRewards, compose
@@ -97,8 +97,7 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
         if not equals:
             weights.append(float(part))
         elif name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, known, after=" ")
             raise ValueError(f"reward {text!r}: '{kind}:' has no option {name!r}; {hint}{it_has}")
         elif name in options:
             raise ValueError(f"reward {text!r}: the option {name!r} is given twice")
@@ -121,8 +120,7 @@ def _reward(text: str, named: Mapping[str, Reward]) -> Reward:
         return named[text]
     if ":" in text:
         return _imported(text)
-    near = difflib.get_close_matches(text, named, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = suggest(text, named, after=" ")
     raise ValueError(
         f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; "
         "or write module:function, path/to/file.py:function, rm:DIR or clf:DIR,label=LABEL"

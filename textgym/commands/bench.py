@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
 from textgym.benchmarks.grid import experiment_of, read_results, run_grid
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
 from textgym.files import write_text
+from textgym.names import suggest
 
 Chosen: TypeAlias = BenchRun | BenchReport | BenchList
 
@@ -73,8 +73,7 @@ def _settings(experiment: Experiment, given: Mapping[str, float]) -> dict[str, A
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, known, after=" ")
             raise ValueError(f"{experiment.name} has no setting {name!r}; {hint}It has: {', '.join(known) or 'none'}")
         chosen[name] = value
     return chosen
