@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from textgym.agents.advantages import Advantages, monte_carlo, whiten
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Scored
-from textgym.agents.settings import CriticSettings
-
-
-@dataclass(frozen=True)
-class A2CSettings(CriticSettings):
-    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
-
-    n_epochs: int = 1
+from textgym.agents.settings import A2CSettings
 
 
 class A2C(SequenceAlgorithm):

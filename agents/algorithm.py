@@ -48,7 +48,7 @@ from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining, check_pretraining
 from textgym.agents.reference import Reference, make_reference
 from textgym.agents.session import Acted, Session
-from textgym.agents.settings import make_settings, warmup_factor
+from textgym.agents.settings import Common, former_beta, make_settings, warmup_factor
 from textgym.agents.slots import MAX_SLOTS, Slots, SlotStep, make_slots
 from textgym.files import standing
 from textgym.lm.finite import check_trained, naming_batch
@@ -76,7 +76,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         reference: what the KL is measured to: a directory, a hub id, or a loaded model. By default the model as it is
             now, with the adapters that it came with; ``"without-adapters"`` for the model below them.
         value: the critic, where there is one: ``"trunk"``, ``"separate"``, a reward model's directory, or a module.
-        kl: β, or a controller of it.
+        beta: β, the price of a nat of KL, or a controller of it, such as ``AdaptiveKL``.
         sampling: the behaviour distribution.
         pretraining: text that every update learns beside the reward (PPO-ptx, for any algorithm); None for none.
         score_together: score the responses of an iteration at its end, in few large calls of the reward; False scores
@@ -96,12 +96,12 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self,
         policy: str | type[BasePolicy] = "LMPolicy",
         env: GymEnv | gym.vector.VectorEnv[Any, Any, Any] | str | None = None,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | Schedule = Common.learning_rate,
         *,
         model: str | Path | PreTrainedModel | None = None,
         reference: Reference = None,
-        value: str | Path | nn.Module = "trunk",
-        kl: float | KLController = 0.05,
+        value: str | Path | nn.Module = Common.value,
+        beta: float | KLController = Common.beta,
         sampling: Sampling | None = None,
         pretraining: Pretraining | None = None,
         score_together: bool = True,
@@ -117,6 +117,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         check_policy(policy, env)
         if _init_setup_model:
             require_env(env)
+        beta = former_beta(settings, beta)
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
@@ -130,7 +131,7 @@ class SequenceAlgorithm(Choices, BaseAlgorithm):
         self.model = model
         self.reference_source = reference
         self.value = value
-        self.kl = make_controller(kl)
+        self.kl = make_controller(beta)
         rate = schedule_state(learning_rate)  # one that no checkpoint could hold is refused here
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from textgym.agents.expert_iteration import ExpertIteration
 from textgym.agents.session import Session
-from textgym.agents.settings import GroupSettings
-
-
-@dataclass(frozen=True)
-class BestOfNSettings(GroupSettings):
-    """More samples than elsewhere: n alone decides how far from the reference the policy comes."""
-
-    samples_per_prompt: int = 16
+from textgym.agents.settings import BestOfNSettings
 
 
 class BestOfN(ExpertIteration):

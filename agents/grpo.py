@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from textgym.agents.advantages import Advantages, group_relative, spread
 from textgym.agents.batches import Scored
 from textgym.agents.clipped import ClippedAlgorithm
 from textgym.agents.losses import sequence_ratio
-from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
-
-
-@dataclass(frozen=True)
-class GRPOSettings(GroupSettings, ClipSettings):
-    """As published, the loss is normalised by each response's length and the KL stands in it.
-
-    Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
-    2025, arXiv 2503.14476) is ``clip_range_high=0.28, normalisation="token"``.
-
-    Attributes:
-        scale_by_std: whether advantages are divided by their group's standard deviation.
-    """
-
-    normalisation: Normalisation = "sequence"
-    kl_in_loss: bool = True
-    scale_by_std: bool = True
+from textgym.agents.settings import GRPOSettings
 
 
 class GRPO(ClippedAlgorithm):

@@ -14,8 +14,8 @@ from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce
 from textgym.agents.remax import ReMax
 from textgym.agents.rloo import RLOO
+from textgym.agents.settings import find_settings
 from textgym.agents.trpo import TRPO
-from textgym.names import suggest
 
 ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "ppo": PPO,
@@ -38,7 +38,5 @@ def find_algorithm(name: str) -> type[SequenceAlgorithm]:
     Raises:
         ValueError: there is none; the nearest is named.
     """
-    if name not in ALGORITHMS:
-        hint = suggest(name, ALGORITHMS, after=" ")
-        raise ValueError(f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}")
+    find_settings(name)  # whose message names the nearest
     return ALGORITHMS[name]

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from textgym.agents.advantages import Advantages, gae, whiten
 from textgym.agents.batches import Scored
 from textgym.agents.clipped import ClippedAlgorithm
-from textgym.agents.settings import ClipSettings, GAESettings
-
-
-@dataclass(frozen=True)
-class PPOSettings(ClipSettings, GAESettings):
-    """Defaults as published (Ziegler 2019, Ouyang 2022, Huang 2024)."""
+from textgym.agents.settings import PPOSettings
 
 
 def whitened_gae(scored: Scored, lam: float) -> Advantages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textgym.agents.advantages import Advantages, greedy_baseline, spread
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Scored
-from textgym.agents.reinforce import OnPolicySettings
+from textgym.agents.settings import OnPolicySettings
 
 
 class ReMax(SequenceAlgorithm):

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from textgym.agents.advantages import Advantages, leave_one_out, spread
 from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Scored
-from textgym.agents.settings import GroupSettings
-
-
-@dataclass(frozen=True)
-class RLOOSettings(GroupSettings):
-    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
-
-    n_epochs: int = 1
+from textgym.agents.settings import RLOOSettings
 
 
 class RLOO(SequenceAlgorithm):

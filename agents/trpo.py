@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -12,31 +10,8 @@ from textgym.agents.algorithm import SequenceAlgorithm
 from textgym.agents.batches import Minibatch, Scored, minibatches
 from textgym.agents.losses import weight
 from textgym.agents.ppo import whitened_gae
-from textgym.agents.settings import GAESettings
+from textgym.agents.settings import TRPOSettings
 from textgym.agents.trust_region import TrustRegion, flat
-from textgym.numbers import check, count, finite
-
-
-@dataclass(frozen=True)
-class TRPOSettings(GAESettings):
-    """Adam, its learning rate and ``n_epochs`` are the critic's alone; the policy takes one step an iteration.
-
-    Attributes:
-        target_kl: mean KL(π_old‖π) over the states of an iteration that a step may reach, in nats.
-        cg_steps, cg_damping: of the conjugate gradient; the damping is added to the curvature.
-        curvature_share: of the minibatches that the curvature is estimated on; the KL is bound on all.
-    """
-
-    target_kl: float = 0.01
-    cg_steps: int = 10
-    cg_damping: float = 0.1
-    curvature_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, count, "cg_steps")
-        check(self, finite, "target_kl", "cg_damping", above=0)
-        check(self, finite, "curvature_share", above=0, high=1)
 
 
 class TRPO(SequenceAlgorithm):

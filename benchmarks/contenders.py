@@ -204,7 +204,7 @@ class Own:
     def train(self, lesson: Lesson) -> Trained:
         settings = own_settings(self, lesson.settings)
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
-        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
+        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, beta=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve, log_interval=0)
         return Trained(algorithm.policy, algorithm.num_timesteps, curve.points())

@@ -27,7 +27,8 @@ from textgym.rewards.evaluation import pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
 from textgym.rewards.rankings import plackett_luce_ranks
 from textgym.rewards.reading import linear_head
-from textgym.rewards.training import FitSettings, encode_preferences, fit
+from textgym.rewards.settings import FitSettings
+from textgym.rewards.training import encode_preferences, fit
 from textgym.tasks.task import Task
 from textgym.types import FloatArray, Messages, Ranking
 

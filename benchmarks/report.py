@@ -33,6 +33,7 @@ from textgym.benchmarks.reading import read_lines, read_object
 from textgym.benchmarks.stories import STEPS, Told, stop_reason, story
 from textgym.benchmarks.templating import tint, write_page
 from textgym.rendering import largest, show_token, strength
+from textgym.settings import by_name
 
 TOKENS = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length
@@ -138,7 +139,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "shown": SAMPLES_SHOWN,
         "judged": judgement if reward_model else None,
         "offset": reward_model.get("offset"),
-        "epochs": config.get("epochs"),
+        "epochs": by_name(config).get("epochs"),
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
     }

@@ -195,12 +195,12 @@ def test_task_with_gold_reward(tmp_path: Path) -> None:
 def test_yaml_settings_and_flags_that_win(place: Path) -> None:
     (place / "settings.yaml").write_text(
         "model: model\nprompts: prompts.jsonl\nreward: rewards.py:sevens\nmax_new_tokens: 6\nseed: 3\n"
-        "total_timesteps: 60\neval_episodes: 8\nepisodes_per_iteration: 8\nminibatch_size: 4\nkl_coef: 0.2\n"
+        "total_timesteps: 60\neval_episodes: 8\nepisodes_per_iteration: 8\nminibatch_size: 4\nbeta: 0.2\n"
     )
     main(["train", "--config", "settings.yaml", "--seed", "4", "--out", "run"])
     config = json.loads((place / "run" / "config.json").read_text())
     assert config["seed"] == 4
-    assert config["hyperparameters"]["kl_coef"] == 0.2
+    assert config["hyperparameters"]["beta"] == 0.2
 
 
 PARTS = ("sft", "labels", "reward_model", "train")  # of the pipeline's settings, which YAML nests
@@ -282,8 +282,8 @@ def test_resume_says_what_it_finds(place: Path, capsys: pytest.CaptureFixture[st
     train("--resume", tokens=50)
     assert "nothing stands in 'run', so the run begins anew" in capsys.readouterr().out
     flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "run", "--resume"]
-    said = fails(capsys, *TRAIN, *flags, "--kl-coef", "0.3")
-    assert "other settings (kl_coef: 0.05 there, 0.3 here)" in said
+    said = fails(capsys, *TRAIN, *flags, "--beta", "0.3")
+    assert "other settings (beta: 0.05 there, 0.3 here)" in said
 
 
 def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

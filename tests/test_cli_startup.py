@@ -45,7 +45,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
     ("argv", "status", "said"),
     [
         (["--help"], 0, "reward-model"),
-        (["train", "--help"], 0, "--kl-coef"),
+        (["train", "--help"], 0, "--beta"),
         (["sft", "--help"], 0, "--residual-dropout"),
         (["dpo", "--help"], 0, "--beta"),
         (["reward-model", "--help"], 0, "--ensemble"),
@@ -56,7 +56,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["demo", "--help"], 0, "--tiny"),
         (["compare", "--help"], 0, "directories"),
         (["compare", "full", "nowhere", "--out", "page"], 2, "runs='nowhere': no such file"),
-        (["train", "--kl-coeff", "1"], 2, "--kl-coef"),
+        (["train", "--betta", "1"], 2, "--beta"),
         (["train", "--out", "run", "--prompts", "nowhere.jsonl"], 2, "prompts='nowhere.jsonl': no such file"),
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["sft", "--out", "full", "--model", "m", "--data", "data.jsonl"], 2, "out='full' exists and is not a run"),

@@ -14,10 +14,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import is_dataclass
 from importlib import import_module
 from types import TracebackType
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import tyro
 import yaml
@@ -33,6 +32,7 @@ from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
+from textgym.commands.flags import config_class, with_names_of_today
 from textgym.files import read_text
 from textgym.numbers import SettingError
 from textgym.rendering import PrintableStream, printable
@@ -166,7 +166,7 @@ def quieten_transformers() -> None:
 def with_yaml(argv: list[str]) -> list[str]:
     """Put the settings of ``--config FILE.yaml`` before the flags, which therefore win.
 
-    A mapping inside of the file holds the settings of a part: ``train: {kl_coef: 0.3}`` is ``--train.kl-coef 0.3``.
+    A mapping inside of the file holds the settings of a part: ``train: {beta: 0.3}`` is ``--train.beta 0.3``.
 
     Raises:
         ValueError: the file is not a mapping of settings.
@@ -181,8 +181,7 @@ def with_yaml(argv: list[str]) -> list[str]:
     if at + 1 >= len(argv):
         raise ValueError("--config needs a YAML file")
     settings = read_yaml(argv[at + 1])
-    optional = _optional_booleans(COMMANDS[argv[0]][0]) if argv[0] in COMMANDS else set()
-    flags = [text for name, value in _named(settings) for text in _flag(name, value, name in optional)]
+    flags = [text for name, value in _named(settings) for text in _flag(name, value)]
     rest = [*argv[:at], *argv[at + 2 :]]
     words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
     return [*rest[:words], *flags, *rest[words:]]
@@ -228,23 +227,9 @@ def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, A
             yield name, value
 
 
-def _optional_booleans(config: Any, part: str = "") -> set[str]:
-    """Settings that are True, False or None: their flags take a value, where those of plain booleans take none."""
-    found: set[str] = set()
-    for key, hint in get_type_hints(config, include_extras=True).items():
-        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        name = part + key.replace("_", "-")
-        if is_dataclass(kind):
-            nameless = any(getattr(mark, "name", None) == "" for mark in marks)
-            found |= _optional_booleans(kind, part if nameless else f"{name}.")
-        elif kind == bool | None:
-            found.add(name)
-    return found
-
-
-def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
+def _flag(name: str, value: Any) -> list[str]:
     part, dot, last = name.rpartition(".")
-    if isinstance(value, bool) and not takes_value:
+    if isinstance(value, bool):
         return [f"--{name}" if value else f"--{part}{dot}no-{last}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
@@ -270,9 +255,15 @@ def parse(argv: list[str]) -> Any:
 
     Raises:
         SettingError: a value has no meaning.
+        ValueError: the algorithm is unknown, or lacks a setting that is given.
         SystemExit: tyro has printed its help, or what it cannot read.
     """
+    argv, notes = with_names_of_today(argv)
+    for note in notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
     subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
+    if own := config_class(argv):
+        subcommands[argv[0]] = own
     told = io.StringIO()
     try:
         with redirect_stderr(told), legible_width():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from textgym.agents.settings import SETTINGS, Settings, setting_names
 from textgym.rows import NO_LIMIT
 
 LATER: Mapping[str, Any] = {
@@ -25,6 +27,8 @@ EXTENDED = "extended_from"
 """Where ``config.json`` keeps the tokens that a run was to generate before each time it was told to generate more."""
 ZERO_IS_NONE = ("target_kl", "ent_coef")
 """Settings of which none is written as 0 or as None."""
+FORMER_BETA = "kl_coef"
+"""Name of β in the runs of version 0.1."""
 NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
 NO_SETTINGS = ("versions", "inputs")
 
@@ -46,10 +50,35 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def by_name(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by the names that they have today: ``bad_rows: skip`` left out any number of bad rows."""
-    settings = flat(config)
+    settings = _with_own_settings(flat(config))
     former = [value for name, value in settings.items() if name.rpartition(".")[2] == "bad_rows"]
     kept = {name: value for name, value in settings.items() if name.rpartition(".")[2] != "bad_rows"}
     return {**({"skip_bad": NO_LIMIT if "skip" in former else 0} if former else {}), **kept}
+
+
+def _with_own_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of version 0.1 as they are kept today; others as they are.
+
+    There β was ``kl_coef``, and a run had the settings of all algorithms, with None for those that its algorithm lacks
+    and, in stages of a pipeline, for its defaults.
+    """
+    for name in [name for name in settings if name.rpartition(".")[2] == FORMER_BETA]:
+        part = name.removesuffix(FORMER_BETA)
+        kind = SETTINGS.get(str(settings.get(f"{part}algorithm", "ppo")), Settings)
+        own = asdict(kind())
+        lacking = {
+            f"{part}{other}"
+            for other_kind in SETTINGS.values()
+            for other in setting_names(other_kind)
+            if other not in own
+        }
+        defaults = {f"{part}{other}": value for other, value in own.items()}
+        settings = {
+            f"{part}beta" if key == name else key: defaults.get(key) if value is None else value
+            for key, value in settings.items()
+            if key not in lacking
+        }
+    return settings
 
 
 def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:

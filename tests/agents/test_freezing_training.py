@@ -20,7 +20,7 @@ from textgym.lm.lora import add_lora
 from textgym.lm.scoring import Trunk
 from textgym.vector import TokenVectorEnv
 
-SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 
 
 def make_env() -> TokenVectorEnv:

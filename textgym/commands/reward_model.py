@@ -31,7 +31,6 @@ from textgym.rewards.rankings import split_rankings
 from textgym.rewards.resolve import resolve_reward
 from textgym.rewards.training import (
     Example,
-    FitSettings,
     center,
     encode_preferences,
     fit,
@@ -91,7 +90,6 @@ def run_reward_model(config: RewardModelConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
-    settings = check_settings(config)
     about = _described(config)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
         if not standing.resumed:
@@ -100,14 +98,9 @@ def run_reward_model(config: RewardModelConfig) -> Path:
             runs.note_screening(config.out, material.screening)
             services = runs.opened_loggers(config.log, config.out)
             with runs.printed_warnings(), services as loggers, runs.stops_noted(config.out):
-                _train(config, settings, material, runs.Rows(loggers))
+                _train(config, material, runs.Rows(loggers))
             runs.first_result(config.out)
         return write_report(config.out)
-
-
-def check_settings(config: RewardModelConfig) -> FitSettings:
-    """Return the settings of the training; ValueError where a number is out of its range."""
-    return FitSettings(config.learning_rate, config.epochs, config.batch_size)
 
 
 def _described(config: RewardModelConfig) -> dict[str, Any]:
@@ -125,7 +118,7 @@ def gather(config: RewardModelConfig) -> Material:
     tokenizer = begun.learner.tokenizer
     examples = read_examples(begun.reader, config.data, screening)
     if config.validation is None:
-        learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
+        learned, heldout = split_rankings(examples, config.settings.heldout, torch.Generator().manual_seed(config.seed))
     else:
         learned, heldout = examples, read_examples(begun.reader, config.validation, screening)
         if isinstance(learned[0].preference, Judgement) != isinstance(heldout[0].preference, Judgement):
@@ -255,24 +248,25 @@ def _columns(keys: Sequence[Any], asked: Mapping[Any, Prompt]) -> dict[str, list
 # --- training and measuring --------------------------------------------------------------------------------
 
 
-def _train(config: RewardModelConfig, settings: FitSettings, material: Material, sent: runs.Rows) -> None:
+def _train(config: RewardModelConfig, material: Material, sent: runs.Rows) -> None:
     """Trains and measures; the checkpoint comes last, so where it stands all else does."""
+    settings = config.settings
     losses: list[list[float]] = []
     members: list[RewardModel] = []
 
     def on_step(own: Sequence[float]) -> None:
-        if len(losses) + 1 == config.ensemble:  # the means of an ensemble are known with its last member
+        if len(losses) + 1 == settings.ensemble:  # the means of an ensemble are known with its last member
             sent.send(_rows([*(of[: len(own)] for of in losses), own]))
 
-    for i in range(config.ensemble):
+    for i in range(settings.ensemble):
         generator = torch.Generator().manual_seed(_member_seed(config.seed, i))
         member = RewardModel.from_causal_lm(material.lm, material.tokenizer, generator)
         member.set_special_tokens(material.special_tokens)
         losses.append(fit(member, material.learned, settings, generator, on_step=on_step))
-        _set_offset(member, material, config.ensemble)
+        _set_offset(member, material, settings.ensemble)
         members.append(member)
     write_json_lines(config.out / "metrics.jsonl", _rows(losses))
-    model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
+    model = RewardEnsemble(tuple(members), settings.combine, settings.uncertainty_weight)
     evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
     sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})
     if len(members) > 1:

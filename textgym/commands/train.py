@@ -21,10 +21,10 @@ from textgym.agents.names import find_algorithm
 from textgym.agents.policy import LMPolicy
 from textgym.agents.pretraining import Pretraining
 from textgym.agents.slots import admitting_env
-from textgym.commands.configs.hyperparameters import CAUTIOUS
+from textgym.commands.configs.hyperparameters import cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import build, cautious, resolve
+from textgym.commands.settings import build
 from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
@@ -56,12 +56,13 @@ def train(config: TrainConfig) -> Path:
 
 
 def begun(config: TrainConfig) -> TrainConfig:
-    """The settings of a run that begins, cautious where nothing was chosen; one to resume keeps its own there."""
+    """Return the settings of a run; one to resume keeps its own where those of the command line are the defaults."""
     kept, given = runs.begun_with(config), config.hyperparameters
     if kept is None:
-        return replace(config, hyperparameters=cautious(config.algorithm, given))
-    left = [name for name in ("warmup_iterations", "target_kl") if getattr(given, name) == getattr(CAUTIOUS, name)]
-    own = {name: kept[name] for name in left if name in kept}
+        return config
+    defaults = cautious(config.algorithm)
+    known = [name for name in ("warmup_iterations", "target_kl") if hasattr(given, name) and name in kept]
+    own: dict[str, Any] = {name: kept[name] for name in known if getattr(given, name) == getattr(defaults, name)}
     return replace(runs.as_begun(config), hyperparameters=replace(given, **own))
 
 
@@ -118,15 +119,14 @@ def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """Return the settings with the algorithm's own values in place, and runs replaced by the models that they left.
+    """Return the settings with runs replaced by the models that they left.
 
     Raises:
-        ValueError: a setting is out of its range, or the algorithm does not have it.
+        ValueError: a setting is out of its range, or lacks another one.
     """
     keeping(config)
     return replace(
         config,
-        hyperparameters=resolve(config.algorithm, config.hyperparameters),
         model=config.model and runs.model_source(config.model),
         reference=config.reference and runs.model_source(config.reference),
     )

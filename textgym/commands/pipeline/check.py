@@ -10,7 +10,6 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
-from textgym.commands.reward_model import check_settings as check_reward_model
 from textgym.commands.reward_model import read_examples
 from textgym.commands.sft import gather as gather_sft
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
@@ -44,7 +43,6 @@ def check_settings(config: PipelineConfig) -> None:
         raise ValueError("nothing to imitate: pass --sft.demonstrations FILE, or --sft.no-enabled")
     if config.train.value_from_reward_model and config.reward_model.ensemble > 1:
         raise ValueError("train.value_from_reward_model needs a single reward model; got an ensemble")
-    check_reward_model(reward_model_config(config, 1))
     resolved(train_config(config, 1))
 
 
@@ -58,9 +56,12 @@ def check_materials(config: PipelineConfig) -> None:
     if labeller == PEOPLE or not labelled(config):
         labeller = "length" if config.task is None else "gold"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
-    settings = config.train.hyperparameters
     begun = replace(
-        train_config(config, 1), model=config.model, reference=None, reward=labeller, hyperparameters=settings
+        train_config(config, 1),
+        model=config.model,
+        reference=None,
+        reward=labeller,
+        hyperparameters=config.train.hyperparameters,
     )
     made = resolved(begun)
     screening = Screening(config.truncation, config.skip_bad)

@@ -13,7 +13,6 @@ from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
-from textgym.lm.sampling import Sampling
 from textgym.rewards.addresses import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
@@ -121,32 +120,25 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
 
 def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelConfig:
     """The reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's model."""
-    part = config.reward_model
     return RewardModelConfig(
         out=stage_directory(config, "reward_model", iteration),
         data=_comparisons(config, iteration),
         task=config.task,
         model=_current(config, 1),
-        heldout=part.heldout,
         demonstrations=config.sft.demonstrations,
         prompts=config.prompts,
         truncation=config.truncation,
         skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
-        ensemble=part.ensemble,
-        combine=part.combine,
-        uncertainty_weight=part.uncertainty_weight,
-        learning_rate=part.learning_rate,
-        epochs=part.epochs,
-        batch_size=part.batch_size,
         log=config.log,
         seed=config.seed,
+        settings=config.reward_model,
     )
 
 
 def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
     """Return the labelling of an iteration: samples are drawn as reinforcement draws them."""
-    part, drawn = config.labels, config.train.hyperparameters
+    part = config.labels
     return LabelsConfig(
         out=stage_directory(config, "labels", iteration),
         task=config.task,
@@ -158,7 +150,7 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         skip_special_tokens=config.skip_special_tokens,
-        sampling=Sampling(drawn.temperature, drawn.min_new_tokens, drawn.top_k, drawn.top_p),
+        sampling=config.train.hyperparameters.sampling,
         labeller=part.labeller,
         count=part.prompts,
         completions=part.completions,
