@@ -144,6 +144,20 @@ def test_runs_of_an_earlier_version_are_repetitions_of_those_of_today(tmp_path: 
     assert [group.name for group in groups_of(former, text)] == ["special_tokens parse", "special_tokens text"]
 
 
+def test_runs_that_called_beta_kl_coef_are_repetitions_of_those_of_today(tmp_path: Path) -> None:
+    """Version 0.1 also kept the settings that an algorithm lacks, as None."""
+    lacking = {"clip_range": None, "vf_coef": None, "cg_steps": None}
+    then = {"learning_rate": 1e-3, "kl_coef": 0.1, "n_epochs": 1, "kl_in_loss": False, **lacking}
+    now = {"learning_rate": 1e-3, "beta": 0.1, "n_epochs": 1, "kl_in_loss": False}
+    former = [change(make_run(tmp_path / f"a{i}", i, algorithm="rloo"), hyperparameters=then) for i in range(2)]
+    today = change(make_run(tmp_path / "b", 2, algorithm="rloo"), hyperparameters=now)
+    other = change(make_run(tmp_path / "c", 0, algorithm="rloo"), hyperparameters={**now, "beta": 0.3})
+    groups = groups_of(*former, today, other)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1, 2], [0]]
+    assert [group.name for group in groups] == ["beta 0.1", "beta 0.3"]
+    assert settings_table(groups) == [("beta", "0.1", "0.3")]
+
+
 def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
     trained = make_run(tmp_path / "a", truncation="left", special_tokens="parse")
     groups = groups_of(trained, make_run(tmp_path / "b", command="dpo", data="d.jsonl", algorithm="dpo"))
@@ -384,7 +398,7 @@ def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) 
 
     def run(name: str, seed: int, pairs: str, content: str, beta: float) -> Path:
         given = {"data": "d.jsonl", named: pairs, "inputs": {**inputs, pairs: content * 64}}
-        return make_dpo(tmp_path / name, seed, beta, **given, settings={"beta": beta})
+        return make_dpo(tmp_path / name, seed, beta, **given, beta=beta)
 
     one, other = run("a", 0, "p.jsonl", "1", 0.1), run("b", 0, "moved.jsonl", "1", 0.2)
     same = groups_of(one, other)
