@@ -57,9 +57,9 @@ DESCRIPTION = (
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""
 NARROWEST = 40
-"""The smallest width, in columns, for which help is laid out."""
+"""Minimum width of help, in columns."""
 MOST_SETTINGS = 10_000
-"""The most values that a YAML file may hold, with its aliases written out."""
+"""Maximum number of values in a YAML file, with its aliases written out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -208,7 +208,7 @@ def read_yaml(path: str) -> dict[Any, Any]:
 
 
 def _size(node: Any, known: dict[int, float]) -> float:
-    """The number of values in a node of YAML, with its aliases written out; infinite where one contains itself."""
+    """Return the number of values in a node of YAML, with aliases written out; infinite where one contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf  # which stays only if it is met again inside
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -218,7 +218,7 @@ def _size(node: Any, known: dict[int, float]) -> float:
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting by its name on the command line; those of a part after the part's name and a dot."""
+    """Give every setting by its name on the command line; those of a part after the part's name and a dot."""
     for key, value in settings.items():
         name = part + str(key).replace("_", "-")
         if isinstance(value, dict):
@@ -278,7 +278,7 @@ def parse(argv: list[str]) -> Any:
 
 @contextmanager
 def legible_width() -> Iterator[None]:
-    """Lets tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
+    """Let tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(max(NARROWEST, shutil.get_terminal_size().columns))
     try:
@@ -296,7 +296,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def mend_streams() -> None:
-    """Lets every text be printed, whatever the locale, and whether or not somebody reads."""
+    """Make streams print every text, whatever the locale, and whether or not somebody reads."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
@@ -306,7 +306,7 @@ def mend_streams() -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Tells a broken pipe of standard output from others, and closes it, as the interpreter would complain later."""
+    """Tell a broken pipe of standard output from others, and close it, as the interpreter would complain later."""
     try:
         out = sys.stdout.fileno()
     except OSError:  # it is no file, but a text in memory

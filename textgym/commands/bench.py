@@ -1,4 +1,4 @@
-"""``textgym bench``: experiments that compare algorithms, resumable, and the report of their results."""
+"""``textgym bench``: run experiments that compare algorithms, resumably, and report their results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _settings(experiment: Experiment, given: Mapping[str, float]) -> dict[str, A
 
 
 def ordered(results: Results, plan: Plan) -> Results:
-    """Results as a plan names them, whatever order they were done in: intervals are drawn in that order."""
+    """Return results in the order of a plan, in which intervals are drawn, whatever order they were made in."""
 
     def place(known: tuple[str, ...], name: str) -> tuple[int, str]:
         return (known.index(name) if name in known else len(known), name)

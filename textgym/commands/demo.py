@@ -1,4 +1,4 @@
-"""``textgym demo``: a GPT learns by reinforcement from a learned reward model, in one command."""
+"""``textgym demo``: train a GPT by reinforcement learning against a learned reward model, in one command."""
 
 from __future__ import annotations
 

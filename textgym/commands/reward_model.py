@@ -54,7 +54,7 @@ REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works with.
+    """Model and data of a run.
 
     Attributes:
         lm: the members begin as copies of it.
@@ -78,14 +78,14 @@ class Material:
 
 
 def reward_model(config: RewardModelConfig) -> Path:
-    """Trains (see :func:`run_reward_model`) and prints what it is worth; returns the report's path."""
+    """Train a reward model (see :func:`run_reward_model`), print its evaluation and return the report's path."""
     report = run_reward_model(runs.as_begun(config))
     print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
 
 
 def run_reward_model(config: RewardModelConfig) -> Path:
-    """Check everything, then trains; returns the report's path.
+    """Check everything, then train; return the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -112,7 +112,7 @@ def _described(config: RewardModelConfig) -> dict[str, Any]:
 
 
 def gather(config: RewardModelConfig) -> Material:
-    """Model, preferences, demonstrations and gold, checked against each other."""
+    """Return model, preferences, demonstrations and gold, checked against each other."""
     screening = Screening(config.truncation, config.skip_bad)
     begun = begin(config, screening)
     tokenizer = begun.learner.tokenizer
@@ -177,7 +177,7 @@ def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list
 def _demonstrations(
     config: RewardModelConfig, task: Task | None, reader: RewardModel, screening: Screening
 ) -> list[list[int]]:
-    """Texts that score 0 on average, as tokens."""
+    """Return texts that shall score 0 on average, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
         return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]
@@ -249,7 +249,7 @@ def _columns(keys: Sequence[Any], asked: Mapping[Any, Prompt]) -> dict[str, list
 
 
 def _train(config: RewardModelConfig, material: Material, sent: runs.Rows) -> None:
-    """Trains and measures; the checkpoint comes last, so where it stands all else does."""
+    """Train and measure; the checkpoint is written last, so that it implies everything else."""
     settings = config.settings
     losses: list[list[float]] = []
     members: list[RewardModel] = []
@@ -281,8 +281,11 @@ def _member_seed(seed: int, member: int) -> int:
 
 
 def _set_offset(member: RewardModel, material: Material, members: int) -> None:
-    """Demonstrations score 0. Without them, what makes the scores of an ensemble's members comparable is that each
-    scores the held-out completions 0 on average; labels of single texts fix the scores by themselves."""
+    """Shift the scores so that demonstrations score 0.
+
+    Without demonstrations, each member of an ensemble scores the held-out completions 0 on average, so that members are
+    comparable; labels of single texts fix the scores by themselves.
+    """
     if material.shown:
         center(member, material.shown)
     elif members > 1 and not isinstance(material.heldout[0].preference, Judgement):
@@ -290,7 +293,7 @@ def _set_offset(member: RewardModel, material: Material, members: int) -> None:
 
 
 def _rows(losses: Sequence[Sequence[float]]) -> list[dict[str, float]]:
-    """One row for each step: the loss, the members' mean and, in an ensemble, each of theirs."""
+    """Return a row for each step: the loss, averaged over the members, and in an ensemble each member's."""
     rows = []
     for step, own in enumerate(zip(*losses, strict=True), start=1):
         each = {f"train/loss_member_{i}": loss for i, loss in enumerate(own)} if len(own) > 1 else {}
@@ -311,7 +314,7 @@ def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[
 
 
 def summary(out: Path) -> str:
-    """What was found on held-out prompts, one line a figure."""
+    """Return the results on held-out prompts, one line a figure."""
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     judgement = judged({}, found)
     counted = f"{counted_as(found['prompts'], 'prompt')}, {counted_as(found['pairs'], 'pair')}"
@@ -329,7 +332,7 @@ def _bounds(ends: Sequence[float] | None) -> str:
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, float | None, Sequence[float] | None]]:
-    """Name, number and 95 % interval of what was found."""
+    """Return name, number and 95 % interval of each result."""
     gold, labels = found.get("gold", {}), "label_accuracy" in found
     distances = found["accuracy_by_rank_distance"]
     by_distance = distances.items() if len(distances) > 1 else ()

@@ -1,4 +1,4 @@
-"""Everything that could fail for a pipeline's settings, before its first stage."""
+"""Checks of a pipeline's settings and materials, before its first stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from textgym.types import Ranking
 
 
 def check_settings(config: PipelineConfig) -> None:
-    """Numbers and combinations, without reading anything.
+    """Check numbers and combinations, without reading anything.
 
     Raises:
         ValueError: a setting is out of its range, or lacks another one.
@@ -47,7 +47,7 @@ def check_settings(config: PipelineConfig) -> None:
 
 
 def check_materials(config: PipelineConfig) -> None:
-    """Models, prompts, texts and labeller, read and fitted to one another as the stages will.
+    """Read models, prompts, texts and labeller, and fit them to one another as the stages will.
 
     Raises:
         ValueError, FileNotFoundError: something is missing or does not fit.
@@ -94,7 +94,7 @@ def _check_preferences(config: PipelineConfig) -> None:
 
 
 def _check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:
-    """A reward model, which begins as the model, reads an end token after every response, of those cut off too."""
+    """Check that the model reads the longest text with an end token, which reward models append to every response."""
     longest = max(len(prompt.ids) for prompt in mdp.prompts) + mdp.max_new_tokens
     if limit is not None and longest >= limit:
         raise ValueError(

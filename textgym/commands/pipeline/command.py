@@ -1,4 +1,4 @@
-"""``textgym pipeline``: checks all settings, runs the stages that are not complete, and writes one report of all."""
+"""``textgym pipeline``: check all settings, run the stages that are not complete, and write one report of all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from textgym.files import read_json
 
 
 def pipeline(config: PipelineConfig) -> Path | None:
-    """Run all stages; returns the report's path, or None where people have ranks to fill in first.
+    """Run all stages; return the report's path, or None where people have ranks to fill in first.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; no stage has begun then, and no file

@@ -1,4 +1,4 @@
-"""From the settings of a pipeline to its stages: what each one runs, reads and leaves behind."""
+"""Stages of a pipeline, made from its settings: the command, inputs and outputs of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainCon
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """Stage of a pipeline.
 
     Attributes:
         name: what messages call it.
@@ -41,7 +41,7 @@ class Stage:
 
 
 def plan(config: PipelineConfig) -> tuple[Stage, ...]:
-    """All stages, in the order in which they run."""
+    """Return all stages, in the order in which they run."""
     first = (_sft_stage(config),) if config.sft.enabled else ()
     rounds = [
         ([_labels(config, i)] if i in labelled(config) else []) + [_reward_model(config, i), _policy(config, i)]
@@ -56,7 +56,7 @@ def labelled(config: PipelineConfig) -> range:
 
 
 def stage_directory(config: PipelineConfig, name: str, iteration: int) -> Path:
-    """Where a stage of an iteration stands."""
+    """Return the directory of a stage of an iteration."""
     return config.out / f"iteration-{iteration}" / name
 
 
@@ -119,7 +119,7 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
 
 
 def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelConfig:
-    """The reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's model."""
+    """Return the reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's."""
     return RewardModelConfig(
         out=stage_directory(config, "reward_model", iteration),
         data=_comparisons(config, iteration),
@@ -176,7 +176,7 @@ def _current(config: PipelineConfig, iteration: int) -> str | None:
 
 
 def _reference(config: PipelineConfig, iteration: int) -> str | None:
-    """What the KL is measured to in every iteration: the model that the first one began with."""
+    """Return the reference of the KL in every iteration: the model that the first one began with."""
     if config.sft.enabled or iteration == 1:
         return _current(config, 1)
     return str(stage_directory(config, "policy", 1) / runs.CHECKPOINT / "training" / "reference")
@@ -215,7 +215,7 @@ def _sources(labeller: str) -> list[str | None]:
 
 
 def _code(source: str) -> str | None:
-    """The file of a module, or the file that is named; None for names of rewards, and for what cannot be found."""
+    """Return the file of a module, or the file that is named; None for names of rewards and for unknown modules."""
     if not source or source.endswith(".py"):
         return source
     try:
@@ -226,5 +226,5 @@ def _code(source: str) -> str | None:
 
 
 def _paths(*sources: str | Path | None) -> tuple[Path, ...]:
-    """What may lie on this machine; a hub's ids do not."""
+    """Return sources as paths, each once; ids of a hub name no file here and are harmless."""
     return tuple(dict.fromkeys(Path(source) for source in sources if source))
