@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from textgym import cli
 from textgym.agents.names import ALGORITHMS
 from textgym.agents.settings import SETTINGS
 from textgym.cli import main
@@ -208,9 +210,10 @@ def test_a_yaml_file_with_a_setting_of_another_algorithm_is_refused(
 def test_the_algorithm_is_read_first(argv: str, algorithm: str) -> None:
     made = config_class(argv.split())
     assert made is not None
-    defaults = {field.name: field.default for field in fields(made)}
-    found = defaults["algorithm"] if argv.startswith("train") else made(out=Path("run")).train.algorithm
-    assert found == algorithm
+    config = made(out=Path("run"))
+    found = config if argv.startswith("train") else config.train
+    assert found.algorithm == algorithm
+    assert type(found.hyperparameters) is hyperparameters_class(algorithm)
 
 
 def test_a_command_without_algorithms_has_one_class() -> None:
@@ -235,6 +238,21 @@ def test_flags_of_the_version_before_are_read_with_a_note(argv: str, today: str,
     assert made == today.split()
     assert len(notes) == (told is not None)
     assert (told or "") in " ".join(notes)
+
+
+def test_a_yaml_file_of_the_version_before_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(cli, "run_command", seen.append)
+    (tmp_path / "t.yaml").write_text("algorithm: grpo\nkl_coef: 0.2\nkl_in_loss: false\nscale_by_std: true\n")
+    main(["train", "--config", str(tmp_path / "t.yaml"), "--out", str(tmp_path / "run")])
+    found = seen[0].hyperparameters
+    assert (found.beta, found.kl_in_loss, found.scale_by_std) == (0.2, False, True)
+    assert capsys.readouterr().err.startswith("note: --kl-coef (kl_coef in YAML) is called --beta now")
+    (tmp_path / "p.yaml").write_text("train: {kl_coef: 0.3}\n")
+    main(["pipeline", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "run"), "--train.beta", "0.4"])
+    assert seen[1].train.hyperparameters.beta == 0.4  # flags win over the file
 
 
 def test_help_gives_published_values(capsys: pytest.CaptureFixture[str]) -> None:

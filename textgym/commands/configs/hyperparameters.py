@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, make_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from textgym.agents.settings import SETTINGS, ClipSettings, Common, Settings, find_settings, setting_names
 from textgym.lm.settings import Sampling
+
+Base = TypeVar("Base")
 
 DEFAULT_ALGORITHM = "ppo"
 CAUTIOUS_WARMUP = 10
@@ -37,7 +40,20 @@ class Hyperparameters(Settings, Sampling, Common):
 
 
 def _part(whole: Hyperparameters, kind: type[Any]) -> dict[str, Any]:
-    return {field.name: getattr(whole, field.name) for field in fields(kind)}
+    return {one.name: getattr(whole, one.name) for one in fields(kind)}
+
+
+def variant(base: type[Base], **given: tuple[Any, Callable[[], Any]]) -> type[Base]:
+    """Return a subclass of a dataclass of settings, of the same name, in which some fields differ.
+
+    Args:
+        base: the dataclass.
+        given: the type and the maker of the default of each field that differs.
+    """
+    changed = [(name, kind, field(default_factory=default)) for name, (kind, default) in given.items()]
+    namespace = {"__doc__": base.__doc__, "__module__": base.__module__}
+    made: type[Base] = make_dataclass(base.__name__, changed, bases=(base,), namespace=namespace, frozen=True)
+    return made
 
 
 @cache

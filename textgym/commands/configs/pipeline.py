@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +15,7 @@ from textgym.commands.configs.hyperparameters import (
     Hyperparameters,
     check_hyperparameters,
     hyperparameters_class,
+    variant,
 )
 from textgym.commands.configs.shared import (
     CheckpointEvery,
@@ -174,17 +175,8 @@ def train_part_class(algorithm: str) -> type[TrainPart]:
         ValueError: there is no such algorithm; the nearest is named.
     """
     own = hyperparameters_class(algorithm)
-    made: type[TrainPart] = make_dataclass(
-        TrainPart.__name__,
-        [
-            ("algorithm", str, field(default=algorithm)),
-            ("hyperparameters", Annotated[own, tyro.conf.arg(name="")], field(default_factory=own)),
-        ],
-        bases=(TrainPart,),
-        namespace={"__doc__": TrainPart.__doc__, "__module__": TrainPart.__module__},
-        frozen=True,
-    )
-    return made
+    shown: Any = Annotated[own, tyro.conf.arg(name="")]
+    return variant(TrainPart, algorithm=(str, lambda: algorithm), hyperparameters=(shown, own))
 
 
 @cache
@@ -195,11 +187,4 @@ def pipeline_config_class(algorithm: str) -> type[PipelineConfig]:
         ValueError: there is no such algorithm; the nearest is named.
     """
     part = train_part_class(algorithm)
-    made: type[PipelineConfig] = make_dataclass(
-        PipelineConfig.__name__,
-        [("train", part, field(default_factory=part))],
-        bases=(PipelineConfig,),
-        namespace={"__doc__": PipelineConfig.__doc__, "__module__": PipelineConfig.__module__},
-        frozen=True,
-    )
-    return made
+    return variant(PipelineConfig, train=(part, part))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +15,7 @@ from textgym.commands.configs.hyperparameters import (
     cautious,
     check_hyperparameters,
     hyperparameters_class,
+    variant,
 )
 from textgym.commands.configs.shared import (
     CheckpointEvery,
@@ -125,19 +126,5 @@ def train_config_class(algorithm: str) -> type[TrainConfig]:
     Raises:
         ValueError: there is no such algorithm; the nearest is named.
     """
-    own = hyperparameters_class(algorithm)
-    made: type[TrainConfig] = make_dataclass(
-        TrainConfig.__name__,
-        [
-            ("algorithm", str, field(default=algorithm)),
-            (
-                "hyperparameters",
-                Annotated[own, tyro.conf.arg(name="")],
-                field(default_factory=partial(cautious, algorithm)),
-            ),
-        ],
-        bases=(TrainConfig,),
-        namespace={"__doc__": TrainConfig.__doc__, "__module__": TrainConfig.__module__},
-        frozen=True,
-    )
-    return made
+    own: Any = Annotated[hyperparameters_class(algorithm), tyro.conf.arg(name="")]
+    return variant(TrainConfig, algorithm=(str, lambda: algorithm), hyperparameters=(own, partial(cautious, algorithm)))
