@@ -1,14 +1,14 @@
-"""Group-relative policy optimisation (Shao 2024, arXiv 2402.03300) and what became of it."""
+"""Algorithms that compare the responses to one prompt with each other: GRPO, GSPO and RLOO."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from textgym.agents.advantages import Advantages, group_relative, spread
-from textgym.agents.batches import Scored
-from textgym.agents.clipped import ClippedAlgorithm
-from textgym.agents.losses import sequence_ratio
-from textgym.agents.settings import GRPOSettings
+from textgym.agents.functional.objectives import Advantages, group_relative, leave_one_out, sequence_ratio, spread
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.episodes import Scored
+from textgym.agents.ppo import ClippedAlgorithm
+from textgym.agents.settings import GRPOSettings, RLOOSettings
 
 
 class GRPO(ClippedAlgorithm):
@@ -32,3 +32,13 @@ class GSPO(GRPO):
 
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
         return sequence_ratio(log_ratio, valid)
+
+
+class RLOO(SequenceAlgorithm):
+    """k responses to a prompt, no critic, each return against the mean of the others, the plain policy gradient."""
+
+    settings: RLOOSettings
+    settings_class = RLOOSettings
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        return spread(leave_one_out(scored.returns, self.settings.samples_per_prompt), scored.episodes.valid)

@@ -11,6 +11,7 @@ from .ensemble import load_reward_model as load_reward_model
 from .functions import RewardError as RewardError
 from .functions import call_reward as call_reward
 from .functions import reward_name as reward_name
+from .hf_metrics import EvaluateReward as EvaluateReward
 from .kl import AdaptiveKL as AdaptiveKL
 from .kl import FixedKL as FixedKL
 from .kl import KLController as KLController
@@ -19,13 +20,12 @@ from .kl import k1 as k1
 from .kl import k2 as k2
 from .kl import k3 as k3
 from .kl import shape_rewards as shape_rewards
-from .metrics import EvaluateReward as EvaluateReward
+from .labelling import agreement_ceiling as agreement_ceiling
+from .labelling import label as label
+from .labelling import plackett_luce_ranks as plackett_luce_ranks
 from .model import RewardModel as RewardModel
 from .preferences import Judgement as Judgement
 from .preferences import read_preferences as read_preferences
-from .rankings import agreement_ceiling as agreement_ceiling
-from .rankings import label as label
-from .rankings import plackett_luce_ranks as plackett_luce_ranks
 from .rankings import read_rankings as read_rankings
 from .rankings import split_rankings as split_rankings
 from .rankings import write_rankings as write_rankings

@@ -1,11 +1,14 @@
-"""Directories in a reward's address, such as ``rm:DIR,too_long=truncate,0.5``. Nothing heavy is imported here."""
+"""Parsing of the directory in a reward specification such as ``rm:DIR,too_long=truncate,0.5``.
+
+This module imports nothing heavy, so that the command line can use it before torch is loaded.
+"""
 
 from __future__ import annotations
 
 import re
 
 PREFIXES = ("rm", "clf")
-"""Prefixes of rewards that are a directory: of a reward model, or of a classifier."""
+"""Prefixes of rewards that are loaded from a directory: a reward model, or a classifier."""
 
 
 def model_directory(text: str) -> str | None:
@@ -15,8 +18,12 @@ def model_directory(text: str) -> str | None:
 
 
 def split_address(rest: str) -> tuple[str, list[str]]:
-    """Return a directory's name and the options and weights after it: what reads like neither belongs to the name."""
+    """Split the text after the prefix into a directory's name and the options and weights that follow it.
+
+    A part that is neither an option nor a number belongs to the name.
+    """
     parts = rest.split(",")
+    # A directory's name may hold commas, so the split is at the last part that cannot be an option or a weight.
     last = max(i for i, part in enumerate(parts) if i == 0 or not _is_setting(part))
     return ",".join(parts[: last + 1]), parts[last + 1 :]
 

@@ -1,4 +1,4 @@
-"""Several reward models as one: their mean, their minimum, or their mean less their disagreement."""
+"""Reward-model ensembles: mean, minimum, or mean minus weighted variance of the members' scores."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedTokenizerBase
 
 ENSEMBLE = "ensemble.json"
-CHECKPOINT = "checkpoint"  # where a run's directory holds what it learned
+CHECKPOINT = "checkpoint"  # the folder of a run's directory that holds the trained model
 
 
 def combine_scores(scores: ArrayLike, combine: Combine, uncertainty_weight: float = 0.0) -> FloatArray:
-    """One score for each completion, from those of ``m`` models.
-
-    ``mean``; ``min``; or ``uncertainty``: mean − λ · variance, the variance being that of the ``m`` scores about
-    their mean, divided by ``m``.
+    """Combine the scores of ``m`` models into one score for each completion.
 
     Args:
         scores: ``[m, N]``.
-        combine: how.
+        combine: ``"mean"``; ``"min"``; or ``"uncertainty"``: mean − λ · variance, with the population variance of
+            the ``m`` scores (divided by ``m``).
         uncertainty_weight: λ.
 
     Returns:
@@ -46,16 +44,16 @@ def combine_scores(scores: ArrayLike, combine: Combine, uncertainty_weight: floa
 
 @dataclass(frozen=True, eq=False)
 class RewardEnsemble:
-    """A reward function that asks several reward models.
+    """Reward function that combines several reward models.
 
-    A preference fixes scores only up to a constant, so members can be compared only if each has its offset: see
+    Preferences determine scores only up to a constant, so members are comparable only if each has an offset: see
     :meth:`textgym.rewards.RewardModel.set_offset`.
 
     Attributes:
         members: the models.
         combine: see :func:`combine_scores`.
         uncertainty_weight: λ, for ``combine="uncertainty"``.
-        name: under which it is logged.
+        name: the name in logs.
     """
 
     members: tuple[RewardModel, ...]
@@ -82,14 +80,14 @@ class RewardEnsemble:
         """Open a saved ensemble.
 
         Args:
-            directory: what :meth:`save` wrote.
-            combine: instead of what was saved.
-            uncertainty_weight: instead of what was saved.
-            **settings: of the members, as :meth:`textgym.rewards.RewardModel.load` takes them.
+            directory: a directory that :meth:`save` wrote.
+            combine: replaces the saved value.
+            uncertainty_weight: replaces the saved value.
+            **settings: settings of the members; see :meth:`textgym.rewards.RewardModel.load`.
 
         Raises:
-            FileNotFoundError: it is no ensemble, or a member is missing.
-            ValueError: its description is damaged.
+            FileNotFoundError: the directory holds no ensemble, or a member is missing.
+            ValueError: ``ensemble.json`` is damaged.
         """
         path = Path(directory) / ENSEMBLE
         if not path.is_file():
@@ -104,10 +102,10 @@ class RewardEnsemble:
         return cls(tuple(RewardModel.load(path.parent / name, **settings) for name in names), how, weight)
 
     def save(self, directory: str | Path) -> None:
-        """Write a directory with a reward model's directory for each member, completely or not at all.
+        """Write a directory with one reward-model directory for each member, completely or not at all.
 
         Raises:
-            FileExistsError: something other than a saved ensemble stands there.
+            FileExistsError: ``directory`` holds something other than a saved ensemble.
         """
         target = Path(directory)
         is_empty = target.is_dir() and not any(target.iterdir())
@@ -121,13 +119,13 @@ class RewardEnsemble:
             write_json(scratch / ENSEMBLE, described)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardEnsemble:
-        """Return the same ensemble for a policy with this tokenizer."""
+        """Return a copy of this ensemble for a policy with the given tokenizer."""
         return replace(self, members=tuple(member.bind(tokenizer) for member in self.members))
 
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
     ) -> None:
-        """Refuse a task that a member cannot read: see :meth:`textgym.rewards.RewardModel.check_lengths`."""
+        """Check that each member can read the task's texts: see :meth:`textgym.rewards.RewardModel.check_lengths`."""
         for member in self.members:
             member.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
 
@@ -139,15 +137,15 @@ class RewardEnsemble:
         completion_ids: list[list[int]],
         **columns: Any,
     ) -> list[float]:
-        """``N`` combined scores; see :meth:`textgym.rewards.RewardModel.__call__`."""
+        """Return ``N`` combined scores; see :meth:`textgym.rewards.RewardModel.__call__`."""
         return self._combined([m(prompts, completions, completion_ids=completion_ids, **columns) for m in self.members])
 
     def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
-        """``N`` combined scores of texts that ended."""
+        """Return ``N`` combined scores of texts that ended."""
         return self._combined([member.score(prompts, completions) for member in self.members])
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """``N`` combined scores of token sequences that are read as they are."""
+        """Return ``N`` combined scores of token sequences, which are read unchanged."""
         return self._combined([member.score_ids(sequences) for member in self.members])
 
     def _combined(self, scores: list[list[float]]) -> list[float]:
@@ -155,12 +153,13 @@ class RewardEnsemble:
 
 
 def load_reward_model(directory: str | Path, **settings: Any) -> RewardModel | RewardEnsemble:
-    """Open a reward model, an ensemble, or what a run of ``textgym reward-model`` learned.
+    """Open a reward model, an ensemble, or the result of a ``textgym reward-model`` run.
 
     Raises:
-        FileNotFoundError, ValueError: as :meth:`RewardModel.load` and :meth:`RewardEnsemble.load`.
+        FileNotFoundError, ValueError: see :meth:`RewardModel.load` and :meth:`RewardEnsemble.load`.
     """
     checkpoint = Path(directory) / CHECKPOINT
+    # A run keeps its model in a folder; the directory of a model is the model itself.
     source = checkpoint if checkpoint.is_dir() else directory
     if (Path(source) / ENSEMBLE).is_file():
         return RewardEnsemble.load(source, **settings)

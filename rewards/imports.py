@@ -1,4 +1,4 @@
-"""From ``module:name`` or ``path/to/file.py:name``, as a user writes it, to what is meant."""
+"""Import of user code by name: ``module:name`` or ``path/to/file.py:name``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from textgym.names import suggest
 
 
 def import_named(kind: str, text: str) -> Any:
-    """What stands under a name in a module or in a file.
+    """Import an object by its name in a module or in a file.
 
-    A file finds its neighbours as ``python file.py`` does, also those that a function of it imports later. Modules of
-    the standard library, and those that are in use already, are never replaced by a neighbour of the same name; files
-    of two folders may each have a neighbour of one name.
+    Imports in a file find modules in the file's folder, as with ``python file.py``; this includes imports that its
+    functions execute later. A module of the standard library, or one that is already imported, is never replaced by a
+    module of the same name in that folder. Files of two folders may each import a module of the same name from their
+    own folder.
 
     Args:
-        kind: what errors call it, such as ``"reward"``.
+        kind: the word for the object in error messages, such as ``"reward"``.
         text: ``module:name`` or ``path/to/file.py:name``.
 
     Raises:
-        ImportError, AttributeError, FileNotFoundError: it cannot be imported, or is not there.
+        ImportError, AttributeError, FileNotFoundError: the object cannot be imported, or does not exist.
     """
     source, _, name = text.rpartition(":")
     module = _import_file(kind, text, Path(source)) if source.endswith(".py") else _import_module(kind, text, source)
@@ -56,11 +57,11 @@ def _import_file(kind: str, text: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"{kind} {text!r}: there is no file {str(path)!r}")
     name = f"textgym_{kind}_file_{path.stem}"
-    loader = _Beside(path.resolve().parent, name, str(path))
+    loader = _FolderLoader(path.resolve().parent, name, str(path))
     found = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert found is not None
     module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up there while the file executes
     try:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -69,30 +70,32 @@ def _import_file(kind: str, text: str, path: Path) -> ModuleType:
     return module
 
 
-# --- neighbours ---------------------------------------------------------------------------------------------------
+# --- imports from the file's own folder ---------------------------------------------------------------------------
 
 _neighbours: dict[Path, dict[str, ModuleType]] = {}
-"""The modules that files of a folder imported from it, by folder and name."""
+"""Modules that were imported from a file's own folder, by folder and name."""
 
 
-class _Beside(SourceFileLoader):
-    """Executes a file whose ``import`` statements, now and later, find what stands in a folder."""
+class _FolderLoader(SourceFileLoader):
+    """Loader of a file whose ``import`` statements, now and later, also search the file's folder."""
 
     def __init__(self, folder: Path, name: str, path: str) -> None:
         super().__init__(name, path)
         self.folder = folder
 
     def exec_module(self, module: ModuleType) -> None:
-        def import_beside(*arguments: Any, **keywords: Any) -> ModuleType:
+        def import_from_folder(*arguments: Any, **keywords: Any) -> ModuleType:
             with _importing_from(self.folder):
                 return builtins.__import__(*arguments, **keywords)
 
-        vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_beside}
+        # ``import`` calls ``__builtins__["__import__"]`` of its own module. A copy of the builtins limits
+        # the change to this file, and works for imports inside functions that are called later.
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_from_folder}
         super().exec_module(module)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of a folder; folders without ``__init__.py`` are asked for last, as Python does."""
+    """Finder of the modules in a folder; namespace packages are searched last, as in Python."""
 
     def __init__(self, folder: Path, namespaces: bool) -> None:
         self.folder = folder
@@ -108,18 +111,20 @@ class _Finder(MetaPathFinder):
         if spec is None or (spec.loader is None) is not self.namespaces:
             return None
         if isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Beside(self.folder, fullname, spec.loader.path)
+            spec.loader = _FolderLoader(self.folder, fullname, spec.loader.path)
         self.found.add(fullname)
         return spec
 
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Python's import system as a script in a folder has it; neighbours of other folders are out of sight."""
+    """Import as a script in ``folder`` would; modules from the folders of other files are hidden."""
     own = _neighbours.setdefault(folder, {})
+    # Two reward files may each have a ``helpers.py``; the import system knows only one module of that name at a time.
     foreign = [found for other, modules in _neighbours.items() if other != folder for found in modules.items()]
     hidden = {name: sys.modules.pop(name) for name, module in foreign if sys.modules.get(name) is module}
     sys.modules.update({name: own[name] for name in hidden if name in own})
+    # Python tries regular modules of the script's folder first and namespace packages after all of ``sys.path``.
     finders = _Finder(folder, namespaces=False), _Finder(folder, namespaces=True)
     sys.meta_path.insert(0, finders[0])
     sys.meta_path.append(finders[1])
@@ -130,4 +135,4 @@ def _importing_from(folder: Path) -> Iterator[None]:
             sys.meta_path.remove(finder)
         found = finders[0].found | finders[1].found
         own |= {name: module for name, module in sys.modules.items() if name.partition(".")[0] in found}
-        sys.modules.update(hidden)  # who came first keeps the name
+        sys.modules.update(hidden)  # the module that was imported first keeps the name

@@ -1,12 +1,11 @@
-"""A learned reward: any ``AutoModelForSequenceClassification(num_labels=1)`` directory.
+"""Learned reward: any ``AutoModelForSequenceClassification(num_labels=1)`` directory.
 
-What the model reads, everywhere in this package: the prompt, the completion and, if the text ended (rather
-than being cut at the length limit), the end token of the model's own tokenizer; in a conversation, the token that ends
-the assistant's turn in its chat template. The score is read where
-transformers reads it for a
-single sequence: at the last token that is not ``config.pad_token_id``. In the models made here PAD is never
-the end token, so that is the end token. A model from elsewhere whose PAD *is* its end token was trained to
-be read just before it, and is read there.
+Everywhere in this package a reward model reads the prompt, the completion and, if the text ended (rather than being cut
+at the length limit), the end token of the model's own tokenizer; in a conversation, the token that ends the assistant's
+turn in its chat template. The score is taken at the position where transformers takes it for a single sequence: the
+last token that is not ``config.pad_token_id``. In models made here PAD is never the end token, so that position is the
+end token. A model from elsewhere whose PAD *is* its end token was trained with the score just before it, and is read
+there.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 from textgym.files import replaced_directory
 from textgym.lm.bars import without_bars
 from textgym.numbers import check, count
+from textgym.rewards.last_token import linear_head, longest_readable, read_logits
 from textgym.rewards.opening import open_classifier
-from textgym.rewards.reading import linear_head, longest_readable, read_logits
 from textgym.tokenization import encode_content, reply_end_id, special_ids
 from textgym.types import Messages, Prompt, SpecialTokens, completion_text
 
@@ -40,17 +39,17 @@ SPECIAL_TOKENS_KEY = "textgym_special_tokens"
 
 @dataclass(frozen=True, eq=False)
 class RewardModel:
-    """A reward function that asks a sequence classifier with one output.
+    """Reward function that scores text with a sequence classifier of one output.
 
     Attributes:
         model: the classifier, in eval mode.
         tokenizer: its own tokenizer.
         batch_size: sequences in one forward pass.
-        same_tokenizer: whether the policy's tokenizer is this one: then token ids pass through, otherwise
-            the text is encoded again. :meth:`bind` finds out.
-        too_long: what to do with a sequence beyond the model's context: ``"error"``, or ``"truncate"``,
-            which drops tokens from the left, with a warning.
-        name: under which it is logged.
+        same_tokenizer: True if the policy uses the same tokenizer: token ids then pass through, otherwise the text is
+            encoded again. Set by :meth:`bind`.
+        too_long: treatment of a sequence beyond the model's context: ``"error"``, or ``"truncate"``, which drops tokens
+            from the left, with a warning.
+        name: the name in logs.
     """
 
     model: PreTrainedModel
@@ -81,15 +80,15 @@ class RewardModel:
 
         Args:
             directory: a local directory with model and tokenizer, or an id on the hub. Adapters (of peft, TRL …) are
-                added to the weights of the model that they name.
-            device: ``"auto"`` takes an accelerator where there is one.
-            dtype: of the weights.
+                merged into the weights of the model that they name.
+            device: ``"auto"`` uses an accelerator if there is one.
+            dtype: dtype of the weights.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
-            FileNotFoundError: nothing can be loaded from there.
-            ValueError: it is no reward model: more than one label, or no scoring head among the weights; or it holds
-                adapters whose model is not there, or that do not fit it.
+            FileNotFoundError: nothing can be loaded from ``directory``.
+            ValueError: the model has more than one label or no scoring head; or the directory holds adapters whose
+                model is missing, or that do not fit it.
         """
         return cls(*open_classifier(directory, "reward model", device, dtype), **settings)
 
@@ -101,17 +100,17 @@ class RewardModel:
         generator: torch.Generator,
         **settings: Any,
     ) -> RewardModel:
-        """Return a reward model whose trunk is a copy of a language model's, with a fresh head ``N(0, 1/(d+1))``.
+        """Make a reward model from a copy of a language model's trunk and a fresh head ``N(0, 1/(d+1))``.
 
         Args:
-            source: a causal language model, or the directory of one. Adapters are added to the weights of the copy.
+            source: a causal language model, or the directory of one. Adapters are merged into the weights of the copy.
             tokenizer: that model's tokenizer; it is not changed.
             generator: draws the head. Global random state is neither read nor changed.
             **settings: ``batch_size``, ``same_tokenizer``, ``too_long``, ``name``.
 
         Raises:
             ValueError: the model is an encoder–decoder, or has no decoder-style classifier in transformers; or its
-                adapters cannot be added to its weights.
+                adapters cannot be merged into its weights.
 
         Source: head of Stiennon et al. 2020, arXiv:2009.01325, appendix B.1 (standard deviation 1/√(d+1)).
         """
@@ -124,8 +123,10 @@ class RewardModel:
         lm = merged(require_causal(lm, "a reward model"))
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
+        # transformers scores the last token that is not PAD. If PAD were the end token, the end token would be skipped.
         config.pad_token_id = None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id
         setattr(config, OFFSET_KEY, 0.0)
+        # ``from_config`` initialises all weights at random, from torch's global generator.
         with torch.random.fork_rng(devices=[]):
             model = AutoModelForSequenceClassification.from_config(config)
         head = linear_head(model)
@@ -137,37 +138,37 @@ class RewardModel:
 
     @property
     def offset(self) -> float:
-        """Subtracted from every score, so that demonstrations score 0; it lives in the model's config."""
+        """Value subtracted from every score, so that demonstrations score 0 on average; kept in the model's config."""
         return float(getattr(self.model.config, OFFSET_KEY, 0.0))
 
     def set_offset(self, offset: float) -> None:
-        """Change :attr:`offset`; :meth:`save` keeps it."""
+        """Set :attr:`offset`; :meth:`save` keeps it."""
         setattr(self.model.config, OFFSET_KEY, float(offset))
 
     @property
     def special_tokens(self) -> SpecialTokens:
-        """Reading of special-token strings in prompts and completions; it lives in the model's config."""
+        """Treatment of special-token strings in prompts and completions; kept in the model's config."""
         kept: SpecialTokens = getattr(self.model.config, SPECIAL_TOKENS_KEY, "text")
         return kept
 
     def set_special_tokens(self, special_tokens: SpecialTokens) -> None:
-        """Change :attr:`special_tokens`, before training; :meth:`save` keeps it."""
+        """Set :attr:`special_tokens`, before training; :meth:`save` keeps it."""
         setattr(self.model.config, SPECIAL_TOKENS_KEY, special_tokens)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
-        """Return the same model for a policy with this tokenizer: ids pass through if the vocabularies agree."""
+        """Return a copy for a policy with the given tokenizer; token ids pass through if the vocabularies are equal."""
         return replace(self, same_tokenizer=tokenizer.get_vocab() == self.tokenizer.get_vocab())
 
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
     ) -> None:
-        """Refuse a task whose texts are longer than the model reads, as far as that is known beforehand.
+        """Check before training that the task's texts fit into the model's context.
 
-        With the policy's own tokenizer that is the longest prompt, ``max_new_tokens``, and the model's own end token
-        where a response may end by something else that is kept; otherwise the longest prompt alone.
+        With a shared tokenizer the check covers the longest prompt plus ``max_new_tokens``, plus the model's own end
+        token if a response may end by a token or rule that is kept. Otherwise only the longest prompt is checked.
 
         Raises:
-            ValueError: see above; never where ``too_long="truncate"``.
+            ValueError: a text would not fit; never raised with ``too_long="truncate"``.
         """
         limit = self.limit
         if limit is None or self.too_long == "truncate":
@@ -183,13 +184,16 @@ class RewardModel:
                     f"{self.name}: prompt {longest.text[:80]!r}, even with no response: {error}"
                 ) from error
             return
-        asked = max(len(prompt.ids) for prompt in prompts)
+        longest_prompt = max(len(prompt.ids) for prompt in prompts)
+        # A special end token of the policy is replaced by the model's own. An ordinary token (a full stop, say) and
+        # text that a stop rule ended are kept, so the model's end token comes in addition: see _with_end.
         kept = stops or any(i not in self.tokenizer.all_special_ids for i in end_token_ids)
         end = int(kept and self.tokenizer.eos_token_id is not None)
-        if asked + max_new_tokens + end > limit:
-            parts = f"a prompt of {asked} and a response of {max_new_tokens}" + " and an end token" * end
+        if longest_prompt + max_new_tokens + end > limit:
+            parts = f"a prompt of {longest_prompt} and a response of {max_new_tokens}" + " and an end token" * end
             raise ValueError(
-                f"{self.name} reads at most {limit} tokens, but this task can produce {asked + max_new_tokens + end}: "
+                f"{self.name} reads at most {limit} tokens, but this task can produce "
+                f"{longest_prompt + max_new_tokens + end}: "
                 f'{parts}; shorten one of them, or load it with too_long="truncate" (rm:DIR,too_long=truncate)'
             )
 
@@ -208,45 +212,48 @@ class RewardModel:
         Args:
             prompts: ``N`` texts, or conversations, which :func:`textgym.tokenization.render_chat` renders.
             completions: ``N`` texts, or the assistant's messages.
-            completion_ids: ``N`` lists of sampled tokens; used where the tokenizers are the same and
-                ``prompt_ids`` came.
+            completion_ids: ``N`` lists of sampled tokens; used if the tokenizers are the same and ``prompt_ids`` is
+                given.
             prompt_ids: ``N`` lists of prompt tokens, without padding.
-            finish_reason: ``"length"`` where a text was cut off. Without this column every text counts as
-                ended, and ids are taken as they are.
+            finish_reason: ``"length"`` for a text that was cut off. Without this column every text counts as ended, and
+                ids are taken unchanged.
 
         Returns:
             ``N`` scores, less the offset.
         """
         ended = [reason != "length" for reason in finish_reason or [""] * len(prompts)]
         if self.same_tokenizer and prompt_ids is not None:
+            # Without ``finish_reason`` the ids may already be closed, so no end token is added to them.
             closed = ended if finish_reason is not None else [False] * len(prompts)
             ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
-            sequences = [[*asked, *(self._with_end(said, content) if e else said)] for content, asked, said, e in ids]
+            sequences = [[*start, *(self._with_end(reply, p) if end else reply)] for p, start, reply, end in ids]
             rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
-            read = [self._fitted(s) if self._reads_ids(said) else self.encode(*row) for *row, said, s in rows]
+            # A response with a special token inside is encoded again from its text, as in training: see _reads_ids.
+            read = [self._fitted(s) if self._reads_ids(reply) else self.encode(*row) for *row, reply, s in rows]
             return self.score_ids(read)
         return self.score_ids([self.encode(*row) for row in zip(prompts, completions, ended, strict=True)])
 
     def score(self, prompts: Sequence[str | Messages], completions: Sequence[str | Messages]) -> list[float]:
-        """``N`` scores, less the offset, of texts that ended."""
+        """Return ``N`` scores, less the offset, of texts that ended."""
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
     def encode(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
         """Return the tokens that the model reads: those of :meth:`tokens`, if they fit.
 
         Raises:
-            ValueError: there is nothing to read, the sequence is too long, or the chat template refuses the
+            ValueError: there is nothing to read, the sequence is too long, or the chat template rejects the
                 conversation.
         """
         return self._fitted(self.tokens(prompt, completion, ended))
 
     def tokens(self, prompt: str | Messages, completion: str | Messages, ended: bool = True) -> list[int]:
-        """Return the tokens of prompt and completion, encoded as one text of whatever length.
+        """Tokenize prompt and completion as one text, of any length.
 
-        What a tokenizer appends to every text, an encoder reads; to others it would say that a cut text has ended.
+        Tokens that the tokenizer appends to every text are kept for an encoder only. For a decoder they would mark a
+        text that was cut off as ended.
 
         Raises:
-            ValueError: the chat template refuses the conversation.
+            ValueError: the chat template rejects the conversation.
         """
         ids = encode_content(
             self.tokenizer,
@@ -258,8 +265,8 @@ class RewardModel:
         return self._with_end(ids, prompt) if ended else ids
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """``N`` scores, less the offset, of token sequences that are read as they are."""
-        # Neighbours of like length waste no work on padding.
+        """Return ``N`` scores, less the offset, of token sequences, which are read unchanged."""
+        # Batching sequences of similar length wastes little computation on padding.
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         scores = [0.0] * len(sequences)
         for rows in _chunks(order, self.batch_size):
@@ -270,14 +277,14 @@ class RewardModel:
         return scores
 
     def raw_scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """``[N]`` before the offset, differentiable: see :func:`textgym.rewards.reading.read_logits`."""
+        """Return ``[N]`` differentiable scores before the offset; see :func:`.last_token.read_logits`."""
         return read_logits(self.model, sequences)[:, 0]
 
     def save(self, directory: str | Path) -> None:
         """Write a directory that ``from_pretrained`` opens, completely or not at all.
 
         Raises:
-            FileExistsError: something other than a saved model stands there.
+            FileExistsError: ``directory`` holds something other than a saved model.
         """
         target = Path(directory)
         _require_replaceable(target)
@@ -286,10 +293,10 @@ class RewardModel:
             self.tokenizer.save_pretrained(scratch)
 
     def _reads_ids(self, ids: list[int]) -> bool:
-        """Return True if sampled ids are what the model would have read in training.
+        """Return True if sampled ids equal the encoding of their text, as the model was trained.
 
-        Special tokens may have been text there. The last may have ended the response; padding and the start token are
-        no part of its text.
+        If special-token strings were text in training, a sampled special token inside a response must be encoded again.
+        The last token may be the end of the response; padding and the start token are not part of its text.
         """
         if getattr(self.model.config, SPECIAL_TOKENS_KEY, None) != "text":
             return True
@@ -297,22 +304,24 @@ class RewardModel:
         return not written.intersection(ids[:-1])
 
     def _with_end(self, ids: list[int], prompt: str | Messages) -> list[int]:
-        """End with the model's own end token, whichever special token or stop rule ended the text."""
+        """Close the sequence with the model's own end token, whichever special token or stop rule ended the text."""
         own = self.tokenizer.eos_token_id
         end = own if own is None else reply_end_id(self.tokenizer, prompt, own)
         if end is None or ids[-1:] == [end]:
             return ids
+        # Another model's end token is replaced; an ordinary last token belongs to the text and is kept.
         special = ids and ids[-1] in special_ids(self.tokenizer)
         return [*(ids[:-1] if special else ids), end]
 
     @cached_property
     def limit(self) -> int | None:
-        """The greatest number of tokens that the model reads; None for no limit."""
+        """Greatest number of tokens that the model accepts; None for no limit."""
         return longest_readable(self.model)
 
     def _fitted(self, ids: list[int]) -> list[int]:
         if not ids:
             raise ValueError("prompt and completion are empty, and the tokenizer has no end token to read")
+        # Kept from the right: the score is read at the last token.
         limit = self.limit
         if limit is None or len(ids) <= limit:
             return ids
@@ -338,9 +347,10 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def _require_replaceable(target: Path) -> None:
-    """A save replaces a directory as a whole, so that must hold a saved model and nothing else."""
+    """Check that ``save`` may replace the directory: it must hold a saved model and nothing else."""
     if not target.exists():
         return
+    # A file in place of the directory counts as one foreign entry.
     entries = list(target.iterdir()) if target.is_dir() else [target / "?"]
     if entries and not ((target / "config.json").is_file() and all(e.is_file() for e in entries)):
         raise FileExistsError(f"{target} exists and is not a saved reward model: choose another directory")

@@ -1,4 +1,4 @@
-"""Opening a sequence classifier with its tokenizer, saved whole or as adapters."""
+"""Loading of a sequence classifier with its tokenizer, saved whole or as adapters."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def open_classifier(
     """Open an ``AutoModelForSequenceClassification`` with its tokenizer.
 
     Args:
-        directory: a local directory, or an id on the hub. Adapters are added to the weights of the model they name.
-        kind: what errors call it, such as ``"reward model"``.
-        device: ``"auto"`` takes an accelerator where there is one.
-        dtype: of the weights.
+        directory: a local directory, or an id on the hub. Adapters are merged into the weights of the model they name.
+        kind: the word for the model in error messages, such as ``"reward model"``.
+        device: ``"auto"`` uses an accelerator if there is one.
+        dtype: dtype of the weights.
 
     Raises:
-        FileNotFoundError: nothing can be loaded from there.
-        ValueError: the weights hold no scoring head; or the adapters do not fit the model that they name.
+        FileNotFoundError: nothing can be loaded from ``directory``.
+        ValueError: the weights lack a scoring head; or the adapters do not fit the model that they name.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -49,8 +49,9 @@ def open_classifier(
                 directory, dtype=dtype, output_loading_info=True, trust_remote_code=False, use_safetensors=True
             )
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # safetensors, json and the hub client each raise errors of their own
+    except Exception as error:  # safetensors, json and the hub client each have their own exception types
         raise FileNotFoundError(_unreadable(directory, kind, error)) from error
+    # transformers initialises missing weights at random with a mere warning; a random head would be a silent error.
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{str(directory)!r} is not a {kind}: it lacks the weights {', '.join(missing)}; a language model becomes "
@@ -60,10 +61,10 @@ def open_classifier(
 
 
 def classifier_config(directory: str | Path, kind: str) -> PreTrainedConfig | None:
-    """Read the config alone; None for adapters, which have none. Arguments as :func:`open_classifier`.
+    """Read the config alone; None for adapters, which have none. Arguments: see :func:`open_classifier`.
 
     Raises:
-        FileNotFoundError: there is none to be read.
+        FileNotFoundError: no config can be read.
     """
     from transformers import AutoConfig
 
@@ -82,10 +83,11 @@ def _unreadable(directory: str | Path, kind: str, error: Exception) -> str:
 
 
 def _require_source(directory: str | Path, kind: str) -> None:
-    """Refuses what can only be a mistyped path before the hub is asked, which takes half a minute to fail."""
+    """Reject a mistyped path before the hub is asked, which takes half a minute to fail."""
     path = Path(directory)
     if path.is_dir():
         return
+    # Only "owner/name" can be an id on the hub. If the folder "owner" exists, a local path was meant.
     if isinstance(directory, Path) or len(path.parts) != 2 or path.parent.exists():
         raise FileNotFoundError(
             f"no {kind} at {str(directory)!r}: there is no such directory. {EXPECTED} on the hub, owner/name"
@@ -93,7 +95,7 @@ def _require_source(directory: str | Path, kind: str) -> None:
 
 
 def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Open adapters and a scoring head; the adapters are added to the weights of ``base``."""
+    """Open adapters and a scoring head; the adapters are merged into the weights of ``base``."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from textgym.lm.adapter_files import PREFIX, read_adapters, read_tensors
@@ -101,6 +103,7 @@ def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) ->
 
     saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(directory).items()}
     head = next((saved[name] for name in ("score.weight", "classifier.weight") if name in saved), None)
+    # The base model may have a head of a different size, or none. The saved head replaces it.
     changes = {} if head is None else {"num_labels": len(head), "ignore_mismatched_sizes": True}
     check_weight_files(base)
     try:
@@ -110,7 +113,7 @@ def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) ->
             )
         has_own = any((directory / name).is_file() for name in TOKENIZER_FILES)
         tokenizer = AutoTokenizer.from_pretrained(directory if has_own else base, trust_remote_code=False)
-    except Exception as error:  # safetensors, json and the hub client each raise errors of their own
+    except Exception as error:  # safetensors, json and the hub client each have their own exception types
         raise FileNotFoundError(
             f"{str(directory)!r} holds adapters of {base!r}, which cannot be loaded: {reason(error)}. Put that model "
             "there, or write where it is into base_model_name_or_path of adapter_config.json"
@@ -122,7 +125,7 @@ def _open_adapters(directory: Path, base: str, kind: str, dtype: torch.dtype) ->
             "modules_to_save=['score']"
         )
     if tokenizer.pad_token_id is not None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # as trainers set it; adapters do not keep the config
+        model.config.pad_token_id = tokenizer.pad_token_id  # trainers set it, but adapters do not save the config
     return merged(read_adapters(model.eval(), directory)), tokenizer
 
 

@@ -1,4 +1,4 @@
-"""What labellers said, as files hold it: rankings, pairs, whole dialogues, or labels of single completions."""
+"""Preference data: rankings, pairs, whole dialogues, or labels of single completions, read from files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LAYOUTS = (
     "'prompt, completions, ranks', 'prompt, chosen, rejected', 'chosen, rejected' with a common beginning, or "
     "'prompt, completion, label'"
 )
-ZERO_WIDTH_JOINER = "\u200d"  # makes one sign of several emoji
+ZERO_WIDTH_JOINER = "\u200d"  # joins several emoji into one sign
 WITHOUT_SPACES = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"}
-"""Scripts that put no spaces between words, as Unicode names them."""
+"""Scripts without spaces between words, by their Unicode names."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One completion that a labeller called good or bad.
+    """Completion that a labeller called good or bad.
 
     Attributes:
         prompt: a text or a conversation.
@@ -53,28 +53,31 @@ Render: TypeAlias = Callable[[Messages], str]
 def read_preferences(
     path: str | Path, render: Render | None = None, screening: Screening | None = None
 ) -> list[Ranking] | list[Judgement]:
-    """Read JSON Lines, a JSON array, Parquet or a saved data set; the layout of each row is told by its columns.
+    """Read preferences from JSON Lines, a JSON array, Parquet or a saved data set.
+
+    The columns of each row determine its layout:
 
     - ``prompt, completions, ranks``: rank 0 is the best, equal ranks are ties.
     - ``prompt, chosen, rejected``.
-    - ``chosen, rejected``: texts or conversations with a common beginning, which is the prompt: of lists of messages,
-      the common messages; of dialogues in the layout of Bai et al. 2022 (arXiv:2204.05862), all up to the last common
-      ``Assistant:``; of other texts, all up to the last common word (see :func:`split_texts`). A field ``prompt`` may
-      say again how whole conversations begin, or what was asked in them.
+    - ``chosen, rejected``: texts or conversations with a common beginning, which is the prompt. For lists of messages
+    it
+      is the common messages; for dialogues in the layout of Bai et al. 2022 (arXiv:2204.05862), all up to the last
+      common ``Assistant:``; for other texts, all up to the last common word (see :func:`split_texts`). A field
+      ``prompt`` may repeat the beginning of whole conversations, or a message in it.
     - ``prompt, completion, label``: true or 1 for good, false or 0 for bad.
 
-    A prompt may be a list of messages, which stays one, and a completion the list of the assistant's one message.
+    A prompt may be a list of messages and stays one. A completion may be a list of one assistant message.
 
     Args:
         path: the file.
-        render: the text that a conversation becomes, which says what a message adds to it, and what the chat template
-            refuses; without it completions must be texts.
-        screening: accounts for rows that cannot be learned from; without it they are errors.
+        render: renders a conversation as text, which is needed for completions that are messages, and which reports
+            conversations that the chat template rejects; without it completions must be texts.
+        screening: records rows that cannot be used; without it they are errors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row cannot be learned from, or labels of single completions stand beside comparisons. The
-            message names the file and the row, counted from 1.
+        ValueError: a row cannot be used, or the file mixes labels of single completions with comparisons. The message
+            names the file and the row, counted from 1.
     """
     found = read_placed_preferences(path, render, screening)
     rankings = [preference for preference in found.values() if isinstance(preference, Ranking)]
@@ -84,12 +87,13 @@ def read_preferences(
 def read_placed_preferences(
     path: str | Path, render: Render | None = None, screening: Screening | None = None
 ) -> dict[Place, Preference]:
-    """Read preferences of one kind, by where they stand; see :func:`read_preferences`."""
+    """Read preferences of one kind, keyed by their place in the file; see :func:`read_preferences`."""
     screening = screening or Screening()
     found: dict[Place, Preference] = {}
     for place, row in read_placed_rows(path, screening).items():
         with screening.row(place):
             found[place] = parse_preference(row, render)
+    # Reversed, so that the dictionary keeps the first row of each kind.
     kinds = {type(preference): place for place, preference in reversed(found.items())}
     if len(kinds) > 1:
         second = max(kinds.values(), key=lambda place: place.row or 0)
@@ -99,10 +103,10 @@ def read_placed_preferences(
 
 
 def parse_preference(row: Mapping[str, Any], render: Render | None = None) -> Preference:
-    """Read one row; see :func:`read_preferences`.
+    """Parse one row; see :func:`read_preferences`.
 
     Raises:
-        BadRowError: it cannot be learned from.
+        BadRowError: the row cannot be used.
     """
     try:
         return _parsed(row, render)
@@ -111,19 +115,19 @@ def parse_preference(row: Mapping[str, Any], render: Render | None = None) -> Pr
 
 
 def completions_of(preference: Preference) -> tuple[str, ...]:
-    """Return the K texts that were ranked, or the one that was labelled."""
+    """Return the K ranked texts, or the single labelled one."""
     return preference.completions if isinstance(preference, Ranking) else (preference.completion,)
 
 
 def untied_pairs(ranks: Sequence[int]) -> int:
-    """How many pairs of a ranking teach something."""
+    """Count the pairs of a ranking whose ranks differ."""
     return sum(i != j for i, j in combinations(ranks, 2))
 
 
 def preference_layout(row: Mapping[str, Any]) -> PreferenceLayout | None:
-    """Return the layout of a row, by its columns; None if they tell nothing.
+    """Return the layout of a row, by its columns; None if they match no layout.
 
-    Columns that hold something count before those that are null, as in tables whose rows have several layouts.
+    Columns with a value take precedence over null ones, as in tables whose rows have several layouts.
     """
     filled = {name for name, value in row.items() if value is not None}
     matching = (
@@ -133,23 +137,23 @@ def preference_layout(row: Mapping[str, Any]) -> PreferenceLayout | None:
 
 
 def best_completion(ranking: Ranking) -> str:
-    """Return the completion that was preferred: the first of those with the best rank."""
+    """Return the preferred completion: the first of those with the best rank."""
     return ranking.completions[ranking.ranks.index(min(ranking.ranks))]
 
 
 def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Split two texts with a common beginning into prompt, chosen and rejected completion.
+    r"""Split two texts with a common beginning into prompt, chosen and rejected completion.
 
-    Dialogues of Human and Assistant part after the last common ``Assistant:``. Other texts part after the last word
-    that they have in common, so that no word is cut in two; one space before the words that differ is theirs.
+    Dialogues of Human and Assistant are split after the last common ``Assistant:``. Other texts are split after the
+    last common word, so that no word is cut in two; one space before the differing words belongs to the completions.
 
-    >>> split_texts("Human: Hi\\n\\nAssistant: Hello", "Human: Hi\\n\\nAssistant: Go away")
-    ('Human: Hi\\n\\nAssistant:', ' Hello', ' Go away')
+    >>> split_texts("Human: Hi\n\nAssistant: Hello", "Human: Hi\n\nAssistant: Go away")
+    ('Human: Hi\n\nAssistant:', ' Hello', ' Go away')
     >>> split_texts("The sky is blue.", "The sky is black.")
     ('The sky is', ' blue.', ' black.')
 
     Raises:
-        BadRowError: they have no such beginning, or the same text follows it.
+        BadRowError: the texts have no such beginning, or are equal.
     """
     if chosen == rejected:
         raise BadRowError(f"chosen and rejected are the same text: {chosen!r:.200}; drop the row")
@@ -168,7 +172,7 @@ def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def _common_words(chosen: str, rejected: str, shared: int) -> int:
-    """Return the length of the common beginning that ends with a word, and after which both texts go on."""
+    """Return the length of the longest common beginning that ends with a word and leaves text for both completions."""
     for end in range(shared, 0, -1):
         rests = (chosen[end:], rejected[end:])
         if not all(rest.strip() for rest in rests) or any(_joined(chosen[end - 1], rest[0]) for rest in rests):
@@ -184,10 +188,10 @@ def _common_words(chosen: str, rejected: str, shared: int) -> int:
 
 
 def _joined(before: str, after: str) -> bool:
-    """Return True if two letters are parts of one word, or of one sign."""
+    """Return True if two adjacent characters belong to one word, or to one sign."""
     if before == ZERO_WIDTH_JOINER or after == ZERO_WIDTH_JOINER or unicodedata.category(after)[0] == "M":
         return True
-    if unicodedata.category(after) == "Sk" and not after.isascii():  # the colour of an emoji
+    if unicodedata.category(after) == "Sk" and not after.isascii():  # an emoji's skin tone
         return True
     return _in_word(before) and _in_word(after)
 
@@ -209,6 +213,7 @@ def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
         return Ranking(prompt, (chosen, rejected), (0, 1))
     if layout == "label":
         label = row["label"]
+        # ``True == 1``, so one comparison covers both spellings; 1.0 is refused.
         if not isinstance(label, bool | int) or label not in (0, 1):
             raise BadRowError(f"label: expected true or false (or 1 or 0), got {label!r:.200}")
         prompt, begun = _prompt(row.get("prompt"), render)
@@ -219,6 +224,7 @@ def _parsed(row: Mapping[str, Any], render: Render | None) -> Preference:
 def _ranking(prompt: str | Messages, begun: str | None, completions: Any, ranks: Any) -> Ranking:
     if not isinstance(completions, list):
         raise BadRowError(f"completions: expected a list, got {completions!r:.200}")
+    # ``type`` rather than ``isinstance``, as True is an int.
     if not (isinstance(ranks, list) and all(type(r) is int for r in ranks)):
         raise BadRowError(f"ranks: expected a list of integers, 0 for the best, got {ranks!r:.200}")
     texts = tuple(_completion(text, f"completions, number {i}", begun) for i, text in enumerate(completions, start=1))
@@ -243,8 +249,9 @@ def _pair(given: Any, chosen: Any, rejected: Any, render: Render | None) -> tupl
 
 
 def _split_conversations(given: Any, chosen: Messages, rejected: Messages) -> tuple[Any, Messages, Messages]:
-    """Return the common messages, as the prompt, and those that follow them; ``given`` is the field ``prompt``."""
+    """Split off the common messages, which are the prompt; ``given`` is the field ``prompt``."""
     same = len(list(takewhile(lambda pair: _plain(pair[0]) == _plain(pair[1]), zip(chosen, rejected, strict=False))))
+    # At least one message of each conversation must remain as its completion.
     shared = min(same, len(chosen) - 1, len(rejected) - 1)
     if shared <= 0:
         if given is None or (isinstance(given, str) and max(len(chosen), len(rejected)) > 1):
@@ -257,27 +264,28 @@ def _split_conversations(given: Any, chosen: Messages, rejected: Messages) -> tu
 
 
 def _begun(given: Any, common: list[Mapping[str, str]]) -> Messages:
-    """Return the prompt of two conversations that begin with the same messages, beside a field ``prompt``."""
+    """Return the prompt of two conversations with common first messages, checked against a field ``prompt``."""
     if given is None:
         return common
+    # Data sets repeat the prompt in several ways. Each is accepted, and anything that contradicts the messages refused.
     if is_conversation(given) and given:
         messages = [_plain(message) for message in common]
-        said = [_plain(message) for message in given]
-        if said[-len(messages) :] == messages:
+        prompt = [_plain(message) for message in given]
+        if prompt[-len(messages) :] == messages:  # the whole history, of which the conversations repeat the end
             return given
-        if all(message in messages for message in said):
+        if all(message in messages for message in prompt):  # a part of the common messages
             return common
-        if common[0]["role"] == "assistant" and given[-1]["role"] != "assistant":
+        if common[0]["role"] == "assistant" and given[-1]["role"] != "assistant":  # the history before them
             return [*given, *common]
     if isinstance(given, str):
         contents = [message["content"].strip() for message in common]
         if any(given.strip() in content or (content and content in given) for content in contents):
             return common
-    raise BadRowError(f"prompt is {given!r:.200}, which is not said in the common beginning of chosen and rejected")
+    raise BadRowError(f"prompt is {given!r:.200}, which does not occur in the common beginning of chosen and rejected")
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message without its null fields, which tables give to every message."""
+    """Return a message without null fields, which tables add to every message."""
     return {name: value for name, value in message.items() if value is not None}
 
 
@@ -286,7 +294,7 @@ def _first(messages: Messages) -> str:
 
 
 def _prompt(prompt: Any, render: Render | None) -> tuple[str | Messages, str | None]:
-    """Return a prompt, and the text that it begins a dialogue with, where that can be known."""
+    """Return a prompt and its text, with which a dialogue would begin; None for the text if it is unknown."""
     if isinstance(prompt, str) and prompt:
         return prompt, prompt
     if prompt and is_conversation(prompt):
@@ -295,10 +303,10 @@ def _prompt(prompt: Any, render: Render | None) -> tuple[str | Messages, str | N
 
 
 def _completion(value: Any, name: str, prompt: str | None) -> str:
-    """Return a text, or a conversation's one remaining message, which follows the prompt."""
+    """Return a completion's text, or that of the one message that follows the prompt."""
     if is_conversation(value):
         if prompt is None:
-            raise BadRowError(f"{name} is a message; pass render, which says what stands before it")
+            raise BadRowError(f"{name} is a message; pass render, which renders the conversation before it")
         try:
             value = reply_text(prompt, value)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""From what a user writes on a command line to a reward."""
+"""Parsing of reward specifications, as written on a command line."""
 
 from __future__ import annotations
 
@@ -21,48 +21,50 @@ MODELS: dict[str, tuple[Callable[..., Reward], tuple[str, ...]]] = {
     "rm": (load_reward_model, ("too_long",)),
     "clf": (ClassifierReward.load, ("label", "score", "reads", "too_long")),
 }
-"""Loaders of a directory's model, with the options that may follow it, by prefix."""
+"""Loader and permitted options of each prefix."""
 
 
 def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> WeightedRewards:
-    """Find the reward that ``spec`` speaks of.
+    """Build the reward that ``spec`` describes.
 
     A text holds one or several of these, separated by spaces, each with an optional ``,WEIGHT``:
 
     - ``NAME``: one of ``named``, as in ``"gold,0.5 length,-0.01"``;
     - ``module:function``, or ``path/to/file.py:function``;
     - ``rm:DIR``: the directory of a reward model, of an ensemble, or of the run that trained either;
-      ``rm:DIR,too_long=truncate`` drops what it cannot read;
-    - ``clf:DIR,label=LABEL``: the directory of a classifier and the label that is rewarded, its spaces written as
-      ``_``; further options are those of :class:`textgym.rewards.ClassifierReward`: ``score=logit``,
-      ``reads=completion``, ``too_long=truncate``.
+      ``rm:DIR,too_long=truncate`` truncates texts that are too long for it;
+    - ``clf:DIR,label=LABEL``: the directory of a classifier and the label that is rewarded, with ``_`` for spaces;
+    further
+      options are those of :class:`textgym.rewards.ClassifierReward`: ``score=logit``, ``reads=completion``,
+      ``too_long=truncate``.
 
-    Options and weight stand in any order: ``clf:DIR,-0.5,label=toxic``. A directory may have commas and ``=`` in its
-    name, but for an end that reads like an option or a weight (``run,2``, ``a,b=1``), which is refused.
+    Options and weight may come in any order: ``clf:DIR,-0.5,label=toxic``. A directory's name may contain commas and
+    ``=``, but a name whose end reads like an option or a weight (``run,2``, ``a,b=1``) is rejected.
 
-    Callables are taken as they are; a list may hold all of these, and ``(reward, weight)`` pairs. An item
-    of a list is not split at spaces.
+    Callables are used as they are. A list may hold all of these, and ``(reward, weight)`` pairs; its items are not
+    split at spaces.
 
     Raises:
-        ValueError: an unknown name, label or option (the message names the nearest, or those there are), or a weight
+        ValueError: an unknown name, label or option (the message names the nearest, or the known ones), or a weight
             that is not a number.
-        ImportError, AttributeError, TypeError, FileNotFoundError: what the text speaks of cannot be
-            imported, is not there, is not a reward, or is no directory. Each names the text.
+        ImportError, AttributeError, TypeError, FileNotFoundError: the named object cannot be imported, does not exist,
+            is not a reward, or is not a directory. The message quotes the specification.
     """
     items = _items(spec)
     if not items:
         raise ValueError(f"reward: got {spec!r}, expected at least one of: {', '.join(sorted(named))}")
-    return compose([_part(item, named) for item in items])
+    return compose([_parse_item(item, named) for item in items])
 
 
 def _items(spec: Any) -> list[Spec]:
     if isinstance(spec, str):
         return list(spec.split())
+    # A pair ``(reward, weight)`` is one item, not a sequence of two.
     is_pair = isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], int | float)
     return list(spec) if isinstance(spec, Sequence) and not is_pair else [spec]
 
 
-def _part(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]:
+def _parse_item(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]:
     reward, weight = item if isinstance(item, tuple) else (item, 1.0)
     if not isinstance(reward, str):
         return reward, weight
@@ -72,22 +74,23 @@ def _part(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]:
         return MODELS[kind][0](directory, **options), weight * factor
     text, comma, given = reward.rpartition(",")
     if not comma:
-        return _reward(reward, named), weight
+        return _named_or_imported(reward, named), weight
     try:
         weight *= float(given)
     except ValueError as error:
         raise ValueError(f"reward {reward!r}: expected a number after the comma, got {given!r}") from error
-    return _reward(text, named), weight
+    return _named_or_imported(text, named), weight
 
 
 def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], float]:
-    """Directory, options and weight of ``kind:DIR,name=value,…,WEIGHT``."""
+    """Split ``kind:DIR,name=value,…,WEIGHT`` into directory, options and weight."""
     known = MODELS[kind][1]
     it_has = f"it has {', '.join(f'{name}=' for name in known)}"
     directory, settings = split_address(rest)
     options: dict[str, str] = {}
     weights: list[float] = []
     for i, part in enumerate(settings, start=1):
+        # "run,2" could be the directory "run" with weight 2, or the directory "run,2": ambiguous, so refused.
         if Path(longer := ",".join([directory, *settings[:i]])).is_dir():
             raise ValueError(
                 f"reward {text!r}: there is a directory {longer!r}, whose name ends like an option or a weight; rename "
@@ -111,11 +114,11 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
             f"an option of '{kind}:' ({it_has}), got {directory.rpartition(',')[2]!r}"
         )
     if kind == "clf":
-        options.setdefault("label", "")  # which is refused with a list of the labels
+        options.setdefault("label", "")  # no label has this name, so the error lists the labels
     return directory, options, (weights or [1.0])[0]
 
 
-def _reward(text: str, named: Mapping[str, Reward]) -> Reward:
+def _named_or_imported(text: str, named: Mapping[str, Reward]) -> Reward:
     if text in named:
         return named[text]
     if ":" in text:

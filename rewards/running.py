@@ -1,4 +1,4 @@
-"""Running functions and awaitables of somebody else: several in flight together, and within a time limit."""
+"""Execution of user functions and awaitables, concurrently and within a time limit."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 @dataclass(frozen=True)
 class Raised:
-    """An awaitable raised an error instead of giving a result."""
+    """Exception that an awaitable raised instead of returning a result."""
 
     error: BaseException
 
 
 class OvertimeError(Exception):
-    """Something took longer than it may.
+    """Time limit of a call exceeded.
 
     Attributes:
-        which: its place among those that ran together.
+        which: the index of the call among those that ran together.
     """
 
     def __init__(self, which: int) -> None:
@@ -42,10 +42,10 @@ class OvertimeError(Exception):
 
 
 def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
-    """Call a function; with a limit in a daemon thread, which is left alone when its time is over.
+    """Call a function; with a limit in a daemon thread, which is abandoned when the time is over.
 
     Raises:
-        OvertimeError: it did not return in time.
+        OvertimeError: the function did not return in time.
     """
     if seconds is None:
         return function()
@@ -53,13 +53,13 @@ def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
 
 
 def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None) -> list[Any]:
-    """Awaits ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
+    """Await ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
 
-    Works also where a loop already runs in this thread, as in a notebook.
+    This also works if an event loop already runs in this thread, as in a notebook.
 
     Args:
-        awaitables: what to await.
-        seconds: the longest that one of them may take, from the moment it begins; None for no limit.
+        awaitables: the awaitables.
+        seconds: time limit of each, counted from its start; None for no limit.
 
     Returns:
         ``N`` results, in their order; :class:`Raised` for those that raised.
@@ -67,7 +67,7 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
     Raises:
         OvertimeError: one took too long; the others are cancelled.
     """
-    begun: dict[int, float] = {}  # when those in flight began
+    begun: dict[int, float] = {}  # start times of those in flight
     places: dict[asyncio.Task[Any] | None, int] = {}
     whole: list[asyncio.Task[Any]] = []
 
@@ -82,7 +82,7 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         finally:
             begun.pop(i, None)
             if inspect.iscoroutine(awaitable):
-                awaitable.close()  # one that was cancelled before it began would warn
+                awaitable.close()  # a coroutine that was cancelled before it started would warn
 
     async def every() -> list[Any]:
         task = asyncio.current_task()
@@ -97,9 +97,10 @@ def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None
         return _in_thread(lambda: asyncio.run(every()), begun, seconds)
     except OvertimeError as late:
         loop = whole[0].get_loop()
-        # One that blocks the loop also keeps those waiting that began before it.
+        # A task that blocks the loop also delays older tasks, whose limits may run out first. The error must name the
+        # task that the loop is executing.
         blocking = asyncio.current_task(loop)
-        with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(whole[0].cancel)
         raise OvertimeError(places.get(blocking, late.which)) from None
 
@@ -113,12 +114,12 @@ def _loop_runs() -> bool:
 
 
 def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
-    """Run a function in a thread that does not keep the process from ending.
+    """Run a function in a daemon thread, which does not keep the process from ending.
 
     Args:
-        function: to run.
-        begun: when each of its parts that still run began; it may change meanwhile.
-        seconds: the longest that a part may take.
+        function: the function.
+        begun: start times of its parts that still run; it may change in the meantime.
+        seconds: time limit of each part.
     """
     outcome: Future[T] = Future()
 
@@ -128,6 +129,7 @@ def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: f
         except BaseException as error:
             outcome.set_exception(error)
 
+    # Context variables (of tracing, say) are per thread; the copy gives the reward those of its caller.
     threading.Thread(target=contextvars.copy_context().run, args=(work,), name="textgym-reward", daemon=True).start()
     while not outcome.done():
         left = None

@@ -1,4 +1,4 @@
-"""From what a reward returned to numbers that training can use: floats that are finite as float32, or None."""
+"""Conversion of a reward's return value to scores for training: floats that float32 can hold, or None."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def as_list(result: Any, count: int) -> list[Any]:
     """Return the ``count`` entries of a list, a tuple, an array or a tensor.
 
     Raises:
-        TypeError, ValueError: it is none of these, has another number of entries, or cannot be read.
+        TypeError, ValueError: the value is none of these, has a different number of entries, or cannot be read.
     """
     try:
         values = _plain(result)
@@ -36,13 +36,13 @@ def as_list(result: Any, count: int) -> list[Any]:
 
 
 def as_score(value: Any, tokens: int) -> Score:
-    """One entry as a score: a float, a list of ``tokens`` floats, or None.
+    """Convert one entry to a score: a float, a list of ``tokens`` floats, or None.
 
     Raises:
-        TypeError, ValueError: it is no number or none that is finite as float32, cannot be read, or the list has
-            another length.
+        TypeError, ValueError: the value is not a number that float32 can hold, cannot be read, or is a list of the
+            wrong length.
     """
-    if type(value) is float:  # most of them
+    if type(value) is float:  # the common case, kept fast
         return trainable(value)
     value = _plain(value)
     if value is None:
@@ -55,10 +55,10 @@ def as_score(value: Any, tokens: int) -> Score:
 
 
 def as_number(value: Any) -> float:
-    """Return a float that is finite as float32.
+    """Return a float that float32 can hold.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError, ValueError: the value is no such number.
     """
     value = _plain(value)
     if not isinstance(value, numbers.Real | np.bool_):
@@ -73,27 +73,27 @@ def as_number(value: Any) -> float:
 
 
 def trainable(number: float) -> float:
-    """Return the number, if float32 has it.
+    """Return the number if float32 can hold it.
 
     Raises:
         ValueError: it is NaN, infinite, or beyond float32.
     """
-    if not abs(number) <= LARGEST_FLOAT:  # written so that NaN is refused, too
+    if not abs(number) <= LARGEST_FLOAT:  # negated, so that NaN is rejected too
         why = f", which float32 cannot hold (at most {LARGEST_FLOAT:.2g})" if math.isfinite(number) else ""
         raise ValueError(f"expected a finite number, got {number}{why}")
     return number
 
 
 def shown(value: Any) -> str:
-    """Return the beginning of a value's ``repr``, as far as there is one."""
+    """Return the beginning of a value's ``repr``, if it has one."""
     try:
         return f"{value!r:.200}"
-    except Exception:  # such as an integer of thousands of digits
+    except Exception:  # e.g. for an integer of thousands of digits
         return "(cannot be shown)"
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and tensors as Python's own numbers and lists; whatever else it is, as it is."""
+    """Convert arrays and tensors to Python numbers and lists; other values are returned unchanged."""
     if not isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value
     try:

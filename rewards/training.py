@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from textgym.lm.finite import check_step, check_trained, naming_batch
+from textgym.lm.guards import check_step, check_trained, naming_batch
 from textgym.progress import Progress
 from textgym.prompts import cut_left
-from textgym.rewards.evaluation import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.model import RewardModel
+from textgym.rewards.pairs import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.preferences import Preference, completions_of, untied_pairs
 from textgym.rewards.rankings import split_rankings
 from textgym.rewards.settings import FitSettings
@@ -33,18 +33,16 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True)
 class RewardModelReport:
-    """What training a reward model gave.
+    """Results of training a reward model.
 
     Attributes:
         train_loss: the K-wise loss of each step, in nats per pair.
-        train_pairs: untied pairs that were trained on, in one epoch.
-        heldout_pairs: untied pairs that were held out; they are of prompts that training never saw, if a
-            share was held out.
-        heldout_loss: K-wise loss on the held-out rankings; log 2 is guessing.
-        heldout_accuracy: share of held-out pairs that the model orders as the labeller did; an equal score
-            counts ½.
+        train_pairs: number of untied training pairs in one epoch.
+        heldout_pairs: number of untied held-out pairs; if a share was held out, training saw none of their prompts.
+        heldout_loss: K-wise loss on the held-out rankings; log 2 is chance.
+        heldout_accuracy: share of held-out pairs that the model orders as the labeller did; an equal score counts ½.
         accuracy_by_rank_distance: the same, for pairs 1, 2, … ranks apart.
-        offset: what is subtracted so that demonstrations score 0; 0 without demonstrations.
+        offset: value that is subtracted so that demonstrations score 0; 0 without demonstrations.
     """
 
     train_loss: tuple[float, ...]
@@ -57,11 +55,11 @@ class RewardModelReport:
 
 
 def kwise_loss(scores: Tensor, ranks: Tensor) -> Tensor:
-    """``−1/C(K,2) · Σ_{w before l} log σ(r_w − r_l)``, the mean over ``B`` prompts.
+    """Compute ``−1/C(K,2) · Σ_{w before l} log σ(r_w − r_l)``, the mean over ``B`` prompts.
 
-    All pairs of a prompt stand in one batch element, so each completion is encoded once and no prompt is
-    seen K−1 times. Tied pairs contribute nothing, and the divisor stays C(K,2): every pair weighs the same,
-    however many of its neighbours are tied.
+    All pairs of a prompt are in one batch element, so each completion is encoded once and no prompt is seen K−1 times.
+    Tied pairs contribute nothing, but the divisor stays C(K,2): every pair has the same weight, however many ties there
+    are.
 
     Args:
         scores: ``[B, K]`` r, differentiable.
@@ -83,12 +81,14 @@ def kwise_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     k = scores.shape[1]
     margin = scores[:, :, None] - scores[:, None, :]  # [B, w, l]
     before = ranks[:, :, None] < ranks[:, None, :]
+    # ``logsigmoid`` is finite for all margins. log(sigmoid) would be −inf for some that the mask then multiplies by 0,
+    # which gives NaN.
     per_prompt = -(logsigmoid(margin) * before).sum(dim=(1, 2)) / (k * (k - 1) / 2)
     return per_prompt.mean()
 
 
 def binary_loss(scores: Tensor, good: Tensor) -> Tensor:
-    """``−log σ(r)`` for a good completion and ``−log σ(−r)`` for a bad one, the mean over ``B``.
+    """Compute ``−log σ(r)`` for good and ``−log σ(−r)`` for bad completions, the mean over ``B``.
 
     Args:
         scores: ``[B]`` r, differentiable.
@@ -112,25 +112,25 @@ def train_reward_model(
     batch_size: int = 8,
     progress: bool = True,
 ) -> RewardModelReport:
-    """Fit a reward model, in place, to what a labeller preferred.
+    """Fit a reward model, in place, to a labeller's preferences.
 
-    Adam (ε = 1e-5), a short linear warm-up and linear decay to 0, gradients clipped at norm 1, dropout off.
-    Every completion is read with its end token.
+    The optimizer is Adam (ε = 1e-5) with a short linear warm-up, linear decay to 0, and gradients clipped at norm 1.
+    Dropout is off. Every completion is read with its end token.
 
     Args:
         model: usually from :meth:`RewardModel.from_causal_lm`.
         rankings: labelled completions; K may differ between them.
-        learning_rate: at its peak.
+        learning_rate: the peak learning rate.
         generator: draws the held-out prompts and the order of the batches.
         demonstrations: ``(prompt, completion)`` pairs; their mean score becomes the model's offset.
         heldout: share of the prompts to hold out, or the held-out rankings themselves.
         epochs: passes over the data. More than one overfits quickly (Ouyang et al. 2022, appendix C.2).
-        batch_size: prompts in one step; each brings its K completions.
+        batch_size: prompts in one step, each with its K completions.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a setting is out of range or a ranking cannot be learned from; the message names the
-            row. Nothing has been trained then.
+        ValueError: a setting is out of range or a ranking cannot be used; the message names the row. It is raised
+            before training starts.
     """
     settings = FitSettings(learning_rate, epochs, batch_size)
     if isinstance(heldout, float | int):
@@ -159,10 +159,10 @@ def train_reward_model(
 
 @dataclass(frozen=True)
 class Example:
-    """A preference as a reward model reads it: each completion is encoded once.
+    """Preference as a reward model reads it: each completion is encoded once.
 
     Attributes:
-        preference: what the labeller said.
+        preference: the ranking or judgement.
         sequences: prompt and completion as tokens, for each completion.
     """
 
@@ -184,13 +184,13 @@ def encode_preferences(
     """Encode preferences as the model reads them.
 
     Args:
-        model: reads.
-        preferences: of one kind; or preferences by their places in a file.
-        source: what an error calls them.
-        screening: accounts for those that cannot be learned from; without it they are errors.
+        model: the reward model.
+        preferences: preferences of one kind, optionally keyed by their places in a file.
+        source: the name of the data in error messages.
+        screening: records rows that cannot be used; without it they are errors.
 
     Raises:
-        ValueError: there is none, or one cannot be learned from. The message names ``source`` and the row, from 1.
+        ValueError: there is no preference, or one cannot be used. The message names ``source`` and the row, from 1.
     """
     screening = screening or Screening()
     given = placed(preferences, source)
@@ -223,14 +223,14 @@ def _example(model: RewardModel, preference: Preference, screening: Screening) -
 def fitted_sequences(
     model: RewardModel, prompt: str | Messages, completions: Sequence[str], screening: Screening
 ) -> list[list[int]]:
-    """Return the tokens that the model reads of each completion of one prompt.
+    """Return the tokens of each completion of one prompt, at most as many as the model accepts.
 
-    Where the longest does not fit, under ``truncation="left"``, all of them lose the same tokens from the beginning of
-    the prompt, but a start token that stands there.
+    If the longest does not fit, ``truncation="left"`` removes the same tokens from the beginning of the prompt for all
+    of them; a start token there is kept.
 
     Raises:
-        BadRowError: there is nothing to read, or the chat template refuses the conversation.
-        TooLongError: a sequence is too long, and no prompt may be shortened, or that is not enough.
+        BadRowError: there is nothing to read, or the chat template rejects the conversation.
+        TooLongError: a sequence is too long, and prompts may not be shortened, or that is not enough.
     """
     try:
         if model.limit is None or model.too_long == "truncate":
@@ -240,16 +240,17 @@ def fitted_sequences(
         raise BadRowError(str(error)) from error
     if not all(sequences):
         raise BadRowError("prompt and completion are empty, and the tokenizer has no end token to read")
+    # All completions of a prompt must follow the same prompt, or their scores would not be comparable.
     longest = max(map(len, sequences))
     surplus = longest - model.limit
     if surplus <= 0:
         return sequences
     asked = len(encode_content(model.tokenizer, prompt, special_tokens=model.special_tokens))
     if screening.truncation != "left" or surplus >= asked:
-        mend = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        fix = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
         raise TooLongError(
             f"prompt and completion have {longest} tokens, the reward model reads at most {model.limit}; shorten the "
-            f"row, or {mend}"
+            f"row, or {fix}"
         )
     screening.shortened += 1
     return [list(cut_left(ids, len(ids) - surplus, model.tokenizer)) for ids in sequences]
@@ -263,12 +264,13 @@ def fit(
     progress: bool = True,
     on_step: Callable[[Sequence[float]], None] = lambda _: None,
 ) -> list[float]:
-    """Fit the model, in place, and forget its offset; the loss of each step. See :func:`train_reward_model`.
+    """Fit the model in place, reset its offset to 0, and return the loss of each step. See :func:`train_reward_model`.
 
-    ``on_step`` is called after each step with all losses up to then.
+    ``on_step`` is called after each step with all losses so far.
     """
     parameters = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
+    # Each epoch is a permutation; a batch may span two of them.
     order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
     batches = torch.split(order, settings.batch_size)
     losses = []
@@ -280,6 +282,7 @@ def fit(
             loss = _loss(batch, model.raw_scores(sequences_of(batch)))
             optimizer.zero_grad()
             loss.backward()
+            # The norm before clipping. A NaN in one gradient makes it NaN, and check_step stops before any weight is.
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
             with naming_batch([asdict(example.preference) for example in batch]):
                 check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
@@ -288,42 +291,47 @@ def fit(
             bar.reach(step + 1)
             bar.show(f"loss {losses[-1]:.3f}")
             on_step(losses)
+    # The last step is not followed by a check_step that would notice its result.
     check_trained(model.model, settings.learning_rate, optimizer)
-    model.set_offset(0.0)
-    model.set_special_tokens(model.special_tokens)  # as they were read here, they are read from now on
+    model.set_offset(0.0)  # the old offset belonged to the old scores
+    model.set_special_tokens(model.special_tokens)  # writes the treatment used in training into the config
     return losses
 
 
 def center(model: RewardModel, sequences: Sequence[Sequence[int]]) -> None:
     """Set the model's offset so that these sequences score 0 on average."""
     model.set_offset(0.0)
+    # ``score_ids`` subtracts the offset, so it was set to 0 first.
+    # ``fsum`` makes the mean independent of the order of the sequences.
     model.set_offset(math.fsum(model.score_ids(sequences)) / len(sequences))
 
 
 def sequences_of(examples: Sequence[Example]) -> list[list[int]]:
-    """All sequences, one example's after another's."""
+    """Return all sequences, in the order of their examples."""
     return [sequence for example in examples for sequence in example.sequences]
 
 
 def split_like(examples: Sequence[Example], values: Sequence[Value]) -> list[list[Value]]:
-    """One value for each of :func:`sequences_of`, as one list for each example."""
+    """Group one value for each of :func:`sequences_of` into one list for each example."""
     rest = iter(values)
     return [list(islice(rest, len(example.sequences))) for example in examples]
 
 
 def mean_loss(examples: Sequence[Example], scores: Sequence[Sequence[float]]) -> float:
-    """Return the loss that scores have on what the labeller said; log 2 is guessing."""
+    """Compute the loss of scores on preferences; log 2 is chance."""
     return _loss(examples, torch.tensor([score for own in scores for score in own])).item()
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: up over the first 5 % of the steps, then down to 0 after the last."""
+    """Return the factor of the learning rate: up over the first 5 % of the steps, then down to 0 after the last."""
+    # At least one step, so that the division is defined and a single step trains at the full rate.
     warmup = max(1, round(WARMUP * steps))
+    # The minimum of a rising and a falling line, which cross where the warm-up ends.
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
 def _loss(examples: Sequence[Example], scores: Tensor) -> Tensor:
-    """Return the mean over examples of their losses; K may differ between them."""
+    """Return the mean of the losses of examples; K may differ between them."""
     parts = torch.split(scores, [len(example.sequences) for example in examples])
     losses = [_example_loss(example.preference, own) for example, own in zip(examples, parts, strict=True)]
     return torch.stack(losses).mean()

@@ -30,9 +30,9 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents import PPO
-from textgym.agents.evaluation import evaluate
-from textgym.agents.guards import TrainingWarning
-from textgym.agents.slots import admitting_env
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.loop.slots import admitting_env
+from textgym.lm.guards import TrainingWarning
 from textgym.lm.loading import load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts

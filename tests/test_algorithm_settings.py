@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from textgym import cli
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.registry import ALGORITHMS
 from textgym.agents.settings import SETTINGS
 from textgym.cli import main
 from textgym.commands.configs.hyperparameters import cautious, hyperparameters_class

@@ -189,7 +189,7 @@ def test_a_pickle_for_adapters_is_refused(directory: Path, ran: Path, where: str
 
 
 def test_a_critic_of_a_checkpoint_is_no_pickle(tmp_path: Path, ran: Path) -> None:
-    from textgym.agents.checkpoint import load_value
+    from textgym.agents.loop.checkpoint import load_value
 
     trunk = tmp_path / "training" / "value_trunk"
     tiny_gpt2().transformer.save_pretrained(trunk)

@@ -21,13 +21,14 @@ import textgym.commands.configs
 from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym import registration
-from textgym.agents.construction import make_controller, schedule_state
-from textgym.agents.dpo_settings import DPOSettings
-from textgym.agents.evaluation import evaluate
-from textgym.agents.names import ALGORITHMS
-from textgym.agents.pretraining import Pretraining
+from textgym.agents.loop.checkpoint import schedule_state
+from textgym.agents.loop.checks import make_controller
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.offline.dpo_settings import DPOSettings
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.offline.sft_settings import SFTSettings
+from textgym.agents.registry import ALGORITHMS
 from textgym.agents.settings import Common
-from textgym.agents.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import hyperparameters_class
 from textgym.lm.lora import add_lora
 from textgym.lm.sampling import Sampling

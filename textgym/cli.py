@@ -120,7 +120,7 @@ def explained() -> Iterator[None]:
 
 def run_command(config: Any) -> None:
     """Import and run the command whose settings these are."""
-    from textgym.lm.finite import TrainingError
+    from textgym.lm.guards import TrainingError
     from textgym.rewards.functions import RewardError
     from textgym.runs import stopped_by
 

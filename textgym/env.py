@@ -1,4 +1,4 @@
-"""The single environment: one row of the vector environment behind Gymnasium's ``Env``."""
+"""Single environment: one row of the vector environment as Gymnasium's ``Env``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textgym.vector import Observation, TokenVectorEnv, check_mapping, with_hori
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
-    """A language task: each step chooses the next token. See :class:`textgym.vector.TokenVectorEnv`."""
+    """Language task in which each step chooses the next token. See :class:`textgym.vector.TokenVectorEnv`."""
 
     metadata: dict[str, Any] = TokenVectorEnv.metadata
     _spec: EnvSpec | None = None
@@ -49,32 +49,33 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins an episode; ``options`` may hold one ``prompt_index`` and one ``episode``.
+        """Begin an episode; ``options`` may hold one ``prompt_index`` and one ``episode``.
 
-        What is not given is drawn from ``self.np_random``.
+        Options that are not given are drawn from ``self.np_random``.
         """
         given = {} if options is None else options
         check_mapping(given)
         super().reset(seed=seed)
+        # The row draws from this environment's own generator, which Gymnasium's reset has seeded.
         self._row.generators[0] = self.np_random
-        self._row.base_seed = max(self.np_random_seed, 0)  # -1 tells that the generator was set by hand
+        self._row.base_seed = max(self.np_random_seed, 0)  # Gymnasium's -1 marks a generator that was set by hand
         infos = self._row.restart(None, {name: np.array([value]) for name, value in given.items()})
         return self._observation(), infos[0]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Append one token; see :meth:`textgym.vector.TokenVectorEnv.step` for what ends an episode and why."""
+        """Append one token; see :meth:`textgym.vector.TokenVectorEnv.step` for the end of an episode."""
         if np.ndim(action) != 0:
             raise ValueError(f"action is {action!r}; expected one integer")
         rewards, terminated, infos = self._row.advance(np.asarray(action)[None])
         return self._observation(), float(rewards[0]), bool(terminated[0]), False, infos.get(0, {})
 
     def action_masks(self) -> BoolArray:
-        """``[V]``: which tokens the task admits now."""
+        """Return ``[V]``: True for tokens that the task admits in this state."""
         masks: BoolArray = self._row.action_masks()[0]
         return masks
 
     def render(self) -> Any:
-        """Return the episode so far, as ``render_mode`` says."""
+        """Render the episode so far, according to ``render_mode``."""
         frames = self._row.render()
         return None if frames is None else frames[0]
 

@@ -1,4 +1,4 @@
-"""The token MDP's definition: everything that a language environment is made of, but its state."""
+"""Definition of the token MDP: everything that a language environment consists of, except its state."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
-"""``stop(response_ids)``: whether a task ends here, beside its end tokens."""
+"""``stop(response_ids)``: True if the response ends here, in addition to the end tokens."""
 
 ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
-"""``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: which tokens a task admits next."""
+"""``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: True for tokens that the task admits next."""
 
 
 ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
-"""What rewards receive from the environment; no column of the data may have these names."""
+"""Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
 
 
 CODE = frozenset({"reward", "stop", "allowed", "base_model"})
-"""Fields of :class:`TokenMDP` that hold functions, which may be the user's own."""
+"""Fields of :class:`TokenMDP` that hold functions, which may be user code."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A response's reward.
+    """Reward of one response.
 
     Attributes:
-        token_rewards: ``[T]`` at each of its tokens: a scalar stands at the last one; 0 after the end.
-        info: for its ``info``: ``score``, ``components`` (those that apply), and ``token_rewards`` where the reward is
-            dense.
+        token_rewards: ``[T]`` reward of each token; a scalar is at the last token; 0 after the end.
+        info: entries for its ``info``: ``score``, ``components`` (those that apply), and ``token_rewards`` if the
+            reward is dense.
     """
 
     token_rewards: FloatArray
@@ -51,23 +51,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class TokenMDP:
-    """Prompt = initial state, vocabulary token = action, prompt + prefix = observation.
+    """Token MDP: prompt = initial state, vocabulary token = action, prompt + prefix = observation.
 
     Attributes:
-        tokenizer: read only, never changed.
+        tokenizer: never changed.
         prompts: the initial states; ``reset`` draws one uniformly.
-        reward: called once for all rows that finish in a step; a callable in TRL's signature, or a list of
-            them, or of ``(reward, weight)``.
+        reward: called once for all rows that finish in a step; a callable in TRL's signature, or a list of them, or of
+            ``(reward, weight)``.
         end_token_ids: tokens that end a response.
         max_prompt_length: ``P``; prompts are left-padded to it.
-        max_new_tokens: ``T``, the horizon: part of the task, its end is a termination.
+        max_new_tokens: ``T``, the horizon: part of the task, so reaching it is a termination.
         vocabulary_size: ``V``, the number of actions; the tokenizer's length unless given.
-        stop: a further rule that ends a response, or None.
-        allowed: which tokens may be chosen in each state, or None for all.
-        missing_end_score: paid instead of the reward to a response that reached the horizon without an end
-            token (the "EOS trick" of Ziegler 2019); None pays the reward as usual.
-        base_model: where a policy for this task may start from: a directory, or a function that builds a fresh
-            model. The environment itself never reads it.
+        stop: an additional rule that ends a response, or None.
+        allowed: the admitted tokens of each state, or None for all.
+        missing_end_score: paid instead of the reward to a response that reached the horizon without an end token (the
+            "EOS trick" of Ziegler 2019); None pays the reward as usual.
+        base_model: a starting point for policies of this task: a directory, or a function that builds a new model. The
+            environment itself never reads it.
         skip_special_tokens: leave all special tokens out of the completions that rewards receive, as TRL does.
             Otherwise only the end token, padding and the tokenizer's start token are left out, so that a reward sees
             ``<think>`` or a second end token.
@@ -87,6 +87,7 @@ class TokenMDP:
     skip_special_tokens: bool = False
 
     def __post_init__(self) -> None:
+        # Composed and bound once; ``bind`` lets reward models find out whether they share the policy's token ids.
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
         check(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
         check_given(self, count, "vocabulary_size", most=MOST_TOKENS)
@@ -98,11 +99,13 @@ class TokenMDP:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
             self._check_prompt(number, prompt)
+        # Checked here, before any episode, rather than at the end of the first one.
         self.rewards.check_columns(self.columns)
         self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, whose functions pickle even where they are lambdas or stand in no module."""
+        """Return the fields for pickling, with functions wrapped so that lambdas and local functions pickle too."""
+        # AsyncVectorEnv sends environments to its worker processes by pickle, which refuses lambdas.
         return {name: CloudpickleWrapper(value) if name in CODE else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,8 +122,9 @@ class TokenMDP:
                 f"prompt {number} holds ids from {min(prompt.ids)} to {max(prompt.ids)}, the vocabulary has "
                 f"{self.n_tokens} tokens; encode prompts with the task's own tokenizer"
             )
+        # Such a column would be passed to rewards twice, or hide what the environment passes.
         if taken := sorted(prompt.columns.keys() & ENVIRONMENT_COLUMNS):
-            raise ValueError(f"prompt {number} has columns {taken}, names that rewards know otherwise; rename them")
+            raise ValueError(f"prompt {number} has columns {taken}, names of reward arguments; rename them")
 
     @property
     def rewards(self) -> WeightedRewards:
@@ -130,11 +134,11 @@ class TokenMDP:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The names of all columns that a prompt of the data has."""
+        """Names of all columns that some prompt of the data has."""
         return tuple(sorted({name for prompt in self.prompts for name in prompt.columns}))
 
     def judge(self, batch: Batch) -> list[Verdict]:
-        """Scores ``N`` responses that ended.
+        """Score ``N`` responses that ended.
 
         Raises:
             textgym.rewards.RewardError: a mistake in the reward.
@@ -144,11 +148,12 @@ class TokenMDP:
         for i, (total, ids) in enumerate(zip(scored.totals, batch.completion_ids, strict=True)):
             token_rewards = np.zeros(self.max_new_tokens)
             if isinstance(total, float):
+                # The score is known only when the response is complete, so it is paid for the last token.
                 token_rewards[len(ids) - 1] = total
             else:
                 token_rewards[: len(total)] = total
             scores = {name: column[i] for name, column in scored.components.items()}
-            # A component that does not apply is left out: its key's mask says so.
+            # A component that does not apply is left out; the mask of its key in the batched infos shows that.
             components = {name: score for name, score in scores.items() if not math.isnan(score)}
             dense = {} if isinstance(total, float) else {"token_rewards": list(total)}
             info = {"score": float(token_rewards.sum()), "components": components, **dense}
@@ -162,7 +167,8 @@ class TokenMDP:
 
     @property
     def n_tokens(self) -> int:
-        """How many different ids an observation may hold: the prompts may use tokens that no action chooses."""
+        """Number of ids that an observation may hold: prompts may use tokens that are no actions."""
+        # The vocabulary of a model may be larger than its tokenizer's, and prompts may have tokens that are no actions.
         return max(self.n_actions, len(self.tokenizer))
 
     @property
@@ -172,17 +178,17 @@ class TokenMDP:
 
     @property
     def filler(self) -> int:
-        """The id in columns that hold no token."""
+        """Id in columns without a token."""
         return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
 
     def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
-        """Return what a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        """Return the text that a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
         return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
 
     def observation_space(self) -> spaces.Dict:
-        """``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.
+        """Return the space of ``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.
 
-        The mask is explicit since a policy may sample the filler id.
+        The mask is explicit, since a policy may sample the filler id.
         """
         return spaces.Dict(
             {
@@ -192,7 +198,7 @@ class TokenMDP:
         )
 
     def action_space(self) -> spaces.Discrete:
-        """``Discrete(V)``."""
+        """Return ``Discrete(V)``."""
         return spaces.Discrete(self.n_actions)
 
 
@@ -202,13 +208,13 @@ def reward_columns(
     finish_reason: Sequence[FinishReason | None],
     names: Iterable[str],
 ) -> dict[str, list[Any]]:
-    """Return the columns that a reward receives for ``n`` responses: the data's own, and those that are always there.
+    """Return the columns that a reward receives for ``n`` responses: the data's and the environment's.
 
     Args:
         prompts: ``n`` prompts.
         episode_seed: ``n`` seeds.
         finish_reason: ``n`` reasons.
-        names: of the data's columns; None stands where a prompt lacks one.
+        names: names of the data's columns; a prompt that lacks one gets None.
     """
     columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
     columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]

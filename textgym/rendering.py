@@ -1,7 +1,7 @@
-"""Pictures of one episode: the prompt, the response, and what every token earned.
+"""Pictures of one episode: the prompt, the response, and the reward of every token.
 
-Two pure functions of a :class:`Frame`: :func:`ansi` for a terminal and :func:`rgb_array` for a video. Both
-tint a token by its reward, on the scale that :func:`strength` defines; the HTML report uses the same scale.
+Two pure functions of a :class:`Frame`: :func:`ansi` for a terminal and :func:`rgb_array` for a video. Both tint a token
+by its reward, on the scale that :func:`strength` defines; the HTML report uses the same scale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from textgym.types import FinishReason
 
 RGB: TypeAlias = tuple[int, int, int]
 
-# A bluish green and a vermilion, after Okabe and Ito: colour-blind readers tell them apart.
+# A bluish green and a vermilion, after Okabe and Ito: colour-blind readers can distinguish them.
 POSITIVE: RGB = (0, 158, 115)
 NEGATIVE: RGB = (213, 78, 0)
 PAPER: RGB = (255, 255, 255)
@@ -38,17 +38,17 @@ DEEPEST_TINT = 0.72
 
 @dataclass(frozen=True)
 class Frame:
-    """An episode as it stands, finished or running.
+    """State of an episode, finished or running, for a picture.
 
     Attributes:
         prompt: the prompt's text.
         tokens: the response tokens, each as text, the end token included.
-        rewards: what each token earned; as many numbers as ``tokens``.
-        finish_reason: why the episode ended; None while it runs.
-        horizon: the greatest possible number of response tokens, if it is known.
-        title: stands at the head of a picture, usually the task's id.
-        scale: the reward that is shown in full colour; by default the largest one in ``rewards``. Give it
-            where several frames should share one scale, as in a video.
+        rewards: the reward of each token; as many numbers as ``tokens``.
+        finish_reason: the reason why the episode ended; None while it runs.
+        horizon: the greatest possible number of response tokens, if known.
+        title: heading of the picture, usually the task's id.
+        scale: the reward that is shown in full colour; by default the largest one in ``rewards``. Set it if several
+            frames should share one scale, as in a video.
     """
 
     prompt: str
@@ -68,7 +68,7 @@ class Frame:
 
     @property
     def full_scale(self) -> float:
-        """The reward that is shown in full colour."""
+        """Reward that is shown in full colour."""
         return self.scale or largest(self.rewards)
 
 
@@ -76,14 +76,14 @@ class Frame:
 
 
 def largest(rewards: Sequence[float]) -> float:
-    """Return the largest absolute finite reward; 1 where there is none, so that it can always divide."""
+    """Return the largest absolute finite reward; 1 if there is none, so that it can always be divided by."""
     return max((abs(reward) for reward in rewards if math.isfinite(reward)), default=0.0) or 1.0
 
 
 def strength(reward: float, scale: float) -> float:
-    """How strongly a reward is coloured: −1 (full red) to 1 (full green), 0 for none.
+    """Return a reward's colour strength: −1 (full red) to 1 (full green), 0 for none.
 
-    The square root keeps a token's KL penalty visible beside a score that is a hundred times larger.
+    The square root keeps a token's KL penalty visible next to a score that is a hundred times larger.
     """
     if not math.isfinite(reward):
         return 0.0
@@ -106,20 +106,20 @@ def tint(strength: float) -> RGB:
 
 
 COMMANDS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Letters that command a terminal (C0 and C1), that turn the direction of what follows, or that are half a letter."""
+"""Terminal control characters (C0 and C1), bidirectional controls, and halves of surrogate pairs."""
 
 
 def printable(text: str) -> str:
-    """``text`` without characters that would command a terminal or break a picture; newlines stay."""
+    """Replace characters that could control a terminal or break a picture; newlines are kept."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
     return COMMANDS.sub("\ufffd", text)
 
 
 class PrintableStream(io.TextIOBase):
-    """A text stream that makes all that is written to it :func:`printable`.
+    """Text stream that makes everything written to it :func:`printable`.
 
     Args:
-        inner: the stream behind it, such as ``sys.stdout``.
+        inner: the underlying stream, such as ``sys.stdout``.
     """
 
     def __init__(self, inner: TextIO) -> None:
@@ -147,12 +147,12 @@ class PrintableStream(io.TextIOBase):
 
 
 def styled(stream: TextIO) -> TextIO:
-    """Return the stream behind a :class:`PrintableStream`, for text that is printable but for colours of our own."""
+    """Return the stream under a :class:`PrintableStream`, for text that is printable except for our colour codes."""
     return stream.inner if isinstance(stream, PrintableStream) else stream
 
 
 def show_token(token: str) -> str:
-    """Return a token as a reader should see it: white space that stands alone gets a mark, for it was chosen too."""
+    """Return a token for display: a token of white space alone gets a visible mark, as it was also chosen."""
     text = printable(token)
     if not text:
         return "∅"
@@ -170,7 +170,7 @@ def describe(frame: Frame) -> list[tuple[str, str]]:
 
 
 def ansi(frame: Frame) -> str:
-    """Return the episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers."""
+    """Render the episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers."""
     tokens = "".join(
         _ansi_token(show_token(token), strength(reward, frame.full_scale))
         for token, reward in zip(frame.tokens, frame.rewards, strict=True)
@@ -180,11 +180,14 @@ def ansi(frame: Frame) -> str:
 
 
 def _ansi_token(text: str, strength: float) -> str:
-    """One tinted token; it sets foreground and background, to be read on dark and light terminals alike."""
+    """Return one tinted token.
+
+    It sets foreground and background, so that it is readable on dark and light terminals.
+    """
     if not strength:
         return text
     colours = "38;2;{};{};{};48;2;{};{};{}".format(*INK, *tint(strength))
-    # White space at the edges and line ends stay bare: a terminal would paint them to the margin.
+    # White space at the edges and line ends is not coloured: a terminal would paint it to the margin.
     return re.sub(r"\S(?:[^\n]*\S)?", lambda ink: f"\x1b[{colours}m{ink[0]}\x1b[0m", text)
 
 
@@ -195,14 +198,14 @@ _PIECES = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 class Piece(NamedTuple):
-    """A run of text that belongs to one token; ``token`` is its index, or ``PROMPT``."""
+    """Run of text that belongs to one token; ``token`` is its index, or ``PROMPT``."""
 
     text: str
     token: int
 
 
 class Placed(NamedTuple):
-    """A piece on its line, from ``left`` to ``right``."""
+    """Piece on its line, from ``left`` to ``right``."""
 
     piece: Piece
     left: float
@@ -213,7 +216,7 @@ Line: TypeAlias = list[Placed]
 
 
 def pieces(frame: Frame) -> list[Piece]:
-    """Prompt and response, cut at white space and at token boundaries."""
+    """Split prompt and response at white space and at token boundaries."""
     texts = [(PROMPT, printable(frame.prompt)), *enumerate(map(show_token, frame.tokens))]
     return [Piece(text, token) for token, whole in texts for text in _PIECES.findall(whole)]
 
@@ -221,8 +224,8 @@ def pieces(frame: Frame) -> list[Piece]:
 def wrap(pieces: Sequence[Piece], width: float, measure: Callable[[str], float]) -> list[Line]:
     """Break pieces into lines no wider than ``width``.
 
-    Lines break at white space only, so that a word made of several tokens stays whole, unless the word alone
-    is wider than a line: then it breaks anywhere. White space moves the pen and leaves no ink.
+    Lines break only at white space, so that a word of several tokens stays whole. A word that is wider than a line
+    breaks anywhere. White space moves the pen and draws nothing.
     """
     lines: list[Line] = [[]]
     pen = 0.0
@@ -258,7 +261,7 @@ def _letters(word: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def tail(lines: list[Line], most: int) -> list[Line]:
-    """Return the last lines, under an ellipsis where others had to go."""
+    """Return the last ``most`` lines, with an ellipsis in place of the first if others were left out."""
     if len(lines) <= most:
         return lines
     return [[Placed(Piece("…", PROMPT), 0.0, 0.0)], *lines[len(lines) - most + 1 :]]
@@ -266,7 +269,7 @@ def tail(lines: list[Line], most: int) -> list[Line]:
 
 # -- Picture ---------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT = 960, 540  # even numbers: video encoders refuse odd ones
+WIDTH, HEIGHT = 960, 540  # even numbers, as video encoders reject odd ones
 MARGIN = 48
 TEXT_TOP, LINE_HEIGHT, MOST_LINES = 96, 40, 7
 BARS_TOP, BARS_BOTTOM = 388, 452
@@ -275,7 +278,7 @@ OVERSAMPLING = 2  # Pillow draws shapes without antialiasing, so draw large and 
 
 
 def rgb_array(frame: Frame) -> NDArray[np.uint8]:
-    """Return the episode as a picture, ``[540, 960, 3]`` whatever the frame holds, so that frames make a video."""
+    """Draw the episode as a picture of constant size ``[540, 960, 3]``, so that frames make a video."""
     canvas = Image.new("RGB", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING), PAPER)
     pen = _Pen(ImageDraw.Draw(canvas))
     _draw_head(pen, frame)
@@ -287,8 +290,8 @@ def rgb_array(frame: Frame) -> NDArray[np.uint8]:
 
 @lru_cache
 def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which every matplotlib carries; Pillow's own font has no letter beyond ASCII."""
-    from matplotlib import get_data_path  # a third of a second, which only those who draw should pay
+    """Load DejaVu Sans, which comes with matplotlib; Pillow's own font has only ASCII."""
+    from matplotlib import get_data_path  # imported here, as it takes a third of a second
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", name), size * OVERSAMPLING)
@@ -300,7 +303,7 @@ def _measure(text: str, size: float = 22, bold: bool = False) -> float:
 
 @dataclass(frozen=True)
 class _Pen:
-    """Draws in picture coordinates on the oversampled canvas."""
+    """Pen in picture coordinates on the oversampled canvas."""
 
     draw: ImageDraw.ImageDraw
 
@@ -314,11 +317,12 @@ class _Pen:
         bold: bool = False,
         anchor: str = "ls",
     ) -> None:
-        """``anchor`` as Pillow has it: the left end of the baseline is ``ls``, its right end ``rs``."""
+        """Draw text; ``anchor`` is Pillow's: ``ls`` is the left end of the baseline, ``rs`` its right end."""
         at = (x * OVERSAMPLING, y * OVERSAMPLING)
         self.draw.text(at, text, fill=colour, font=_font(size, bold), anchor=anchor)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: RGB, radius: float = 0) -> None:
+        """Draw a filled box with rounded corners."""
         corners = tuple(at * OVERSAMPLING for at in (left, top, right, bottom))
         self.draw.rounded_rectangle(corners, radius * OVERSAMPLING, fill=colour)
 
@@ -339,7 +343,7 @@ def _draw_text(pen: _Pen, frame: Frame) -> None:
             run = list(group)
             if token != PROMPT and (level := strength(frame.rewards[token], frame.full_scale)):
                 left, right = MARGIN + run[0].left, MARGIN + run[-1].right
-                right = max(right - 1, left + 2)  # fonts give some tokens no width, such as a soft hyphen
+                right = max(right - 1, left + 2)  # some tokens, such as a soft hyphen, have no width
                 pen.box(left, baseline - 23, right, baseline + 9, tint(level), radius=5)
             for placed in run:
                 colour = GREY if token == PROMPT else INK
@@ -347,9 +351,10 @@ def _draw_text(pen: _Pen, frame: Frame) -> None:
 
 
 def _draw_bars(pen: _Pen, frame: Frame) -> None:
-    """One bar for each token, up or down from a line: the same rewards, to be compared by length."""
+    """Draw one bar for each token, up or down from a line: the same rewards, comparable by length."""
     middle, half = (BARS_TOP + BARS_BOTTOM) / 2, (BARS_BOTTOM - BARS_TOP) / 2
     pen.box(MARGIN, middle - 0.5, WIDTH - MARGIN, middle + 0.5, FAINT)
+    # At least 48 slots, so that the bars of a short episode do not become blocks.
     slot = (WIDTH - 2 * MARGIN) / max(frame.horizon or 0, len(frame.tokens), 48)
     for index, reward in enumerate(frame.rewards):
         level = strength(reward, frame.full_scale)
@@ -368,7 +373,7 @@ def _draw_foot(pen: _Pen, frame: Frame) -> None:
 
 
 def _draw_scale(pen: _Pen, scale: float) -> None:
-    """The legend: the colours from −scale to +scale."""
+    """Draw the legend: the colours from −scale to +scale."""
     width, steps = 168, 56
     left = WIDTH - MARGIN - width
     pen.text(left, FOOT + 14, "reward of a token", GREY, 13)

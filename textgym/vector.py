@@ -1,8 +1,8 @@
-"""The token MDP on arrays: the one implementation, of which the single environment is the one-row case."""
+"""Token MDP on arrays. The single environment is its one-row case, so there is one implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -23,42 +23,48 @@ from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArr
 
 Observation = dict[str, NDArray[Any]]
 RowInfos: TypeAlias = dict[int, dict[str, Any]]
-"""The infos of some rows, before Gymnasium's batching."""
+"""Infos by row, before Gymnasium's batching."""
 
 OPTIONS = ("reset_mask", "prompt_index", "episode")
 
 
 def check_mapping(options: Any) -> None:
-    """ValueError where the options of a reset are no mapping."""
+    """Check that the options of a reset are a mapping.
+
+    Raises:
+        ValueError: they are not.
+    """
     if not isinstance(options, Mapping):
         raise ValueError(f"options={options!r}; expected a dict with some of {', '.join(OPTIONS)}, or None")
 
 
 def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
-    """Return a spec that says T as ``max_episode_steps``.
+    """Return a spec whose ``max_episode_steps`` is T.
 
     No ``TimeLimit`` is needed for it: the task itself ends there.
     """
     if spec is None:
         return None
-    # What Gymnasium hands on from such a spec is no setting of the task.
+    # Gymnasium passes ``max_episode_steps`` of a spec on to the entry point, but it is no setting of the task.
     settings = {name: value for name, value in spec.kwargs.items() if name != "max_episode_steps"}
     return replace(spec, max_episode_steps=mdp.max_new_tokens, kwargs=settings)
 
 
 class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
-    """``num_envs`` slots that each generate a response; a step appends one token to every live row.
+    """Vector environment of ``num_envs`` slots that each generate a response.
 
-    The observation is ``{"input_ids": [N, P+T], "attention_mask": [N, P+T]}``: the prompt left-padded into the
-    first P columns, response token t in column P+t.
+    A step appends one token to every live row.
 
-    ``reset(options=…)`` accepts, beside Gymnasium's ``reset_mask``, the arrays ``prompt_index`` ``[N]`` and
-    ``episode`` ``[N]``, read where the mask is True: which prompt a row begins with, and the running number from
-    which (with the last seed given) ``episode_seed``, the reward's only source of randomness, is derived. What is
-    not given, a row draws from its own generator, seeded ``seed + i`` as in Gymnasium.
+    The observation is ``{"input_ids": [N, P+T], "attention_mask": [N, P+T]}``: the prompt left-padded into the first P
+    columns, response token t in column P+t.
 
-    Under ``AutoresetMode.DISABLED`` a row that has ended idles until it is reset: its action is ignored, its
-    reward is 0, its observation unchanged, and ``info["active"]`` is False for it.
+    In addition to Gymnasium's ``reset_mask``, ``reset(options=…)`` accepts the arrays ``prompt_index`` ``[N]`` and
+    ``episode`` ``[N]``, which are read where the mask is True: the prompt of a row, and its running number. The number
+    and the last given seed determine ``episode_seed``, the reward's only source of randomness. Options that are not
+    given are drawn from the row's own generator, seeded ``seed + i`` as in Gymnasium.
+
+    Under ``AutoresetMode.DISABLED`` a row that has ended idles until it is reset: its action is ignored, its reward is
+    0, its observation is unchanged, and its ``info["active"]`` is False.
     """
 
     _spec: EnvSpec | None = None
@@ -85,9 +91,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.action_space = batch_space(mdp.action_space(), num_envs)
 
         self.generators: list[np.random.Generator | None] = [None] * num_envs
-        self._seeds: list[int] = [-1] * num_envs  # what each generator began with
+        self._seeds: list[int] = [-1] * num_envs  # the seed of each generator
         self.base_seed: int | None = None
+        # A table over the vocabulary: one indexing operation per step finds the rows that ended.
         self._is_end = np.isin(np.arange(mdp.n_actions), mdp.end_token_ids)
+        # The state is kept as arrays in the layout of observations, so that a step writes one column in place.
         self._ids: IntArray = np.full((num_envs, mdp.width), mdp.filler, np.int64)
         self._mask: MaskArray = np.zeros((num_envs, mdp.width), np.int8)
         self._length: IntArray = np.zeros(num_envs, np.int64)
@@ -96,7 +104,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._episode_seed: IntArray = np.zeros(num_envs, np.int64)
         self._token_rewards: FloatArray = np.zeros((num_envs, mdp.max_new_tokens))
         self._finish_reason: list[FinishReason | None] = [None] * num_envs
-        self._admitted: BoolArray | None = None  # the action masks of the present state, once somebody asked
+        self._admitted: BoolArray | None = None  # cached action masks of the present state
         self._started: BoolArray = np.zeros(num_envs, bool)
 
     @property
@@ -108,7 +116,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def spec(self, spec: EnvSpec | None) -> None:
         self._spec = with_horizon(spec, self.mdp)
 
-    # What agents need to know of the layout; found through wrappers with ``get_wrapper_attr``.
+    # Properties that agents read, through wrappers with ``get_wrapper_attr``.
 
     @property
     def prompt_length(self) -> int:
@@ -133,7 +141,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     @property
     def prompt_index(self) -> IntArray:
-        """``[N]``: each row's prompt."""
+        """``[N]`` the prompt of each row."""
         return self._prompt_index.copy()
 
     # --- reset -------------------------------------------------------------------------------------------
@@ -141,14 +149,14 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins new episodes in all rows, or in those of ``options["reset_mask"]``."""
+        """Begin new episodes in all rows, or in those of ``options["reset_mask"]``."""
         infos = self._batch(self.restart(seed, {} if options is None else options))
         if self.autoreset_mode is AutoresetMode.DISABLED:
             infos["active"] = self._live.copy()
         return self.observation(), infos
 
     def restart(self, seed: int | Sequence[int | None] | None, options: Mapping[str, Any]) -> RowInfos:
-        """:meth:`reset` without copying observations and batching infos."""
+        """Do the work of :meth:`reset`, without copying observations and batching infos."""
         check_mapping(options)
         if unknown := sorted(set(options) - set(OPTIONS), key=str):
             raise ValueError(f"options {unknown} are unknown; expected some of {', '.join(OPTIONS)}")
@@ -179,6 +187,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ValueError(f"options[{name!r}] must hold {self.num_envs} integers, got {values!r}")
         n_prompts = len(self.mdp.prompts)
+        # Values of rows that are not reset are ignored, so they are not checked either.
         if name == "prompt_index" and any(not 0 <= i < n_prompts for i in array[rows]):
             raise ValueError(f"options['prompt_index'] holds {array[rows]}; there are {n_prompts} prompts")
         if name == "episode" and any(array[rows] < 0):
@@ -198,6 +207,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if bad := [each for each in seeds if each is not None and not (isinstance(each, int) and each >= 0)]:
             raise ValueError(f"seed holds {bad[0]!r}; expected integers of 0 or more, or None")
         for row in rows:
+            # As in Gymnasium, a reset without a seed continues the row's generator.
             if seeds[row] is not None or self.generators[row] is None:
                 self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
         # One seed for all rows, so that an episode draws the same in every slot.
@@ -206,7 +216,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self.base_seed = seeding.np_random()[1]
 
     def _begin(self, rows: list[int], given: Mapping[str, IntArray] | None = None) -> RowInfos:
-        """Put new episodes into rows; gives what their infos say of it."""
+        """Begin new episodes in rows, and return their infos."""
         for row in rows:
             self._draw_start(row, given or {})
             ids, width = self._prompt(row).ids, self.mdp.max_prompt_length
@@ -222,7 +232,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {row: self._start_info(row) for row in rows}
 
     def _draw_start(self, row: int, given: Mapping[str, IntArray]) -> None:
-        """Chooses a row's prompt and ``episode_seed``: as given, else from the row's generator."""
+        """Set a row's prompt and ``episode_seed``: as given, otherwise from the row's generator."""
         generator = self.generators[row]
         assert generator is not None, "rows are seeded before they draw"
         index, episode = given.get("prompt_index"), given.get("episode")
@@ -230,8 +240,9 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._episode_seed[row] = generator.integers(2**63) if episode is None else self._seed_of(int(episode[row]))
 
     def _seed_of(self, episode: int) -> int:
-        """Return the ``episode_seed`` of a numbered episode: 63 bits, as a generator draws them."""
+        """Return the ``episode_seed`` of a numbered episode: 63 bits, like the seeds that a generator draws."""
         state = np.random.SeedSequence([self.base_seed or 0, episode]).generate_state(1, np.uint64)
+        # One bit less, so that the seed fits a signed int64.
         return int(state[0]) >> 1
 
     # --- step --------------------------------------------------------------------------------------------
@@ -239,15 +250,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def step(self, actions: IntArray) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Append one token to every live row.
 
-        ``terminated`` is True on an end token, on the task's stop rule **and** on the horizon T: the score is
-        paid there, so no value lies beyond it, and the state knows the elapsed time (the response's columns), so
-        the horizon is part of the state. ``info["finish_reason"]`` tells ``"stop"`` from ``"length"``;
-        ``truncated`` is left to wrappers. A dense reward is paid as its sum in the last step, when it becomes
-        known, and ``info["token_rewards"]`` holds its parts.
+        ``terminated`` is True on an end token, on the task's stop rule **and** on the horizon T. The score is paid
+        there, so no value lies beyond it; and the elapsed time is part of the state (the response's columns), so the
+        horizon is too. ``info["finish_reason"]`` distinguishes ``"stop"`` from ``"length"``; ``truncated`` is left to
+        wrappers. A dense reward is paid as its sum in the last step, when it becomes known, and
+        ``info["token_rewards"]`` holds its parts.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, or when no row is live.
-            ValueError: an action that is not an integer in ``[0, V)``, or that the task's mask forbids.
+            ValueError: an action is not an integer in ``[0, V)``, or the task's mask forbids it.
             textgym.rewards.RewardError: a mistake in the reward.
         """
         active = self._live.copy()
@@ -258,14 +269,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return self.observation(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def advance(self, actions: Any, score: bool = True) -> tuple[FloatArray, BoolArray, RowInfos]:
-        """:meth:`step` without copying observations and batching infos: rewards, terminated, infos.
+        """Do the work of :meth:`step`, without copying observations and batching infos: rewards, terminated, infos.
 
-        With ``score=False`` the reward is not asked: an ended row's reward is 0 and its info has, in the place of
-        ``score``, under ``unscored`` the batch of one to hand to :meth:`textgym.mdp.TokenMDP.judge` later.
+        With ``score=False`` the reward is not called. The reward of an ended row is then 0, and its info has, in place
+        of ``score``, the key ``unscored`` with a batch of one, for a later call of :meth:`textgym.mdp.TokenMDP.judge`.
         """
         ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
         if not ready:
             raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")
+        # Rows that are idle before the step: under NEXT_STEP they ended in the last one, and are reset in this one.
         live, idle = np.flatnonzero(self._live), np.flatnonzero(~self._live).tolist()
         self._append(live, self._checked(actions, live))
         final_infos = self._finish(self._ended(live), score)
@@ -299,10 +311,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._admitted = None
 
     def _ended(self, live: NDArray[np.intp]) -> list[int]:
-        """Return the rows that their last token has ended; notes why."""
+        """Return the rows that their last token has ended, and note the reasons."""
         last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
         stopped = self._is_end[last]
         if self.mdp.stop is not None:
+            # A stop rule is the task's own code and sees one response at a time.
             stopped |= np.array([bool(self.mdp.stop(self.response(int(row)))) for row in live], bool)
         ended = stopped | (self._length[live] == self.mdp.max_new_tokens)
         rows: list[int] = live[ended].tolist()
@@ -311,11 +324,12 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return rows
 
     def _finish(self, rows: list[int], score: bool) -> RowInfos:
-        """Scores the rows that ended; gives what their infos say of it."""
+        """Score the rows that ended, and return their infos."""
         if not rows:
             return {}
         self._live[rows] = False
         infos: RowInfos = {row: self._final_info(row) for row in rows}
+        # The EOS trick pays a constant for responses without an end, which the reward then does not judge.
         unended: list[int] = []
         if self.mdp.missing_end_score is not None:
             unended = [row for row in rows if self._finish_reason[row] == "length"]
@@ -326,7 +340,10 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return infos
 
     def _score(self, rows: list[int], infos: RowInfos, score: bool) -> None:
-        """Asks the reward, once for all rows, and notes what it gave; or notes what it is to be asked later."""
+        """Call the reward once for all rows and store its verdicts.
+
+        Without ``score``, store its arguments for later.
+        """
         if not rows:
             return
         prompts = [self._prompt(row) for row in rows]
@@ -345,9 +362,10 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             infos[row] |= verdict.info
 
     def _autoreset(self, idle: list[int], final_infos: RowInfos) -> RowInfos:
-        """Begins what the autoreset mode begins now; gives every row's info."""
+        """Begin the episodes that the autoreset mode begins in this step, and return every row's info."""
         infos = final_infos
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            # Collected before the rows are reset, which overwrites their observations and masks.
             finals: RowInfos = {
                 row: {"final_obs": self._row_observation(row), "final_info": {**info, **self._mask_info(row)}}
                 for row, info in final_infos.items()
@@ -356,21 +374,23 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
             infos = {**final_infos, **self._begin(idle)}
         if self.mdp.allowed is not None:
+            # With a restricted action set every row needs the mask of its present state, whether or not anything else
+            # happened.
             infos = {row: {**infos.get(row, {}), **self._mask_info(row)} for row in range(self.num_envs)}
         return infos
 
     def env_is_wrapped(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuses stable-baselines3, which asks this first and whose ``VecEnv`` has another ``reset`` and ``step``."""
+        """Reject stable-baselines3, which calls this first; its ``VecEnv`` has a different ``reset`` and ``step``."""
         raise TypeError(
             "this is a Gymnasium vector environment; give stable-baselines3 textgym.agents.SlotVecEnv(env), where env "
             "is what gym.make_vec made"
         )
 
     def idle(self) -> None:
-        """Lets every row wait for its next reset: none of them plays on, and none is scored."""
+        """End all episodes unscored; every row waits for its next reset."""
         self._live[:] = False
 
-    # --- what can be seen ----------------------------------------------------------------------------------
+    # --- observations, masks and frames --------------------------------------------------------------------
 
     def observation(self) -> Observation:
         """Return a fresh copy of all rows' observations."""
@@ -383,11 +403,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return ids
 
     def action_masks(self) -> BoolArray:
-        """``[N, V]``: which tokens the task admits; all of them for rows that have ended."""
+        """Return ``[N, V]``: True for tokens that the task admits; all True for rows that have ended."""
         return self._admits().copy()
 
     def _admits(self) -> BoolArray:
-        """:meth:`action_masks`, worked out once in each state."""
+        """Return :meth:`action_masks` without a copy, computed once per state."""
         if self._admitted is None:
             self._admitted = np.ones((self.num_envs, self.mdp.n_actions), bool)
             if self.mdp.allowed is not None and self._live.any():
@@ -395,9 +415,9 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return self._admitted
 
     def render(self) -> tuple[Any, ...] | None:
-        """One frame per row, as ``render_mode`` says.
+        """Render one frame per row, according to ``render_mode``.
 
-        As Gymnasium has it, ``"human"`` returns None and prints by itself at every reset and step.
+        As in Gymnasium, ``"human"`` returns None and prints by itself at every reset and step.
         """
         if self.render_mode is None:
             return None
@@ -417,7 +437,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self.render()
 
     def frame(self, row: int) -> Frame:
-        """What a picture of one row shows."""
+        """Return the data of a picture of one row."""
         response = self.response(row)
         prompt = self._prompt(row)
         return Frame(
@@ -445,8 +465,43 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {} if self.mdp.allowed is None else {"action_mask": self._admits()[row].astype(np.int8)}
 
     def _batch(self, infos: RowInfos) -> dict[str, Any]:
-        """Infos as Gymnasium batches them: an array for each key, beside a mask of the rows that have it."""
+        """Batch infos as Gymnasium does: an array for each key, and a mask of the rows that have it."""
         batch: dict[str, Any] = {}
         for row, info in infos.items():
             batch = self._add_info(batch, info, row)
         return batch
+
+
+def find_attribute(env: Any, name: str) -> Any:
+    """Find an attribute of an environment or of one that it wraps; for a vector of environments, of its first row.
+
+    Raises:
+        AttributeError: none of them has it.
+    """
+    layer = env
+    while layer is not None:
+        if hasattr(layer, name):
+            return getattr(layer, name)
+        layer = getattr(layer, "env", None)
+    inner = getattr(env, "unwrapped", env)
+    # Checked first, since a worker process of AsyncVectorEnv dies if an attribute is missing.
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and inner.call("has_wrapper_attr", name)[0]:
+        return inner.get_attr(name)[0]
+    raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
+
+
+def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
+    """Return a function that returns the admitted tokens, or None if the task admits all.
+
+    The masks are ``[N, V]`` for a vector environment, ``[V]`` for a single one.
+
+    Raises:
+        AttributeError: the environment is not from this package.
+    """
+    if find_attribute(env, "mdp").allowed is None:
+        return lambda: None
+    inner = env.unwrapped
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        return lambda: np.stack(inner.call("action_masks"))
+    masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
+    return masks

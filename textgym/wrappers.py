@@ -3,86 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from textgym.lm.agreement import make_decoder
+from textgym.lm.behaviour import Behaviour
 from textgym.lm.loading import check_fits, frozen_dropout
-from textgym.lm.sampling import Sampling, restrict
+from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import BoolArray, FloatArray, IntArray
+from textgym.vector import find_action_masks, find_attribute
 
 Observation = dict[str, NDArray[Any]]
 
 
 class ActingPolicy(Protocol):
-    """What the wrapper must know of a policy to pay its half of the KL."""
+    """Properties of a policy that the wrapper needs to pay the policy's half of the KL."""
 
-    lm: PreTrainedModel
-    sampling: Sampling
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The language model."""
 
-
-def find_attribute(env: Any, name: str) -> Any:
-    """An attribute of an environment or of what it wraps; of the first row of a vector of environments, if need be.
-
-    Raises:
-        AttributeError: none of them has it.
-    """
-    layer = env
-    while layer is not None:
-        if hasattr(layer, name):
-            return getattr(layer, name)
-        layer = getattr(layer, "env", None)
-    inner = getattr(env, "unwrapped", env)
-    # Asked first, since a worker process of Gymnasium's ends where an attribute is missing.
-    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and inner.call("has_wrapper_attr", name)[0]:
-        return inner.get_attr(name)[0]
-    raise AttributeError(f"{type(env).__name__} has no attribute {name!r}")
-
-
-def find_action_masks(env: Any) -> Callable[[], BoolArray | None]:
-    """Return a function that gives the tokens which a task admits now, or None where it admits all.
-
-    ``[N, V]`` for a vector environment, ``[V]`` for a single one.
-
-    Raises:
-        AttributeError: the environment is none of this package.
-    """
-    if find_attribute(env, "mdp").allowed is None:
-        return lambda: None
-    inner = env.unwrapped
-    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
-        return lambda: np.stack(inner.call("action_masks"))
-    masks: Callable[[], BoolArray] = find_attribute(env, "action_masks")
-    return masks
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature, minimum length, top-k and top-p."""
 
 
 class _TokenLogProbs:
-    """Follows an environment's rows and gives log-probabilities of the tokens chosen in them."""
+    """Log-probabilities of chosen tokens in the rows of an environment."""
 
     def __init__(self, model: PreTrainedModel, mdp: TokenMDP, n_rows: int, sampling: Sampling) -> None:
         check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
-        self.mdp = mdp
-        self.sampling = sampling
+        self.prompt_length = mdp.max_prompt_length
+        self.behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling)
         self.decoder = make_decoder(model, n_rows, mdp.width, mdp.max_prompt_length)
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
-        """``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
+        """Return ``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
-        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.mdp.max_prompt_length :].sum(1))
-        behaviour = restrict(
+        # The minimum length counts response tokens only.
+        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.prompt_length :].sum(1))
+        behaviour = self.behaviour.logits(
             logits,
-            self.sampling,
-            self.mdp.n_actions,
-            self.mdp.end_token_ids,
             elapsed.to(logits.device),
             None if masks is None else torch.from_numpy(masks[rows]).to(logits.device),
         )
@@ -91,14 +60,14 @@ class _TokenLogProbs:
         if not np.isfinite(log_probs).all():
             row = rows[~np.isfinite(log_probs)][0]
             raise ValueError(
-                f"the agent chose token {actions[row]} in row {row}, which {self.sampling} excludes there; sample as "
-                "the wrapper is told to"
+                f"the agent chose token {actions[row]} in row {row}, which {self.behaviour.sampling} excludes there; "
+                "use the wrapper's sampling settings in the agent"
             )
         return log_probs
 
 
 class _KLPenalty:
-    """``β·log π_ref(a|s)`` for each chosen token; with the policy, the whole ``−β·(log π − log π_ref)``."""
+    """Penalty ``β·log π_ref(a|s)`` of each chosen token; with the policy, the whole ``−β·(log π − log π_ref)``."""
 
     def __init__(
         self,
@@ -125,10 +94,11 @@ class _KLPenalty:
     def __call__(
         self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None
     ) -> FloatArray:
-        """``[N]`` what each row is paid; 0 for rows that do not play."""
+        """Return ``[N]`` the payment of each row; 0 for rows that do not play."""
         paid: FloatArray = np.zeros(len(actions))
         if len(rows) == 0:
             return paid
+        # β·log π_ref first; −β·log π follows below only if the policy is known.
         paid[rows] = self.beta * self.reference.of(observation, actions, rows, masks)
         if self.policy is not None:
             paid[rows] -= self.beta * self.policy.of(observation, actions, rows, masks)
@@ -136,24 +106,24 @@ class _KLPenalty:
 
 
 class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
-    """Pays the KL to a reference in every step of a vector environment.
+    """Wrapper that pays the KL to a reference in every step of a vector environment.
 
-    An environment cannot know π, so by default this pays only ``β·log π_ref(a|s)``: with the agent's own entropy
-    bonus of weight β (which only approximates the other half) that is KL shaping for stock agents. Given
-    ``policy``, it pays all of ``−β·(log π − log π_ref)``. Our own agents compute the penalty after the rollout and
-    need no wrapper. ``info["kl_reward"]`` tells what was paid.
+    An environment cannot know π, so by default this pays only ``β·log π_ref(a|s)``. With the agent's own entropy bonus
+    of weight β (which only approximates the other half) that is KL shaping for stock agents. Given ``policy``, it pays
+    all of ``−β·(log π − log π_ref)``. Our own agents compute the penalty after the rollout and need no wrapper.
+    ``info["kl_reward"]`` holds the payment.
 
     Args:
         env: a vector environment of this package, or Gymnasium's ``SyncVectorEnv`` or ``AsyncVectorEnv`` of its single
             environments.
-        reference: the model that the policy shall stay near.
+        reference: the model to which the policy is kept close.
         beta: β, 0 or more.
-        sampling: the policy's; temperature and minimum length define both distributions.
+        sampling: the policy's sampling; temperature and minimum length define both distributions.
         policy: an ``LMPolicy``, to pay the whole penalty.
 
     Raises:
-        ValueError: the reference does not fit the task, or temperature or minimum length are not the policy's. In
-            ``step``: a token that temperature, minimum length or the task's mask exclude.
+        ValueError: the reference does not fit the task, or temperature or minimum length differ from the policy's. In
+            ``step``: temperature, minimum length or the task's mask exclude a chosen token.
     """
 
     def __init__(
@@ -180,6 +150,7 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
         return self._observation, info
 
     def step(self, actions: IntArray) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
+        # The penalty belongs to the state before the step, so masks and observation are taken before it.
         before, playing, masks = self._observation, self._playing, self._masks()
         self._observation, rewards, terminated, truncated, info = self.env.step(actions)
         paid = self._penalty(before, np.asarray(actions), np.flatnonzero(playing), masks)
@@ -188,12 +159,13 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
             self._playing = ~done  # the next step of a finished row only resets it
         elif self._mode is AutoresetMode.DISABLED:
             self._playing = playing & ~done
+        # Gymnasium's vector infos pair each key with a mask of the rows that have it.
         shown = {"kl_reward": paid, "_kl_reward": playing.copy()}
         return self._observation, rewards + paid, terminated, truncated, {**info, **shown}
 
 
 class ReferenceKL(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
-    """:class:`VectorReferenceKL` for a single environment."""
+    """Wrapper :class:`VectorReferenceKL` for a single environment."""
 
     def __init__(
         self,

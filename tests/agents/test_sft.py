@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
-from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
-from textgym.agents.hf_trainer import random_state, set_random_state
-from textgym.agents.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
-from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.agents.offline.data import Demonstration, collate, encode_demonstrations
+from textgym.agents.offline.hf_trainer import random_state, set_random_state
+from textgym.agents.offline.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
+from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
 from textgym.lm.loading import load_causal_lm
 from textgym.lm.lora import add_lora, save_pretrained, unwrapped

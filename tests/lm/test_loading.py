@@ -11,15 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_tokenizer
-from textgym.lm.loading import (
-    accepted,
-    check_fits,
-    context_length,
-    frozen_copy,
-    load_causal_lm,
-    load_lm,
-    position_ids,
-)
+from textgym.lm.backbones import position_ids
+from textgym.lm.loading import accepted, check_fits, context_length, frozen_copy, load_causal_lm, load_lm
 from textgym.lm.lora import save_pretrained
 
 

@@ -25,7 +25,7 @@ from textgym.lm.lora import (
     unwrapped,
     without_adapters,
 )
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import moved
-from textgym.agents.values import value_from_reward_model
+from textgym.agents.policy.lm_policy import value_from_reward_model
 from textgym.lm.lora import add_lora
 from textgym.rewards import RewardModel
 from textgym.rewards.builtin import NAMED

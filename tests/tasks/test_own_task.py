@@ -141,7 +141,7 @@ def test_to_register_twice_is_harmless_unless_the_maker_is_another() -> None:
     register_task(ID, again["jokes"])
     with pytest.raises(TypeError, match="its maker returned str; expected a textgym"):
         load_task(ID)
-    with pytest.raises(ValueError, match=rf"id='{ID}' belongs to another task already: got {__name__}.Builder.*jokes;"):
+    with pytest.raises(ValueError, match=rf"id='{ID}' already belongs to another task: got {__name__}.Builder.*jokes;"):
         register_task(ID, Builder)
     register_task("acme/One-v0", lambda: jokes(1))
     for other in (lambda: jokes(2), jokes()):
@@ -173,7 +173,7 @@ def test_what_cannot_be_registered_is_refused(id: Any, maker: Any, error: type[E
 
 def test_an_environment_that_is_no_task_keeps_its_id() -> None:
     gym.register(ID, "tests.test_env:make_case")
-    with pytest.raises(ValueError, match="is an environment already that is no task; choose another name"):
+    with pytest.raises(ValueError, match="is already an environment that is not a task; choose another name"):
         register_task(ID, jokes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.hyperparameters import Hyperparameters, hyperparameters_class
 from textgym.commands.configs.pipeline import LabelsPart, RewardModelPart, SFTPart, TrainPart

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.names import find_algorithm
-from textgym.agents.pretraining import Pretraining
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import Common
 from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController

@@ -12,15 +12,15 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.callbacks import LEAST, StopRules
-from textgym.agents.demonstrations import Demonstration
-from textgym.agents.forgetting import forgetting
-from textgym.agents.metrics import named_parts
-from textgym.agents.names import find_algorithm
-from textgym.agents.policy import LMPolicy
-from textgym.agents.pretraining import Pretraining
-from textgym.agents.slots import admitting_env
+from textgym.agents.functional.stop_rules import LEAST, StopRules
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.metrics import named_parts
+from textgym.agents.loop.slots import admitting_env
+from textgym.agents.offline.alignment_tax import forgetting
+from textgym.agents.offline.data import Demonstration
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.agents.registry import find_algorithm
 from textgym.commands.configs.hyperparameters import cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts

@@ -2,6 +2,10 @@ from .agreement import SlowActingWarning as SlowActingWarning
 from .agreement import check_agreement as check_agreement
 from .agreement import make_decoder as make_decoder
 from .architecture import make_backbone as make_backbone
+from .behaviour import Behaviour as Behaviour
+from .behaviour import NucleusMask as NucleusMask
+from .behaviour import TokenScores as TokenScores
+from .behaviour import draw as draw
 from .cache import SlotCache as SlotCache
 from .decoding import PrefixDecoder as PrefixDecoder
 from .loading import check_fits as check_fits
@@ -9,8 +13,4 @@ from .loading import frozen_copy as frozen_copy
 from .loading import load_causal_lm as load_causal_lm
 from .loading import load_lm as load_lm
 from .sampling import Sampling as Sampling
-from .sampling import draw as draw
-from .sampling import restrict as restrict
-from .scoring import TokenScores as TokenScores
-from .scoring import Trunk as Trunk
-from .scoring import score_responses as score_responses
+from .trunk import Trunk as Trunk

@@ -1,4 +1,4 @@
-"""Adapters in a directory, as peft writes and reads them, beside the model that they belong to.
+"""Adapters in a directory, as peft writes and reads them, with the model that they belong to.
 
 Layout::
 
@@ -7,7 +7,7 @@ Layout::
     config.json, model.safetensors.index.json          lead transformers' from_pretrained to the base's weights
 
 peft's own functions do the work. Those of transformers (``add_adapter``, ``set_adapter``, ``save_pretrained``) restore
-fewer kinds, and ask for a version of peft that may not exist yet, as those of 5.24 do.
+fewer kinds of adapter, and may require a version of peft that is not released yet, as those of 5.24 do.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def base_of(source: str | Path) -> str | None:
         source: a directory, or a hub id.
 
     Returns:
-        A directory or a hub id; None where there are no adapters, or where transformers itself reads them together with
-        their model.
+        A directory or a hub id; None if there are no adapters, or if transformers itself reads them together with their
+        model.
 
     Raises:
-        ValueError: the directory names no model, or one that is not there.
+        ValueError: the directory names no model, or one that does not exist.
     """
     directory = Path(source)
     if not (directory / CONFIG).is_file():
@@ -62,6 +62,7 @@ def base_of(source: str | Path) -> str | None:
             f"{str(source)!r} holds adapters but does not say of which model; write its directory or hub id into "
             f"base_model_name_or_path of {CONFIG}"
         )
+    # peft writes the path as it was at training time; relative paths are tried from the adapters' directory too.
     found = next((path for path in (Path(named), directory / named, directory.parent / named) if path.is_dir()), None)
     if found is None and (Path(named).is_absolute() or len(Path(named).parts) != 2):
         raise ValueError(
@@ -89,10 +90,10 @@ def read_adapters(model: PreTrainedModel, directory: str | Path) -> PreTrainedMo
 
     Args:
         model: changed in place.
-        directory: what peft wrote, or :func:`write_adapters`.
+        directory: written by peft or by :func:`write_adapters`.
 
     Raises:
-        ValueError: the adapters do not fit the model, or are no adapters inside layers.
+        ValueError: the adapters do not fit the model, or do not work inside layers.
     """
     config, tensors = _read_config(Path(directory)), read_tensors(directory)
     try:
@@ -103,7 +104,7 @@ def read_adapters(model: PreTrainedModel, directory: str | Path) -> PreTrainedMo
 
 
 def read_tensors(directory: str | Path) -> dict[str, Tensor]:
-    """Return the weights of the adapters in a directory, by their names in the file.
+    """Read the weights of the adapters in a directory, by their names in the file.
 
     Raises:
         ValueError: there are none, they lie in a pickle, or the file is damaged.
@@ -118,7 +119,7 @@ def read_tensors(directory: str | Path) -> dict[str, Tensor]:
 
 
 def set_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """Give a model's active adapter the weights that lie in a directory; the model must be adapted in the same way."""
+    """Load the weights in a directory into a model's active adapter; the model must have the same kind of adapter."""
     _set_tensors(model, read_tensors(directory), active_adapter(model))
     return model
 
@@ -130,18 +131,19 @@ def inject(
 
     Args:
         model: changed in place.
-        config: peft's, which is not changed.
+        config: peft's configuration, which is not changed.
         tensors: the adapters' weights, named as in a file; None for initial ones.
-        seed: of the initial ones.
+        seed: seed of the initial ones.
 
     Raises:
-        ValueError: they do not fit the model, or are no adapters inside layers.
+        ValueError: the adapters do not fit the model, or do not work inside layers.
     """
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-        if tensors is not None:  # then peft said it when the adapters were made
+        if tensors is not None:  # peft has already warned when the adapters were made
             warnings.simplefilter("ignore", UserWarning)
+        # peft draws initial weights from the global generator, whose state ``fork_rng`` restores.
         torch.manual_seed(seed or 0)
         inject_adapter_in_model(copy.deepcopy(config), model, NAME)
     model._hf_peft_config_loaded = True  # as transformers' add_adapter leaves it
@@ -150,7 +152,11 @@ def inject(
 
 
 def _set_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], adapter: str) -> None:
-    """ValueError where a weight is missing, or has no place in the model, or another shape."""
+    """Load weights into an adapter.
+
+    Raises:
+        ValueError: a weight is missing, is unknown to the model, or has the wrong shape.
+    """
     from peft import set_peft_model_state_dict
 
     named = {_in_file(name.removeprefix(PREFIX)): tensor for name, tensor in tensors.items()}
@@ -158,17 +164,17 @@ def _set_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], adapter:
         raise ValueError(f"the file lacks the weights {', '.join(missing[:4])}")
     try:
         loaded: Any = set_peft_model_state_dict(model, named, adapter)
-    except (RuntimeError, KeyError) as error:  # torch's of shapes, peft's of names
+    except (RuntimeError, KeyError) as error:  # of torch about shapes, of peft about names
         raise ValueError(str(error).splitlines()[-1].strip()) from error
     if loaded.unexpected_keys:
         raise ValueError(f"the model has no place for the weights {', '.join(sorted(loaded.unexpected_keys)[:4])}")
 
 
 def active_adapter(model: nn.Module) -> str:
-    """Return the name of the adapter that is switched on.
+    """Return the name of the active adapter.
 
     Raises:
-        ValueError: there is none, or several are.
+        ValueError: none or several are active.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -183,12 +189,12 @@ def active_adapter(model: nn.Module) -> str:
 
 
 def peft_configs(model: nn.Module) -> dict[str, Any]:
-    """Return the configurations of a model's adapters by name; none where it has no adapters."""
+    """Return the configurations of a model's adapters by name; empty if it has none."""
     return dict(getattr(model, "peft_config", None) or {})
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the active adapter's weights, as peft names them in a file but for its prefix."""
+    """Return the active adapter's weights, with peft's file names but without their prefix."""
     from peft import get_peft_model_state_dict
 
     found = get_peft_model_state_dict(model, adapter_name=active_adapter(model), save_embedding_layers=False)
@@ -196,16 +202,16 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_file(name: str) -> str:
-    """Return the name of a tensor that both peft and transformers read: transformers misses DoRA's under peft's own."""
+    """Return a name under which both peft and transformers find a tensor; transformers misses DoRA's by peft's name."""
     return f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
 
 
 def written_config(model: Any, base: str | None = None) -> Any:
-    """Return the active adapter's configuration, as a directory keeps it.
+    """Return the active adapter's configuration in the form that is saved.
 
     Args:
-        model: has adapters.
-        base: where the model without them lies.
+        model: an adapted model.
+        base: the path of the model without adapters.
     """
     from peft import TaskType
 
@@ -214,17 +220,17 @@ def written_config(model: Any, base: str | None = None) -> Any:
     config.base_model_name_or_path = base
     config.inference_mode = True
     if isinstance(getattr(config, "init_lora_weights", None), str):
-        config.init_lora_weights = True  # PiSSA and its like would change the base's weights once more
+        config.init_lora_weights = True  # PiSSA and similar methods would change the base's weights a second time
     return config
 
 
 def write_adapters(model: PreTrainedModel, directory: Path, base: Path) -> None:
-    """Write the active adapter as peft does.
+    """Write the active adapter in peft's format.
 
     Args:
-        model: has adapters.
-        directory: exists, or is made.
-        base: where the model without them will lie.
+        model: an adapted model.
+        directory: created if it does not exist.
+        base: the path where the model without adapters will lie.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written_config(model, str(base.resolve())).save_pretrained(str(directory))
@@ -233,7 +239,7 @@ def write_adapters(model: PreTrainedModel, directory: Path, base: Path) -> None:
 
 
 def lead_to_base(directory: Path) -> None:
-    """Lets transformers' ``from_pretrained`` find the weights of a directory's base, which lie in a folder of it."""
+    """Write an index through which transformers' ``from_pretrained`` finds the base's weights in its subfolder."""
     for path in (directory / BASE).glob("*.json"):
         if not path.name.endswith(".index.json"):
             shutil.copy(path, directory / path.name)

@@ -9,54 +9,55 @@ import torch
 from torch import Tensor, nn
 
 from textgym.lm.freezing import FrozenPrefix, layers_of
-from textgym.lm.loading import accepted, position_ids
+from textgym.lm.loading import accepted
 
 OPTIONAL = {"use_cache": False}
-"""Arguments for models whose ``forward`` takes them."""
+"""Arguments that are passed if the model's ``forward`` accepts them."""
 
 
 class Backbone(Protocol):
-    """A model without its output head.
+    """Model without its output head.
 
-    Its *prefix* is what its frozen lower layers compute of sequences. It can be kept while the layers above change.
+    Its *prefix* is the output of its frozen lower layers for given sequences. It can be kept while the layers above are
+    trained.
     """
 
     module: nn.Module
     stacks: Sequence[nn.Module]
-    """The parts that compute states; the last one gives those that the output head reads."""
+    """The parts that compute states; the output head reads those of the last one."""
 
     def states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
     ) -> Tensor:
-        """``[n, T+1, d]``: the states before each response token, and the one after the last.
+        """Compute ``[n, T+1, d]``: the states before each response token, and the one after the last.
 
         Args:
             input_ids: ``[n, P+T]``.
             attention_mask: ``[n, P+T]``.
             prompt_length: ``P``.
-            prefix: ``[n, L, d]`` of these sequences, or of the same with more tokens at the end; None to compute it.
+            prefix: ``[n, L, d]`` for these sequences, or for the same with more tokens at the end; None to compute it.
         """
 
     def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
-        """``[n, L, d]``; None where nothing can be kept. Arguments as :meth:`states`."""
+        """Compute the prefix, ``[n, L, d]``; None if nothing can be kept. Arguments: see :meth:`states`."""
 
     def inputs(self, input_ids: Tensor) -> dict[str, Any]:
-        """Arguments of the whole model's ``forward`` for sequences ``[n, w]`` without padding."""
+        """Return arguments of the whole model's ``forward`` for sequences ``[n, w]`` without padding."""
 
     def last_states(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the states that the output head reads when the whole model is given these arguments."""
+        """Return the states that the output head reads if the whole model is called with these arguments."""
 
 
 class CausalBackbone:
-    """One stack of layers that reads prompt and response as one text.
+    """One stack of layers that processes prompt and response as one text.
 
-    Each row's tokens are moved to the left first: what is computed then is as wide as the longest sequence (not as
-    the longest prompt and the longest response together), and a plain causal pass needs no padding mask, since
-    nothing looks to its right.
+    Each row's tokens are moved to the left first. The computation is then as wide as the longest sequence (rather than
+    the longest prompt plus the longest response), and a causal pass needs no padding mask, since no token attends to
+    its right.
 
     Args:
         module: a model without its output head.
-        n_frozen: so many of its lower layers are frozen.
+        n_frozen: number of its lower layers that are frozen.
     """
 
     def __init__(self, module: nn.Module, n_frozen: int = 0) -> None:
@@ -69,8 +70,9 @@ class CausalBackbone:
             self.frozen = frozen if self._can_be_kept(frozen) else None
 
     def _can_be_kept(self, frozen: FrozenPrefix) -> bool:
-        """Nothing that is trained may have a part in it, and it must be states alone that go up."""
+        """Return True if the frozen layers' output is a plain tensor that no trained parameter contributes to."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=next(self.module.parameters()).device)
+        # Built under no_grad, the output would never require a gradient, and the check would see nothing.
         with torch.enable_grad():
             given = frozen.record(lambda: self.last_states(self.inputs(ids)))
         return isinstance(given, Tensor) and not given.requires_grad
@@ -82,8 +84,11 @@ class CausalBackbone:
         if prefix is None or self.frozen is None:
             states = self.last_states(inputs)
         else:
+            # Recorded states may be of longer sequences; causal states of a prefix do not depend on what follows.
             with self.frozen.replayed(prefix[:, : inputs["input_ids"].shape[1]]):
                 states = self.last_states(inputs)
+        # Column P + t − 1 of the observation holds the token before response token t. Its position in the row is where
+        # its state lies after the shift to the left.
         wanted = position_ids(attention_mask)[:, prompt_length - 1 :, None].expand(-1, -1, states.shape[-1])
         return states.gather(1, wanted)
 
@@ -103,7 +108,13 @@ class CausalBackbone:
 
 
 def tokens_first(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """``[n, L]`` each row's tokens, moved to the left; L is the longest row's."""
+    """Return ``[n, L]`` each row's tokens, moved to the left; L is the length of the longest row."""
     longest = int(attention_mask.sum(1).max())
+    # A stable sort of the mask puts tokens before padding and keeps their order.
     order = attention_mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
     return input_ids.gather(1, order)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Silencing what transformers shows beside its work: progress bars, also where that takes milliseconds, and reports."""
+"""Silencing of transformers' progress bars, which it shows even for loads of milliseconds, and of its load reports."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from transformers.utils import logging
 
 @contextmanager
 def without_bars(source: str | Path | None = None) -> Iterator[None]:
-    """Inside, transformers shows no bars; afterwards all is as the caller had it.
+    """Hide transformers' progress bars while the block runs.
 
     Args:
-        source: what is loaded; nothing is silenced for what is no directory here, as a download may take long.
+        source: the source that is loaded; bars stay if it is not a local directory, as a download may take long.
     """
     if not logging.is_progress_bar_enabled() or (source is not None and not Path(source).is_dir()):
         yield
         return
-    hub_silent = are_progress_bars_disabled()  # transformers' switch also turns the hub's
+    hub_silent = are_progress_bars_disabled()  # transformers' switch also changes the hub's, which must be restored
     logging.disable_progress_bar()
     try:
         yield
@@ -32,7 +32,7 @@ def without_bars(source: str | Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def without_reports() -> Iterator[None]:
-    """Inside, transformers does not tell which weights a file lacks; for what is given these weights afterwards."""
+    """Hide transformers' report of missing weights while the block runs; for callers that supply them afterwards."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

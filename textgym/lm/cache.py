@@ -1,4 +1,4 @@
-"""A key-value cache of slots that begin and end independently, yet all stand at the same column."""
+"""Key-value cache of slots that begin and end independently, but always end at the same column."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SPARE_COLUMNS = 16
-"""How many tokens fit in before the columns are packed anew: several, since packing copies all that is cached; few,
-since what lies close together is read up to twice as fast."""
+"""Number of tokens that fit before the columns are packed again. Packing copies the whole cache, so it should be rare;
+but memory that lies close together is read up to twice as fast, so spare columns should be few."""
 
 
 @dataclass
 class Window:
-    """Where a forward pass writes and reads; all layers look here.
+    """Range of the cache that a forward pass reads and writes; shared by all layers.
 
     Attributes:
-        slots: of which slots.
+        slots: the slots.
         first: the column where reading begins.
         start: the column where writing begins.
         end: the column where both end.
-        columns: how many columns are allocated.
+        columns: number of allocated columns.
     """
 
     slots: slice = field(default_factory=lambda: slice(0))
@@ -35,9 +35,9 @@ class Window:
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, ``[N, heads, columns, d]`` each, allocated at the first use."""
+    """Cache layer with keys and values, ``[N, heads, columns, d]`` each, allocated at the first use."""
 
-    is_sliding = False  # a model's sliding window is its mask's business: every column is here
+    is_sliding = False  # all columns are kept; a model's sliding window is applied by its attention mask
 
     def __init__(self, n_slots: int, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,18 +49,19 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def _allocate(self, states: Tensor) -> Tensor:
-        # Zeros, since a masked column still enters the attention with weight 0, and 0 · NaN is NaN.
+        # Zeros, not ``empty``: masked columns enter attention with weight 0, and 0 · NaN is NaN.
         return states.new_zeros(self.n_slots, states.shape[1], self.window.columns, states.shape[3])
 
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
-        """Keys and values."""
+        """Keys and values of all slots."""
         assert self.keys is not None
         assert self.values is not None
         return self.keys, self.values
 
     def pack(self, n: int, source: slice, target: slice) -> None:
         """Copy columns of the first n slots into new buffers."""
+        # Not in place: source and target may overlap, and the number of columns may change.
         packed = [self._allocate(buffer) for buffer in self.buffers]
         for new, old in zip(packed, self.buffers, strict=True):
             new[:n, :, target] = old[:n, :, source]
@@ -73,6 +74,7 @@ class SlotLayer(CacheLayerMixin):
         return self._append(keys, key_states), self._append(values, value_states)
 
     def _append(self, buffer: Tensor, new: Tensor) -> Tensor:
+        # Writing in place and returning a view copies nothing, while torch.cat would copy the whole cache per token.
         window = self.window
         buffer[window.slots, :, window.start : window.end] = new
         return buffer[window.slots, :, window.first : window.end]
@@ -81,6 +83,7 @@ class SlotLayer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
+        # Columns before ``first`` belong to longer rows of earlier steps; to the model they do not exist.
         return self.window.start - self.window.first
 
     def get_max_length(self) -> int:
@@ -88,33 +91,35 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A transformers cache for rows that restart at any time.
+    """Transformers cache for rows that restart at any time.
 
-    Whenever a row begins, its tokens are laid down so that they end in the column where all others end. To the model
-    this is an ordinary left-padded batch: a decode writes one column and reads a view, and masks, sliding windows and
-    distances between tokens are what the model's own code makes of them. Nothing is copied in most steps.
+    When a row begins, its tokens are placed so that they end in the column where all other rows end. To the model this
+    is an ordinary left-padded batch: decoding writes one column and reads a view, and the model's own code handles
+    masks, sliding windows and relative positions. Most steps copy nothing.
 
     Args:
         n_slots: ``N``.
-        device: the model's.
+        device: the model's device.
     """
 
     def __init__(self, n_slots: int, device: torch.device | str = "cpu") -> None:
         self.window = Window()
         super().__init__(layer_class_to_replicate=partial(SlotLayer, n_slots, self.window))  # type: ignore[arg-type]
         self.mask = torch.zeros(n_slots, 0, dtype=torch.bool, device=device)
-        """``[N, columns]`` True where a token stands."""
+        """``[N, columns]`` True for tokens."""
         self.end = 0
         """The column where every slot's tokens end."""
 
     def align(self, n: int, longest: int, longest_new: int) -> None:
-        """Chooses where the next tokens end, and makes room for them.
+        """Choose the column where the next tokens end, and make room for them.
 
         Args:
-            n: the first n slots each gain one token; what the others held is forgotten.
+            n: the first n slots gain one token each; all other slots are forgotten.
             longest: columns of the longest of them.
-            longest_new: columns of the longest that begins in another slot.
+            longest_new: columns of the longest row that begins in a different slot.
         """
+        # Usually the next column is free and everything stays in place. Otherwise (no column left, a new row that is
+        # longer than all before it, or nothing to keep) the cached columns move to the left end of new buffers.
         end = self.end + 1
         if n == 0 or not longest_new <= end <= self.window.columns:
             end = max(longest + 1, longest_new)
@@ -134,34 +139,37 @@ class SlotCache(Cache):
         return [layer for layer in self.layers if isinstance(layer, SlotLayer)]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy slots over others."""
+        """Copy slots to other slots."""
         for layer in self._slot_layers():
             for buffer in layer.buffers:
+                # Indexing with a tensor copies the sources first, so slots can be moved in one assignment.
                 buffer[targets] = buffer[sources]
         self.mask[targets] = self.mask[sources]
 
     def append(self, n: int, longest: int) -> Tensor:
-        """Readies the first n slots for one token each.
+        """Prepare the first n slots for one token each.
 
         Args:
-            n: slots.
-            longest: columns of the longest of them, the new token's included.
+            n: number of slots.
+            longest: columns of the longest of them, the new token included.
 
         Returns:
             ``[n, longest]`` their mask.
         """
-        self._look(slice(0, n), self.end - longest, self.end - 1)
+        self._set_window(slice(0, n), self.end - longest, self.end - 1)
+        # The model reads the mask of this step with the new token included.
         self.mask[:n, self.end - 1] = True
         return self.mask[:n, self.end - longest : self.end]
 
     def fill(self, start: int, mask: Tensor) -> None:
-        """Readies the slots from ``start`` on for tokens under ``mask``, ``[k, w]``, that replace what they held."""
+        """Prepare the slots from ``start`` on for new tokens under ``mask``, ``[k, w]``."""
         count, width = mask.shape
         slots = slice(start, start + count)
-        self._look(slots, self.end - width, self.end - width)
+        self._set_window(slots, self.end - width, self.end - width)
+        # Old keys beyond the new tokens stay in the buffers, but are masked.
         self.mask[slots] = False
         self.mask[slots, self.end - width : self.end] = mask
 
-    def _look(self, slots: slice, first: int, start: int) -> None:
+    def _set_window(self, slots: slice, first: int, start: int) -> None:
         window = self.window
         window.slots, window.first, window.start, window.end = slots, first, start, self.end

@@ -1,7 +1,7 @@
-"""Freezing a model's lower layers, as InstructGPT's training does (Ouyang 2022, arXiv 2203.02155).
+"""Freezing of a model's lower layers, as in InstructGPT's training (Ouyang 2022, arXiv 2203.02155).
 
-Where nothing below layer k is trained, what these layers compute of a sequence stays the same for as long as the
-sequence is trained on, for the policy, its critic and a reference that began as its copy.
+If nothing below layer k is trained, the activations of these layers for a sequence stay the same as long as the
+sequence is trained on: for the policy, its critic, and a reference that started as its copy.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.loading import is_encoder_decoder
-from textgym.lm.patching import giving
+from textgym.lm.patching import fixed_output
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """Return the layers from the embedding up; of an encoder–decoder the encoder's.
+    """Return the layers from the embedding up; for an encoder–decoder the encoder's.
 
     Raises:
-        ValueError: they stand in no list of their own.
+        ValueError: the model does not keep its layers in one list.
     """
     config: Any = model.config
     count = config.get_text_config().num_hidden_layers
@@ -34,11 +34,11 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze(model: PreTrainedModel, n_layers: int) -> None:
-    """Stop the training of the embeddings and the first layers.
+    """Freeze the embeddings and the first layers.
 
     Args:
         model: changed in place.
-        n_layers: 0 for the embeddings alone; all of an encoder–decoder's freeze the whole encoder.
+        n_layers: 0 for the embeddings alone; all layers of an encoder–decoder freeze the whole encoder.
 
     Raises:
         ValueError: the model has fewer layers.
@@ -53,9 +53,11 @@ def freeze(model: PreTrainedModel, n_layers: int) -> None:
     learned = isinstance(head, nn.Module) and any(parameter.requires_grad for parameter in head.parameters())
     for module in [*_modules_below(model, layers[0]), *layers[:n_layers]]:
         module.requires_grad_(False)
+    # The encoder's final norm is frozen too, so that its output can be kept.
     if is_encoder_decoder(model) and n_layers == len(layers):
         encoder: nn.Module = model.get_encoder()
         encoder.requires_grad_(False)
+    # A tied head would be frozen without notice, since it is the embedding.
     if learned and head is not None and head.weight is model.get_input_embeddings().weight:
         warnings.warn(
             "the output head is tied to the embedding, and is frozen with it; for a head that learns pass "
@@ -65,7 +67,7 @@ def freeze(model: PreTrainedModel, n_layers: int) -> None:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the output head weights of its own, which begin as the embedding's.
+    """Give the output head a copy of the embedding's weights, so that it is trained separately.
 
     Raises:
         ValueError: the model is an encoder–decoder, whose states are scaled for a tied head.
@@ -80,7 +82,7 @@ def untie(model: PreTrainedModel) -> None:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass where its rest is not needed; carries what was reached."""
+    """Signal that ends a forward pass early; carries the output that was reached."""
 
 
 def _stop(_: nn.Module, __: Any, output: Any = None) -> NoReturn:
@@ -89,10 +91,12 @@ def _stop(_: nn.Module, __: Any, output: Any = None) -> NoReturn:
 
 @torch.no_grad()
 def _modules_below(model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
-    """Embeddings, their norms and whatever else holds parameters and runs before a layer."""
+    """Return the modules with parameters that run before a layer: embeddings, their norms, and others."""
+    # Found by running the model, as names and nesting differ between architectures.
     ran: list[nn.Module] = []
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     hooks = [module.register_forward_pre_hook(lambda module, _: ran.append(module)) for module in owners]
+    # The pass ends before the layer itself runs.
     hooks.append(layer.register_forward_pre_hook(_stop))
     try:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
@@ -105,17 +109,17 @@ def _modules_below(model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
 
 
 class FrozenPrefix:
-    """The first layers of a stack, whose last activations can be kept and given again.
+    """Lowest layers of a stack, whose last activations can be recorded and replayed.
 
     Args:
-        layers: those at the bottom.
+        layers: the lowest layers.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = layers
 
     def record(self, run: Callable[[], Any]) -> Any:
-        """What the last of the layers gives in ``run``, which ends there."""
+        """Return the output of the last of the layers in ``run``, which is ended there."""
         hook = self.layers[-1].register_forward_hook(_stop)
         try:
             run()
@@ -126,5 +130,5 @@ class FrozenPrefix:
         raise AssertionError("the frozen layers did not run")
 
     def replayed(self, states: Tensor) -> AbstractContextManager[None]:
-        """Inside, the layers give the kept states and compute nothing."""
-        return giving(self.layers, states)
+        """Make the layers return recorded states without computing anything, while the block runs."""
+        return fixed_output(self.layers, states)

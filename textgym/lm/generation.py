@@ -1,20 +1,20 @@
-"""A model's generation config, which is saved beside its weights and which transformers may refuse to save."""
+"""Repair of a model's generation config, which is saved with its weights and which transformers may refuse to save."""
 
 from __future__ import annotations
 
 from transformers import GenerationConfig, PreTrainedModel
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Settings that ``generate`` reads only where ``do_sample`` is True; elsewhere transformers refuses to save them."""
+"""Settings that ``generate`` ignores unless ``do_sample`` is True; transformers then refuses to save them."""
 
 
 def make_saveable(model: PreTrainedModel) -> None:
-    """Drop settings of a model's generation config that nothing reads, so that a checkpoint can be written.
+    """Drop unused settings of a model's generation config, so that a checkpoint can be written.
 
-    ``generate`` does what it did before.
+    The behaviour of ``generate`` does not change.
 
     Raises:
-        ValueError: transformers would not save the config for another reason, which is given.
+        ValueError: transformers would not save the config for a different reason, which is given.
     """
     config = getattr(model, "generation_config", None)
     if not isinstance(config, GenerationConfig) or _fault(config) is None:
@@ -32,7 +32,7 @@ def make_saveable(model: PreTrainedModel) -> None:
 
 
 def _fault(config: GenerationConfig) -> str | None:
-    """Why transformers would not save a config, in its words; None where it would."""
+    """Return the reason why transformers would not save a config; None if it would."""
     try:
         config.validate(strict=True)
     except ValueError as error:

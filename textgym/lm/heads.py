@@ -1,4 +1,4 @@
-"""From a backbone's states to logits, exactly as the model itself gets there."""
+"""Output heads: the map from a backbone's states to logits, exactly as the model itself computes it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from transformers import PreTrainedModel
 
 from textgym.lm.backbones import Backbone
 from textgym.lm.loading import embedding_rows
-from textgym.lm.patching import giving
+from textgym.lm.patching import fixed_output
 
 Head: TypeAlias = Callable[[Tensor], Tensor]
 """``head(states [..., d]) -> logits [..., V]``."""
 
 AMPLIFIED = 1e3
-"""A fresh model's logits are small, so that a cap would change nothing: the head's output is scaled up in the probe."""
+"""Factor of the head's output in the probe: a fresh model's logits are too small for a cap to show."""
 
 
 @torch.no_grad()
 def make_head(model: PreTrainedModel, backbone: Backbone) -> Head:
     """Return the map from the backbone's states to the model's logits.
 
-    This is the output head itself where the model applies nothing else. Otherwise the model's own ``forward`` runs
-    around the given states, so that caps, scales and transforms of the logits (Gemma 2, Granite, Cohere, T5, BERT) are
-    the model's own code.
+    This is the output head itself if the model applies nothing else. Otherwise the model's own ``forward`` runs around
+    the given states, so that caps, scales and transforms of the logits (Gemma 2, Granite, Cohere, T5, BERT) are
+    computed by the model's own code.
 
     Args:
         model: causal or encoder–decoder.
-        backbone: of this model.
+        backbone: the backbone of this model.
 
     Raises:
         ValueError: the logits do not follow from the backbone's states alone.
@@ -43,6 +43,7 @@ def make_head(model: PreTrainedModel, backbone: Backbone) -> Head:
         return head
     around = ForwardAround(model, backbone)
     logits = model(**inputs).logits
+    # A probe on four tokens shows whether anything between states and logits depends on more than the states.
     found = around(states)
     if found.shape != logits.shape or not torch.allclose(found, logits, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise ValueError(
@@ -53,9 +54,9 @@ def make_head(model: PreTrainedModel, backbone: Backbone) -> Head:
 
 
 def _is_all(head: nn.Module, model: PreTrainedModel, inputs: dict[str, Any], states: Tensor) -> bool:
-    """Follows one pass: True if the head reads what the backbone gives, and gives the logits."""
+    """Return True if, in one pass, the head reads the backbone's states and its output is the logits."""
     read: list[Tensor] = []
-    gave: list[Tensor] = []
+    gave: list[Tensor] = []  # both lists also show whether the head runs exactly once
 
     def amplify(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         read.append(arguments[0])
@@ -79,11 +80,11 @@ def _equal(passed: list[Tensor], expected: Tensor) -> bool:
 
 
 class ForwardAround:
-    """A model's ``forward`` with its stacks' output given: ``states [..., d] -> logits [..., V]``.
+    """Model's ``forward`` with its stacks' output replaced: ``states [..., d] -> logits [..., V]``.
 
     Args:
-        model: whose stacks return an output with ``last_hidden_state``.
-        backbone: of this model.
+        model: a model whose stacks return an output with ``last_hidden_state``.
+        backbone: the backbone of this model.
     """
 
     def __init__(self, model: PreTrainedModel, backbone: Backbone) -> None:
@@ -93,7 +94,7 @@ class ForwardAround:
 
     @torch.no_grad()
     def _output_type(self) -> Callable[..., Any]:
-        """Return the class of what the last stack returns."""
+        """Return the class of the last stack's output."""
         outputs: list[Any] = []
         hook = self.backbone.stacks[-1].register_forward_hook(lambda *passed: outputs.append(passed[-1]))
         try:
@@ -103,8 +104,9 @@ class ForwardAround:
         return type(outputs[-1])
 
     def __call__(self, states: Tensor) -> Tensor:
+        # The head treats positions independently, so all states can pass as one sequence of dummy tokens.
         row = states.reshape(1, -1, states.shape[-1])
         blank = torch.zeros(row.shape[:2], dtype=torch.long, device=row.device)
-        with giving(self.backbone.stacks, self.output_type(last_hidden_state=row)):
+        with fixed_output(self.backbone.stacks, self.output_type(last_hidden_state=row)):
             logits: Tensor = self.model(**self.backbone.inputs(blank)).logits
         return logits.reshape(*states.shape[:-1], -1)

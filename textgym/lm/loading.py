@@ -1,4 +1,4 @@
-"""Loading a language model, and checking that it fits a task before any work starts."""
+"""Loading of language models, and checks that a model fits a task before any work starts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from textgym.lm.weight_files import check_weight_files
 from textgym.tokenization import check_exists, first_line, reason
 
 ModelSource: TypeAlias = "str | Path | Callable[[], PreTrainedModel]"
-"""Where a model comes from: a directory, a hub id, or a function that builds a fresh one."""
+"""Source of a model: a directory, a hub id, or a function that builds a new one."""
 
 
 def load_causal_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Return a causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
+    """Load a causal language model in fp32 and eval mode, from a directory, a hub id, or a function that builds it.
 
     Raises:
-        ValueError: it is an encoder–decoder; it cannot be read, for instance because a weights file is truncated; or
-            some of its weights are nowhere, which transformers would replace by random ones.
+        ValueError: the model is an encoder–decoder; it cannot be read, for instance because a weights file is
+            truncated; or some of its weights are missing, which transformers would initialise at random.
     """
     return require_causal(load_lm(source, device), f"model={str(source)!r}")
 
 
 def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Return a language model, causal or encoder–decoder as its config says. As :func:`load_causal_lm`."""
+    """Load a language model, causal or encoder–decoder according to its config. See :func:`load_causal_lm`."""
     if callable(source):
         built: Any = source()
         return frozen_dropout(built.to(device))
@@ -57,7 +57,7 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
                 use_safetensors=True,
             )
     except Exception as error:
-        # safetensors, json and the hub client each raise errors of their own.
+        # safetensors, json and the hub client each have their own exception types.
         raise ValueError(
             f"model={str(source)!r} cannot be loaded as {kind} language model: {type(error).__name__}: "
             f"{reason(error)}. Expected a directory with config.json and intact weights, or a hub id"
@@ -72,23 +72,26 @@ def load_lm(source: ModelSource, device: str | torch.device = "cpu") -> PreTrain
 
 
 def names_encoder_decoder(source: Any) -> bool:
-    """What the config says; a directory that holds adapters alone has none, and neither has one that is none."""
+    """Return True if the config is of an encoder–decoder; False if there is no readable config.
+
+    A directory of adapters alone has none.
+    """
     from transformers import AutoConfig
 
     try:
         config: Any = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         return bool(config.is_encoder_decoder)
     except Exception:  # a config may hold anything
-        return False  # loading the weights will say what is wrong
+        return False  # loading the weights will report the problem
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether prompts go to an encoder and responses to a decoder, as in T5 and BART."""
+    """Return True if prompts go to an encoder and responses to a decoder, as in T5 and BART."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def require_causal(model: PreTrainedModel, purpose: str) -> PreTrainedModel:
-    """Return the model as it is.
+    """Return the model unchanged, after a check that it is causal.
 
     Raises:
         ValueError: it is an encoder–decoder.
@@ -101,10 +104,10 @@ def require_causal(model: PreTrainedModel, purpose: str) -> PreTrainedModel:
 
 
 def own_memory(model: Any) -> Any:
-    """Copy a loaded model's weights out of the mapped file, to where an allocator would put them.
+    """Copy a loaded model's weights out of the mapped file, into ordinary memory.
 
-    Inside the file they are not aligned, and matrix kernels then round differently: a resumed run would leave the
-    path of the uninterrupted one.
+    Weights in the file are not aligned, and matrix kernels then round differently: a resumed run would diverge from an
+    uninterrupted one.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -112,17 +115,18 @@ def own_memory(model: Any) -> Any:
 
 
 def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Callable[[str], str]) -> PreTrainedModel:
-    """Return a module of another make that holds a model's tensors, without copying them.
+    """Make a module of a different class that holds a model's tensors, without copying them.
 
     Args:
-        make: from the model's config.
-        model: holds every tensor that the new module has.
-        names: from the names of the model's tensors to those of the new module.
+        make: builds the module from the model's config.
+        model: has every tensor of the new module.
+        names: maps the names of the model's tensors to those of the new module.
     """
-    with torch.device("meta"):  # allocates nothing, draws nothing
+    with torch.device("meta"):  # allocates no memory and draws no random numbers
         made = make(model.config)
     tensors = {names(name): tensor for name, tensor in model.state_dict().items()}
     made.load_state_dict({name: tensors[name] for name in made.state_dict()}, assign=True)
+    # Buffers that are not saved (rotary frequencies, say) are missing from the state dict.
     for name, buffer in model.named_buffers():
         owner, _, own = names(name).rpartition(".")
         made.get_submodule(owner)._buffers[own] = buffer
@@ -131,13 +135,13 @@ def shared_copy(make: Callable[[Any], Any], model: PreTrainedModel, names: Calla
 
 
 def in_full_precision(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model with float32 weights, cast in place where it came in half precision.
+    """Return the model with float32 weights, cast in place if they were in half precision.
 
-    A half-precision weight swallows updates below its last bit: 1/256 of it in bfloat16, 1/2048 in float16. It also
-    makes acting and training differ by far more than a clipped ratio tolerates. Quantised weights stay as they are.
+    A half-precision weight loses updates below its last bit: 1/256 of it in bfloat16, 1/2048 in float16. It also makes
+    sampling and training differ by far more than a clipped ratio tolerates. Quantised weights are not changed.
 
     Warns:
-        UserWarning: the model was cast; it names the precision.
+        UserWarning: the model was cast; the message names the precision.
     """
     halves = {p.dtype for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}
     if not halves or getattr(model, "is_quantized", False):
@@ -153,13 +157,16 @@ def in_full_precision(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def frozen_dropout(model: Any) -> PreTrainedModel:
-    """Return the model in eval mode: during RL, dropout would make rollout and training two policies."""
+    """Put the model into eval mode: during RL, dropout would make rollout and training two different policies."""
     evaluated: PreTrainedModel = model.eval()
     return evaluated
 
 
 def release_graphs(model: nn.Module) -> None:
-    """Detaches what modules keep of their last pass, as RecurrentGemma's do: a copy can hold no graph."""
+    """Detach tensors that modules keep of their last pass, as RecurrentGemma's do.
+
+    A model with graphs cannot be copied.
+    """
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -167,7 +174,7 @@ def release_graphs(model: nn.Module) -> None:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy that no gradient reaches, such as the KL reference."""
+    """Return a copy without gradients, such as the KL reference."""
     release_graphs(model)
     twin = frozen_dropout(copy.deepcopy(model))
     twin.requires_grad_(False)
@@ -175,13 +182,13 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """How many positions the model has; None where its config names no limit."""
+    """Return the model's number of positions; None if its config names no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return int(limit) if limit and limit > 0 else None  # XLNet writes −1 for none
 
 
 def columns_read(model: PreTrainedModel, width: int, prompt_length: int) -> int:
-    """How many of an observation's ``P + T`` columns stand in one context: all, or prompt or response alone."""
+    """Return how many of an observation's ``P + T`` columns share one context: all, or prompt or response alone."""
     if not is_encoder_decoder(model):
         return width
     return max(prompt_length, width - prompt_length + 1)  # the decoder reads one token before the response
@@ -190,18 +197,18 @@ def columns_read(model: PreTrainedModel, width: int, prompt_length: int) -> int:
 def check_fits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_actions: int, width: int, prompt_length: int = 0
 ) -> None:
-    """Check that a model can play a task.
+    """Check that a model fits a task.
 
     Args:
         model: the policy or the reference.
-        tokenizer: the task's.
+        tokenizer: the task's tokenizer.
         n_actions: ``V``.
         width: ``P + T``.
-        prompt_length: ``P``, where it is known; an encoder–decoder reads prompt and response apart.
+        prompt_length: ``P``, if known; an encoder–decoder processes prompt and response separately.
 
     Raises:
-        ValueError: the tokenizer or the action space is larger than the model's embedding, or ``P + T`` is more
-            than its context.
+        ValueError: the tokenizer or the action space is larger than the model's embedding, or ``P + T`` exceeds its
+            context.
     """
     rows = embedding_rows(model)
     if len(tokenizer) > rows:
@@ -215,7 +222,11 @@ def check_fits(
 
 
 def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> None:
-    """ValueError where ``P + T`` columns are more than the model's context; arguments as :func:`check_fits`."""
+    """Check that ``P + T`` columns fit into the model's context; arguments: see :func:`check_fits`.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     limit = context_length(model)
     if limit is not None and columns_read(model, width, prompt_length) > limit:
         raise ValueError(
@@ -225,36 +236,31 @@ def check_context(model: PreTrainedModel, width: int, prompt_length: int) -> Non
 
 
 def prompt_room(model: PreTrainedModel, max_new_tokens: int) -> int | None:
-    """Return the number of prompt tokens that a model reads beside a response; None for no limit."""
+    """Return the number of prompt tokens that leave room for a response; None for no limit."""
     limit = context_length(model)
     return limit if limit is None or is_encoder_decoder(model) else limit - max_new_tokens
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """How many tokens the model embeds."""
+    """Return the number of tokens that the model embeds."""
     embedding: Any = model.get_input_embeddings()
     while not hasattr(embedding, "weight"):  # peft may have wrapped it
         embedding = getattr(embedding, "base_layer", None) or embedding.original_module
     return int(embedding.weight.shape[0])
 
 
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 CACHE_NAMES = ("cache", "past_key_values")
-"""Names of the argument by which ``forward`` takes a cache: since transformers 5.24, and before."""
+"""Names of the cache argument of ``forward``: since transformers 5.24, and before."""
 
 
 def cache_argument(model: Any) -> str | None:
-    """Return the name by which the model's ``forward`` takes a cache; None if it takes none."""
+    """Return the name of the cache argument of the model's ``forward``; None if it has none."""
     return next(iter(accepted(model, **dict.fromkeys(CACHE_NAMES))), None)
 
 
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
-    """Return those of the arguments that the model's ``forward`` takes, or hands on to a trunk that takes them."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrappers pass all on
+    """Return those arguments that the model's ``forward`` accepts, or passes on to a trunk that accepts them."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrappers pass everything on
     parameters = dict(inspect.signature(inner.forward).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         parameters |= inspect.signature(getattr(inner, "base_model", inner).forward).parameters
@@ -263,11 +269,11 @@ def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
 
 @contextmanager
 def explained(problem: str) -> Iterator[None]:
-    """Turn what a model's own code raises inside into a ValueError that begins with ``problem``."""
+    """Turn any exception of a model's own code in the block into a ValueError that begins with ``problem``."""
     try:
         yield
     except ValueError:
         raise
     except Exception as error:
-        # A foreign model's code may raise anything.
+        # Third-party model code may raise anything.
         raise ValueError(f"{problem}: {type(error).__name__}: {first_line(error)}") from error

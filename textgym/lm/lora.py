@@ -1,7 +1,7 @@
-"""Adapters inside a model's layers: LoRA (Hu 2021, arXiv 2106.09685) and its relatives, through peft.
+"""Adapters inside a model's layers: LoRA (Hu 2021, arXiv 2106.09685) and related methods, through peft.
 
-An adapted model is a transformers model like any other: it acts, is scored and is saved by the same code. What is
-special stands here: only the adapters are trained, and with the adapters switched off it is the model it was.
+An adapted model is an ordinary transformers model: the same code samples from it, scores it and saves it. This module
+holds the special parts: only the adapters are trained, and with the adapters off it is the original model.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from textgym.lm.adapter_files import (
 from textgym.lm.bars import without_bars
 from textgym.lm.freezing import layers_of
 from textgym.lm.loading import accepted, embedding_rows, frozen_dropout
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 from textgym.numbers import count, plain
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def add_lora(model: PreTrainedModel, lora: Any, first_layer: int, seed: int) -> PreTrainedModel:
-    """Put adapters into a model, which are all that is trained from then on.
+    """Add adapters to a model; only they are trained from then on.
 
     Args:
         model: changed in place.
-        lora: a rank, for every linear map but the output head, or a configuration of peft's.
-        first_layer: a rank's adapters leave the layers before this one out.
-        seed: of the adapters' initial values; global random state is neither read nor changed.
+        lora: a rank, for every linear map except the output head, or a peft configuration.
+        first_layer: with a rank, the first layer that gets adapters.
+        seed: seed of the adapters' initial values; global random state is neither read nor changed.
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: the configuration matches none of the model's modules, or does not fit; or its kind of adapter would
-            not come back from a checkpoint.
+        ValueError: the configuration matches none of the model's modules, or does not fit; or this kind of adapter
+            cannot be restored from a checkpoint.
     """
     try:
         from peft import LoraConfig, PeftConfig
@@ -94,12 +94,12 @@ def _linear_maps(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether the model has adapters."""
+    """Return True if the model has adapters."""
     return bool(peft_configs(model))
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside peft's wrapper, with its adapters; any other model as it is.
+    """Return the transformers model inside peft's wrapper, with its adapters; any other model unchanged.
 
     Raises:
         ValueError: the wrapper does more than put adapters into layers.
@@ -119,7 +119,11 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 
 def _check_kind(config: Any) -> None:
-    """ValueError for adapters that cannot be trained here, whatever the model."""
+    """Check that a kind of adapter is supported, independently of the model.
+
+    Raises:
+        ValueError: it cannot be trained or restored here.
+    """
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     bias = getattr(config, "bias", "none")
@@ -132,7 +136,7 @@ def _check_kind(config: Any) -> None:
     if getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "uses_shared_state", False):
         raise ValueError(
             f"{_kind(config)} keeps weights that its layers share outside of them, where transformers' from_pretrained "
-            "does not restore them; expected adapters that stand in the layers alone, such as LoRA"
+            "does not restore them; expected adapters inside the layers alone, such as LoRA"
         )
     if bias not in ("none", False):
         raise ValueError(
@@ -143,17 +147,20 @@ def _check_kind(config: Any) -> None:
 
 @torch.no_grad()
 def _computes_in_layers(wrapper: Any) -> bool:
-    """Return True if the model inside peft's wrapper gives the same logits alone, once its adapters do something."""
+    """Return True if the model inside peft's wrapper gives the same logits without the wrapper.
+
+    Fresh adapters often change nothing, so they are perturbed first.
+    """
     twin: Any = shared_twin(wrapper)
     _disturb(twin)
     try:
         return _equal(_logits(twin, twin.get_base_model()), _logits(twin.get_base_model()))
-    except (TypeError, ValueError, RuntimeError, AttributeError):  # of a wrapper that needs more than tokens
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # the wrapper needs more than tokens
         return False
 
 
 def _disturb(model: nn.Module) -> None:
-    """Move what is trained a little, the same way each time."""
+    """Add small reproducible noise to the trained parameters."""
     generator = torch.Generator().manual_seed(0)
     for parameter in _trained(model):
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -161,10 +168,10 @@ def _disturb(model: nn.Module) -> None:
 
 
 def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Make the active adapter all that is trained, once it was found to be one that a checkpoint restores.
+    """Make the active adapter the only trained part, after a check that a checkpoint can restore it.
 
     Raises:
-        ValueError: not one adapter is active; it holds nothing to train; or it would not come back from a checkpoint.
+        ValueError: not exactly one adapter is active; it has no parameter to train; or a checkpoint cannot restore it.
     """
     for config in peft_configs(model).values():
         _check_kind(config)
@@ -178,32 +185,34 @@ def train_adapters(model: PreTrainedModel) -> PreTrainedModel:
         )
     model.requires_grad_(False)
     for layer in layers:
+        # Adapters other than the active one stay in the model but must not be trained.
         layer.set_adapter([name] if name in layer._get_available_adapters() else [])
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{_kinds(model)}: the adapters of {type(model).__name__} hold no parameter to train")
-    frozen_dropout(model)  # adapters may bring their own
+    frozen_dropout(model)  # adapters may have dropout of their own
     check_restores(model)
     return model
 
 
 @torch.no_grad()
 def check_restores(model: PreTrainedModel) -> None:
-    """Check that the adapters, after some training, would come back from a checkpoint, and can be switched off.
+    """Check that trained adapters can be restored from a checkpoint, and can be switched off.
 
-    A twin that shares the model's weights gets adapters that do something; they are put into the model without
+    The adapters of a twin, which shares the model's weights, are perturbed. They are then added to the model without
     adapters as a checkpoint's would be, and both must give the same logits.
 
     Raises:
-        ValueError: they do not.
+        ValueError: the logits differ.
     """
     twin, plain = shared_twin(model), without_adapters(model)
     _disturb(twin)
     trained = _logits(twin)
     with adapters_off(twin):
         off = _logits(twin)
+    # Bit for bit, as the KL to a reference that differs by rounding would not start at 0.
     if not torch.equal(off, _logits(plain)):
         raise ValueError(
-            f"{_kinds(model)}: with its adapters switched off the model is not what it was without them, so they would "
+            f"{_kinds(model)}: with its adapters switched off the model differs from the original one, so they would "
             "be lost with a checkpoint; expected adapters that leave the model's own weights as they are, such as LoRA"
         )
     try:
@@ -232,7 +241,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def _logits(model: Any, base: PreTrainedModel | None = None) -> Tensor:
-    """``[1, 4, V]`` after the first tokens of the vocabulary; ``base`` is the transformers model inside."""
+    """Return ``[1, 4, V]`` logits for the first tokens of the vocabulary; ``base`` is the transformers model inside."""
     base = model if base is None else base
     ids = torch.arange(4, device=base.device)[None] % embedding_rows(base)
     given = {"decoder_input_ids": ids} if base.config.is_encoder_decoder else {}
@@ -241,16 +250,16 @@ def _logits(model: Any, base: PreTrainedModel | None = None) -> Tensor:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding."""
+    """Return True if two tensors are equal up to rounding."""
     bound = 200 * torch.finfo(other.dtype).eps * float(other.abs().max())
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=bound)
 
 
-# --- switched off ----------------------------------------------------------------------------------------------------
+# --- switching adapters off ------------------------------------------------------------------------------------------
 
 
 def _adapter_layers(model: nn.Module) -> list[Any]:
-    """Everything of peft's that stands in the place of a module."""
+    """Return all of peft's layers, which wrap the model's modules."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -259,7 +268,7 @@ def _adapter_layers(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model is what it was without its adapters, bit for bit."""
+    """Switch the adapters off while the block runs; the model is then the original one, bit for bit."""
     layers, trained = _adapter_layers(model), _trained(model)
     for layer in layers:
         layer.enable_adapters(False)
@@ -274,11 +283,11 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
 
 
 class AdaptersOff(Trunk):
-    """The model as it was before its adapters: a KL reference that needs no second copy.
+    """The original model without its adapters: a KL reference that needs no second copy.
 
     Args:
-        model: whose adapters are switched off for each pass.
-        n_frozen: so many of its lower layers are frozen.
+        model: an adapted model, whose adapters are switched off for each pass.
+        n_frozen: number of its lower layers that are frozen.
     """
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
@@ -305,31 +314,32 @@ class AdaptersOff(Trunk):
 
 @torch.no_grad()
 def change_nothing(model: PreTrainedModel) -> bool:
-    """Return True if fresh adapters leave the model what it was, bit for bit."""
+    """Return True if fresh adapters leave the model's logits unchanged, bit for bit."""
     with adapters_off(model):
         plain = _logits(model)
     return torch.equal(_logits(model), plain)
 
 
-# --- the same weights in another module ------------------------------------------------------------------------------
+# --- modules that share weights --------------------------------------------------------------------------------------
 
 
 def shared_twin(model: Model) -> Model:
-    """Return a copy of an adapted model, in eval mode, that shares with it all that is not trained."""
+    """Copy an adapted model, in eval mode; the copy shares all weights that are not trained."""
     trained = {id(parameter) for parameter in _trained(model)}
+    # ``deepcopy`` treats objects in its memo as already copied, so these tensors are shared.
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()] if id(tensor) not in trained}
     return copy.deepcopy(model, memo).eval()
 
 
 def frozen_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """An adapted model as it is now: its adapters are copied, and no gradient reaches them; the rest is shared."""
+    """Copy an adapted model in its present state: the adapters are copied and frozen, and all else is shared."""
     twin = shared_twin(model)
     twin.requires_grad_(False)
     return twin
 
 
 def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
-    """Return True if two adapted models share the weights that their adapters leave alone."""
+    """Return True if two adapted models share their original weights."""
     if not (is_adapted(model) and is_adapted(other)):
         return False
     own, others = ({p.data_ptr() for p in without_adapters(one).parameters()} for one in (model, other))
@@ -337,24 +347,25 @@ def shares_base(model: PreTrainedModel, other: PreTrainedModel) -> bool:
 
 
 def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model as it was before its adapters, as a module of its own that shares their memory."""
+    """Return the original model as a separate module that shares its memory."""
     if not is_adapted(model):
         return model
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
+        # A new Parameter over the same memory: its requires_grad may then differ from the adapted model's.
         memo[id(parameter)] = nn.Parameter(parameter.detach()) if parameter.is_floating_point() else parameter
     return _stripped(copy.deepcopy(model, memo), merge=False)
 
 
 @torch.no_grad()
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a plain model with weights of its own that computes what an adapted one does.
+    """Return a plain model with separate weights that computes the same as an adapted one.
 
     Args:
-        model: is left as it is; one without adapters is given back.
+        model: not changed; a model without adapters is returned itself.
 
     Raises:
-        ValueError: its kind of adapter cannot be added to the weights.
+        ValueError: this kind of adapter cannot be added to the weights.
     """
     if not is_adapted(model):
         return model
@@ -370,7 +381,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
-    """Take peft's layers out of a model, in place; ``merge`` keeps what they do to its weights."""
+    """Remove peft's layers from a model, in place; ``merge`` keeps their effect on its weights."""
 
     def strip(module: nn.Module) -> None:
         for name, child in list(module.named_children()):
@@ -386,7 +397,7 @@ def _stripped(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
 
 
 def _plain_module(module: Any, merge: bool) -> nn.Module:
-    """Return what stood where one of peft's layers stands; any other module as it is."""
+    """Return the module that one of peft's layers wraps; any other module unchanged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -408,12 +419,12 @@ def _plain_module(module: Any, merge: bool) -> nn.Module:
 
 
 def save_pretrained(model: PreTrainedModel, directory: Path, lies_at: Path | None = None) -> None:
-    """Write what ``from_pretrained`` opens: an adapted model as adapters, with the model that it was in ``base``.
+    """Write a directory for ``from_pretrained``: an adapted model as adapters, with the original model in ``base``.
 
     Args:
         model: with or without adapters.
-        directory: exists already.
-        lies_at: where the directory is moved afterwards; peft finds the base of adapters by its path.
+        directory: an existing directory.
+        lies_at: the directory's final path, if it is moved afterwards; peft finds the base of adapters by its path.
     """
     with without_bars():
         if not is_adapted(model):

@@ -1,4 +1,4 @@
-"""Running a model with some of its modules' outputs given instead of computed."""
+"""Replacement of modules' outputs by given values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 
 
 @contextmanager
-def giving(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """Inside, the modules return ``output`` and compute nothing; afterwards they are as they were."""
+def fixed_output(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """Make modules return ``output`` without computing anything, while the block runs."""
+    # Only a ``forward`` that was set on the instance (accelerate does so) has to be restored; the class keeps its own.
     own = [module.__dict__.get("forward") for module in modules]
     for module in modules:
         module.forward = lambda *_, **__: output

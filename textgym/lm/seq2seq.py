@@ -16,19 +16,19 @@ from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from textgym.lm.backbones import tokens_first
-from textgym.lm.decoding import PrefixDecoder, Shown
+from textgym.lm.decoding import Observed, PrefixDecoder
 from textgym.lm.loading import accepted, is_encoder_decoder
 from textgym.types import IntArray
 
 
 def start_token(model: PreTrainedModel) -> int:
-    """What the decoder reads before the first token of a response.
+    """Return the token that the decoder reads before the first token of a response.
 
     Raises:
-        ValueError: the model is no encoder–decoder, or its configs name none.
+        ValueError: the model is not an encoder–decoder, or its configs define no such token.
     """
     if not is_encoder_decoder(model):
-        raise ValueError(f"{type(model).__name__} is no encoder–decoder; expected a model such as T5 or BART")
+        raise ValueError(f"{type(model).__name__} is not an encoder–decoder; expected a model such as T5 or BART")
     for config in (getattr(model, "generation_config", None), model.config):
         token = getattr(config, "decoder_start_token_id", None)
         if token is not None:
@@ -37,14 +37,14 @@ def start_token(model: PreTrainedModel) -> int:
 
 
 class Seq2SeqBackbone:
-    """Encoder and decoder, without the output head; one pass of each for a batch of sequences.
+    """Encoder and decoder without the output head; one pass of each for a batch of sequences.
 
-    The prompts' tokens are moved to the left, where models with learned positions expect them. What can be kept of a
-    frozen model is what the encoder gives.
+    The prompts' tokens are moved to the left, where models with learned positions expect them. If the encoder is
+    frozen, its output can be kept.
 
     Args:
         model: with or without its output head.
-        n_frozen: so many of the encoder's layers are frozen.
+        n_frozen: number of the encoder's layers that are frozen.
     """
 
     def __init__(self, model: PreTrainedModel, n_frozen: int = 0) -> None:
@@ -58,7 +58,7 @@ class Seq2SeqBackbone:
     def states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int, prefix: Tensor | None = None
     ) -> Tensor:
-        """As :meth:`textgym.lm.backbones.Backbone.states`."""
+        """Compute states; see :meth:`textgym.lm.backbones.Backbone.states`."""
         prompt, mask = _prompts(input_ids, attention_mask, prompt_length)
         kept = None if prefix is None or not self.keeps else prefix[:, : prompt.shape[1]]
         encoded = self._encode(prompt, mask) if kept is None else kept
@@ -66,7 +66,7 @@ class Seq2SeqBackbone:
         return self._decode(torch.cat([response.new_full((len(response), 1), self.start), response], 1), encoded, mask)
 
     def prefix(self, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor | None:
-        """``[n, L, d]`` what the encoder gives for prompts of up to L tokens; None if it is trained."""
+        """Return ``[n, L, d]``, the encoder's output for prompts of up to L tokens; None if the encoder is trained."""
         return self._encode(*_prompts(input_ids, attention_mask, prompt_length)) if self.keeps else None
 
     def inputs(self, input_ids: Tensor) -> dict[str, Any]:
@@ -84,7 +84,9 @@ class Seq2SeqBackbone:
     def _decode(self, ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = self.decoder(
             input_ids=ids,
-            attention_mask=torch.ones_like(ids),  # nothing looks to its right; without one, T5Gemma overlooks padding
+            # Padding is on the right, where causal attention does not reach. Without a mask, T5Gemma would make one
+            # from its PAD id, which a policy may have sampled.
+            attention_mask=torch.ones_like(ids),
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
@@ -93,14 +95,14 @@ class Seq2SeqBackbone:
 
 
 def _prompts(input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> tuple[Tensor, Tensor]:
-    """``[n, L]`` the prompts' tokens, moved to the left, and their mask."""
+    """Return ``[n, L]`` the prompts' tokens, moved to the left, and their mask."""
     mask = attention_mask[:, :prompt_length]
     prompt = tokens_first(input_ids[:, :prompt_length], mask)
     return prompt, (torch.arange(prompt.shape[1], device=mask.device) < mask.sum(1)[:, None]).long()
 
 
 class PromptLayer(CacheLayerMixin):
-    """One layer's keys and values of the prompts, ``[N, heads, P, d]`` each, allocated at the first use."""
+    """Cache layer with the keys and values of the prompts, ``[N, heads, P, d]`` each, allocated at the first use."""
 
     def __init__(self, memory: PromptMemory) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,8 +121,8 @@ class PromptLayer(CacheLayerMixin):
             buffer[self.memory.slots, :, : new.shape[2]] = new
         return key_states, value_states
 
-    def look(self) -> None:
-        """Show the model the slots that are decoded; it reads the attributes ``keys`` and ``values``."""
+    def select(self) -> None:
+        """Expose the slots that are decoded in the attributes ``keys`` and ``values``, which the model reads."""
         self.keys, self.values = (buffer[self.memory.slots, :, : self.memory.width] for buffer in self.buffers)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -134,45 +136,46 @@ class PromptLayer(CacheLayerMixin):
 
 
 class PromptMemory(Cache):
-    """What cross-attention reads of each slot's prompt: the encoder is run once when the slot begins.
+    """Cross-attention cache of the prompts: the encoder runs once per slot, when its episode begins.
 
     Args:
         n_slots: ``N``.
         prompt_length: ``P``.
-        device: the model's.
+        device: the model's device.
     """
 
     def __init__(self, n_slots: int, prompt_length: int, device: torch.device) -> None:
         super().__init__(layer_class_to_replicate=lambda: PromptLayer(self))  # type: ignore[arg-type]
         self.mask = torch.zeros(n_slots, prompt_length, dtype=torch.long, device=device)
-        self.states: Tensor | None = None  # what the encoder gave, [N, P, d]
+        self.states: Tensor | None = None  # encoder states, [N, P, d]
         self.slots = slice(0)
         self.width = 0
 
     def write(self, start: int, states: Tensor, mask: Tensor) -> None:
-        """Readies the slots from ``start`` on for prompts ``[k, w, d]``, whose keys and values come next."""
+        """Store prompts ``[k, w, d]`` in the slots from ``start`` on; the next pass adds their keys and values."""
         if self.states is None:
             self.states = states.new_zeros(*self.mask.shape, states.shape[-1])
+        # The next forward pass writes keys and values of these slots, so the selection stays until then.
         self.slots, self.width = slice(start, start + len(mask)), mask.shape[1]
         self.states[self.slots, : self.width] = states
         self.mask[self.slots] = 0
         self.mask[self.slots, : self.width] = mask
 
-    def look(self, n: int) -> None:
-        """Show the first n slots."""
+    def select(self, n: int) -> None:
+        """Select the first n slots for the next forward pass."""
         self.slots = slice(n)
         self.width = int(self.mask[:n].sum(1).max())
         for layer in self._prompt_layers():
-            layer.look()
+            layer.select()
 
     @property
-    def shown(self) -> tuple[Tensor, Tensor]:
-        """``[n, w, d]`` what the encoder gave for the slots that are shown, and its mask."""
+    def selected(self) -> tuple[Tensor, Tensor]:
+        """``[n, w, d]`` encoder states of the selected slots, and their mask."""
         assert self.states is not None
         return self.states[self.slots, : self.width], self.mask[self.slots, : self.width]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy slots over others."""
+        """Copy slots to other slots."""
         assert self.states is not None
         buffers = [buffer for layer in self._prompt_layers() for buffer in layer.buffers]
         for tensor in (self.states, self.mask, *buffers):
@@ -183,10 +186,10 @@ class PromptMemory(Cache):
 
 
 class Seq2SeqDecoder(PrefixDecoder):
-    """Follows the rows of a vector environment: a prompt goes to the encoder once, each token to the decoder once.
+    """Decoder for encoder–decoders: each prompt is encoded once, each response token decoded once.
 
-    To the cache a row is its response, behind the token that begins every response. The rest is
-    :class:`textgym.lm.decoding.PrefixDecoder`'s.
+    For the decoder's cache, a row is its response, preceded by the decoder's start token. All else is inherited from
+    :class:`textgym.lm.decoding.PrefixDecoder`.
 
     Args:
         model: an encoder–decoder.
@@ -204,17 +207,19 @@ class Seq2SeqDecoder(PrefixDecoder):
         self.encoder = model.get_encoder()
         self._optional = accepted(model, decoder_position_ids=True)
         self._positions = None if self._optional else _positional_embedding(model)
-        self._encoded: Callable[..., Any] = BaseModelOutput  # the class of what the encoder gives
+        self._encoded: Callable[..., Any] = BaseModelOutput  # the class of the encoder's output
 
-    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+    def _observe(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Observed:
         last = self.prompt_length - 1
-        shown = super()._shown(input_ids, attention_mask)
-        if not (shown.tokens[:, : last + 1] >= 0).any(1).all():
+        observed = super()._observe(input_ids, attention_mask)
+        if not (observed.tokens[:, : last + 1] >= 0).any(1).all():
             raise ValueError("an observation has no prompt; expected at least one token for the encoder")
-        read = shown.tokens.copy()
+        # To the decoder the last prompt column holds the start token, and all columns before it are empty. ``tokens``
+        # keeps the prompt, so that a change of it is noticed and the row prefilled.
+        read = observed.tokens.copy()
         read[:, :last], read[:, last] = -1, self.start
-        end = np.maximum(shown.end, last + 1)
-        return Shown(shown.tokens, end, end - last, read)
+        end = np.maximum(observed.end, last + 1)
+        return Observed(observed.tokens, end, end - last, read)
 
     def _forget(self) -> None:
         super()._forget()
@@ -224,24 +229,25 @@ class Seq2SeqDecoder(PrefixDecoder):
         super()._move(sources, targets)
         self.memory.move(sources, targets)
 
-    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
-        self.memory.look(len(kept))
-        return super()._decode(shown, kept)
+    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
+        self.memory.select(len(kept))
+        return super()._decode(observed, kept)
 
-    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
-        tokens = self._on_device(shown.tokens[anew, : self.prompt_length])
+    def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
+        tokens = self._on_device(observed.tokens[fresh, : self.prompt_length])
         prompt, mask = _prompts(tokens.clamp(min=0), (tokens >= 0).long(), self.prompt_length)
         encoded = self.encoder(input_ids=prompt, attention_mask=mask)
         self._encoded = type(encoded)
         self.memory.write(slot, encoded.last_hidden_state, mask)
-        return super()._prefill(shown, anew, slot)
+        return super()._prefill(observed, fresh, slot)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         cache = EncoderDecoderCache(self.cache, self.memory)
-        # A prefill starts at the column where reading starts, and brings prompts that have no keys yet.
+        # ``is_updated`` tells the model to reuse cached cross-attention keys. A prefill, which writes from the first
+        # column that it reads, brings new prompts without keys.
         prefilled = self.cache.window.start == self.cache.window.first
         cache.is_updated = {} if prefilled else dict.fromkeys(range(len(self.memory.layers)), True)
-        states, prompt_mask = self.memory.shown
+        states, prompt_mask = self.memory.selected
         with _row_positions(self._positions, positions):
             logits: Tensor = self.model(
                 encoder_outputs=self._encoded(last_hidden_state=states),
@@ -256,11 +262,15 @@ class Seq2SeqDecoder(PrefixDecoder):
 
 
 def _positional_embedding(model: PreTrainedModel) -> nn.Module | None:
-    """Return the decoder's, where it has one; None where positions are told by the distance between tokens."""
+    """Return the decoder's positional embedding; None if it has none, as with relative positions.
+
+    Raises:
+        ValueError: the embedding accepts no position ids.
+    """
     embedding = getattr(model.get_decoder(), "embed_positions", None)
     if embedding is not None and "position_ids" not in inspect.signature(embedding.forward).parameters:
         raise ValueError(
-            f"the positional embedding of {type(model).__name__} takes no position_ids, which rows that begin at "
+            f"the positional embedding of {type(model).__name__} accepts no position_ids, which rows that begin at "
             "different times need; expected one as BART's"
         )
     return embedding
@@ -268,12 +278,16 @@ def _positional_embedding(model: PreTrainedModel) -> nn.Module | None:
 
 @contextmanager
 def _row_positions(embedding: nn.Module | None, positions: Tensor) -> Iterator[None]:
-    """Inside, the decoder embeds these positions, ``[n, w]``; it would give all rows the same ones."""
+    """Make the decoder embed these positions, ``[n, w]``, while the block runs.
+
+    By itself it gives all rows the same.
+    """
     if embedding is None:
         yield
         return
 
     def of_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Tensor) -> Tensor:
+        # One call embeds all positions that occur; each row then takes its own. Calling ``forward`` skips this hook.
         every = torch.arange(int(positions.max()) + 1, device=positions.device)
         table: Tensor = module.forward(*args, **{**kwargs, "position_ids": every})
         return table.reshape(len(every), -1)[positions]

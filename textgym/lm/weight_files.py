@@ -1,4 +1,4 @@
-"""Weights that textgym opens: safetensors, which hold numbers alone. A pickle is a program, so none is read."""
+"""Check that weights are safetensors, which hold only numbers; a pickle is a program, so textgym opens none."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 SAFE = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
-"""File names of other formats of weights; what merely lies beside safetensors is left alone."""
+"""File names of other weight formats; they are ignored if safetensors lie next to them."""
 
 
 def check_weight_files(source: str | Path) -> None:
-    """Refuses a directory that would lead transformers or peft to weights in a pickle.
+    """Reject a directory that would lead transformers or peft to weights in a pickle.
 
     Args:
-        source: a directory; a hub id passes, as ``use_safetensors=True`` is asked of the hub.
+        source: a directory. A hub id passes; for hub downloads ``use_safetensors=True`` applies.
 
     Raises:
-        ValueError: its weights lie in another format, or its index or config names such a file.
+        ValueError: the weights are in a different format, or the index or config names such a file.
     """
     directory = Path(source)
     if not directory.is_dir():
@@ -40,18 +40,18 @@ def check_weight_files(source: str | Path) -> None:
 
 
 def _refuse(directory: Path, expected: str) -> None:
-    """ValueError where weights of another format lie in the place of those that are expected."""
+    """Raise ValueError if weights of a different format lie where the expected file should be."""
     found = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
     if found:
         raise ValueError(
             f"{str(directory)!r} has its weights in {found[0]} and no {expected}. textgym opens safetensors alone, as "
             "a pickle is a program that would run. If you trust its source, open it with transformers' or peft's "
-            "from_pretrained and write it anew with save_pretrained, which makes safetensors"
+            "from_pretrained and save it again with save_pretrained, which writes safetensors"
         )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON object; empty where there is none, as whatever opens the directory will say what is wrong."""
+    """Read a JSON object; return an empty one if that fails, as opening the model will report the problem."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.agents.dpo_settings import DPOSettings
+from textgym.agents.offline.dpo_settings import DPOSettings
 from textgym.commands.configs.shared import (
     EvalEpisodes,
     Log,

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from textgym.agents.settings import SETTINGS, ClipSettings, Common, Settings, find_settings, setting_names
-from textgym.lm.settings import Sampling
+from textgym.lm.sampling import Sampling
 
 Base = TypeVar("Base")
 

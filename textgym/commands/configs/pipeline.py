@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import (
     DEFAULT_ALGORITHM,
     Hyperparameters,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.shared import (
     DemonstrationCount,
     EvalEpisodes,

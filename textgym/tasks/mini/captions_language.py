@@ -1,7 +1,7 @@
-"""The tables and sentences of the captions task: players, and what a table row says of each.
+"""Tables and sentences of the captions task: players, and what a table row says about each.
 
-A column has its values and the phrases that state them. The sentences are made of these phrases and of nothing
-else, so that a reader, like the gold reward, can tell what a sentence states.
+A column has its values and the phrases that state them. The sentences consist only of these phrases, so that a reader,
+like the gold reward, can determine which cells a sentence states.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Header -> the values that its cells may have."""
 
-# How a sentence states a cell: with a verb, or behind another cell's verb.
+# Phrases that state a cell: with a verb, or added to another cell's verb.
 _MAIN: Mapping[str, Sequence[str]] = {
     "job": ("works as a {job}",),
     "home": ("lives in {home}", "has a house in {home}"),
@@ -52,7 +52,7 @@ PHRASES: Mapping[str, Sequence[str]] = {
 
 
 def _with_additions() -> Iterator[str]:
-    """Phrases that state two cells."""
+    """Yield phrases that state two cells."""
     for header, added in _ADDITIONS.items():
         for phrase in _MAIN[header]:
             yield from (f"{phrase} {_ADDED[other]}" for other in added)

@@ -1,7 +1,7 @@
-"""The scenes of the concepts task: one or two sentences of somebody who does something somewhere.
+"""Scenes of the concepts task: one or two sentences about somebody who does something somewhere.
 
-Every part of a scene can be told by a concept word ("the baker", "threw", "a red ball", "in the park") or by
-words that say nothing ("somebody", "wanted", "something", ""), so that there is a scene for any choice of concepts.
+Every part of a scene can be expressed by a concept word ("the baker", "threw", "a red ball", "in the park") or by words
+without content ("somebody", "wanted", "something", ""), so that there is a scene for any choice of concepts.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "thing": words.THING,
     "place": words.ROOM,
 }
-"""Kind -> the concepts of this kind. No two kinds share a word."""
+"""Kind -> its concepts. No two kinds share a word."""
 
 PREPOSITIONS = ("in", "near", "to")
 NEUTRAL_VERBS = ("was", "saw", "wanted", "needed", "left")
-"""Verbs that are no concepts, and yet make a sentence."""
+"""Verbs that are no concepts, but complete a sentence."""
 
 _SCENES: Rules = {
     "scene": [
@@ -78,7 +78,7 @@ _PROMPTS: Rules = {
 }
 
 FREE: Mapping[str, tuple[str, ...]] = {"companion": words.COMPANION, "day": words.DAY}
-"""Slots that tell no concept -> their words."""
+"""Slots that express no concept -> their words."""
 
 # The words of each kind as the scenes need them.
 _FORMS: Rules = {
@@ -98,7 +98,7 @@ SCENES = skeletons(
     "scene",
     {**{kind: kind for kind in KINDS if kind != "verb"}, "did": "verb", "doing": "verb", "a thing": "thing"},
 )
-"""Kinds of concept -> the scenes that have room for one of each."""
+"""Kinds of concept -> the scenes with one slot for each."""
 
 
 def forms(concepts: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The utterances of the dialogues: one table of templates writes them, and a grammar of the same table reads them.
+"""Utterances of the dialogues: one table of templates generates them, and a grammar of the same table recognises them.
 
 Braces stand for a word of a topic (``TOPICS``), or for an opener (``OPENERS``).
 """
@@ -11,7 +11,7 @@ from textgym.tasks.grammar import Grammar
 from textgym.tasks.mini.words import COMPANION, DAY, FIRST_NAME, ROOM, THING
 
 TOPICS: Mapping[str, tuple[str, ...]] = {"day": DAY, "room": ROOM, "thing": THING, "companion": COMPANION}
-"""What a dialogue may be about, and the words that name it."""
+"""Topics of dialogues, and their words."""
 
 OPENERS: Mapping[str, tuple[str, ...]] = {
     "yes": ("Gladly", "Of course", "Sure", "Yes"),
@@ -20,9 +20,9 @@ OPENERS: Mapping[str, tuple[str, ...]] = {
 
 ACCEPTING = frozenset({"course", "gladly", "sure", "yes"})
 REFUSING = frozenset({"cannot", "no", "not", "sorry"})
-"""The words that tell, in any sentence, that its speaker accepts or refuses."""
+"""Words that mark any sentence as accepting or refusing."""
 
-# What the one who gets the reply has said last.
+# Last turn of the person who gets the reply.
 PROPOSALS = (
     "Shall we meet in the {room} on {day}?",
     "Shall we meet my {companion} in the {room}?",
@@ -39,7 +39,7 @@ PROPOSALS = (
     "Let us give the {thing} to my {companion}.",
 )
 
-# What the one who replies may have said before.
+# Possible earlier turn of the person who replies.
 REMARKS = (
     "I am free on {day}.",
     "I am in the {room}.",
@@ -100,7 +100,7 @@ REPLIES: Mapping[str, tuple[str, ...]] = {
         "How long will your {companion} stay?",
     ),
 }
-"""Intent -> the sentences that have it."""
+"""Intent -> its sentences."""
 
 LANGUAGE = Grammar(
     {
@@ -117,4 +117,4 @@ LANGUAGE = Grammar(
     },
     start="dialogue",
 )
-"""Whole dialogues. A reply is one sentence or two, of whatever intent, about whatever topic."""
+"""Whole dialogues. A reply is one sentence or two, of any intent and topic."""

@@ -1,11 +1,11 @@
-"""The sentences of the film reviews: a grammar over the words of ``reviews_lexicon``.
+"""Sentences of the film reviews: a grammar over the words of ``reviews_lexicon``.
 
-A review is an opening and about two short sentences of judgement. Its prompt ends after the opening, or in
-the midst of the first judgement, before any sentiment has been expressed.
+A review is an opening and about two short sentences of judgement. Its prompt ends after the opening, or in the middle
+of the first judgement, before any sentiment has been expressed.
 
-In names of symbols ``+`` stands for one polarity and ``-`` for the other. What is written for ``+`` is
-mirrored, so praise and blame are equally likely and worded alike. ``~+`` means usually ``+``: what a review
-says hangs together by habit, not by a law of grammar, and a change of heart is still a sentence.
+In names of symbols ``+`` is one polarity and ``-`` the other. Rules for ``+`` are mirrored, so praise and blame are
+equally likely and worded alike. ``~+`` means usually ``+``: sentences of a review tend to agree, but the grammar also
+permits a change of opinion.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from textgym.tasks.mini.words import article, third_person
 WeightedRules: TypeAlias = Mapping[str, Mapping[str, float]]
 
 CUT = "|"
-"""Where the prompt ends in texts of "cut review" and "praise"; it stands in no review."""
+"""Marks the end of the prompt in texts of "cut review" and "praise"; no review contains it."""
 
-# Where prompts end -> how many do: after the opening, or within the first judgement, so that the continuation
-# has to agree with a subject ("The plot", "The songs", "Anna Keller", "My sister").
+# End of the prompt -> weight: after the opening, or within the first judgement, so that the continuation has to agree
+# with a subject ("The plot", "The songs", "Anna Keller", "My sister").
 _CUTS = {"opening": 5, "thing": 3, "things": 2, "name": 1, "companion": 1}
 
 # How much more often ``~+`` is ``+`` than ``-``.
@@ -32,12 +32,12 @@ _HABIT = 9
 
 
 def _usually(*names: str) -> WeightedRules:
-    """For each name the rule ``~+name``: mostly of the polarity that it names."""
+    """Make for each name the rule ``~+name``: mostly of the polarity that it names."""
     return {f"~+{name}": {f"{{+{name}}}": _HABIT, f"{{-{name}}}": 1} for name in names}
 
 
 def _vocabulary(sign: str, forms: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[str]]:
-    """Return the words of one polarity as rules, with the forms that sentences need, and the words they prefer."""
+    """Return the words of one polarity as rules, with inflected forms and preferred neutral words."""
     return {
         **{sign + part_of_speech: lemmas for part_of_speech, lemmas in forms.items()},
         f"{sign}an adjective": [article(word) for word in forms["adjective"]],
@@ -52,7 +52,7 @@ def _vocabulary(sign: str, forms: Mapping[str, tuple[str, ...]]) -> dict[str, Se
 
 
 def _mirrored(rules: WeightedRules) -> WeightedRules:
-    """Return the rules and their mirror images, in which ``+`` and ``-`` have changed places."""
+    """Return the rules and their mirror images, with ``+`` and ``-`` exchanged."""
     swap = str.maketrans("+-", "-+")
     mirror = {
         name.translate(swap): {text.translate(swap): weight for text, weight in productions.items()}
@@ -107,7 +107,7 @@ _JUDGEMENTS: WeightedRules = {
     },
 }
 
-# The first judgement, or what a prompt that breaks off within it leaves to say.
+# The first judgement, or its rest after a prompt that ends within it.
 _FIRST: WeightedRules = {
     "+first opening": {" {+sentence}": 8, " {+mixed}": 1, " {fact}": 1},
     "+first thing": {" {+is}.": 1},
@@ -116,7 +116,7 @@ _FIRST: WeightedRules = {
     "+first companion": {" {+loved} {part}.": 1},
 }
 
-# At most two more sentences. Whatever their kinds and polarities, they may follow each other.
+# At most two more sentences. Sentences of all kinds and polarities may follow each other.
 _COMPOSITION: WeightedRules = {
     "+after": {"": 1, "{~+next}": 10, "{~+next}{+last}": 5},
     "+next": {" {+sentence}": 8, " {turn}, {-clause}.": 4, " {+mixed}": 0.5, " {fact}": 1},
@@ -258,4 +258,4 @@ LANGUAGE = Grammar(
     },
     start="review",
 )
-"""The reviews. "cut review" marks the end of the prompt; "praise" does so too, and ends favourably."""
+"""Reviews. "cut review" marks the end of the prompt; "praise" does so too, and is favourable."""

@@ -1,8 +1,8 @@
-"""The words of the film reviews, by part of speech. Data only: ``reviews_language`` has the sentences.
+"""Words of the film reviews, by part of speech. This module is data only: ``reviews_language`` has the sentences.
 
-``GOOD`` and ``BAD`` hold the words that carry sentiment, under the same parts of speech (the verbs of advice
-apart); all others are neutral. A good word is good, and a bad word bad, in every sentence, so that a reader can
-check a score by eye.
+``GOOD`` and ``BAD`` hold the words that carry sentiment, under the same parts of speech (except for the verbs of
+advice); all others are neutral. A good word is good, and a bad word bad, in every sentence, so that a score can be
+checked by eye.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ BAD: Mapping[str, tuple[str, ...]] = {
 
 NEGATIONS = ("not", "never", "hardly", "far from")
 NEGATORS = (*NEGATIONS, "no", "less", "cannot")
-"""All words that turn the sentiment of the next sentiment word; ``NEGATIONS`` also fit after "is"."""
+"""All words that invert the next sentiment word; ``NEGATIONS`` also fit after "is"."""
 
-# What a review judges. Two groups, so that a contrast never sets a thing against itself.
+# Aspects that a review judges, in two groups, so that a contrast never compares an aspect with itself.
 TALE = words("climax dialogue ending finale mystery opening pacing plot premise romance script story")
 CRAFT = words("acting cast direction editing lighting music photography sound soundtrack staging")
 TALES = words("characters flashbacks heroes quarrels scenes speeches twists villains")
@@ -64,7 +64,7 @@ MOMENT = words("chapter frame gesture line minute moment scene shot song")
 
 PLAIN = words("familiar modern modest odd old plain quiet serious simple sober strange traditional unusual")
 
-# Neutral words that praise ("+") and blame ("-") prefer, as people do: "simply superb" but "rather dull".
+# Neutral words that are more frequent in praise ("+") or blame ("-"), as in English: "simply superb", "rather dull".
 DEGREE = {"+": words("always really simply truly"), "-": words("mostly often rather soon")}
 WHOM = {
     "+": ("everyone", "the audience", "the children", "the whole family"),

@@ -1,8 +1,8 @@
-"""An invented language, the events it tells of, and how they read in it and in English.
+"""Invented language, the events that its sentences describe, and their translation into English.
 
-The language is regular throughout. A sentence is: the place, if one is told; the two participants, either of them
-first; the verb; a particle for the tense. A participant is a noun, its adjective if it has one, and a particle
-that says whether it acts or is acted upon, and whether it is one or many.
+The language is regular throughout. A sentence consists of the place, if given; the two participants, in either order;
+the verb; and a particle for the tense. A participant is a noun, its adjective if it has one, and a particle that marks
+whether it acts or is acted upon, and whether it is singular or plural.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _IRREGULAR_PAST = {"bite": "bit", "see": "saw"}
 
 
 class Participant(NamedTuple):
-    """Who acts or is acted upon; ``adjective`` may be empty."""
+    """Participant that acts or is acted upon; ``adjective`` may be empty."""
 
     noun: str
     adjective: str
@@ -85,7 +85,7 @@ class Participant(NamedTuple):
 
 @dataclass(frozen=True)
 class Event:
-    """What a sentence tells, in English words; ``place`` may be empty."""
+    """Content of a sentence, in English words; ``place`` may be empty."""
 
     subject: Participant
     object: Participant
@@ -108,7 +108,7 @@ def foreign(event: Event, *, object_first: bool) -> str:
 
 
 def english(event: Event) -> str:
-    """Return the event in English, behind a space.
+    """Return the event in English, with a leading space.
 
     >>> cat, dogs = Participant("cat", "", SINGULAR), Participant("dog", "old", PLURAL)
     >>> english(Event(dogs, cat, "see", "past", "park"))
@@ -118,7 +118,7 @@ def english(event: Event) -> str:
 
 
 def parse(text: str) -> Event | None:
-    """Return the event of which ``text`` is the English sentence; None where it is not, to the letter, a sentence."""
+    """Return the event of the English sentence ``text``; None if it is not exactly a sentence."""
     match = _SENTENCE.fullmatch(text)
     if match is None:
         return None
@@ -131,7 +131,7 @@ def parse(text: str) -> Event | None:
 
 
 def swapped(event: Event) -> str:
-    """Return the event's English sentence with its participants interchanged, and no word changed.
+    """Return the event's English sentence with its participants exchanged, and no word changed.
 
     >>> cat, dogs = Participant("cat", "", SINGULAR), Participant("dog", "old", PLURAL)
     >>> swapped(Event(dogs, cat, "see", "past", "park"))
@@ -141,7 +141,7 @@ def swapped(event: Event) -> str:
 
 
 def _sentence(event: Event, before_verb: Participant, behind_verb: Participant) -> str:
-    """English words in their order; the verb agrees with the event's subject, wherever that stands."""
+    """Return the English sentence; the verb agrees with the event's subject, even if that comes after it."""
     verb = _verb_form(event.verb, event.tense, event.subject.number)
     place = f" in the {event.place}" if event.place else ""
     return f" The {_english_participant(before_verb)} {verb} the {_english_participant(behind_verb)}{place}."
@@ -161,7 +161,7 @@ def _noun_form(noun: str, number: str) -> str:
 
 
 def _verb_form(verb: str, tense: str, number: str) -> str:
-    """``verb`` as it follows a subject of this number."""
+    """Inflect ``verb`` for its tense and the number of its subject."""
     if tense == "future":
         return f"will {verb}"
     if tense == "past":

@@ -1,4 +1,4 @@
-"""Words that several mini tasks share: the fewer there are, the smaller is the model that knows them all."""
+"""Words that several mini tasks share: with fewer words, a smaller model knows them all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 
 def words(text: str) -> tuple[str, ...]:
+    """Split a text into words."""
     return tuple(text.split())
 
 
@@ -41,22 +42,22 @@ NUMBER = words(
 
 
 def article(noun: str) -> str:
-    """``noun`` behind its indefinite article."""
+    """Return ``noun`` with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def third_person(verb: str) -> str:
-    """``verb`` as it follows a singular subject."""
+    """Return ``verb`` in the third person singular."""
     return f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s"
 
 
 def plural(noun: str) -> str:
-    """``noun`` in the plural."""
+    """Return ``noun`` in the plural."""
     if noun == "sheep":
         return noun
     return f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """Draw one of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
