@@ -229,7 +229,7 @@ def test_a_setting_of_another_algorithm_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "argument"), [("beta", "beta"), ("temperature", "sampling"), ("lora", "policy_kwargs")]
+    ("name", "argument"), [("kl_coef", "beta"), ("temperature", "sampling"), ("lora", "policy_kwargs")]
 )
 def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: str) -> None:
     with pytest.raises(TypeError, match=f"has no setting '{name}'; did you mean '{argument}'"):
