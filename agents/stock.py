@@ -32,7 +32,7 @@ from textgym.agents.policy.lm_policy import make_value
 from textgym.lm.agreement import check_agreement
 from textgym.lm.behaviour import Behaviour
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import (
+from textgym.lm.files.loading import (
     accepted,
     cache_argument,
     context_length,

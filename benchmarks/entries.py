@@ -36,15 +36,15 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import ALGORITHMS
 from textgym.agents.settings import Settings, make_settings
 from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
-from textgym.lm.loading import ModelSource, load_causal_lm
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
+from textgym.lm.files.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.names import suggest
-from textgym.rewards.imports import import_named
+from textgym.rewards.specs.imports import import_named
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 CURVE_POINTS = 50
 VALIDATED = 128  # references that plain imitation is validated on

@@ -16,8 +16,8 @@ from textgym.rewards.functions import (
     check_columns,
     check_signature,
     reward_name,
+    trainable,
 )
-from textgym.rewards.scores import trainable
 from textgym.types import Prompt, Score
 
 Part: TypeAlias = "Reward | tuple[Reward, float]"

@@ -1,19 +1,251 @@
-"""Safe calls of reward functions: a mistake becomes an error that names the reward, never a training signal."""
+"""Calls of reward functions: their signature, their execution within a time limit, and checks of what they return."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 import copy
 import functools
 import inspect
+import math
+import numbers
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import numpy as np
+import torch
 
 from textgym.names import suggest
-from textgym.rewards.running import FAILURES, IN_FLIGHT, OvertimeError, Raised, await_all, call_in_time
-from textgym.rewards.scores import as_list, as_score
+from textgym.numbers import LARGEST_FLOAT
 from textgym.types import Score
+
+T = TypeVar("T")
+
+IN_FLIGHT = 8
+"""Awaitables that run at the same time."""
+
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+"""Exceptions that count as a failure of the code that was called; KeyboardInterrupt is the user's, and passes."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Exception that an awaitable raised instead of returning a result."""
+
+    error: BaseException
+
+
+class OvertimeError(Exception):
+    """Time limit of a call exceeded.
+
+    Attributes:
+        which: the index of the call among those that ran together.
+    """
+
+    def __init__(self, which: int) -> None:
+        super().__init__(which)
+        self.which = which
+
+
+def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
+    """Call a function; with a limit in a daemon thread, which is abandoned when the time is over.
+
+    Raises:
+        OvertimeError: the function did not return in time.
+    """
+    if seconds is None:
+        return function()
+    return _in_thread(function, {0: time.monotonic()}, seconds)
+
+
+def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None) -> list[Any]:
+    """Await ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
+
+    This also works if an event loop already runs in this thread, as in a notebook.
+
+    Args:
+        awaitables: the awaitables.
+        seconds: time limit of each, counted from its start; None for no limit.
+
+    Returns:
+        ``N`` results, in their order; :class:`Raised` for those that raised.
+
+    Raises:
+        OvertimeError: one took too long; the others are cancelled.
+    """
+    begun: dict[int, float] = {}  # start times of those in flight
+    places: dict[asyncio.Task[Any] | None, int] = {}
+    whole: list[asyncio.Task[Any]] = []
+
+    async def one(i: int, awaitable: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
+        places[asyncio.current_task()] = i
+        try:
+            async with gate:
+                begun[i] = time.monotonic()
+                return await awaitable
+        except FAILURES as error:
+            return Raised(error)
+        finally:
+            begun.pop(i, None)
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # a coroutine that was cancelled before it started would warn
+
+    async def every() -> list[Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        whole.append(task)
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        return await asyncio.gather(*(one(i, awaitable, gate) for i, awaitable in enumerate(awaitables)))
+
+    if seconds is None and not _loop_runs():
+        return asyncio.run(every())
+    try:
+        return _in_thread(lambda: asyncio.run(every()), begun, seconds)
+    except OvertimeError as late:
+        loop = whole[0].get_loop()
+        # A task that blocks the loop also delays older tasks, whose limits may run out first. The error must name the
+        # task that the loop is executing.
+        blocking = asyncio.current_task(loop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
+            loop.call_soon_threadsafe(whole[0].cancel)
+        raise OvertimeError(places.get(blocking, late.which)) from None
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
+    """Run a function in a daemon thread, which does not keep the process from ending.
+
+    Args:
+        function: the function.
+        begun: start times of its parts that still run; it may change in the meantime.
+        seconds: time limit of each part.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # Context variables (of tracing, say) are per thread; the copy gives the reward those of its caller.
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="textgym-reward", daemon=True).start()
+    while not outcome.done():
+        left = None
+        if seconds is not None:
+            now = time.monotonic()
+            which, since = min(dict(begun).items(), key=lambda part: part[1], default=(0, now))
+            left = since + seconds - now
+            if left <= 0:
+                raise OvertimeError(which)
+        wait([outcome], left)
+    return outcome.result()
+
+
+def as_list(result: Any, count: int) -> list[Any]:
+    """Return the ``count`` entries of a list, a tuple, an array or a tensor.
+
+    Raises:
+        TypeError, ValueError: the value is none of these, has a different number of entries, or cannot be read.
+    """
+    try:
+        values = _plain(result)
+    except ValueError as error:
+        raise ValueError(f"must return a list with one score for each completion, {error}") from error
+    if not isinstance(values, list | tuple):
+        raise TypeError(
+            f"must return a list with one score for each completion, got {type(result).__name__}: {shown(result)}"
+        )
+    if len(values) != count:
+        raise ValueError(
+            f"must return one score for each of the {count} completions, got {len(values)}; give None where it does "
+            "not apply"
+        )
+    return list(values)
+
+
+def as_score(value: Any, tokens: int) -> Score:
+    """Convert one entry to a score: a float, a list of ``tokens`` floats, or None.
+
+    Raises:
+        TypeError, ValueError: the value is not a number that float32 can hold, cannot be read, or is a list of the
+            wrong length.
+    """
+    if type(value) is float:  # the common case, kept fast
+        return trainable(value)
+    value = _plain(value)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        return as_number(value)
+    if len(value) != tokens:
+        raise ValueError(f"a dense score has one number for each sampled token, expected {tokens}, got {len(value)}")
+    return [as_number(entry) for entry in value]
+
+
+def as_number(value: Any) -> float:
+    """Return a float that float32 can hold.
+
+    Raises:
+        TypeError, ValueError: the value is no such number.
+    """
+    value = _plain(value)
+    if not isinstance(value, numbers.Real | np.bool_):
+        raise TypeError(f"expected a number, a list of numbers or None, got {type(value).__name__}: {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(
+            f"expected a finite number, got one of type {type(value).__name__} that is too large for a float"
+        ) from error
+    return trainable(number)
+
+
+def trainable(number: float) -> float:
+    """Return the number if float32 can hold it.
+
+    Raises:
+        ValueError: it is NaN, infinite, or beyond float32.
+    """
+    if not abs(number) <= LARGEST_FLOAT:  # negated, so that NaN is rejected too
+        why = f", which float32 cannot hold (at most {LARGEST_FLOAT:.2g})" if math.isfinite(number) else ""
+        raise ValueError(f"expected a finite number, got {number}{why}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of a value's ``repr``, if it has one."""
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # e.g. for an integer of thousands of digits
+        return "(cannot be shown)"
+
+
+def _plain(value: Any) -> Any:
+    """Convert arrays and tensors to Python numbers and lists; other values are returned unchanged."""
+    if not isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value
+    try:
+        return value.tolist()
+    except (RuntimeError, TypeError) as error:  # a tensor on the meta device has no numbers, a sparse one no list
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"got a {type(value).__name__} that cannot be read ({reason}); return numbers, or a dense tensor"
+        ) from error
+
 
 Scores: TypeAlias = Sequence[Score] | Awaitable[Sequence[Score]]
 Reward: TypeAlias = Callable[..., Scores]
@@ -161,7 +393,7 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
     """Score a batch with several rewards.
 
     A coroutine function is called with parts of a large batch. The calls of all async rewards are awaited together, up
-    to :data:`textgym.rewards.running.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
+    to :data:`textgym.rewards.functions.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
     offending completion.
 
     Args:

@@ -15,7 +15,7 @@ from textgym.agents import forgetting
 from textgym.agents.offline.data import Demonstration
 from textgym.cli import main
 from textgym.commands.pretraining import read_texts
-from textgym.lm.loading import load_lm
+from textgym.lm.files.loading import load_lm
 from textgym.lm.trunk import Trunk
 from textgym.reports.comparison import compare
 from textgym.runs import alignment_tax

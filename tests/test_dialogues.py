@@ -18,7 +18,7 @@ from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
 from textgym.cli import main
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards import Judgement, RewardModel, read_preferences
 from textgym.tokenization import chat_renderer, render_chat, reply_text

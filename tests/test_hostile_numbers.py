@@ -30,13 +30,13 @@ from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.registry import ALGORITHMS
 from textgym.agents.settings import Common
 from textgym.commands.configs.hyperparameters import hyperparameters_class
-from textgym.lm.lora import add_lora
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_maker
 from textgym.rewards.compose import compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL
-from textgym.rewards.settings import FitSettings, RewardModelSettings
-from textgym.vector import TokenVectorEnv
+from textgym.rewards.models.settings import FitSettings, RewardModelSettings
 
 FILLERS: dict[Any, Any] = {Path: Path("x"), str: "x", tuple[Path, ...]: (Path("x"),)}
 

@@ -21,12 +21,12 @@ from textgym.agents.loop.evaluation import play, sample_responses, samples
 from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
 from textgym.agents.offline.pretraining import encode_texts
 from textgym.env import TokenEnv
+from textgym.env.mdp import TokenMDP
 from textgym.lm.trunk import Trunk
-from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.registration import named_rewards
 from textgym.rewards import EvaluateReward, RewardModel, distinct, length, repetition
-from textgym.rewards.training import encode_preferences
+from textgym.rewards.models.training import encode_preferences
 from textgym.tasks.task import per_text
 from textgym.tokenization import (
     decode_response,

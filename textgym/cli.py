@@ -33,9 +33,9 @@ from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
 from textgym.commands.flags import config_class, with_names_of_today
+from textgym.env.rendering import PrintableStream, printable
 from textgym.files import read_text
 from textgym.numbers import SettingError
-from textgym.rendering import PrintableStream, printable
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed, read_placed_rows
 from textgym.tokenization import encode_content, is_conversation, render_chat, warn_of_special_strings, words_of
-from textgym.types import IntArray, Messages, Prompt, SpecialTokens, Truncation
+from textgym.types import Messages, Prompt, SpecialTokens, Truncation
 
 
 def read_prompts(
@@ -156,27 +154,3 @@ def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:
 def plain_content(content: str | Messages) -> str | list[dict[str, str]]:
     """Return a prompt's content in the types that JSON writes and reads."""
     return content if isinstance(content, str) else [dict(message) for message in content]
-
-
-def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
-    """Return the prompt of each episode: every prompt once per epoch, each epoch in its own order.
-
-    This is a pure function of its arguments, so a resumed run needs only its episode counter.
-
-    Args:
-        seed: the run's seed.
-        n_prompts: number of prompts.
-        episodes: ``[n]`` running numbers.
-
-    Returns:
-        ``[n]`` indices in ``[0, n_prompts)``.
-    """
-    # Episode e is number e mod n of its epoch's permutation.
-    return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
-    # Seeded by the pair, so that any epoch can be computed without those before it.
-    order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
-    return order

@@ -12,18 +12,18 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.single import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.names import suggest
 from textgym.numbers import LARGEST, SettingError, count, finite, random_seed, shown
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task, TextMetric
 from textgym.types import completion_text
-from textgym.vector import TokenVectorEnv
 
 Maker: TypeAlias = Task | Callable[..., Any]
 """A task; a function that returns one; or a class whose instances are tasks, or have a ``build()`` that returns one."""
@@ -220,7 +220,7 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
             signature; ``"rm:DIR"``, ``"module:function"`` or the name of a built-in, several as in ``"length,0.1
             gold"``; or a list of them, or of ``(reward, weight)``.
         split: the split of its prompts.
-        overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
+        overrides: further fields of :class:`textgym.env.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
     named = named_rewards(task)
     fields: dict[str, Any] = {

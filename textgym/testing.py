@@ -24,9 +24,9 @@ from gymnasium.envs.registration import EnvCreator, EnvSpec
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from textgym.env import TokenEnv
-from textgym.lm.loading import check_fits, load_causal_lm
-from textgym.mdp import reward_columns
+from textgym.env.mdp import reward_columns
+from textgym.env.single import TokenEnv
+from textgym.lm.files.loading import check_fits, load_causal_lm
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.functions import Reward, call_reward, check_signature
 from textgym.tasks.task import Task

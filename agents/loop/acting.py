@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from textgym.agents.loop.checkpoint import read_state
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.lm.behaviour import NucleusMask
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 
 MASK_MODEL = "mask_model"
 """The name under which a checkpoint keeps the model of NLPO's mask."""

@@ -14,8 +14,8 @@ from textgym.agents.functional.stop_rules import LEAST, Row, StopRules, best_row
 from textgym.agents.loop.evaluation import Report, evaluate
 from textgym.agents.loop.kept import NUMBERED, copy_checkpoint, prune, saved_iteration
 from textgym.agents.loop.slots import env_attribute, is_vector
+from textgym.env.mdp import TokenMDP
 from textgym.files import settle, settle_all
-from textgym.mdp import TokenMDP
 from textgym.progress import Progress, short
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.kl import AdaptiveKL

@@ -32,13 +32,13 @@ from textgym.agents.offline.pretraining import check_same
 from textgym.agents.policy.lm_policy import SeparateValue, ValueHead
 from textgym.agents.policy.reference import save_reference, saved_reference
 from textgym.files import read_json, replaced_directory, verify_manifest, write_json
-from textgym.lm.bars import without_bars
+from textgym.lm.files.bars import without_bars
+from textgym.lm.files.loading import own_memory
+from textgym.lm.files.weights import check_weight_files
 from textgym.lm.guards import check_trained
-from textgym.lm.loading import own_memory
-from textgym.lm.lora import save_pretrained
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
+from textgym.lm.parts.lora import save_pretrained
 from textgym.lm.sampling import Sampling
-from textgym.lm.weight_files import check_weight_files
 from textgym.numbers import LARGEST_RATE, finite, plain
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.tokenization import write_turn_end

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from textgym.agents.loop.slots import env_attribute
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.lm.agreement import check_backward
-from textgym.lm.loading import check_fits
+from textgym.lm.files.loading import check_fits
 from textgym.lm.sampling import Sampling
 from textgym.numbers import plain
 from textgym.rewards.kl import FixedKL, KLController

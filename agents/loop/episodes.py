@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +19,6 @@ from textgym.agents.functional.objectives import Advantages
 from textgym.agents.loop.slots import Final, Observation, Slots, SlotStep
 from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
 from textgym.lm.trunk import Trunk
-from textgym.prompts import prompt_order
 from textgym.rewards.functions import Batch
 from textgym.rewards.kl import shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
@@ -391,3 +391,27 @@ def minibatches(
                 kept=None if kept is None else kept[rows][:, :longest].to(device),
                 prefix=None if scored.prefix is None else scored.prefix[rows.to(scored.prefix.device)],
             )
+
+
+def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
+    """Return the prompt of each episode: every prompt once per epoch, each epoch in its own order.
+
+    This is a pure function of its arguments, so a resumed run needs only its episode counter.
+
+    Args:
+        seed: the run's seed.
+        n_prompts: number of prompts.
+        episodes: ``[n]`` running numbers.
+
+    Returns:
+        ``[n]`` indices in ``[0, n_prompts)``.
+    """
+    # Episode e is number e mod n of its epoch's permutation.
+    return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
+    # Seeded by the pair, so that any epoch can be computed without those before it.
+    order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
+    return order

@@ -14,8 +14,8 @@ from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.slots import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.lm.trunk import Trunk
-from textgym.mdp import TokenMDP
 from textgym.numbers import count, random_seed
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.kl import exact_kl

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv, find_action_masks, find_attribute
 from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, FloatArray, IntArray
-from textgym.vector import TokenVectorEnv, find_action_masks, find_attribute
 
 InfoDict = dict[str, Any]
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.agents.offline.data import Demonstration, encode_demonstrations
 from textgym.agents.offline.pretraining import pretraining_loss
-from textgym.lm.loading import context_length
+from textgym.lm.files.loading import context_length
 from textgym.lm.trunk import Trunk
 
 Texts: TypeAlias = Mapping[str, Sequence[Demonstration]]

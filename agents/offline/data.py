@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from textgym.prompts import cut_left, encode_prompt, encode_prompts
-from textgym.rewards.preferences import Judgement, best_completion, parse_preference, preference_layout
+from textgym.rewards.labels.preferences import Judgement, best_completion, parse_preference, preference_layout
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
 from textgym.tasks.task import Task
 from textgym.tokenization import (
@@ -67,7 +67,7 @@ def encode_demonstrations(
 
     - ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one message).
     - ``messages``: a conversation whose last turn is the completion.
-    - Comparisons, as :func:`textgym.rewards.preferences.read_preferences` reads them: the chosen or best ranked
+    - Comparisons, as :func:`textgym.rewards.labels.preferences.read_preferences` reads them: the chosen or best ranked
       completion is imitated. Of ``prompt, completion, label`` with true or false, those with true are; the others are
       passed over.
     - ``text``: running text, of which every token but the first is learned.

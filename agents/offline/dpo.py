@@ -25,8 +25,8 @@ from textgym.agents.offline.likelihood import check_causal, check_readable, log_
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.files import read_json, replaced_directory, write_json
 from textgym.lm.guards import TrainingError, check_step, check_trained, naming_batch
-from textgym.lm.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
+from textgym.lm.parts.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.trunk import Trunk
 from textgym.progress import Progress, short
 from textgym.prompts import content_key

@@ -31,10 +31,10 @@ from textgym.agents.offline.data import Demonstration, collate, next_token_loss
 from textgym.agents.offline.epoch_checkpoints import checkpoint_path, keep_only, last_whole
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import MANIFEST, read_json, write_json, write_manifest
-from textgym.lm.bars import without_bars
+from textgym.lm.files.bars import without_bars
 from textgym.lm.guards import TrainingError, check_step, check_trained, naming_batch
-from textgym.lm.lora import is_adapted
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
+from textgym.lm.parts.lora import is_adapted
 from textgym.progress import Progress
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]

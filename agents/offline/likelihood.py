@@ -10,7 +10,7 @@ from torch import Tensor
 from textgym.agents.offline.data import Demonstration
 from textgym.lm.agreement import check_whole_passes
 from textgym.lm.behaviour import Behaviour
-from textgym.lm.loading import context_length, embedding_rows
+from textgym.lm.files.loading import context_length, embedding_rows
 from textgym.lm.trunk import Trunk
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from textgym.agents.offline.data import UNTRAINED, Demonstration, collate, next_token_loss
 from textgym.agents.offline.likelihood import check_causal
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
-from textgym.lm.loading import (
+from textgym.lm.files.loading import (
     accepted,
     context_length,
     embedding_rows,
@@ -31,7 +31,7 @@ from textgym.lm.loading import (
     in_full_precision,
     require_causal,
 )
-from textgym.lm.lora import is_adapted, train_adapters, unwrapped
+from textgym.lm.parts.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.trunk import Trunk
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]

@@ -19,17 +19,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.agreement import check_agreement, make_decoder
-from textgym.lm.architecture import make_backbone, trunk_of
 from textgym.lm.behaviour import Behaviour, NucleusMask, draw, kept_ids
-from textgym.lm.freezing import freeze, untie
-from textgym.lm.generation import make_saveable
+from textgym.lm.files.generation import make_saveable
+from textgym.lm.files.loading import (
+    check_context,
+    embedding_rows,
+    explained,
+    frozen_dropout,
+    in_full_precision,
+    load_lm,
+)
 from textgym.lm.guards import check_loaded
-from textgym.lm.loading import check_context, embedding_rows, explained, frozen_dropout, in_full_precision, load_lm
-from textgym.lm.lora import add_lora, is_adapted, train_adapters, unwrapped, without_adapters
+from textgym.lm.parts.freezing import freeze, untie
+from textgym.lm.parts.lora import add_lora, is_adapted, train_adapters, unwrapped, without_adapters
 from textgym.lm.sampling import Sampling
-from textgym.lm.trunk import Trunk
-from textgym.rewards.last_token import linear_head
-from textgym.rewards.model import RewardModel
+from textgym.lm.trunk import Trunk, make_backbone, trunk_of
+from textgym.rewards.models.last_token import linear_head
+from textgym.rewards.models.model import RewardModel
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63

@@ -16,11 +16,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.lm.adapter_files import BASE, CONFIG, set_adapters, write_adapters
 from textgym.lm.agreement import check_whole_passes
+from textgym.lm.files.adapters import BASE, CONFIG, set_adapters, write_adapters
+from textgym.lm.files.loading import (
+    columns_read,
+    context_length,
+    embedding_rows,
+    frozen_copy,
+    in_full_precision,
+    load_lm,
+)
 from textgym.lm.guards import check_loaded
-from textgym.lm.loading import columns_read, context_length, embedding_rows, frozen_copy, in_full_precision, load_lm
-from textgym.lm.lora import (
+from textgym.lm.parts.lora import (
     AdaptersOff,
     change_nothing,
     frozen_twin,

@@ -18,7 +18,7 @@ from textgym.reports.comparison import METRICS, Estimate, Metric, estimate_of, i
 from textgym.reports.judged import counted_as, judged
 from textgym.reports.reading import read_lines, read_object
 from textgym.reports.stories import STEPS, stop_reason
-from textgym.rewards.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory
 from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
 NEEDED_BY = "textgym compare"

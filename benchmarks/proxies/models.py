@@ -19,16 +19,16 @@ from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import Responses, sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.settings import require
-from textgym.lm.loading import load_causal_lm
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import load_causal_lm
 from textgym.registration import task_mdp
-from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.labelling import plackett_luce_ranks
-from textgym.rewards.last_token import linear_head
-from textgym.rewards.model import RewardModel
-from textgym.rewards.pairs import pair_accuracy, pair_margins
-from textgym.rewards.settings import FitSettings
-from textgym.rewards.training import encode_preferences, fit
+from textgym.rewards.labels.labelling import plackett_luce_ranks
+from textgym.rewards.labels.pairs import pair_accuracy, pair_margins
+from textgym.rewards.models.ensemble import RewardEnsemble
+from textgym.rewards.models.last_token import linear_head
+from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.settings import FitSettings
+from textgym.rewards.models.training import encode_preferences, fit
 from textgym.tasks.task import Task
 from textgym.types import FloatArray, Messages, Ranking
 

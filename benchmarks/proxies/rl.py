@@ -15,11 +15,11 @@ from textgym.benchmarks.entries import Own, find_contender, own_settings
 from textgym.benchmarks.experiments.ranges import check_settings
 from textgym.benchmarks.proxies.recording import Recorder
 from textgym.benchmarks.runner.experiment import Job
+from textgym.env.vector import TokenVectorEnv
 from textgym.registration import task_mdp
-from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.model import RewardModel
+from textgym.rewards.models.ensemble import RewardEnsemble
+from textgym.rewards.models.model import RewardModel
 from textgym.tasks.task import Task
-from textgym.vector import TokenVectorEnv
 
 
 @dataclass(frozen=True)

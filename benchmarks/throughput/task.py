@@ -15,13 +15,13 @@ from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.slots import AdmittingSlots
 from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO
-from textgym.lm.architecture import make_backbone
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.behaviour import Behaviour
-from textgym.mdp import TokenMDP
-from textgym.rewards.model import RewardModel
-from textgym.rewards.training import kwise_loss
+from textgym.lm.trunk import make_backbone
+from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.training import kwise_loss
 from textgym.types import Episodes, IntArray, Prompt
-from textgym.vector import TokenVectorEnv
 
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""

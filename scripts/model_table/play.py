@@ -15,7 +15,7 @@ from scripts.model_table.tiny import BOS, EOS, PAD, VOCABULARY
 from textgym.lm.agreement import make_decoder
 from textgym.lm.behaviour import Behaviour
 from textgym.lm.decoding import Decoder
-from textgym.lm.loading import accepted
+from textgym.lm.files.loading import accepted
 from textgym.lm.trunk import Trunk
 from textgym.types import IntArray, MaskArray
 

@@ -529,7 +529,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "training-1",
-        "rewards/training.py",
+        "rewards/models/training.py",
         "settings.learning_rate * _schedule(step, len(batches))",
         "settings.learning_rate * min(1.0, (len(batches) - step) / len(batches))",
         "the reward model's training has no warm-up",
@@ -537,7 +537,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "training-2",
-        "rewards/training.py",
+        "rewards/models/training.py",
         "clip_grad_norm_(parameters, MAX_GRAD_NORM)",
         "clip_grad_norm_(parameters, 1e9)",
         "the reward model's gradients are not clipped",
@@ -545,7 +545,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "training-3",
-        "rewards/training.py",
+        "rewards/models/training.py",
         "before = ranks[:, :, None] < ranks[:, None, :]",
         "before = ranks[:, :, None] <= ranks[:, None, :]",
         "ties count in the K-wise loss",
@@ -553,7 +553,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "training-4",
-        "rewards/training.py",
+        "rewards/models/training.py",
         "model.set_offset(math.fsum(model.score_ids(sequences)) / len(sequences))",
         "model.set_offset(-math.fsum(model.score_ids(sequences)) / len(sequences))",
         "the offset has the wrong sign",
@@ -561,7 +561,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "training-5",
-        "rewards/training.py",
+        "rewards/models/training.py",
         "torch.randperm(len(examples), generator=generator)",
         "torch.arange(len(examples))",
         "rankings are not shuffled",
@@ -625,7 +625,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "vector-1",
-        "textgym/vector.py",
+        "textgym/env/vector.py",
         "ended = stopped | (self._length[live] == self.mdp.max_new_tokens)",
         "ended = stopped",
         "the horizon ends nothing",
@@ -633,7 +633,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "vector-2",
-        "textgym/vector.py",
+        "textgym/env/vector.py",
         "seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]",
         "seeds = [None if seed is None else int(seed) for i in range(self.num_envs)]",
         "all rows get one seed",
@@ -641,7 +641,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "vector-3",
-        "textgym/vector.py",
+        "textgym/env/vector.py",
         'unended = [row for row in rows if self._finish_reason[row] == "length"]',
         "unended = list(rows)",
         "every response misses its end",
@@ -649,7 +649,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "vector-4",
-        "textgym/vector.py",
+        "textgym/env/vector.py",
         "self._score([row for row in rows if row not in unended], infos, score)",
         "self._score(rows, infos, score)",
         "the reward is asked for responses without an end, too",
@@ -657,7 +657,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "vector-5",
-        "textgym/vector.py",
+        "textgym/env/vector.py",
         "self._ids[row, width - len(ids) : width] = ids",
         "self._ids[row, : len(ids)] = ids",
         "prompts are padded on the right",
@@ -665,7 +665,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "mdp-1",
-        "textgym/mdp.py",
+        "textgym/env/mdp.py",
         "token_rewards[len(ids) - 1] = total",
         "token_rewards[-1] = total",
         "the score is paid in the last column",
@@ -673,7 +673,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "wrappers-1",
-        "textgym/wrappers.py",
+        "textgym/env/wrappers.py",
         "paid[rows] -= self.beta * self.policy.of(observation, actions, rows, masks)",
         "paid[rows] += self.beta * self.policy.of(observation, actions, rows, masks)",
         "the wrapper pays the policy's entropy as a cost",
@@ -681,7 +681,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "wrappers-2",
-        "textgym/wrappers.py",
+        "textgym/env/wrappers.py",
         "self._playing = ~done",
         "self._playing = np.ones_like(done)",
         "the wrapper pays rows that only reset",
@@ -705,7 +705,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "model-1",
-        "rewards/model.py",
+        "rewards/models/model.py",
         "return [*(ids[:-1] if special else ids), end]",
         "return ids",
         "the reward model reads no end token where ids pass through",
@@ -713,7 +713,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "model-2",
-        "rewards/model.py",
+        "rewards/models/model.py",
         "scores[i] = score - self.offset",
         "scores[i] = score",
         "scores forget the offset",
@@ -721,7 +721,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "ensemble-1",
-        "rewards/ensemble.py",
+        "rewards/models/ensemble.py",
         "s.var(axis=0)",
         "s.std(axis=0)",
         "an ensemble's deviation stands for its variance",
@@ -761,7 +761,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "backbones-1",
-        "textgym/lm/backbones.py",
+        "textgym/lm/parts/backbones.py",
         "longest = int(attention_mask.sum(1).max())",
         "longest = int(attention_mask.sum(1).min())",
         "sequences are cut to the shortest",

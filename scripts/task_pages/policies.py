@@ -14,13 +14,13 @@ from textgym.agents.loop.evaluation import play
 from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
-from textgym.lm.loading import load_causal_lm
+from textgym.env.rendering import Frame
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.loading import load_causal_lm
 from textgym.registration import task_mdp
-from textgym.rendering import Frame
 from textgym.tasks.task import Task
 from textgym.testing import Probe, random_probe, reference_probe
 from textgym.types import Prompt
-from textgym.vector import TokenVectorEnv
 
 IMITATION = SFTSettings(epochs=1, learning_rate=1e-3)
 """One pass over some references: this row is to say what imitation is worth, not how far it goes."""

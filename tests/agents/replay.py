@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from tests.helpers import next_logits
 from textgym.agents.policy.lm_policy import Session
+from textgym.env.mdp import TokenMDP
 from textgym.lm.behaviour import Behaviour
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.types import Episodes
 
 

@@ -22,10 +22,10 @@ from textgym.agents.loop.episodes import minibatches
 from textgym.agents.registry import ALGORITHMS
 from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.experiments.diagnostic.task import run
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 N_WORDS = 30
 OWN: dict[str, dict[str, Any]] = {"best-of-n": {"samples_per_prompt": 4}, "nlpo": {"target_update": 2}}

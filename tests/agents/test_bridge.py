@@ -15,8 +15,8 @@ from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
-from textgym.vector import TokenVectorEnv
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 
 MDP = word_mdp()
 END, W5 = 1, 7

@@ -23,10 +23,10 @@ from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
 from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, Reinforce, ReMax
 from textgym.agents.offline.pretraining import Pretraining, encode_texts
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 END, V, T = 1, 16, 6
 TOKENS = 150  # two iterations

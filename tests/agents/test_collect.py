@@ -21,13 +21,13 @@ from textgym.agents import PPO
 from textgym.agents.loop.episodes import EpisodePlan, collect, sampling_plan
 from textgym.agents.loop.slots import AdmittingSlots, SB3VecEnv, Slots, make_slots
 from textgym.env import TokenEnv
-from textgym.lm.loading import load_causal_lm
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards import RewardError
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 PROMPTS = ["w0 w1", "w2", "w3 w4 w5", "w6 w7 w8 w9"]
 MODEL = tiny_gpt2()

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.helpers import emit, tiny_gpt2, word_mdp
 from textgym.agents.loop.episodes import Minibatch, collect, minibatches
 from textgym.agents.registry import ALGORITHMS
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
-from textgym.vector import TokenVectorEnv
 
 P, V, END = 4, 16, 1
 SMALL: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "seed": 0, "device": "cpu"}

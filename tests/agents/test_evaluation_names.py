@@ -13,9 +13,9 @@ import pytest
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import Report, evaluate, samples
 from textgym.agents.loop.metrics import rollout_metrics
-from textgym.lm.loading import load_causal_lm
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
-from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.compose import compose

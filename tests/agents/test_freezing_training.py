@@ -16,9 +16,9 @@ from textgym.agents.loop.episodes import score_episodes
 from textgym.agents.loop.evaluation import play
 from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce
-from textgym.lm.lora import add_lora
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.trunk import Trunk
-from textgym.vector import TokenVectorEnv
 
 SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 

@@ -20,9 +20,9 @@ from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.slots import SB3VecEnv, make_slots
 from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 PROMPTS = ["w0 w1", "w2", "w3 w4 w5", "w6 w7 w8 w9"]
 N = 5

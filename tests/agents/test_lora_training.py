@@ -17,10 +17,10 @@ from textgym.agents.loop.episodes import score_episodes
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.reference import WITHOUT_ADAPTERS
 from textgym.agents.ppo import PPO
-from textgym.lm.adapter_files import adapter_tensors
-from textgym.lm.lora import adapters_off, add_lora
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.adapters import adapter_tensors
+from textgym.lm.parts.lora import adapters_off, add_lora
 from textgym.lm.trunk import Trunk
-from textgym.vector import TokenVectorEnv
 
 wrapping = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 """peft asks transformers for an attribute by its old name."""

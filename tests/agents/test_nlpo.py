@@ -14,13 +14,13 @@ from tests.agents.test_ppo import equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import NLPO, PPO
 from textgym.agents.loop.evaluation import evaluate
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.exact import bracket, optimum
 from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 MDP = word_mdp(n_words=30)
 V, END = 32, 1

@@ -21,14 +21,14 @@ from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.files import write_manifest
 from textgym.lm.guards import TrainingError
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
-from textgym.rewards.model import RewardModel
+from textgym.rewards.models.model import RewardModel
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 

@@ -19,9 +19,9 @@ from textgym.agents.offline.data import encode_demonstrations
 from textgym.agents.offline.pretraining import Pretraining, encode_texts, pretraining_loss
 from textgym.agents.ppo import PPO
 from textgym.agents.registry import ALGORITHMS
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk
-from textgym.vector import TokenVectorEnv
 
 LINES = [" ".join(f"w{(i + step) % N_WORDS}" for step in range(2 + i % 7)) for i in range(24)]
 TEXTS = encode_texts(LINES, word_tokenizer(N_WORDS), 1, 8)

@@ -18,12 +18,12 @@ from textgym.agents.loop.evaluation import evaluate, play
 from textgym.agents.ppo import PPO
 from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.exact.exact import find_reference
-from textgym.lm.lora import add_lora
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
-from textgym.rewards.model import RewardModel
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
+from textgym.rewards.models.model import RewardModel
 
 Make = Callable[..., PreTrainedModel]
 SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}

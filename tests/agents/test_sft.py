@@ -24,8 +24,8 @@ from textgym.agents.offline.hf_trainer import random_state, set_random_state
 from textgym.agents.offline.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
-from textgym.lm.loading import load_causal_lm
-from textgym.lm.lora import add_lora, save_pretrained, unwrapped
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.lora import add_lora, save_pretrained, unwrapped
 from textgym.types import Prompt
 
 END = 1

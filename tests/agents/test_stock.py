@@ -28,10 +28,10 @@ from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.registration import load_task
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 
 def mean_id(completion_ids: list[list[int]], **_: Any) -> list[float]:

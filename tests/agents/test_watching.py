@@ -28,9 +28,9 @@ from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.progress import Progress
 from textgym.rewards.kl import AdaptiveKL
-from textgym.vector import TokenVectorEnv
 
 TOKENS = 400  # five or six iterations of 16 responses
 

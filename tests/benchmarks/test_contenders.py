@@ -26,7 +26,7 @@ from textgym.benchmarks.runner.experiment import Result
 from textgym.exact.exact import optimum
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
-from textgym.rewards.model import RewardModel
+from textgym.rewards.models.model import RewardModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}

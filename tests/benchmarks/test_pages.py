@@ -17,8 +17,8 @@ from scripts.task_pages.policies import Budget, Episode, answers, uniform
 from scripts.task_pages.scores import hacks, interval
 from scripts.task_pages.words import markdown, told_by_gold, told_by_maker
 from tests.helpers import tiny_gpt2
+from textgym.env.rendering import Frame
 from textgym.registration import load_task, task_mdp
-from textgym.rendering import Frame
 from textgym.tasks import TASKS
 
 SMALL = Budget(responses=12, references=8)

@@ -45,9 +45,8 @@ from textgym.lm.agreement import (
     check_whole_passes,
     make_decoder,
 )
-from textgym.lm.cache import SlotCache
-from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.seq2seq import Seq2SeqDecoder
+from textgym.lm.decoding import PrefixDecoder, SlotCache
+from textgym.lm.parts.seq2seq import Seq2SeqDecoder
 from textgym.lm.trunk import Trunk
 from textgym.types import Ranking
 
@@ -245,7 +244,7 @@ def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch)
 
 def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
     """A mutation of the passes of training: padding on the left stays where it was."""
-    monkeypatch.setattr("textgym.lm.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
+    monkeypatch.setattr("textgym.lm.parts.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
     with pytest.raises(ValueError, match=r"LlamaForCausalLM gives a sequence other log-prob.* in a batch .* differ by"):
         check_agreement(Trunk(loud(tiny_llama)), P + T, P)
 

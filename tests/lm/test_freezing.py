@@ -9,7 +9,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama
-from textgym.lm.freezing import freeze, untie
+from textgym.lm.parts.freezing import freeze, untie
 from textgym.lm.trunk import Trunk
 
 P, T = 5, 7

@@ -23,8 +23,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from tests.helpers import tiny_gpt2, tiny_llama
 from textgym.lm import behaviour
 from textgym.lm.behaviour import Behaviour, TokenScores
-from textgym.lm.heads import ForwardAround
-from textgym.lm.loading import load_causal_lm
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.heads import ForwardAround
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk
 

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
 from textgym.lm.agreement import make_decoder
 from textgym.lm.behaviour import Behaviour
-from textgym.lm.freezing import freeze, untie
-from textgym.lm.loading import check_fits, load_causal_lm, load_lm
-from textgym.lm.lora import adapters_off, add_lora, merged, save_pretrained
+from textgym.lm.files.loading import check_fits, load_causal_lm, load_lm
+from textgym.lm.parts.freezing import freeze, untie
+from textgym.lm.parts.lora import adapters_off, add_lora, merged, save_pretrained
+from textgym.lm.parts.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
 from textgym.lm.sampling import Sampling
-from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
 from textgym.lm.trunk import Trunk
 
 P, T, V = 5, 7, 13

@@ -44,8 +44,8 @@ from textgym.agents.ppo import PPO
 from textgym.agents.registry import ALGORITHMS
 from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 
 EMIT = "textgym/Emit-v0"
 SMALL: dict[str, Any] = {"episodes_per_iteration": 12, "minibatch_size": 4, "seed": 0, "device": "cpu"}

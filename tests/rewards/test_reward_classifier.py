@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers import word_mdp
 from textgym.rewards import ClassifierReward, RewardModel, call_reward, resolve_reward
-from textgym.rewards.classifier import label_index
+from textgym.rewards.models.classifier import label_index
 from textgym.types import Prompt
 
 WORDS = ["good", "bad", "film", "the", "a", "very", "was", "it", "human", ":", "assistant"]

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from textgym.rewards.evaluation import (
+from textgym.rewards.labels.pairs import accuracy_by_distance, pair_accuracy, pair_margins
+from textgym.rewards.models.evaluation import (
     Bin,
     ScoredGroup,
     evaluate_scores,
@@ -17,7 +18,6 @@ from textgym.rewards.evaluation import (
     sigmoid,
     win_reliability,
 )
-from textgym.rewards.pairs import accuracy_by_distance, pair_accuracy, pair_margins
 
 
 def test_margins_are_of_the_better_over_the_worse_and_leave_ties_out():

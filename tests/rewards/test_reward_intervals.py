@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.rewards.evaluation import ScoredGroup, evaluate_scores
 from textgym.rewards.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
+from textgym.rewards.models.evaluation import ScoredGroup, evaluate_scores
 
 
 def test_student_by_the_table():

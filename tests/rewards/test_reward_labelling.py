@@ -11,7 +11,15 @@ import pytest
 
 from textgym.rewards import RewardError
 from textgym.rewards.compose import compose
-from textgym.rewards.labelling import TIED, TOO_FEW, Question, label_by_reward, questions, read_answers, write_questions
+from textgym.rewards.labels.labelling import (
+    TIED,
+    TOO_FEW,
+    Question,
+    label_by_reward,
+    questions,
+    read_answers,
+    write_questions,
+)
 from textgym.types import Prompt, Ranking
 
 

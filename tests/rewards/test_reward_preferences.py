@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textgym.rewards import Judgement, read_preferences, read_rankings
-from textgym.rewards.preferences import best_completion, read_placed_preferences, split_texts
+from textgym.rewards.labels.preferences import best_completion, read_placed_preferences, split_texts
 from textgym.rows import Place, Screening
 from textgym.types import Ranking
 

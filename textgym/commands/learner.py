@@ -15,8 +15,8 @@ from textgym import runs
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.files import remove_directory, replaced_directory, write_json_lines
-from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
-from textgym.lm.lora import save_pretrained
+from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
+from textgym.lm.parts.lora import save_pretrained
 from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
 from textgym.registration import load_task

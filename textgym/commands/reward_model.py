@@ -23,13 +23,12 @@ from textgym.reports.judged import counted_as, judged, judged_headline
 from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
-from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.evaluation import evaluate_reward_model
-from textgym.rewards.model import RewardModel
-from textgym.rewards.preferences import Judgement, completions_of, read_placed_preferences
-from textgym.rewards.rankings import split_rankings
-from textgym.rewards.resolve import resolve_reward
-from textgym.rewards.training import (
+from textgym.rewards.labels.preferences import Judgement, completions_of, read_placed_preferences
+from textgym.rewards.labels.rankings import split_rankings
+from textgym.rewards.models.ensemble import RewardEnsemble
+from textgym.rewards.models.evaluation import evaluate_reward_model
+from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.training import (
     Example,
     center,
     encode_preferences,
@@ -38,6 +37,7 @@ from textgym.rewards.training import (
     sequences_of,
     split_like,
 )
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import BadRowError, Place, Screening, in_file_order, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer, encode_reply, warn_of_special_strings, words_of

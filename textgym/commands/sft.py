@@ -35,12 +35,12 @@ from textgym.commands.learner import (
     save_learned,
 )
 from textgym.commands.train import watched_reward
+from textgym.env.mdp import TokenMDP
+from textgym.env.rendering import printable
 from textgym.files import read_json, write_json
-from textgym.lm.loading import check_fits, context_length
+from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
-from textgym.mdp import TokenMDP
 from textgym.registration import load_task
-from textgym.rendering import printable
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task

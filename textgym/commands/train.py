@@ -25,13 +25,13 @@ from textgym.commands.configs.hyperparameters import cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.commands.settings import build
-from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.exact.exact import check_beta, find_mdp, find_reference
-from textgym.lm.loading import ModelSource, frozen_copy
+from textgym.lm.files.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.rewards.intervals import quantile
 from textgym.types import Episodes, FloatArray
 

@@ -10,16 +10,16 @@ import gymnasium as gym
 import numpy as np
 from transformers import PreTrainedModel
 
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import find_attribute
+from textgym.env.wrappers import ActingPolicy
 from textgym.exact.models import TreeArrays, tree_log_probs
 from textgym.exact.soft import expectation, log_ratios, soft_optimum
 from textgym.exact.tree import LIMIT, Tree, n_sequences, prefix_tree, score_tree
-from textgym.lm.loading import ModelSource, check_fits, load_causal_lm, require_causal
+from textgym.lm.files.loading import ModelSource, check_fits, load_causal_lm, require_causal
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.types import FloatArray
-from textgym.vector import find_attribute
-from textgym.wrappers import ActingPolicy
 
 Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
 """A causal model, or an ``LMPolicy``, whose own top-k and top-p then hold."""
@@ -162,7 +162,7 @@ def optimum(
     ``missing_end_score`` are those of the task.
 
     Args:
-        env: an environment, a vector environment, a :class:`textgym.mdp.TokenMDP`, or an id.
+        env: an environment, a vector environment, a :class:`textgym.env.mdp.TokenMDP`, or an id.
         beta: β > 0, the price of a nat.
         reference: π_ref, by default the task's base model.
         sampling: temperature and minimum length of policy and reference.

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from textgym.env.mdp import TokenMDP
 from textgym.exact.tree import Tree
 from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.decoding import no_column_cache
-from textgym.lm.loading import accepted, cache_argument
+from textgym.lm.files.loading import accepted, cache_argument
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.types import Float32Array, FloatArray, IntArray
 
 TreeArrays: TypeAlias = tuple[FloatArray, ...]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 
-from textgym.mdp import TokenMDP, reward_columns
+from textgym.env.mdp import TokenMDP, reward_columns
 from textgym.rewards.compose import WeightedRewards
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textgym.lm.decoding import Decoder, PrefixDecoder, no_column_cache
-from textgym.lm.loading import accepted, embedding_rows, explained, is_encoder_decoder, release_graphs
-from textgym.lm.seq2seq import Seq2SeqDecoder, start_token
+from textgym.lm.files.loading import accepted, embedding_rows, explained, is_encoder_decoder, release_graphs
+from textgym.lm.parts.seq2seq import Seq2SeqDecoder, start_token
 from textgym.lm.trunk import Trunk
 from textgym.tokenization import first_line
 from textgym.types import IntArray, MaskArray

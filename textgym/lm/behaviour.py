@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from textgym.lm.loading import frozen_copy
+from textgym.lm.files.loading import frozen_copy
 from textgym.lm.sampling import Sampling
 
 PLAIN = Sampling()

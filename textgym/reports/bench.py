@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.env.rendering import printable
 from textgym.files import write_text
-from textgym.rendering import printable
 from textgym.reports.comparison import number
 from textgym.reports.figures import typical_places
 from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table

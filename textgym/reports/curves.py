@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
-from textgym.rendering import printable
+from textgym.env.rendering import printable
 from textgym.rewards.intervals import half_width
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.

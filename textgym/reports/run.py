@@ -15,8 +15,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from textgym.env.rendering import largest, show_token, strength
 from textgym.lm.guards import alarms
-from textgym.rendering import largest, show_token, strength
 from textgym.reports.comparison import (
     METRICS,
     Estimate,

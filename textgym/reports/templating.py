@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
+from textgym.env.rendering import DEEPEST_TINT, hue, printable
 from textgym.files import write_text
-from textgym.rendering import DEEPEST_TINT, hue, printable
 from textgym.reports.comparison import number
 
 

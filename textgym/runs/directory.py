@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from textgym.env.rendering import printable
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
-from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
 from textgym.settings import EXTENDED, LATER, MAY_DIFFER, by_name, changed_settings
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import Report, evaluate, samples
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.lm.trunk import Trunk
-from textgym.mdp import TokenMDP
 from textgym.runs.directory import read_kept, read_rows
 
 SAMPLES_KEPT = 24

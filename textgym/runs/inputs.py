@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym.files import fingerprint
-from textgym.rewards.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory
 from textgym.settings import flat
 
 FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")

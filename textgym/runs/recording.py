@@ -16,10 +16,10 @@ from stable_baselines3.common.logger import KVWriter
 from tqdm import tqdm
 
 from textgym.agents.functional.stop_rules import Row
+from textgym.env.mdp import TokenMDP
+from textgym.env.rendering import printable
 from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
 from textgym.lm.guards import TrainingError, TrainingWarning
-from textgym.mdp import TokenMDP
-from textgym.rendering import printable
 from textgym.reports.run import write_report
 from textgym.runs.directory import read_rows
 from textgym.types import Episodes

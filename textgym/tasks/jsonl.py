@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig
 
-from textgym.lm.loading import names_encoder_decoder
-from textgym.mdp import ENVIRONMENT_COLUMNS
+from textgym.env.mdp import ENVIRONMENT_COLUMNS
+from textgym.lm.files.loading import names_encoder_decoder
 from textgym.prompts import encode_prompts
 from textgym.rows import read_placed_rows
 from textgym.tasks.task import Proxy, Task, TextMetric

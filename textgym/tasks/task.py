@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from textgym.lm.loading import ModelSource
+from textgym.lm.files.loading import ModelSource
 from textgym.rewards.functions import reward_name
 from textgym.types import Prompt, RewardFunction, completion_text
 

@@ -16,10 +16,10 @@ from textgym.agents.offline.pretraining import Pretraining
 from textgym.benchmarks.entries import Own, find_contender, own_settings
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.registration import load_task, task_mdp
 from textgym.tokenization import trained_end
-from textgym.vector import TokenVectorEnv
 
 GAMMA = "ptx_coef"
 """The arm: the weight of the pretraining text's loss per token. 0 is the algorithm as it is."""

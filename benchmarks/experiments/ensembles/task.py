@@ -21,7 +21,7 @@ from textgym.benchmarks.proxies.rl import Pressure, measured, optimise, read_set
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many
 from textgym.registration import load_task
-from textgym.rewards.ensemble import RewardEnsemble
+from textgym.rewards.models.ensemble import RewardEnsemble
 from textgym.tasks.task import Task
 from textgym.types import Combine
 

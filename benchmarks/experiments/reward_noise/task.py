@@ -12,7 +12,7 @@ from textgym.agents.loop.evaluation import evaluate
 from textgym.benchmarks.entries import Lesson, find_contender
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many
-from textgym.lm.loading import load_causal_lm
+from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.compose import WeightedRewards, compose

@@ -42,7 +42,7 @@ from textgym.commands.configs.shared import (
     Truncated,
 )
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
-from textgym.rewards.settings import RewardModelSettings
+from textgym.rewards.models.settings import RewardModelSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tyro
 
 from textgym.commands.configs.shared import Log, Model, Overwrite, ReadTokens, Seed, SkipBad, Truncated
 from textgym.numbers import check, check_words, count, random_seed
-from textgym.rewards.settings import RewardModelSettings
+from textgym.rewards.models.settings import RewardModelSettings
 
 
 @dataclass(frozen=True)

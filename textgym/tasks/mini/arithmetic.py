@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from textgym.tasks.mini.languages.words import FIRST_NAME, NUMBER, pick, plural, words
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, NUMBER, pick, plural, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 

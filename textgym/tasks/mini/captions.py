@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
-from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
+from textgym.tasks.mini.languages.captions import CAPTIONS as SKELETONS
+from textgym.tasks.mini.languages.captions import COLUMNS, LANGUAGE, PHRASES
+from textgym.tasks.mini.languages.words import FIRST_NAME, LAST_NAME, pick
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, LAST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 

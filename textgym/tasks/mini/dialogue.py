@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini.dialogue_language import (
+from textgym.tasks.mini.languages.dialogue import (
     ACCEPTING,
     LANGUAGE,
     OPENERS,
@@ -23,8 +23,8 @@ from textgym.tasks.mini.dialogue_language import (
     REPLIES,
     TOPICS,
 )
+from textgym.tasks.mini.languages.words import FIRST_NAME, pick
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 

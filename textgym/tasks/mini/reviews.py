@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages.reviews import CUT, LANGUAGE
+from textgym.tasks.mini.languages.words import third_person
 from textgym.tasks.mini.miniature import Example, Miniature, build
-from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
-from textgym.tasks.mini.words import third_person
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 

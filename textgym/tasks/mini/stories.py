@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from textgym.tasks.grammar import Grammar
+from textgym.tasks.mini.languages.words import DAY, FIRST_NAME, ROOM, THING, words
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import DAY, FIRST_NAME, ROOM, THING, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 

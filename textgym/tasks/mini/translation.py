@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini.miniature import Example, Miniature, build
-from textgym.tasks.mini.translation_language import (
+from textgym.tasks.mini.languages.translation import (
     ADJECTIVE,
     NOUN,
     PLACE,
@@ -29,7 +28,8 @@ from textgym.tasks.mini.translation_language import (
     parse,
     swapped,
 )
-from textgym.tasks.mini.words import pick
+from textgym.tasks.mini.languages.words import pick
+from textgym.tasks.mini.miniature import Example, Miniature, build
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
