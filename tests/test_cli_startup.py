@@ -58,7 +58,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["optimum", "--help"], 0, "--policy"),
         (["bench", "run", "--help"], 0, "--seeds"),
         (["demo", "--help"], 0, "--tiny"),
-        (["compare", "--help"], 0, "directories"),
+        (["compare", "--help"], 0, "Directories of the runs"),
         (["compare", "full", "nowhere", "--out", "page"], 2, "runs='nowhere': no such file"),
         (["train", "--out", "run", "--betta", "1"], 2, "--beta"),
         (["train", "--out", "run", "--prompts", "nowhere.jsonl"], 2, "prompts='nowhere.jsonl': no such file"),
