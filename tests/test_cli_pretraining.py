@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents import forgetting
+from textgym.agents.offline import alignment_tax as forgetting
 from textgym.agents.offline.data import Demonstration
 from textgym.cli import main
 from textgym.commands.pretraining import read_texts

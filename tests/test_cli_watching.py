@@ -17,7 +17,7 @@ import yaml
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents import callbacks
+from textgym.agents.loop import callbacks
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.kept import numbered, saved_iteration
 from textgym.cli import main

@@ -470,7 +470,7 @@ def begun(*, samples: bool, overwrite: bool = True, resume: bool = False, begin:
 def test_a_new_run_that_has_measured_something_is_kept(place: Path) -> None:
     with runs.held(Path("run"), ABOUT, overwrite=False, resume=False):
         runs.begin_run(Path("run"), {**ABOUT, "seed": 0})
-    assert "is back" in "".join(begun(samples=False).__notes__)
+    assert "has been restored" in "".join(begun(samples=False).__notes__)
     assert content("run/config.json")["seed"] == 0
     assert not hasattr(begun(samples=False, begin=False), "__notes__")  # nothing was moved
     assert not hasattr(begun(samples=True), "__notes__")

@@ -9,9 +9,12 @@ from typing import Any
 
 import gymnasium as gym
 
+from textgym import moved
 from textgym.tasks import TASKS
 
 __version__ = "0.1.0"
+
+moved.install()
 
 for _name in TASKS:
     gym.register(

@@ -1,1 +1,8 @@
-"""The policy: a language model that acts and is trained, its critic, its sessions, its reference."""
+"""The policy: a language model that acts and is trained, its critic, its sessions, its reference.
+
+The names are listed in ``__init__.pyi``; each is imported on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

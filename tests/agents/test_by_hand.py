@@ -21,8 +21,21 @@ from torch import Tensor
 
 from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
-from textgym.agents import A2C, GRPO, GSPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, Reinforce, ReMax
-from textgym.agents.offline.pretraining import Pretraining, encode_texts
+from textgym.agents import (
+    A2C,
+    GRPO,
+    GSPO,
+    NLPO,
+    PPO,
+    RLOO,
+    TRPO,
+    BestOfN,
+    ExpertIteration,
+    Pretraining,
+    Reinforce,
+    ReMax,
+    encode_texts,
+)
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
@@ -38,7 +51,7 @@ TEXTS = encode_texts(
     [" ".join(f"w{(3 * i + j) % 14}" for j in range(2 + i % 5)) for i in range(20)], word_tokenizer(), 1, 8
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:iteration .* nats:UserWarning")  # steps are large
 
 ppo, grpo = load_example("ppo_by_hand"), load_example("grpo_by_hand")
 
@@ -260,6 +273,12 @@ def repeat(
         place = torch.arange(len(episodes)) % recipe.group
         sampled = place < recipe.group - recipe.greedy
         companions = rewards[~sampled].sum(1) if recipe.greedy else None
+        if recipe.greedy:
+            beside = everything[0][~sampled], everything[1][~sampled], p
+            with torch.no_grad():
+                likeliest = policy.distribution(*beside, recipe)[0].argmax(2)
+            wrote_there = beside[1][:, p:].bool()
+            assert torch.equal(beside[0][:, p:][wrote_there], likeliest[wrote_there])
         ids, mask, rewards, old = (x[sampled] for x in (*everything, rewards, old))
         valid = mask[:, p:].bool()
         with torch.no_grad():

@@ -14,11 +14,7 @@ from torch import Tensor
 
 from tests.agents.test_dpo import response_log_prob
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
-from textgym.agents.offline.dpo import train_dpo
-from textgym.agents.offline.dpo_settings import DPOSettings
-from textgym.agents.offline.sft import fine_tune
-from textgym.agents.offline.sft_settings import SFTSettings
+from textgym.agents import DPOSettings, SFTSettings, encode_comparisons, encode_demonstrations, fine_tune, train_dpo
 from textgym.types import Ranking
 
 ATOL = 2e-5

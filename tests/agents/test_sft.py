@@ -418,7 +418,7 @@ def test_random_state_is_put_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_gradients_that_overflow_under_a_scaler_are_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 scales its loss until gradients overflow: the scaler then skips the step and halves the scale."""
-    from textgym.agents import hf_trainer
+    from textgym.agents.offline import hf_trainer
 
     made = hf_trainer._Trainer.__init__
 

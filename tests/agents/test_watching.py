@@ -21,8 +21,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from tests.agents.test_ppo import SMALL, equal, make_ppo, parameters
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents import NLPO, EvaluateEvery, SaveCheckpoints, StopEarly, StopRules, kept
+from textgym.agents import NLPO, EvaluateEvery, SaveCheckpoints, StopEarly, StopRules
 from textgym.agents.functional.stop_rules import best_row
+from textgym.agents.loop import kept
 from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.slots import SB3VecEnv

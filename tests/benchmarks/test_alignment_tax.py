@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.agents import forgetting
+from textgym.agents.offline import alignment_tax as forgetting
 from textgym.benchmarks.analysis.statistics import mean_estimate
 from textgym.benchmarks.experiments.alignment_tax import EXPERIMENT, task
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means

@@ -165,6 +165,6 @@ def test_docstrings_become_markdown() -> None:
 
 
 def test_what_is_told_comes_from_the_nearest_docstring() -> None:
-    assert told_by_maker("Noise").startswith("Emit, with normal noise of standard deviation `sigma`")
+    assert told_by_maker("Noise").startswith("Make Emit with normal noise of standard deviation `sigma`")
     assert told_by_maker("Reviews").startswith("The miniature of controlled sentiment")
     assert told_by_gold(lambda: None) == ""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks import diagnostic, kl_frontier, mini, nlpo_mask, suite
+from textgym.benchmarks.analysis import suites as suite
 from textgym.benchmarks.analysis.suites import learning_curves, suite_scores
+from textgym.benchmarks.experiments import diagnostic, kl_frontier, mini, nlpo_mask
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.proxies.models import base_responses

@@ -9,11 +9,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from textgym.rewards import RewardModel, train_reward_model
+from textgym.rewards import Judgement, RewardModel, train_reward_model
+from textgym.rewards.models.training import FitSettings, encode_preferences, fit
 from textgym.types import Ranking
 
 END = 3
 ATOL = 2e-5
+RATE, EPOCHS, SIZE = 1e-3, 3, 2
 
 
 def read(model, ids):
@@ -40,59 +42,89 @@ def rankings_of(n):
     return made
 
 
-def test_training_is_adam_on_the_k_wise_loss(reward, tokenizer):
-    """60 steps: the rate rises over 3, then falls to 0; gradients of norm above 1 are scaled down."""
-    rankings, rate, epochs, size = rankings_of(40), 1e-3, 3, 2
-    by_hand, model = copy.deepcopy(reward.model).eval(), reward.model
-    given = {"learning_rate": rate, "epochs": epochs, "batch_size": size, "progress": False}
-    demonstrations = [("the cat ", "sat very"), ("a dog ", "ran")]
-    report = train_reward_model(
-        reward,
-        rankings,
-        generator=torch.Generator().manual_seed(7),
-        heldout=rankings[:4],
-        demonstrations=demonstrations,
-        **given,
-    )
+def k_wise(scores, ranks):
+    """−1/C(K,2) · Σ log σ(better − worse), pair by pair; tied pairs teach nothing, and count in the divisor."""
+    k, loss = len(scores), 0.0
+    for i, j in combinations(range(k), 2):
+        if ranks[i] != ranks[j]:
+            better, worse = (i, j) if ranks[i] < ranks[j] else (j, i)
+            loss = loss + (1 + (scores[worse] - scores[better]).exp()).log()
+    return loss / (k * (k - 1) / 2)
 
-    def loss_of(ranking):
-        scores = [read(by_hand, ids) for ids in encoded(ranking)]
-        k, loss = len(scores), 0.0
-        for i, j in combinations(range(k), 2):
-            if ranking.ranks[i] != ranking.ranks[j]:
-                better, worse = (i, j) if ranking.ranks[i] < ranking.ranks[j] else (j, i)
-                loss = loss + (1 + (scores[worse] - scores[better]).exp()).log()
-        return loss / (k * (k - 1) / 2)
 
-    def encoded(ranking):
-        words = [f"{ranking.prompt} {completion}".split() for completion in ranking.completions]
-        return [[*tokenizer.convert_tokens_to_ids(one), END] for one in words]
+def loss_of(model, tokenizer, said):
+    """The loss of one ranking or judgement."""
+    if isinstance(said, Judgement):
+        score = read(model, tokens_of(tokenizer, said.prompt, said.completion))
+        return -torch.sigmoid(score if said.good else -score).log()
+    return k_wise([read(model, tokens_of(tokenizer, said.prompt, one)) for one in said.completions], said.ranks)
 
+
+def tokens_of(tokenizer, prompt, completion):
+    return [*tokenizer.convert_tokens_to_ids(f"{prompt} {completion}".split()), END]
+
+
+def repeat(model, tokenizer, given):
+    """Adam on the loss for 60 steps, in place: the rate rises over 3, then falls to 0; norms above 1 are scaled down.
+
+    Returns:
+        The loss of each step.
+    """
     generator = torch.Generator().manual_seed(7)
-    order = [row for _ in range(epochs) for row in torch.randperm(len(rankings), generator=generator).tolist()]
-    parameters = list(by_hand.parameters())
+    order = [row for _ in range(EPOCHS) for row in torch.randperm(len(given), generator=generator).tolist()]
+    parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, eps=1e-5)
-    n_steps, norms, losses = len(order) // size, [], []
+    n_steps, norms, losses = len(order) // SIZE, [], []
     for step in range(n_steps):
-        loss = sum(loss_of(rankings[row]) for row in order[size * step : size * (step + 1)]) / size
+        loss = sum(loss_of(model, tokenizer, given[row]) for row in order[SIZE * step : SIZE * (step + 1)]) / SIZE
         optimizer.zero_grad()
         loss.backward()
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters)))
         for parameter in parameters:
             parameter.grad *= min(1.0, 1.0 / norms[-1])
-        optimizer.param_groups[0]["lr"] = rate * min((step + 1) / 3, (n_steps - step) / (n_steps - 3))
+        optimizer.param_groups[0]["lr"] = RATE * min((step + 1) / 3, (n_steps - step) / (n_steps - 3))
         optimizer.step()
         losses.append(loss.item())
     assert n_steps == 60
     assert min(norms) < 1 < max(norms)
-    assert report.train_loss == pytest.approx(losses, abs=1e-4)
-    for (name, one), other in zip(by_hand.named_parameters(), model.parameters(), strict=True):
+    return losses
+
+
+def equal(mine, theirs):
+    for (name, one), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=ATOL, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_training_is_adam_on_the_k_wise_loss(reward, tokenizer):
+    rankings, by_hand = rankings_of(40), copy.deepcopy(reward.model).eval()
+    demonstrations = [("the cat ", "sat very"), ("a dog ", "ran")]
+    report = train_reward_model(
+        reward,
+        rankings,
+        learning_rate=RATE,
+        epochs=EPOCHS,
+        batch_size=SIZE,
+        generator=torch.Generator().manual_seed(7),
+        heldout=rankings[:4],
+        demonstrations=demonstrations,
+        progress=False,
+    )
+    assert report.train_loss == pytest.approx(repeat(by_hand, tokenizer, rankings), abs=1e-4)
+    equal(by_hand, reward.model)
     with torch.no_grad():
-        assert report.heldout_loss == pytest.approx(float(sum(map(loss_of, rankings[:4])) / 4), abs=1e-5)
-        shown = [tokenizer.convert_tokens_to_ids(f"{p} {c}".split()) for p, c in demonstrations]
-        offset = sum(float(read(by_hand, [*ids, END])) for ids in shown) / 2
-    assert report.offset == pytest.approx(offset, abs=1e-5)
+        left = sum(float(loss_of(by_hand, tokenizer, one)) for one in rankings[:4]) / 4
+        offset = sum(float(read(by_hand, tokens_of(tokenizer, *shown))) for shown in demonstrations) / 2
+    assert report.heldout_loss == pytest.approx(left, abs=1e-5)
+    assert report.offset == reward.offset == pytest.approx(offset, abs=1e-5)
+
+
+def test_training_on_labels_is_adam_on_the_log_likelihood(reward, tokenizer):
+    labels = [Judgement(r.prompt, r.completions[0], i % 3 > 0) for i, r in enumerate(rankings_of(40))]
+    by_hand = copy.deepcopy(reward.model).eval()
+    examples = encode_preferences(reward, labels, "labels")
+    losses = fit(reward, examples, FitSettings(RATE, EPOCHS, SIZE), torch.Generator().manual_seed(7), progress=False)
+    assert losses == pytest.approx(repeat(by_hand, tokenizer, labels), abs=1e-4)
+    equal(by_hand, reward.model)
 
 
 @pytest.mark.parametrize(

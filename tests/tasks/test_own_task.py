@@ -279,7 +279,7 @@ FIRST = {"prompt": "w1", "reference": "w7"}
         ([{**FIRST, "split": "trian"}], "line 1: split is 'trian'; expected one of train, validation, test"),
         ([{**FIRST, "split": "test"}], "line 1: no line has the split 'train'"),
         ([{**FIRST, "split": "train"}, {**FIRST, "prompt": "w2"}], "line 2: no column 'split'"),
-        ([{**FIRST, "finish_reason": 1}], "line 1: the column 'finish_reason' has a name that rewards know otherwise"),
+        ([{**FIRST, "finish_reason": 1}], "line 1: the column 'finish_reason' has the name of a reward argument"),
         ([FIRST, {**FIRST, "prompt": "w2"}], "jokes.jsonl has 2 prompts; expected at least 3"),
     ],
 )
