@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from textgym.agents.functional.objectives import Advantages, best_of_groups, spread
@@ -11,7 +9,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Scored
 from textgym.agents.loop.metrics import mean_and_error
 from textgym.agents.policy.lm_policy import Session
-from textgym.agents.settings import GroupSettings
+from textgym.agents.settings import BestOfNSettings, GroupSettings
 
 
 class ExpertIteration(SequenceAlgorithm):
@@ -57,13 +55,6 @@ class ExpertIteration(SequenceAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Return an advantage of 1 for every token, which makes the policy gradient imitation."""
         return spread(np.ones(len(scored.episodes)), scored.episodes.valid)
-
-
-@dataclass(frozen=True)
-class BestOfNSettings(GroupSettings):
-    """More samples than elsewhere: n alone decides how far from the reference the policy comes."""
-
-    samples_per_prompt: int = 16
 
 
 class BestOfN(ExpertIteration):

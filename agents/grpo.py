@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from textgym.agents.functional.objectives import Advantages, group_relative, leave_one_out, sequence_ratio, spread
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Scored
 from textgym.agents.ppo import ClippedAlgorithm
-from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
-
-
-@dataclass(frozen=True)
-class GRPOSettings(GroupSettings, ClipSettings):
-    """As published, the loss is normalised by each response's length and the KL stands in it.
-
-    Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
-    2025, arXiv 2503.14476) is ``clip_range_high=0.28, normalisation="token"``.
-
-    Attributes:
-        scale_by_std: whether advantages are divided by their group's standard deviation.
-    """
-
-    normalisation: Normalisation = "sequence"
-    kl_in_loss: bool = True
-    scale_by_std: bool = True
+from textgym.agents.settings import GRPOSettings, RLOOSettings
 
 
 class GRPO(ClippedAlgorithm):
@@ -105,13 +87,6 @@ class GSPO(GRPO):
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
         """Return each response's ratio s_i for all of its tokens, ``[n, T]``."""
         return sequence_ratio(log_ratio, valid)
-
-
-@dataclass(frozen=True)
-class RLOOSettings(GroupSettings):
-    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
-
-    n_epochs: int = 1
 
 
 class RLOO(SequenceAlgorithm):

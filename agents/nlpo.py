@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
@@ -10,29 +10,9 @@ from torch import nn
 from textgym.agents.loop.acting import MASK_MODEL
 from textgym.agents.loop.checks import restricts_actions
 from textgym.agents.policy.lm_policy import Session
-from textgym.agents.ppo import PPO, PPOSettings
+from textgym.agents.ppo import PPO
+from textgym.agents.settings import NLPOSettings
 from textgym.lm.behaviour import NucleusMask
-from textgym.numbers import check, count, finite
-
-
-@dataclass(frozen=True)
-class NLPOSettings(PPOSettings):
-    """PPO's, and those of the mask.
-
-    Attributes:
-        top_mask: the mass of the mask model's nucleus.
-        min_tokens_to_keep: so many of its most probable tokens are kept in any case.
-        target_update: iterations between refreshes of the mask model.
-    """
-
-    top_mask: float = 0.9
-    min_tokens_to_keep: int = 1
-    target_update: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, count, "min_tokens_to_keep", "target_update")
-        check(self, finite, "top_mask", above=0, high=1)
 
 
 class NLPO(PPO):

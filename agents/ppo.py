@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -22,7 +21,7 @@ from textgym.agents.functional.objectives import (
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
-from textgym.agents.settings import ClipSettings, CriticSettings, GAESettings
+from textgym.agents.settings import A2CSettings, ClipSettings, PPOSettings
 
 BEYOND_TARGET = 1.5  # as in stable-baselines3
 
@@ -62,11 +61,6 @@ class ClippedAlgorithm(SequenceAlgorithm):
         ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
         outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
         return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}
-
-
-@dataclass(frozen=True)
-class PPOSettings(ClipSettings, GAESettings):
-    """Defaults as published (Ziegler 2019, Ouyang 2022, Huang 2024)."""
 
 
 def whitened_gae(scored: Scored, lam: float) -> Advantages:
@@ -136,13 +130,6 @@ class PPO(ClippedAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Compute generalised advantages, whitened over the iteration, and value targets."""
         return whitened_gae(scored, self.settings.gae_lambda)
-
-
-@dataclass(frozen=True)
-class A2CSettings(CriticSettings):
-    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
-
-    n_epochs: int = 1
 
 
 class A2C(SequenceAlgorithm):

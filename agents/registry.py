@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from textgym.agents.best_of_n import BestOfN, ExpertIteration
@@ -11,6 +10,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.nlpo import NLPO
 from textgym.agents.ppo import A2C, PPO
 from textgym.agents.reinforce import Reinforce, ReMax
+from textgym.agents.settings import find_settings
 from textgym.agents.trpo import TRPO
 
 ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
@@ -34,8 +34,5 @@ def find_algorithm(name: str) -> type[SequenceAlgorithm]:
     Raises:
         ValueError: there is none; the nearest is named.
     """
-    if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}")
+    find_settings(name)  # whose message names the nearest
     return ALGORITHMS[name]

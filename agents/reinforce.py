@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from textgym.agents.functional.objectives import Advantages, greedy_baseline, monte_carlo, spread, whiten
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Scored
-from textgym.agents.settings import Settings
-
-
-@dataclass(frozen=True)
-class OnPolicySettings(Settings):
-    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
-
-    n_epochs: int = 1
+from textgym.agents.settings import OnPolicySettings
 
 
 class Reinforce(SequenceAlgorithm):

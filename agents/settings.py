@@ -1,45 +1,69 @@
-"""The numbers that an algorithm is made with: what all share, and what some add."""
+"""Settings of every algorithm, each declared and described once; importable without torch.
+
+The constructors, the command line and the experiments all read these classes: a field's docstring is its ``--help``.
+"""
 
 from __future__ import annotations
 
-import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-from textgym.numbers import check, check_given, count, finite
+from textgym.names import suggest
+from textgym.numbers import LARGEST_RATE, check, check_given, check_words, count, finite
 
 Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What every algorithm has, with one set of defaults; a subclass changes what defines its algorithm.
+class Common:
+    """Plain values among the constructor's arguments that every algorithm has beside its settings."""
 
-    Attributes:
-        episodes_per_iteration: responses collected between updates, companions and discarded ones included.
-        minibatch_size: responses in a gradient step.
-        n_epochs: passes over an iteration's responses.
-        max_grad_norm: gradients are scaled down to this norm.
-        samples_per_prompt: consecutive responses to one prompt: k, or n of best-of-n.
-        normalisation: what a minibatch's policy loss is divided by: its ``"token"`` count, each ``"sequence"``'s own
-            length, or the ``"constant"`` T.
-        kl_in_loss: β weighs the k3 estimate of the KL in the loss instead of k1 in the reward.
-        warmup_iterations: iterations until the learning rate is whole: the first one has 1/n of it, the second 2/n …
-            (Ouyang 2022: 10). 0 for none.
-        ent_coef: weight of an entropy bonus, as in stable-baselines3: the entropy of the behaviour distribution where
-            each token of a response was chosen, in nats, normalised as the policy loss is. 0 for none, as published.
-    """
+    learning_rate: float = 1e-4
+    """Initial learning rate of Adam; it decays linearly to 0 over the run. Published: 1.4e-5 (Ziegler 2019, GPT-2
+    small)."""
+    beta: float = 0.05
+    """KL coefficient β: the price of one nat of KL to the reference. Published: 0.15 at first (Ziegler 2019), 0.02
+    (Ouyang 2022), 0.04 in GRPO's loss (Shao 2024)."""
+    kl_target: float | None = None
+    """Target of an adaptive β, in nats per response (Ziegler 2019: 6). Default: β stays fixed."""
+    value: str = "trunk"
+    """Critic, for algorithms with one: 'trunk' (a head on the policy), 'separate' (a model of its own), or the
+    directory of a reward model."""
+
+    def __post_init__(self) -> None:
+        check(self, finite, "learning_rate", low=0, high=LARGEST_RATE)
+        check(self, finite, "beta", low=0)
+        check_given(self, finite, "kl_target", above=0)
+        check_words(self, "value")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of every algorithm, with one set of defaults; a subclass changes what defines its algorithm."""
 
     episodes_per_iteration: int = 128
+    """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
+    """Responses per gradient step. Published: 64 (Huang 2024)."""
     n_epochs: int = 4
+    """Passes over the responses of an iteration. Published: 4 (Ziegler 2019)."""
     max_grad_norm: float = 1.0
+    """Maximum norm of the gradient; a larger one is scaled down. Published: 1 (Stiennon 2020)."""
     samples_per_prompt: int = 1
+    """Responses to each prompt, k, sampled in a row."""
     normalisation: Normalisation = "token"
+    """Divisor of a minibatch's policy loss: its 'token' count, the length of each 'sequence', or the 'constant' T (Dr.
+    GRPO, Liu 2025)."""
     kl_in_loss: bool = False
+    """Put the KL into the loss, by the k3 estimator, instead of into the reward, by k1."""
     warmup_iterations: int = 0
+    """Iterations of linear warm-up: the first has 1/n of the learning rate, the second 2/n; 0 for none. Published: 10
+    (Ouyang 2022, appendix C.4)."""
     ent_coef: float = 0.0
+    """Weight of an entropy bonus in the loss, as in stable-baselines3: the entropy of the behaviour distribution at
+    each response token, in nats, normalised as the policy loss; 0 for none. Published: none."""
 
     def __post_init__(self) -> None:
         check(self, count, "episodes_per_iteration", "minibatch_size", "n_epochs", "samples_per_prompt")
@@ -56,11 +80,23 @@ class Settings:
         check(self, finite, "ent_coef", low=0)
 
 
+# --- parts that several algorithms share -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OnPolicySettings(Settings):
+    """Settings of Reinforce and ReMax: one pass, since nothing keeps a second one near the policy that sampled."""
+
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. The loss has no ratio that would correct for a second one."""
+
+
 @dataclass(frozen=True)
 class GroupSettings(Settings):
-    """Of algorithms that compare the responses to one prompt."""
+    """Settings of algorithms that compare the responses to one prompt."""
 
     samples_per_prompt: int = 4
+    """Responses to each prompt, k, which are compared with each other."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,15 +106,13 @@ class GroupSettings(Settings):
 
 @dataclass(frozen=True)
 class CriticSettings(Settings):
-    """Of algorithms with a critic.
-
-    Attributes:
-        clip_range_vf: ε of the value, in units of the value.
-        vf_coef: weight of the value loss.
-    """
+    """Settings of algorithms with a critic."""
 
     clip_range_vf: float = 0.2
+    """Clip range of the value: the distance that it may move from its old one, in units of the value. Published:
+    0.2."""
     vf_coef: float = 0.1
+    """Weight of the value loss. Published: 0.1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,13 +122,10 @@ class CriticSettings(Settings):
 
 @dataclass(frozen=True)
 class GAESettings(CriticSettings):
-    """Of algorithms with generalised advantage estimation.
-
-    Attributes:
-        gae_lambda: λ; γ is 1.
-    """
+    """Settings of algorithms with generalised advantage estimation (Schulman 2016)."""
 
     gae_lambda: float = 0.95
+    """λ of generalised advantage estimation; γ is 1. Published: 0.95."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,24 +134,146 @@ class GAESettings(CriticSettings):
 
 @dataclass(frozen=True)
 class ClipSettings(Settings):
-    """Of algorithms with a clipped ratio.
-
-    Attributes:
-        clip_range: ε: the ratio counts down to 1 − ε.
-        clip_range_high: it counts up to 1 + this; None for ε as well.
-        target_kl: nats per token. An iteration's update ends at the first minibatch whose ``approx_kl`` is above 1.5
-            times this, before the step on it, as in stable-baselines3. None or 0 for no such bound.
-    """
+    """Settings of algorithms with a clipped ratio."""
 
     clip_range: float = 0.2
+    """Clip range ε of the ratio, whose lower bound is 1 − ε. Published: 0.2 (Schulman 2017); 3e-4 in GSPO (Zheng
+    2025)."""
     clip_range_high: float | None = None
+    """Upper clip range: the ratio's upper bound is 1 plus this. Default: ε as well. Published: 0.28 (clip-higher, DAPO,
+    Yu 2025); 4e-4 in GSPO (Zheng 2025)."""
     target_kl: float | None = None
+    """Bound on one iteration's update, in nats per token, as in stable-baselines3: the update ends before the first
+    minibatch whose approx_kl exceeds 1.5 times this. None or 0 for no bound."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, finite, "clip_range", above=0, high=1)
         check_given(self, finite, "clip_range_high", above=0)
         check_given(self, finite, "target_kl", low=0)
+
+
+# --- algorithms ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PPOSettings(ClipSettings, GAESettings):
+    """Settings of PPO; defaults as published (Ziegler 2019, Ouyang 2022, Huang 2024)."""
+
+
+@dataclass(frozen=True)
+class NLPOSettings(PPOSettings):
+    """Settings of NLPO: PPO's, and those of the mask (Ramamurthy 2022)."""
+
+    top_mask: float = 0.9
+    """Mass of the mask model's nucleus. Published: 0.9."""
+    min_tokens_to_keep: int = 1
+    """Most probable tokens that the mask always keeps. Published: 100."""
+    target_update: int = 5
+    """Iterations between refreshes of the mask model. Published: 5 (IMDB)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, count, "min_tokens_to_keep", "target_update")
+        check(self, finite, "top_mask", above=0, high=1)
+
+
+@dataclass(frozen=True)
+class A2CSettings(CriticSettings):
+    """Settings of A2C: one pass over the episodes, as nothing keeps a second one near the policy that sampled them."""
+
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. The loss has no ratio that would correct for a second one."""
+
+
+@dataclass(frozen=True)
+class TRPOSettings(GAESettings):
+    """Settings of TRPO (Schulman 2015). Adam trains the critic alone; the policy takes one step an iteration."""
+
+    n_epochs: int = 4
+    """Passes of the critic over the responses of an iteration."""
+    target_kl: float = 0.01
+    """TRPO's KL bound per step, in nats per token: the mean of KL(π_old‖π) over the states of an iteration. Published:
+    0.01."""
+    cg_steps: int = 10
+    """Steps of the conjugate gradient. Published: 10."""
+    cg_damping: float = 0.1
+    """Damping that is added to the curvature. Published: 0.1."""
+    curvature_share: float = 0.1
+    """Share of the minibatches that the curvature is estimated on; the KL bound is checked on all. Published: 0.1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, count, "cg_steps")
+        check(self, finite, "target_kl", "cg_damping", above=0)
+        check(self, finite, "curvature_share", above=0, high=1)
+
+
+@dataclass(frozen=True)
+class RLOOSettings(GroupSettings):
+    """Settings of RLOO: one pass over the episodes, as nothing keeps a second one near the policy that sampled them."""
+
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. The loss has no ratio that would correct for a second one."""
+    samples_per_prompt: int = 4
+    """Responses to each prompt, k, each compared with the mean of the others. Published: 2 and 4 (Ahmadian 2024)."""
+
+
+@dataclass(frozen=True)
+class GRPOSettings(GroupSettings, ClipSettings):
+    """Settings of GRPO and GSPO; as published, the loss is normalised by response length and contains the KL.
+
+    Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
+    2025, arXiv 2503.14476) is ``clip_range_high=0.28, normalisation="token"``.
+    """
+
+    samples_per_prompt: int = 4
+    """Responses to each prompt, k: the group that scores are standardised in. Published: 64 (Shao 2024)."""
+    normalisation: Normalisation = "sequence"
+    kl_in_loss: bool = True
+    scale_by_std: bool = True
+    """Divide the advantages of a group by their standard deviation. Published: yes (Shao 2024), no (Liu 2025)."""
+
+
+@dataclass(frozen=True)
+class BestOfNSettings(GroupSettings):
+    """Settings of best-of-n: more samples, since n alone decides how far from the reference the policy comes."""
+
+    samples_per_prompt: int = 16
+    """Responses to each prompt, n, of which the best is imitated."""
+
+
+SETTINGS: Mapping[str, type[Settings]] = {
+    "ppo": PPOSettings,
+    "nlpo": NLPOSettings,
+    "a2c": A2CSettings,
+    "trpo": TRPOSettings,
+    "reinforce": OnPolicySettings,
+    "rloo": RLOOSettings,
+    "grpo": GRPOSettings,
+    "gspo": GRPOSettings,
+    "remax": OnPolicySettings,
+    "best-of-n": BestOfNSettings,
+    "expert-iteration": GroupSettings,
+}
+"""Settings class of each algorithm, by the name that commands and experiments use."""
+
+
+def find_settings(algorithm: str) -> type[Settings]:
+    """Return the settings class of an algorithm.
+
+    Raises:
+        ValueError: there is no such algorithm; the nearest is named.
+    """
+    if algorithm not in SETTINGS:
+        hint = suggest(algorithm, SETTINGS, after=" ")
+        raise ValueError(f"algorithm={algorithm!r} is unknown; {hint}Known: {', '.join(SETTINGS)}")
+    return SETTINGS[algorithm]
+
+
+def setting_names(kind: type[Settings]) -> tuple[str, ...]:
+    """Return the names of the settings that a class has."""
+    return tuple(field.name for field in fields(kind))
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:
@@ -133,9 +286,8 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 ELSEWHERE = {
-    "kl_coef": "kl",
-    "beta": "kl",
-    "kl_target": "kl",
+    "kl_coef": "beta",
+    "kl_target": "beta",
     **dict.fromkeys(("temperature", "top_k", "top_p", "min_new_tokens"), "sampling"),
     **dict.fromkeys(("lora", "freeze_layers", "untie_head"), "policy_kwargs"),
     "n_steps": "episodes_per_iteration",
@@ -155,6 +307,24 @@ FIXED = {
 """Settings of stable-baselines3's algorithms that these do not have, and why."""
 
 
+Beta = TypeVar("Beta")
+
+
+def former_beta(given: dict[str, Any], beta: Beta) -> Beta:
+    """Return β from keyword arguments that may still call it ``kl``, as version 0.1 did.
+
+    Args:
+        given: further keyword arguments of a constructor, from which ``kl`` is taken out.
+        beta: what the constructor got as ``beta``.
+    """
+    if "kl" not in given:
+        return beta
+    message = "the argument kl is called beta now, and this is the last version that takes the old name; write beta=…"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    former: Beta = given.pop("kl")
+    return former
+
+
 def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) -> Kind:
     """Return the settings of an algorithm.
 
@@ -162,12 +332,11 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
         TypeError: the algorithm has no setting of a given name.
         ValueError: a value is out of its range.
     """
-    known = [field.name for field in fields(kind)]
+    known = setting_names(kind)
     for name in given:
         if name in FIXED:
             raise TypeError(f"{algorithm} has no setting {name!r}: {FIXED[name]}; it has {', '.join(known)}")
         if name not in known:
-            near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{algorithm} has no setting {name!r}{hint}; it has {', '.join(known)}")
+            near = f"; did you mean {ELSEWHERE[name]!r}?" if name in ELSEWHERE else suggest(name, known, before="; ")
+            raise TypeError(f"{algorithm} has no setting {name!r}{near}; it has {', '.join(known)}")
     return kind(**given)

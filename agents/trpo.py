@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +17,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, Scored, minibatches
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.ppo import whitened_gae
-from textgym.agents.settings import GAESettings
-from textgym.numbers import check, count, finite
+from textgym.agents.settings import TRPOSettings
 from textgym.rewards.kl import exact_kl
 
 LINE_SEARCH_STEPS = 10
@@ -149,28 +147,6 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Cut a vector into tensors shaped like those of ``like``: the inverse of :func:`flat`."""
     ends = np.cumsum([0, *(tensor.numel() for tensor in like)]).tolist()
     return [vector[a:b].view_as(tensor) for (a, b), tensor in zip(pairwise(ends), like, strict=True)]
-
-
-@dataclass(frozen=True)
-class TRPOSettings(GAESettings):
-    """Adam, its learning rate and ``n_epochs`` are the critic's alone; the policy takes one step an iteration.
-
-    Attributes:
-        target_kl: mean KL(π_old‖π) over the states of an iteration that a step may reach, in nats.
-        cg_steps, cg_damping: of the conjugate gradient; the damping is added to the curvature.
-        curvature_share: of the minibatches that the curvature is estimated on; the KL is bound on all.
-    """
-
-    target_kl: float = 0.01
-    cg_steps: int = 10
-    cg_damping: float = 0.1
-    curvature_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, count, "cg_steps")
-        check(self, finite, "target_kl", "cg_damping", above=0)
-        check(self, finite, "curvature_share", above=0, high=1)
 
 
 class TRPO(SequenceAlgorithm):

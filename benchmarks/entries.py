@@ -11,7 +11,6 @@ All get the same budget of tokens, and all end as an ``LMPolicy``, so that all a
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -42,6 +41,7 @@ from textgym.env.vector import TokenVectorEnv
 from textgym.env.wrappers import VectorReferenceKL
 from textgym.lm.files.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
+from textgym.names import suggest
 from textgym.rewards.specs.imports import import_named
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
@@ -132,8 +132,7 @@ def find_contender(name: str) -> Contender:
         return Imitation()
     if ":" in name:
         return _imported(name)
-    near = difflib.get_close_matches(name, [*ALGORITHMS, SFT], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = suggest(name, [*ALGORITHMS, SFT], after=" ")
     raise ValueError(
         f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}, {SFT}; or write package.module:Class, "
         "path/to/file.py:Class, or stable_baselines3:PPO"
@@ -204,7 +203,7 @@ class Own:
     def train(self, lesson: Lesson) -> Trained:
         settings = own_settings(self, lesson.settings)
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
-        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
+        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, beta=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve, log_interval=0)
         return Trained(algorithm.policy, algorithm.num_timesteps, curve.points())

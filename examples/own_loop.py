@@ -33,7 +33,7 @@ TARGET = 0.9  # mean score of an iteration's responses
 
 def main() -> dict[str, float]:
     """Train until the target is reached or the budget is spent."""
-    algorithm = GRPO("LMPolicy", TASK, learning_rate=2e-3, kl=0.01, seed=0)
+    algorithm = GRPO("LMPolicy", TASK, learning_rate=2e-3, beta=0.01, seed=0)
     metrics: dict[str, float] = {}
     while algorithm.num_timesteps < BUDGET:
         episodes = algorithm.collect()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import copy
-import difflib
 import functools
 import inspect
 import math
@@ -22,6 +21,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import numpy as np
 import torch
 
+from textgym.names import suggest
 from textgym.numbers import LARGEST_FLOAT
 from textgym.types import Score
 
@@ -460,8 +460,7 @@ def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None
     required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
     for name in [*required, *getattr(reward, "required_columns", ())]:
         if name not in given and name not in always:
-            near = difflib.get_close_matches(name, [*given, *always], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, [*given, *always], after=" ")
             raise ValueError(
                 f"reward {reward_name(reward)!r} requires {name!r}, which the data does not have: {hint}Columns of the "
                 f"data are {', '.join(given) or 'none'}; every reward receives {', '.join(always)}. Add the column, "

@@ -23,6 +23,7 @@ import tyro
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents.registry import ALGORITHMS
 from textgym.cli import COMMANDS, main
+from textgym.commands.flags import CHOOSING
 
 ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
 DEEP = "[" * 100_000
@@ -153,10 +154,13 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
             yield Flag(flag, get_args(bare) if union else (bare,))
 
 
-def settings_class(command: str) -> Any:
-    """Return the dataclass of a command's settings; of bench that of its first action."""
-    config = COMMANDS[command][0]
-    return get_args(get_type_hints(config)["action"])[0] if command == "bench" else config
+def settings_classes(command: str) -> list[Any]:
+    """Return the dataclasses that a command's settings may have; of bench that of its first action."""
+    if command == "bench":
+        return [get_args(get_type_hints(COMMANDS[command][0])["action"])[0]]
+    if command in CHOOSING:
+        return [CHOOSING[command][1](algorithm) for algorithm in ALGORITHMS]
+    return [COMMANDS[command][0]]
 
 
 def _weight(flag: Flag) -> int:
@@ -164,7 +168,10 @@ def _weight(flag: Flag) -> int:
     return 4 if Path in flag.types or flag.name.rpartition(".")[2] in BY_NAME else 1
 
 
-FLAGS = {command: tuple(flags_of(settings_class(command))) for command in COMMANDS}
+FLAGS = {
+    command: tuple(dict.fromkeys(flag for kind in settings_classes(command) for flag in flags_of(kind)))
+    for command in COMMANDS
+}
 
 
 WEIGHTS = {command: [_weight(flag) for flag in flags] for command, flags in FLAGS.items()}

@@ -195,26 +195,27 @@ def test_task_with_gold_reward(tmp_path: Path) -> None:
 def test_yaml_settings_and_flags_that_win(place: Path) -> None:
     (place / "settings.yaml").write_text(
         "model: model\nprompts: prompts.jsonl\nreward: rewards.py:sevens\nmax_new_tokens: 6\nseed: 3\n"
-        "total_timesteps: 60\neval_episodes: 8\nepisodes_per_iteration: 8\nminibatch_size: 4\nkl_coef: 0.2\n"
+        "total_timesteps: 60\neval_episodes: 8\nepisodes_per_iteration: 8\nminibatch_size: 4\nbeta: 0.2\n"
     )
     main(["train", "--config", "settings.yaml", "--seed", "4", "--out", "run"])
     config = json.loads((place / "run" / "config.json").read_text())
     assert config["seed"] == 4
-    assert config["hyperparameters"]["kl_coef"] == 0.2
+    assert config["hyperparameters"]["beta"] == 0.2
 
 
 PARTS = ("sft", "labels", "reward_model", "train")  # of the pipeline's settings, which YAML nests
 
 
 def booleans(kind: Any, part: str = "") -> list[str]:
-    """Every setting of a command that is True or False, or None besides; after its part's name and a dot."""
+    """Every setting of a command that is True or False; after its part's name and a dot."""
     hints = get_type_hints(kind)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     inner = [found for name, hint in groups.items() for found in booleans(hint, f"{name}." if name in PARTS else part)]
-    return inner + [part + name for name, hint in hints.items() if hint in (bool, bool | None)]
+    return inner + [part + name for name, hint in hints.items() if hint is bool]
 
 
-BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name in booleans(kind)]
+OF_GRPO = [("train", "scale_by_std"), ("pipeline", "train.scale_by_std")]
+BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name in booleans(kind)] + OF_GRPO
 
 
 def setting(config: Any, name: str) -> Any:
@@ -238,15 +239,15 @@ def test_every_boolean_in_yaml(
     monkeypatch.setattr(cli, "run_command", seen.append)
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     part, _, last = name.rpartition(".")
-    given: dict[str, Any] = {last: value}
+    given: dict[str, Any] = {last: value, **({"algorithm": "grpo"} if (command, name) in OF_GRPO else {})}
     settings = {**({part: given} if part else given), **dict.fromkeys(required, "something")}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     main([command, "--config", str(tmp_path / "settings.yaml")])
     assert setting(seen[0], name) is value
 
 
-def test_the_optional_booleans_are_among_them() -> None:
-    assert {("train", "kl_in_loss"), ("train", "scale_by_std"), ("train", "resume")} <= set(BOOLEANS)
+def test_the_booleans_of_algorithms_are_among_them() -> None:
+    assert {("train", "kl_in_loss"), ("train", "resume")} <= set(BOOLEANS)
     assert {("pipeline", "train.kl_in_loss"), ("pipeline", "sft.enabled"), ("pipeline", "resume")} <= set(BOOLEANS)
 
 
@@ -282,8 +283,8 @@ def test_resume_says_what_it_finds(place: Path, capsys: pytest.CaptureFixture[st
     train("--resume", tokens=50)
     assert "there is no run in 'run', so the run starts from the beginning" in capsys.readouterr().out
     flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "run", "--resume"]
-    said = fails(capsys, *TRAIN, *flags, "--kl-coef", "0.3")
-    assert "other settings (kl_coef: 0.05 there, 0.3 here)" in said
+    said = fails(capsys, *TRAIN, *flags, "--beta", "0.3")
+    assert "other settings (beta: 0.05 there, 0.3 here)" in said
 
 
 def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

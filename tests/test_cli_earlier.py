@@ -15,7 +15,7 @@ from tests.test_cli import fails
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.cli import main
 from textgym.rewards import RewardModel
-from textgym.settings import changed_settings
+from textgym.settings import by_name, changed_settings
 
 LATER = (
     *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),
@@ -24,11 +24,12 @@ LATER = (
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
 hyperparameters versions"""
-HYPERPARAMETERS = """learning_rate episodes_per_iteration minibatch_size max_grad_norm kl_coef kl_target temperature
-top_k top_p min_new_tokens value n_epochs samples_per_prompt normalisation kl_in_loss gae_lambda clip_range
-clip_range_high clip_range_vf vf_coef scale_by_std
-top_mask min_tokens_to_keep target_update target_kl cg_steps cg_damping
-curvature_share"""
+SHARED = """learning_rate episodes_per_iteration minibatch_size max_grad_norm kl_coef kl_target temperature top_k top_p
+min_new_tokens value"""
+OWN = """n_epochs samples_per_prompt normalisation kl_in_loss gae_lambda clip_range clip_range_high clip_range_vf
+vf_coef scale_by_std top_mask min_tokens_to_keep target_update target_kl cg_steps cg_damping curvature_share"""
+HYPERPARAMETERS = [*SHARED.split(), *OWN.split()]
+"""Every run kept those of all algorithms: None for what its algorithm lacks and, in stages.json, for its defaults."""
 REWARD = """
 def letters(completions, **kwargs):
     return [float(len(text)) for text in completions]
@@ -80,21 +81,30 @@ def content(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def without_later(settings: Any) -> Any:
+def without_later(settings: Any, of_stages: bool = False) -> Any:
     """Settings as the earlier version kept them: it had no bound on an update either, so ``target_kl`` was None."""
     if isinstance(settings, list):
-        return [without_later(item) for item in settings]
+        return [without_later(item, of_stages) for item in settings]
     if not isinstance(settings, dict):
         return settings
     later = LATER if "missing_end_score" in settings else (*LATER, "truncation")  # which training had before others
-    kept = {name: without_later(value) for name, value in settings.items() if name not in later}
-    return {**kept, "target_kl": None} if "target_kl" in kept else kept
+    kept = {name: without_later(value, of_stages) for name, value in settings.items() if name not in later}
+    if "data" in kept and "heldout" in kept["settings"]:  # those of reward models stood among the others
+        kept |= kept.pop("settings")
+    return hyperparameters_then(kept, of_stages) if "kl_target" in kept else kept
+
+
+def hyperparameters_then(now: dict[str, Any], of_stages: bool) -> dict[str, Any]:
+    """Hyperparameters as the earlier version kept them, where none of the algorithm's own was given."""
+    kept = {**dict.fromkeys(HYPERPARAMETERS), **now, "kl_coef": now["beta"], "target_kl": None}
+    del kept["beta"]
+    return {**kept, **(dict.fromkeys(OWN.split()) if of_stages else {})}
 
 
 def made_earlier(run: str) -> None:
     for path in [*Path(run).rglob("config.json"), *Path(run).glob("stages.json")]:
         if path.name == "stages.json" or "versions" in content(path):  # a model's config.json stays
-            kept = without_later(content(path))
+            kept = without_later(content(path), path.name == "stages.json")
             if path.name == "config.json":
                 del kept["inputs"]  # fingerprints, which it did not keep
             path.write_text(json.dumps(kept))
@@ -131,11 +141,13 @@ def test_training_goes_on_as_it_began(capsys: pytest.CaptureFixture[str], monkey
     made_earlier("parts")
     config = content("parts/config.json")
     assert sorted(config) == sorted(TRAIN.split())
-    assert sorted(config["hyperparameters"]) == sorted(HYPERPARAMETERS.split())
+    assert sorted(config["hyperparameters"]) == sorted(HYPERPARAMETERS)
     new = ("target-kl", "0.3", "None"), ("warmup-iterations", "3", "0"), ("seed", "1", "0"), ("eval-every", "2", "None")
     for flag, value, was in new:
         said = fails(capsys, *RL, f"--{flag}", value, "--out", "parts", "--resume")
         assert f"other settings ({flag.replace('-', '_')}: {was} there, {value} here)" in said
+    assert "beta: 0.05 there, 0.3 here" in fails(capsys, *RL, "--beta", "0.3", "--out", "parts", "--resume")
+    assert "n_epochs: 4 there, 2 here" in fails(capsys, *RL, "--n-epochs", "2", "--out", "parts", "--resume")
     main([*RL, "--out", "parts", "--resume"])
     assert result("parts") == result("whole")
     main([*neutral, "--out", "parts", "--resume"])  # the same settings, by their names of now
@@ -191,6 +203,12 @@ def test_every_stage_of_a_pipeline_goes_on_as_it_began(
     cut_training(monkeypatch, capsys, *loop, "--resume")
     said = fails(capsys, *loop, "--resume", "--skip-bad", "3")
     assert "other settings (skip_bad: 0 there, 3 here)" in said
+    for flags, told in (
+        (("--train.clip-range", "0.3"), "clip_range: 0.2 there, 0.3 here"),
+        (("--train.kl-coef", "0.3"), "beta: 0.05 there, 0.3 here"),
+        (("--reward-model.epochs", "2"), "epochs: 1 there, 2 here"),
+    ):
+        assert f"other settings ({told})" in fails(capsys, *loop, "--resume", *flags)
     main([*loop, "--resume"])
     for stage in ("sft", "iteration-1/policy"):
         assert result(f"run/{stage}") == result(f"whole/{stage}")
@@ -235,3 +253,25 @@ def test_pipelines_that_left_out_any_number_of_bad_rows_go_on() -> None:
     )
     assert "skip_bad: 0 there" in changed_settings({"sft": {"bad_rows": "error"}}, {"skip_bad": 2, "sft": {}})
     assert changed_settings({"bad_rows": "skip"}, {"skip_bad": 0}) == "skip_bad: 1000000000 there, 0 here"
+
+
+KEPT_THEN = {
+    "command": "train",
+    "algorithm": "rloo",
+    "hyperparameters": {**dict.fromkeys(OWN.split()), "kl_coef": 0.2, "n_epochs": 1, "samples_per_prompt": 4},
+}
+
+
+def test_settings_of_the_version_before_are_compared_by_what_they_mean() -> None:
+    """What the algorithm lacks was kept as None; in stages of a pipeline so were the algorithm's own values."""
+    now = {"command": "train", "algorithm": "rloo", "hyperparameters": {"beta": 0.2, "n_epochs": 1}}
+    more = {"samples_per_prompt": 4, "normalisation": "token", "kl_in_loss": False}
+    now["hyperparameters"] = {**now["hyperparameters"], **more, "target_kl": None}  # type: ignore[dict-item]
+    assert changed_settings(KEPT_THEN, now) == ""
+    stage = {**KEPT_THEN, "hyperparameters": {**dict.fromkeys(OWN.split()), "kl_coef": 0.2}}
+    assert changed_settings(stage, now) == ""
+    assert changed_settings({**stage, "algorithm": "a2c"}, now).startswith("algorithm: 'a2c' there, 'rloo' here")
+    other = {**now, "hyperparameters": {**now["hyperparameters"], "n_epochs": 2, "beta": 0.3}}  # type: ignore[dict-item]
+    assert changed_settings(KEPT_THEN, other) == "beta: 0.2 there, 0.3 here, n_epochs: 1 there, 2 here"
+    part = {"algorithm": "trpo", "hyperparameters": {"kl_coef": 0.1, "cg_steps": None, "top_mask": None}}
+    assert by_name({"train": part}) == {"train.algorithm": "trpo", "train.beta": 0.1, "train.cg_steps": 10}

@@ -64,7 +64,7 @@ def test_a_larger_variant_is_sampled_and_says_so(tmp_path: Path, capsys: pytest.
 def test_a_checkpoint_is_measured_as_it_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sampling = Sampling(temperature=0.7, top_k=3)
     algorithm = NLPO(
-        env="textgym/Copy-v0", learning_rate=3e-3, sampling=Sampling(0.7), top_mask=0.6, kl=0.05, seed=0
+        env="textgym/Copy-v0", learning_rate=3e-3, sampling=Sampling(0.7), top_mask=0.6, beta=0.05, seed=0
     ).learn(512)
     algorithm.save(tmp_path / "nlpo")
     shaped = PPO(env="textgym/Copy-v0", sampling=sampling, seed=0)

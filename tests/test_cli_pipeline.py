@@ -239,7 +239,7 @@ def test_another_iteration_can_be_added_and_complete_stages_stay(
             ["--labels.temperature", "1"],
             "stage 'labels 1' in 'run/iteration-1/labels' {} (temperature: 0.5 there",
         ),
-        (None, ["--train.kl-coef", "0.7"], "stage 'policy 1' in 'run/iteration-1/policy' {} (kl_coef: 0.05 there, 0.7"),
+        (None, ["--train.beta", "0.7"], "stage 'policy 1' in 'run/iteration-1/policy' {} (beta: 0.05 there, 0.7"),
     ],
 )
 def test_what_another_configuration_made_is_refused(
@@ -293,7 +293,7 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--train.kl-coeff", "1"], "--train.kl-coeff"),
+        (["--train.betta", "1"], "--train.betta"),
         (["--config", "unknown.yaml"], "--labels.labeler"),
         (["--labels.completions", "1"], "completions=1; expected a whole number, at least 2"),
         (["--labels.prompts", "99"], "labels.prompts=99, but there are 16 prompts"),
@@ -367,6 +367,6 @@ def test_the_documented_example_on_ones_own_data_is_read(place: Path, monkeypatc
     monkeypatch.setattr(cli, "run_command", seen.append)
     monkeypatch.setattr(cli, "check_early", lambda _: None)
     (place / "own.yaml").write_text(yaml.safe_dump(example(1)))
-    main(["pipeline", "own.yaml", "--out", "run", "--train.kl-coef", "0.4"])
+    main(["pipeline", "own.yaml", "--out", "run", "--train.beta", "0.4"])
     assert seen[0].labels.labeller == "file"
-    assert seen[0].train.hyperparameters.kl_coef == 0.4  # flags win
+    assert seen[0].train.hyperparameters.beta == 0.4  # flags win

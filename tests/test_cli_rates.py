@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import main
 from textgym.commands.configs.demo import DemoConfig
-from textgym.commands.configs.hyperparameters import CAUTIOUS, Hyperparameters
+from textgym.commands.configs.hyperparameters import cautious, hyperparameters_class
 from textgym.commands.configs.pipeline import TrainPart
-from textgym.commands.configs.train import TrainConfig
+from textgym.commands.configs.train import TrainConfig, train_config_class
 from textgym.commands.demo import recipe
-from textgym.commands.settings import cautious, resolve
+from textgym.commands.train import begun
 from textgym.lm.guards import TrainingWarning
 from textgym.reports.run import warned
 
@@ -63,14 +63,21 @@ BOUNDS = {"ppo": 0.02, "nlpo": 0.02, "grpo": 0.02, "gspo": 0.02, "trpo": 0.01, "
 
 @pytest.mark.parametrize(("algorithm", "target_kl"), BOUNDS.items())
 def test_train_bounds_what_has_a_clipped_ratio(algorithm: str, target_kl: float | None) -> None:
-    begun = TrainConfig(out=Path("run")).hyperparameters
-    assert begun == CAUTIOUS
-    assert resolve(algorithm, cautious(algorithm, begun)).target_kl == target_kl
+    config = train_config_class(algorithm)(out=Path("run"))
+    assert config.algorithm == algorithm
+    assert config.hyperparameters == cautious(algorithm)
+    assert getattr(config.hyperparameters, "target_kl", None) == target_kl
+    assert config.hyperparameters.warmup_iterations == 10
+
+
+def test_the_default_algorithm_is_ppo() -> None:
+    assert TrainConfig(out=Path("run")).hyperparameters == train_config_class("ppo")(out=Path("run")).hyperparameters
 
 
 @pytest.mark.parametrize("chosen", [0.0, 0.5])
 def test_a_bound_that_was_chosen_stays(chosen: float) -> None:
-    assert cautious("ppo", replace(CAUTIOUS, target_kl=chosen)).target_kl == chosen
+    given: Any = replace(cautious("ppo"), target_kl=chosen)  # a field of PPO's, not of all
+    assert begun(TrainConfig(out=Path("run"), hyperparameters=given)).hyperparameters == given
 
 
 def test_pipeline_and_demo_keep_the_published_settings() -> None:
@@ -78,18 +85,18 @@ def test_pipeline_and_demo_keep_the_published_settings() -> None:
     published = {"warmup_iterations": 0, "target_kl": None}
     parts = [TrainPart(), recipe(DemoConfig()).train, recipe(DemoConfig(tiny=True)).train]
     for part, rate in zip(parts, (1e-4, 5e-4, 1e-3), strict=True):
-        made = resolve("ppo", part.hyperparameters)
+        made = part.hyperparameters
         assert {name: getattr(made, name) for name in published} == published
         assert made.learning_rate == rate
-    assert parts[0].hyperparameters == Hyperparameters()
+    assert parts[0].hyperparameters == hyperparameters_class("ppo")()
 
 
 def test_a_run_warms_up_and_says_how_it_was_bounded(folder: Path) -> None:
     train("--learning-rate", "1e-3", "--warmup-iterations", "4", "--total-timesteps", "150")
-    begun, rates = 0, []
+    before, rates = 0, []
     for i, row in enumerate(rows()):
-        rates.append(1e-3 * (1 - begun / 150) * min(1, (i + 1) / 4))
-        begun = row["time/total_timesteps"]
+        rates.append(1e-3 * (1 - before / 150) * min(1, (i + 1) / 4))
+        before = row["time/total_timesteps"]
     assert [row["train/learning_rate"] for row in rows()] == pytest.approx(rates)
     kept = json.loads(Path("run/config.json").read_text())["hyperparameters"]
     assert (kept["target_kl"], kept["warmup_iterations"]) == (0.02, 4)

@@ -40,8 +40,8 @@ def test_every_flag_is_tried() -> None:
     """The flags are those of the settings, not a list that somebody must keep."""
     assert set(FLAGS) == set(COMMANDS)
     names = {command: {flag.name for flag in flags} for command, flags in FLAGS.items()}
-    assert {"out", "kl-coef", "total-timesteps", "resume"} <= names["train"]
-    assert {"labels.completions", "train.kl-coef", "sft.epochs"} <= names["pipeline"]
+    assert {"out", "beta", "total-timesteps", "resume"} <= names["train"]
+    assert {"labels.completions", "train.beta", "sft.epochs"} <= names["pipeline"]
     assert {"jobs", "seeds", "tasks"} <= names["bench"]
 
 

@@ -28,13 +28,15 @@ from textgym.agents.offline.dpo_settings import DPOSettings
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.registry import ALGORITHMS
+from textgym.agents.settings import Common
+from textgym.commands.configs.hyperparameters import hyperparameters_class
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_maker
 from textgym.rewards.compose import compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL
-from textgym.rewards.models.training import FitSettings
+from textgym.rewards.models.settings import FitSettings, RewardModelSettings
 
 FILLERS: dict[Any, Any] = {Path: Path("x"), str: "x", tuple[Path, ...]: (Path("x"),)}
 
@@ -66,10 +68,12 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     **{a.settings_class.__name__: (a.settings_class, {}) for a in ALGORITHMS.values()},
     "SFTSettings": (SFTSettings, {}),
     "DPOSettings": (DPOSettings, {}),
+    "Common": (Common, {}),
     "Sampling": (Sampling, {}),
     "FixedKL": (FixedKL, {"beta": 0.1}),
     "AdaptiveKL": (AdaptiveKL, {"beta": 0.1}),
-    "FitSettings": (FitSettings, {"learning_rate": 0.1}),
+    "FitSettings": (FitSettings, {}),
+    "RewardModelSettings": (RewardModelSettings, {}),
     "Pretraining": (Pretraining, {"texts": ("a text",)}),
 }
 NONSENSE = (math.nan, math.inf, -math.inf, True, "3", 10**400, [1])
@@ -86,7 +90,8 @@ def test_all_settings_are_met() -> None:
     found = {(kind, name) for kind, name, _ in GIVEN}
     assert {
         ("TrainConfig", "total_timesteps"),
-        ("Hyperparameters", "clip_range"),
+        ("Common", "learning_rate"),
+        ("Hyperparameters", "ent_coef"),
         ("NLPOSettings", "top_mask"),
     } <= found
     assert len(found) >= 120
@@ -124,21 +129,18 @@ def test_an_empty_word_is_refused_by_name(kind: str) -> None:
                     made(**{**others, name: value})
 
 
-def test_flags_and_constructors_refuse_the_same() -> None:
-    """A hyperparameter of the command line has the bounds that it has in the algorithm."""
-    flags = SETTINGS["Hyperparameters"][0]
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_flags_and_constructors_refuse_the_same(algorithm: str) -> None:
+    """A hyperparameter of the command line has the bounds that it has in the algorithm, in Common or in Sampling."""
+    flags = hyperparameters_class(algorithm)
     numbers = {name for name, types_ in kinds(flags) if types_ & {int, float}}
-    independent = numbers - {"episodes_per_iteration", "minibatch_size"}  # of each other
-    values = (-1, -0.5, 0, 0.5, 1, 1.5, 2, 100)
-    differing = set()
-    for algorithm in ALGORITHMS.values():
-        own = algorithm.settings_class
-        for name in independent & {f.name for f in fields(own)}:
-            for value in values:
-                if _refuses(flags, name, value) != _refuses(own, name, value):
-                    differing.add((name, value))
-    # The algorithms ask more of these: trpo needs a bound, and groups need two samples.
-    assert differing <= {("target_kl", 0), ("samples_per_prompt", 1)}
+    seen: set[str] = set()
+    for part in (ALGORITHMS[algorithm].settings_class, Common, Sampling):
+        for name in numbers & {f.name for f in fields(part)}:
+            seen.add(name)
+            for value in (-1, -0.5, 0, 0.5, 1, 1.5, 2, 100):
+                assert _refuses(flags, name, value) == _refuses(part, name, value), (name, value)
+    assert seen == numbers
 
 
 def _refuses(made: Callable[..., Any], name: str, value: float) -> bool:
@@ -200,7 +202,7 @@ def test_rates_and_prices_are_numbers() -> None:
     for value in (True, "0.1"):
         with pytest.raises(TypeError, match="learning_rate="):
             schedule_state(value)
-        with pytest.raises(TypeError, match="kl="):
+        with pytest.raises(TypeError, match="beta="):
             make_controller(value)
     for rate in (np.float32(0.5), torch.tensor(0.5)):
         assert schedule_state(rate) == 0.5

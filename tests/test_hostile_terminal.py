@@ -175,7 +175,7 @@ def textgym(*argv: str, folder: Path, **settings: str) -> subprocess.Popen[bytes
 def test_a_locale_of_ascii(tmp_path: Path) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     out, error = textgym("train", "--help", folder=tmp_path, **ascii_only).communicate()
-    assert b"--kl-coef" in out
+    assert b"--beta" in out
     assert not error
     process = textgym("train", "--out", "Wörter", "--prompts", "Wörter.jsonl", folder=tmp_path, **ascii_only)
     _, error = process.communicate()

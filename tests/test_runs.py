@@ -302,7 +302,7 @@ def test_training_that_diverges_keeps_the_last_checkpoint_the_reason_and_the_bat
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("other.jsonl").write_text('{"prompt": "w9 w9"}\n{"prompt": "w8 w8"}\n')  # fewer, and others
-    flags = ("--kl-coef", "0", "--checkpoint-every", "1", "--algorithm", "ppo", "--validation", "other.jsonl")
+    flags = ("--beta", "0", "--checkpoint-every", "1", "--algorithm", "ppo", "--validation", "other.jsonl")
     said = ends(capsys, 1, *flags, reward="huge", tokens=400)
     stopped = content("run/stopped.json")
     assert "training diverged" in stopped["reason"]

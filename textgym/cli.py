@@ -14,10 +14,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import is_dataclass
 from importlib import import_module
 from types import TracebackType
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import tyro
 import yaml
@@ -33,6 +32,7 @@ from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
+from textgym.commands.flags import config_class, with_names_of_today
 from textgym.env.rendering import PrintableStream, printable
 from textgym.files import read_text
 from textgym.numbers import SettingError
@@ -57,9 +57,9 @@ DESCRIPTION = (
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""
 NARROWEST = 40
-"""The smallest width, in columns, for which help is laid out."""
+"""Minimum width of help, in columns."""
 MOST_SETTINGS = 10_000
-"""The most values that a YAML file may hold, with its aliases written out."""
+"""Maximum number of values in a YAML file, with its aliases written out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,7 +166,7 @@ def quieten_transformers() -> None:
 def with_yaml(argv: list[str]) -> list[str]:
     """Put the settings of ``--config FILE.yaml`` before the flags, which therefore win.
 
-    A mapping inside of the file holds the settings of a part: ``train: {kl_coef: 0.3}`` is ``--train.kl-coef 0.3``.
+    A mapping inside of the file holds the settings of a part: ``train: {beta: 0.3}`` is ``--train.beta 0.3``.
 
     Raises:
         ValueError: the file is not a mapping of settings.
@@ -181,8 +181,7 @@ def with_yaml(argv: list[str]) -> list[str]:
     if at + 1 >= len(argv):
         raise ValueError("--config needs a YAML file")
     settings = read_yaml(argv[at + 1])
-    optional = _optional_booleans(COMMANDS[argv[0]][0]) if argv[0] in COMMANDS else set()
-    flags = [text for name, value in _named(settings) for text in _flag(name, value, name in optional)]
+    flags = [text for name, value in _named(settings) for text in _flag(name, value)]
     rest = [*argv[:at], *argv[at + 2 :]]
     words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
     return [*rest[:words], *flags, *rest[words:]]
@@ -209,7 +208,7 @@ def read_yaml(path: str) -> dict[Any, Any]:
 
 
 def _size(node: Any, known: dict[int, float]) -> float:
-    """The number of values in a node of YAML, with its aliases written out; infinite where one contains itself."""
+    """Return the number of values in a node of YAML, with aliases written out; infinite where one contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf  # which stays only if it is met again inside
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -219,7 +218,7 @@ def _size(node: Any, known: dict[int, float]) -> float:
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting by its name on the command line; those of a part after the part's name and a dot."""
+    """Give every setting by its name on the command line; those of a part after the part's name and a dot."""
     for key, value in settings.items():
         name = part + str(key).replace("_", "-")
         if isinstance(value, dict):
@@ -228,23 +227,9 @@ def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, A
             yield name, value
 
 
-def _optional_booleans(config: Any, part: str = "") -> set[str]:
-    """Settings that are True, False or None: their flags take a value, where those of plain booleans take none."""
-    found: set[str] = set()
-    for key, hint in get_type_hints(config, include_extras=True).items():
-        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        name = part + key.replace("_", "-")
-        if is_dataclass(kind):
-            nameless = any(getattr(mark, "name", None) == "" for mark in marks)
-            found |= _optional_booleans(kind, part if nameless else f"{name}.")
-        elif kind == bool | None:
-            found.add(name)
-    return found
-
-
-def _flag(name: str, value: Any, takes_value: bool) -> list[str]:
+def _flag(name: str, value: Any) -> list[str]:
     part, dot, last = name.rpartition(".")
-    if isinstance(value, bool) and not takes_value:
+    if isinstance(value, bool):
         return [f"--{name}" if value else f"--{part}{dot}no-{last}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
@@ -270,9 +255,15 @@ def parse(argv: list[str]) -> Any:
 
     Raises:
         SettingError: a value has no meaning.
+        ValueError: the algorithm is unknown, or lacks a setting that is given.
         SystemExit: tyro has printed its help, or what it cannot read.
     """
+    argv, notes = with_names_of_today(argv)
+    for note in notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
     subcommands: dict[str, Callable[..., Any]] = {name: config for name, (config, _) in COMMANDS.items()}
+    if own := config_class(argv):
+        subcommands[argv[0]] = own
     told = io.StringIO()
     try:
         with redirect_stderr(told), legible_width():
@@ -287,7 +278,7 @@ def parse(argv: list[str]) -> Any:
 
 @contextmanager
 def legible_width() -> Iterator[None]:
-    """Lets tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
+    """Let tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(max(NARROWEST, shutil.get_terminal_size().columns))
     try:
@@ -305,7 +296,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def mend_streams() -> None:
-    """Lets every text be printed, whatever the locale, and whether or not somebody reads."""
+    """Make streams print every text, whatever the locale, and whether or not somebody reads."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
@@ -315,7 +306,7 @@ def mend_streams() -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Tells a broken pipe of standard output from others, and closes it, as the interpreter would complain later."""
+    """Tell a broken pipe of standard output from others, and close it, as the interpreter would complain later."""
     try:
         out = sys.stdout.fileno()
     except OSError:  # it is no file, but a text in memory

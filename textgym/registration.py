@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -16,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from textgym.env.mdp import TokenMDP
 from textgym.env.single import TokenEnv
 from textgym.env.vector import TokenVectorEnv
+from textgym.names import suggest
 from textgym.numbers import LARGEST, SettingError, count, finite, random_seed, shown
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
@@ -177,12 +177,8 @@ def _import_for(name: str, module: str) -> None:
 
 def _unknown(name: str, id: str) -> str:
     ids = [*(f"textgym/{known}-v0" for known in TASKS), *_own]
-    # Compared by their short names: the common prefix and suffix would make all ids similar.
-    shown = {short: f"textgym/{short}-v0" if "/" in id else short for short in TASKS} | {
-        _short(own): own for own in _own
-    }
-    near = difflib.get_close_matches(_short(id), shown, n=1, cutoff=0.5)
-    hint = f"did you mean {shown[near[0]]!r}? " if near else ""
+    shown = [*(f"textgym/{short}-v0" if "/" in id else short for short in TASKS), *_own]
+    hint = suggest(id, shown, after=" ", key=_short)  # compared without what most ids have in common
     return (
         f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. Your own tasks are found after "
         "textgym.register_task, or as 'module:id'"
@@ -251,8 +247,7 @@ def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
     known = [*own, "reward", "split", *(field.name for field in fields(TokenMDP) if field.name != "reward")]
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggest(name, known, before="; ")
             raise TypeError(f"task={task!r} has no setting {name!r}{hint}; it has {', '.join(known)}")
     parameters = {name: value for name, value in settings.items() if name in own}
     rest = {name: value for name, value in settings.items() if name not in own}

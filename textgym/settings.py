@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from textgym.agents.settings import SETTINGS, Settings, setting_names
 from textgym.rows import NO_LIMIT
 
 LATER: Mapping[str, Any] = {
@@ -25,6 +27,8 @@ EXTENDED = "extended_from"
 """Key in ``config.json`` of the earlier token budgets of a run that was extended."""
 ZERO_IS_NONE = ("target_kl", "ent_coef")
 """Settings for which 0 and None both mean "off"."""
+FORMER_BETA = "kl_coef"
+"""Name of β in the runs of version 0.1."""
 NAMELESS = ("hyperparameters", "settings")  # sections whose settings are named without the section
 NO_SETTINGS = ("versions", "inputs")
 
@@ -51,10 +55,35 @@ def by_name(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Earlier versions wrote ``bad_rows: skip`` for an unlimited ``skip_bad``.
     """
-    settings = flat(config)
+    settings = _with_own_settings(flat(config))
     former = [value for name, value in settings.items() if name.rpartition(".")[2] == "bad_rows"]
     kept = {name: value for name, value in settings.items() if name.rpartition(".")[2] != "bad_rows"}
     return {**({"skip_bad": NO_LIMIT if "skip" in former else 0} if former else {}), **kept}
+
+
+def _with_own_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of version 0.1 as they are kept today; others as they are.
+
+    There β was ``kl_coef``, and a run had the settings of all algorithms, with None for those that its algorithm lacks
+    and, in stages of a pipeline, for its defaults.
+    """
+    for name in [name for name in settings if name.rpartition(".")[2] == FORMER_BETA]:
+        part = name.removesuffix(FORMER_BETA)
+        kind = SETTINGS.get(str(settings.get(f"{part}algorithm", "ppo")), Settings)
+        own = asdict(kind())
+        lacking = {
+            f"{part}{other}"
+            for other_kind in SETTINGS.values()
+            for other in setting_names(other_kind)
+            if other not in own
+        }
+        defaults = {f"{part}{other}": value for other, value in own.items()}
+        settings = {
+            f"{part}beta" if key == name else key: defaults.get(key) if value is None else value
+            for key, value in settings.items()
+            if key not in lacking
+        }
+    return settings
 
 
 def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:

@@ -74,7 +74,7 @@ from textgym.agents.loop.slots import (
 from textgym.agents.offline.pretraining import Pretraining, check_pretraining
 from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
 from textgym.agents.policy.reference import Reference, make_reference
-from textgym.agents.settings import CriticSettings, Settings, make_settings
+from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings
 from textgym.files import standing
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
 from textgym.lm.sampling import Sampling
@@ -102,7 +102,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             initial model, with the adapters that it came with; ``"without-adapters"`` for the model below them.
         value: the critic, for algorithms with one: ``"trunk"``, ``"separate"``, a reward model's directory, or a
             module.
-        kl: β, or a controller of it.
+        beta: β, the price of a nat of KL, or a controller of it, such as ``AdaptiveKL``.
         sampling: settings of the behaviour distribution.
         pretraining: text whose likelihood every update also raises (PPO-ptx, for any algorithm); None for none.
         score_together: score the responses of an iteration at its end, in few large calls of the reward; False scores
@@ -455,12 +455,12 @@ class SequenceAlgorithm(BaseAlgorithm):
         self,
         policy: str | type[BasePolicy] = "LMPolicy",
         env: GymEnv | gym.vector.VectorEnv[Any, Any, Any] | str | None = None,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | Schedule = Common.learning_rate,
         *,
         model: str | Path | PreTrainedModel | None = None,
         reference: Reference = None,
-        value: str | Path | nn.Module = "trunk",
-        kl: float | KLController = 0.05,
+        value: str | Path | nn.Module = Common.value,
+        beta: float | KLController = Common.beta,
         sampling: Sampling | None = None,
         pretraining: Pretraining | None = None,
         score_together: bool = True,
@@ -476,6 +476,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         check_policy(policy, env)
         if _init_setup_model:
             require_env(env)
+        beta = former_beta(settings, beta)
         self.settings = make_settings(self.settings_class, type(self).__name__, settings)
         self.group = self.settings.samples_per_prompt + self.greedy_companion  # responses to a prompt, in a row
         count = self.settings.episodes_per_iteration
@@ -490,7 +491,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.model = model
         self.reference_source = reference
         self.value = value
-        self.kl = make_controller(kl)
+        self.kl = make_controller(beta)
         rate = schedule_state(learning_rate)  # raises for a schedule that no checkpoint could hold
         self.sampling = sampling or Sampling()
         self.pretraining = pretraining

@@ -96,7 +96,7 @@ def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, A
         "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
         "seed": state["seed"],
         "sampling": Sampling(**state["sampling"]),
-        "kl": kl_from_state(state["kl"]),
+        "beta": kl_from_state(state["kl"]),
         "model": str(directory),
         "reference": saved_reference(directory),
         "value": load_value(directory) or "trunk",

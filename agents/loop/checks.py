@@ -44,16 +44,16 @@ def require_env(env: Any) -> None:
         raise ValueError("env is None; pass a task's id, such as env='textgym/Reviews-v0', or an environment")
 
 
-def make_controller(kl: Any) -> KLController:
+def make_controller(beta: Any) -> KLController:
     """Return a controller of β, or a fixed β as one.
 
     Raises:
         TypeError: it is neither.
     """
-    number = plain(kl)
-    if number is None and not hasattr(kl, "beta"):
-        raise TypeError(f"kl={kl!r}; expected a number, β, or a controller such as textgym.rewards.kl.AdaptiveKL")
-    controller: KLController = kl if number is None else FixedKL(number)
+    number = plain(beta)
+    if number is None and not hasattr(beta, "beta"):
+        raise TypeError(f"beta={beta!r}; expected a number, β, or a controller such as textgym.rewards.kl.AdaptiveKL")
+    controller: KLController = beta if number is None else FixedKL(number)
     return controller
 
 
@@ -230,6 +230,6 @@ def check_wrapper(env: VecEnv, sampling: Sampling, beta: float) -> None:
         raise ValueError(f"the ReferenceKL wrapper has {wrapper}, the policy {sampling}; make them equal")
     if beta > 0:
         raise ValueError(
-            f"the environment's ReferenceKL wrapper subtracts the KL already, and kl={beta} would subtract it again; "
-            "pass kl=0, or leave the wrapper out"
+            f"the environment's ReferenceKL wrapper subtracts the KL already, and beta={beta} would subtract it again; "
+            "pass beta=0, or leave the wrapper out"
         )

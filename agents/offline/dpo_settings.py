@@ -9,18 +9,18 @@ from textgym.numbers import LARGEST_RATE, check, count, finite
 
 @dataclass(frozen=True)
 class DPOSettings:
-    """Settings of learning from comparisons."""
+    """Settings of direct preference optimisation (Rafailov 2023)."""
 
     beta: float = 0.1
-    """β, the price of a nat of KL to the model as it was. Published: 0.1; 0.5 for summaries."""
+    """KL coefficient β: the price of one nat of KL to the model before training. Published: 0.1; 0.5 for summaries."""
     epochs: int = 1
     """Passes over the comparisons."""
     learning_rate: float = 1e-4
-    """Adam's initial rate; it decays linearly to 0. Published: 1e-6 (RMSprop, 2.8 billion parameters)."""
+    """Initial learning rate of Adam; it decays linearly to 0. Published: 1e-6 (RMSprop, 2.8 billion parameters)."""
     batch_size: int = 32
     """Comparisons per gradient step. Published: 64."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Maximum norm of the gradient; a larger one is scaled down."""
 
     def __post_init__(self) -> None:
         check(self, count, "epochs", "batch_size")

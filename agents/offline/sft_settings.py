@@ -1,4 +1,4 @@
-"""What fine-tuning is told, and what it tells of each epoch."""
+"""Settings of supervised fine-tuning, and the numbers that it reports of each epoch."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ EpochRow: TypeAlias = dict[str, float]
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """How a model is fine-tuned."""
+    """Settings of supervised fine-tuning."""
 
     epochs: int = 16
-    """Passes over the demonstrations, at most: the best epoch is kept. Published: 16 (Ouyang 2022)."""
+    """Maximum number of passes over the demonstrations; the best epoch is kept. Published: 16 (Ouyang 2022)."""
     stop_patience: int | None = None
-    """Train no further after so many epochs in a row that are no better than the best before them, by the figure that
-    chooses the epoch."""
+    """Stop after this many epochs in a row without a new best, by the metric that chooses the epoch. Default: never."""
     learning_rate: float = 1e-4
-    """Adam's initial rate; a cosine takes it to 10 %. Published: 9.65e-6 (Ouyang 2022, 1.3 billion parameters)."""
+    """Initial learning rate of Adam; it decays to 10 % along a cosine. Published: 9.65e-6 (Ouyang 2022, 1.3 billion
+    parameters)."""
     batch_size: int = 32
     """Demonstrations per gradient step. Published: 32."""
     accumulate: int = 1
-    """Parts that a batch is cut into, where it does not fit into memory as a whole."""
+    """Parts that a batch is split into, where it does not fit into memory as a whole."""
     residual_dropout: float = 0.0
-    """Dropout on the output of every attention and feed-forward part, the only one there is. Published: 0.2."""
+    """Dropout on the output of every attention and feed-forward layer; there is no other. Published: 0.2."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Maximum norm of the gradient; a larger one is scaled down."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass; weights and Adam stay fp32."""
+    """Precision of the forward and backward pass; weights and Adam stay fp32."""
 
     def __post_init__(self) -> None:
         check(self, count, "epochs", "batch_size", "accumulate")

@@ -492,7 +492,7 @@ def _with_stops(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
-FIRST = ("command", "algorithm", "model", "reward", "data", "learning_rate", "kl_coef", "kl_target", "epochs")
+FIRST = ("command", "algorithm", "model", "reward", "data", "learning_rate", "beta", "kl_target", "epochs")
 """Settings that name a group before others do: those that experiments are about."""
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 from textgym.benchmarks.runner.experiment import Experiment
+from textgym.names import suggest
 
 EXPERIMENTS: tuple[str, ...] = (
     "diagnostic",
@@ -31,8 +31,7 @@ def find_experiment(name: str) -> Experiment:
             "experiment='throughput' has no seeds and no results file; run 'python -m textgym.benchmarks.throughput'"
         )
     if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = suggest(name, EXPERIMENTS, after=" ")
         raise ValueError(f"experiment={name!r} is unknown; {hint}Known: {', '.join(EXPERIMENTS)}")
     found: Experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
     return found

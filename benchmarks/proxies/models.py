@@ -27,7 +27,8 @@ from textgym.rewards.labels.pairs import pair_accuracy, pair_margins
 from textgym.rewards.models.ensemble import RewardEnsemble
 from textgym.rewards.models.last_token import linear_head
 from textgym.rewards.models.model import RewardModel
-from textgym.rewards.models.training import FitSettings, encode_preferences, fit
+from textgym.rewards.models.settings import FitSettings
+from textgym.rewards.models.training import encode_preferences, fit
 from textgym.tasks.task import Task
 from textgym.types import FloatArray, Messages, Ranking
 

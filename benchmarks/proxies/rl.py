@@ -92,7 +92,7 @@ def optimise(
         "LMPolicy",
         env,
         pressure.learning_rate,
-        kl=pressure.beta,
+        beta=pressure.beta,
         seed=seed,
         **own_settings(contender, own),
     )

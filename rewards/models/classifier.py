@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from textgym.names import suggest
 from textgym.numbers import check, count
 from textgym.rewards.models.last_token import linear_head, longest_readable, read_logits
 from textgym.rewards.models.opening import classifier_config, open_classifier
@@ -50,8 +50,7 @@ def label_index(config: PreTrainedConfig, label: str | int) -> int:
             found = [int(label)] if int(label) < len(names) else []
     if len(found) != 1:
         wrong = "is the name of several labels; give an index instead" if found else "is not a label of this classifier"
-        near = difflib.get_close_matches(str(label).lower(), [name.lower() for name in names], n=1)
-        hint = f"; did you mean {next(name for name in names if name.lower() == near[0])!r}?" if near else ""
+        hint = suggest(str(label), names, before="; ", key=str.lower)
         raise ValueError(f"label={label!r} {wrong}, whose labels are: {', '.join(names)}{hint}")
     return found[0]
 

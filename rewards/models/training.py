@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from textgym.lm.guards import check_step, check_trained, naming_batch
-from textgym.numbers import LARGEST_RATE, check, count, finite
 from textgym.progress import Progress
 from textgym.prompts import cut_left
 from textgym.rewards.labels.pairs import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.labels.preferences import Preference, completions_of, untied_pairs
 from textgym.rewards.labels.rankings import split_rankings
 from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.settings import FitSettings
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
 from textgym.tokenization import encode_content, warn_of_special_strings, words_of
 from textgym.types import Messages, Ranking
@@ -155,19 +155,6 @@ def train_reward_model(
         accuracy_by_rank_distance=accuracy_by_distance(margins, distances),
         offset=model.offset,
     )
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """Optimizer settings of a reward model; see :func:`train_reward_model`."""
-
-    learning_rate: float
-    epochs: int = 1
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        check(self, finite, "learning_rate", above=0, high=LARGEST_RATE)
-        check(self, count, "epochs", "batch_size")
 
 
 @dataclass(frozen=True)

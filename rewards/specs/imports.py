@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -15,6 +14,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from textgym.names import suggest
 
 
 def import_named(kind: str, text: str) -> Any:
@@ -37,8 +38,7 @@ def import_named(kind: str, text: str) -> Any:
     try:
         return functools.reduce(getattr, name.split("."), module)
     except AttributeError as error:
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = suggest(name, vars(module), before="; ")
         raise AttributeError(f"{kind} {text!r}: {source} has no {name!r}{hint}") from error
 
 

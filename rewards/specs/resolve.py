@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from textgym.names import suggest
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import Reward, check_signature
 from textgym.rewards.models.classifier import ClassifierReward
@@ -100,8 +100,7 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
         if not equals:
             weights.append(float(part))
         elif name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, known, after=" ")
             raise ValueError(f"reward {text!r}: '{kind}:' has no option {name!r}; {hint}{it_has}")
         elif name in options:
             raise ValueError(f"reward {text!r}: the option {name!r} is given twice")
@@ -124,8 +123,7 @@ def _named_or_imported(text: str, named: Mapping[str, Reward]) -> Reward:
         return named[text]
     if ":" in text:
         return _imported(text)
-    near = difflib.get_close_matches(text, named, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = suggest(text, named, after=" ")
     raise ValueError(
         f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; "
         "or write module:function, path/to/file.py:function, rm:DIR or clf:DIR,label=LABEL"

@@ -40,7 +40,7 @@ def make(name: str, **changes: Any) -> SequenceAlgorithm:
     arguments = {
         "episodes_per_iteration": 16,
         "minibatch_size": 4,
-        "kl": 0.05,
+        "beta": 0.05,
         "seed": 0,
         **OWN.get(name, {}),
         **changes,
@@ -62,7 +62,7 @@ def test_ratio_is_1_at_the_first_minibatch(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_resume_is_bit_exact(name: str, tmp_path: Path) -> None:
-    whole = make(name, kl=AdaptiveKL(0.05, target=1.0, horizon=100))
+    whole = make(name, beta=AdaptiveKL(0.05, target=1.0, horizon=100))
     whole.learn(500, CheckpointCallback(10, str(tmp_path)))
     checkpoints = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("_")[-2]))
     resumed = type(whole).load(checkpoints[len(checkpoints) // 2], make_env())
@@ -166,7 +166,7 @@ def test_best_of_n_goes_on_sampling_from_the_reference() -> None:
 
 def test_the_kl_stands_in_the_reward_or_in_the_loss() -> None:
     for in_loss in (False, True):
-        algorithm = make("rloo", kl_in_loss=in_loss, kl=0.5)
+        algorithm = make("rloo", kl_in_loss=in_loss, beta=0.5)
         algorithm.learn(200)
         scored = algorithm.score(collected(algorithm))
         assert np.array_equal(scored.shaped, scored.episodes.rewards) == in_loss
@@ -229,7 +229,7 @@ def test_a_setting_of_another_algorithm_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "argument"), [("kl_coef", "kl"), ("temperature", "sampling"), ("lora", "policy_kwargs")]
+    ("name", "argument"), [("kl_coef", "beta"), ("temperature", "sampling"), ("lora", "policy_kwargs")]
 )
 def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: str) -> None:
     with pytest.raises(TypeError, match=f"has no setting '{name}'; did you mean '{argument}'"):
@@ -244,8 +244,8 @@ def test_what_the_constructor_calls_otherwise_is_hinted_at(name: str, argument: 
         ({"policy": "MlpPolicy", "env": "textgym/Emit-v0"}, ValueError, "policy='MlpPolicy' is unknown; expected 'LM"),
         ({"env": "CartPole-v1"}, ValueError, "env='CartPole-v1' is not a language task"),
         ({"env": gym.make("CartPole-v1")}, ValueError, "expected those of a language task"),
-        ({"env": "textgym/Emit-v0", "kl": "0.1"}, TypeError, "kl='0.1'; expected a number"),
-        ({"env": "textgym/Emit-v0", "kl": True}, TypeError, "kl=True; expected a number"),
+        ({"env": "textgym/Emit-v0", "beta": "0.1"}, TypeError, "beta='0.1'; expected a number"),
+        ({"env": "textgym/Emit-v0", "beta": True}, TypeError, "beta=True; expected a number"),
     ],
 )
 def test_mistaken_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

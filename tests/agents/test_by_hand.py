@@ -92,7 +92,7 @@ def run(kind: Any, tokens: int = TOKENS, model: Any = None, **settings: Any) -> 
     model = model or tiny_gpt2()
     first = copy.deepcopy(model)
     env = TokenVectorEnv(word_mdp(mean_id), 8, "Disabled")
-    settings = {**SIZES, "kl": AdaptiveKL(BETA, TARGET, HORIZON), "seed": 0, **settings}
+    settings = {**SIZES, "beta": AdaptiveKL(BETA, TARGET, HORIZON), "seed": 0, **settings}
     algorithm = kind("LMPolicy", env, RATE, model=model, **settings)
     kept: list[Episodes] = []
     train = algorithm.train

@@ -70,7 +70,7 @@ def gradient(algorithm: Any, loss: Tensor) -> Tensor:
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, min_new_tokens=2), Sampling(top_k=5)])
 @pytest.mark.parametrize("kind", ["token", "sequence", "constant"])
 def test_its_gradient_is_that_of_the_entropies(kind: str, sampling: Sampling) -> None:
-    settings = {"normalisation": kind, "sampling": sampling, "kl": 0.0}
+    settings = {"normalisation": kind, "sampling": sampling, "beta": 0.0}
     bare, rewarded = make(**settings), make(ent_coef=0.3, **settings)
     batch = a_batch(bare)
     losses = []
@@ -91,7 +91,7 @@ def test_a_large_bonus_keeps_every_algorithm_writing_varied_texts(name: str) -> 
     """From a model that is sure of itself: its weights are three times as large."""
     entropies = []
     for weight in (0.0, 5.0):
-        algorithm = make(name, ent_coef=weight, learning_rate=3e-3, kl=0.0)
+        algorithm = make(name, ent_coef=weight, learning_rate=3e-3, beta=0.0)
         with torch.no_grad():
             for parameter in algorithm.policy.lm.parameters():
                 parameter.mul_(3)

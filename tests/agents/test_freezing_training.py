@@ -20,7 +20,7 @@ from textgym.env.vector import TokenVectorEnv
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.trunk import Trunk
 
-SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 
 
 def make_env() -> TokenVectorEnv:

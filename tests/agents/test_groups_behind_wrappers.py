@@ -138,7 +138,7 @@ def test_a_greedy_companion_is_played_too() -> None:
 def test_a_group_algorithm_learns_behind_a_wrapper() -> None:
     torch.manual_seed(0)
     env = DummyVecEnv([lambda: wrappers.TransformReward(TokenEnv(mdp(reward=emit(7))), lambda r: 3 * r)] * 8)
-    settings = {**SMALL, "episodes_per_iteration": 32, "minibatch_size": 16, "kl": 0.0, "learning_rate": 3e-3}
+    settings = {**SMALL, "episodes_per_iteration": 32, "minibatch_size": 16, "beta": 0.0, "learning_rate": 3e-3}
     algorithm = ALGORITHMS["grpo"]("LMPolicy", VecNormalize(env, norm_obs=False), model=tiny_gpt2(), **settings)
     scores: list[float] = []
     algorithm.learn(2500, callback=lambda local, _: not scores.append(_returns(local)))  # type: ignore[func-returns-value]

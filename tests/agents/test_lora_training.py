@@ -25,7 +25,7 @@ from textgym.lm.trunk import Trunk
 wrapping = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 """peft asks transformers for an attribute by its old name."""
 
-SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 
 
 def make_env() -> TokenVectorEnv:

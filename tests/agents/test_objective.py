@@ -38,7 +38,7 @@ def make_ppo(sampling: Sampling | None = None, n_words: int = 2, horizon: int = 
         model=tiny_gpt2(vocabulary, seed=0, initializer_range=0.4),
         reference=tiny_gpt2(vocabulary, seed=1, initializer_range=0.4),
         episodes_per_iteration=32,
-        kl=BETA,
+        beta=BETA,
         sampling=sampling,
     )
 
@@ -151,7 +151,7 @@ def test_wrapper_that_does_not_fit_the_agent_is_refused(kl: float, temperature: 
     env = TokenVectorEnv(word_mdp(), 4, "Disabled")
     wrapped = VectorReferenceKL(env, tiny_gpt2(seed=1), BETA, Sampling())
     with pytest.raises(ValueError, match=message):
-        PPO("LMPolicy", wrapped, model=tiny_gpt2(), kl=kl, sampling=Sampling(temperature))
+        PPO("LMPolicy", wrapped, model=tiny_gpt2(), beta=kl, sampling=Sampling(temperature))
 
 
 def test_masked_task_restricts_the_reference_too() -> None:
@@ -165,7 +165,7 @@ def test_masked_task_restricts_the_reference_too() -> None:
     mdp = word_mdp(weighted, ["w0 w1"], 4, 5, 6, allowed=allowed)
     models = {"model": tiny_gpt2(8, initializer_range=0.4), "reference": tiny_gpt2(8, 1, initializer_range=0.4)}
     env = TokenVectorEnv(mdp, 8, "Disabled")
-    algorithm = PPO("LMPolicy", env, kl=BETA, episodes_per_iteration=32, **models)
+    algorithm = PPO("LMPolicy", env, beta=BETA, episodes_per_iteration=32, **models)
     episodes = play(algorithm.policy, mdp, np.zeros(16, int), seed=3)
     agent = algorithm.score(episodes).shaped.sum(1)
     wrapped = VectorReferenceKL(

@@ -30,7 +30,7 @@ from textgym.rewards.kl import AdaptiveKL
 from textgym.rewards.models.model import RewardModel
 from textgym.types import Episodes
 
-SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 
 
 def make_env(rows: int = 8, **settings: Any) -> TokenVectorEnv:
@@ -74,7 +74,7 @@ class Watch(BaseCallback):
 def test_learns_to_emit_token_7(make_model: Any) -> None:
     env = make_env(32, reward=emit(7), max_new_tokens=8)
     algorithm = PPO(
-        "LMPolicy", env, 3e-3, model=make_model(), value="separate", episodes_per_iteration=64, kl=0.0, seed=0
+        "LMPolicy", env, 3e-3, model=make_model(), value="separate", episodes_per_iteration=64, beta=0.0, seed=0
     )
     algorithm.learn(25_000)
     rewards, _ = evaluate_policy(algorithm, VecMonitor(SB3VecEnv(make_env(32, max_new_tokens=8))), 64)
@@ -132,7 +132,7 @@ def test_global_generators_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("value", ["trunk", "separate"])
 def test_resume_is_bit_exact(tmp_path: Path, value: str) -> None:
-    whole = make_ppo(value=value, kl=AdaptiveKL(0.05, target=1.0, horizon=100))
+    whole = make_ppo(value=value, beta=AdaptiveKL(0.05, target=1.0, horizon=100))
     whole.learn(1000, CheckpointCallback(15, str(tmp_path)))
     checkpoints = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("_")[-2]))
     assert len(checkpoints) > 3
@@ -278,10 +278,10 @@ def test_another_environment_passes_the_checks_of_the_first(
 
 
 def test_another_environment_that_pays_the_kl_too_is_refused() -> None:
-    algorithm = make_ppo(kl=0.05)
+    algorithm = make_ppo(beta=0.05)
     with pytest.raises(ValueError, match="subtracts the KL already"):
         algorithm.set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
-    make_ppo(kl=0).set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
+    make_ppo(beta=0).set_env(VectorReferenceKL(make_env(), tiny_gpt2(), 0.1))
 
 
 def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> None:

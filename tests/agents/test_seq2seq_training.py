@@ -26,7 +26,7 @@ from textgym.lm.sampling import Sampling
 from textgym.rewards.models.model import RewardModel
 
 Make = Callable[..., PreTrainedModel]
-SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
+SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "beta": 0.05}
 
 
 @pytest.fixture(params=[tiny_t5, tiny_bart], ids=["t5", "bart"])
@@ -52,7 +52,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_learns_to_emit_token_7(make: Make) -> None:
     env = make_env(32, reward=emit(7), max_new_tokens=8)
-    algorithm = PPO("LMPolicy", env, 3e-3, model=make(), value="separate", episodes_per_iteration=64, kl=0.0)
+    algorithm = PPO("LMPolicy", env, 3e-3, model=make(), value="separate", episodes_per_iteration=64, beta=0.0)
     algorithm.learn(25_000)
     episodes = play(algorithm.policy, word_mdp(max_new_tokens=8), np.arange(64) % 3, seed=1)
     assert episodes.rewards.sum(1).mean() >= 0.95  # the maximum is 1
@@ -108,7 +108,7 @@ def test_a_checkpoint_opens_with_from_pretrained_and_the_reference_stays(make: M
 
 def test_wrapper_and_agent_pay_the_same(make: Make) -> None:
     mdp = word_mdp()
-    algorithm = make_ppo(make(seed=0), reference=make(seed=1), kl=0.3)
+    algorithm = make_ppo(make(seed=0), reference=make(seed=1), beta=0.3)
     episodes = play(algorithm.policy, mdp, np.zeros(16, int), seed=3)
     agent = algorithm.score(episodes).shaped.sum(1)
     env = TokenVectorEnv(word_mdp(prompts=["w0 w1"]), 16, "Disabled")

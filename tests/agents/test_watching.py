@@ -359,7 +359,7 @@ class Terminal(io.StringIO):
 def test_the_progress_bar_shows_score_kl_length_and_entropy(monkeypatch: pytest.MonkeyPatch, adaptive: bool) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
-    learner = make_ppo(kl=AdaptiveKL(0.05, 6.0) if adaptive else 0.05)
+    learner = make_ppo(beta=AdaptiveKL(0.05, 6.0) if adaptive else 0.05)
     bar = TokenProgressBar()
     learner.learn(200, bar)
     found = learner.metrics

@@ -20,7 +20,7 @@ from textgym.cli import main
 from textgym.reports.findings import Estimate
 
 CONFIG = {"command": "train", "task": "textgym/Emit-v0", "algorithm": "ppo", "eval_episodes": 16}
-HYPER = {"kl_coef": 0.1, "learning_rate": 1e-3}
+HYPER = {"beta": 0.1, "learning_rate": 1e-3}
 
 
 def write(path: Path, name: str, content: Any) -> None:
@@ -56,7 +56,7 @@ def groups_of(*paths: Path) -> list[Group]:
 
 def two_groups(place: Path, ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[Group]:
     first = [make_run(place / f"a{seed}", seed, gold) for seed, gold in ours.items()]
-    return groups_of(*first, *(make_run(place / f"b{s}", s, gold, kl_coef=0.5) for s, gold in theirs.items()))
+    return groups_of(*first, *(make_run(place / f"b{s}", s, gold, beta=0.5) for s, gold in theirs.items()))
 
 
 # -- Groups ------------------------------------------------------------------------------------------
@@ -65,16 +65,16 @@ def two_groups(place: Path, ours: Mapping[int, float], theirs: Mapping[int, floa
 def test_runs_that_differ_by_the_seed_alone_repeat_each_other(tmp_path: Path) -> None:
     groups = two_groups(tmp_path, {1: 0.5, 0: 0.4}, {0: 0.6})
     assert [(group.name, [run.seed for run in group.runs]) for group in groups] == [
-        ("kl_coef 0.1", [0, 1]),
-        ("kl_coef 0.5", [0]),
+        ("beta 0.1", [0, 1]),
+        ("beta 0.5", [0]),
     ]
 
 
 def test_algorithms_are_called_by_their_names_and_their_own_settings_left_out(tmp_path: Path) -> None:
     paths = [
         make_run(tmp_path / "a"),
-        make_run(tmp_path / "b", algorithm="rloo", kl_coef=0.5, learning_rate=1.0),
-        make_run(tmp_path / "c", algorithm="rloo", kl_coef=0.5, learning_rate=None),
+        make_run(tmp_path / "b", algorithm="rloo", beta=0.5, learning_rate=1.0),
+        make_run(tmp_path / "c", algorithm="rloo", beta=0.5, learning_rate=None),
     ]
     assert [group.name for group in groups_of(*paths)] == [
         "ppo",
@@ -123,7 +123,7 @@ def test_what_ended_a_run_early_is_a_setting_of_all_its_seeds(tmp_path: Path) ->
     """A seed that reached no limit still belongs to the seed that did, and to no run without a limit."""
     plain = [make_run(tmp_path / "a0", 0, **PLAIN)]
     plain.append(make_run(tmp_path / "a1", 1, **{**PLAIN, "eval_every": 3, "keep_best": "score"}))
-    other = make_run(tmp_path / "c", 0, kl_coef=0.5, **{**PLAIN, "stop_kl": 7.0})
+    other = make_run(tmp_path / "c", 0, beta=0.5, **{**PLAIN, "stop_kl": 7.0})
     limited = [make_run(tmp_path / f"b{seed}", seed, **{**PLAIN, "stop_kl": 5.0, "eval_every": 2}) for seed in (0, 1)]
     evaluation = json.loads((limited[1] / "evaluation.json").read_text())
     write(limited[1], "evaluation.json", {**evaluation, "stopped_early": "kl 6 is above stop_kl 5"})
@@ -142,6 +142,20 @@ def test_runs_of_an_earlier_version_are_repetitions_of_those_of_today(tmp_path: 
     assert [run.seed for run in group.runs] == [0, 1]
     text = change(make_run(tmp_path / "c", 1), **{**today, "special_tokens": "text"}, hyperparameters=hyper)
     assert [group.name for group in groups_of(former, text)] == ["special_tokens parse", "special_tokens text"]
+
+
+def test_runs_that_called_beta_kl_coef_are_repetitions_of_those_of_today(tmp_path: Path) -> None:
+    """Version 0.1 also kept the settings that an algorithm lacks, as None."""
+    lacking = {"clip_range": None, "vf_coef": None, "cg_steps": None}
+    then = {"learning_rate": 1e-3, "kl_coef": 0.1, "n_epochs": 1, "kl_in_loss": False, **lacking}
+    now = {"learning_rate": 1e-3, "beta": 0.1, "n_epochs": 1, "kl_in_loss": False}
+    former = [change(make_run(tmp_path / f"a{i}", i, algorithm="rloo"), hyperparameters=then) for i in range(2)]
+    today = change(make_run(tmp_path / "b", 2, algorithm="rloo"), hyperparameters=now)
+    other = change(make_run(tmp_path / "c", 0, algorithm="rloo"), hyperparameters={**now, "beta": 0.3})
+    groups = groups_of(*former, today, other)
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1, 2], [0]]
+    assert [group.name for group in groups] == ["beta 0.1", "beta 0.3"]
+    assert settings_table(groups) == [("beta", "0.1", "0.3")]
 
 
 def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
@@ -307,7 +321,7 @@ def test_many_groups_raise_the_bar_of_the_headline(tmp_path: Path) -> None:
             gold = {0: 0.9, 1: 0.8}.get(arm, 0.1)
             spread = (0.0, 0.012, -0.02) if arm == 0 else (0.0, 0.0, 0.0)
             for seed, more in enumerate(spread):
-                paths.append(make_run(tmp_path / f"{count}-{arm}-{seed}", seed, gold + more, kl_coef=arm + 1.0))
+                paths.append(make_run(tmp_path / f"{count}-{arm}-{seed}", seed, gold + more, beta=arm + 1.0))
         return groups_of(*paths)
 
     assert ": clearly different (paired, 3 seeds)" in compare_groups(some(2)).headline
@@ -337,7 +351,7 @@ def test_a_run_that_died_shortens_no_curve_of_those_that_finished(tmp_path: Path
     np.testing.assert_allclose(np.asarray(line.y), 1.0)  # of 0 and 2
     captions = {figure.title: figure.caption for figure in compare_groups(groups).figures}
     assert "left out of the means of those that are: 1 run." in captions["Score by tokens"]
-    others = groups_of(*finished, make_run(tmp_path / "b", 0, None, [1.0] * 3, kl_coef=0.5))
+    others = groups_of(*finished, make_run(tmp_path / "b", 0, None, [1.0] * 3, beta=0.5))
     assert mean_curve(others[1], "rollout/score", "tokens") is not None  # whose group has no other
     assert all("left out" not in figure.caption for figure in compare_groups(others).figures)
 
@@ -384,7 +398,7 @@ def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) 
 
     def run(name: str, seed: int, pairs: str, content: str, beta: float) -> Path:
         given = {"data": "d.jsonl", named: pairs, "inputs": {**inputs, pairs: content * 64}}
-        return make_dpo(tmp_path / name, seed, beta, **given, settings={"beta": beta})
+        return make_dpo(tmp_path / name, seed, beta, **given, beta=beta)
 
     one, other = run("a", 0, "p.jsonl", "1", 0.1), run("b", 0, "moved.jsonl", "1", 0.2)
     same = groups_of(one, other)

@@ -90,7 +90,9 @@ def test_a_trained_policy_tightens_the_bracket() -> None:
     task = load_task("Emit")
     mdp = task_mdp(task)
     exact = optimum(mdp, 0.05)
-    ppo = PPO(env=TokenVectorEnv(mdp, 64, "Disabled"), learning_rate=5e-3, kl=0.05, episodes_per_iteration=128, seed=0)
+    ppo = PPO(
+        env=TokenVectorEnv(mdp, 64, "Disabled"), learning_rate=5e-3, beta=0.05, episodes_per_iteration=128, seed=0
+    )
     ppo.learn(128 * 10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few effective samples from the reference alone: the point of this test

@@ -523,7 +523,7 @@ def test_rewards_may_be_normalised_by_stable_baselines3() -> None:
 
 def learns(env: Any) -> None:
     """PPO raises the score of Emit's rows."""
-    algorithm = make(env=env, episodes_per_iteration=32, minibatch_size=16, learning_rate=1e-3, kl=0.0)
+    algorithm = make(env=env, episodes_per_iteration=32, minibatch_size=16, learning_rate=1e-3, beta=0.0)
     rows = logged(algorithm, 480)
     assert rows[-1]["rollout/score"] > rows[0]["rollout/score"] + 0.2
 
@@ -550,7 +550,7 @@ def test_ppo_learns_in_a_process_of_gymnasium() -> None:
         groups.learn(24)
         assert groups.num_timesteps >= 24
         wrapped = VectorReferenceKL(env, tiny_gpt2(18), beta=0.1)
-        assert make(env=wrapped, kl=0.0).learn(12).num_timesteps == 12
+        assert make(env=wrapped, beta=0.0).learn(12).num_timesteps == 12
     finally:
         env.close()
 

@@ -1,1 +1,1 @@
-"""What the ``textgym`` command does, one file for each subcommand."""
+"""Implementation of the ``textgym`` command, one file for each subcommand."""

@@ -1,8 +1,7 @@
-"""``textgym bench``: experiments that compare algorithms, resumable, and the report of their results."""
+"""``textgym bench``: run experiments that compare algorithms, resumably, and report their results."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from textgym.benchmarks.runner.grid import experiment_of, read_results, run_grid
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
 from textgym.files import write_text
+from textgym.names import suggest
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.reports.findings import Findings
 
@@ -74,15 +74,14 @@ def _settings(experiment: Experiment, given: Mapping[str, float]) -> dict[str, A
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = suggest(name, known, after=" ")
             raise ValueError(f"{experiment.name} has no setting {name!r}; {hint}It has: {', '.join(known) or 'none'}")
         chosen[name] = value
     return chosen
 
 
 def ordered(results: Results, plan: Plan) -> Results:
-    """Results as a plan names them, whatever order they were done in: intervals are drawn in that order."""
+    """Return results in the order of a plan, in which intervals are drawn, whatever order they were made in."""
 
     def place(known: tuple[str, ...], name: str) -> tuple[int, str]:
         return (known.index(name) if name in known else len(known), name)

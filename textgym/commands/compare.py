@@ -1,4 +1,4 @@
-"""``textgym compare``: several runs side by side, seeds of the same settings as repetitions."""
+"""``textgym compare``: compare several runs, with seeds of the same settings as repetitions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from textgym.files import write_json, write_text
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 
 MARK = "comparison.json"
-"""Says that a directory holds a comparison, and which files are its."""
+"""Name of the file that marks the directory of a comparison and lists its files."""
 TITLE = "comparison"
 
 
 def compare(config: CompareConfig) -> Path:
-    """Compare runs, prints what they say and write the page; returns its path.
+    """Compare runs, print the result and write the page; return its path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: the runs cannot be compared, or ``out`` is something else;
@@ -37,7 +37,7 @@ def compare(config: CompareConfig) -> Path:
 
 
 def check_out(out: Path, runs: tuple[Path, ...]) -> None:
-    """Refuses a place for the page where something else stands.
+    """Check that the page may be written into a directory.
 
     Raises:
         FileExistsError: it is a file, or a directory that holds something else than a comparison.
@@ -53,7 +53,7 @@ def check_out(out: Path, runs: tuple[Path, ...]) -> None:
 
 
 def _earlier(out: Path) -> list[str]:
-    """Files of the comparison that stands in ``out``: those that its pages are made of."""
+    """Return the files of the comparison in ``out``."""
     if not (out / MARK).is_file():
         return []
     return [path.name for path in out.iterdir() if path.suffix in (".csv", ".svg") and path.name.startswith(TITLE)]

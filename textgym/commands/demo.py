@@ -1,14 +1,15 @@
-"""``textgym demo``: a GPT learns by reinforcement from a learned reward model, in one command."""
+"""``textgym demo``: train a GPT by reinforcement learning against a learned reward model, in one command."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.demo import DemoConfig
-from textgym.commands.configs.hyperparameters import Hyperparameters
-from textgym.commands.configs.pipeline import LabelsPart, RewardModelPart, SFTPart, TrainPart
-from textgym.commands.pipeline import PipelineConfig, pipeline
+from textgym.commands.configs.hyperparameters import Hyperparameters, hyperparameters_class
+from textgym.commands.configs.pipeline import LabelsPart, PipelineConfig, RewardModelPart, SFTPart, TrainPart
+from textgym.commands.pipeline.command import pipeline
 from textgym.registration import load_task
 
 LABEL_TEMPERATURE = 0.1  # the labeller sees a difference of 0.1 in gold with odds e : 1
@@ -24,10 +25,14 @@ def demo(config: DemoConfig) -> None:
 def recipe(config: DemoConfig) -> PipelineConfig:
     """Return the pipeline that the demo is."""
     made = (_tiny if config.tiny else _usual)(config)
-    if config.kl_coef is None:
+    if config.beta is None:
         return made
-    settings = replace(made.train.hyperparameters, kl_coef=config.kl_coef)
+    settings = replace(made.train.hyperparameters, beta=config.beta)
     return replace(made, train=replace(made.train, hyperparameters=settings))
+
+
+def _ppo(**changes: Any) -> Hyperparameters:
+    return hyperparameters_class("ppo")(**changes)
 
 
 def _usual(config: DemoConfig) -> PipelineConfig:
@@ -44,7 +49,7 @@ def _usual(config: DemoConfig) -> PipelineConfig:
         train=TrainPart(
             total_timesteps=40_000,
             checkpoint_every=50,
-            hyperparameters=Hyperparameters(learning_rate=5e-4, kl_coef=0.3),
+            hyperparameters=_ppo(learning_rate=5e-4, beta=0.3),
         ),
         overwrite=config.overwrite,
     )
@@ -62,9 +67,7 @@ def _tiny(config: DemoConfig) -> PipelineConfig:
         reward_model=RewardModelPart(heldout=0.125),
         train=TrainPart(
             total_timesteps=600,
-            hyperparameters=Hyperparameters(
-                learning_rate=1e-3, episodes_per_iteration=16, minibatch_size=8, kl_coef=0.1
-            ),
+            hyperparameters=_ppo(learning_rate=1e-3, episodes_per_iteration=16, minibatch_size=8, beta=0.1),
         ),
         overwrite=config.overwrite,
     )

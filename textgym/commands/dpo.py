@@ -1,4 +1,4 @@
-"""``textgym dpo``: a language model learns from comparisons alone, the RL-free baseline."""
+"""``textgym dpo``: direct preference optimisation on comparisons, the RL-free baseline."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own
 
 
 def dpo(config: DPOConfig) -> Path:
-    """Check everything, then trains; returns the report's path.
+    """Check everything, then train; return the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -70,7 +70,7 @@ def _train(
     held_out: Sequence[Comparison],
     on_epoch: OnEpoch,
 ) -> None:
-    """Learns, or goes on with it, and saves the model."""
+    """Train, or resume training, and save the model."""
     train_dpo(
         learner.model,
         learned,
@@ -85,7 +85,7 @@ def _train(
 
 
 def epoch_table(rows: Sequence[EpochRow]) -> str:
-    """Loss, implicit reward margin and accuracy on the held-out comparisons, a line an epoch."""
+    """Return loss, implicit reward margin and accuracy on the held-out comparisons, a line an epoch."""
     names = ("loss", "margin", "accuracy")
     lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]
     lines += [f"{row['iteration']:5}" + "".join(f"{row[f'validation/{name}']:19.4f}" for name in names) for row in rows]
@@ -105,7 +105,7 @@ def _bounds(row: EpochRow) -> str:
 def _comparisons(
     config: DPOConfig, learner: Learner, screening: Screening
 ) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
-    """What is learned, and what is held out: no prompt is in both, unless two files say so."""
+    """Return the comparisons to learn and those held out; no prompt is in both, unless two files say so."""
     end, limit = trained_end(learner.tokenizer, learner.end_token_ids), context_length(learner.model)
 
     def encoded(path: Path) -> tuple[Comparison, ...]:
@@ -128,8 +128,10 @@ def _read(path: Path, learner: Learner, screening: Screening) -> dict[Place, Ran
 
 
 def _validation_mdp(config: DPOConfig, learner: Learner, held_out: Sequence[Comparison]) -> TokenMDP:
-    """Prompts to write after, with the reward that judges: a task's, whose gold may read their columns, or those of
-    the held-out comparisons."""
+    """Return the prompts for samples, with the reward that scores these.
+
+    They are a task's, whose gold may read their columns, or those of the held-out comparisons.
+    """
     task, limit = learner.task, context_length(learner.model)
     asked = {pair.chosen.prompt.text: pair.chosen.prompt for pair in held_out}
     prompts = _task_prompts(learner) or tuple(asked.values())

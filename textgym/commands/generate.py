@@ -23,7 +23,7 @@ from textgym.tokenization import end_token_ids, load_tokenizer
 
 
 def generate(config: GenerateConfig) -> list[dict[str, str]]:
-    """Samples, and prints or writes what came of it.
+    """Sample, and print or write the continuations.
 
     Raises:
         ValueError, FileNotFoundError: the model, the prompts or the sizes do not fit.

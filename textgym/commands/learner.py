@@ -1,4 +1,4 @@
-"""What commands that learn from data begin with: a model with its tokenizer, and a policy that shows its work."""
+"""Parts of the commands that learn from data: opening a model with its tokenizer, and the run around training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRAINING = "training"  # the folder of the state between epochs
 
 @dataclass(frozen=True)
 class Learner:
-    """A model that is to learn.
+    """Model to train, with its tokenizer.
 
     Attributes:
         model: the user's, or else the task's.
@@ -106,7 +106,7 @@ def longest_answer(wanted: int, prompts: Sequence[Prompt], limit: int | None, tr
 
 
 class Begun(Protocol):
-    """How a command that learns from data was begun."""
+    """Settings of a run that every command that learns from data has."""
 
     @property
     def out(self) -> Path: ...
@@ -119,7 +119,7 @@ class Begun(Protocol):
 
 
 OnEpoch: TypeAlias = Callable[[Sequence[EpochRow]], None]
-"""Keeps the numbers of all epochs up to now."""
+"""Function that keeps the numbers of all epochs up to now."""
 
 
 def run_learning(
@@ -131,7 +131,7 @@ def run_learning(
     train: Callable[[Trunk, OnEpoch], None],
     screening: Screening,
 ) -> Path:
-    """Measures the model, trains it unless that is done, measures what came of it; returns the report's path.
+    """Measure the model, train it unless that is done, measure the result; return the report's path.
 
     Args:
         config: of the run, checked already.
@@ -175,7 +175,7 @@ def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
 
 
 def kept_epochs(out: Path) -> list[EpochRow]:
-    """What :func:`keep_epochs` wrote last."""
+    """Return the rows that :func:`keep_epochs` wrote last."""
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""``textgym optimum``: the best that any policy can do in a task, and how far one is from it."""
+"""``textgym optimum``: the optimum of a task, and the distance of a policy from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from textgym.agents.loop.acting import saved_policy
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.optimum import OptimumConfig
-from textgym.commands.train import spoken_reward
+from textgym.commands.train import parse_reward
 from textgym.env.mdp import TokenMDP
 from textgym.exact.bracket import Bracket, Interval, bracket
 from textgym.exact.exact import Optimum, PolicyValue, optimum
@@ -31,7 +31,7 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")
-    mdp = task_mdp(task, None if config.reward is None else spoken_reward(config.reward, task))
+    mdp = task_mdp(task, None if config.reward is None else parse_reward(config.reward, task))
     own: dict[str, Any] = {"temperature": config.temperature, "min_new_tokens": config.min_new_tokens}
     policy = None if config.policy is None else saved_policy(model_source(config.policy), mdp, **own)
     given = {name: value for name, value in own.items() if value is not None}
@@ -62,14 +62,14 @@ def _show_bracket(
 
 
 def interval_table(rows: Mapping[str, Interval]) -> str:
-    """One line a policy: J, as sampled."""
+    """Return a line for each policy: J, as sampled."""
     lines = [f"{'':10}{'J':>12}{'95 % interval':>26}"]
     lines += [f"{name:10}{v.mean:12.5f}{f'{v.low:.5f} ... {v.high:.5f}':>26}" for name, v in rows.items()]
     return "\n".join(lines)
 
 
 def table(rows: dict[str, PolicyValue]) -> str:
-    """One line a policy."""
+    """Return a line for each policy."""
     lines = [f"{'':10}{'J':>12}{'E[R]':>12}{'KL to ref':>12}{'KL to opt':>12}{'score':>9}"]
     lines += [
         f"{name:10}{v.objective:12.5f}{v.reward:12.5f}{v.kl:12.4f}{v.kl_to_optimum:12.4f}{v.score:9.4f}"

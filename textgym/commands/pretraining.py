@@ -1,4 +1,4 @@
-"""The text of ``textgym train --pretraining``: what is learned beside the reward, and what measures forgetting."""
+"""Texts of ``textgym train --pretraining``: those learned beside the reward, and those that measure forgetting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pretraining_texts(
     special_tokens: SpecialTokens = "text",
     screening: Screening | None = None,
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
-    """Texts to learn, and others to measure forgetting on. The same ones whatever the run's seed.
+    """Return texts to learn, and others to measure forgetting on: the same ones for every seed of the run.
 
     Args:
         source: a file of texts; ``"task"`` for the task's references; or ``"mini"`` for what the base model of the
@@ -58,7 +58,7 @@ def pretraining_texts(
 
 
 def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstration, ...], trunk: Trunk) -> Texts:
-    """What is measured before and after, by the name of its loss: the held-out text, and what else may be forgotten.
+    """Return the texts to measure before and after, by the names of their losses: held-out text and other tasks.
 
     In a run on a mini task that is the references of the seven others, where the model has the mini tasks' vocabulary
     and a context for them. Without held-out text nothing is measured.
@@ -119,7 +119,7 @@ def _text(row: dict[str, object]) -> str:
 
 
 def _split(texts: list[str], source: str) -> tuple[list[str], list[str]]:
-    """Texts to learn, and some that are none of them."""
+    """Return texts to learn, and some that are none of them."""
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < 2:
         raise ValueError(f"pretraining={source!r} has a single text, of which none can be held out; expected more")

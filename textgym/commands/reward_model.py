@@ -30,7 +30,6 @@ from textgym.rewards.models.evaluation import evaluate_reward_model
 from textgym.rewards.models.model import RewardModel
 from textgym.rewards.models.training import (
     Example,
-    FitSettings,
     center,
     encode_preferences,
     fit,
@@ -55,7 +54,7 @@ REFERENCES = 256  # of a task's reference texts score 0, where no demonstrations
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works with.
+    """Model and data of a run.
 
     Attributes:
         lm: the members begin as copies of it.
@@ -79,19 +78,18 @@ class Material:
 
 
 def reward_model(config: RewardModelConfig) -> Path:
-    """Trains (see :func:`run_reward_model`) and prints what it is worth; returns the report's path."""
+    """Train a reward model (see :func:`run_reward_model`), print its evaluation and return the report's path."""
     report = run_reward_model(runs.as_begun(config))
     print(f"\n{summary(config.out)}\n\nmodel:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
 
 
 def run_reward_model(config: RewardModelConfig) -> Path:
-    """Check everything, then trains; returns the report's path.
+    """Check everything, then train; return the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
     """
-    settings = check_settings(config)
     about = _described(config)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
         if not standing.resumed:
@@ -100,14 +98,9 @@ def run_reward_model(config: RewardModelConfig) -> Path:
             runs.note_screening(config.out, material.screening)
             services = runs.opened_loggers(config.log, config.out)
             with runs.printed_warnings(), services as loggers, runs.stops_noted(config.out):
-                _train(config, settings, material, runs.Rows(loggers))
+                _train(config, material, runs.Rows(loggers))
             runs.first_result(config.out)
         return write_report(config.out)
-
-
-def check_settings(config: RewardModelConfig) -> FitSettings:
-    """Return the settings of the training; ValueError where a number is out of its range."""
-    return FitSettings(config.learning_rate, config.epochs, config.batch_size)
 
 
 def _described(config: RewardModelConfig) -> dict[str, Any]:
@@ -119,13 +112,13 @@ def _described(config: RewardModelConfig) -> dict[str, Any]:
 
 
 def gather(config: RewardModelConfig) -> Material:
-    """Model, preferences, demonstrations and gold, checked against each other."""
+    """Return model, preferences, demonstrations and gold, checked against each other."""
     screening = Screening(config.truncation, config.skip_bad)
     begun = begin(config, screening)
     tokenizer = begun.learner.tokenizer
     examples = read_examples(begun.reader, config.data, screening)
     if config.validation is None:
-        learned, heldout = split_rankings(examples, config.heldout, torch.Generator().manual_seed(config.seed))
+        learned, heldout = split_rankings(examples, config.settings.heldout, torch.Generator().manual_seed(config.seed))
     else:
         learned, heldout = examples, read_examples(begun.reader, config.validation, screening)
         if isinstance(learned[0].preference, Judgement) != isinstance(heldout[0].preference, Judgement):
@@ -184,7 +177,7 @@ def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list
 def _demonstrations(
     config: RewardModelConfig, task: Task | None, reader: RewardModel, screening: Screening
 ) -> list[list[int]]:
-    """Texts that score 0 on average, as tokens."""
+    """Return texts that shall score 0 on average, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
         return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]
@@ -255,24 +248,25 @@ def _columns(keys: Sequence[Any], asked: Mapping[Any, Prompt]) -> dict[str, list
 # --- training and measuring --------------------------------------------------------------------------------
 
 
-def _train(config: RewardModelConfig, settings: FitSettings, material: Material, sent: runs.Rows) -> None:
-    """Trains and measures; the checkpoint comes last, so where it stands all else does."""
+def _train(config: RewardModelConfig, material: Material, sent: runs.Rows) -> None:
+    """Train and measure; the checkpoint is written last, so that it implies everything else."""
+    settings = config.settings
     losses: list[list[float]] = []
     members: list[RewardModel] = []
 
     def on_step(own: Sequence[float]) -> None:
-        if len(losses) + 1 == config.ensemble:  # the means of an ensemble are known with its last member
+        if len(losses) + 1 == settings.ensemble:  # the means of an ensemble are known with its last member
             sent.send(_rows([*(of[: len(own)] for of in losses), own]))
 
-    for i in range(config.ensemble):
+    for i in range(settings.ensemble):
         generator = torch.Generator().manual_seed(_member_seed(config.seed, i))
         member = RewardModel.from_causal_lm(material.lm, material.tokenizer, generator)
         member.set_special_tokens(material.special_tokens)
         losses.append(fit(member, material.learned, settings, generator, on_step=on_step))
-        _set_offset(member, material, config.ensemble)
+        _set_offset(member, material, settings.ensemble)
         members.append(member)
     write_json_lines(config.out / "metrics.jsonl", _rows(losses))
-    model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
+    model = RewardEnsemble(tuple(members), settings.combine, settings.uncertainty_weight)
     evaluation = evaluate_reward_model(model if len(members) > 1 else members[0], material.heldout, material.gold)
     sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})
     if len(members) > 1:
@@ -287,8 +281,11 @@ def _member_seed(seed: int, member: int) -> int:
 
 
 def _set_offset(member: RewardModel, material: Material, members: int) -> None:
-    """Demonstrations score 0. Without them, what makes the scores of an ensemble's members comparable is that each
-    scores the held-out completions 0 on average; labels of single texts fix the scores by themselves."""
+    """Shift the scores so that demonstrations score 0.
+
+    Without demonstrations, each member of an ensemble scores the held-out completions 0 on average, so that members are
+    comparable; labels of single texts fix the scores by themselves.
+    """
     if material.shown:
         center(member, material.shown)
     elif members > 1 and not isinstance(material.heldout[0].preference, Judgement):
@@ -296,7 +293,7 @@ def _set_offset(member: RewardModel, material: Material, members: int) -> None:
 
 
 def _rows(losses: Sequence[Sequence[float]]) -> list[dict[str, float]]:
-    """One row for each step: the loss, the members' mean and, in an ensemble, each of theirs."""
+    """Return a row for each step: the loss, averaged over the members, and in an ensemble each member's."""
     rows = []
     for step, own in enumerate(zip(*losses, strict=True), start=1):
         each = {f"train/loss_member_{i}": loss for i, loss in enumerate(own)} if len(own) > 1 else {}
@@ -317,7 +314,7 @@ def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[
 
 
 def summary(out: Path) -> str:
-    """What was found on held-out prompts, one line a figure."""
+    """Return the results on held-out prompts, one line a figure."""
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     judgement = judged({}, found)
     counted = f"{counted_as(found['prompts'], 'prompt')}, {counted_as(found['pairs'], 'pair')}"
@@ -335,7 +332,7 @@ def _bounds(ends: Sequence[float] | None) -> str:
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, float | None, Sequence[float] | None]]:
-    """Name, number and 95 % interval of what was found."""
+    """Return name, number and 95 % interval of each result."""
     gold, labels = found.get("gold", {}), "label_accuracy" in found
     distances = found["accuracy_by_rank_distance"]
     by_distance = distances.items() if len(distances) > 1 else ()

@@ -1,47 +1,15 @@
-"""Settings of an algorithm as the command line and YAML files give them."""
+"""Construction of an algorithm from the hyperparameters of the command line and YAML files."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
 from typing import Any
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.registry import find_algorithm
-from textgym.agents.settings import ClipSettings
-from textgym.commands.configs.hyperparameters import CAUTIOUS_KL, Hyperparameters
-from textgym.lm.sampling import Sampling
+from textgym.agents.settings import Common
+from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
-
-OWN = frozenset(field.name for field in fields(Hyperparameters) if field.default is None) - {"kl_target"}
-"""Settings that are the algorithm's own affair where they are None."""
-
-
-def resolve(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
-    """Return the settings with the algorithm's own values in the place of None, wherever it has such a setting.
-
-    Raises:
-        ValueError: something was set that the algorithm does not have, or that is out of its range.
-    """
-    kind = find_algorithm(algorithm).settings_class
-    known = {field.name for field in fields(kind)}
-    given = {name: value for name in OWN if (value := getattr(settings, name)) is not None}
-    for name in sorted(given.keys() - known):
-        raise ValueError(f"{name}={given[name]}: {algorithm} has no such setting; leave it out")
-    shared = {name: value for name, value in asdict(settings).items() if name in known - OWN}
-    made = asdict(kind(**shared, **given))
-    return replace(settings, **{name: made[name] for name in known})
-
-
-def cautious(algorithm: str, settings: Hyperparameters) -> Hyperparameters:
-    """Return the settings with a bound on how far one iteration moves the policy, where none was chosen.
-
-    Args:
-        algorithm: its name; only those with a clipped ratio are given a bound.
-        settings: as given; ``target_kl=0`` chooses none.
-    """
-    clipped = issubclass(find_algorithm(algorithm).settings_class, ClipSettings)
-    return replace(settings, target_kl=CAUTIOUS_KL) if clipped and settings.target_kl is None else settings
 
 
 def build(
@@ -53,10 +21,18 @@ def build(
     pretraining: Pretraining | None = None,
     reference: str | None = None,
 ) -> SequenceAlgorithm:
-    """Return an algorithm in an environment; ``reference`` is what the KL is measured to, by default the model."""
+    """Return an algorithm in an environment.
+
+    Args:
+        algorithm: its name.
+        env: an environment of textgym.
+        model: the language model to train.
+        settings: its hyperparameters.
+        seed: the random seed.
+        pretraining: text that every update learns beside the reward.
+        reference: the model that the KL is measured to; None for the model as it is.
+    """
     kind = find_algorithm(algorithm)
-    made = resolve(algorithm, settings)
-    own = {field.name: getattr(made, field.name) for field in fields(kind.settings_class)}
     return kind(
         "LMPolicy",
         env,
@@ -64,16 +40,16 @@ def build(
         model=model,
         reference=reference,
         value=settings.value,
-        kl=controller(settings),
-        sampling=Sampling(settings.temperature, settings.min_new_tokens, settings.top_k, settings.top_p),
+        beta=controller(settings),
+        sampling=settings.sampling,
         pretraining=pretraining,
         seed=seed,
-        **own,
+        **settings.settings(kind.settings_class),
     )
 
 
-def controller(settings: Hyperparameters) -> KLController:
+def controller(settings: Common) -> KLController:
     """Return a fixed β, or one that is steered to ``kl_target``."""
     if settings.kl_target is None:
-        return FixedKL(settings.kl_coef)
-    return AdaptiveKL(settings.kl_coef, settings.kl_target)
+        return FixedKL(settings.beta)
+    return AdaptiveKL(settings.beta, settings.kl_target)

@@ -52,7 +52,7 @@ HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works with.
+    """Model and data of a run.
 
     Attributes:
         model: learns.
@@ -72,7 +72,7 @@ class Material:
 
 
 def sft(config: SFTConfig) -> Path:
-    """Fine-tunes (see :func:`run_sft`) and prints what came of it; returns the report's path."""
+    """Fine-tune a model (see :func:`run_sft`), print the result and return the report's path."""
     report = run_sft(runs.as_begun(config))
     if reason := read_json(config.out / "evaluation.json").get("stopped_early"):
         print(f"\nstopped early: {reason}")
@@ -82,7 +82,7 @@ def sft(config: SFTConfig) -> Path:
 
 
 def run_sft(config: SFTConfig) -> Path:
-    """Check everything, then trains; returns the report's path.
+    """Check everything, then train; return the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -101,7 +101,7 @@ def run_sft(config: SFTConfig) -> Path:
 
 
 def train(config: SFTConfig, material: Material, reference: Trunk, on_epoch: OnEpoch) -> None:
-    """Fine-tunes, or goes on with it, and saves the model of the best epoch."""
+    """Train, or resume training, and save the model of the best epoch."""
     judged = config.reward is not None or config.task is not None
 
     report = fine_tune(
@@ -122,7 +122,7 @@ def train(config: SFTConfig, material: Material, reference: Trunk, on_epoch: OnE
 
 
 def epoch_table(out: Path) -> str:
-    """Losses and score of every epoch, with a mark at the one that is kept."""
+    """Return losses and score of every epoch, with a mark at the one that is kept."""
     kept = json.loads((out / "kept.json").read_text(encoding="utf-8"))
     rows = kept_epochs(out)
     columns = {"train loss": "train/loss", "validation loss": "validation/loss", "score": "validation/score"}
@@ -151,7 +151,7 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 
 
 def gather(config: SFTConfig) -> Material:
-    """Model, demonstrations and judge, checked against each other."""
+    """Return model, demonstrations and judge, checked against each other."""
     if config.task is not None and config.data is None:
         require_references(load_task(config.task))
     learner = open_learner(config.model, config.task)
@@ -187,7 +187,7 @@ def gather(config: SFTConfig) -> Material:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Encodes demonstrations for one model."""
+    """Reader that encodes demonstrations for one model."""
 
     tokenizer: PreTrainedTokenizerBase
     end: int
@@ -228,7 +228,7 @@ def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
 def _demonstrations(
     config: SFTConfig, task: Task | None, reader: _Reader
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
-    """What is learned, and what is held out."""
+    """Return the demonstrations to learn and those held out."""
     if config.data is not None:
         shown = reader.file(config.data)
         if config.validation is None:
@@ -242,7 +242,7 @@ def _demonstrations(
 def held_out(
     demonstrations: Sequence[Demonstration], seed: int, source: str
 ) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
-    """Demonstrations to learn and to validate on; no prompt is in both."""
+    """Return demonstrations to learn and to validate on; no prompt is in both."""
     texts = list(dict.fromkeys(map(_asked, demonstrations)))
     if len(texts) < 2:
         raise ValueError(f"{source} has a single prompt, of which none can be held out; pass --validation FILE")
@@ -258,7 +258,7 @@ def _asked(shown: Demonstration) -> str:
 
 
 def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tuple[Demonstration, ...]:
-    """Some of the demonstrations; ValueError where there are fewer."""
+    """Draw some of the demonstrations; raise ValueError where there are fewer."""
     if count > len(demonstrations):
         raise ValueError(f"count={count}, but there are {len(demonstrations)} demonstrations to learn from")
     chosen = np.random.default_rng(seed).choice(len(demonstrations), count, replace=False)

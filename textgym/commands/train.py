@@ -1,4 +1,4 @@
-"""``textgym train``: a policy, a set of prompts and a reward, all of them the user's own if need be."""
+"""``textgym train``: train a policy on prompts against a reward, each a task's or the user's own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import find_algorithm
-from textgym.commands.configs.hyperparameters import CAUTIOUS
+from textgym.commands.configs.hyperparameters import cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import build, cautious, resolve
+from textgym.commands.settings import build
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
@@ -44,7 +44,7 @@ Rows: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]
 
 
 def train(config: TrainConfig) -> Path:
-    """Trains (see :func:`run_train`) and prints what came of it; returns the report's path."""
+    """Train a policy (see :func:`run_train`), print the result and return the report's path."""
     report = run_train(begun(config))
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
@@ -56,17 +56,18 @@ def train(config: TrainConfig) -> Path:
 
 
 def begun(config: TrainConfig) -> TrainConfig:
-    """The settings of a run that begins, cautious where nothing was chosen; one to resume keeps its own there."""
+    """Return the settings of a run; one to resume keeps its own where those of the command line are the defaults."""
     kept, given = runs.begun_with(config), config.hyperparameters
     if kept is None:
-        return replace(config, hyperparameters=cautious(config.algorithm, given))
-    left = [name for name in ("warmup_iterations", "target_kl") if getattr(given, name) == getattr(CAUTIOUS, name)]
-    own = {name: kept[name] for name in left if name in kept}
+        return config
+    defaults = cautious(config.algorithm)
+    known = [name for name in ("warmup_iterations", "target_kl") if hasattr(given, name) and name in kept]
+    own: dict[str, Any] = {name: kept[name] for name in known if getattr(given, name) == getattr(defaults, name)}
     return replace(runs.as_begun(config), hyperparameters=replace(given, **own))
 
 
 def run_train(config: TrainConfig) -> Path:
-    """Check everything, then trains; returns the report's path.
+    """Check everything, then train; return the report's path.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
@@ -109,7 +110,7 @@ def keeping(config: TrainConfig) -> runs.Keeping:
 
 
 def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
-    """ValueError where the figure that chooses the best checkpoint is not measured."""
+    """Raise ValueError where the metric that chooses the best checkpoint is not measured."""
     known = ("score", *named_parts(dict.fromkeys(mdp.rewards.names, np.zeros(0))), "kl", "length")
     if keep_best is not None and keep_best.removeprefix(LEAST) not in known:
         raise ValueError(
@@ -118,15 +119,14 @@ def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """Return the settings with the algorithm's own values in place, and runs replaced by the models that they left.
+    """Return the settings with runs replaced by the models that they left.
 
     Raises:
-        ValueError: a setting is out of its range, or the algorithm does not have it.
+        ValueError: a setting is out of its range, or lacks another one.
     """
     keeping(config)
     return replace(
         config,
-        hyperparameters=resolve(config.algorithm, config.hyperparameters),
         model=config.model and runs.model_source(config.model),
         reference=config.reference and runs.model_source(config.reference),
     )
@@ -142,7 +142,7 @@ def described(config: TrainConfig) -> dict[str, Any]:
 def gather_pretraining(
     config: TrainConfig, mdp: TokenMDP, screening: Screening
 ) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
-    """What is learned beside the reward, and the held-out text that measures what was forgotten; None without."""
+    """Return the text to learn beside the reward, or None, and the held-out text that measures forgetting."""
     own = {"coefficient": config.ptx_coef, "batch_size": config.ptx_batch_size}
     given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
     if config.pretraining is None:
@@ -185,7 +185,7 @@ def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
 def _encoded_mdp(
     config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase, reward: Any, screening: Screening
 ) -> TokenMDP:
-    """Prompts encoded by the user's tokenizer, checked against the user's model."""
+    """Return prompts encoded by the user's tokenizer, checked against the user's model."""
     source = config.model or (task.base_model if task else None)
     assert source is not None, "a task without a base model needs --model"
     model = load_lm(source)
@@ -273,16 +273,16 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
 
 
 def watched_reward(spec: Any, task: Task | None) -> Any:
-    """Return the reward that a user speaks of, with the task's gold and metrics logged beside it.
+    """Parse a ``--reward`` specification; log the task's gold and metrics beside the reward.
 
     Raises:
         ValueError, FileNotFoundError: there is no such reward.
     """
-    return _with_metrics(spoken_reward(spec, task), task)
+    return _with_metrics(parse_reward(spec, task), task)
 
 
-def spoken_reward(spec: Any, task: Task | None) -> WeightedRewards:
-    """Return the reward that a user speaks of.
+def parse_reward(spec: Any, task: Task | None) -> WeightedRewards:
+    """Parse a ``--reward`` specification.
 
     Raises:
         ValueError, FileNotFoundError: there is no such reward.

@@ -1,4 +1,4 @@
-"""Settings of sampling; :mod:`textgym.lm.behaviour` turns them into a distribution."""
+"""Sampling settings of the behaviour distribution; importable without torch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from textgym.numbers import TEMPERATURES, check, count, finite
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings, which define the distribution that a policy samples from **and** is trained under.
-
-    Attributes:
-        temperature: divides the logits; from 10⁻⁶ to 10⁶. For the most probable tokens predict deterministically.
-        min_new_tokens: minimum response length; end tokens are masked until then.
-        top_k: number of most probable tokens to keep; 0 for all.
-        top_p: probability mass to keep, in the smallest set of most probable tokens (Holtzman 2019); 1 for all.
-    """
+    """Rule by which a policy's logits become the distribution that it samples from **and** is trained under."""
 
     temperature: float = 1.0
+    """Divisor of the logits of policy and reference, in sampling and in training, from 1e-6 to 1e6. For the most
+    probable tokens, predict deterministically. Published: 0.7 (Ziegler 2019)."""
     min_new_tokens: int = 0
+    """Minimum response length in tokens; end tokens are masked until then."""
     top_k: int = 0
+    """Sample from the k most probable tokens only; 0 for all."""
     top_p: float = 1.0
+    """Sample from the smallest set of most probable tokens with this mass (nucleus sampling, Holtzman 2019); 1 for
+    all."""
 
     def __post_init__(self) -> None:
         check(self, finite, "temperature", **TEMPERATURES)
@@ -35,5 +34,5 @@ class Sampling:
 
     @property
     def shared(self) -> Sampling:
-        """The settings that also apply to the reference: temperature and minimum length."""
+        """Part that also defines the reference's distribution: temperature and minimum length."""
         return Sampling(self.temperature, self.min_new_tokens)

@@ -17,22 +17,14 @@ from typing import Any
 
 from textgym.env.rendering import largest, show_token, strength
 from textgym.lm.guards import alarms
-from textgym.reports.comparison import (
-    METRICS,
-    Estimate,
-    Metric,
-    compare,
-    exponent,
-    is_finite,
-    metric,
-    number,
-)
+from textgym.reports.comparison import METRICS, Estimate, Metric, compare, exponent, is_finite, metric, number
 from textgym.reports.curves import curve
 from textgym.reports.judged import judged
 from textgym.reports.pipeline_figures import epochs
 from textgym.reports.reading import read_lines, read_object
 from textgym.reports.stories import STEPS, Told, stop_reason, story
 from textgym.reports.templating import tint, write_page
+from textgym.settings import by_name
 
 TOKENS = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length
@@ -138,7 +130,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "shown": SAMPLES_SHOWN,
         "judged": judgement if reward_model else None,
         "offset": reward_model.get("offset"),
-        "epochs": config.get("epochs"),
+        "epochs": by_name(config).get("epochs"),
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
     }

@@ -66,7 +66,7 @@ def _algorithm(job: Job, mdp: TokenMDP) -> SequenceAlgorithm:
         "LMPolicy",
         TokenVectorEnv(mdp, settings["slots"], AutoresetMode.DISABLED),
         settings["learning_rate"],
-        kl=settings["beta"],
+        beta=settings["beta"],
         pretraining=pretraining,
         seed=job.seed,
         **own_settings(contender, settings["algorithm"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textgym.agents.nlpo import NLPOSettings
+from textgym.agents.settings import NLPOSettings
 from textgym.benchmarks.experiments.mini.sweep import run_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.registration import task_maker

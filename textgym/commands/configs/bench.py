@@ -13,23 +13,23 @@ from textgym.numbers import check, check_given, check_words, count
 
 @dataclass(frozen=True)
 class BenchRun:
-    """Do the runs of an experiment that its results file does not hold yet, and show what all say."""
+    """Run an experiment's missing jobs and print its findings."""
 
     experiment: tyro.conf.Positional[str]
-    """Its name; 'textgym bench list' tells them."""
+    """Name of the experiment; 'textgym bench list' lists them."""
     algorithms: tuple[str, ...] | None = None
-    """By name (ppo, nlpo, …, sft), a class of your own as package.module:Class or path/to/file.py:Class, or a stock one
-    such as stable_baselines3:PPO. Default: those of the experiment."""
+    """Algorithms: names (ppo, nlpo, …, sft), classes of your own as package.module:Class or path/to/file.py:Class, or
+    stock ones such as stable_baselines3:PPO. Default: the experiment's."""
     tasks: tuple[str, ...] | None = None
-    """By name. Default: those of the experiment."""
+    """Tasks, by name. Default: the experiment's."""
     seeds: int | None = None
-    """Seeds 0, 1, … of each run. Default: as many as the experiment asks for; an interval needs 3."""
+    """Number of seeds: each run is repeated with seeds 0, 1, … Default: the experiment's; an interval needs 3."""
     settings: dict[str, int | float] = field(default_factory=dict)
-    """Numbers of the experiment that shall differ, such as 'tokens 100000'."""
+    """Experiment settings to override, e.g. 'tokens 100000'."""
     jobs: int = 1
-    """Runs at once, each in a process of one thread. No result depends on it."""
+    """Number of parallel processes, each with one thread. No result depends on it."""
     out: Path | None = None
-    """The results file, JSON Lines; runs that it holds are not done again. Default: bench/EXPERIMENT.jsonl."""
+    """Results file, JSON Lines; the runs in it are not repeated. Default: bench/EXPERIMENT.jsonl."""
 
     def __post_init__(self) -> None:
         check(self, count, "jobs")
@@ -42,19 +42,19 @@ class BenchReport:
     """Write report.html from results files; its tables also as CSV, and as Markdown in report.md."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Files that 'textgym bench run' wrote."""
+    """Results files of 'textgym bench run'."""
     out: Path
-    """A directory."""
+    """Directory of the report."""
 
 
 @dataclass(frozen=True)
 class BenchList:
-    """Tell the experiments, what each asks, and which of its numbers can be set."""
+    """List the experiments, the question each answers, and its settings."""
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Compare algorithms. Speed is measured by 'python -m textgym.benchmarks.throughput', which has no seeds."""
+    """Run experiments that compare algorithms. Measure speed with 'python -m textgym.benchmarks.throughput'."""
 
     action: tyro.conf.OmitSubcommandPrefixes[
         Annotated[BenchRun, tyro.conf.subcommand("run")]

@@ -10,10 +10,10 @@ import tyro
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Compare finished or running runs of train, sft, dpo or reward-model: seeds of the same settings count as
-    repetitions. Prints a table with intervals, and writes report.html, report.md, tables as CSV and figures as SVG."""
+    """Compare finished or running runs of train, sft, dpo or reward-model; runs that differ in their seed only are
+    repetitions. Print a table with intervals, and write report.html, report.md, tables as CSV and figures as SVG."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Their directories, at least two. A pipeline's stages are given one by one."""
+    """Directories of the runs, at least two. Of a pipeline, name its stages one by one."""
     out: Path
-    """A directory for the page; an earlier comparison that stands there is replaced."""
+    """Directory of the page; an earlier comparison in it is replaced."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.commands.configs.shared import Overwrite, Seed
 from textgym.numbers import check, check_given, check_words, finite, random_seed
 
 
@@ -14,21 +15,19 @@ class DemoConfig:
     against it."""
 
     out: Path = Path("runs/demo")
-    """The run's directory."""
+    """Directory of the run."""
     task: str = "textgym/Reviews-v0"
-    """The task, by its id."""
-    kl_coef: float | None = None
-    """β, the price of one nat of KL to the fine-tuned model; by default the demo's own."""
-    seed: int = 0
-    """Of everything random."""
+    """Id of the task."""
+    beta: float | None = None
+    """KL coefficient β: the price of one nat of KL to the fine-tuned model. Default: the demo's own."""
+    seed: Seed = 0
     full: bool = False
-    """Rank and train twice: the second reward model sees samples of the first policy too."""
+    """Rank and train twice: the second reward model also sees samples of the first policy."""
     tiny: bool = False
-    """Only see that everything runs: a few samples, a few updates."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
+    """Only check that everything runs: a few samples, a few updates."""
+    overwrite: Overwrite = False
 
     def __post_init__(self) -> None:
-        check_given(self, finite, "kl_coef", low=0)
+        check_given(self, finite, "beta", low=0)
         check(self, random_seed, "seed")
         check_words(self, "task")

@@ -9,51 +9,48 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.offline.dpo_settings import DPOSettings
+from textgym.commands.configs.shared import (
+    EvalEpisodes,
+    Log,
+    MaxNewTokens,
+    Model,
+    Overwrite,
+    ReadTokens,
+    Resume,
+    Seed,
+    SkipBad,
+    Truncated,
+)
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
-from textgym.types import Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
 class DPOConfig:
-    """Learn from comparisons without reward model and without sampling (Rafailov 2023)."""
+    """Learn from comparisons by direct preference optimisation (Rafailov 2023), without reward model or sampling."""
 
     out: Path
-    """The run's directory: configuration, metrics, samples, model, report."""
+    """Directory of the run: configuration, metrics, samples, model, report."""
     data: Path
-    """Comparisons in JSON Lines, a JSON array, Parquet or a directory saved by datasets: 'prompt, chosen, rejected';
-    'chosen, rejected', whose common beginning is the prompt; or 'prompt, completions, ranks', of which every pair of
-    different rank counts."""
-    model: str | None = None
-    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
+    """Comparisons: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with the fields 'prompt, chosen,
+    rejected'; 'chosen, rejected', whose common beginning is the prompt; or 'prompt, completions, ranks', of which every
+    pair of different rank counts."""
+    model: Model = None
     task: str | None = None
-    """A task's id, such as textgym/Reviews-v0; gives a base model, a gold reward and metrics to evaluate by."""
+    """Id of a task, such as textgym/Reviews-v0; gives a base model, a gold reward and metrics to evaluate by."""
     validation: Path | None = None
-    """Comparisons to measure on, in a file like 'data'. Default: a tenth of the prompts of 'data'."""
+    """Comparisons to validate on, in a file like 'data'. Default: a tenth of the prompts of 'data'."""
     reward: str | None = None
-    """Scores samples before and after; nothing learns from it. 'rm:DIR', 'gold', 'module:function' or
+    """Reward that scores samples before and after; nothing learns from it. 'rm:DIR', 'gold', 'module:function' or
     'path/to/file.py:function'. Default: the task's gold reward, or none."""
-    eval_episodes: int = 256
-    """Responses that are measured before and after: to the task's validation prompts, or else those held out."""
-    max_new_tokens: int | None = None
-    """The longest of these responses, in tokens. Default: the task's, or 48."""
-    truncation: Truncation = "error"
-    """Treatment of rows with more tokens than the model reads: 'error' (they are bad rows), 'left' (their prompt loses
-    its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
-    skip_bad: int = 0
-    """How many bad rows may be left out: malformed, blank, with equal completions, too long. 'skipped.jsonl' lists
-    them. Where there are more, nothing is trained."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    log: tuple[Service, ...] = ()
-    """Services that get the metrics while the run goes on, each through its own client: 'tensorboard', 'wandb',
-    'trackio'; several are separated by spaces. See docs/watching.md."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Continue the run that stands in 'out', after its last whole epoch."""
+    eval_episodes: EvalEpisodes = 256
+    max_new_tokens: MaxNewTokens = None
+    truncation: Truncated = "error"
+    skip_bad: SkipBad = 0
+    special_tokens: ReadTokens = "text"
+    log: Log = ()
+    seed: Seed = 0
+    overwrite: Overwrite = False
+    resume: Resume = False
     settings: Annotated[DPOSettings, tyro.conf.arg(name="")] = field(default_factory=DPOSettings)
 
     def __post_init__(self) -> None:

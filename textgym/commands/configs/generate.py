@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgym.commands.configs.shared import ReadTokens, Seed, SkipTokens, Truncated
 from textgym.numbers import MOST_TOKENS, TEMPERATURES, check, check_given, check_words, count, finite, random_seed
-from textgym.types import SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -14,37 +14,32 @@ class GenerateConfig:
     """Sample continuations of prompts."""
 
     model: str
-    """A run, a checkpoint, any causal language model's directory, or a hub id."""
+    """Model: a run, a checkpoint, the directory of any causal language model, or a hub id."""
     prompt: tuple[str, ...] = ()
     """Prompts to continue."""
     prompts: Path | None = None
-    """A file of prompts: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with a field 'prompt'."""
-    truncation: Truncation = "error"
-    """Treatment of prompts of the file with more tokens than the model reads beside the new ones: 'error' (they are bad
-    rows), 'left' (keep their end) or 'drop' (leave them out)."""
+    """Prompts in a file: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with a field 'prompt'."""
+    truncation: Truncated = "error"
     skip_bad: int = 0
-    """How many bad rows of the file may be left out: malformed, empty, too long. They are told on standard error."""
+    """Maximum number of bad rows of the file to leave out: malformed, empty or too long. They are listed on standard
+    error."""
     samples: int = 1
-    """Continuations of each prompt."""
+    """Number of continuations of each prompt."""
     max_new_tokens: int = 48
-    """The longest continuation, in tokens."""
+    """Maximum length of a continuation, in tokens."""
     temperature: float | None = None
-    """Divides the logits. Default, here and below: as the policy was trained, or all of its distribution at 1."""
+    """Divisor of the logits. Default, here and below: as the policy was trained, or its whole distribution at 1."""
     min_new_tokens: int | None = None
-    """No end token before so many tokens."""
+    """Minimum length of a continuation in tokens; end tokens are masked until then."""
     top_k: int | None = None
-    """Sample only among the k most probable tokens; 0 for all."""
+    """Sample from the k most probable tokens only; 0 for all."""
     top_p: float | None = None
-    """Sample only among the most probable tokens that hold this mass; 1 for all."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in prompts: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    skip_special_tokens: bool = False
-    """Leave all special tokens out of the continuations, rather than only end, padding and start tokens."""
-    seed: int = 0
-    """Of the random streams."""
+    """Sample from the smallest set of most probable tokens with this mass; 1 for all."""
+    special_tokens: ReadTokens = "text"
+    skip_special_tokens: SkipTokens = False
+    seed: Seed = 0
     out: Path | None = None
-    """Write JSON Lines here instead of printing."""
+    """File to write as JSON Lines, instead of printing."""
 
     def __post_init__(self) -> None:
         check(self, count, "samples")

@@ -9,8 +9,19 @@ from typing import Annotated
 import tyro
 
 from textgym.agents.offline.sft_settings import SFTSettings
+from textgym.commands.configs.shared import (
+    DemonstrationCount,
+    EvalEpisodes,
+    Log,
+    Model,
+    Overwrite,
+    ReadTokens,
+    Resume,
+    Seed,
+    SkipBad,
+    Truncated,
+)
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
-from textgym.types import Service, SpecialTokens, Truncation
 
 
 @dataclass(frozen=True)
@@ -18,45 +29,31 @@ class SFTConfig:
     """Fine-tune a language model on demonstrations: prompts with completions to imitate."""
 
     out: Path
-    """The run's directory: configuration, metrics, samples, the model of the best epoch, report."""
+    """Directory of the run: configuration, metrics, samples, the model of the best epoch, report."""
     data: Path | None = None
-    """JSON Lines, a JSON array, Parquet or a directory saved by datasets, with the fields 'prompt, completion' or
-    'messages'. Of comparisons the preferred completion is learned; of rows with 'text' every token."""
+    """Demonstrations: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with the fields 'prompt,
+    completion' or 'messages'. Of comparisons the preferred completion is learned; of rows with 'text' every token."""
     task: str | None = None
-    """A task's id, such as textgym/Reviews-v0. Its reference texts are the demonstrations, unless 'data' is given; it
+    """Id of a task, such as textgym/Reviews-v0. Its reference texts are the demonstrations unless 'data' is given; it
     also gives a base model, a gold reward and metrics."""
-    count: int | None = None
-    """How many of the demonstrations to learn from, drawn by the seed. Default: all."""
-    model: str | None = None
-    """A causal language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."""
+    count: DemonstrationCount = None
+    model: Model = None
     validation: Path | None = None
     """Demonstrations to validate on, in a file like 'data'. Default: the task's validation split, or a tenth of the
     prompts of 'data'."""
     reward: str | None = None
-    """Judges samples after each epoch and chooses the checkpoint that is kept: 'rm:DIR', 'gold' (of the task),
-    'module:function' or 'path/to/file.py:function'. Without it, validation loss chooses, which over-fits early."""
-    eval_episodes: int = 256
-    """Responses to validation prompts that are measured before, after each epoch, and after."""
+    """Reward that scores samples after each epoch and chooses the epoch to keep: 'rm:DIR', 'gold' (of the task),
+    'module:function' or 'path/to/file.py:function'. Default: validation loss chooses, which over-fits early."""
+    eval_episodes: EvalEpisodes = 256
     max_new_tokens: int | None = None
-    """The longest of these responses, in tokens. Default: the task's, or the longest demonstration."""
-    truncation: Truncation = "error"
-    """Treatment of rows with more tokens than the model reads: 'error' (they are bad rows), 'left' (their prompt loses
-    its beginning, completions stay whole) or 'drop' (they are left out and counted)."""
-    skip_bad: int = 0
-    """How many bad rows may be left out: malformed, blank, with equal completions, too long. 'skipped.jsonl' lists
-    them. Where there are more, nothing is trained."""
-    special_tokens: SpecialTokens = "text"
-    """Reading of special-token strings, such as '<eos>', in the data: as 'text', or 'parse' for special tokens,
-    where a chat template has rendered the prompts already."""
-    log: tuple[Service, ...] = ()
-    """Services that get the metrics while the run goes on, each through its own client: 'tensorboard', 'wandb',
-    'trackio'; several are separated by spaces. See docs/watching.md."""
-    seed: int = 0
-    """Of everything random."""
-    overwrite: bool = False
-    """Replace the run that stands in 'out'."""
-    resume: bool = False
-    """Continue the run that stands in 'out', after its last whole epoch."""
+    """Maximum length of sampled responses, in tokens. Default: the task's, or that of the longest demonstration."""
+    truncation: Truncated = "error"
+    skip_bad: SkipBad = 0
+    special_tokens: ReadTokens = "text"
+    log: Log = ()
+    seed: Seed = 0
+    overwrite: Overwrite = False
+    resume: Resume = False
     settings: Annotated[SFTSettings, tyro.conf.arg(name="")] = field(default_factory=SFTSettings)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""``textgym pipeline``: demonstrations, rankings, a reward model and reinforcement, as often as asked."""
+"""``textgym pipeline``: supervised fine-tuning, then rounds of rankings, reward model and reinforcement learning."""
 
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.pipeline.command import pipeline

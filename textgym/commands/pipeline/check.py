@@ -1,4 +1,4 @@
-"""Everything that could fail for a pipeline's settings, before its first stage."""
+"""Checks of a pipeline's settings and materials, before its first stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
-from textgym.commands.reward_model import check_settings as check_reward_model
 from textgym.commands.reward_model import read_examples
 from textgym.commands.sft import gather as gather_sft
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
@@ -22,7 +21,7 @@ from textgym.types import Ranking
 
 
 def check_settings(config: PipelineConfig) -> None:
-    """Numbers and combinations, without reading anything.
+    """Check numbers and combinations, without reading anything.
 
     Raises:
         ValueError: a setting is out of its range, or lacks another one.
@@ -44,12 +43,11 @@ def check_settings(config: PipelineConfig) -> None:
         raise ValueError("nothing to imitate: pass --sft.demonstrations FILE, or --sft.no-enabled")
     if config.train.value_from_reward_model and config.reward_model.ensemble > 1:
         raise ValueError("train.value_from_reward_model needs a single reward model; got an ensemble")
-    check_reward_model(reward_model_config(config, 1))
     resolved(train_config(config, 1))
 
 
 def check_materials(config: PipelineConfig) -> None:
-    """Models, prompts, texts and labeller, read and fitted to one another as the stages will.
+    """Read models, prompts, texts and labeller, and fit them to one another as the stages will.
 
     Raises:
         ValueError, FileNotFoundError: something is missing or does not fit.
@@ -58,9 +56,12 @@ def check_materials(config: PipelineConfig) -> None:
     if labeller == PEOPLE or not labelled(config):
         labeller = "length" if config.task is None else "gold"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
-    settings = config.train.hyperparameters
     begun = replace(
-        train_config(config, 1), model=config.model, reference=None, reward=labeller, hyperparameters=settings
+        train_config(config, 1),
+        model=config.model,
+        reference=None,
+        reward=labeller,
+        hyperparameters=config.train.hyperparameters,
     )
     made = resolved(begun)
     screening = Screening(config.truncation, config.skip_bad)
@@ -93,7 +94,7 @@ def _check_preferences(config: PipelineConfig) -> None:
 
 
 def _check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:
-    """A reward model, which begins as the model, reads an end token after every response, of those cut off too."""
+    """Check that the model reads the longest text with an end token, which reward models append to every response."""
     longest = max(len(prompt.ids) for prompt in mdp.prompts) + mdp.max_new_tokens
     if limit is not None and longest >= limit:
         raise ValueError(

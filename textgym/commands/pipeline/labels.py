@@ -1,4 +1,4 @@
-"""The stage that asks: the current policy writes, a labeller ranks, and the comparisons grow."""
+"""Labelling stage: the current policy samples, a labeller ranks, and the comparisons grow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.train import spoken_reward, user_mdp
+from textgym.commands.train import parse_reward, user_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.lm.files.loading import load_lm
@@ -44,7 +44,7 @@ SAMPLED_AT_ONCE = 64  # prompts
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """One labelling stage.
+    """Settings of a labelling stage.
 
     Attributes:
         out: its directory.
@@ -88,7 +88,7 @@ class LabelsConfig:
 
 
 def run_labels(config: LabelsConfig, resume: bool) -> bool:
-    """Samples, labels and writes the rankings; False while people have not filled in their ranks.
+    """Sample, label and write the rankings; return False while people have not filled in their ranks.
 
     Raises:
         RewardError: the labeller failed.
@@ -150,7 +150,7 @@ def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
         ),
         screening,
     )
-    return mdp if task is None else replace(mdp, reward=spoken_reward("gold", task))
+    return mdp if task is None else replace(mdp, reward=parse_reward("gold", task))
 
 
 def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def _policy(config: LabelsConfig, mdp: TokenMDP) -> LMPolicy:
 
 def _scored(config: LabelsConfig, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
     task = None if config.task is None else load_task(config.task)
-    reward = spoken_reward(config.labeller, task).bind(mdp.tokenizer)
+    reward = parse_reward(config.labeller, task).bind(mdp.tokenizer)
     rng = np.random.default_rng([config.seed, config.iteration, 1])
     return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng)
 
@@ -189,7 +189,7 @@ def _answered(config: LabelsConfig, asked: Sequence[Question]) -> Labelled | Non
 def _described(
     config: LabelsConfig, rows: Sequence[dict[str, Any]], labelled: Labelled, dropped: dict[str, int]
 ) -> dict[str, Any]:
-    """What ``labels.json`` says."""
+    """Return the content of ``labels.json``."""
     gold: FloatArray | None = None
     if config.task is not None:
         gold = np.array([row["gold"] for row in rows]).mean(axis=1)  # samples of one prompt are no independent draws

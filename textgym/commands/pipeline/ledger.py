@@ -1,4 +1,4 @@
-"""``stages.json``: how far each stage is, and the fingerprints of what it was told, read and left behind."""
+"""``stages.json``: the state of each stage, and the fingerprints of its settings, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "stages.json"
 
 
 class Ledger:
-    """The stages of a run, and what is known of each.
+    """Record of the stages of a run.
 
     Args:
         out: the run.
@@ -49,7 +49,7 @@ class Ledger:
                 _compare(f"{where} wrote", entry["outputs"], self._fingerprints(_outputs(stage)))
 
     def is_complete(self, stage: Stage) -> bool:
-        """Whether the stage was done to its end."""
+        """Return True if the stage was completed."""
         return bool(self.entries[stage.name]["complete"])
 
     def begin(self, stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""From the settings of a pipeline to its stages: what each one runs, reads and leaves behind."""
+"""Stages of a pipeline, made from its settings: the command, inputs and outputs of each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
-from textgym.lm.sampling import Sampling
+from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, LabelsConfig
+from textgym.reports.pipeline_stages import TO_LABEL
 from textgym.rewards.specs.addresses import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
@@ -22,7 +22,7 @@ StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainCon
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """Stage of a pipeline.
 
     Attributes:
         name: what messages call it.
@@ -42,7 +42,7 @@ class Stage:
 
 
 def plan(config: PipelineConfig) -> tuple[Stage, ...]:
-    """All stages, in the order in which they run."""
+    """Return all stages, in the order in which they run."""
     first = (_sft_stage(config),) if config.sft.enabled else ()
     rounds = [
         ([_labels(config, i)] if i in labelled(config) else []) + [_reward_model(config, i), _policy(config, i)]
@@ -57,7 +57,7 @@ def labelled(config: PipelineConfig) -> range:
 
 
 def stage_directory(config: PipelineConfig, name: str, iteration: int) -> Path:
-    """Where a stage of an iteration stands."""
+    """Return the directory of a stage of an iteration."""
     return config.out / f"iteration-{iteration}" / name
 
 
@@ -120,33 +120,26 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
 
 
 def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelConfig:
-    """The reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's model."""
-    part = config.reward_model
+    """Return the reward model of an iteration, as ``textgym reward-model`` takes it; it begins as the first stage's."""
     return RewardModelConfig(
         out=stage_directory(config, "reward_model", iteration),
         data=_comparisons(config, iteration),
         task=config.task,
         model=_current(config, 1),
-        heldout=part.heldout,
         demonstrations=config.sft.demonstrations,
         prompts=config.prompts,
         truncation=config.truncation,
         skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
-        ensemble=part.ensemble,
-        combine=part.combine,
-        uncertainty_weight=part.uncertainty_weight,
-        learning_rate=part.learning_rate,
-        epochs=part.epochs,
-        batch_size=part.batch_size,
         log=config.log,
         seed=config.seed,
+        settings=config.reward_model,
     )
 
 
 def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
     """Return the labelling of an iteration: samples are drawn as reinforcement draws them."""
-    part, drawn = config.labels, config.train.hyperparameters
+    part = config.labels
     return LabelsConfig(
         out=stage_directory(config, "labels", iteration),
         task=config.task,
@@ -158,7 +151,7 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         skip_bad=config.skip_bad,
         special_tokens=config.special_tokens,
         skip_special_tokens=config.skip_special_tokens,
-        sampling=Sampling(drawn.temperature, drawn.min_new_tokens, drawn.top_k, drawn.top_p),
+        sampling=config.train.hyperparameters.sampling,
         labeller=part.labeller,
         count=part.prompts,
         completions=part.completions,
@@ -184,7 +177,7 @@ def _current(config: PipelineConfig, iteration: int) -> str | None:
 
 
 def _reference(config: PipelineConfig, iteration: int) -> str | None:
-    """What the KL is measured to in every iteration: the model that the first one began with."""
+    """Return the reference of the KL in every iteration: the model that the first one began with."""
     if config.sft.enabled or iteration == 1:
         return _current(config, 1)
     return str(stage_directory(config, "policy", 1) / runs.CHECKPOINT / "training" / "reference")
@@ -223,7 +216,7 @@ def _sources(labeller: str) -> list[str | None]:
 
 
 def _code(source: str) -> str | None:
-    """The file of a module, or the file that is named; None for names of rewards, and for what cannot be found."""
+    """Return the file of a module, or the file that is named; None for names of rewards and for unknown modules."""
     if not source or source.endswith(".py"):
         return source
     try:
@@ -234,5 +227,5 @@ def _code(source: str) -> str | None:
 
 
 def _paths(*sources: str | Path | None) -> tuple[Path, ...]:
-    """What may lie on this machine; a hub's ids do not."""
+    """Return sources as paths, each once; ids of a hub name no file here and are harmless."""
     return tuple(dict.fromkeys(Path(source) for source in sources if source))

@@ -1,4 +1,4 @@
-"""What a pipeline prints: a line for each stage, and all models side by side."""
+"""Output of a pipeline in the terminal: a line for each stage, and a table of all models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measured = Mapping[str, Mapping[str, float]]
 
 
 def stage_line(stage: Stage) -> str:
-    """What a complete stage achieved."""
+    """Return the result of a complete stage, in a line."""
     out = stage.config.out
     if stage.kind == "labels":
         return _labels_line(_read(out / "labels.json"))
@@ -33,7 +33,7 @@ def stage_line(stage: Stage) -> str:
 
 
 def stage_table(stages: Sequence[Stage], config: Mapping[str, Any]) -> str:
-    """All models on the same held-out prompts, one line a measure, with 95 % intervals.
+    """Return all models on the same held-out prompts, one line a measure, with 95 % intervals.
 
     What reward models say is left out where each of several iterations has one of its own.
 
@@ -52,7 +52,7 @@ def stage_table(stages: Sequence[Stage], config: Mapping[str, Any]) -> str:
 
 
 def models(stages: Sequence[Stage], config: Mapping[str, Any]) -> dict[str, Measured]:
-    """What was measured of the model at the beginning, of the fine-tuned one, and of each iteration's policy.
+    """Return the measures of the first model, of the fine-tuned one, and of each iteration's policy.
 
     The first is left out where it was measured otherwise than the others.
     """
@@ -67,7 +67,7 @@ def models(stages: Sequence[Stage], config: Mapping[str, Any]) -> dict[str, Meas
 
 
 def sample_pairs(stages: Sequence[Stage], count: int) -> str:
-    """Some prompts with what was written before the first and after the last reinforcement."""
+    """Return some prompts with samples from before the first and after the last reinforcement."""
     policies = [stage.config.out for stage in stages if stage.kind == "train"]
     return runs.sample_pairs(policies[-1], count, since=policies[0])
 
@@ -91,7 +91,7 @@ def _reward_model_line(found: Mapping[str, Any]) -> str:
 
 
 def _kept_loss(out: Path) -> tuple[float, float] | None:
-    """Validation loss before training and of the epoch that was kept."""
+    """Return the validation loss before training and of the epoch that was kept."""
     rows = {row.get("iteration"): row.get("validation/loss") for row in read_rows(out / "metrics.jsonl")}
     before, after = rows.get(0), rows.get(_read(out / "kept.json")["epoch"])
     return None if before is None or after is None else (before, after)
