@@ -27,10 +27,10 @@ Held-out pairs: 768, of prompts that training never saw
 Accuracy 0.757 (chance 0.5, ceiling 0.863)
 By distance in rank: 0.674 at 1, 0.820 at 2, 0.875 at 3
 
-Scores: I watched "The Valley of Naples" on Saturday with my grandmother. The soundtrack
-  +0.16  The acting is superb.
-  -0.17  It is set in the fifties.
-  -2.67  The acting is dreadful.
+Scores: I watched "The Silent Harbor" on Friday with my sister.
+  +0.95  The acting is superb.
+  -0.07  It is set in the fifties.
+  -3.64  The acting is dreadful.
 
                reward model    gold     KL
 base model            -0.30   0.518    0.0
