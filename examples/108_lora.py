@@ -16,13 +16,13 @@ Expected output:
 ```text
 GPT2LMHeadModel: 32,768 of 615,040 parameters are trained (5.3%)
 
-Before training: score 0.113, KL 0.0 nats per response
-  I watched "The Iron Garden" with my sister.
-    → Although the dialogue is plain, it really excels. The costumes are flatter than the book. It is a bore.
+Before training: score 0.092, KL 0.0 nats per response
+  I watched "The Paper Shadow" with my friend.
+    → Although the climax is predictable, the visuals are dull and hardly moving. The soundtrack
 
-After training: score 0.703, KL 3.9 nats per response
-  I watched "The Iron Garden" with my sister.
-    → Although the climax is quiet, it is flat and often brilliant. It left the children excited.
+After training: score 0.668, KL 3.7 nats per response
+  I watched "The Paper Shadow" with my friend.
+    → Although the climax is lovely, the visuals are elegant and always magical. The sets
 
 Adapters: 133 kB
 Merged:   2,332 kB
@@ -77,7 +77,7 @@ def praise(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
 def praise_task(model: str) -> textgym.Task:
     """Return the task of the prompts in a file, for a model and its tokenizer."""
     return textgym.jsonl_task(
-        PROMPTS, gold=textgym.per_text(praise), model=model, description="Praise a film.", max_new_tokens=24
+        PROMPTS, gold=textgym.per_text(praise), model=model, description="Praise a film.", max_new_tokens=16
     )
 
 
@@ -89,8 +89,8 @@ def main(model: str | Path | None = None) -> dict[str, float]:
     model = model or textgym.load_task("textgym/Reviews-v0").base_model
     OUT.mkdir(parents=True, exist_ok=True)
 
-    # 1. A task for this model: its tokenizer reads the prompts. Parameters of the function that makes a task are settings
-    # of `gym.make` and `gym.make_vec`.
+    # 1. A task for this model: its tokenizer reads the prompts. Parameters of the function that makes a task, here
+    # `model`, are settings of `gym.make` and `gym.make_vec`.
     rows = [{"prompt": f'I watched "The {title}" with my {who}.'} for title, who in product(TITLES, PEOPLE)]
     write_json_lines(PROMPTS, rows)
     envs = gym.make_vec(ID, num_envs=64, model=str(model))
