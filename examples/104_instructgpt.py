@@ -13,9 +13,9 @@ reward model, while it goes on learning ordinary text (PPO-ptx).
 | 3. reinforce | PPO, KL to the imitating model, pretraining text beside it | the same |
 
 The critic begins as the reward model (`value=`), and the KL is measured to the model of stage 1, both as in the paper.
-The pretraining text stands for whatever the model could do before: here, telling the little stories of another task,
-`textgym/Stories-v0`. The column "stories" is the loss on such texts that were held out, in nats per token; it tells how
-much of that was forgotten.
+The pretraining text stands for whatever else the model should still be able to do: here, answering questions about
+little stories, as in another task, `textgym/Stories-v0`. The column "stories" is the loss on held-out answers, in nats
+per token; where it rises, something was forgotten.
 
 "gold" is the task's true reward (is the review favourable?) on held-out prompts. Nothing is trained on it: only the
 labeller sees it, through noise. "grammatical" is the share of texts that the task's grammar accepts.
@@ -31,8 +31,8 @@ PPO-ptx          0.934         0.980     0.402
 The reward model orders 75.3% of the held-out pairs as the labeller did.
 ```
 
-The stories get easier instead of harder. With `PTX_COEF = 0` the third row reads 0.939, 0.969, 0.474: as much gold, but
-the model forgets how to tell stories.
+With `PTX_COEF = 0` the third row reads 0.939, 0.969, 0.474: as much gold, but the model forgets how to answer
+questions.
 
 The same as a command, in stages that can be killed and resumed, with a report: `textgym pipeline`. Next:
 [105](105_own_algorithm.py) replaces PPO.
