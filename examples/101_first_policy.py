@@ -15,7 +15,7 @@ Expected output (the seconds depend on your machine):
 Observation: {'input_ids': (56,), 'attention_mask': (56,)}
 Actions: Discrete(1321) - one for each token of the vocabulary
 Prompt: I watched "The Wandering Clock" on Friday with my friend.
-Random tokens: ' sloppier impress dull Island SecretU�4� says jola three dr …
+Random tokens: ' sloppier impress dull Island Secre…
 Reward 0.4 at the last token, finish reason 'length'
 
 Before training: mean reward 0.525
@@ -26,7 +26,7 @@ Before training: mean reward 0.525
   0.5  "The Crown of Lisbon" is a war film set in Dublin. My grandmother
        → cherished the heroes. The sound is soon lazy.
 
-Trained on 41246 tokens in 38 s.
+Trained on 41246 tokens in 29 s.
 KL to the base model: 2.2 nats per response
 
 After training: mean reward 0.933

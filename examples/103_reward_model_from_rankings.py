@@ -38,9 +38,10 @@ after PPO              2.36   0.927    3.6
 ```
 
 The reward model orders about three pairs of four as the labeller did, and pairs that are three ranks apart more
-reliably than neighbours. Even gold itself would reach only the "ceiling", because the labels are noisy. The policy never saw the
-gold reward, yet gold rises: the reward model has learned what the labeller wants. Far from the base model, where it has
-seen no texts, a reward model may be wrong; that is why the price of the KL is higher here (`kl=0.3`).
+reliably than neighbours. Even gold itself would reach only the "ceiling", because the labels are noisy. The policy
+never saw the gold reward, yet gold rises: the reward model has learned what the labeller wants. Far from the base
+model, where it has seen no texts, a reward model may be wrong; that is why the price of the KL is higher here
+(`kl=0.3`).
 
 Next: [104](104_instructgpt.py) puts imitation in front of it and makes the whole loop.
 """
