@@ -58,9 +58,11 @@ def register_task(id: str, maker: Maker) -> None:
     if known is None and id in gym.registry:
         raise ValueError(f"id={id!r} is an environment already that is no task; choose another name")
     if known is not None and not _same(known, maker):
+        got = _shown(maker)
+        anew = ". To define it anew, use a function at the top of a module: lambdas and inner ones look alike"
         raise ValueError(
-            f"id={id!r} belongs to another task already: got {_shown(maker)}, registered is {_shown(known)}; "
-            "choose another name, or the next version"
+            f"id={id!r} belongs to another task already: got {got}, registered is {_shown(known)}; choose another "
+            f"name, or the next version{anew if '<' in got else ''}"
         )
     _own[id] = maker
     if id not in gym.registry:
