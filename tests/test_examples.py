@@ -170,7 +170,7 @@ def test_it_runs_and_shows_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # whatever is written, is written below the folder that it is started in
     lesson = load(path, monkeypatch)
-    number = path.stem[:3]
+    number = path.stem.partition("_")[0]
     for name, value in SHORT.get(number, {}).items():
         assert hasattr(lesson, name), f"{path.name} has no constant {name}"
         monkeypatch.setattr(lesson, name, value)
