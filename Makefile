@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint unit test-long package test-latest test-lowest tested clean
+.PHONY: help demo test lint unit test-long mutants package test-latest test-lowest tested clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ unit: $(VENV)/dev.stamp  ## the tests, on WORKERS=2 processes
 
 test-long: $(VENV)/dev.stamp  ## the whole versions of tests that are run in short otherwise: faults, fuzzing (hours)
 	$(BIN)/pytest -n $(WORKERS) -m long
+
+mutants: $(VENV)/dev.stamp  ## put small errors into the code, one at a time, and see whether a test notices each
+	$(BIN)/python -m scripts.mutants --workers $(WORKERS)
 
 package: $(VENV)/dev.stamp  ## build sdist and wheel, install the wheel elsewhere, run it there
 	PYTHON=$(BIN)/python scripts/check_package.sh

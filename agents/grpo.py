@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation (Shao 2024, arXiv 2402.03300) and what became of it."""
+"""Algorithms that compare the responses to one prompt with each other: GRPO, GSPO and RLOO."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from textgym.agents.advantages import Advantages, group_relative, spread
-from textgym.agents.batches import Scored
-from textgym.agents.clipped import ClippedAlgorithm
-from textgym.agents.losses import sequence_ratio
+from textgym.agents.functional.objectives import Advantages, group_relative, leave_one_out, sequence_ratio, spread
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.episodes import Scored
+from textgym.agents.ppo import ClippedAlgorithm
 from textgym.agents.settings import ClipSettings, GroupSettings, Normalisation
 
 
@@ -50,3 +50,20 @@ class GSPO(GRPO):
 
     def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
         return sequence_ratio(log_ratio, valid)
+
+
+@dataclass(frozen=True)
+class RLOOSettings(GroupSettings):
+    """One pass over the episodes: nothing keeps a second one near the policy that sampled them."""
+
+    n_epochs: int = 1
+
+
+class RLOO(SequenceAlgorithm):
+    """k responses to a prompt, no critic, each return against the mean of the others, the plain policy gradient."""
+
+    settings: RLOOSettings
+    settings_class = RLOOSettings
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        return spread(leave_one_out(scored.returns, self.settings.samples_per_prompt), scored.episodes.valid)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 
-from textgym.agents.construction import restricts_actions
-from textgym.agents.masking import MASK_MODEL, NucleusMask
+from textgym.agents.loop.acting import MASK_MODEL
+from textgym.agents.loop.checks import restricts_actions
+from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO, PPOSettings
-from textgym.agents.session import Session
+from textgym.lm.behaviour import NucleusMask
 from textgym.numbers import check, count, finite
 
 
@@ -57,7 +58,8 @@ class NLPO(PPO):
 
     def new_session(self) -> Session:
         if self.policy.mask is None:
-            self.policy.mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
+            mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
+            self.policy.behaviour = replace(self.policy.behaviour, mask=mask)
         return super().new_session()
 
     def begin_iteration(self) -> None:

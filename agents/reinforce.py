@@ -1,12 +1,12 @@
-"""REINFORCE (Williams 1992) with the batch's mean as baseline, as in REINFORCE++ (Hu 2025, arXiv 2501.03262)."""
+"""Policy gradients without a critic: REINFORCE and ReMax."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgym.agents.advantages import Advantages, monte_carlo, whiten
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.batches import Scored
+from textgym.agents.functional.objectives import Advantages, greedy_baseline, monte_carlo, spread, whiten
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.episodes import Scored
 from textgym.agents.settings import Settings
 
 
@@ -27,3 +27,19 @@ class Reinforce(SequenceAlgorithm):
         valid = scored.episodes.valid
         estimated = monte_carlo(scored.shaped, scored.values, valid)
         return Advantages(whiten(estimated.advantages, valid), estimated.returns)
+
+
+class ReMax(SequenceAlgorithm):
+    """A greedy companion to each prompt's response, no critic, the plain policy gradient.
+
+    The companion counts in the budget; as published, its score is taken without a KL penalty.
+    """
+
+    settings: OnPolicySettings
+    settings_class = OnPolicySettings
+    greedy_companion = True
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        assert scored.companions is not None
+        greedy_scores = scored.companions.rewards.sum(1)
+        return spread(greedy_baseline(scored.returns, greedy_scores), scored.episodes.valid)

@@ -2,7 +2,7 @@
 
     PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
 
-Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SlotVecEnv`. A stock
+Any of our environments will do: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SB3VecEnv`. A stock
 algorithm asks for one state at a time. Acting is cheap all the same: each state extends the row's last one, so the
 cache decodes one token. Training encodes the whole prefix of each transition anew, which our own algorithms avoid.
 
@@ -27,11 +27,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutput
 
-from textgym.agents.construction import check_spaces
-from textgym.agents.values import make_value
+from textgym.agents.loop.checks import check_spaces
+from textgym.agents.policy.lm_policy import make_value
 from textgym.lm.agreement import check_agreement
+from textgym.lm.behaviour import Behaviour
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import (
+from textgym.lm.files.loading import (
     accepted,
     cache_argument,
     context_length,
@@ -41,8 +42,8 @@ from textgym.lm.loading import (
     load_causal_lm,
     require_causal,
 )
-from textgym.lm.sampling import Sampling, restrict
-from textgym.lm.scoring import Trunk
+from textgym.lm.sampling import Sampling
+from textgym.lm.trunk import Trunk
 
 
 class _StatesModel(nn.Module):
@@ -71,7 +72,8 @@ class _TokenPolicy(BasePolicy):
         action_space: ``Discrete(V)``.
         lr_schedule: gives the optimiser its first learning rate.
         model: a directory, a hub id, a function that builds a model, or a loaded one, which is then trained in place.
-        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module as in ``textgym.agents.values``.
+        value: ``"trunk"``, ``"separate"``, a reward model's directory, or a module
+            as in ``textgym.agents.policy.lm_policy``.
         temperature: divides the logits, in acting and in training.
         attn_implementation: as in transformers; TRPO needs ``"eager"``, since it differentiates twice.
         stock: what stable-baselines3 itself passes (``use_sde``, ``optimizer_class``, ``optimizer_kwargs``).
@@ -102,8 +104,7 @@ class _TokenPolicy(BasePolicy):
             "temperature": temperature,
             "attn_implementation": attn_implementation,
         }
-        self.sampling = Sampling(temperature)
-        self.n_actions = int(action_space.n)
+        self.behaviour = Behaviour(int(action_space.n), sampling=Sampling(temperature))
         self.width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         self._decoders: dict[str, PrefixDecoder] = {}
         make: Any = super().__init__
@@ -116,7 +117,7 @@ class _TokenPolicy(BasePolicy):
         self.lm = require_causal(lm, "stock algorithms, which read prompt and response as one")
         if self.settings["attn_implementation"] is not None:
             self.lm.set_attn_implementation(self.settings["attn_implementation"])
-        _check_model(self.lm, self.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
+        _check_model(self.lm, self.behaviour.n_actions, self.observation_space["input_ids"])  # type: ignore[index]
         self.trunk = Trunk(self.lm)
         # Where the prompt ends is nothing to a causal model.
         self._decodes_columns = check_agreement(self.trunk, self.width, self.width // 2)
@@ -188,7 +189,7 @@ class _TokenPolicy(BasePolicy):
         return decoder.logits(ids, mask, np.arange(len(ids)))
 
     def _distribution(self, states: Tensor, action_masks: Any) -> Any:
-        logits = restrict(self.trunk.head(states), self.sampling, self.n_actions)
+        logits = self.behaviour.logits(self.trunk.head(states))
         blank: Any = self.action_dist
         distribution = blank.proba_distribution(action_logits=logits)
         if action_masks is not None:

@@ -57,7 +57,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 import textgym  # noqa: F401 - importing it registers the tasks
-from textgym.agents import PPO, SlotVecEnv
+from textgym.agents import PPO, SB3VecEnv
 
 TASK = "textgym/Reviews-v0"
 TOTAL_TIMESTEPS = 40_000  # a timestep is one generated token
@@ -127,8 +127,8 @@ def respond(model: PPO, env: gym.Env, seed: int, deterministic: bool = False) ->
 
 def mean_reward(model: PPO) -> float:
     """Return the mean reward on held-out prompts, with sampled tokens as in training."""
-    # A vector environment plays 64 responses at once; SlotVecEnv gives it the form that stable-baselines3 expects.
-    envs = VecMonitor(SlotVecEnv(gym.make_vec(TASK, num_envs=64, split="test")))
+    # A vector environment plays 64 responses at once; SB3VecEnv gives it the form that stable-baselines3 expects.
+    envs = VecMonitor(SB3VecEnv(gym.make_vec(TASK, num_envs=64, split="test")))
     envs.seed(0)
     mean, _ = evaluate_policy(model, envs, EVALUATION_EPISODES, deterministic=False)
     return float(mean)

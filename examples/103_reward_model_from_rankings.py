@@ -56,8 +56,7 @@ import torch
 
 import textgym  # noqa: F401 - importing it registers the tasks
 from textgym.agents import PPO
-from textgym.agents.evaluation import evaluate
-from textgym.agents.responses import sample_responses
+from textgym.agents.loop.evaluation import evaluate, sample_responses
 from textgym.rewards import (
     RewardModel,
     RewardModelReport,

@@ -49,8 +49,8 @@ from transformers import PreTrainedModel
 
 import textgym
 from textgym.agents import PPO, LMPolicy, Pretraining, SFTSettings, fine_tune, task_demonstrations
-from textgym.agents.responses import sample_responses
-from textgym.agents.sft import mean_loss
+from textgym.agents.loop.evaluation import sample_responses
+from textgym.agents.offline.sft import mean_loss
 from textgym.lm import load_causal_lm
 from textgym.rewards import RewardModel, plackett_luce_ranks, train_reward_model
 from textgym.types import Ranking

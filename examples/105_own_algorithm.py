@@ -48,8 +48,8 @@ from torch import Tensor
 
 import textgym
 from textgym.agents import PPO, SequenceAlgorithm
-from textgym.agents.advantages import Advantages, spread
-from textgym.agents.batches import Minibatch, Scored
+from textgym.agents.functional.objectives import Advantages, spread
+from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.settings import GroupSettings
 
 TASK = "textgym/Copy-v0"

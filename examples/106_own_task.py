@@ -52,7 +52,7 @@ import gymnasium as gym
 
 import textgym
 from textgym.agents import PPO
-from textgym.agents.evaluation import evaluate
+from textgym.agents.loop.evaluation import evaluate
 from textgym.prompts import encode_prompts
 from textgym.testing import check_task
 

@@ -42,7 +42,7 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.vec_env import VecMonitor
 
 import textgym
-from textgym.agents import PPO, SlotVecEnv
+from textgym.agents import PPO, SB3VecEnv
 from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.lm import load_causal_lm
 from textgym.wrappers import VectorReferenceKL
@@ -81,7 +81,7 @@ def stock(kind: type[sb3.PPO] | type[sb3.A2C], **settings: Any) -> sb3.PPO | sb3
     envs = VectorReferenceKL(gym.make_vec(TASK, num_envs=ENVS), load_causal_lm(base_model), BETA)
     algorithm = kind(
         TokenActorCriticPolicy,
-        VecMonitor(SlotVecEnv(envs)),
+        VecMonitor(SB3VecEnv(envs)),
         gamma=1.0,
         ent_coef=BETA,
         policy_kwargs={"model": base_model},

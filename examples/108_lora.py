@@ -51,9 +51,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import textgym
 from textgym.agents import PPO
-from textgym.agents.evaluation import evaluate
+from textgym.agents.loop.evaluation import evaluate
 from textgym.files import write_json_lines
-from textgym.lm.lora import merged
+from textgym.lm.parts.lora import merged
 from textgym.mdp import TokenMDP
 
 LORA_RANK = 8

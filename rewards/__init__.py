@@ -1,6 +1,6 @@
 """Rewards: functions and models that score text, their composition and training, and the KL divergence.
 
-The names are listed in ``__init__.pyi``; each is imported when it is first asked for.
+The names are listed in ``__init__.pyi``; each is imported on first use.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Several rewards as one: a weighted sum, with every component logged under its own name."""
+"""Composition of rewards: a weighted sum, with every component logged under its own name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from textgym.rewards.functions import (
     check_columns,
     check_signature,
     reward_name,
+    trainable,
 )
-from textgym.rewards.scores import trainable
 from textgym.types import Prompt, Score
 
 Part: TypeAlias = "Reward | tuple[Reward, float]"
@@ -25,13 +25,12 @@ Part: TypeAlias = "Reward | tuple[Reward, float]"
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """What ``N`` completions were given.
+    """Scores of ``N`` completions.
 
     Attributes:
-        totals: ``N`` weighted sums: a float, or (if any component is dense there) one float per sampled
-            token.
-        components: for each reward its own ``N`` scores, before weighting; the sum of a dense score, and nan
-            where the reward returned None.
+        totals: ``N`` weighted sums: a float each, or one float per sampled token if any component is dense there.
+        components: the ``N`` scores of each reward, before weighting; the sum of a dense score, and nan if the
+            reward returned None.
     """
 
     totals: list[float | list[float]]
@@ -40,15 +39,16 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class WeightedRewards:
-    """``Σ weight · reward``, itself a reward function. Build it with :func:`compose`.
+    """Weighted sum ``Σ weight · reward``, itself a reward function. Build it with :func:`compose`.
 
-    A None drops out of the sum. Where one component is dense, the scalars join at the last token.
+    A component that returns None drops out of the sum. If one component is dense, the scalar ones are added to the
+    last token.
 
     Attributes:
         rewards: the components.
         weights: one finite number each; 0 logs a component without training on it.
         names: one unique name each.
-        timeout: seconds that a call of a component may take; None for no limit.
+        timeout: time limit of one call of a component, in seconds; None for no limit.
     """
 
     rewards: tuple[Reward, ...]
@@ -74,6 +74,7 @@ class WeightedRewards:
                 for a completion, or the sum is beyond float32.
         """
         scores = call_rewards(self.rewards, batch, self.timeout)
+        # Scores come by reward; each total needs those of one completion, its row of the transposed table.
         totals = [self._total([column[i] for column in scores], batch, i) for i in range(len(batch))]
         logged = [[_logged(score) for score in column] for column in scores]
         return ScoredBatch(totals, dict(zip(self.names, logged, strict=True)))
@@ -90,12 +91,12 @@ class WeightedRewards:
         return self.score(prompts, completions, completion_ids, columns).totals
 
     def bind(self, tokenizer: Any) -> WeightedRewards:
-        """Tell the components that ask for it (reward models) which tokenizer the policy uses."""
+        """Return a copy whose components (reward models, for example) are bound to the policy's tokenizer."""
         bound = tuple(r.bind(tokenizer) if hasattr(r, "bind") else r for r in self.rewards)
         return replace(self, rewards=bound)
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Refuse components that ask for columns which the data does not have.
+        """Check that the data has every column that a component requires.
 
         Raises:
             ValueError: see :func:`textgym.rewards.functions.check_columns`.
@@ -107,13 +108,13 @@ class WeightedRewards:
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
     ) -> None:
-        """Refuse components (reward models) that read less than a task can produce.
+        """Check that components with a limited context (reward models) can read all that a task can produce.
 
         Args:
-            prompts: of the task.
+            prompts: the task's prompts.
             max_new_tokens: ``T``.
             end_token_ids: tokens that end a response.
-            stops: True if a response may end otherwise, by the task's own rule.
+            stops: True if the task's own rule may also end a response.
 
         Raises:
             ValueError: see :meth:`textgym.rewards.RewardModel.check_lengths`.
@@ -129,13 +130,18 @@ class WeightedRewards:
             raise RewardError(f"completion {i} of {len(batch)}: {error}\n{batch.described(i)}") from None
 
     def _sum(self, scores: Sequence[Score], tokens: int) -> float | list[float]:
-        """Return the weighted sum of one completion's scores; ValueError where there is none that float32 can hold."""
+        """Return the weighted sum of one completion's scores.
+
+        Raises:
+            ValueError: every score is None, or the sum is beyond float32.
+        """
         given = [(w, s) for w, s in zip(self.weights, scores, strict=True) if s is not None]
         if not given:
             raise ValueError(
                 f"every reward ({', '.join(self.names)}) returned None, so it has no score; at least one must apply to "
                 "each completion"
             )
+        # Scalars first: if no score is dense, their sum is the total, and no list per token is needed.
         scalar = sum(w * s for w, s in given if not isinstance(s, Sequence))
         dense = [(w, s) for w, s in given if isinstance(s, Sequence)]
         if not dense:
@@ -143,7 +149,9 @@ class WeightedRewards:
         if not tokens:
             raise ValueError("there is no token that a dense reward could be paid for")
         total = [sum(w * s[t] for w, s in dense) for t in range(tokens)]
+        # A scalar judges the whole response, so it is due at its last token.
         total[-1] += scalar
+        # Returns are partial sums of these. If the sum of magnitudes fits float32, so does each of them.
         self._finite(sum(map(abs, total)))
         return total
 
@@ -156,11 +164,11 @@ class WeightedRewards:
 
 @dataclass(frozen=True)
 class Named:
-    """A reward object that is logged under another name.
+    """Reward that is logged under a different name.
 
     Attributes:
-        reward: is called, bound and asked for what it requires.
-        name: takes the place of its own.
+        reward: the reward to which all calls are delegated.
+        name: the name in logs, in place of the reward's own.
     """
 
     reward: Reward
@@ -168,33 +176,33 @@ class Named:
 
     @property
     def __wrapped__(self) -> Reward:
-        """The reward itself, whose signature and kind (sync or async) are this one's."""
+        """The delegate; ``inspect`` follows this attribute to its signature and kind (sync or async)."""
         return self.reward
 
     @property
     def required_columns(self) -> Sequence[str]:
-        """Columns that the reward asks for."""
+        """Columns that the reward requires."""
         return tuple(getattr(self.reward, "required_columns", ()))
 
     @property
     def expected(self) -> Any:
-        """E[R | y] of a noisy reward; AttributeError of one that declares none."""
+        """E[R | y] of a noisy reward; raises AttributeError if the reward declares none."""
         reward: Any = self.reward
         return reward.expected
 
     def __call__(self, *arguments: Any, **columns: Any) -> Any:
-        """Scores of the reward, or what they can be awaited from."""
+        """Call the reward; returns its scores, or an awaitable of them."""
         return self.reward(*arguments, **columns)
 
     def bind(self, tokenizer: Any) -> Named:
-        """Bind the reward to the policy's tokenizer, as :meth:`WeightedRewards.bind`."""
+        """Bind the reward to the policy's tokenizer; see :meth:`WeightedRewards.bind`."""
         reward: Any = self.reward
         return replace(self, reward=reward.bind(tokenizer)) if hasattr(reward, "bind") else self
 
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
     ) -> None:
-        """Refuse what the reward cannot read, as :meth:`WeightedRewards.check_lengths`."""
+        """Check that the reward can read the task's texts; see :meth:`WeightedRewards.check_lengths`."""
         if hasattr(self.reward, "check_lengths"):
             self.reward.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
 
@@ -202,21 +210,21 @@ class Named:
 def compose(
     reward: Reward | Sequence[Part], weights: Sequence[float] | None = None, timeout: float | None = None
 ) -> WeightedRewards:
-    """One reward, a list of rewards, or a list of ``(reward, weight)``, as :class:`WeightedRewards`.
+    """Combine one reward, a list of rewards, or a list of ``(reward, weight)`` into a :class:`WeightedRewards`.
 
-    Components that are themselves weighted sums are taken apart, so that each of their parts stays in the
-    log. Two components of the same name become ``length`` and ``length_2``.
+    Weighted sums among the components are flattened, so that each of their parts is logged. Two components of the
+    same name become ``length`` and ``length_2``.
 
     Args:
-        reward: what to compose.
-        weights: one for each component, 1 by default; it multiplies a weight that stands in ``reward``.
-        timeout: seconds that a call of a component may take, after which a RewardError names it. Rewards then run in
-            threads of their own. None for no limit but that of a weighted sum in ``reward``.
+        reward: one component, or several.
+        weights: one for each component, 1 by default; multiplied with a weight given in ``reward``.
+        timeout: time limit of one call of a component, in seconds. A slower component is named by a RewardError.
+            Rewards then run in separate threads. None keeps the limits of weighted sums in ``reward``.
 
     Raises:
         TypeError: a component is not callable, or does not accept ``**kwargs``.
-        ValueError: no component, the wrong number of weights, a weight that is not a finite number, or a timeout that
-            is not a positive one.
+        ValueError: ``reward`` is empty, the number of weights is wrong, a weight is not finite, or the timeout is not
+            positive.
     """
     if timeout is not None:
         timeout = finite("timeout", timeout, above=0, high=LONGEST_WAIT)
@@ -228,6 +236,7 @@ def compose(
         raise ValueError(f"weights: got {len(factors)} for {len(parts)} rewards, expected one for each")
     flat = [leaf for part, factor in zip(parts, factors, strict=True) for leaf in _leaves(part, factor)]
     rewards = tuple(r for r, _ in flat)
+    # Without a timeout of its own the sum keeps the strictest limit of its parts.
     limits = [_limit(part) for part in parts] if timeout is None else [timeout]
     limit = min((seconds for seconds in limits if seconds is not None), default=None)
     return WeightedRewards(rewards, tuple(w for _, w in flat), _unique([reward_name(r) for r in rewards]), limit)
@@ -236,6 +245,7 @@ def compose(
 def _leaves(part: Part, factor: float) -> list[tuple[Reward, float]]:
     reward, weight = part if isinstance(part, tuple) else (part, 1.0)
     weight = _weight(weight, reward) * _weight(factor, reward)
+    # The parts of a weighted sum were checked when it was composed.
     if isinstance(reward, WeightedRewards):
         return [(r, w * weight) for r, w in zip(reward.rewards, reward.weights, strict=True)]
     check_signature(reward)
@@ -255,6 +265,7 @@ def _unique(names: Sequence[str]) -> tuple[str, ...]:
     unique: list[str] = []
     for name in names:
         count, candidate = 1, name
+        # Counting on until the name is free also handles a reward that is itself named "length_2".
         while candidate in unique:
             count += 1
             candidate = f"{name}_{count}"

@@ -1,19 +1,251 @@
-"""Calling a reward safely: a mistake is an error that names the reward, and never a training signal."""
+"""Calls of reward functions: their signature, their execution within a time limit, and checks of what they return."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 import copy
 import difflib
 import functools
 import inspect
+import math
+import numbers
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from textgym.rewards.running import FAILURES, IN_FLIGHT, OvertimeError, Raised, await_all, call_in_time
-from textgym.rewards.scores import as_list, as_score
+import numpy as np
+import torch
+
+from textgym.numbers import LARGEST_FLOAT
 from textgym.types import Score
+
+T = TypeVar("T")
+
+IN_FLIGHT = 8
+"""Awaitables that run at the same time."""
+
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+"""Exceptions that count as a failure of the code that was called; KeyboardInterrupt is the user's, and passes."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Exception that an awaitable raised instead of returning a result."""
+
+    error: BaseException
+
+
+class OvertimeError(Exception):
+    """Time limit of a call exceeded.
+
+    Attributes:
+        which: the index of the call among those that ran together.
+    """
+
+    def __init__(self, which: int) -> None:
+        super().__init__(which)
+        self.which = which
+
+
+def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
+    """Call a function; with a limit in a daemon thread, which is abandoned when the time is over.
+
+    Raises:
+        OvertimeError: the function did not return in time.
+    """
+    if seconds is None:
+        return function()
+    return _in_thread(function, {0: time.monotonic()}, seconds)
+
+
+def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None) -> list[Any]:
+    """Await ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
+
+    This also works if an event loop already runs in this thread, as in a notebook.
+
+    Args:
+        awaitables: the awaitables.
+        seconds: time limit of each, counted from its start; None for no limit.
+
+    Returns:
+        ``N`` results, in their order; :class:`Raised` for those that raised.
+
+    Raises:
+        OvertimeError: one took too long; the others are cancelled.
+    """
+    begun: dict[int, float] = {}  # start times of those in flight
+    places: dict[asyncio.Task[Any] | None, int] = {}
+    whole: list[asyncio.Task[Any]] = []
+
+    async def one(i: int, awaitable: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
+        places[asyncio.current_task()] = i
+        try:
+            async with gate:
+                begun[i] = time.monotonic()
+                return await awaitable
+        except FAILURES as error:
+            return Raised(error)
+        finally:
+            begun.pop(i, None)
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # a coroutine that was cancelled before it started would warn
+
+    async def every() -> list[Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        whole.append(task)
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        return await asyncio.gather(*(one(i, awaitable, gate) for i, awaitable in enumerate(awaitables)))
+
+    if seconds is None and not _loop_runs():
+        return asyncio.run(every())
+    try:
+        return _in_thread(lambda: asyncio.run(every()), begun, seconds)
+    except OvertimeError as late:
+        loop = whole[0].get_loop()
+        # A task that blocks the loop also delays older tasks, whose limits may run out first. The error must name the
+        # task that the loop is executing.
+        blocking = asyncio.current_task(loop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
+            loop.call_soon_threadsafe(whole[0].cancel)
+        raise OvertimeError(places.get(blocking, late.which)) from None
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
+    """Run a function in a daemon thread, which does not keep the process from ending.
+
+    Args:
+        function: the function.
+        begun: start times of its parts that still run; it may change in the meantime.
+        seconds: time limit of each part.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # Context variables (of tracing, say) are per thread; the copy gives the reward those of its caller.
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="textgym-reward", daemon=True).start()
+    while not outcome.done():
+        left = None
+        if seconds is not None:
+            now = time.monotonic()
+            which, since = min(dict(begun).items(), key=lambda part: part[1], default=(0, now))
+            left = since + seconds - now
+            if left <= 0:
+                raise OvertimeError(which)
+        wait([outcome], left)
+    return outcome.result()
+
+
+def as_list(result: Any, count: int) -> list[Any]:
+    """Return the ``count`` entries of a list, a tuple, an array or a tensor.
+
+    Raises:
+        TypeError, ValueError: the value is none of these, has a different number of entries, or cannot be read.
+    """
+    try:
+        values = _plain(result)
+    except ValueError as error:
+        raise ValueError(f"must return a list with one score for each completion, {error}") from error
+    if not isinstance(values, list | tuple):
+        raise TypeError(
+            f"must return a list with one score for each completion, got {type(result).__name__}: {shown(result)}"
+        )
+    if len(values) != count:
+        raise ValueError(
+            f"must return one score for each of the {count} completions, got {len(values)}; give None where it does "
+            "not apply"
+        )
+    return list(values)
+
+
+def as_score(value: Any, tokens: int) -> Score:
+    """Convert one entry to a score: a float, a list of ``tokens`` floats, or None.
+
+    Raises:
+        TypeError, ValueError: the value is not a number that float32 can hold, cannot be read, or is a list of the
+            wrong length.
+    """
+    if type(value) is float:  # the common case, kept fast
+        return trainable(value)
+    value = _plain(value)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        return as_number(value)
+    if len(value) != tokens:
+        raise ValueError(f"a dense score has one number for each sampled token, expected {tokens}, got {len(value)}")
+    return [as_number(entry) for entry in value]
+
+
+def as_number(value: Any) -> float:
+    """Return a float that float32 can hold.
+
+    Raises:
+        TypeError, ValueError: the value is no such number.
+    """
+    value = _plain(value)
+    if not isinstance(value, numbers.Real | np.bool_):
+        raise TypeError(f"expected a number, a list of numbers or None, got {type(value).__name__}: {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(
+            f"expected a finite number, got one of type {type(value).__name__} that is too large for a float"
+        ) from error
+    return trainable(number)
+
+
+def trainable(number: float) -> float:
+    """Return the number if float32 can hold it.
+
+    Raises:
+        ValueError: it is NaN, infinite, or beyond float32.
+    """
+    if not abs(number) <= LARGEST_FLOAT:  # negated, so that NaN is rejected too
+        why = f", which float32 cannot hold (at most {LARGEST_FLOAT:.2g})" if math.isfinite(number) else ""
+        raise ValueError(f"expected a finite number, got {number}{why}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of a value's ``repr``, if it has one."""
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # e.g. for an integer of thousands of digits
+        return "(cannot be shown)"
+
+
+def _plain(value: Any) -> Any:
+    """Convert arrays and tensors to Python numbers and lists; other values are returned unchanged."""
+    if not isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value
+    try:
+        return value.tolist()
+    except (RuntimeError, TypeError) as error:  # a tensor on the meta device has no numbers, a sparse one no list
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"got a {type(value).__name__} that cannot be read ({reason}); return numbers, or a dense tensor"
+        ) from error
+
 
 Scores: TypeAlias = Sequence[Score] | Awaitable[Sequence[Score]]
 Reward: TypeAlias = Callable[..., Scores]
@@ -24,7 +256,7 @@ ALWAYS_THERE = ("prompt_ids", "episode_seed", "finish_reason")
 """Columns that the environment adds to those of the data."""
 
 SMALLEST_PART = 16
-"""Completions in a call of an async reward, where a batch is split so that several calls are in flight."""
+"""Fewest completions in one call of an async reward when a batch is split into concurrent calls."""
 
 _SHOWN = 300  # characters of a prompt or completion in a message
 
@@ -35,7 +267,7 @@ class RewardError(RuntimeError):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one call of a reward receives: ``N`` prompts, completions, id lists, and ``N`` values a column."""
+    """Arguments of one reward call: ``N`` prompts, completions and id lists, and ``N`` values for each column."""
 
     prompts: Sequence[Any]
     completions: Sequence[Any]
@@ -62,7 +294,7 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: Sequence[Batch]) -> Batch:
-        """Several batches with the same columns as one, in their order."""
+        """Concatenate batches that have the same columns, in their order."""
         return cls(
             [prompt for batch in batches for prompt in batch.prompts],
             [completion for batch in batches for completion in batch.completions],
@@ -71,31 +303,32 @@ class Batch:
         )
 
     def part(self, start: int, stop: int) -> Batch:
-        """Return the batch of the completions from ``start`` to before ``stop``."""
+        """Return the completions from ``start`` to before ``stop`` as a batch."""
+        # Slices, which also work on lazily decoded texts and keep them lazy.
         rows = slice(start, stop)
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Batch(self.prompts[rows], self.completions[rows], self.completion_ids[rows], columns)
 
     def row(self, i: int) -> Batch:
-        """Return the batch that holds completion ``i`` alone."""
+        """Return completion ``i`` alone as a batch."""
         return self.part(i, i + 1)
 
     def send(self, reward: Reward) -> Scores:
-        """Call ``reward``, by keyword as TRL does: a reward names only the arguments that it uses.
+        """Call ``reward`` by keyword, as TRL does: a reward names only the arguments that it uses.
 
-        It receives copies of its own, so that what it does to them reaches neither other rewards nor later calls.
+        The arguments are copies, so that a reward that changes them affects neither other rewards nor later calls.
         """
         texts = self.completions
         return reward(
             prompts=[_copied(prompt) for prompt in self.prompts],
-            # Texts that are decoded when they are read are no list, and cannot be edited.
+            # Lazily decoded texts are not a list. They cannot be edited, and a copy would decode them all.
             completions=[_copied(text) for text in texts] if isinstance(texts, list) else texts,
             completion_ids=[list(ids) for ids in self.completion_ids],
             **{name: [_copied(value) for value in values] for name, values in self.columns.items()},
         )
 
     def described(self, i: int) -> str:
-        """Prompt and completion ``i`` for a message, cut where they are long."""
+        """Return prompt and completion ``i`` for a message, shortened if they are long."""
         texts = {"prompt": str(self.prompts[i]), "completion": str(self.completions[i])}
         cut = {name: text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for name, text in texts.items()}
         return "\n".join(f"  {name}: {text!r}" for name, text in cut.items())
@@ -109,11 +342,11 @@ _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def _copied(value: Any) -> Any:
-    """Return a deep copy; what cannot be copied, such as an open connection, is shared."""
+    """Return a deep copy; values that cannot be copied, such as an open connection, are shared."""
     if type(value) in _ATOMS:
         return value
     if type(value) is list and _ATOMS.issuperset(map(type, value)):
-        return value.copy()  # lists of tokens are many
+        return value.copy()  # the common case, lists of tokens: ``deepcopy`` would visit every element
     try:
         return copy.deepcopy(value)
     except Exception:
@@ -121,7 +354,7 @@ def _copied(value: Any) -> Any:
 
 
 def reward_name(reward: Callable[..., object]) -> str:
-    """Return the name under which a reward is logged: its ``.name``, its ``__name__``, or that of its class."""
+    """Return the name of a reward in logs: its ``.name``, its ``__name__``, or the name of its class."""
     if isinstance(reward, functools.partial):
         return reward_name(reward.func)
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
@@ -144,14 +377,14 @@ def call_reward(
         completions: ``N`` texts.
         completion_ids: ``N`` lists of sampled tokens.
         columns: ``N`` entries for each column of the data.
-        timeout: as in :func:`call_rewards`.
+        timeout: see :func:`call_rewards`.
 
     Returns:
         ``N`` scores: a float, a list with one float for each sampled token, or None.
 
     Raises:
-        RewardError: the reward raised (``SystemExit`` included) or took too long, or returned the wrong number or
-            kind of scores, NaN, or a number beyond float32. An exception of the reward is its ``__cause__``.
+        RewardError: the reward raised (``SystemExit`` included), took too long, or returned the wrong number or kind of
+            scores, NaN, or a number beyond float32. An exception of the reward is its ``__cause__``.
     """
     return call_rewards([reward], Batch(prompts, completions, completion_ids, columns), timeout)[0]
 
@@ -159,24 +392,25 @@ def call_reward(
 def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None = None) -> list[list[Score]]:
     """Score a batch with several rewards.
 
-    A coroutine function is called with parts of a large batch, and the calls of all async rewards are awaited
-    together, up to :data:`textgym.rewards.running.IN_FLIGHT` at the same time. A batch that raised is halved until
-    the completion is found.
+    A coroutine function is called with parts of a large batch. The calls of all async rewards are awaited together, up
+    to :data:`textgym.rewards.functions.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
+    offending completion.
 
     Args:
-        rewards: each is given its own copies of the batch.
+        rewards: each receives its own copies of the batch.
         batch: ``N`` completions.
-        timeout: seconds that a call may take; rewards then run in daemon threads, so that one that hangs does not
-            keep the process from ending. None for no limit, and no thread.
+        timeout: time limit of one call, in seconds. Rewards then run in daemon threads, so that one that hangs does not
+            keep the process from ending. None means no limit, and no thread.
 
     Returns:
         One list of ``N`` scores for each reward, in their order.
 
     Raises:
-        RewardError: as :func:`call_reward`.
+        RewardError: see :func:`call_reward`.
     """
     parts = [_parts(reward, batch) for reward in rewards]
     calls = [(reward, part) for reward, own in zip(rewards, parts, strict=True) for part in own]
+    # All calls are made first and only then regrouped by reward, so that async calls of all rewards overlap.
     answers = iter(_answers(calls, timeout))
     listed = [
         [value for part in own for value in _listed(reward, next(answers), part)]
@@ -185,14 +419,14 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
     return [_scores(reward, values, batch) for reward, values in zip(rewards, listed, strict=True)]
 
 
-# --- what can be known before a reward is called ------------------------------------------------------------------
+# --- checks before any call ---------------------------------------------------------------------------------------
 
 
 def check_signature(reward: Callable[..., object]) -> None:
-    """Refuse, before any work starts, what could not be called as a reward.
+    """Check, before any work starts, that an object can be called as a reward.
 
     Raises:
-        TypeError: it is not callable, or does not take the keywords that every reward receives.
+        TypeError: it is not callable, or does not accept the keywords that every reward receives.
     """
     if not callable(reward):
         raise TypeError(f"a reward must be callable, got {type(reward).__name__}: {reward!r}")
@@ -213,14 +447,14 @@ def check_signature(reward: Callable[..., object]) -> None:
 
 
 def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None:
-    """Refuse a reward that asks for what the data does not have.
+    """Check that the data has every column that a reward requires.
 
     Args:
-        reward: its required parameters are looked at, and its ``required_columns``, where it has that attribute.
-        columns: of the data.
+        reward: its required parameters count, and its attribute ``required_columns``, if it has one.
+        columns: the columns of the data.
 
     Raises:
-        ValueError: something is asked for that is neither a column nor given to every reward.
+        ValueError: a required name is neither a column nor an argument that every reward receives.
     """
     given, always = sorted(set(columns) - {*RESERVED, *ALWAYS_THERE}), [*RESERVED, *ALWAYS_THERE]
     required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
@@ -241,7 +475,7 @@ _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 def _parameters(reward: Callable[..., object]) -> list[inspect.Parameter] | None:
     try:
         return list(inspect.signature(reward).parameters.values())
-    except (TypeError, ValueError):  # some builtins tell no signature
+    except (TypeError, ValueError):  # some builtins have no signature to inspect
         return None
 
 
@@ -249,7 +483,8 @@ def _parameters(reward: Callable[..., object]) -> list[inspect.Parameter] | None
 
 
 def _parts(reward: Reward, batch: Batch) -> list[Batch]:
-    """Return the batches that a reward is called with: several where they can be in flight together."""
+    """Return the batches that a reward is called with: several if the calls can run concurrently."""
+    # Splitting pays only if calls can overlap, and each call has overhead, so parts are not made too small.
     count = min(IN_FLIGHT, len(batch) // SMALLEST_PART) if _is_async(reward) else 1
     if count < 2:
         return [batch]
@@ -260,21 +495,24 @@ def _parts(reward: Reward, batch: Batch) -> list[Batch]:
 def _is_async(reward: Reward) -> bool:
     while isinstance(reward, functools.partial):
         reward = reward.func
+    # Decorators that set ``__wrapped__``, and objects with an async ``__call__``, count as async too.
     function = inspect.unwrap(reward)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__)
 
 
 def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> list[Any]:
-    """Call rewards: the sync ones one after another, then the async ones together."""
+    """Call rewards: first the sync ones in turn, then the async ones concurrently."""
     answers: list[Any] = []
     try:
         for reward, batch in calls:
             answers.append(_started(reward, batch, timeout))
     except BaseException:
+        # A failed start must not leave coroutines of other rewards behind.
         for answer in answers:
             if inspect.iscoroutine(answer):
-                answer.close()  # one that nobody awaits would warn
+                answer.close()  # a coroutine that is never awaited would warn
         raise
+    # A sync function may also return an awaitable, so the answers decide, not the signatures.
     pending = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
     for i, answer in zip(pending, _awaited(calls, answers, pending, timeout), strict=True):
         if isinstance(answer, Raised):
@@ -304,7 +542,7 @@ def _awaited(
 
 
 def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException | None:
-    """Return what a reward raises on a batch; None if it returns."""
+    """Return the exception that a reward raises on a batch; None if it returns."""
     try:
         answer = call_in_time(lambda: batch.send(reward), timeout)
         if inspect.isawaitable(answer):
@@ -315,12 +553,16 @@ def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException
 
 
 def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, timeout: float | None) -> NoReturn:
-    """Find the completion that a failing batch fails on: of two halves, the one that fails too is halved again."""
+    """Bisect a failing batch and raise an error that names the completion on which the reward fails."""
+    # Calling the reward on half of the batch at a time needs O(log N) calls. A failure that depends on several
+    # completions together, or that does not recur, shows on neither half; the search then ends at the smallest batch
+    # that failed.
     start, stop = 0, len(batch)
     while stop - start > 1:
         middle = (start + stop) // 2
         for half in ((start, middle), (middle, stop)):
             found = _fails(reward, batch.part(*half), timeout)
+            # A half that is too slow is reported as such; searching on would wait for the time limit again and again.
             if isinstance(found, OvertimeError):
                 _raise_for_time(reward, batch.part(*half), timeout)
             if found is not None:
@@ -348,7 +590,7 @@ def _raise_for_time(reward: Reward, batch: Batch, timeout: float | None) -> NoRe
     ) from None
 
 
-# --- what came back -----------------------------------------------------------------------------------------------
+# --- checks of a reward's return value ----------------------------------------------------------------------------
 
 
 def _listed(reward: Reward, answer: Any, batch: Batch) -> list[Any]:

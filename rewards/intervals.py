@@ -1,7 +1,8 @@
-"""Intervals at 95 % of what one run measured: of means, and of shares of pairs that have prompts in common.
+"""95 % intervals of results of one run: of means, and of shares of pairs that are clustered by prompt.
 
-There is one rule: Student's quantile, at the degrees of freedom that the independent values leave. Shares near 0 or 1,
-whose error cannot be told from so few, take Clopper and Pearson's interval of as many pairs as would be that sure.
+All intervals use Student's quantile with the degrees of freedom of the independent values. The standard error of a
+share near 0 or 1 cannot be estimated from few values; shares therefore get the Clopper–Pearson interval of the
+effective number of pairs.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ UPPER = (1 + LEVEL) / 2
 
 
 def quantile(degrees_of_freedom: float) -> float:
-    """Half of a 95 % interval in standard errors, by Student; infinitely many degrees of freedom are the normal's."""
+    """Return half of a 95 % interval in standard errors, by Student's t; infinity gives the normal quantile."""
     return float(stdtrit(min(degrees_of_freedom, 1e9), UPPER))
 
 
 def half_width(error: float | None, n: float | None) -> float | None:
-    """Half of a mean's 95 % interval.
+    """Return half of a mean's 95 % interval.
 
     Args:
-        error: its standard error; None where that is not known.
-        n: independent values that it comes from; None for so many that Student's quantile is the normal one.
+        error: the standard error of the mean; None if unknown.
+        n: number of independent values; None for a number so large that the normal quantile applies.
 
     Returns:
-        None without an error, and for a single value, whose error nothing tells.
+        The half-width; None without an error, and for a single value, whose error is unknown.
     """
     if error is None or not math.isfinite(error) or (n is not None and n < 2):
         return None
@@ -42,13 +43,13 @@ def half_width(error: float | None, n: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Clustered:
-    """A mean of values that belong to prompts.
+    """Mean of values that are clustered by prompt.
 
     Attributes:
-        mean: over all values.
-        error: its standard error over prompts; NaN of a single prompt.
-        values: how many there are.
-        prompts: how many prompts they belong to.
+        mean: mean over all values.
+        error: its standard error over prompts; NaN for a single prompt.
+        values: number of values.
+        prompts: number of prompts.
     """
 
     mean: float
@@ -58,33 +59,34 @@ class Clustered:
 
 
 def clustered(values: ArrayLike, prompts: Sequence[Hashable]) -> Clustered:
-    """Return the mean of ``[n]`` values, of which those of one prompt may be alike.
+    """Compute the mean of ``[n]`` values with a standard error that allows for correlation within a prompt.
 
     The error is that of a ratio of sums over prompts (Cochran 1977, *Sampling Techniques*, section 9A.2).
 
     Args:
         values: ``[n]``, at least one.
-        prompts: ``[n]`` which prompt each belongs to.
+        prompts: ``[n]`` the prompt of each value.
     """
     array = np.asarray(values, np.float64)
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     which, count = np.array([numbers[prompt] for prompt in prompts]), len(numbers)
     mean = float(array.mean())
+    # Summing the residuals of a prompt before squaring keeps their covariance.
     residuals = np.bincount(which, array - mean, count)
     error = math.sqrt((residuals**2).sum() * count / (count - 1)) / len(array) if count > 1 else math.nan
     return Clustered(mean, error, len(array), count)
 
 
 def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a share of pairs, where pairs of one prompt are not independent.
+    """Compute the 95 % interval of a share of pairs that are clustered by prompt.
 
-    Clopper and Pearson's interval of the effective number of pairs: so many independent ones would have the error that
-    is seen over prompts. Korn & Graubard, Survey Methodology 24 (1998), pp. 193–201. Where all pairs agree there is no
-    error to see, and each prompt counts as one pair.
+    This is the Clopper–Pearson interval of the effective number of pairs: the number of independent pairs that would
+    have the standard error observed over prompts (Korn & Graubard, Survey Methodology 24 (1998), pp. 193–201). If all
+    pairs agree, no error can be observed, and each prompt counts as one pair.
 
     Args:
         wins: ``[n]`` 1 for a pair that counts, 0 for one that does not, ½ for a tie.
-        prompts: ``[n]`` which prompt each pair belongs to.
+        prompts: ``[n]`` the prompt of each pair.
 
     Returns:
         Both ends; None without pairs or with a single prompt.
@@ -96,6 +98,7 @@ def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float,
         return None
     spread = found.mean * (1 - found.mean)
     if found.error > 0 and spread > 0:
+        # The ratio of quantiles corrects for estimating the error from few prompts.
         student = (quantile(found.values - 1) / quantile(found.prompts - 1)) ** 2
         effective = min(spread / found.error**2 * student, float(found.values))
     else:
@@ -104,7 +107,7 @@ def share_interval(wins: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float,
 
 
 def clopper_pearson(share: float, n: float) -> tuple[float, float]:
-    """Return the exact 95 % interval of a binomial share of ``n`` trials, which need not be a whole number."""
+    """Return the exact 95 % interval of a binomial share of ``n`` trials; ``n`` may be fractional."""
     won = share * n
     low = float(betaincinv(won, n - won + 1, 1 - UPPER)) if won > 0 else 0.0
     high = float(betaincinv(won + 1, n - won, UPPER)) if n - won > 0 else 1.0
@@ -112,13 +115,13 @@ def clopper_pearson(share: float, n: float) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
-    """Student's 95 % interval of :func:`clustered`; None of a single prompt."""
+    """Return Student's 95 % interval of a :func:`clustered` mean; None for a single prompt."""
     found = clustered(values, prompts)
     half = half_width(found.error, found.prompts)
     return None if half is None else (found.mean - half, found.mean + half)
 
 
 def wins(margins: ArrayLike) -> FloatArray:
-    """``[n]`` 1 for a positive margin, 0 for a negative one, ½ for none."""
+    """Return ``[n]`` 1 for a positive margin, 0 for a negative one, ½ for a margin of 0."""
     won: FloatArray = (np.sign(np.asarray(margins, np.float64)) + 1) / 2
     return won

@@ -1,7 +1,7 @@
-"""The Kullback-Leibler divergence to the reference: estimators, reward shaping, and controllers of β.
+"""Kullback-Leibler divergence to the reference: estimators, reward shaping, and controllers of β.
 
-The objective is ``E[R] − β·KL(π‖π_ref)``. Everywhere below, ``log_probs`` belong to tokens *sampled from
-π*, both under the behaviour distributions (the same temperature and minimum length). Units are nats.
+The objective is ``E[R] − β·KL(π‖π_ref)``. Throughout, ``log_probs`` are of tokens *sampled from π*, and both models are
+evaluated under the behaviour distribution (the same temperature and minimum length). Units are nats.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = TypeVar("Array", NDArray[np.floating[Any]], Tensor)
 
 
 def k1(log_probs: Array, ref_log_probs: Array) -> Array:
-    """``log π − log π_ref`` per token: unbiased, high variance, may be negative.
+    """Compute ``log π − log π_ref`` per token: unbiased, high variance, may be negative.
 
     As a *reward* its policy gradient is that of the KL; as a *loss* its gradient is 0 in expectation.
 
@@ -35,28 +35,30 @@ def k1(log_probs: Array, ref_log_probs: Array) -> Array:
 
 
 def k2(log_probs: Array, ref_log_probs: Array) -> Array:
-    """``½·(log π − log π_ref)²`` per token: never negative, biased. Arguments and source as :func:`k1`."""
+    """Compute ``½·(log π − log π_ref)²`` per token: never negative, biased. Arguments and source: see :func:`k1`."""
     return 0.5 * (log_probs - ref_log_probs) ** 2
 
 
 def k3(log_probs: Array, ref_log_probs: Array) -> Array:
-    """``(r − 1) − log r`` with ``r = π_ref/π``, per token: unbiased and never negative. As :func:`k1`."""
+    """Compute ``(r − 1) − log r`` with ``r = π_ref/π``, per token: unbiased, never negative. See :func:`k1`."""
     log_ratio = ref_log_probs - log_probs
+    # ``exp(x) − 1`` cancels for π near π_ref, where k3 is of second order; ``expm1`` does not.
     expm1 = torch.expm1(log_ratio) if isinstance(log_ratio, Tensor) else np.expm1(log_ratio)
     return expm1 - log_ratio
 
 
 def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """``Σ_v p(v)·(log p(v) − log q(v))`` at each position.
+    """Compute ``Σ_v p(v)·(log p(v) − log q(v))`` at each position.
 
     Args:
         logits_p: ``[..., V]``, of π; −inf marks tokens that are masked out, which contribute 0.
         logits_q: ``[..., V]``, of the reference.
 
     Returns:
-        ``[...]``, differentiable in both; infinite where π puts weight on what the reference excludes.
+        ``[...]``, differentiable in both; infinite if π gives probability to a token that the reference excludes.
     """
     log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
+    # p·log p → 0 as p → 0, but 0 · (−inf) is NaN, in the gradient too; filled entries contribute 0 to both.
     difference = (log_p - log_q).masked_fill(log_p == -math.inf, 0.0)
     return (log_p.exp() * difference).sum(-1)
 
@@ -68,26 +70,24 @@ def shape_rewards(
     valid: NDArray[np.bool_],
     beta: float,
 ) -> NDArray[np.floating[Any]]:
-    """``r_t − β·(log π − log π_ref)`` at every valid token: the expected return is then the objective.
+    """Add ``−β·(log π − log π_ref)`` to the reward of every valid token: the expected return is then the objective.
 
-    Only :func:`k1` may stand here. A reward reaches the policy through ``∇log π`` times the return, its own
-    derivative never enters: k1's expected gradient is that of the KL; k2 and k3 would follow the gradient
-    of some other divergence, and the state's exact KL would lose what a token does to the KL of later
-    states.
+    Only :func:`k1` is correct here. A reward reaches the policy gradient as a factor of ``∇log π``; its own derivative
+    does not enter. In expectation k1 then gives the gradient of the KL. k2 and k3 would give the gradient of a
+    different divergence, and the exact KL of each state would ignore the effect of a token on the KL of later states.
 
     Args:
-        rewards: ``[N, T]`` as the environment paid them.
+        rewards: ``[N, T]`` rewards from the environment.
         log_probs: ``[N, T]`` log π of the sampled tokens.
         ref_log_probs: ``[N, T]`` log π_ref of those tokens.
-        valid: ``[N, T]`` True where a response token stands; elsewhere the rewards stay as they are.
+        valid: ``[N, T]`` True for response tokens; elsewhere the rewards are unchanged.
         beta: the KL coefficient, at least 0.
 
     Returns:
-        ``[N, T]``, a new array of the dtype of ``rewards``. Its rows sum to the return −β·Σ_valid k1.
+        ``[N, T]``, a new array of the dtype of ``rewards``. The sum of a row is the return − β·Σ_valid k1.
 
     Raises:
-        ValueError: shapes differ, β is negative, or a valid token has an infinite or undefined
-            log-probability.
+        ValueError: shapes differ, β is negative, or a valid token has an infinite or undefined log-probability.
 
     Source: Ziegler et al. 2019, arXiv:1909.08593, eq. 2.
     """
@@ -100,6 +100,7 @@ def shape_rewards(
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected arrays of one shape [N, T], got {shapes}")
     finite("beta", beta, low=0)
+    # Checked here because −inf − (−inf) is NaN, which would enter every return of the row.
     undefined = valid & ~(np.isfinite(log_probs) & np.isfinite(ref_log_probs))
     if undefined.any():
         row, token = np.argwhere(undefined)[0]
@@ -114,21 +115,29 @@ def shape_rewards(
 
 
 class KLController(Protocol):
-    """Holds β, and may move it after each iteration."""
+    """Controller of the KL coefficient β, updated after each iteration."""
 
     @property
-    def beta(self) -> float: ...
+    def beta(self) -> float:
+        """The present coefficient."""
+        ...
 
-    def update(self, kl_per_sequence: float, n_episodes: int) -> None: ...
+    def update(self, kl_per_sequence: float, n_episodes: int) -> None:
+        """Adjust β to the KL that was measured; see :meth:`AdaptiveKL.update`."""
+        ...
 
-    def state_dict(self) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, float]:
+        """Return the state for a checkpoint."""
+        ...
 
-    def load_state_dict(self, state: dict[str, float]) -> None: ...
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore the state from a checkpoint."""
+        ...
 
 
 @dataclass
 class FixedKL:
-    """β stays as it was given."""
+    """Constant KL coefficient β."""
 
     beta: float
 
@@ -136,7 +145,7 @@ class FixedKL:
         check(self, finite, "beta", low=0)
 
     def update(self, kl_per_sequence: float, n_episodes: int) -> None:
-        """Nothing to do."""
+        """Leave β unchanged."""
 
     def state_dict(self) -> dict[str, float]:
         return {"beta": self.beta}
@@ -147,11 +156,11 @@ class FixedKL:
 
 @dataclass
 class AdaptiveKL:
-    """β follows a target KL: ``β ← β·(1 + clip(KL/target − 1, ±0.2)·n_episodes/horizon)``.
+    """KL coefficient that tracks a target KL: ``β ← β·(1 + clip(KL/target − 1, ±0.2)·n_episodes/horizon)``.
 
     Attributes:
-        beta: the present coefficient, greater than 0 (it moves by factors, so 0 would stay 0).
-        target: nats per *sequence*.
+        beta: the present coefficient, greater than 0 (updates multiply it, so 0 would stay 0).
+        target: target KL in nats per *sequence*.
         horizon: episodes over which β can change by about 20 %.
 
     Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2; values of their published code.
@@ -165,21 +174,23 @@ class AdaptiveKL:
         check(self, finite, "beta", "target", "horizon", above=0)
 
     def update(self, kl_per_sequence: float, n_episodes: int) -> None:
-        """Move β after an iteration.
+        """Update β after an iteration.
 
         Args:
             kl_per_sequence: mean over the iteration's episodes of Σ_t (log π − log π_ref), in nats.
-            n_episodes: how many episodes those were.
+            n_episodes: number of those episodes.
 
         Raises:
             ValueError: the KL is not finite, or ``n_episodes`` is negative.
         """
+        # A NaN would make β NaN for good, and all rewards after it.
         if not math.isfinite(kl_per_sequence) or n_episodes < 0:
             raise ValueError(
                 f"expected a finite kl_per_sequence and n_episodes ≥ 0, got {kl_per_sequence}, {n_episodes}"
             )
         error = min(max(kl_per_sequence / self.target - 1, -0.2), 0.2)
-        self.beta *= 1 + error * min(n_episodes / self.horizon, 1)  # so that β stays positive in huge batches
+        # A batch larger than the horizon counts as one horizon: the factor stays within ±20 %, so β stays positive.
+        self.beta *= 1 + error * min(n_episodes / self.horizon, 1)
 
     def state_dict(self) -> dict[str, float]:
         return {"beta": self.beta}

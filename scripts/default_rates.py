@@ -30,11 +30,11 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents import PPO
-from textgym.agents.evaluation import evaluate
-from textgym.agents.guards import TrainingWarning
-from textgym.agents.slots import admitting_env
-from textgym.lm.loading import load_lm
-from textgym.mdp import TokenMDP
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.loop.slots import admitting_env
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import load_lm
+from textgym.lm.guards import TrainingWarning
 from textgym.prompts import encode_prompts
 from textgym.rows import read_rows
 from textgym.tokenization import end_token_ids, load_tokenizer

@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.sft import sft
 from textgym.registration import load_task

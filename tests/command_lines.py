@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin,
 import tyro
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.registry import ALGORITHMS
 from textgym.cli import COMMANDS, main
 
 ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"

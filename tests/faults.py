@@ -25,7 +25,13 @@ from textgym.files import is_leftover, write_text
 
 PRELOADED = [
     *(f"textgym.commands.{name}" for name in ("train", "sft", "dpo", "reward_model", "pipeline")),
-    *("textgym.agents.hf_trainer", "transformers.models.gpt2.modeling_gpt2", "textgym.cli", "pytest", "tests.faults"),
+    *(
+        "textgym.agents.offline.hf_trainer",
+        "transformers.models.gpt2.modeling_gpt2",
+        "textgym.cli",
+        "pytest",
+        "tests.faults",
+    ),
 ]
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 """Signals, with the exit status of a process that each one ends."""

@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 
 

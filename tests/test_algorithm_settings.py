@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.registry import ALGORITHMS
 from textgym.cli import main
 from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.commands.settings import resolve

@@ -280,7 +280,7 @@ def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.Capture
 
 def test_resume_says_what_it_finds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("--resume", tokens=50)
-    assert "nothing stands in 'run', so the run begins anew" in capsys.readouterr().out
+    assert "there is no run in 'run', so the run starts from the beginning" in capsys.readouterr().out
     flags = ["--reward", "rewards.py:sevens", "--total-timesteps", "50", "--out", "run", "--resume"]
     said = fails(capsys, *TRAIN, *flags, "--kl-coef", "0.3")
     assert "other settings (kl_coef: 0.05 there, 0.3 here)" in said

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import main
-from textgym.lm.adapter_files import adapter_tensors
-from textgym.lm.loading import load_causal_lm
-from textgym.lm.lora import adapters_off
+from textgym.lm.files.adapters import adapter_tensors
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.lora import adapters_off
 from textgym.rewards import RewardModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from textgym.benchmarks import experiments
-from textgym.benchmarks.comparable import require_comparable
-from textgym.benchmarks.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.experiment import Plan
-from textgym.benchmarks.grid import append_line
-from textgym.benchmarks.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
+from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
+from textgym.benchmarks.experiments.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
+from textgym.benchmarks.runner.experiment import Plan
+from textgym.benchmarks.runner.grid import append_line
+from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.cli import main, with_yaml
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"

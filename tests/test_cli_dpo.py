@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents import dpo
+from textgym.agents.offline import dpo
 from textgym.cli import main
 
 PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(12)]

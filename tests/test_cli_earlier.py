@@ -12,7 +12,7 @@ import yaml
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents.algorithm import SequenceAlgorithm
+from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.cli import main
 from textgym.rewards import RewardModel
 from textgym.settings import changed_settings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from textgym.agents import NLPO, PPO
-from textgym.benchmarks.optimum import optimum
 from textgym.cli import main
+from textgym.exact import optimum
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task
 

@@ -11,13 +11,13 @@ import torch
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents import forgetting
-from textgym.agents.demonstrations import Demonstration
-from textgym.benchmarks.comparison import compare
+from textgym.agents.offline import alignment_tax as forgetting
+from textgym.agents.offline.data import Demonstration
 from textgym.cli import main
 from textgym.commands.pretraining import read_texts
-from textgym.lm.loading import load_lm
-from textgym.lm.scoring import Trunk
+from textgym.lm.files.loading import load_lm
+from textgym.lm.trunk import Trunk
+from textgym.reports.comparison import compare
 from textgym.runs import alignment_tax
 from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC

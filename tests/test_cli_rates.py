@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.guards import TrainingWarning
-from textgym.benchmarks.report import warned
 from textgym.cli import main
 from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.hyperparameters import CAUTIOUS, Hyperparameters
@@ -22,6 +20,8 @@ from textgym.commands.configs.pipeline import TrainPart
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.demo import recipe
 from textgym.commands.settings import cautious, resolve
+from textgym.lm.guards import TrainingWarning
+from textgym.reports.run import warned
 
 REWARD = """
 CALLS = 0
@@ -117,7 +117,7 @@ def test_the_report_tells_each_kind_once_and_nothing_of_a_good_run() -> None:
     assert said.startswith("Iteration 2: approx_kl is 0.3 nats per token")
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @pytest.mark.parametrize("flags", [["--learning-rate", "1e30"], ["--vf-coef", "1e300"], []])
 def test_the_last_good_checkpoint_stays(folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     reward = "sevens" if flags else "huge"

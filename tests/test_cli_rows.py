@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.benchmarks.report import facts
 from textgym.cli import main
+from textgym.reports.run import facts
 
 CONTEXT = 64
 LONG = "w1 " * 80
@@ -329,7 +329,7 @@ def test_later_rounds_add_to_the_preferences(files: None, capsys: pytest.Capture
     [
         ([*PAIRS, BAD_PAIRS["equal"]], [], "pairs.jsonl, row 9: chosen and rejected are the same text"),
         ([*PAIRS, LONG_PAIR], [], "pairs.jsonl, row 9: prompt and completion have"),
-        (PAIRS[:1], [], "a share is taken by prompt"),
+        (PAIRS[:1], [], "a share is split by prompt"),
         (
             [{"prompt": f"w{i}", "completion": "w5", "label": i > 2} for i in range(6)],
             ["--iterations", "2", "--labels.labeller", "length", "--labels.prompts", "4"],

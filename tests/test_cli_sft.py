@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import main
-from textgym.lm.loading import load_causal_lm
+from textgym.lm.files.loading import load_causal_lm
 
 REWARD = '''
 from pathlib import Path

@@ -17,11 +17,11 @@ import yaml
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents import callbacks
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.kept import numbered, saved_iteration
-from textgym.benchmarks.report import write_report
+from textgym.agents.loop import callbacks
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.kept import numbered, saved_iteration
 from textgym.cli import main
+from textgym.reports.run import write_report
 from textgym.runs import printed_warnings
 from textgym.runs.loggers import Samples, run_name
 from textgym.runs.services import check_services

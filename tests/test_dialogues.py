@@ -14,12 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from tests.test_tokenization import byte_tokenizer
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.responses import sample_responses
-from textgym.agents.saved import acting_policy
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import sample_responses
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
 from textgym.cli import main
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards import Judgement, RewardModel, read_preferences
 from textgym.tokenization import chat_renderer, render_chat, reply_text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from textgym.agents import names
+from textgym.agents import registry as names
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 import textgym  # noqa: F401 - registers the tasks
 from tests.helpers import emit, tiny_gpt2, word_mdp, word_tokenizer
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
 from textgym.rewards import RewardEnsemble, RewardError, RewardModel
 from textgym.tasks import TASKS
 from textgym.types import Prompt

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults import ERRORS, SIGNALS, STATUS, Outcome, leftovers, result, run
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.registry import ALGORITHMS
 
 REWARD = "def sevens(completions, **_): return [float(t.split().count('w5')) for t in completions]\n"
 RL = (

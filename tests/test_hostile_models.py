@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from transformers import GPT2LMHeadModel
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.lm.adapter_files import read_tensors
-from textgym.lm.loading import load_causal_lm, load_lm, names_encoder_decoder
-from textgym.lm.lora import add_lora, save_pretrained
-from textgym.rewards.model import RewardModel
+from textgym.lm.files.adapters import read_tensors
+from textgym.lm.files.loading import load_causal_lm, load_lm, names_encoder_decoder
+from textgym.lm.parts.lora import add_lora, save_pretrained
+from textgym.rewards.models.model import RewardModel
 from textgym.tasks.jsonl import jsonl_task
 from textgym.tokenization import load_tokenizer
 
@@ -189,7 +189,7 @@ def test_a_pickle_for_adapters_is_refused(directory: Path, ran: Path, where: str
 
 
 def test_a_critic_of_a_checkpoint_is_no_pickle(tmp_path: Path, ran: Path) -> None:
-    from textgym.agents.checkpoint import load_value
+    from textgym.agents.loop.checkpoint import load_value
 
     trunk = tmp_path / "training" / "value_trunk"
     tiny_gpt2().transformer.save_pretrained(trunk)

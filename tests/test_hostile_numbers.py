@@ -21,19 +21,20 @@ import textgym.commands.configs
 from tests.agents.test_ppo import make_ppo
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym import registration
-from textgym.agents.construction import make_controller, schedule_state
-from textgym.agents.dpo_settings import DPOSettings
-from textgym.agents.evaluation import evaluate
-from textgym.agents.names import ALGORITHMS
-from textgym.agents.pretraining import Pretraining
-from textgym.agents.sft_settings import SFTSettings
-from textgym.lm.lora import add_lora
+from textgym.agents.loop.checkpoint import schedule_state
+from textgym.agents.loop.checks import make_controller
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.offline.dpo_settings import DPOSettings
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.offline.sft_settings import SFTSettings
+from textgym.agents.registry import ALGORITHMS
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_maker
 from textgym.rewards.compose import compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL
-from textgym.rewards.training import FitSettings
-from textgym.vector import TokenVectorEnv
+from textgym.rewards.models.training import FitSettings
 
 FILLERS: dict[Any, Any] = {Path: Path("x"), str: "x", tuple[Path, ...]: (Path("x"),)}
 

@@ -18,8 +18,8 @@ import pytest
 from tests.command_lines import DEEP, ESCAPE, GOOD, place
 from textgym import cli
 from textgym.cli import explained, main, parse, read_yaml, readable
+from textgym.env.rendering import PrintableStream, printable, styled
 from textgym.numbers import SettingError
-from textgym.rendering import PrintableStream, printable, styled
 
 CONTROLS = [chr(i) for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t"]
 TURNS = [chr(i) for i in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from tests.helpers import word_tokenizer
-from textgym.prompts import encode_prompts, prompt_order, read_prompts
+from textgym.agents.loop.episodes import prompt_order
+from textgym.prompts import encode_prompts, read_prompts
 from textgym.rows import read_rows
 from textgym.types import Prompt
 

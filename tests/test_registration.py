@@ -16,12 +16,12 @@ import textgym  # noqa: F401 - registers the tasks
 from tests.helpers import emit, word_tokenizer
 from textgym import registration
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.tasks import TASKS
 from textgym.tasks.diagnostic.bandits import NoisyReward
 from textgym.tasks.task import Proxy, Task
-from textgym.vector import TokenVectorEnv
 
 ID = "textgym/Reviews-v0"
 W0, EOS = 2, 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from textgym.rendering import (
+from textgym.env.rendering import (
     HEIGHT,
     NEGATIVE,
     PAPER,

@@ -16,12 +16,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations, layout_of
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations, layout_of
 from textgym.prompts import cut_left, encode_prompts
 from textgym.rewards import RewardModel
-from textgym.rewards.preferences import Judgement, read_placed_preferences
-from textgym.rewards.training import encode_preferences
+from textgym.rewards.labels.preferences import Judgement, read_placed_preferences
+from textgym.rewards.models.training import encode_preferences
 from textgym.rows import BadRowError, Place, Screening, TooLongError, placed, read_placed_rows, read_rows
 from textgym.tokenization import chat_renderer
 from textgym.types import Ranking, Truncation

@@ -24,7 +24,7 @@ from textgym import files, runs
 from textgym.agents import RLOO
 from textgym.cli import main
 from textgym.files import write_manifest
-from textgym.lm.finite import TrainingError, check_trained, moments
+from textgym.lm.guards import TrainingError, check_trained, moments
 
 REWARDS = """
 import os, pathlib, signal
@@ -198,7 +198,7 @@ def test_resume_refuses_inputs_that_have_changed(place: Path, capsys: pytest.Cap
             file.write("\n")
     said = ends(capsys, 2, "--resume", tokens=30)
     assert f"{changed.split('/')[0]!r} (SHA-256 " in said
-    assert "is not what the run began with" in said
+    assert "has changed since the run began" in said
 
 
 def test_a_reward_model_and_a_module_are_inputs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_more_tokens_are_allowed_on_resume_and_the_rate_is_told(
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     rate = 0.01 * (1 - tokens / 200)
     assert f"60 tokens in all become 200, of which {tokens} are done" in said
-    assert f"goes on at {rate:.3g} instead of 0," in said
+    assert f"continues at {rate:.3g} instead of 0," in said
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert rows[done]["train/learning_rate"] == pytest.approx(rate)
     assert iterations("run") == list(range(1, len(rows) + 1))
@@ -496,7 +496,7 @@ def test_a_signal_before_anything_is_measured_says_which_run_stands(
     train(tokens=30)
     Path("signal").write_text("1 SIGTERM 1")
     said = ends(capsys, 143, "--overwrite", reward="signals")
-    assert "stopped before it had measured anything; the run that was to be replaced is back in 'run'" in said
+    assert "stopped before it had measured anything; the run that was to be replaced has been restored in 'run'" in said
     assert content("run/config.json")["reward"] == "rewards.py:sevens"
 
 

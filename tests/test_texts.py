@@ -15,20 +15,18 @@ from transformers import BertConfig, BertForSequenceClassification, ByT5Tokenize
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.agents import PPO
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.evaluation import evaluate as evaluated
-from textgym.agents.evaluation import play, samples
-from textgym.agents.pretraining import encode_texts
-from textgym.agents.responses import sample_responses
-from textgym.agents.saved import acting_policy
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import evaluate as evaluated
+from textgym.agents.loop.evaluation import play, sample_responses, samples
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.pretraining import encode_texts
 from textgym.env import TokenEnv
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.lm.trunk import Trunk
 from textgym.prompts import encode_prompts
 from textgym.registration import named_rewards
 from textgym.rewards import EvaluateReward, RewardModel, distinct, length, repetition
-from textgym.rewards.training import encode_preferences
+from textgym.rewards.models.training import encode_preferences
 from textgym.tasks.task import per_text
 from textgym.tokenization import (
     decode_response,

@@ -131,7 +131,7 @@ def test_a_saved_tokenizer_is_loaded(tmp_path):
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no tokenizer stands beside the weights.*tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"there is no tokenizer next to the weights.*tokenizer\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="no tokenizer could be loaded"):

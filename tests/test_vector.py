@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.helpers import emit, word_mdp
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.rewards import RewardError
-from textgym.vector import TokenVectorEnv
 
 PAD, EOS, W0, W1, W2, W3 = 0, 1, 2, 3, 4, 5
 DISABLED, NEXT_STEP, SAME_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp
 from textgym.env import TokenEnv
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv, find_attribute
+from textgym.env.wrappers import ReferenceKL, VectorReferenceKL
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import ReferenceKL, VectorReferenceKL, find_attribute
 
 PAD, EOS, W0, W1, W2, W3 = 0, 1, 2, 3, 4, 5
 DISABLED, NEXT_STEP, SAME_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP

@@ -21,9 +21,9 @@ for _name in TASKS:
         kwargs={"task": _name},
     )
 
-# Imported when they are asked for: they need torch and transformers.
+# Imported on first use, as they need torch and transformers.
 _LAZY = {
-    "optimum": "textgym.benchmarks.optimum",
+    "optimum": "textgym.exact",
     "register_task": "textgym.registration",
     "load_task": "textgym.registration",
     "jsonl_task": "textgym.tasks.jsonl",
@@ -34,7 +34,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """``textgym.register_task``, ``textgym.optimum`` and the like."""
+    """Import ``textgym.register_task``, ``textgym.optimum`` and the like on first use."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'textgym' has no attribute {name!r}")

@@ -33,9 +33,9 @@ from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
+from textgym.env.rendering import PrintableStream, printable
 from textgym.files import read_text
 from textgym.numbers import SettingError
-from textgym.rendering import PrintableStream, printable
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),
@@ -120,7 +120,7 @@ def explained() -> Iterator[None]:
 
 def run_command(config: Any) -> None:
     """Import and run the command whose settings these are."""
-    from textgym.lm.finite import TrainingError
+    from textgym.lm.guards import TrainingError
     from textgym.rewards.functions import RewardError
     from textgym.runs import stopped_by
 

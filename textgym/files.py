@@ -1,8 +1,8 @@
-"""Files and directories that are written completely or not at all, and JSON that anybody may have written.
+"""Atomic writes of files and directories, and parsing of untrusted JSON.
 
-A write goes to a scratch entry beside its target and takes the target's place by a rename, so that a process that is
-killed at any point leaves the older state or the newer one. Scratch entries have random names and are created
-exclusively: nobody can plant a link for us to follow. What a killed process left is settled by :func:`settle`.
+A write goes to a scratch entry next to its target and replaces the target by a rename, so that a process that is killed
+at any point leaves the older state or the newer one. Scratch entries have random names and are created exclusively:
+nobody can plant a link for us to follow. :func:`settle` cleans up after a killed process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
-LONGEST = 100  # bytes of a target's name that its scratch entry repeats: file systems allow 255 in all
+LONGEST = 100  # longest target name, in bytes, that a scratch entry repeats: file systems allow 255 in all
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.scratch|\.(checkpoint)\.[^.]+|\.(.+\.jsonl?)\.new")
-"""Names of scratch entries: ours, and after it those of earlier versions."""
-DIGEST = "~"  # begins the digest that stands for a longer name
+"""Names of scratch entries: of this version, then of earlier ones."""
+DIGEST = "~"  # marks a digest in place of a longer name
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
@@ -33,13 +33,13 @@ DIGEST = "~"  # begins the digest that stands for a longer name
 
 @contextmanager
 def replaced_directory(target: str | Path) -> Iterator[Path]:
-    """Give a scratch directory that takes the place of ``target`` when the block ends without an exception.
+    """Yield a scratch directory that replaces ``target`` when the block ends without an exception.
 
-    The directory gets a manifest of its files (:func:`write_manifest`), and all of it is on the disk before the older
-    one is moved aside. A process that dies between the two renames leaves no ``target``: :func:`settle` finds it again.
+    The directory gets a manifest of its files (:func:`write_manifest`), and is on the disk as a whole before the older
+    one is moved aside. A process that dies between the two renames leaves no ``target``; :func:`settle` recovers it.
 
     Raises:
-        OSError: something could not be written; ``target`` is as it was.
+        OSError: something could not be written; ``target`` is unchanged.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,21 +51,23 @@ def replaced_directory(target: str | Path) -> Iterator[Path]:
         yield new
         write_manifest(new)
         _sync_tree(new)
+        # A directory cannot be renamed onto one that is not empty, so two renames are needed. The old directory is kept
+        # until the new one is in place: at every point between, _settle can tell which of the two to restore.
         if target.exists():
             target.rename(scratch / "old")
         new.rename(target)
         _sync(target.parent)
-    except SafetensorError as error:  # which is what a full disk is there
+    except SafetensorError as error:  # safetensors' error for a full disk
         raise OSError(errno.EIO, f"could not be written: {error}", str(target)) from error
     finally:
         _settle(target, scratch)
 
 
 def settle(target: str | Path) -> None:
-    """Put right what a killed process left of replacing or removing a directory.
+    """Recover from a killed process that was replacing or removing a directory.
 
-    Where ``target`` is missing, the newer directory takes its place if it is whole, or else the older one comes back.
-    Scratch directories are removed. Only who alone writes there may do so; readers call :func:`standing`.
+    If ``target`` is missing, the newer directory takes its place if it is whole; otherwise the older one is restored.
+    Scratch directories are removed. Call this only where no other process writes; readers call :func:`standing`.
     """
     target = Path(target)
     for scratch, name in _leftovers(target.parent):
@@ -74,14 +76,15 @@ def settle(target: str | Path) -> None:
 
 
 def standing(target: str | Path) -> Path:
-    """Return where a directory can be read that may be in the midst of being replaced; nothing is changed.
+    """Return the path at which a directory can be read while it may be being replaced; nothing is changed.
 
-    Where ``target`` is missing, that is the newer directory beside it if it is whole, or else the older one.
+    If ``target`` is missing, this is the newer scratch directory if it is whole, and otherwise the older one.
     """
     target = Path(target)
     if target.exists():
         return target
     scratches = [scratch for scratch, name in _leftovers(target.parent) if name == _label(target)]
+    # The same preference as in _settle, so that readers and the next writer see the same state.
     newer = [scratch / "new" for scratch in scratches if _is_whole(scratch / "new")]
     older = [scratch / "old" for scratch in scratches if (scratch / "old").is_dir()]
     return next(iter([*newer, *older]), target)
@@ -90,7 +93,7 @@ def standing(target: str | Path) -> Path:
 def settle_all(directory: Path) -> None:
     """Settle every directory that was being replaced within a directory, and remove scratch files there.
 
-    Only who alone writes there may do so: it takes a writer's scratch entries for those of a dead one.
+    Call this only where no other process writes: the scratch entries of a live writer look like those of a dead one.
     """
     for scratch, name in _leftovers(directory):
         if not name.startswith(DIGEST):
@@ -98,12 +101,12 @@ def settle_all(directory: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Return True for the name of a scratch entry, of this version or an earlier one."""
+    """Return True if ``name`` is the name of a scratch entry, of this version or an earlier one."""
     return LEFTOVER.fullmatch(name) is not None
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory at once: it is moved to a scratch name first, so that half of it is never met by its own."""
+    """Remove a directory atomically: it is renamed first, so that no reader finds half of it under its own name."""
     scratch = _scratch(path)
     scratch.mkdir()
     path.rename(scratch / "removed")
@@ -111,28 +114,31 @@ def remove_directory(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace a file as a whole; it is on the disk when this returns.
+    """Replace a file atomically; it is on the disk when this returns.
 
     Raises:
-        OSError: it could not be written; the older file stands.
+        OSError: it could not be written; the older file is unchanged.
     """
     path = Path(path)
     scratch = _scratch(path)
     try:
-        with scratch.open("x", encoding="utf-8") as file:
+        with scratch.open("x", encoding="utf-8") as file:  # "x": never follow a file or link that exists already
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file under the final name
         scratch.replace(path)
     except BaseException:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    _sync(path.parent)  # makes the rename itself durable
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Add a line to a file; it is on the disk when this returns. A process that dies may leave a part of it."""
+    """Append a line to a file; it is on the disk when this returns.
+
+    A process that dies may leave a part of the line.
+    """
     with Path(path).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
@@ -140,17 +146,17 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Replace a JSON file as a whole; NaN is refused, as other readers do not know it."""
+    """Replace a JSON file atomically; NaN is rejected, as other readers do not know it."""
     write_text(path, _dumped(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
-    """Replace a JSON Lines file as a whole, one value a line."""
+    """Replace a JSON Lines file atomically, with one value a line."""
     write_text(path, "".join(json_line(row) + "\n" for row in rows))
 
 
 def json_line(value: Any) -> str:
-    """Return a value as one line of JSON, in letters as they are unless no encoding has them (half surrogate pairs)."""
+    """Serialise a value to one line of JSON, without ASCII escapes except for half surrogate pairs."""
     return _dumped(value)
 
 
@@ -158,7 +164,7 @@ def _dumped(value: Any, **options: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, **options)
     try:
         text.encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # half a surrogate pair can be written only as an ASCII escape
         return json.dumps(value, **options)
     return text
 
@@ -168,7 +174,7 @@ def _scratch(target: Path) -> Path:
 
 
 def _label(target: Path) -> str:
-    """Return a target's name as its scratch entries have it: a long one by its digest."""
+    """Return the name of a target in its scratch entries: a digest if the name is long."""
     name = os.fsencode(target.name)
     return target.name if len(name) <= LONGEST else DIGEST + hashlib.sha256(name).hexdigest()[:16]
 
@@ -186,11 +192,12 @@ def _leftovers(directory: Path) -> list[tuple[Path, str]]:
 
 
 def _holds_only_scratch(path: Path) -> bool:
-    """Return True for a scratch directory of an earlier version, whose name others may also give."""
+    """Return True for a scratch directory of an earlier version, whose name pattern user directories may match too."""
     return path.is_symlink() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= {"new", "old"})
 
 
 def _settle(target: Path, scratch: Path) -> None:
+    # Also runs after every completed replacement, where ``target`` exists and only ``old`` is left to remove.
     if not scratch.is_dir() or scratch.is_symlink():
         scratch.unlink(missing_ok=True)
         return
@@ -211,7 +218,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk; Windows cannot open directories, and needs no call."""
+    """Flush a file, or the entries of a directory, to the disk; Windows cannot open directories, and needs no call."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)
@@ -222,6 +229,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
+    # Files first, then the directories that name them; a rename after this publishes complete data.
     for path in [*sorted(directory.rglob("*")), directory]:
         _sync(path)
 
@@ -230,18 +238,19 @@ def _sync_tree(directory: Path) -> None:
 
 
 def parse_json(text: str, source: str) -> Any:
-    """Return the value of a JSON text that anybody may have written.
+    """Parse untrusted JSON.
 
     Args:
         text: the JSON.
-        source: its file, and its line where it has several; errors begin with it.
+        source: its file, and its line if it has several; errors begin with it.
 
     Raises:
-        ValueError: it is not JSON, it is nested too deeply, an integer has too many digits, or a string holds half a
-            surrogate pair, which no encoding can write.
+        ValueError: the text is not JSON, is nested too deeply, has an integer with too many digits, or has a string
+            with half a surrogate pair, which cannot be encoded.
     """
     try:
         value = json.loads(text)
+        # Only an escape can bring half a surrogate pair into a decoded text. The search is cheap; most texts have none.
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -254,7 +263,7 @@ def parse_json(text: str, source: str) -> Any:
 
 
 def read_text(path: str | Path) -> str:
-    """Return a UTF-8 file's text, without a byte order mark.
+    """Read a UTF-8 file, without its byte order mark.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -267,15 +276,15 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value of a JSON file; raises as :func:`read_text` and :func:`parse_json` do."""
+    """Read a JSON file; raises as :func:`read_text` and :func:`parse_json` do."""
     return parse_json(read_text(path), str(path))
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
-    """Return the values of a JSON Lines file, each with the number of its line, from 1; blank lines are left out.
+    """Read a JSON Lines file: each value with the number of its line, from 1; blank lines are left out.
 
-    Lines end at line feeds alone, as strings may hold other separators. Raises as :func:`read_json` does; the message
-    names the line.
+    Only line feeds separate lines, as strings may contain other separators. Raises as :func:`read_json` does; the
+    message names the line.
     """
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, parse_json(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
@@ -285,7 +294,7 @@ def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
 
 
 def write_manifest(directory: Path) -> None:
-    """List every file of a directory with its SHA-256, so that damage is noticed before anything is loaded."""
+    """List every file of a directory with its SHA-256, so that damage is detected before anything is loaded."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     write_json(directory / MANIFEST, {path.relative_to(directory).as_posix(): sha256(path) for path in files})
 
@@ -295,7 +304,7 @@ def verify_manifest(directory: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such directory, or it has no manifest.
-        ValueError: a file is missing, truncated or changed; it is named.
+        ValueError: a file is missing, truncated or changed; the message names it.
     """
     manifest = directory / MANIFEST
     if not manifest.is_file():
@@ -304,6 +313,7 @@ def verify_manifest(directory: Path) -> None:
         digests = read_json(manifest)
     except ValueError as error:
         raise ValueError(f"{manifest} is damaged ({error}); use another checkpoint") from error
+    # A manifest from elsewhere must not make us read files outside its directory.
     if not isinstance(digests, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in digests):
         raise ValueError(f"{manifest} is damaged (expected the files of its own directory); use another checkpoint")
     for name, digest in digests.items():
@@ -318,18 +328,19 @@ def verify_manifest(directory: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return a file's SHA-256."""
+    """Compute a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a directory's files with their names; hidden entries are left out."""
+    """Compute the SHA-256 of a file, or of a directory's files with their names; hidden entries are left out."""
     if path.is_file():
         return sha256(path)
     whole = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            # The NUL separates name and digest, so that no two trees give the same text.
             whole.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
     return whole.hexdigest()

@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, and now and then a line in a log file."""
+"""Progress of long work: a bar on a terminal, or a line from time to time in a log file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Self
 from tqdm import tqdm
 
 LINES = 20
-"""Lines that work writes at most where standard error is no terminal, beside its first and its last."""
+"""Greatest number of lines if standard error is not a terminal, in addition to the first and the last."""
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix} [{remaining}, {rate_fmt}]"
-"""The figures stand before the times, so that a narrow terminal cuts off the times."""
+"""Format of the bar; figures come before times, so that a narrow terminal cuts off the times."""
 
 
 class Progress:
-    """A bar on standard error; where that is no terminal, a line each time another twentieth of the work is done.
+    """Progress bar on standard error; if that is not a terminal, a line after each twentieth of the work.
 
     Args:
-        total: units of work in all.
-        name: of the work; begins each line.
+        total: total units of work.
+        name: name of the work; begins each line.
         unit: such as ``"step"``.
-        done: units that are done already.
+        done: units that are already done.
         silent: show nothing.
     """
 
@@ -36,21 +36,21 @@ class Progress:
             dynamic_ncols=True,
             disable=silent or not on_terminal(),
         )
-        self.done, self.total = done, total  # a bar that is not shown counts nothing
+        self.done, self.total = done, total  # kept here, as a disabled tqdm bar does not count
         self._lines = not silent and self.bar.disable
-        self._told, self._shown = -1, (-1.0, "")  # the last line
+        self._printed, self._shown = -1, (-1.0, "")  # of the last line printed
 
     def reach(self, done: float) -> None:
-        """Tells how many units are done by now; what goes beyond the total is left out."""
+        """Set the number of units done, at most the total."""
         self.done = min(done, self.total)
         self.bar.update(self.done - self.bar.n)
 
     def show(self, figures: str) -> None:
-        """Show figures beside the progress, such as ``"score 0.93 kl 4.2"``."""
+        """Show figures next to the progress, such as ``"score 0.93 kl 4.2"``."""
         self.figures = figures
         self.bar.set_postfix_str(figures)
         twentieth = int(LINES * self.done / max(self.total, 1))
-        if self._lines and twentieth > self._told:
+        if self._lines and twentieth > self._printed:
             self._print(twentieth)
 
     def __enter__(self) -> Self:
@@ -65,8 +65,8 @@ class Progress:
         if self._lines and self._shown != (self.done, self.figures):
             self._print(LINES)
 
-    def _print(self, told: int) -> None:
-        self._told, self._shown = told, (self.done, self.figures)
+    def _print(self, twentieth: int) -> None:
+        self._printed, self._shown = twentieth, (self.done, self.figures)
         count = tqdm.format_sizeof if self.unit == "tok" else "{:g}".format
         share = f"{self.done / self.total:.0%}" if self.total else "100%"
         text = f"{self.name}: {share}, {count(self.done)} of {count(self.total)} {self.unit}"
@@ -74,10 +74,10 @@ class Progress:
 
 
 def on_terminal() -> bool:
-    """Return True if standard error redraws its last line, as terminals and notebooks do."""
+    """Return True if standard error can redraw its last line, as terminals and notebooks can."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def short(value: float) -> str:
-    """Return a number with three digits, in few characters."""
+    """Format a number with three significant digits."""
     return f"{value:.3g}"

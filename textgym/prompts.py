@@ -1,19 +1,17 @@
-"""Prompts: encoding them, and the seeded order in which they are visited."""
+"""Prompts: encoding, and the seeded order in which they are visited."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed, read_placed_rows
 from textgym.tokenization import encode_content, is_conversation, render_chat, warn_of_special_strings, words_of
-from textgym.types import IntArray, Messages, Prompt, SpecialTokens, Truncation
+from textgym.types import Messages, Prompt, SpecialTokens, Truncation
 
 
 def read_prompts(
@@ -45,26 +43,26 @@ def encode_prompts(
 ) -> tuple[Prompt, ...]:
     """Encode texts or data rows as prompts of at most ``max_length`` tokens.
 
-    A conversation that ends with the assistant's words is continued. Special tokens that are written out in a text or
-    a message are text, with a warning, unless ``special_tokens="parse"``.
+    A conversation that ends with the assistant's words is continued. Special tokens written out in a text or a message
+    are read as text, with a warning, unless ``special_tokens="parse"``.
 
     Args:
         rows: texts, or mappings with a field ``prompt`` (a text or a conversation); other fields become columns. Or
-            rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
-        tokenizer: with the special tokens that it adds by itself.
+            rows keyed by place, as :func:`textgym.rows.read_placed_rows` returns them.
+        tokenizer: the tokenizer, with the special tokens that it adds by itself.
         max_length: ``P``.
-        truncation: treatment of longer prompts: ``"error"``, ``"left"`` (keep the last tokens; see :func:`cut_left`)
-            or ``"drop"``. A screening brings its own.
-        source: what an error calls the data.
-        special_tokens: how strings of special tokens, such as ``<eos>``, are read: as ``"text"``, or ``"parse"`` for
-            texts that a chat template has rendered.
-        closing: keep the tokens that the tokenizer appends to every text. Encoder–decoders read them; a causal model
-            would write after an end token.
-        screening: accounts for rows that are left out; without it a bad row is an error.
+        truncation: treatment of longer prompts: ``"error"``, ``"left"`` (keep the last tokens; see :func:`cut_left`) or
+            ``"drop"``. Ignored if ``screening`` is given, which has its own.
+        source: name of the data in error messages.
+        special_tokens: treatment of strings of special tokens, such as ``<eos>``: ``"text"``, or ``"parse"`` for texts
+            that a chat template has rendered.
+        closing: keep the tokens that the tokenizer appends to every text. Encoder–decoders need them; a causal model
+            would continue after an end token.
+        screening: records rows that are left out; without it a bad row is an error.
 
     Raises:
-        ValueError: no rows; a row without a prompt or with an empty one; a prompt longer than ``max_length``
-            under ``truncation="error"``; or more bad rows than the screening allows. Rows are counted from 1.
+        ValueError: there are no rows; a row has no prompt or an empty one; a prompt is longer than ``max_length`` under
+            ``truncation="error"``; or more rows are bad than the screening allows. Rows are counted from 1.
     """
     if special_tokens not in ("text", "parse"):
         raise ValueError(f"special_tokens={special_tokens!r} is not one of 'text', 'parse'")
@@ -80,6 +78,7 @@ def encode_prompts(
     if special_tokens == "text":
         words = {place: words_of(prompt.content) for place, prompt in found.items()}
         warn_of_special_strings(tokenizer, in_file_order(words), source)
+    # All rows were dropped as too long: a limit of the task is the likelier mistake than the data.
     if not found and not screening.bad:
         raise ValueError(f"{source}: every prompt has more than {max_length} tokens; raise max_prompt_length")
     screening.require_some(found, source)
@@ -92,10 +91,10 @@ def encode_prompt(
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
 ) -> Prompt:
-    """Encode one prompt of whatever length; see :func:`encode_prompts`.
+    """Encode one prompt of any length; see :func:`encode_prompts`.
 
     Raises:
-        BadRowError: there is no prompt, it is empty, or the chat template refuses it.
+        BadRowError: there is no prompt, it is empty, or the chat template rejects it.
     """
     fields = {"prompt": row} if isinstance(row, str) else dict(row)
     if "prompt" not in fields:
@@ -116,10 +115,10 @@ def encode_prompt(
 
 
 def fitted(prompt: Prompt, max_length: int, tokenizer: PreTrainedTokenizerBase, screening: Screening) -> Prompt:
-    """Return a prompt of at most ``max_length`` tokens; under ``truncation="left"`` the last ones.
+    """Return a prompt of at most ``max_length`` tokens, cut from the left under ``truncation="left"``.
 
     Raises:
-        TooLongError: it has more, under another truncation.
+        TooLongError: the prompt is longer, and the truncation is not ``"left"``.
     """
     if len(prompt.ids) <= max_length:
         return prompt
@@ -133,46 +132,25 @@ def fitted(prompt: Prompt, max_length: int, tokenizer: PreTrainedTokenizerBase, 
 
 
 def cut_left(ids: Sequence[int], length: int, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the last tokens of a prompt, ``length`` in all; a start token (BOS) at its beginning stays there.
+    """Return the last tokens of a prompt, ``length`` in all; a start token (BOS) at its beginning is kept.
 
     Args:
         ids: the prompt's tokens.
         length: at least 1.
-        tokenizer: names the start token.
+        tokenizer: defines the start token.
     """
     if len(ids) <= length:
         return tuple(ids)
+    # Models were trained with BOS at the first position; without it their predictions can be poor.
     kept = 1 if length > 1 and ids[0] == tokenizer.bos_token_id else 0
     return (*ids[:kept], *ids[len(ids) - length + kept :])
 
 
 def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:
-    """Return a prompt's content, to be counted and looked up by."""
+    """Return a hashable key of a prompt's content."""
     return content if isinstance(content, str) else tuple((m["role"], m["content"]) for m in content)
 
 
 def plain_content(content: str | Messages) -> str | list[dict[str, str]]:
-    """Return a prompt's content as JSON writes and reads it."""
+    """Return a prompt's content in the types that JSON writes and reads."""
     return content if isinstance(content, str) else [dict(message) for message in content]
-
-
-def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
-    """Which prompt each episode begins with: every prompt once per epoch, each epoch in its own order.
-
-    A pure function of its arguments, so a resumed run needs no more than its episode counter.
-
-    Args:
-        seed: the run's seed.
-        n_prompts: how many prompts there are.
-        episodes: ``[n]`` running numbers.
-
-    Returns:
-        ``[n]`` indices in ``[0, n_prompts)``.
-    """
-    return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
-    order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
-    return order

@@ -1,4 +1,4 @@
-"""From a task to an environment: ids of one's own, and what ``gym.make`` and ``gym.make_vec`` call."""
+"""Registration of tasks by id, and the entry points of ``gym.make`` and ``gym.make_vec``."""
 
 from __future__ import annotations
 
@@ -13,55 +13,56 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.single import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.numbers import LARGEST, SettingError, count, finite, random_seed, shown
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task, TextMetric
 from textgym.types import completion_text
-from textgym.vector import TokenVectorEnv
 
 Maker: TypeAlias = Task | Callable[..., Any]
-"""A task; a function that returns one; or a class whose instances are tasks, or build one by their ``build()``."""
+"""A task; a function that returns one; or a class whose instances are tasks, or have a ``build()`` that returns one."""
 
 _ID = re.compile(r"(?P<namespace>[\w-]+)/[\w.-]+-v\d+")
 _TAKEN = frozenset({"task", "reward", "split", "render_mode", "num_envs", "autoreset_mode", "vectorization_mode"})
-"""Settings of every environment: no parameter of a task may have their names."""
+"""Settings of every environment; parameters of tasks must not use these names."""
 
 _own: dict[str, Maker] = {}
-"""The makers that were registered, by id."""
+"""Registered makers, by id."""
 
 
 def register_task(id: str, maker: Maker) -> None:
-    """Give a task an id, under which ``gym.make``, ``gym.make_vec``, algorithms and commands find it.
+    """Register a task under an id, by which ``gym.make``, ``gym.make_vec``, algorithms and commands find it.
 
-    To register an id again with the same maker is harmless; a function defined anew, as in a notebook or by a reload,
-    takes the place of the old one.
+    Registering an id again with the same maker is harmless. A function that is defined again, as in a notebook or by a
+    reload, replaces the old one.
 
     Args:
         id: ``"namespace/Name-v0"``, in a namespace of your own.
-        maker: the task; a function that returns it, whose parameters become settings of ``gym.make``; or a class,
-            whose constructor's parameters do, and whose instances are tasks or build one by their ``build()``.
+        maker: the task; a function that returns it, whose parameters become settings of ``gym.make``; or a class, whose
+            constructor's parameters do, and whose instances are tasks or have a ``build()`` that returns one.
 
     Raises:
         TypeError: ``maker`` is none of these.
-        ValueError: the id has another form or belongs to another task, or a parameter has the name of a setting that
+        ValueError: the id is malformed or belongs to a different task, or a parameter has the name of a setting that
             every environment has.
     """
     _check_id(id)
     _check_maker(id, maker)
     known = _own.get(id)
     if known is None and id in gym.registry:
-        raise ValueError(f"id={id!r} is an environment already that is no task; choose another name")
+        raise ValueError(f"id={id!r} is already an environment that is not a task; choose another name")
+    # A notebook cell that is run again registers the same task again, which must not fail.
     if known is not None and not _same(known, maker):
         got = _shown(maker)
         anew = ". To define it anew, use a function at the top of a module: lambdas and inner ones look alike"
         raise ValueError(
-            f"id={id!r} belongs to another task already: got {got}, registered is {_shown(known)}; choose another "
+            f"id={id!r} already belongs to another task: got {got}, registered is {_shown(known)}; choose another "
             f"name, or the next version{anew if '<' in got else ''}"
         )
     _own[id] = maker
@@ -92,11 +93,11 @@ def _check_maker(id: str, maker: Any) -> None:
 
 
 def _same(old: Maker, new: Maker) -> bool:
-    """Whether two makers are one, or one definition that was executed twice."""
+    """Return True if two makers are the same object, or one definition that was executed twice."""
     if old is new:
         return True
     names = [(getattr(maker, "__module__", None), getattr(maker, "__qualname__", "<")) for maker in (old, new)]
-    # Lambdas and local functions may share a name and differ in what they enclose.
+    # Lambdas and local functions may have the same name but different closures.
     return names[0] == names[1] and "<" not in names[0][1]
 
 
@@ -107,16 +108,16 @@ def _shown(maker: Any) -> str:
 
 
 def load_task(name: str, **parameters: Any) -> Task:
-    """Return a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
+    """Load a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
 
     Args:
-        name: of the task. ``"module:id"`` imports the module first, which is then to register the id.
-        parameters: the task's own, such as ``sigma`` of Noise.
+        name: the task's id or name. ``"module:id"`` first imports the module, which must register the id.
+        parameters: the task's own parameters, such as ``sigma`` of Noise.
 
     Raises:
-        ValueError: there is none of that name (the nearest is named), its module cannot be imported, or a number of the
-            parameters has no meaning.
-        TypeError: what makes it does not return a task, or has no parameter of a given name.
+        ValueError: there is no such task (the nearest is named), its module cannot be imported, or a number among the
+            parameters is invalid.
+        TypeError: the maker does not return a task, or has no parameter of a given name.
     """
     maker = task_maker(name)
     made = maker(**_checked(maker, parameters))
@@ -127,12 +128,15 @@ def load_task(name: str, **parameters: Any) -> Task:
 
 
 def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a task as plain numbers, where what makes it says that they are numbers.
+    """Convert parameters of a task to plain numbers, if its maker's annotations say that they are numbers.
 
     Raises:
-        ValueError: one is none, or lies where no shipped task has a use for it: below 1 for a count, below 0 otherwise.
+        ValueError: a value is not a number, or out of range; for shipped tasks, counts are at least 1 and floats at
+            least 0.
     """
     shipped = getattr(maker, "__module__", "").startswith("textgym.tasks.")
+    # Annotations are strings in modules with ``from __future__ import annotations`` and classes elsewhere; both reduce
+    # to "int" and "float".
     kinds = {name: str(parameter.annotation) for name, parameter in inspect.signature(maker).parameters.items()}
     found = dict(parameters)
     for name, value in parameters.items():
@@ -147,12 +151,13 @@ def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
 
 
 def task_maker(name: str) -> Callable[..., Any]:
-    """What makes a task; see :func:`load_task`."""
+    """Return the function that makes a task; see :func:`load_task`."""
     module, _, id = name.rpartition(":")
     if module:
         _import_for(name, module)
     if id in _own:
         maker = _own[id]
+        # Callers expect a function, whose signature lists the parameters: a ready task has none.
         return (lambda: maker) if isinstance(maker, Task) else maker
     short = id.removeprefix("textgym/").removesuffix("-v0")
     if short not in TASKS:
@@ -174,14 +179,14 @@ def _import_for(name: str, module: str) -> None:
 
 def _unknown(name: str, id: str) -> str:
     ids = [*(f"textgym/{known}-v0" for known in TASKS), *_own]
-    # Compared without what most ids have in common.
+    # Compared by their short names: the common prefix and suffix would make all ids similar.
     shown = {short: f"textgym/{short}-v0" if "/" in id else short for short in TASKS} | {
         _short(own): own for own in _own
     }
     near = difflib.get_close_matches(_short(id), shown, n=1, cutoff=0.5)
     hint = f"did you mean {shown[near[0]]!r}? " if near else ""
     return (
-        f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. One of your own is found after "
+        f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. Your own tasks are found after "
         "textgym.register_task, or as 'module:id'"
     )
 
@@ -191,7 +196,7 @@ def _short(id: str) -> str:
 
 
 def named_rewards(task: Task) -> dict[str, Reward]:
-    """What a reward's name may stand for in a task: its gold reward, its proxies and metrics, and the built-in ones.
+    """Return the rewards that can be named for a task: its gold reward, its proxies and metrics, and the built-in ones.
 
     >>> named_rewards(load_task("Reviews"))["good_words"].name
     'good_words'
@@ -203,25 +208,25 @@ def named_rewards(task: Task) -> dict[str, Reward]:
 
 @dataclass(frozen=True)
 class MetricReward:
-    """A metric of a task, under the signature of a reward."""
+    """Metric of a task with the signature of a reward."""
 
     metric: TextMetric
 
     def __call__(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
-        """One number for each completion."""
+        """Return one number for each completion."""
         return self.metric(prompts, [completion_text(completion) for completion in completions])
 
 
 def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: Any) -> TokenMDP:
-    """Return the token MDP of a task.
+    """Build the token MDP of a task.
 
     Args:
-        task: prompts, sizes, gold reward.
-        reward: by default what the task pays; its ``"gold"``; one of its proxies by name; any callable in TRL's
-            signature; ``"rm:DIR"``, ``"module:function"`` or the name of a built-in, several as in
-            ``"length,0.1 gold"``; or a list of them, or of ``(reward, weight)``.
-        split: which prompts.
-        overrides: further fields of :class:`textgym.mdp.TokenMDP`, such as ``max_new_tokens``.
+        task: the task.
+        reward: by default the reward that the task pays; ``"gold"``; one of its proxies by name; any callable in TRL's
+            signature; ``"rm:DIR"``, ``"module:function"`` or the name of a built-in, several as in ``"length,0.1
+            gold"``; or a list of them, or of ``(reward, weight)``.
+        split: the split of its prompts.
+        overrides: further fields of :class:`textgym.env.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
     named = named_rewards(task)
     fields: dict[str, Any] = {
@@ -238,11 +243,12 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
 
 
 def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
-    """Return a task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`.
+    """Build a task's token MDP from mixed settings: parameters of the task, and those of :func:`task_mdp`.
 
     Raises:
         TypeError: neither has a setting of a given name; the nearest is named.
     """
+    # Unknown names are reported here, with those of both levels; a TypeError from deeper down would name only one.
     own = inspect.signature(task_maker(task)).parameters
     known = [*own, "reward", "split", *(field.name for field in fields(TokenMDP) if field.name != "reward")]
     for name in settings:
@@ -256,11 +262,11 @@ def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:
 
 
 def make_env(task: str, render_mode: str | None = None, **settings: Any) -> TokenEnv:
-    """Entry point of ``gym.make``; ``settings`` are those of :func:`made_mdp`."""
+    """Make an environment: the entry point of ``gym.make``; ``settings`` are those of :func:`made_mdp`."""
     return TokenEnv(made_mdp(task, settings), render_mode)
 
 
-make_env.metadata = TokenEnv.metadata  # type: ignore[attr-defined]  # by which Gymnasium knows of "rgb_array_list"
+make_env.metadata = TokenEnv.metadata  # type: ignore[attr-defined]  # through which Gymnasium supports "rgb_array_list"
 
 
 def make_vector_env(
@@ -271,10 +277,10 @@ def make_vector_env(
     max_episode_steps: int | None = None,
     **settings: Any,
 ) -> TokenVectorEnv:
-    """Entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`.
+    """Make a vector environment: the entry point of ``gym.make_vec``; ``settings`` are those of :func:`made_mdp`.
 
     Raises:
-        ValueError: ``max_episode_steps``, which Gymnasium hands on from a spec, is below the horizon.
+        ValueError: ``max_episode_steps``, which Gymnasium passes on from a spec, is below the horizon.
     """
     mdp = made_mdp(task, settings)
     if max_episode_steps is not None and max_episode_steps < mdp.max_new_tokens:

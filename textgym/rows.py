@@ -1,4 +1,4 @@
-"""Rows of data files: reading them, where each one stands, and an account of those that are left out."""
+"""Rows of data files: reading them, their places for messages, and a record of the rows that are left out."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from textgym.files import parse_json, read_text
 from textgym.types import Truncation
 
 NO_LIMIT = 10**9
-"""``skip_bad`` of runs that began when any number of bad rows was left out."""
-SHOWN = 3  # bad rows that a message spells out
+"""``skip_bad`` of runs from versions that left out any number of bad rows."""
+SHOWN = 3  # number of bad rows that a message quotes
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a row.
+    """Place of a row in its source.
 
     Attributes:
-        source: the file, or what an error calls the data.
-        row: counted from 1, blank lines left out; None for a line that is no row.
-        line: of the file, counted from 1; None where rows are no lines.
+        source: the file, or a name of the data for messages.
+        row: number of the row, from 1, blank lines left out; None for a line that is not a row.
+        line: number of the line in the file, from 1; None if rows are not lines.
     """
 
     source: str
@@ -39,21 +39,21 @@ class Place:
 
 
 class BadRowError(ValueError):
-    """A row that cannot be used: malformed, blank, with equal completions, or with too many tokens."""
+    """Unusable row: malformed, blank, with equal completions, or with too many tokens."""
 
 
 class TooLongError(BadRowError):
-    """A row with too many tokens; under ``truncation="drop"`` it is left out and is no bad row."""
+    """Row with too many tokens; ``truncation="drop"`` leaves it out without counting it as bad."""
 
 
 @dataclass(frozen=True)
 class Omission:
-    """A row that was left out.
+    """Row that was left out.
 
     Attributes:
-        place: where it stands.
-        reason: what is wrong with it.
-        dropped: True if it has too many tokens and such rows are to be dropped; False if it is a bad row.
+        place: its place.
+        reason: the reason.
+        dropped: True if it was too long and ``truncation="drop"`` applied; False if it is a bad row.
     """
 
     place: Place
@@ -72,17 +72,18 @@ class Omission:
 
 @dataclass
 class Screening:
-    """An account of the rows that a command leaves out or shortens.
+    """Record of the rows that a command leaves out or shortens.
 
     Args:
         truncation: treatment of rows with too many tokens.
-        skip_bad: how many bad rows may be left out; None raises the first one at once.
+        skip_bad: number of bad rows that may be left out; None raises at the first one.
     """
 
     truncation: Truncation = "error"
     skip_bad: int | None = None
     shortened: int = 0
     """Rows whose prompt lost its beginning."""
+    # A dict keeps the order and holds each omission once.
     _found: dict[Omission, None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,12 +94,12 @@ class Screening:
 
     @property
     def omissions(self) -> tuple[Omission, ...]:
-        """Rows that were left out, in the order in which they were found; once each, though a file be read twice."""
+        """Rows that were left out, in order; each once, even if a file is read twice."""
         return tuple(self._found)
 
     @property
     def bad(self) -> list[Omission]:
-        """Rows that cannot be used."""
+        """Rows that were left out because they cannot be used."""
         return [omission for omission in self.omissions if not omission.dropped]
 
     @property
@@ -108,13 +109,13 @@ class Screening:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows that were left out or shortened, by the names that ``evaluation.json`` has for them; no zeros."""
+        """Numbers of rows that were left out or shortened, without zeros, keyed as in ``evaluation.json``."""
         found = {"skipped_rows": len(self.bad), "dropped_rows": len(self.dropped), "shortened_rows": self.shortened}
         return {name: count for name, count in found.items() if count}
 
     @contextmanager
     def row(self, place: Place) -> Iterator[None]:
-        """Leave out the row that stands at a place if the block raises :class:`BadRowError`.
+        """Leave out the row at ``place`` if the block raises :class:`BadRowError`.
 
         Raises:
             BadRowError: the row is bad, and ``skip_bad`` is None; the message begins with the place.
@@ -128,27 +129,27 @@ class Screening:
             self._found[Omission(place, str(error), dropped)] = None
 
     def check(self) -> None:
-        """Refuse the data if more rows are bad than may be left out.
+        """Check that no more rows are bad than may be left out.
 
         Raises:
-            BadRowError: names the first bad rows, and how many there are.
+            BadRowError: names the first bad rows and their number.
         """
         bad, limit = self.bad, self.skip_bad or 0
         if len(bad) <= limit:
             return
         if len(bad) == 1:
-            raise BadRowError(f"{bad[0]}. Mend the row, or leave it out with skip_bad=1 (--skip-bad 1)")
+            raise BadRowError(f"{bad[0]}. Fix the row, or leave it out with skip_bad=1 (--skip-bad 1)")
         others = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise BadRowError(
             f"{len(bad)} bad rows, more than skip_bad={limit} allows: {'; '.join(map(str, bad[:SHOWN]))}{others}. "
-            f"Mend them, or leave them out with skip_bad={len(bad)} (--skip-bad {len(bad)})"
+            f"Fix them, or leave them out with skip_bad={len(bad)} (--skip-bad {len(bad)})"
         )
 
     def require_some(self, kept: Iterable[object], source: str) -> None:
-        """Check the account of a source, and that a row of it is left.
+        """Check the number of bad rows, and that at least one row of a source is left.
 
         Raises:
-            BadRowError: as :meth:`check`.
+            BadRowError: see :meth:`check`.
             ValueError: no row is left.
         """
         self.check()
@@ -158,14 +159,14 @@ class Screening:
 
 
 def placed(rows: Iterable[Value] | Mapping[Place, Value], source: str) -> dict[Place, Value]:
-    """Return rows by their places: as they came, or numbered from 1."""
+    """Return rows keyed by place: the given places, or numbers from 1."""
     if isinstance(rows, Mapping):
         return dict(rows)
     return {Place(source, number): row for number, row in enumerate(rows, start=1)}
 
 
 def in_file_order(texts: Mapping[Place, Sequence[str]]) -> list[Sequence[str]]:
-    """Return the texts of each row from the first on, none where a row was left out."""
+    """Return the texts of each row from the first on, with an empty entry for a row that was left out."""
     by_row = {place.row: own for place, own in texts.items() if place.row is not None}
     return [by_row.get(row, ()) for row in range(1, max(by_row, default=0) + 1)]
 
@@ -181,18 +182,18 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 def read_placed_rows(path: str | Path, screening: Screening | None = None) -> dict[Place, dict[str, Any]]:
     """Read a data file: JSON Lines, a JSON array of objects, Parquet, or a directory that ``datasets`` saved.
 
-    JSON is read as UTF-8, with a byte order mark or without, and may be compressed by gzip (``.gz``).
+    JSON is read as UTF-8, with or without a byte order mark, and may be compressed by gzip (``.gz``).
 
     Args:
         path: the file or directory.
-        screening: accounts for lines that are no JSON objects; without it they are errors.
+        screening: records lines that are not JSON objects; without it they are errors.
 
     Returns:
-        The rows, by where they stand.
+        The rows, keyed by place.
 
     Raises:
-        FileNotFoundError: nothing stands at ``path``.
-        ValueError: the file cannot be read, a line is no JSON object (file and line are named), or there is no row.
+        FileNotFoundError: ``path`` does not exist.
+        ValueError: the file cannot be read, a line is not a JSON object (file and line are named), or there is no row.
     """
     path, screening = Path(path), screening or Screening()
     if not path.exists():
@@ -207,7 +208,7 @@ def read_placed_rows(path: str | Path, screening: Screening | None = None) -> di
 
 
 def _read_json(text: str, source: str, screening: Screening) -> dict[Place, dict[str, Any]]:
-    # str.splitlines would also cut at U+2028 and its like, which may stand in JSON strings.
+    # str.splitlines would also split at U+2028 and similar characters, which JSON strings may contain.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         return {}
@@ -230,8 +231,9 @@ def _array(text: str, lines: Sequence[str], source: str) -> list[Any] | None:
     """Return the values of a JSON array; None for JSON Lines.
 
     Raises:
-        ValueError: it is neither; the message names the line.
+        ValueError: the text is neither; the message names the line.
     """
+    # The first line of an array that spans several lines is not JSON by itself; a line of JSON Lines is, even "[…]".
     begin = lines[0].strip()
     if begin[0] == "[" and (len(lines) == 1 or not _is_json(begin)):
         values: list[Any] = parse_json(text, source)
@@ -255,8 +257,8 @@ def _parsed(line: str) -> Any:
     try:
         return parse_json(line, "it")
     except ValueError as error:
-        said = str(error).removeprefix("it is ").removeprefix("it: ")
-        raise BadRowError(f"{said}; expected one JSON object a line") from error
+        problem = str(error).removeprefix("it is ").removeprefix("it: ")
+        raise BadRowError(f"{problem}; expected one JSON object a line") from error
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def _read_saved(path: Path) -> list[dict[str, Any]]:
     """Read a Parquet file, or a directory that ``datasets`` saved."""
     try:
         if not path.is_dir():
-            import pyarrow.parquet  # takes a while to import
+            import pyarrow.parquet  # slow to import
 
             rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
             return rows

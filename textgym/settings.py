@@ -1,4 +1,4 @@
-"""Settings of a run as ``config.json`` keeps them, and their comparison with those of now."""
+"""Settings of a run, as ``config.json`` keeps them, and their comparison with present ones."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ LATER: Mapping[str, Any] = {
     "eval_every": None,
     "keep_best": None,
 }
-"""Settings that came later, with the values that mean what was done before: those of runs that do not have them."""
+"""Settings added in later versions, with the values that reproduce the behaviour of runs without them."""
 MAY_DIFFER = ("log", "keep_last", "stop_score", "stop_kl", "stop_patience")
-"""Settings that may be others when a run is resumed: they change no number, but where it is told and when it ends."""
+"""Settings that may change when a run is resumed: they affect logging and the end of the run, but no number."""
 EXTENDED = "extended_from"
-"""Where ``config.json`` keeps the tokens that a run was to generate before each time it was told to generate more."""
+"""Key in ``config.json`` of the earlier token budgets of a run that was extended."""
 ZERO_IS_NONE = ("target_kl", "ent_coef")
-"""Settings of which none is written as 0 or as None."""
-NAMELESS = ("hyperparameters", "settings")  # parts whose settings are called by their own names
+"""Settings for which 0 and None both mean "off"."""
+NAMELESS = ("hyperparameters", "settings")  # sections whose settings are named without the section
 NO_SETTINGS = ("versions", "inputs")
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the settings that differ between those that a run began with and others, in words; empty if none do."""
+    """Describe the settings that differ between a run's config and present ones; empty if none do."""
+    # Through JSON, so that tuples and lists compare equal, as the old settings were read from a file.
     here = _comparable(json.loads(json.dumps(new)))
+    # A run of an earlier version lacks later settings; it behaved as if they had these values.
     there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
     changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by name, equal where they mean the same."""
+    """Return settings by name, normalised so that equivalent values are equal."""
     free = (*MAY_DIFFER, EXTENDED)
     found = {name: value for name, value in by_name(config).items() if name.rpartition(".")[2] not in free}
     return {**found, **{name: found.get(name) or None for name in ZERO_IS_NONE}}
 
 
 def by_name(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by the names that they have today: ``bad_rows: skip`` left out any number of bad rows."""
+    """Return settings by their present names.
+
+    Earlier versions wrote ``bad_rows: skip`` for an unlimited ``skip_bad``.
+    """
     settings = flat(config)
     former = [value for name, value in settings.items() if name.rpartition(".")[2] == "bad_rows"]
     kept = {name: value for name, value in settings.items() if name.rpartition(".")[2] != "bad_rows"}
@@ -53,7 +58,7 @@ def by_name(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:
-    """Return settings by the names that the command line has for them, those of a part after its name and a dot."""
+    """Return settings by their command-line names; those of a section are prefixed with its name and a dot."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Does a task keep what it promises? ``check_task`` finds out; shipped tasks pass it, and yours should.
+"""Checks of tasks. ``check_task`` finds common mistakes; shipped tasks pass it, and yours should.
 
 .. code-block:: python
 
@@ -24,9 +24,9 @@ from gymnasium.envs.registration import EnvCreator, EnvSpec
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from textgym.env import TokenEnv
-from textgym.lm.loading import check_fits, load_causal_lm
-from textgym.mdp import reward_columns
+from textgym.env.mdp import reward_columns
+from textgym.env.single import TokenEnv
+from textgym.lm.files.loading import check_fits, load_causal_lm
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.functions import Reward, call_reward, check_signature
 from textgym.tasks.task import Task
@@ -34,18 +34,18 @@ from textgym.tokenization import decode_response
 from textgym.types import FinishReason, Prompt, as_completion
 
 PROMPTS = 64
-"""So many prompts of each split are tried, evenly spaced."""
+"""Number of prompts of each split that are tried, evenly spaced."""
 SHOWN = 3
-"""So many problems are shown of what one check finds."""
+"""Greatest number of problems that are shown per check."""
 ROUNDING = 1e-6
-"""Numbers that differ by less are equal: a learned gold reward rounds differently in a larger batch."""
+"""Numbers that differ by less count as equal: a learned gold reward rounds differently in a larger batch."""
 
 Check: TypeAlias = Callable[[Task], Iterator[str]]
-"""Yields what is wrong, and how to mend it."""
+"""Generator of problems, each with its fix."""
 
 
 class TaskError(ValueError):
-    """A task does not keep what it promises; ``problems`` holds one text each."""
+    """Error of a task that fails checks; ``problems`` holds one text for each problem."""
 
     def __init__(self, task: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -54,23 +54,24 @@ class TaskError(ValueError):
 
 
 def check_task(task: Task | str, **parameters: Any) -> None:
-    """Look for everything that is known to go wrong with a task.
+    """Check a task for all known kinds of mistakes.
 
     Args:
         task: the task, or its id.
-        parameters: of the task, where an id is given.
+        parameters: parameters of the task, if an id is given.
 
     Raises:
-        TaskError: something is wrong; it lists all that was found.
+        TaskError: there are problems; the message lists them all.
     """
     loaded = load_task(task, **parameters) if isinstance(task, str) else task
+    # One mistake often shows for every prompt, so the number of problems per check is limited.
     problems = [problem for check in CHECKS for problem in islice(_found(check, loaded), SHOWN)]
     if problems:
         raise TaskError(repr(loaded.name if isinstance(task, Task) else task), problems)
 
 
 def _found(check: Check, task: Task) -> Iterator[str]:
-    """A check's problems; an exception is one of them."""
+    """Yield a check's problems; an exception counts as one."""
     try:
         yield from check(task)
     except Exception as error:
@@ -81,7 +82,7 @@ def _found(check: Check, task: Task) -> Iterator[str]:
 
 
 def check_splits(task: Task) -> Iterator[str]:
-    """There is a split ``train``, none is empty, and no prompt is there twice."""
+    """Check that there is a split ``train``, that none is empty, and that no prompt occurs twice."""
     if "train" not in task.splits:
         yield f"splits has {sorted(task.splits)}; expected 'train' among them, which environments draw from"
     first: dict[tuple[int, ...], str] = {}
@@ -90,13 +91,14 @@ def check_splits(task: Task) -> Iterator[str]:
             yield f"split {split!r} is empty; leave it out, or give it prompts"
         for number, prompt in enumerate(prompts, start=1):
             place = f"prompt {number} of {split!r}"
+            # By tokens, not by text: prompts of different texts may be the same state.
             before = first.setdefault(prompt.ids, place)
             if before != place:
                 yield f"{place} is {before} again, {prompt.text[:80]!r}; keep one of them"
 
 
 def check_prompts(task: Task) -> Iterator[str]:
-    """Prompts have 1 to P tokens, all of the tokenizer's."""
+    """Check that prompts have 1 to P tokens, all in the tokenizer's vocabulary."""
     for split, prompts in task.splits.items():
         for number, prompt in enumerate(prompts, start=1):
             place = f"prompt {number} of {split!r}"
@@ -113,7 +115,7 @@ def check_prompts(task: Task) -> Iterator[str]:
 
 
 def check_end_tokens(task: Task) -> Iterator[str]:
-    """End tokens are actions, and PAD is none of them."""
+    """Check that end tokens are actions, and that PAD is not an end token."""
     outside = [i for i in task.end_token_ids if not 0 <= i < n_actions(task)]
     if outside:
         yield f"end_token_ids {outside} lie outside the {n_actions(task)} actions; leave them out"
@@ -126,7 +128,7 @@ def check_end_tokens(task: Task) -> Iterator[str]:
 
 
 def check_base_model(task: Task) -> Iterator[str]:
-    """The base model knows all tokens, and P + T is no more than its context."""
+    """Check that the base model embeds all tokens, and that P + T fits into its context."""
     if task.base_model is None:
         return
     try:
@@ -137,7 +139,7 @@ def check_base_model(task: Task) -> Iterator[str]:
 
 
 def check_environment(task: Task) -> Iterator[str]:
-    """Gymnasium's and stable-baselines3's checkers find nothing, and warn of nothing."""
+    """Check that the environment checkers of Gymnasium and stable-baselines3 find no problems and give no warnings."""
     mdp = task_mdp(task)
 
     def make(render_mode: str | None = None) -> TokenEnv:
@@ -145,7 +147,7 @@ def check_environment(task: Task) -> Iterator[str]:
 
     env, entry_point = make(), cast(EnvCreator, make)
     env.spec = EnvSpec("textgym-testing/Task-v0", entry_point=entry_point, disable_env_checker=True)
-    # Rendering for humans prints.
+    # The checkers render for humans, which prints.
     with redirect_stdout(StringIO()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_env(env)
@@ -160,7 +162,7 @@ def check_environment(task: Task) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Probe:
-    """A response that the gold reward must be able to score."""
+    """Response that the gold reward must be able to score."""
 
     prompt: Prompt
     ids: tuple[int, ...]
@@ -182,7 +184,7 @@ def score(
 
 
 def check_rewards_accept_columns(task: Task) -> Iterator[str]:
-    """Gold, the paid reward and proxies accept columns that they know nothing of."""
+    """Check that gold, the paid reward and proxies accept unknown columns."""
     for name, reward in _rewards(task).items():
         try:
             check_signature(reward)
@@ -193,7 +195,7 @@ def check_rewards_accept_columns(task: Task) -> Iterator[str]:
 
 
 def check_gold_range(task: Task) -> Iterator[str]:
-    """Gold is a number in [0, 1] for empty, random, very long and reference texts."""
+    """Check that gold is a number in [0, 1] for empty, random, very long and reference texts."""
     for probe in _probes(task):
         (value,) = score(task.gold, [probe])
         if not isinstance(value, float):
@@ -203,7 +205,7 @@ def check_gold_range(task: Task) -> Iterator[str]:
 
 
 def check_gold_is_deterministic(task: Task) -> Iterator[str]:
-    """Gold depends on the text alone: not on chance, the number of calls or the episode's seed."""
+    """Check that gold depends on the text alone: not on chance, the number of calls or the episode's seed."""
     probes = _probes(task)
     for probe, first, again in zip(
         probes, score(task.gold, probes), score(task.gold, probes, episode_seed=1), strict=True
@@ -216,7 +218,7 @@ def check_gold_is_deterministic(task: Task) -> Iterator[str]:
 
 
 def check_gold_keeps_order(task: Task) -> Iterator[str]:
-    """Scoring a batch, or the batch backwards, is as scoring one at a time."""
+    """Check that a batch, forwards and backwards, is scored like its texts one at a time."""
     probes = _probes(task)
     alone = [score(task.gold, [probe])[0] for probe in probes]
     together, backwards = score(task.gold, probes), score(task.gold, probes[::-1])[::-1]
@@ -229,7 +231,7 @@ def check_gold_keeps_order(task: Task) -> Iterator[str]:
 
 
 def check_references(task: Task) -> Iterator[str]:
-    """References, where there are any, stand beside every prompt, fit T and are in the language."""
+    """Check that references, if there are any, exist for every prompt, fit into T and are grammatical."""
     grammatical = task.metrics.get("grammatical")
     for split, prompts in task.splits.items():
         with_reference = [prompt for prompt in prompts if "reference" in prompt.columns]
@@ -248,11 +250,11 @@ def check_references(task: Task) -> Iterator[str]:
         for prompt in _some(with_reference):
             text = prompt.columns["reference"]
             if grammatical is not None and grammatical([prompt.text], [text]) != [1.0]:
-                yield f"the reference {text!r} of {prompt.text!r} is not grammatical; mend one of the two"
+                yield f"the reference {text!r} of {prompt.text!r} is not grammatical; fix one of the two"
 
 
 def check_metrics(task: Task) -> Iterator[str]:
-    """Each metric gives one finite number for each completion."""
+    """Check that each metric returns one finite number for each completion."""
     probes = _probes(task)
     for name, metric in task.metrics.items():
         values = metric([probe.prompt.text for probe in probes], [probe.text for probe in probes])
@@ -261,7 +263,7 @@ def check_metrics(task: Task) -> Iterator[str]:
 
 
 def check_proxies(task: Task) -> Iterator[str]:
-    """A proxy's hack is worth no less to it than the reference text, and less to gold."""
+    """Check that a proxy scores its hack at least as high as the reference text, and gold scores it lower."""
     for name, proxy in task.proxies.items():
         for prompt in _some(task.prompts()):
             if "reference" not in prompt.columns:
@@ -278,7 +280,7 @@ def check_proxies(task: Task) -> Iterator[str]:
             if true_hack >= true - ROUNDING:
                 yield (
                     f"gold is {true_hack:g} {_for(hack)}, the hack of {name!r}, and {true:g} for the reference "
-                    f"{reference.text!r}; what gold likes is no hack"
+                    f"{reference.text!r}; a completion that gold prefers is not a hack"
                 )
             if len(hack.ids) > task.max_new_tokens:
                 yield f"the hack of {name!r} has {len(hack.ids)} tokens, max_new_tokens is {task.max_new_tokens}"
@@ -298,14 +300,14 @@ CHECKS: tuple[Check, ...] = (
     check_metrics,
     check_proxies,
 )
-"""What :func:`check_task` looks for; each may be called alone."""
+"""Checks of :func:`check_task`; each may be called alone."""
 
 
 # --- responses to try --------------------------------------------------------------------------------------------
 
 
 def text_probe(task: Task, prompt: Prompt, text: str) -> Probe:
-    """Return a text as a response, ended where the task has an end token."""
+    """Return a text as a response, with an end token if the task has one."""
     ids = (*task.tokenizer(text, add_special_tokens=False)["input_ids"], *task.end_token_ids[:1])
     return Probe(prompt, ids, text, "stop" if task.end_token_ids else "length")
 
@@ -316,7 +318,7 @@ def reference_probe(task: Task, prompt: Prompt) -> Probe:
 
 
 def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: bool = True) -> Probe:
-    """What a uniform random policy answers; without an end token unless it ``may_end``."""
+    """Sample a response of a uniform random policy; without an end token unless it ``may_end``."""
     ends = set(task.end_token_ids)
     actions = [i for i in range(n_actions(task)) if may_end or i not in ends]
     ids: list[int] = rng.choice(actions, task.max_new_tokens).tolist()
@@ -327,9 +329,9 @@ def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: 
 
 
 def _probes(task: Task) -> list[Probe]:
-    """Empty, random, very long and reference responses to prompts of all splits.
+    """Return empty, random, very long and reference responses to prompts of all splits.
 
-    Without an end token every response has T tokens: then there is no empty one.
+    Without an end token every response has T tokens, so there is no empty one.
     """
     rng = np.random.default_rng(0)
     probes: list[Probe] = []
@@ -341,6 +343,7 @@ def _probes(task: Task) -> list[Probe]:
 
 
 def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
+    # Evenly spaced rather than the first ones, which may be alike.
     step = max(1, len(prompts) // PROMPTS)
     return list(prompts[::step])[:PROMPTS]
 
@@ -351,12 +354,12 @@ def _rewards(task: Task) -> dict[str, Reward]:
 
 
 def n_actions(task: Task) -> int:
-    """``V``."""
+    """Return ``V``."""
     return len(task.tokenizer) if task.vocabulary_size is None else task.vocabulary_size
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Whether two scores are equal but for rounding."""
+    """Return True if two scores are equal up to rounding."""
     return type(one) is type(other) and np.allclose(one, other, rtol=0, atol=ROUNDING)
 
 

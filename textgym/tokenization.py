@@ -1,4 +1,7 @@
-"""Tokenizers: loading, end tokens, tokens from text, and text from tokens. The caller's tokenizer is never mutated."""
+"""Tokenizers: loading, end tokens, encoding and decoding.
+
+The caller's tokenizer is never changed.
+"""
 
 from __future__ import annotations
 
@@ -19,32 +22,32 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from textgym.files import write_json
 from textgym.types import Messages, SpecialTokens
 
-ASSISTANT = "Assistant:"  # begins the assistant's turn in a conversation without a chat template
+ASSISTANT = "Assistant:"  # begins the assistant's turn if there is no chat template
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model directory or hub id.
+    """Load the tokenizer of a model directory or hub id.
 
     Raises:
-        ValueError: nothing there can be read as a tokenizer.
+        ValueError: no tokenizer can be read there.
     """
     check_exists(directory_or_id)
     directory = Path(directory_or_id)
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        # transformers would make an empty tokenizer from the model's type, without a word.
+        # transformers would silently make an empty tokenizer from the model's type.
         raise ValueError(
-            f"model={str(directory)!r}: no tokenizer stands beside the weights; expected one of "
+            f"model={str(directory)!r}: there is no tokenizer next to the weights; expected one of "
             f"{', '.join(TOKENIZER_FILES)}. Save it there with tokenizer.save_pretrained(directory)"
         )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(directory_or_id), trust_remote_code=False
         )
-    except Exception as error:  # tokenizers, json and the hub client each raise errors of their own
+    except Exception as error:  # tokenizers, json and the hub client each have their own exception types
         raise ValueError(
             f"model={str(directory_or_id)!r}: no tokenizer could be loaded from it ({reason(error)}). Expected "
-            "tokenizer.json beside the weights; save it there with tokenizer.save_pretrained(directory)"
+            "tokenizer.json next to the weights; save it there with tokenizer.save_pretrained(directory)"
         ) from error
     if len(tokenizer) == 0:
         raise ValueError(f"model={str(directory_or_id)!r}: its tokenizer has no tokens")
@@ -52,7 +55,11 @@ def load_tokenizer(directory_or_id: str | Path) -> PreTrainedTokenizerBase:
 
 
 def check_exists(directory_or_id: str | Path) -> None:
-    """ValueError for what can only be a directory, by its form, and is none; hub ids hold one slash at most."""
+    """Reject a source that by its form can only be a directory but is none; hub ids have one slash at most.
+
+    Raises:
+        ValueError: there is no such directory.
+    """
     path = Path(directory_or_id)
     is_path = (
         isinstance(directory_or_id, Path) or path.is_absolute() or len(path.parts) > 2 or path.parts[:1] == ("..",)
@@ -62,12 +69,12 @@ def check_exists(directory_or_id: str | Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the gist of a library's many-line error."""
+    """Return the first line of a library's multi-line error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def reason(error: BaseException) -> str:
-    """Explains in a line why transformers could not open a model or a tokenizer."""
+    """Explain in one line why transformers could not open a model or a tokenizer."""
     if "trust_remote_code" in str(error):
         return (
             "it needs code of its own, which textgym never runs; expected a model that the installed transformers "
@@ -77,17 +84,17 @@ def reason(error: BaseException) -> str:
 
 
 def token_id_set(ids: int | Iterable[int] | None) -> tuple[int, ...]:
-    """One id, several or none, as configs write them, as a sorted tuple."""
+    """Return token ids as a sorted tuple; configs write a single id, a list, or None."""
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(sorted(set(ids)))
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> tuple[int, ...]:
-    """Every token that ends a response: the tokenizer's, the generation config's and the chat template's.
+    """Return every token that ends a response: the tokenizer's, the generation config's and the chat template's.
 
-    Some models end with a token that is not their tokenizer's EOS; ``generation_config.eos_token_id`` lists it, or
-    the chat template writes it after the assistant's words (see :func:`turn_end_id`).
+    Some models end with a token that is not their tokenizer's EOS: ``generation_config.eos_token_id`` lists it, or the
+    chat template writes it after the assistant's words (see :func:`turn_end_id`).
     """
     from_model = token_id_set(getattr(generation_config, "eos_token_id", None))
     return tuple(sorted({*from_model, *token_id_set(tokenizer.eos_token_id), *token_id_set(turn_end_id(tokenizer))}))
@@ -96,27 +103,29 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = N
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the token that the chat template writes after the assistant's words: ``<|im_end|>``, ``<end_of_turn>``.
 
-    None without a template, where it writes no token of its own there, and where it renders no conversation of a user
-    and an assistant, with or without a system message.
+    The result is None without a template, if the template writes no special token there, or if it renders no
+    conversation of a user and an assistant, with or without a system message.
     """
     return _turn_marks(tokenizer)[-1]
 
 
 def _turn_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
-    """Return the chat template's tokens beside what is said: before a user's words, after them, after the assistant's.
+    """Return the chat template's tokens next to messages: before and after a user's words, and after the assistant's.
 
-    They need not be marked as special. Tokens farther off may be words of the template's own, such as ``<think>``.
+    They need not be marked as special. Tokens farther off may be words of the template, such as ``<think>``.
     """
-    word = "textgym"  # of which any message may consist
-    before, *between, after = _small_talk(tokenizer, word).split(word)
+    # Rendering a conversation whose messages are one known word shows which tokens the template puts around messages.
+    word = "textgym"
+    before, *between, after = _sample_chat(tokenizer, word).split(word)
+    # Only added tokens can be marks of turns: all others are pieces of ordinary text.
     known = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     find = _any_of(tuple(known)).findall
     nearest = [find(before)[-1:], *(find(text)[:1] for text in (*between, after))]
     return tuple(known[found[0]] if found else None for found in nearest)
 
 
-def _small_talk(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
-    """A user's and the assistant's turn of one word, rendered; after a system message where the template needs one."""
+def _sample_chat(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    """Render a user's and an assistant's turn of one word, after a system message if the template needs one."""
     talk = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
     for turns in (talk, [{"role": "system", "content": "Talk."}, *talk]) if tokenizer.chat_template else ():
         with suppress(Exception):  # a template is a program: it may raise anything
@@ -127,7 +136,7 @@ def _small_talk(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
 
 
 def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """List the end of the assistant's turn in a saved model's generation config, so that other tools stop there."""
+    """Add the end of the assistant's turn to a saved model's generation config, so that other tools stop there."""
     path, turn_end = directory / "generation_config.json", turn_end_id(tokenizer)
     if turn_end is None or not path.is_file():
         return
@@ -138,13 +147,13 @@ def write_turn_end(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def reply_end_id(tokenizer: PreTrainedTokenizerBase, content: str | Messages, otherwise: int) -> int:
-    """The token that a completion to imitate closes with: in a conversation, the one that ends the assistant's turn."""
+    """Return the end token of a training completion: in a conversation, the one that ends the assistant's turn."""
     turn_end = None if isinstance(content, str) else turn_end_id(tokenizer)
     return otherwise if turn_end is None else turn_end
 
 
 def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> int:
-    """Return the end token that a text to imitate closes with: the tokenizer's, if a response ends with it.
+    """Return the end token of a training text: the tokenizer's, if a response ends with it.
 
     Raises:
         ValueError: there is no end token.
@@ -155,9 +164,9 @@ def trained_end(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> i
 
 
 def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabulary_size: int) -> int:
-    """Return the id that stands where no token is: PAD if the tokenizer has one of its own, else any but an end token.
+    """Return the id that fills padding: PAD if the tokenizer has a separate one, otherwise any id but an end token.
 
-    It is only looks: the attention mask alone says where a token stands, so a policy may also sample it.
+    The choice is cosmetic: the attention mask alone defines padding, so a policy may also sample this id.
     """
     pad = tokenizer.pad_token_id
     if isinstance(pad, int) and pad not in end_ids and pad < vocabulary_size:
@@ -166,7 +175,7 @@ def filler_id(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabu
 
 
 def is_conversation(value: Any) -> TypeGuard[Messages]:
-    """Whether a field of a data row is a list of messages, each with a role and a text."""
+    """Return True if a field of a data row is a list of messages, each with a role and a text."""
     return isinstance(value, list | tuple) and all(
         isinstance(message, Mapping)
         and isinstance(message.get("role"), str)
@@ -176,13 +185,13 @@ def is_conversation(value: Any) -> TypeGuard[Messages]:
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """Return a conversation as text that ends where the assistant's turn begins, or in the midst of it.
+    """Render a conversation as text that ends where the assistant's next words begin.
 
-    Uses the tokenizer's chat template; plain ``Human: … Assistant:`` turns where it has none. A conversation whose
-    last message is the assistant's is continued: its turn is left open.
+    Uses the tokenizer's chat template, or plain ``Human: … Assistant:`` turns without one. If the last message is the
+    assistant's, its turn is left open, to be continued.
 
     Raises:
-        ValueError: the template refuses the conversation, for instance as its roles do not alternate.
+        ValueError: the template rejects the conversation, for instance because its roles do not alternate.
     """
     goes_on = bool(messages) and messages[-1]["role"] == "assistant"
     if tokenizer.chat_template:
@@ -198,18 +207,18 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
 
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Callable[[Messages], str]:
-    """:func:`render_chat` of one tokenizer."""
+    """Bind :func:`render_chat` to one tokenizer."""
     return partial(render_chat, tokenizer)
 
 
 def reply_text(prompt: str, messages: Messages) -> str:
     """Return the assistant's one message as the text that follows a rendered conversation.
 
-    After the plain ``Assistant:`` it begins with a space, as in the data of Bai et al. 2022 (arXiv:2204.05862); a chat
-    template has written what stands between.
+    After the plain ``Assistant:`` the text begins with a space, as in the data of Bai et al. 2022 (arXiv:2204.05862). A
+    chat template has already written its own separator.
 
     Raises:
-        ValueError: there is another number of messages, or another role.
+        ValueError: there is not exactly one message, or its role is not the assistant's.
     """
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages) or "none"
@@ -229,28 +238,28 @@ def encode_content(
     special_tokens: SpecialTokens = "text",
     closing: bool = False,
 ) -> list[int]:
-    """Return the tokens of a prompt, or of a prompt and what follows it, encoded as one text.
+    """Encode a prompt, or a prompt and its completion, as one text.
 
-    The special tokens that a chat template writes are tokens. Strings of special tokens in what users wrote, in
-    messages too, are text unless ``special_tokens="parse"``.
+    Special tokens that a chat template writes become tokens. Strings of special tokens in user text, messages included,
+    stay text unless ``special_tokens="parse"``.
 
     Args:
-        tokenizer: adds its own special tokens, but where a chat template writes them.
+        tokenizer: adds its own special tokens, except where a chat template writes them.
         content: a text or a conversation.
-        completion: what follows it.
-        special_tokens: how strings of special tokens are read.
+        completion: the text that follows it.
+        special_tokens: treatment of strings of special tokens.
         closing: keep the tokens that the tokenizer appends to every text, as an encoder expects. A causal model would
-            write after an end token.
+            continue after an end token.
 
     Raises:
-        ValueError: the chat template refuses the conversation.
+        ValueError: the chat template rejects the conversation.
     """
     if not isinstance(content, str) and tokenizer.chat_template:
         return _encode_templated(tokenizer, content, completion, special_tokens)
     text = (content if isinstance(content, str) else render_chat(tokenizer, content)) + completion
     ids = encode_text(tokenizer, text, special_tokens)
     if ids[:2] == [tokenizer.bos_token_id] * 2 and special_tokens == "parse":
-        ids = ids[1:]  # a text that was rendered elsewhere begins with it, too
+        ids = ids[1:]  # the tokenizer adds BOS to a text that was rendered elsewhere and begins with it already
     return ids if closing else ids[: len(ids) - _appended(tokenizer, text, ids, special_tokens)]
 
 
@@ -260,16 +269,17 @@ def encode_reply(
     completion: str,
     special_tokens: SpecialTokens = "text",
 ) -> tuple[int, ...]:
-    """Return a completion's tokens as they follow a prompt's.
+    """Encode a completion as it continues a prompt.
 
-    Some tokenizers begin every text with a space of their own, so both are encoded together; but where that merges
-    the last letters of the prompt with the first of the completion, a policy could not write so, and the completion
-    is encoded by itself.
+    Some tokenizers put a space before every text, so prompt and completion are encoded together. If that merges
+    characters of the two into one token, a policy could not have written it so, and the completion is encoded by
+    itself.
     """
     before = encode_content(tokenizer, content, special_tokens=special_tokens)
     together = encode_content(tokenizer, content, completion, special_tokens=special_tokens)
     if together[: len(before)] == before:
         return tuple(together[len(before) :])
+    # The boundary was merged into one token; see above.
     return tuple(encode_text(tokenizer, completion, special_tokens, add_special_tokens=False))
 
 
@@ -279,14 +289,14 @@ def encode_text(
     special_tokens: SpecialTokens = "text",
     add_special_tokens: bool = True,
 ) -> list[int]:
-    """Return a text's tokens; ``add_special_tokens`` are those that the tokenizer adds to every text."""
+    """Encode a text; ``add_special_tokens`` refers to those that the tokenizer adds to every text."""
     return list(encode_fields(tokenizer, text, special_tokens, add_special_tokens=add_special_tokens)["input_ids"])
 
 
 def encode_fields(
     tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: SpecialTokens = "text", **settings: bool
 ) -> dict[str, list[int]]:
-    """All that a tokenizer makes of one text: ``input_ids``, ``attention_mask``, and what its settings ask for."""
+    """Encode a text into all fields of the tokenizer: ``input_ids``, ``attention_mask``, and others on request."""
     if special_tokens == "parse" or special_string(tokenizer, text) is None:
         return _tokenized(tokenizer, text, **settings)
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
@@ -295,34 +305,34 @@ def encode_fields(
         return _tokenized(tokenizer, text, split_special_tokens=True, **settings)
     finally:
         if before is not None:
-            backend.encode_special_tokens = before  # the call above leaves it changed
+            backend.encode_special_tokens = before  # split_special_tokens changes the tokenizer itself
 
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) -> dict[str, list[int]]:
-    """Return what the tokenizer makes of a text.
+    """Call the tokenizer.
 
     Raises:
-        ValueError: the text holds half a surrogate pair, which is no letter in any encoding.
+        ValueError: the text holds half a surrogate pair, which no encoding can represent.
     """
     try:
         return dict(tokenizer(text, **settings))
-    except (TypeError, UnicodeEncodeError) as error:
+    except (TypeError, UnicodeEncodeError) as error:  # fast tokenizers raise TypeError
         half = re.search("[\ud800-\udfff]", text)
         if half is None:
             raise
         raise ValueError(
-            f"a text holds half a surrogate pair ({half[0]!a}), which is no letter: {text[:80]!a}"
+            f"a text holds half a surrogate pair ({half[0]!a}), which is not a character: {text[:80]!a}"
         ) from error
 
 
 def special_string(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    """Return the first string in a text that the tokenizer reads as a special token, if there is one."""
+    """Return the first string in a text that the tokenizer reads as a special token, or None."""
     found = _special(tokenizer).pattern.search(text)
     return None if found is None else found[0]
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """All special tokens: those with a name, such as EOS, those added as special, and the chat template's own."""
+    """Return all special tokens: those with a role such as EOS, those added as special, and the chat template's own."""
     return {*tokenizer.all_special_ids, *_special(tokenizer).ids}
 
 
@@ -330,15 +340,16 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
     """Warn, once, that strings of special tokens in the texts of some rows are read as text.
 
     Raises:
-        ValueError: the tokenizer makes a special token even of text.
+        ValueError: the tokenizer makes a special token of such a string even when it reads text.
     """
     strings = [(number, found) for number, row in enumerate(rows, start=1) for found in _strings(tokenizer, row)]
+    # Tested once per string rather than per row, as each test encodes the string.
     never_text = {found for found in {found for _, found in strings} if _is_never_text(tokenizer, found)}
     for number, found in strings:
         if found in never_text:
             raise ValueError(
                 f"{source}, row {number}: the text holds {found!r}, which this tokenizer makes its special token even "
-                "where it stands for text; change the text, or set special_tokens='parse' (--special-tokens parse)"
+                "when it reads text; change the text, or set special_tokens='parse' (--special-tokens parse)"
             )
     if strings:
         number, found = strings[0]
@@ -352,33 +363,35 @@ def warn_of_special_strings(tokenizer: PreTrainedTokenizerBase, rows: Iterable[S
 
 
 def with_special_strings_spaced(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A text that can be read as text: ``< /s>`` where the tokenizer makes ``</s>`` its special token even of text."""
+    """Insert a space into strings that the tokenizer reads as special tokens even in text: ``< /s>`` for ``</s>``."""
     held = tuple(found for found in _strings(tokenizer, [text]) if _is_never_text(tokenizer, found))
     return _any_of(held).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _is_never_text(tokenizer: PreTrainedTokenizerBase, special: str) -> bool:
-    """Return True if the tokenizer makes a token of its string, at most with a space, even when it reads text."""
+    """Return True if the tokenizer makes its special token of this string even when it reads text."""
     ids = encode_text(tokenizer, special, add_special_tokens=False)
-    # Unknown letters may become a special token as well, but several, or beside others.
+    # Characters that the tokenizer does not know may also become a special token (UNK), but then the ids do not decode
+    # to the string.
     return tokenizer.convert_tokens_to_ids(special) in ids and str(tokenizer.decode(ids)).strip() == special.strip()
 
 
 def words_of(content: str | Messages) -> list[str]:
-    """Return what a user wrote: the text, or the contents of the messages."""
+    """Return a user's texts: the prompt itself, or the contents of its messages."""
     return [content] if isinstance(content, str) else [message["content"] for message in content]
 
 
 def _encode_templated(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, completion: str, special_tokens: SpecialTokens
 ) -> list[int]:
-    """A rendered conversation's tokens; the template's special tokens are tokens, those that users wrote are text."""
+    """Encode a rendered conversation: the template's special tokens become tokens, those in user text stay text."""
     written = [*(value for message in messages for value in message.values() if isinstance(value, str)), completion]
     held = _strings(tokenizer, written) if special_tokens == "text" else []
     if not held:
         text = render_chat(tokenizer, messages) + completion
         return list(_tokenized(tokenizer, text, add_special_tokens=False)["input_ids"])
-    # A private letter stands for each such string until the template's own tokens are found.
+    # In the rendered text, special tokens of the template and equal strings of users look the same. So each string of a
+    # user is replaced by a character of Unicode's private use area before rendering, and put back afterwards.
     letters = (letter for letter in map(chr, range(0xE000, 0xF900)) if not any(letter in text for text in written))
     marks = dict(zip(held, letters, strict=False))
     mark = partial(_any_of(tuple(held)).sub, lambda found: marks[found[0]])
@@ -393,7 +406,7 @@ def _encode_templated(
 
 
 def _between(text: str, special: _Special) -> Iterable[tuple[str, str | None]]:
-    """Pieces of a text, each with the special token after it; some tokens swallow the white space beside them."""
+    """Yield pieces of a text, each with the special token after it; some tokens absorb adjacent white space."""
     begin = 0
     for found in special.pattern.finditer(text):
         token, piece = special.tokens[found[0]], text[begin : found.start()]
@@ -405,11 +418,13 @@ def _between(text: str, special: _Special) -> Iterable[tuple[str, str | None]]:
 
 
 def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool) -> list[int]:
-    """A text's tokens where it follows a special token; some tokenizers put a space before a whole text alone."""
+    """Encode a text that follows a special token; some tokenizers put a space before a text only at the beginning."""
     if not text:
         return []
     encode = partial(encode_text, tokenizer, add_special_tokens=False)
     own = next(iter(_special(tokenizer).tokens))
+    # Does the tokenizer treat "a" after a special token like "a" at the beginning? If not (SentencePiece's dummy
+    # prefix), encode the text behind a line feed, and cut that off.
     if first or encode("a") == encode(own + "a", "parse")[1:]:
         return encode(text)
     line, together = encode("\n"), encode("\n" + text)
@@ -417,23 +432,24 @@ def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool
 
 
 def _appended(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], special_tokens: SpecialTokens) -> int:
-    """Count how many of a text's tokens the tokenizer itself has put at its end."""
+    """Count the tokens that the tokenizer has appended to a text."""
     if not tokenizer.num_special_tokens_to_add():
         return 0
     own = encode_text(tokenizer, text, special_tokens, add_special_tokens=False)
+    # Compared with the encoding without special tokens: what follows its occurrence was appended.
     starts = range(len(ids) - len(own) + 1)
     return next((len(ids) - start - len(own) for start in starts if own and ids[start : start + len(own)] == own), 0)
 
 
 def _strings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
-    """All strings of special tokens in some texts, each once."""
+    """Return all strings of special tokens in some texts, each once."""
     pattern = _special(tokenizer).pattern
     return list(dict.fromkeys(found for text in texts for found in pattern.findall(text)))
 
 
 @dataclass(frozen=True)
 class _Special:
-    """A tokenizer's special tokens: by what they look like, their ids, and what finds them in a text."""
+    """A tokenizer's special tokens by their strings, their ids, and a pattern that finds them in a text."""
 
     tokens: Mapping[str, Any]
     ids: frozenset[int]
@@ -442,12 +458,16 @@ class _Special:
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> _Special:
     named = tuple(tokenizer.all_special_tokens)
+    # Name, size and template change when a caller adds tokens, which must not return a stale cache entry.
     return _read_special(tokenizer, named, len(tokenizer), str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=8)
 def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_: Any) -> _Special:
-    """Read once, as that takes as long as encoding a text; again where tokens or the template have changed."""
+    """Collect the special tokens of a tokenizer; cached, as this takes as long as encoding a text.
+
+    The arguments beyond the tokenizer are part of the cache's key: they change when its tokens or its template do.
+    """
     added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
     marks = _turn_marks(tokenizer)
     found = {i: token for i, token in added.items() if token.special or token.content in named or i in marks}
@@ -457,7 +477,7 @@ def _read_special(tokenizer: PreTrainedTokenizerBase, named: tuple[str, ...], *_
 
 @lru_cache(maxsize=64)
 def _any_of(texts: tuple[str, ...]) -> re.Pattern[str]:
-    """Match any of some texts, the longest first; nothing where there are none."""
+    """Compile a pattern that matches any of some texts, the longest first; without texts it matches nothing."""
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
@@ -471,15 +491,15 @@ def decode_response(
     end_ids: Sequence[int],
     skip_special_tokens: bool = False,
 ) -> str:
-    """Return a response as the text that it adds to its prompt: ``" Lily"`` after ``"a girl named"``.
+    """Decode a response to the text that it adds to its prompt: ``" Lily"`` after ``"a girl named"``.
 
-    The token that ended it is left out, and so are padding and the tokenizer's start token; other special tokens stay
-    as they were written. After a closed prompt, as an encoder reads it, a response is a text of its own.
+    The token that ended it is left out, and so are padding and the tokenizer's start token; other special tokens are
+    kept. After a prompt with an end token, as an encoder reads it, a response is decoded as a separate text.
 
     Args:
-        tokenizer: decodes.
+        tokenizer: the tokenizer.
         prompt_ids: the prompt's tokens.
-        ids: the response's.
+        ids: the response's tokens.
         end_ids: tokens that end a response.
         skip_special_tokens: leave out all special tokens.
     """
@@ -487,21 +507,24 @@ def decode_response(
     unwritten = {tokenizer.pad_token_id, tokenizer.bos_token_id}
     if skip_special_tokens:
         unwritten |= special_ids(tokenizer)
+    # An encoder's prompt ends with EOS; the decoder starts a new text after it.
     before = [] if list(prompt_ids[-1:]) == [tokenizer.eos_token_id] else list(prompt_ids)
+    # Decoded behind the prompt: by itself, a response would lose its first space, or a character whose bytes are split
+    # between the two. The common prefix, rather than the prompt's length, as a decoder may change the prompt's end.
     prompt = str(tokenizer.decode(before))
     whole = str(tokenizer.decode([*before, *(i for i in body if i not in unwritten)]))
     return whole[len(commonprefix([prompt, whole])) :]  # noqa: RUF071 - of texts, not of paths
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
-    """Each token as the text that it adds to those before it, for display.
+    """Return the text that each token adds to those before it, for display.
 
     Tokens of an unfinished multi-byte character show as the replacement sign, or as nothing.
 
     Args:
-        tokenizer: decodes.
+        tokenizer: the tokenizer.
         ids: the tokens to show.
-        before: tokens that stand before them, such as the prompt's; they decide whether a word begins with a space.
+        before: tokens that precede them, such as the prompt's; they decide whether a word begins with a space.
     """
     texts = [str(tokenizer.decode([*before, *ids[:i]])) for i in range(len(ids) + 1)]
     common = [commonprefix(pair) for pair in pairwise(texts)]  # noqa: RUF071 - of texts, not of paths

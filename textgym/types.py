@@ -1,7 +1,7 @@
-"""The nouns of textgym: prompts, completions, rewards, rankings and episodes.
+"""Core data types: prompts, completions, rewards, rankings and episodes.
 
-Shape letters used in every docstring: ``N`` rows (slots or episodes), ``P`` prompt columns,
-``T`` response columns, ``V`` vocabulary size, ``K`` completions ranked together.
+Shape letters used in every docstring: ``N`` rows (slots or episodes), ``P`` prompt columns, ``T`` response columns,
+``V`` vocabulary size, ``K`` completions ranked together.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 """``"stop"``: an end token or the task's stop rule. ``"length"``: the horizon ``T`` was reached."""
 
 Truncation: TypeAlias = Literal["error", "left", "drop"]
-"""Treatment of a row with too many tokens: it is a bad row, its prompt loses its beginning, or it is left out."""
+"""Treatment of a row with too many tokens: count it as a bad row, cut its prompt from the left, or drop the row."""
 
 SpecialTokens: TypeAlias = Literal["text", "parse"]
-"""Reading of strings such as ``<eos>`` in what users wrote: they stay text, or they become special tokens."""
+"""Treatment of strings such as ``<eos>`` in user text: they stay text, or become special tokens."""
 
 Combine: TypeAlias = Literal["mean", "min", "uncertainty"]
-"""Combination of an ensemble's scores: their mean, the least, or the mean less the weighted variance."""
+"""Combination of an ensemble's scores: mean, minimum, or mean minus weighted variance."""
 
 Service: TypeAlias = Literal["tensorboard", "wandb", "trackio"]
 """A service that metrics are sent to, by the name of its package and of the extra that installs it."""
 
 Score: TypeAlias = float | Sequence[float] | None
-"""What a reward gives one completion: a number, one number per token (dense), or None (does not apply)."""
+"""A reward's score of one completion: a number, one number per token (dense), or None (does not apply)."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An initial state.
+    """Initial state of an episode.
 
     Attributes:
-        content: what the user wrote: a text, or a conversation that a chat template renders.
+        content: the user's input: a text, or a conversation that a chat template renders.
         text: the text that was encoded.
         ids: its token ids, at most ``P``.
         columns: the other fields of its data row; reward functions receive them by name.
@@ -60,12 +60,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished response.
+    """Finished response.
 
     Attributes:
-        text: what the response adds to its prompt, without its end token.
+        text: the text that the response adds to its prompt, without its end token.
         ids: every sampled token, the end token included.
-        finish_reason: why it ended.
+        finish_reason: the reason why it ended.
     """
 
     text: str
@@ -74,20 +74,20 @@ class Completion:
 
 
 class RewardFunction(Protocol):
-    """TRL's reward signature, so that a reward written for TRL drops in unchanged.
+    """TRL's reward signature, so that a reward written for TRL works unchanged.
 
-    Called with equally long lists: ``prompts`` (texts, or conversations), ``completions``, ``completion_ids`` (every
-    sampled token, the end token included) and one list for each column of the data; ``**kwargs`` must be accepted,
-    since columns differ between data sets. Two columns are always there: ``episode_seed`` (the only source of
-    randomness that a reward may use) and ``finish_reason``.
+    It is called with equally long lists: ``prompts`` (texts, or conversations), ``completions``, ``completion_ids``
+    (every sampled token, the end token included) and one list for each column of the data. ``**kwargs`` must be
+    accepted, since columns differ between data sets. Two columns are always present: ``episode_seed`` (the only
+    permitted source of randomness) and ``finish_reason``.
 
-    A completion is the text that follows a text: with its first space, where it has one. Where the prompt is a
-    conversation, the completion is one, too: ``[{"role": "assistant", "content": text}]``. A reward for both asks
+    A completion is the text that follows a text, including its first space. After a conversation, the completion is a
+    conversation too: ``[{"role": "assistant", "content": text}]``. A reward for both kinds calls
     :func:`completion_text`.
 
-    Returns one score per completion: a float; None where the reward does not apply; or, as an extension, a
-    list with one float per token of ``completion_ids`` (a dense reward). May be a coroutine function; a large batch
-    then comes in several calls at the same time. The lists are the reward's own: it may change them.
+    It returns one score per completion: a float; None where the reward does not apply; or, as an extension, a list with
+    one float per token of ``completion_ids`` (a dense reward). It may be a coroutine function; a large batch is then
+    split into concurrent calls. The lists are copies, which the reward may change.
     """
 
     def __call__(
@@ -97,11 +97,13 @@ class RewardFunction(Protocol):
         *,
         completion_ids: list[list[int]],
         **columns: list[Any],
-    ) -> Sequence[Score] | Awaitable[Sequence[Score]]: ...
+    ) -> Sequence[Score] | Awaitable[Sequence[Score]]:
+        """Score completions."""
+        ...
 
 
 def as_completion(content: str | Messages, text: str) -> Any:
-    """Convert a response to what a reward receives: a text after a text, the assistant's message in a conversation."""
+    """Convert a response to the form that rewards receive: a text after a text, a message after a conversation."""
     return text if isinstance(content, str) else [{"role": "assistant", "content": text}]
 
 
@@ -117,7 +119,7 @@ class Ranking:
     Attributes:
         prompt: a text or a conversation.
         completions: K texts that follow it.
-        ranks: K integers, 0 for the best; equal ranks are ties and teach nothing.
+        ranks: K integers, 0 for the best; equal ranks are ties, which carry no information.
     """
 
     prompt: str | Messages
@@ -136,22 +138,21 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Episodes:
-    """What one iteration collected: each sequence stored once.
+    """Episodes collected in one iteration; each sequence is stored once.
 
     Attributes:
-        input_ids: ``[N, P+T]`` int64; the prompt left-padded into the first P columns, response token t in
-            column P+t.
-        attention_mask: ``[N, P+T]`` int8; 1 where a token stands.
+        input_ids: ``[N, P+T]`` int64; the prompt left-padded into the first P columns, response token t in column P+t.
+        attention_mask: ``[N, P+T]`` int8; 1 for tokens, 0 for padding.
         log_probs: ``[N, T]`` float32, of the sampled tokens under the behaviour distribution; 0 after the end.
-        rewards: ``[N, T]`` float32, as the environment paid them; 0 after the end.
+        rewards: ``[N, T]`` float32, rewards from the environment; 0 after the end.
         prompt_length: ``P``.
-        prompt_index: ``[N]`` which prompt each episode began with.
+        prompt_index: ``[N]`` the prompt of each episode.
         episode: ``[N]`` running numbers, which key the random streams.
         stopped: ``[N]`` bool; True where ``finish_reason`` is ``"stop"``.
         truncated: ``[N]`` bool; True where an outside wrapper cut the episode short.
-        components: every reward component's score, ``[N]`` each, under its own name.
-        kept: ``[N, T, M]`` int32 ids of the tokens that the behaviour distribution kept, -1 for none, where the
-            action set was restricted (top-k, top-p, a task's mask); None where nothing was.
+        components: scores of every reward component, ``[N]`` each, by name.
+        kept: ``[N, T, M]`` int32 ids of the candidate tokens, -1 for none, if the action set was restricted (top-k,
+            top-p, a task's mask); otherwise None.
     """
 
     input_ids: IntArray
@@ -176,11 +177,11 @@ class Episodes:
 
     @property
     def valid(self) -> BoolArray:
-        """``[N, T]`` True where a response token stands."""
+        """``[N, T]`` True for response tokens."""
         return self.attention_mask[:, self.prompt_length :].astype(bool)
 
     @property
     def lengths(self) -> IntArray:
-        """``[N]`` response tokens of each episode, the end token included."""
+        """``[N]`` number of response tokens of each episode, the end token included."""
         lengths: IntArray = self.valid.sum(axis=1, dtype=np.int64)
         return lengths

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.benchmarks.throughput.task import EPOCHS, MINIBATCHES, Size, make_env, make_model, prompt_ids
 
 
@@ -106,7 +106,7 @@ class StockIteration:
         self.tokens = fewer.prompts * fewer.new_tokens
         self.algorithm = stable_baselines3.PPO(
             PrefixPolicy,
-            SlotVecEnv(make_env(fewer)),
+            SB3VecEnv(make_env(fewer)),
             learning_rate=1e-4,
             n_steps=fewer.new_tokens,
             batch_size=self.tokens // MINIBATCHES,

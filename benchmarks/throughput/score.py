@@ -13,7 +13,7 @@ import numpy as np
 from textgym.benchmarks.throughput.peers import Generation, StockIteration
 from textgym.benchmarks.throughput.task import Collection, FrozenUpdate, Iteration, RankingStep, Size
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
-from textgym.lm import sampling
+from textgym.lm.behaviour import Behaviour, draw
 from textgym.types import FloatArray
 
 
@@ -72,8 +72,8 @@ def _outside(run: Collection, bare: bool) -> float:
     method = "forward" if bare else "logits"
     with (
         patch.object(model, method, watch.around(getattr(model, method))),
-        patch("textgym.agents.session.restrict", watch.around(sampling.restrict)),
-        patch("textgym.agents.session.draw", watch.around(sampling.draw)),
+        patch.object(Behaviour, "logits", watch.around(Behaviour.logits)),
+        patch("textgym.agents.policy.lm_policy.draw", watch.around(draw)),
     ):
         start = time.process_time()
         run()

@@ -11,17 +11,17 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from textgym.agents.collect import EpisodePlan, collect
+from textgym.agents.loop.episodes import EpisodePlan, collect
+from textgym.agents.loop.slots import AdmittingSlots
+from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO
-from textgym.agents.session import Session
-from textgym.agents.slots import AdmittingSlots
-from textgym.lm.architecture import make_backbone
-from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
-from textgym.rewards.model import RewardModel
-from textgym.rewards.training import kwise_loss
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.behaviour import Behaviour
+from textgym.lm.trunk import make_backbone
+from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.training import kwise_loss
 from textgym.types import Episodes, IntArray, Prompt
-from textgym.vector import TokenVectorEnv
 
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""
@@ -108,7 +108,7 @@ class Collection:
         self.model = make_model(size)
         mdp = self.slots.venv.unwrapped.mdp  # type: ignore[attr-defined]
         self.session = Session(
-            self.model, size.prompts, mdp.width, mdp.max_prompt_length, mdp.n_actions, (), Sampling(), seed=0
+            self.model, Behaviour(mdp.n_actions), size.prompts, mdp.width, mdp.max_prompt_length, seed=0
         )
 
     def __call__(self) -> Episodes:

@@ -32,10 +32,10 @@ from scripts.model_table.play import (
 )
 from scripts.model_table.tiny import BOS, EOS, PAD, VOCABULARY
 from textgym.agents import PPO
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.agreement import SlowActingWarning
-from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
-from textgym.vector import TokenVectorEnv
 
 NOISE = 1e-3
 """Log-probabilities in float32 that differ by no more than this are equal; rounding gives 1e-4 at most."""

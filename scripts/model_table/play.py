@@ -13,10 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from scripts.model_table.tiny import BOS, EOS, PAD, VOCABULARY
 from textgym.lm.agreement import make_decoder
+from textgym.lm.behaviour import Behaviour
 from textgym.lm.decoding import Decoder
-from textgym.lm.loading import accepted
-from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk, score_responses
+from textgym.lm.files.loading import accepted
+from textgym.lm.trunk import Trunk
 from textgym.types import IntArray, MaskArray
 
 P, T = 8, 24
@@ -106,7 +106,7 @@ def training_log_probs(model: PreTrainedModel, played: list[Episode]) -> list[Te
         trunk = Trunk(model)
         states = trunk.hidden_states(input_ids, attention_mask, P)[:, :-1]
         valid = attention_mask[:, P:].bool()
-        scores = score_responses(trunk.head, states, input_ids[:, P:], valid, Sampling(), VOCABULARY)
+        scores = Behaviour(VOCABULARY).score(trunk.head, states, input_ids[:, P:], valid)
     return [row[: len(one.response)] for row, one in zip(scores.log_probs, played, strict=True)]
 
 

@@ -7,9 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.helpers import next_logits
-from textgym.agents.session import Session
-from textgym.lm.sampling import Sampling, restrict
-from textgym.mdp import TokenMDP
+from textgym.agents.policy.lm_policy import Session
+from textgym.env.mdp import TokenMDP
+from textgym.lm.behaviour import Behaviour
+from textgym.lm.sampling import Sampling
 from textgym.types import Episodes
 
 
@@ -18,12 +19,10 @@ def session_for(
 ) -> Session:
     return Session(
         model,
+        Behaviour(mdp.n_actions, mdp.end_token_ids, sampling or Sampling()),
         n_rows,
         mdp.width,
         mdp.max_prompt_length,
-        mdp.n_actions,
-        mdp.end_token_ids,
-        sampling or Sampling(),
         seed,
     )
 
@@ -36,7 +35,7 @@ def behaviour(
     begun = len(tokens) - elapsed
     logits = next_logits(model, tokens[:begun], tokens[begun:])[None]
     masks = None if allowed is None else torch.from_numpy(np.asarray(allowed))[None]
-    kept = restrict(logits, sampling, mdp.n_actions, mdp.end_token_ids, torch.tensor([elapsed]), masks)
+    kept = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling).logits(logits, torch.tensor([elapsed]), masks)
     return kept.log_softmax(-1)[0]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textgym.agents.advantages import (
+from textgym.agents.functional.objectives import (
     best_of_groups,
     gae,
     greedy_baseline,

@@ -12,11 +12,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
-from textgym.vector import TokenVectorEnv
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 
 MDP = word_mdp()
 END, W5 = 1, 7
@@ -26,12 +26,12 @@ def limited(mdp: TokenMDP) -> gym.Env[Any, Any]:
     return gym.wrappers.TimeLimit(TokenEnv(mdp), 2)
 
 
-def ours(mode: str) -> SlotVecEnv:
-    return SlotVecEnv(TokenVectorEnv(MDP, 2, mode))
+def ours(mode: str) -> SB3VecEnv:
+    return SB3VecEnv(TokenVectorEnv(MDP, 2, mode))
 
 
-def gymnasiums(mode: str, make: Any = TokenEnv) -> SlotVecEnv:
-    return SlotVecEnv(SyncVectorEnv([lambda: make(MDP)] * 2, autoreset_mode=AutoresetMode(mode)))
+def gymnasiums(mode: str, make: Any = TokenEnv) -> SB3VecEnv:
+    return SB3VecEnv(SyncVectorEnv([lambda: make(MDP)] * 2, autoreset_mode=AutoresetMode(mode)))
 
 
 ENVIRONMENTS = {
@@ -45,7 +45,7 @@ ENVIRONMENTS = {
 
 
 @pytest.fixture(params=ENVIRONMENTS)
-def env(request: pytest.FixtureRequest) -> SlotVecEnv:
+def env(request: pytest.FixtureRequest) -> SB3VecEnv:
     made = ENVIRONMENTS[request.param]()
     made.seed(3)
     return made
@@ -106,7 +106,7 @@ class Foreign(TokenVectorEnv):
 
 
 def test_next_step_of_a_foreign_environment_is_refused():
-    env = SlotVecEnv(Foreign(MDP, 2, "NextStep"))
+    env = SB3VecEnv(Foreign(MDP, 2, "NextStep"))
     env.reset()
     with pytest.raises(ValueError, match="autoreset_mode='Disabled' or 'SameStep'"):
         env.step(np.array([2, 2]))
@@ -121,7 +121,7 @@ def test_methods_are_called_by_row(env):
 
 
 def test_pictures_are_tiled():
-    env = SlotVecEnv(TokenVectorEnv(MDP, 2, "Disabled", render_mode="rgb_array"))
+    env = SB3VecEnv(TokenVectorEnv(MDP, 2, "Disabled", render_mode="rgb_array"))
     env.reset()
     single = env.get_images()[0]
     assert single is not None

@@ -18,17 +18,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tests.agents.replay import prompt_and_response, replayed_log_probs, session_for
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
 from textgym.agents import PPO
-from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.collect import EpisodePlan, collect, sampling_plan
-from textgym.agents.slots import AdmittingSlots, Slots, make_slots
+from textgym.agents.loop.episodes import EpisodePlan, collect, sampling_plan
+from textgym.agents.loop.slots import AdmittingSlots, SB3VecEnv, Slots, make_slots
 from textgym.env import TokenEnv
-from textgym.lm.loading import load_causal_lm
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
 from textgym.rewards import RewardError
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 PROMPTS = ["w0 w1", "w2", "w3 w4 w5", "w6 w7 w8 w9"]
 MODEL = tiny_gpt2()
@@ -56,7 +55,7 @@ Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 def admitting(mdp: TokenMDP, n: int, wrap: Any = lambda env: env, together: bool = False) -> Slots:
     env = wrap(TokenVectorEnv(mdp, n, "Disabled"))
     env.reset(seed=0)
-    return make_slots(SlotVecEnv(env), together)
+    return make_slots(SB3VecEnv(env), together)
 
 
 def vector(mdp: TokenMDP, n: int, mode: str, wrap: Wrap) -> Slots:
@@ -66,13 +65,13 @@ def vector(mdp: TokenMDP, n: int, mode: str, wrap: Wrap) -> Slots:
     else:
         env = SyncVectorEnv([lambda: wrap(TokenEnv(mdp))] * n, autoreset_mode=AutoresetMode(mode))
     env.reset(seed=0)
-    return make_slots(SlotVecEnv(env))
+    return make_slots(SB3VecEnv(env))
 
 
 def sync(mdp: TokenMDP, n: int, mode: str, wrap: Wrap) -> Slots:
     env = SyncVectorEnv([lambda: wrap(TokenEnv(mdp))] * n, autoreset_mode=AutoresetMode(mode))
     env.reset(seed=0)
-    return make_slots(SlotVecEnv(env))
+    return make_slots(SB3VecEnv(env))
 
 
 def dummy(mdp: TokenMDP, n: int, wrap: Wrap) -> Slots:
@@ -411,7 +410,7 @@ def test_many_are_scored_in_calls_of_at_most_512(monkeypatch):
         calls.append(len(completion_ids))
         return [float(sum(ids)) for ids in completion_ids]
 
-    monkeypatch.setattr("textgym.agents.collect.SCORED_AT_ONCE", 16)
+    monkeypatch.setattr("textgym.agents.loop.episodes.SCORED_AT_ONCE", 16)
     mdp = word_mdp(counts, prompts=PROMPTS)
     episodes = play(admitting(mdp, 4, together=True), mdp, 40)
     assert calls == [16, 16, 8]

@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.comparisons import Comparison, encode_comparisons
-from textgym.agents.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, surety, train_dpo
-from textgym.lm.finite import TrainingError
-from textgym.lm.lora import add_lora
-from textgym.lm.scoring import Trunk
+from textgym.agents.offline.data import Comparison, encode_comparisons
+from textgym.agents.offline.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, surety, train_dpo
+from textgym.lm.guards import TrainingError
+from textgym.lm.parts.lora import add_lora
+from textgym.lm.trunk import Trunk
 from textgym.types import Ranking
 
 # Whatever is asked, "w7" is preferred to "w3" at the end.

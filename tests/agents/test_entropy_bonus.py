@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents.batches import Minibatch, minibatches
-from textgym.agents.collect import collect
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.loop.episodes import Minibatch, collect, minibatches
+from textgym.agents.registry import ALGORITHMS
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
-from textgym.vector import TokenVectorEnv
 
 P, V, END = 4, 16, 1
 SMALL: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "seed": 0, "device": "cpu"}
@@ -86,7 +85,7 @@ def test_its_gradient_is_that_of_the_entropies(kind: str, sampling: Sampling) ->
     torch.testing.assert_close(losses[1], losses[0] - 0.3 * bonus, atol=1e-5, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")  # that it moves far is the point
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")  # that it moves far is the point
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_large_bonus_keeps_every_algorithm_writing_varied_texts(name: str) -> None:
     """From a model that is sure of itself: its weights are three times as large."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.agents.evaluation import Report, evaluate, samples
-from textgym.agents.metrics import rollout_metrics
-from textgym.agents.saved import acting_policy
-from textgym.lm.loading import load_causal_lm
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import Report, evaluate, samples
+from textgym.agents.loop.metrics import rollout_metrics
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.trunk import Trunk
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.compose import compose

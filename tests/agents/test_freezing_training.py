@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.batches import score_episodes
-from textgym.agents.evaluation import play
+from textgym.agents.loop.episodes import score_episodes
+from textgym.agents.loop.evaluation import play
 from textgym.agents.ppo import PPO
 from textgym.agents.reinforce import Reinforce
-from textgym.lm.lora import add_lora
-from textgym.lm.scoring import Trunk
-from textgym.vector import TokenVectorEnv
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.parts.lora import add_lora
+from textgym.lm.trunk import Trunk
 
 SETTINGS: dict[str, Any] = {"episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
 

@@ -15,15 +15,14 @@ from gymnasium.wrappers import vector as vector_wrappers
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecNormalize
 
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.names import ALGORITHMS
-from textgym.agents.slots import make_slots
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.episodes import EpisodePlan, collect
+from textgym.agents.loop.slots import SB3VecEnv, make_slots
+from textgym.agents.registry import ALGORITHMS
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
 
 PROMPTS = ["w0 w1", "w2", "w3 w4 w5", "w6 w7 w8 w9"]
 N = 5
@@ -85,8 +84,8 @@ DOUBLED: dict[str, Callable[[TokenMDP], Any]] = {
     "sync SameStep": synced("SameStep"),
     "DummyVecEnv": dummy(),
     "VecMonitor": dummy(VecMonitor, VecCheckNan),
-    "VecMonitor of ours": vector("Disabled", DoubledRows, SlotVecEnv, VecMonitor),
-    "VecMonitor of NextStep": vector("NextStep", DoubledRows, SlotVecEnv, VecMonitor),
+    "VecMonitor of ours": vector("Disabled", DoubledRows, SB3VecEnv, VecMonitor),
+    "VecMonitor of NextStep": vector("NextStep", DoubledRows, SB3VecEnv, VecMonitor),
 }
 """Environments whose rewards are doubled on the way."""
 

@@ -18,13 +18,11 @@ from tests.agents.test_algorithms import make, make_env
 from tests.agents.test_ppo import Watch, equal, make_ppo, parameters
 from tests.helpers import tiny_gpt2
 from textgym.agents import GRPO, PPO, SequenceAlgorithm
-from textgym.agents.construction import linear_decay
-from textgym.agents.guards import TrainingWarning, alarms, check_first_ratio, ratio_bound
-from textgym.agents.guards import Watch as Watchman
-from textgym.agents.names import ALGORITHMS
-from textgym.agents.policy import Evaluation
-from textgym.agents.settings import warmup_factor
-from textgym.lm.finite import TrainingError, check_step
+from textgym.agents.loop.algorithm import linear_decay, warmup_factor
+from textgym.agents.policy.lm_policy import Evaluation
+from textgym.agents.registry import ALGORITHMS
+from textgym.lm.guards import TrainingError, TrainingWarning, alarms, check_first_ratio, check_step, ratio_bound
+from textgym.lm.guards import Watch as Watchman
 
 CLIPPED = ["ppo", "nlpo", "grpo", "gspo"]
 

@@ -13,14 +13,14 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.helpers import moved, tiny_gpt2, word_mdp
-from textgym.agents.batches import score_episodes
-from textgym.agents.evaluation import play
+from textgym.agents.loop.episodes import score_episodes
+from textgym.agents.loop.evaluation import play
+from textgym.agents.policy.reference import WITHOUT_ADAPTERS
 from textgym.agents.ppo import PPO
-from textgym.agents.reference import WITHOUT_ADAPTERS
-from textgym.lm.adapter_files import adapter_tensors
-from textgym.lm.lora import adapters_off, add_lora
-from textgym.lm.scoring import Trunk
-from textgym.vector import TokenVectorEnv
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.adapters import adapter_tensors
+from textgym.lm.parts.lora import adapters_off, add_lora
+from textgym.lm.trunk import Trunk
 
 wrapping = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 """peft asks transformers for an attribute by its old name."""
@@ -144,7 +144,7 @@ def first_kl(algorithm: PPO) -> float:
     return float(np.abs(episodes.log_probs - scored.ref_log_probs).max())
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @wrapping
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize("origin", ORIGINS, ids=["in place", "wrapped", "peft's directory", "our checkpoint"])
@@ -206,7 +206,7 @@ def test_fresh_adapters_that_do_something_are_part_of_the_reference(init: Any) -
     assert first_kl(algorithm) < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @wrapping
 @pytest.mark.parametrize("origin", ORIGINS[:3], ids=["in place", "wrapped", "peft's directory"])
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")

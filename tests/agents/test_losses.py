@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from textgym.agents.losses import (
+from textgym.agents.functional.objectives import (
     clipped_surrogate,
     clipped_value_loss,
     constant_mean,

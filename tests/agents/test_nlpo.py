@@ -13,14 +13,14 @@ from tests.agents.replay import behaviour, prompt_and_response
 from tests.agents.test_ppo import equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import NLPO, PPO
-from textgym.agents.evaluation import evaluate
-from textgym.agents.masking import NucleusMask
-from textgym.benchmarks.optimum import bracket, optimum
+from textgym.agents.loop.evaluation import evaluate
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
+from textgym.exact import bracket, optimum
+from textgym.lm.behaviour import Behaviour, NucleusMask
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 MDP = word_mdp(n_words=30)
 V, END = 32, 1
@@ -60,30 +60,25 @@ def agreement(a: list[set[int]], b: list[set[int]]) -> float:
     return float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_the_copys() -> None:
     algorithm = make(top_mask=0.7, min_tokens_to_keep=3, target_update=2)
-    train, checked, copies = algorithm._train, [], []
-
-    def check(episodes: Episodes) -> None:
-        refreshed = algorithm.iteration % 2 == 0
+    copies: list[torch.nn.Module] = []
+    for refreshed in (True, False, True, False):
+        episodes = algorithm.collect()
+        assert episodes is not None
         if refreshed:
             copies.append(copy.deepcopy(algorithm.policy.lm))
         own = stored(episodes)
-        checked.append(refreshed)
         assert agreement(own, masks(copies[-1], episodes, 0.7, 3)) > 0.99
         current = agreement(own, masks(algorithm.policy.lm, episodes, 0.7, 3))
         assert current > 0.99 if refreshed else current < 0.9, "the update is large, so the two differ"
         inside = (episodes.kept == episodes.actions[:, :, None]).any(-1)
         assert (inside == episodes.valid).all()
-        train(episodes)
-
-    algorithm._train = check  # type: ignore[method-assign]
-    algorithm.learn(300)
-    assert checked[:4] == [True, False, True, False]
+        algorithm.train(episodes)
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 def test_with_an_all_true_mask_it_is_ppo_bit_for_bit() -> None:
     runs = []
     for kind, changes in ((PPO, {}), (NLPO, {"top_mask": 1.0}), (NLPO, {"top_mask": 0.5, "min_tokens_to_keep": V})):
@@ -96,20 +91,23 @@ def test_with_an_all_true_mask_it_is_ppo_bit_for_bit() -> None:
 
 def test_best_and_end_tokens_are_always_kept() -> None:
     mask = NucleusMask(tiny_gpt2(), 0.1, 2)
-    logits = torch.tensor([[9.0, 1.0, 8.0, 0.0, 2.0]])
-    elapsed = torch.zeros(1)
-    assert mask.admits(logits, Sampling(), 5, (3,), elapsed).tolist() == [[True, False, True, True, False]]
+    policy, judged = torch.zeros(1, 5), torch.tensor([[9.0, 1.0, 8.0, 0.0, 2.0]])
+
+    def kept(sampling: Sampling, allowed: torch.Tensor | None = None) -> list[list[bool]]:
+        behaviour = Behaviour(5, (3,), sampling, mask)
+        return torch.isfinite(behaviour.logits(policy, torch.zeros(1), allowed, judged)).tolist()
+
+    assert kept(Sampling()) == [[True, False, True, True, False]]
     # What the minimum length or the task forbids, no mask brings back.
-    early = mask.admits(logits, Sampling(min_new_tokens=1), 5, (3,), elapsed)
-    assert early.tolist() == [[True, False, True, False, False]]
-    allowed = torch.tensor([[False, True, True, False, True]])
-    assert mask.admits(logits, Sampling(), 5, (3,), elapsed, allowed).tolist() == [[False, False, True, False, True]]
+    assert kept(Sampling(min_new_tokens=1)) == [[True, False, True, False, False]]
+    assert kept(Sampling(), torch.tensor([[False, True, True, False, True]])) == [[False, False, True, False, True]]
 
 
 def test_a_mask_that_leaves_no_token_is_an_error() -> None:
-    mask = NucleusMask(tiny_gpt2(), 0.9, 1)
+    behaviour = Behaviour(5, mask=NucleusMask(tiny_gpt2(), 0.9, 1))
+    logits, nothing = torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match="leaves no token to choose"):
-        mask.admits(torch.zeros(1, 5), Sampling(), 5, (), torch.zeros(1), torch.zeros(1, 5, dtype=torch.bool))
+        behaviour.logits(logits, torch.zeros(1), nothing, logits)
 
 
 def test_a_task_that_restricts_actions_is_refused() -> None:

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.advantages import gae
-from textgym.agents.evaluation import evaluate, play
+from textgym.agents.functional.objectives import gae
+from textgym.agents.loop.evaluation import evaluate, play
 from textgym.agents.ppo import PPO
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import k1, k3
 from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 BETA = 0.3
 END = 1

@@ -18,16 +18,17 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp, word_tokenizer
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.files import write_manifest
-from textgym.lm.finite import TrainingError
+from textgym.lm.guards import TrainingError
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
-from textgym.rewards.model import RewardModel
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
+from textgym.rewards.models.model import RewardModel
+from textgym.types import Episodes
 
 SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
 
@@ -76,7 +77,7 @@ def test_learns_to_emit_token_7(make_model: Any) -> None:
         "LMPolicy", env, 3e-3, model=make_model(), value="separate", episodes_per_iteration=64, kl=0.0, seed=0
     )
     algorithm.learn(25_000)
-    rewards, _ = evaluate_policy(algorithm, VecMonitor(SlotVecEnv(make_env(32, max_new_tokens=8))), 64)
+    rewards, _ = evaluate_policy(algorithm, VecMonitor(SB3VecEnv(make_env(32, max_new_tokens=8))), 64)
     assert rewards >= 0.95  # the maximum is 1
 
 
@@ -95,7 +96,7 @@ def test_ratio_is_1_at_the_first_minibatch(make_model: Any, sampling: Sampling) 
 def test_ratio_check_notices_another_temperature() -> None:
     """Training under another distribution than was sampled from stops at once."""
     algorithm = make_ppo()
-    algorithm._session.sampling = Sampling(temperature=0.5)
+    algorithm._session.behaviour = replace(algorithm.policy.behaviour, sampling=Sampling(temperature=0.5))
     with pytest.raises(TrainingError, match="sampling settings that were changed"):
         algorithm.learn(50)
 
@@ -114,7 +115,7 @@ def test_same_seed_same_bits_and_another_seed_not() -> None:
 def test_an_evaluation_in_between_changes_no_bit() -> None:
     plain, watched = make_ppo(), make_ppo()
     plain.learn(300)
-    callback = EvalCallback(SlotVecEnv(make_env(4)), n_eval_episodes=4, eval_freq=3, deterministic=False, warn=False)
+    callback = EvalCallback(SB3VecEnv(make_env(4)), n_eval_episodes=4, eval_freq=3, deterministic=False, warn=False)
     watched.learn(300, callback)
     assert callback.n_calls > 6
     assert equal(parameters(plain), parameters(watched))
@@ -179,16 +180,16 @@ def test_value_from_a_reward_model_begins_as_its_score(tmp_path: Path) -> None:
 
 
 def test_budget_counts_generated_tokens() -> None:
-    algorithm, steps = make_ppo(), []
+    algorithm, lengths = make_ppo(), []
+    train = algorithm.train
 
-    class Count(BaseCallback):
-        def _on_step(self) -> bool:
-            steps.append(int((self.locals["actions"] >= 0).sum()))
-            return True
+    def note(episodes: Episodes, progress_remaining: float) -> dict[str, float]:
+        lengths.append(int(episodes.lengths.sum()))
+        return train(episodes, progress_remaining)
 
-    lengths = []
-    algorithm._train = lambda episodes: lengths.append(int(episodes.lengths.sum()))  # type: ignore[method-assign]
-    algorithm.learn(200, Count())
+    algorithm.train = note  # type: ignore[method-assign]
+    algorithm.learn(200)
+    assert sum(lengths[:-1]) < 200 <= sum(lengths)
     assert algorithm.num_timesteps == sum(lengths)
 
 
@@ -294,3 +295,34 @@ def test_what_older_checkpoints_did_not_keep_is_not_compared(tmp_path: Path) -> 
     assert PPO.load(tmp_path / "saved", make_env()).num_timesteps == 0
     with pytest.raises(ValueError, match="does not know its task; pass env=ID"):
         PPO.load(tmp_path / "saved")
+
+
+def test_a_loop_of_ones_own_is_learn_bit_for_bit() -> None:
+    ours, own = make_ppo(), make_ppo()
+    ours.learn(200)
+    while own.num_timesteps < 200:
+        remaining = 1 - own.num_timesteps / 200
+        episodes = own.collect()
+        assert episodes is not None
+        metrics = own.train(episodes, remaining)
+        assert metrics == own.metrics
+    assert (own.iteration, own.num_timesteps) == (ours.iteration, ours.num_timesteps)
+    assert equal(parameters(ours), parameters(own))
+
+
+def test_an_iteration_is_collected_anew_until_it_was_trained_on() -> None:
+    algorithm = make_ppo()
+    first, again = algorithm.collect(), algorithm.collect()
+    assert first is not None
+    assert again is not None
+    assert (first.input_ids == again.input_ids).all()
+    algorithm.train(again)
+    after = algorithm.collect()
+    assert after is not None
+    assert (after.episode == first.episode + len(first)).all()
+
+
+def test_collecting_needs_an_environment(tmp_path: Path) -> None:
+    make_ppo().save(tmp_path)
+    with pytest.raises(ValueError, match=r"no environment to learn in; call set_env\(env\) first"):
+        PPO.load(tmp_path).collect()

@@ -14,15 +14,14 @@ from tests.agents.test_algorithms import N_WORDS, OWN, make_env
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import SequenceAlgorithm
-from textgym.agents.batches import minibatches
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.loop.episodes import minibatches
+from textgym.agents.offline.data import encode_demonstrations
+from textgym.agents.offline.pretraining import Pretraining, encode_texts, pretraining_loss
 from textgym.agents.ppo import PPO
-from textgym.agents.pretraining import Pretraining, encode_texts, pretraining_loss
+from textgym.agents.registry import ALGORITHMS
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
-from textgym.types import Episodes
-from textgym.vector import TokenVectorEnv
+from textgym.lm.trunk import Trunk
 
 LINES = [" ".join(f"w{(i + step) % N_WORDS}" for step in range(2 + i % 7)) for i in range(24)]
 TEXTS = encode_texts(LINES, word_tokenizer(N_WORDS), 1, 8)
@@ -76,10 +75,9 @@ def test_a_gradient_is_that_of_the_policy_and_gamma_times_that_of_the_text(name:
     pretraining = Pretraining(TEXTS, 2.5, 4)
     whole: dict[str, Any] = {"minibatch_size": 16, "n_epochs": 1, "max_grad_norm": 1e9}
     algorithm = make(name, pretraining, policy_kwargs={"lora": lora} if lora else None, **whole)
-    episodes: list[Episodes] = []
-    algorithm._train = episodes.append  # type: ignore[method-assign,assignment]
-    algorithm.learn(1)
-    scored = algorithm.score(episodes[0])
+    episodes = algorithm.collect()
+    assert episodes is not None
+    scored = algorithm.score(episodes)
     estimated = algorithm.estimate_advantages(scored)
 
     order = np.random.default_rng([0, algorithm.iteration])
@@ -118,7 +116,7 @@ def test_held_out_loss_and_its_error() -> None:
     assert measured["sem"] == pytest.approx(bootstrap.std(), rel=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 def test_an_encoder_decoder_learns_pairs() -> None:
     rows = [{"prompt": "w1 w2", "completion": "w3"}, {"prompt": "w4", "completion": "w5 w6"}]
     pretraining = Pretraining(encode_demonstrations(rows, word_tokenizer(), 1), 5.0, 2)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.responses import sample_responses
-from textgym.agents.saved import acting_policy
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import sample_responses
 
 MDP = word_mdp()
 POLICY = acting_policy(tiny_gpt2(), MDP)

@@ -14,16 +14,16 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from tests.agents.replay import replayed_log_probs
 from tests.helpers import emit, tiny_bart, tiny_gpt2, tiny_t5, word_mdp
-from textgym.agents.evaluation import evaluate, play
+from textgym.agents.loop.evaluation import evaluate, play
 from textgym.agents.ppo import PPO
 from textgym.agents.stock import TokenActorCriticPolicy
-from textgym.benchmarks.optimum.exact import find_reference
 from textgym.env import TokenEnv
-from textgym.lm.lora import add_lora
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
+from textgym.exact.exact import find_reference
+from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
-from textgym.rewards.model import RewardModel
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
+from textgym.rewards.models.model import RewardModel
 
 Make = Callable[..., PreTrainedModel]
 SMALL: dict[str, Any] = {"learning_rate": 3e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "kl": 0.05}
@@ -58,7 +58,7 @@ def test_learns_to_emit_token_7(make: Make) -> None:
     assert episodes.rewards.sum(1).mean() >= 0.95  # the maximum is 1
 
 
-@pytest.mark.filterwarnings("ignore::textgym.agents.guards.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, min_new_tokens=2, top_k=6)])
 def test_ratio_is_1_at_the_first_minibatch(make: Make, sampling: Sampling) -> None:
     algorithm, errors = make_ppo(make(), sampling=sampling), []

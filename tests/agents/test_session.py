@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from tests.agents.replay import behaviour, prompt_and_response, session_for
 from tests.helpers import tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
-from textgym.agents.collect import EpisodePlan, collect
-from textgym.agents.session import Session, episode_uniforms
-from textgym.agents.slots import AdmittingSlots
-from textgym.lm.loading import load_causal_lm
+from textgym.agents.loop.episodes import EpisodePlan, collect
+from textgym.agents.loop.slots import AdmittingSlots
+from textgym.agents.policy.lm_policy import Session, episode_uniforms
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
-from textgym.vector import TokenVectorEnv
 
 MDP = word_mdp(prompts=["w0 w1", "w2", "w3 w4 w5", "w6 w7 w8 w9"], max_new_tokens=9)
 GPT2, LLAMA = tiny_gpt2(), tiny_llama()

@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
-from textgym.agents.demonstrations import Demonstration, collate, encode_demonstrations
-from textgym.agents.hf_trainer import random_state, set_random_state
-from textgym.agents.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
-from textgym.agents.sft_settings import EpochRow, SFTSettings
+from textgym.agents.offline.data import Demonstration, collate, encode_demonstrations
+from textgym.agents.offline.hf_trainer import random_state, set_random_state
+from textgym.agents.offline.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
+from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
-from textgym.lm.loading import load_causal_lm
-from textgym.lm.lora import add_lora, save_pretrained, unwrapped
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.lora import add_lora, save_pretrained, unwrapped
 from textgym.types import Prompt
 
 END = 1
@@ -418,7 +418,7 @@ def test_random_state_is_put_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_gradients_that_overflow_under_a_scaler_are_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 scales its loss until gradients overflow: the scaler then skips the step and halves the scale."""
-    from textgym.agents import hf_trainer
+    from textgym.agents.offline import hf_trainer
 
     made = hf_trainer._Trainer.__init__
 

@@ -25,13 +25,13 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.bridge import SlotVecEnv
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 from textgym.registration import load_task
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
 
 
 def mean_id(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -66,7 +66,7 @@ LEARNERS: dict[str, tuple[Any, TokenMDP, dict[str, Any], int]] = {
 
 
 def make_env(mdp: TokenMDP = MDP, n: int = 4, mode: str = "SameStep") -> VecEnv:
-    return VecMonitor(SlotVecEnv(TokenVectorEnv(mdp, n, mode)))
+    return VecMonitor(SB3VecEnv(TokenVectorEnv(mdp, n, mode)))
 
 
 def make(algorithm: Any, env: Any, model: Any = tiny_gpt2, policy: Any = None, **settings: Any) -> Any:
@@ -216,8 +216,8 @@ def test_a_rollout_stores_the_masks_of_single_environments_too() -> None:
 ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "id": lambda: "textgym/Emit-v0",
     "made": lambda: gym.make("textgym/Emit-v0"),
-    "made vector": lambda: SlotVecEnv(gym.make_vec("textgym/Emit-v0", 3, autoreset_mode="SameStep")),
-    "sync": lambda: SlotVecEnv(
+    "made vector": lambda: SB3VecEnv(gym.make_vec("textgym/Emit-v0", 3, autoreset_mode="SameStep")),
+    "sync": lambda: SB3VecEnv(
         SyncVectorEnv([lambda: gym.make("textgym/Emit-v0")] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     ),
 }
@@ -234,7 +234,7 @@ def test_every_kind_of_environment_is_played(name: str) -> None:
 def test_a_stock_algorithm_pays_for_its_kl() -> None:
     model = tiny_gpt2()
     venv = VectorReferenceKL(TokenVectorEnv(MDP, 4, "SameStep"), tiny_gpt2(seed=1), beta=0.1)
-    algorithm = make(PPO, SlotVecEnv(venv), model, **SMALL)
+    algorithm = make(PPO, SB3VecEnv(venv), model, **SMALL)
     algorithm.learn(24)
     assert (algorithm.rollout_buffer.rewards < 0).any()
 

@@ -21,15 +21,17 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from tests.agents.test_ppo import SMALL, equal, make_ppo, parameters
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents import NLPO, EvaluateEvery, SaveCheckpoints, StopEarly, StopRules, kept
-from textgym.agents.bridge import SlotVecEnv
-from textgym.agents.callbacks import TokenProgressBar, best_row
-from textgym.agents.evaluation import evaluate
+from textgym.agents import NLPO, EvaluateEvery, SaveCheckpoints, StopEarly, StopRules
+from textgym.agents.functional.stop_rules import best_row
+from textgym.agents.loop import kept
+from textgym.agents.loop.callbacks import TokenProgressBar
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.progress import Progress
 from textgym.rewards.kl import AdaptiveKL
-from textgym.vector import TokenVectorEnv
 
 TOKENS = 400  # five or six iterations of 16 responses
 
@@ -159,7 +161,7 @@ def test_a_tasks_id_means_its_validation_prompts(env: str) -> None:
 
 def test_evaluates_on_the_prompts_of_an_environment() -> None:
     env = TokenVectorEnv(word_mdp(), 2, "Disabled")
-    for given in (env, env.mdp, SlotVecEnv(env), TokenEnv(env.mdp)):
+    for given in (env, env.mdp, SB3VecEnv(env), TokenEnv(env.mdp)):
         assert EvaluateEvery(given).mdp is env.mdp
     with pytest.raises(ValueError, match="expected a task's id"):
         EvaluateEvery(object())
@@ -316,7 +318,7 @@ def test_copies_that_a_kill_prevented_are_made_by_the_run_that_goes_on(
 
     evaluation = EvaluateEvery(word_mdp(), 1, episodes=4)
     with monkeypatch.context() as patched:
-        patched.setattr("textgym.agents.callbacks.copy_checkpoint", cut)
+        patched.setattr("textgym.agents.loop.callbacks.copy_checkpoint", cut)
         with pytest.raises(CutError):  # the KL is higher after the second iteration than after the first
             make_ppo().learn(TOKENS, [evaluation, SaveCheckpoints(tmp_path, 1, 2, evaluation, "kl")])
     again = PPO.load(tmp_path / "checkpoint", TokenVectorEnv(word_mdp(), 8, "Disabled"))

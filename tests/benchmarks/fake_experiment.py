@@ -7,8 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Result, Results, Table
-from textgym.benchmarks.grid import append_line, run_grid
+from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
+from textgym.benchmarks.runner.grid import append_line, run_grid
+from textgym.reports.findings import Findings, Table
 
 
 def run(job: Job) -> Result:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.agents import forgetting
-from textgym.benchmarks.alignment_tax import EXPERIMENT, task
-from textgym.benchmarks.alignment_tax.ratio import ratio_of_means
-from textgym.benchmarks.alignment_tax.sweep import make_job
-from textgym.benchmarks.experiment import Cell, Estimate, Job, Plan, Table
-from textgym.benchmarks.statistics import mean_estimate
+from textgym.agents.offline import alignment_tax as forgetting
+from textgym.benchmarks.analysis.statistics import mean_estimate
+from textgym.benchmarks.experiments.alignment_tax import EXPERIMENT, task
+from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
+from textgym.benchmarks.experiments.alignment_tax.sweep import make_job
+from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.reports.findings import Cell, Estimate, Table
 
 
 def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 import textgym
 from tests.helpers import tiny_gpt2
 from tests.test_tokenization import byte_tokenizer
-from textgym.benchmarks.experiment import Job
 from textgym.benchmarks.experiments import find_experiment
+from textgym.benchmarks.runner.experiment import Job
 from textgym.commands.train import watched_reward
 from textgym.registration import load_task
 from textgym.tasks.task import Task

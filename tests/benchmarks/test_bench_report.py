@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.benchmarks.bench_report import (
+from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
+from textgym.benchmarks.analysis.summary import summary
+from textgym.commands.bench import shown
+from textgym.reports.bench import (
     csv_table,
     markdown_page,
     markdown_table,
     terminal_table,
     write_bench_report,
 )
-from textgym.benchmarks.experiment import Estimate, Figure, Findings, Table
-from textgym.benchmarks.figures import Line, lines
-from textgym.benchmarks.statistics import interquartile_mean, mean_estimate, unseen_losses
-from textgym.benchmarks.summary import summary
-from textgym.commands.bench import shown
+from textgym.reports.figures import Line, lines
+from textgym.reports.findings import Estimate, Figure, Findings, Table
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
 HOSTILE = "<script>alert('x')</script>"

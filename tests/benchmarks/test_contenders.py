@@ -12,21 +12,21 @@ import pytest
 import torch
 
 from tests.helpers import word_tokenizer
-from textgym.agents.demonstrations import demonstrate
-from textgym.benchmarks.contenders import Imitation, LearningCurve, Lesson, Own, Stock, afforded, find_contender
-from textgym.benchmarks.diagnostic.sweep import PLAN as DIAGNOSTIC
-from textgym.benchmarks.diagnostic.sweep import sweep as diagnostic_sweep
-from textgym.benchmarks.diagnostic.task import run as diagnostic_run
-from textgym.benchmarks.experiment import Result
-from textgym.benchmarks.mini.sweep import PLAN as MINI
-from textgym.benchmarks.mini.sweep import sweep as mini_sweep
-from textgym.benchmarks.mini.task import run as mini_run
-from textgym.benchmarks.optimising import Pressure, optimise
-from textgym.benchmarks.optimum.exact import optimum
-from textgym.benchmarks.proxies import reward_trunk
+from textgym.agents.offline.data import demonstrate
+from textgym.benchmarks.entries import Imitation, LearningCurve, Lesson, Own, Stock, afforded, find_contender
+from textgym.benchmarks.experiments.diagnostic.sweep import PLAN as DIAGNOSTIC
+from textgym.benchmarks.experiments.diagnostic.sweep import sweep as diagnostic_sweep
+from textgym.benchmarks.experiments.diagnostic.task import run as diagnostic_run
+from textgym.benchmarks.experiments.mini.sweep import PLAN as MINI
+from textgym.benchmarks.experiments.mini.sweep import sweep as mini_sweep
+from textgym.benchmarks.experiments.mini.task import run as mini_run
+from textgym.benchmarks.proxies.models import reward_trunk
+from textgym.benchmarks.proxies.rl import Pressure, optimise
+from textgym.benchmarks.runner.experiment import Result
+from textgym.exact.exact import optimum
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
-from textgym.rewards.model import RewardModel
+from textgym.rewards.models.model import RewardModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks.ensembles import EXPERIMENT
-from textgym.benchmarks.ensembles.score import findings
-from textgym.benchmarks.ensembles.task import Settings, run
-from textgym.benchmarks.experiment import Estimate, Job
-from textgym.benchmarks.optimising import job_settings
+from textgym.benchmarks.experiments.ensembles import EXPERIMENT
+from textgym.benchmarks.experiments.ensembles.score import findings
+from textgym.benchmarks.experiments.ensembles.task import Settings, run
+from textgym.benchmarks.proxies.rl import job_settings
+from textgym.benchmarks.runner.experiment import Job
+from textgym.reports.findings import Estimate
 
 
 def made(combine: str, seed: int, gold: float) -> tuple[Job, dict[str, Any]]:

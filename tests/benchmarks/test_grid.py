@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fake_experiment import EXPERIMENT, begun, job
 
-from textgym.benchmarks.experiment import Job
-from textgym.benchmarks.grid import append_line, cut_torn_line, experiment_of, read_results, result_row, run_grid
+from textgym.benchmarks.runner.experiment import Job
+from textgym.benchmarks.runner.grid import append_line, cut_torn_line, experiment_of, read_results, result_row, run_grid
 
 
 def squares(path: Path) -> dict[int, int]:

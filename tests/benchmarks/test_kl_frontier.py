@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from textgym.benchmarks.experiment import Estimate, Job
-from textgym.benchmarks.kl_frontier import EXPERIMENT
-from textgym.benchmarks.kl_frontier.score import bought, findings
-from textgym.benchmarks.kl_frontier.task import SAMPLED, run
-from textgym.benchmarks.mini.sweep import run_settings
+from textgym.benchmarks.experiments.kl_frontier import EXPERIMENT
+from textgym.benchmarks.experiments.kl_frontier.score import bought, findings
+from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED, run
+from textgym.benchmarks.experiments.mini.sweep import run_settings
+from textgym.benchmarks.runner.experiment import Job
+from textgym.reports.findings import Estimate
 
 POOL = (
     Job("Reviews", SAMPLED, 0),

@@ -13,13 +13,13 @@ import torch
 
 import textgym
 from tests.helpers import emit, tiny_gpt2, tiny_llama, word_mdp
-from textgym.agents.evaluation import evaluate
-from textgym.agents.policy import LMPolicy
-from textgym.benchmarks.optimum import optimum
-from textgym.benchmarks.optimum.tree import count_sequences, n_sequences, prefix_tree
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
+from textgym.exact import optimum
+from textgym.exact.tree import count_sequences, n_sequences, prefix_tree
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.lm.trunk import Trunk
 
 END, V = 1, 5
 SHAPE = {"initializer_range": 0.5, "n_embd": 16}

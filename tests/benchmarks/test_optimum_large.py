@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from textgym.agents.ppo import PPO
-from textgym.benchmarks.optimum import Automaton, bracket, markov_optimum, optimum
-from textgym.benchmarks.optimum.bracket import objective_interval, optimum_interval
+from textgym.env.vector import TokenVectorEnv
+from textgym.exact import Automaton, bracket, markov_optimum, optimum
+from textgym.exact.bracket import objective_interval, optimum_interval
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.tasks.diagnostic.build import chain, diagnostic, letters
-from textgym.vector import TokenVectorEnv
 
 V, T = 3, 5
 

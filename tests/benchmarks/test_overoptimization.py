@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks.experiment import Estimate, Job, Table
-from textgym.benchmarks.optimising import job_settings
-from textgym.benchmarks.optimum.exact import optimum
-from textgym.benchmarks.overoptimization import EXPERIMENT
-from textgym.benchmarks.overoptimization.best_of_n import (
+from textgym.benchmarks.experiments.overoptimization import EXPERIMENT
+from textgym.benchmarks.experiments.overoptimization.best_of_n import (
     best_of_n_kl,
     best_of_n_value,
     best_of_n_weights,
@@ -20,10 +17,14 @@ from textgym.benchmarks.overoptimization.best_of_n import (
     kl_bound,
     outcomes,
 )
-from textgym.benchmarks.overoptimization.fits import fit_form
-from textgym.benchmarks.overoptimization.score import at, findings, peaks
-from textgym.benchmarks.overoptimization.task import ENUMERATION, Settings, run
+from textgym.benchmarks.experiments.overoptimization.fits import fit_form
+from textgym.benchmarks.experiments.overoptimization.score import at, findings, peaks
+from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, Settings, run
+from textgym.benchmarks.proxies.rl import job_settings
+from textgym.benchmarks.runner.experiment import Job
+from textgym.exact.exact import optimum
 from textgym.registration import load_task, task_mdp
+from textgym.reports.findings import Estimate, Table
 
 D = np.linspace(0.2, 4, 30)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import textgym
+from scripts.task_pages import page as pages
+from scripts.task_pages.__main__ import main
+from scripts.task_pages.page import episode_table, page, table
+from scripts.task_pages.policies import Budget, Episode, answers, uniform
+from scripts.task_pages.scores import hacks, interval
+from scripts.task_pages.words import markdown, told_by_gold, told_by_maker
 from tests.helpers import tiny_gpt2
-from textgym.benchmarks.pages import page as pages
-from textgym.benchmarks.pages.__main__ import main
-from textgym.benchmarks.pages.page import episode_table, page, table
-from textgym.benchmarks.pages.policies import Budget, Episode, answers, uniform
-from textgym.benchmarks.pages.scores import hacks, interval
-from textgym.benchmarks.pages.words import markdown, told_by_gold, told_by_maker
+from textgym.env.rendering import Frame
 from textgym.registration import load_task, task_mdp
-from textgym.rendering import Frame
 from textgym.tasks import TASKS
 
 SMALL = Budget(responses=12, references=8)
@@ -50,7 +50,7 @@ def test_pages_and_their_list_are_written_and_equal_when_written_again(tmp_path:
 
 
 def test_the_list_in_the_repository_names_every_task() -> None:
-    """Whoever adds a task writes its page: ``python -m textgym.benchmarks.pages --out docs/tasks``."""
+    """Whoever adds a task writes its page: ``python -m scripts.task_pages --out docs/tasks``."""
     listed = (Path(__file__).parents[2] / "docs" / "tasks" / "README.md").read_text("utf-8")
     assert re.findall(r"^\| \[?(\w+)", listed, re.MULTILINE)[1:] == [*TASKS]
 
@@ -68,7 +68,7 @@ def test_a_diagnostic_page_is_exact() -> None:
     assert row(text, "uniform random")[1] == "0.5000"
     assert row(text, "base model, the reference") == ["0.4632", "0.4632", "0.0000", "0.4632", "0.0000"]
     assert row(text, "optimum") == ["0.8636", "0.9809", "2.3461", "0.9809", "1.0000"]
-    assert "A bandit: each of `arms` words has a value" in text
+    assert "Make a bandit: each of `arms` words has a value" in text
     best = textgym.optimum(task_mdp(load_task("Emit")), 0.05)
     assert f"{best.value:.4f}" == row(text, "optimum")[0]
 
@@ -83,7 +83,7 @@ def test_a_proxy_that_is_paid_stands_beside_gold() -> None:
 def test_a_page_of_texts_tells_what_the_code_tells() -> None:
     text = page("Reviews", SMALL)
     assert text.count("Continue a film review so that it is favourable.") == 1
-    assert "Gold: good / (good + bad), counting sentiment words" in text
+    assert "Gold: Compute good / (good + bad), counting sentiment words" in text
     assert '```python\n>>> sentiment("Although' in text
     assert "| actions, V | `Discrete(" in text
     assert "| prompts, test | 1,000 |" in text

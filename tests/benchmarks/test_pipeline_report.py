@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.test_report import HOSTILE, Page, entry, write_lines
-from textgym.benchmarks.comparison import Comparison, Estimate
-from textgym.benchmarks.pipeline_report import (
+from textgym.reports.comparison import Comparison, Estimate
+from textgym.reports.pipeline import (
     Journey,
     contents,
     headline,
@@ -21,7 +21,7 @@ from textgym.benchmarks.pipeline_report import (
     samples_of,
     write_pipeline_report,
 )
-from textgym.benchmarks.pipeline_stages import SECTIONS, Run
+from textgym.reports.pipeline_stages import SECTIONS, Run
 
 STAGES = [
     {"name": "sft", "kind": "sft", "directory": "sft", "iteration": 0},

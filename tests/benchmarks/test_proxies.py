@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textgym.benchmarks.proxies import (
+from textgym.benchmarks.proxies.models import (
     ProxySettings,
     agreement,
     base_responses,

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textgym.benchmarks.experiment import Experiment, Job, Plan
 from textgym.benchmarks.experiments import find_experiment
-from textgym.benchmarks.grid import experiment_of, read_results
-from textgym.benchmarks.overoptimization.task import ENUMERATION
+from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
+from textgym.benchmarks.runner.experiment import Experiment, Job, Plan
+from textgym.benchmarks.runner.grid import experiment_of, read_results
 from textgym.commands.bench import report
 from textgym.commands.configs.bench import BenchReport
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from textgym.benchmarks.comparison import Comparison, Estimate, compare, decimals, explain, headline, number
-from textgym.benchmarks.curves import curve
-from textgym.benchmarks.report import column, ends, pair_samples, panels, ratio_check, tables, write_report
+from textgym.reports.comparison import Comparison, Estimate, compare, decimals, explain, headline, number
+from textgym.reports.curves import curve
+from textgym.reports.run import column, ends, pair_samples, panels, ratio_check, tables, write_report
 
 HOSTILE = "<script>alert('x')</script>"
 

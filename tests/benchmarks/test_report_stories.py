@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from textgym.benchmarks.comparison import Comparison, Estimate, compare, headline
-from textgym.benchmarks.curves import curve
-from textgym.benchmarks.report import write_report
+from textgym.reports.comparison import Comparison, Estimate, compare, headline
+from textgym.reports.curves import curve
+from textgym.reports.run import write_report
 
 
 def make_run(path: Path, config: dict[str, Any], rows: list[dict[str, Any]], **files: Any) -> Path:

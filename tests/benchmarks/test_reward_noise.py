@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks.experiment import Job
-from textgym.benchmarks.mini.sweep import run_settings
-from textgym.benchmarks.reward_noise import EXPERIMENT
-from textgym.benchmarks.reward_noise.score import findings
-from textgym.benchmarks.reward_noise.task import NoisyReward, run
+from textgym.benchmarks.experiments.mini.sweep import run_settings
+from textgym.benchmarks.experiments.reward_noise import EXPERIMENT
+from textgym.benchmarks.experiments.reward_noise.score import findings
+from textgym.benchmarks.experiments.reward_noise.task import NoisyReward, run
+from textgym.benchmarks.runner.experiment import Job
 from textgym.rewards.compose import compose
 
 

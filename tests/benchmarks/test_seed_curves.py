@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from textgym.benchmarks.experiment import Estimate
-from textgym.benchmarks.seed_curves import (
+from textgym.benchmarks.analysis.seeds import (
     by_kl,
     clearly,
     in_blocks,
@@ -15,6 +14,7 @@ from textgym.benchmarks.seed_curves import (
     surely_positive,
     worded,
 )
+from textgym.reports.findings import Estimate
 
 
 def test_blocks_of_curves_of_different_lengths() -> None:

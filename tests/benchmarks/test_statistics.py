@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.benchmarks.statistics import (
+from textgym.benchmarks.analysis.statistics import (
     Floats,
     bootstrap_interval,
     improvement,

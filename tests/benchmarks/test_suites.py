@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks import diagnostic, kl_frontier, mini, nlpo_mask, suite
-from textgym.benchmarks.experiment import Estimate, Job, Table
-from textgym.benchmarks.figures import Line
-from textgym.benchmarks.kl_frontier.task import SAMPLED
-from textgym.benchmarks.nlpo_mask.sweep import NEVER
-from textgym.benchmarks.proxies import base_responses
-from textgym.benchmarks.suite import learning_curves, suite_scores
+from textgym.benchmarks.analysis import suites as suite
+from textgym.benchmarks.analysis.suites import learning_curves, suite_scores
+from textgym.benchmarks.experiments import diagnostic, kl_frontier, mini, nlpo_mask
+from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
+from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.proxies.models import base_responses
+from textgym.benchmarks.runner.experiment import Job
 from textgym.registration import load_task
+from textgym.reports.figures import Line
+from textgym.reports.findings import Estimate, Table
 
 
 def scored(task: str, name: str, seed: int, score: float) -> tuple[Job, dict[str, Any]]:
@@ -216,7 +218,9 @@ def test_the_arms_of_the_masks_differ_in_nothing_else() -> None:
 def test_the_pool_of_best_of_n_is_as_large_as_a_task_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task("Reviews")
     few = replace(task, splits={**task.splits, "validation": task.prompts("validation")[:5]})
-    monkeypatch.setattr(import_module("textgym.benchmarks.kl_frontier.sweep"), "load_task", {"Reviews": few}.get)
+    monkeypatch.setattr(
+        import_module("textgym.benchmarks.experiments.kl_frontier.sweep"), "load_task", {"Reviews": few}.get
+    )
     jobs = kl_frontier.EXPERIMENT.sweep(kl_frontier.EXPERIMENT.plan)
     assert [job.settings["prompts"] for job in jobs if job.algorithm == SAMPLED] == [5, 5, 5]
     with pytest.raises(ValueError, match="prompts=6; expected 1 to 5, one for each validation prompt of Reviews"):

@@ -33,10 +33,9 @@ from transformers import (
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import PPO, SFTSettings, fine_tune
-from textgym.agents.comparisons import encode_comparisons
-from textgym.agents.demonstrations import encode_demonstrations
-from textgym.agents.dpo import train_dpo
-from textgym.agents.saved import acting_policy
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.dpo import train_dpo
 from textgym.lm import agreement
 from textgym.lm.agreement import (
     SlowActingWarning,
@@ -46,10 +45,9 @@ from textgym.lm.agreement import (
     check_whole_passes,
     make_decoder,
 )
-from textgym.lm.cache import SlotCache
-from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.scoring import Trunk
-from textgym.lm.seq2seq import Seq2SeqDecoder
+from textgym.lm.decoding import PrefixDecoder, SlotCache
+from textgym.lm.parts.seq2seq import Seq2SeqDecoder
+from textgym.lm.trunk import Trunk
 from textgym.types import Ranking
 
 P, T = 5, 8
@@ -155,25 +153,19 @@ def test_models_without_a_column_cache_are_trained(uncached):
         env=env_of(word_mdp()), model=uncached, episodes_per_iteration=8, minibatch_size=8, n_epochs=1, device="cpu"
     )
     before = {name: p.detach().clone() for name, p in algorithm.policy.lm.named_parameters()}
-    episodes = algorithm._collect(no_callback(algorithm))
+    episodes = algorithm.collect()
     assert episodes is not None
     scored = algorithm.score(episodes)
     valid = episodes.valid
     np.testing.assert_allclose(episodes.log_probs[valid], scored.ref_log_probs[valid], atol=1e-4)
-    algorithm._train(episodes)
+    algorithm.train(episodes)
     assert any(not torch.equal(p, before[name]) for name, p in algorithm.policy.lm.named_parameters())
 
 
 def env_of(mdp: Any) -> Any:
-    from textgym.agents.slots import admitting_env
+    from textgym.agents.loop.slots import admitting_env
 
     return admitting_env(mdp, 8)
-
-
-def no_callback(algorithm: PPO) -> Any:
-    total, callback = algorithm._setup_learn(100, None)
-    algorithm._update_current_progress_remaining(0, total)
-    return callback
 
 
 def test_a_model_that_looks_ahead_is_refused():
@@ -182,13 +174,13 @@ def test_a_model_that_looks_ahead_is_refused():
 
 
 def test_models_that_look_ahead_are_no_reference_and_are_not_fine_tuned():
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         PPO(env=env_of(word_mdp()), model=tiny_gpt2(), reference=loud(bidirectional), device="cpu")
     shown = encode_demonstrations([{"prompt": "w1 w2", "completion": "w3 w4"}] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         fine_tune(loud(bidirectional), shown, validation=shown)
     pairs = encode_comparisons([Ranking("w1", ("w2", "w3 w4"), (0, 1))] * 2, word_tokenizer(), 1)
-    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token otherwise"):
+    with pytest.raises(ValueError, match="BertGenerationDecoder predicts a token differently"):
         train_dpo(loud(bidirectional), pairs, held_out=pairs)
 
 
@@ -252,8 +244,8 @@ def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch)
 
 def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
     """A mutation of the passes of training: padding on the left stays where it was."""
-    monkeypatch.setattr("textgym.lm.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives other log-probabilities in a batch .* differ by"):
+    monkeypatch.setattr("textgym.lm.parts.backbones.tokens_first", lambda ids, mask: ids[:, : int(mask.sum(1).max())])
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM gives a sequence other log-prob.* in a batch .* differ by"):
         check_agreement(Trunk(loud(tiny_llama)), P + T, P)
 
 

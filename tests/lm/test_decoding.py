@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5
 from textgym.lm.agreement import make_decoder
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import load_causal_lm
+from textgym.lm.files.loading import load_causal_lm
 
 N, P, T = 5, 6, 10
 WIDTH = P + T
@@ -133,7 +133,7 @@ def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_cached_equals_uncached_through_everything(model, seed, monkeypatch):
     """Rows leave the batch, come back, restart, are rewritten and grow, a random few at a time."""
-    monkeypatch.setattr("textgym.lm.cache.SPARE_COLUMNS", 3)  # so that columns are also moved back to the left
+    monkeypatch.setattr("textgym.lm.decoding.SPARE_COLUMNS", 3)  # so that columns are also moved back to the left
     rng = np.random.default_rng(seed)
     rows = Rows(model.config.vocab_size, rng)
     decoder = make_decoder(model, N, WIDTH, P)

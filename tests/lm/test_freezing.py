@@ -9,8 +9,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama
-from textgym.lm.freezing import freeze, untie
-from textgym.lm.scoring import Trunk
+from textgym.lm.parts.freezing import freeze, untie
+from textgym.lm.trunk import Trunk
 
 P, T = 5, 7
 LENGTHS = [(1, 7), (5, 1), (3, 4), (2, 2)]

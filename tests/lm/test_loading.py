@@ -11,16 +11,9 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from tests.helpers import tiny_gpt2, tiny_llama, word_tokenizer
-from textgym.lm.loading import (
-    accepted,
-    check_fits,
-    context_length,
-    frozen_copy,
-    load_causal_lm,
-    load_lm,
-    position_ids,
-)
-from textgym.lm.lora import save_pretrained
+from textgym.lm.files.loading import accepted, check_fits, context_length, frozen_copy, load_causal_lm, load_lm
+from textgym.lm.parts.backbones import position_ids
+from textgym.lm.parts.lora import save_pretrained
 
 
 def test_what_was_saved_is_loaded_in_float32_without_dropout(tmp_path: Path):

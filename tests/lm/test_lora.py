@@ -13,9 +13,9 @@ from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.helpers import moved, tiny_gpt2, tiny_llama
-from textgym.lm.adapter_files import write_adapters
-from textgym.lm.loading import load_causal_lm
-from textgym.lm.lora import (
+from textgym.lm.files.adapters import write_adapters
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.lora import (
     AdaptersOff,
     adapters_off,
     add_lora,
@@ -25,7 +25,7 @@ from textgym.lm.lora import (
     unwrapped,
     without_adapters,
 )
-from textgym.lm.scoring import Trunk
+from textgym.lm.trunk import Trunk
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 

@@ -32,9 +32,9 @@ from scripts.model_table.play import P, T
 from scripts.model_table.tiny import PAD, VOCABULARY, WINDOW, build, small_config
 from textgym.lm.agreement import check_agreement
 from textgym.lm.decoding import PrefixDecoder
-from textgym.lm.loading import frozen_copy
-from textgym.lm.scoring import Trunk
-from textgym.lm.seq2seq import Seq2SeqBackbone
+from textgym.lm.files.loading import frozen_copy
+from textgym.lm.parts.seq2seq import Seq2SeqBackbone
+from textgym.lm.trunk import Trunk
 from textgym.types import IntArray, MaskArray
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

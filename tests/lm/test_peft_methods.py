@@ -18,8 +18,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.helpers import tiny_gpt2, tiny_llama
-from textgym.lm.loading import load_lm
-from textgym.lm.lora import adapters_off, merged, save_pretrained, train_adapters, unwrapped
+from textgym.lm.files.loading import load_lm
+from textgym.lm.parts.lora import adapters_off, merged, save_pretrained, train_adapters, unwrapped
 
 IDS = torch.arange(1, 8)[None]
 Q, QV = {"target_modules": ["q_proj"]}, {"target_modules": ["q_proj", "v_proj"]}

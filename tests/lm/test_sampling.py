@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgym.lm.sampling import Sampling, draw, kept_ids, restrict
+from textgym.lm.behaviour import Behaviour, draw, kept_ids
+from textgym.lm.sampling import Sampling
 
 INF = math.inf
 
@@ -87,22 +88,22 @@ def test_a_draw_depends_on_nothing_but_its_row():
         assert (alone.item(), log_prob.item()) == (together[row].item(), log_probs[row].item())
 
 
-# --- restrict ----------------------------------------------------------------------------------------------------
+# --- logits ------------------------------------------------------------------------------------------------------
 
 PROBS = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
 
 
 def test_temperature_divides():
     logits = torch.tensor([[1.0, -2.0, 3.0]])
-    torch.testing.assert_close(restrict(logits, Sampling(temperature=0.5), 3), 2 * logits)
+    torch.testing.assert_close(Behaviour(3, sampling=Sampling(temperature=0.5)).logits(logits), 2 * logits)
 
 
 def test_a_head_wider_than_the_action_space_is_cut():
-    assert restrict(torch.zeros(2, 7), Sampling(), 5).shape == (2, 5)
+    assert Behaviour(5).logits(torch.zeros(2, 7)).shape == (2, 5)
 
 
 def test_half_precision_becomes_float32():
-    assert restrict(torch.zeros(1, 4, dtype=torch.bfloat16), Sampling(), 4).dtype == torch.float32
+    assert Behaviour(4).logits(torch.zeros(1, 4, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -110,12 +111,12 @@ def test_half_precision_becomes_float32():
 )
 def test_the_callers_logits_stay_as_they_are(sampling):
     logits = PROBS.log()
-    restrict(logits, sampling, 4, [1], torch.tensor([0]), torch.tensor([[True, True, True, False]]))
+    Behaviour(4, (1,), sampling).logits(logits, torch.tensor([0]), torch.tensor([[True, True, True, False]]))
     assert torch.equal(logits, PROBS.log())
 
 
 def test_no_end_token_before_the_minimum_length():
-    logits = restrict(torch.zeros(3, 4), Sampling(min_new_tokens=2), 4, [1, 3], torch.tensor([0, 1, 2]))
+    logits = Behaviour(4, (1, 3), Sampling(min_new_tokens=2)).logits(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
     assert kept(logits) == [[0, 2], [0, 2], [0, 1, 2, 3]]
 
 
@@ -123,7 +124,7 @@ def test_no_end_token_before_the_minimum_length():
     ("top_k", "expected"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
 )
 def test_top_k(top_k, expected):
-    assert kept(restrict(PROBS.log(), Sampling(top_k=top_k), 4)) == [expected]
+    assert kept(Behaviour(4, sampling=Sampling(top_k=top_k)).logits(PROBS.log())) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -139,32 +140,32 @@ def test_top_k(top_k, expected):
     ],
 )
 def test_top_p_is_the_smallest_set_that_holds_the_mass(top_p, expected):
-    assert kept(restrict(PROBS.log(), Sampling(top_p=top_p), 4)) == [expected]
+    assert kept(Behaviour(4, sampling=Sampling(top_p=top_p)).logits(PROBS.log())) == [expected]
 
 
 def test_top_p_counts_the_mass_that_top_k_leaves():
     """Of 0.4 and 0.3 alone the first holds 4/7 > 0.5."""
-    assert kept(restrict(PROBS.log(), Sampling(top_k=2, top_p=0.5), 4)) == [[1]]
+    assert kept(Behaviour(4, sampling=Sampling(top_k=2, top_p=0.5)).logits(PROBS.log())) == [[1]]
 
 
 def test_equal_probabilities_are_kept_alike_in_every_batch():
     flat = torch.zeros(5, 40)
-    assert kept(restrict(flat, Sampling(top_p=0.24), 40)) == [list(range(10))] * 5
-    assert kept(restrict(flat[:1], Sampling(top_p=0.24), 40)) == [list(range(10))]
+    assert kept(Behaviour(40, sampling=Sampling(top_p=0.24)).logits(flat)) == [list(range(10))] * 5
+    assert kept(Behaviour(40, sampling=Sampling(top_p=0.24)).logits(flat[:1])) == [list(range(10))]
 
 
 def test_a_task_mask_comes_before_top_k_and_top_p():
     allowed = torch.tensor([[True, False, True, True]])
-    assert kept(restrict(PROBS.log(), Sampling(top_k=2), 4, allowed=allowed)) == [[2, 3]]
-    assert kept(restrict(PROBS.log(), Sampling(top_p=0.45), 4, allowed=allowed)) == [[3]]  # 0.3 of 0.6
+    assert kept(Behaviour(4, sampling=Sampling(top_k=2)).logits(PROBS.log(), allowed=allowed)) == [[2, 3]]
+    assert kept(Behaviour(4, sampling=Sampling(top_p=0.45)).logits(PROBS.log(), allowed=allowed)) == [[3]]  # 0.3 of 0.6
 
 
 def test_no_token_left_is_an_error():
     only_end = torch.tensor([[False, True, False, False]])
     with pytest.raises(ValueError, match="leaves no token"):
-        restrict(PROBS.log(), Sampling(), 4, allowed=torch.zeros(1, 4, dtype=torch.bool))
+        Behaviour(4).logits(PROBS.log(), allowed=torch.zeros(1, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="leaves no token"):
-        restrict(PROBS.log(), Sampling(min_new_tokens=1), 4, [1], torch.tensor([0]), only_end)
+        Behaviour(4, (1,), Sampling(min_new_tokens=1)).logits(PROBS.log(), torch.tensor([0]), only_end)
 
 
 def test_kept_ids_are_padded():

@@ -21,11 +21,12 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from tests.helpers import tiny_gpt2, tiny_llama
-from textgym.lm import scoring
-from textgym.lm.heads import ForwardAround
-from textgym.lm.loading import load_causal_lm
+from textgym.lm import behaviour
+from textgym.lm.behaviour import Behaviour, TokenScores
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.parts.heads import ForwardAround
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import TokenScores, Trunk, score_responses
+from textgym.lm.trunk import Trunk
 
 P, T, V = 5, 7, 13
 """The models embed 16 tokens, the task has 13."""
@@ -51,10 +52,18 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int8))
 
 
-def score(model: PreTrainedModel, ids: Tensor, mask: Tensor, sampling: Sampling, **settings: Any) -> TokenScores:
+def score(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    sampling: Sampling,
+    end_ids: tuple[int, ...] = (),
+    kept: Tensor | None = None,
+) -> TokenScores:
     trunk = Trunk(model)
     states = trunk.hidden_states(ids, mask, P)[:, :-1]
-    return score_responses(trunk.head, states, ids[:, P:], mask[:, P:].bool(), sampling, V, **settings)
+    behaviour = Behaviour(V, end_ids, sampling)
+    return behaviour.score(trunk.head, states, ids[:, P:], mask[:, P:].bool(), kept)
 
 
 def response_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, row: int) -> Tensor:
@@ -113,7 +122,7 @@ def test_the_minimum_length_leaves_end_tokens_out(batch):
     ids, mask = batch
     ids[:, P:] = ids[:, P:].clamp(min=2)
     with torch.no_grad():
-        scores = score(model := tiny_gpt2(), ids, mask, Sampling(min_new_tokens=3), end_ids=[1])
+        scores = score(model := tiny_gpt2(), ids, mask, Sampling(min_new_tokens=3), end_ids=(1,))
         logits = response_logits(model, ids, mask, 0)
     logits[:3, 1] = -torch.inf
     expected = logits.log_softmax(-1).gather(1, ids[0, P:, None])[:, 0]
@@ -162,10 +171,10 @@ def test_chunks_change_neither_values_nor_gradients(batch, monkeypatch, restrict
     ids, mask = batch
     kept = kept_with_actions(ids, 4) if restricted else None
     results = []
-    for elements in (scoring.CHUNK_ELEMENTS, 2 * V):
-        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", elements)
+    for elements in (behaviour.CHUNK_ELEMENTS, 2 * V):
+        monkeypatch.setattr(behaviour, "CHUNK_ELEMENTS", elements)
         model = tiny_gpt2()
-        scores = score(model, ids, mask, Sampling(min_new_tokens=1), end_ids=[1], kept=kept)
+        scores = score(model, ids, mask, Sampling(min_new_tokens=1), end_ids=(1,), kept=kept)
         weights = torch.linspace(0.5, 1.5, T)
         finite = scores.log_probs.masked_fill(scores.log_probs == -torch.inf, 0.0)
         ((finite + 0.3 * scores.entropy) * weights).sum().backward()

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
 from textgym.lm.agreement import make_decoder
-from textgym.lm.freezing import freeze, untie
-from textgym.lm.loading import check_fits, load_causal_lm, load_lm
-from textgym.lm.lora import adapters_off, add_lora, merged, save_pretrained
+from textgym.lm.behaviour import Behaviour
+from textgym.lm.files.loading import check_fits, load_causal_lm, load_lm
+from textgym.lm.parts.freezing import freeze, untie
+from textgym.lm.parts.lora import adapters_off, add_lora, merged, save_pretrained
+from textgym.lm.parts.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
 from textgym.lm.sampling import Sampling
-from textgym.lm.scoring import Trunk, score_responses
-from textgym.lm.seq2seq import Seq2SeqBackbone, Seq2SeqDecoder
+from textgym.lm.trunk import Trunk
 
 P, T, V = 5, 7, 13
 LENGTHS = [(1, 7), (5, 1), (3, 4), (2, 2)]
@@ -54,9 +55,8 @@ def log_probs(model: PreTrainedModel, batch: tuple[torch.Tensor, torch.Tensor], 
     trunk = Trunk(model)
     states = trunk.hidden_states(ids, mask, P, prefix)
     assert states.shape[:2] == (len(LENGTHS), T + 1)
-    return score_responses(
-        trunk.head, states[:, :-1], ids[:, P:], mask[:, P:].bool(), Sampling(temperature=0.7), V
-    ).log_probs
+    behaviour = Behaviour(V, sampling=Sampling(temperature=0.7))
+    return behaviour.score(trunk.head, states[:, :-1], ids[:, P:], mask[:, P:].bool()).log_probs
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_a_model_that_says_no_start_is_refused():
 
 def test_causal_models_are_no_encoder_decoders():
     for make in (lambda m: Seq2SeqBackbone(m), lambda m: Seq2SeqDecoder(m, 2, P + T, P)):
-        with pytest.raises(ValueError, match="GPT2LMHeadModel is no encoder–decoder"):
+        with pytest.raises(ValueError, match="GPT2LMHeadModel is not an encoder–decoder"):
             make(tiny_gpt2())
 
 

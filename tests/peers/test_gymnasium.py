@@ -22,10 +22,10 @@ from gymnasium.wrappers import vector as vector_wrappers
 
 from tests.helpers import word_mdp
 from textgym.env import TokenEnv
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
 from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC, TASKS
-from textgym.vector import TokenVectorEnv
 
 IDS = [f"textgym/{name}-v0" for name in TASKS]
 SMALL = "textgym/Needle-v0"  # six words, four steps

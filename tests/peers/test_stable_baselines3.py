@@ -37,15 +37,15 @@ from stable_baselines3.common.monitor import Monitor, get_monitor_files, load_re
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents.bridge import SlotVecEnv
 from textgym.agents.grpo import GRPO
-from textgym.agents.names import ALGORITHMS
+from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.nlpo import NLPO
 from textgym.agents.ppo import PPO
+from textgym.agents.registry import ALGORITHMS
 from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
-from textgym.vector import TokenVectorEnv
-from textgym.wrappers import VectorReferenceKL
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
 
 EMIT = "textgym/Emit-v0"
 SMALL: dict[str, Any] = {"episodes_per_iteration": 12, "minibatch_size": 4, "seed": 0, "device": "cpu"}
@@ -170,7 +170,7 @@ def test_training_stops_at_a_score() -> None:
 def test_training_stops_where_nothing_improves() -> None:
     patience = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=0)
     evaluation = EvalCallback(
-        SlotVecEnv(gym.make_vec(EMIT, num_envs=2)), callback_after_eval=patience, eval_freq=1, verbose=0, warn=False
+        SB3VecEnv(gym.make_vec(EMIT, num_envs=2)), callback_after_eval=patience, eval_freq=1, verbose=0, warn=False
     )
     algorithm = make(learning_rate=0.0)  # each evaluation is as the first one
     algorithm.learn(1000, evaluation)
@@ -211,7 +211,7 @@ def test_what_make_vec_gives_is_evaluated_behind_the_bridge(name: str) -> None:
     algorithm = make()
     expected, _ = evaluate_policy(algorithm, gym.make(EMIT), 6, warn=False)
     calls: list[int] = []
-    env = VecMonitor(SlotVecEnv(VECTORS[name]()))
+    env = VecMonitor(SB3VecEnv(VECTORS[name]()))
     mean, deviation = evaluate_policy(algorithm, env, 6, callback=lambda local, _: calls.append(local["i"]))
     assert (mean, deviation) == (pytest.approx(expected), 0.0)  # the best word, always the same
     assert len(calls) == 6
@@ -239,7 +239,7 @@ def test_an_eval_callback_takes_what_make_vec_gives(name: str, tmp_path: Path) -
     evaluation = EvalCallback(VECTORS[name](), best_model_save_path=best, eval_freq=1, verbose=0, warn=False)
     algorithm = make()
     algorithm.learn(24, [EveryNTimesteps(10, evaluation)])
-    assert isinstance(evaluation.eval_env, SlotVecEnv)
+    assert isinstance(evaluation.eval_env, SB3VecEnv)
     assert evaluation.last_mean_reward > 0
     assert PPO.load(Path(best) / "best_model").num_timesteps >= 0
 
@@ -477,7 +477,7 @@ def test_a_monitor_writes_the_sums_that_were_paid(tmp_path: Path) -> None:
 
 
 def test_a_vector_monitor_writes_every_rows_episodes(tmp_path: Path) -> None:
-    env = VecMonitor(SlotVecEnv(word_env("SameStep", 3)), str(tmp_path / "rows"), info_keywords=("score",))
+    env = VecMonitor(SB3VecEnv(word_env("SameStep", 3)), str(tmp_path / "rows"), info_keywords=("score",))
     algorithm = words(env)
     seen: list[float] = []
     algorithm.learn(60, lambda local, _: not seen.extend(i["score"] for i in local["infos"] if "score" in i))
@@ -489,7 +489,7 @@ def test_a_vector_monitor_writes_every_rows_episodes(tmp_path: Path) -> None:
 
 
 def test_attributes_and_methods_of_chosen_rows() -> None:
-    env = SlotVecEnv(word_env(n=3))
+    env = SB3VecEnv(word_env(n=3))
     env.reset()
     assert env.get_attr("end_token_ids", [0, 2]) == [(1,), (1,)]
     assert [mask.shape for mask in env.env_method("action_masks", indices=[0, -1])] == [(16,), (16,)]
@@ -542,7 +542,7 @@ def test_ppo_learns_in_a_process_of_gymnasium() -> None:
     env: Any = AsyncVectorEnv([lambda: gym.make(f"textgym:{EMIT}")], context="spawn")
     try:
         learns(env)
-        evaluated, _ = evaluate_policy(make(), VecMonitor(SlotVecEnv(env)), 4)
+        evaluated, _ = evaluate_policy(make(), VecMonitor(SB3VecEnv(env)), 4)
         assert evaluated == evaluate_policy(make(), gym.make(EMIT), 4, warn=False)[0]
         groups = make(GRPO, env)
         groups.learn(24)
@@ -554,7 +554,7 @@ def test_ppo_learns_in_a_process_of_gymnasium() -> None:
 
 
 def test_an_attribute_that_cannot_be_sent_is_named() -> None:
-    class Locked(SlotVecEnv):
+    class Locked(SB3VecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             if attr_name == "mdp":
                 raise EOFError
@@ -568,7 +568,7 @@ def test_an_attribute_that_cannot_be_sent_is_named() -> None:
 
 
 def test_a_vector_of_environments_is_found_out_through_its_first_row() -> None:
-    env = SlotVecEnv(SyncVectorEnv([lambda: gym.make(EMIT)] * 2))
+    env = SB3VecEnv(SyncVectorEnv([lambda: gym.make(EMIT)] * 2))
     assert env.get_attr("prompt_length") == [1, 1]
     with pytest.raises(AttributeError, match="nonsense"):
         env.get_attr("nonsense")

@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import moved
-from textgym.agents.values import value_from_reward_model
-from textgym.lm.lora import add_lora
+from textgym.agents.policy.lm_policy import value_from_reward_model
+from textgym.lm.parts.lora import add_lora
 from textgym.rewards import RewardModel
 from textgym.rewards.builtin import NAMED
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 
 SEQUENCES = [[4, 6, 9, 3], [7, 8, 3], [5, 4, 4, 4, 10, 11, 12, 3], [9, 3]]
 

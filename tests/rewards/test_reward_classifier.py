@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers import word_mdp
 from textgym.rewards import ClassifierReward, RewardModel, call_reward, resolve_reward
-from textgym.rewards.classifier import label_index
+from textgym.rewards.models.classifier import label_index
 from textgym.types import Prompt
 
 WORDS = ["good", "bad", "film", "the", "a", "very", "was", "it", "human", ":", "assistant"]
@@ -296,10 +296,10 @@ def test_labels_by_name_or_index() -> None:
     assert [label_index(plain, label) for label in ("LABEL_1", "1", 1)] == [1, 1, 1]
     assert [label_index(stars, label) for label in ("1", 1)] == [0, 1]  # a text is a name where names are
     for config, label, message in (
-        (named, "Glad", "label='Glad' is no label .*: sad, so so, glad; did you mean 'glad'"),
-        (named, "1", "label='1' is no label"),
-        (named, 3, "label=3 is no label"),
-        (named, -1, "label=-1 is no label"),
+        (named, "Glad", "label='Glad' is not a label .*: sad, so so, glad; did you mean 'glad'"),
+        (named, "1", "label='1' is not a label"),
+        (named, 3, "label=3 is not a label"),
+        (named, -1, "label=-1 is not a label"),
         (plain, "2", "labels are: LABEL_0, LABEL_1"),
         (bert({0: "a", 1: "a"}).config, "a", "the name of several labels; give an index"),
     ):
@@ -329,7 +329,7 @@ def test_settings_are_checked(settings: dict[str, Any], message: str, bert_token
 
 def test_outputs_that_are_no_probabilities_are_refused(bert_tokenizer: Any) -> None:
     for model in (bert({0: "LABEL_0"}), bert(problem_type="regression")):
-        with pytest.raises(ValueError, match=r"no probabilities of labels; .*rm:DIR"):
+        with pytest.raises(ValueError, match=r"not probabilities of labels; .*rm:DIR"):
             ClassifierReward(model, bert_tokenizer, 0)
     ClassifierReward(bert({0: "toxic"}, problem_type="multi_label_classification"), bert_tokenizer, "toxic")
 
@@ -361,7 +361,7 @@ def test_a_line_of_text_names_directory_label_and_options(saved: Path) -> None:
 
 def test_a_label_is_checked_before_the_weights_are_read(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((saved / "config.json").read_text())
-    with pytest.raises(ValueError, match=r"label='happy' is no label .*sad, so so, glad"):
+    with pytest.raises(ValueError, match=r"label='happy' is not a label .*sad, so so, glad"):
         ClassifierReward.load(tmp_path, "happy")
     with pytest.raises(FileNotFoundError, match="no classifier can be loaded from"):
         ClassifierReward.load(tmp_path, "sad")

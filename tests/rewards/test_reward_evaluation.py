@@ -8,14 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from textgym.rewards.evaluation import (
+from textgym.rewards.labels.pairs import accuracy_by_distance, pair_accuracy, pair_margins
+from textgym.rewards.models.evaluation import (
     Bin,
-    Compared,
-    accuracy_by_distance,
+    ScoredGroup,
     evaluate_scores,
     expected_calibration_error,
-    pair_accuracy,
-    pair_margins,
     reliability,
     sigmoid,
     win_reliability,
@@ -80,8 +78,8 @@ def test_labels_drawn_from_the_scores_are_found_calibrated():
 
 def test_evaluation_by_hand():
     groups = [
-        Compared(scores=[2.0, 1.0, 0.0], ranks=[0, 1, 2], lengths=[9, 5, 5], gold=[1.0, 0.5, 0.5]),
-        Compared(scores=[0.0, 1.0], ranks=[0, 1], lengths=[3, 8], gold=[0.2, 0.9]),
+        ScoredGroup(scores=[2.0, 1.0, 0.0], ranks=[0, 1, 2], lengths=[9, 5, 5], gold=[1.0, 0.5, 0.5]),
+        ScoredGroup(scores=[0.0, 1.0], ranks=[0, 1], lengths=[3, 8], gold=[0.2, 0.9]),
     ]
     report = evaluate_scores(groups)
     assert report["pairs"] == 4
@@ -94,6 +92,6 @@ def test_evaluation_by_hand():
 
 
 def test_without_gold_or_pairs_nothing_is_made_up():
-    report = evaluate_scores([Compared([1.0, 2.0], [0, 0], [1, 2])])
+    report = evaluate_scores([ScoredGroup([1.0, 2.0], [0, 0], [1, 2])])
     nothing = {"accuracy": None, "accuracy_by_rank_distance": {}, "length_baseline": None}
     assert report == {"prompts": 0, "pairs": 0, **nothing}

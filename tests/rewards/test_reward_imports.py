@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textgym.rewards.imports import import_named
+from textgym.rewards.specs.imports import import_named
 
 FILE = """
 from a_neighbour import WEIGHT

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.rewards.evaluation import Compared, evaluate_scores
 from textgym.rewards.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
+from textgym.rewards.models.evaluation import ScoredGroup, evaluate_scores
 
 
 def test_student_by_the_table():
@@ -86,9 +86,9 @@ def test_wins_by_hand():
 def test_an_evaluation_counts_prompts_and_not_pairs():
     """Two rankings of one prompt are one prompt; the longer of each pair is the better one in the first alone."""
     groups = [
-        Compared([3.0, 2.0, 1.0], [0, 1, 2], [9, 5, 1], prompt="a"),
-        Compared([1.0, 0.0], [0, 1], [1, 5], prompt="b"),
-        Compared([0.0, 1.0], [0, 1], [1, 1], prompt="a"),
+        ScoredGroup([3.0, 2.0, 1.0], [0, 1, 2], [9, 5, 1], prompt="a"),
+        ScoredGroup([1.0, 0.0], [0, 1], [1, 5], prompt="b"),
+        ScoredGroup([0.0, 1.0], [0, 1], [1, 1], prompt="a"),
     ]
     found = evaluate_scores(groups)
     assert (found["prompts"], found["pairs"]) == (2, 5)
@@ -103,6 +103,6 @@ def test_an_evaluation_counts_prompts_and_not_pairs():
 
 
 def test_rankings_without_a_prompt_are_each_of_their_own():
-    found = evaluate_scores([Compared([1.0, 0.0], [0, 1], [1, 2]), Compared([1.0, 0.0], [0, 1], [1, 2])])
+    found = evaluate_scores([ScoredGroup([1.0, 0.0], [0, 1], [1, 2]), ScoredGroup([1.0, 0.0], [0, 1], [1, 2])])
     assert found["prompts"] == 2
     assert found["accuracy_interval"][1] == 1.0

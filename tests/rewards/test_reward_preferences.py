@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textgym.rewards import Judgement, read_preferences, read_rankings
-from textgym.rewards.preferences import best_completion, read_placed_preferences, split_texts
+from textgym.rewards.labels.preferences import best_completion, read_placed_preferences, split_texts
 from textgym.rows import Place, Screening
 from textgym.types import Ranking
 
@@ -175,8 +175,8 @@ def test_the_common_messages_are_the_prompt(tmp_path, row, prompt):
             "begin with system: 'Be kind.' and system: 'Be rude.'",
         ),
         ({"prompt": "Hi", "chosen": [KIND, HI, YO], "rejected": [RUDE, HI, NO]}, "must begin with the same messages"),
-        ({"prompt": "Ho", "chosen": [HI, YO], "rejected": [HI, NO]}, "prompt is 'Ho', which is not said"),
-        ({"prompt": [MORE], "chosen": [HI, YO], "rejected": [HI, NO]}, "prompt is .*'More.'.*, which is not said"),
+        ({"prompt": "Ho", "chosen": [HI, YO], "rejected": [HI, NO]}, "prompt is 'Ho', which does not occur"),
+        ({"prompt": [MORE], "chosen": [HI, YO], "rejected": [HI, NO]}, "prompt is .*'More.'.*, which does not occur"),
         ({"chosen": [YO], "rejected": [NO]}, "must begin with the same messages"),
         ({"chosen": [], "rejected": []}, "begin with no message and no message"),
         ({"chosen": [HI, YO, MORE, YO], "rejected": [HI, NO]}, "chosen: .*assistant, user, assistant"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from textgym.rewards import RewardModel, distinct, length, resolve_reward
-from textgym.rewards.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory
 
 NAMED = {"gold": distinct, "length": length}
 FILE = """

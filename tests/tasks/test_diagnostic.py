@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import textgym
-from textgym.benchmarks.optimum import Optimum
-from textgym.benchmarks.optimum.tree import prefix_tree
+from textgym.exact import Optimum
+from textgym.exact.tree import prefix_tree
 from textgym.registration import load_task, task_mdp
 from textgym.tasks import DIAGNOSTIC, TASKS
 from textgym.tasks.diagnostic.build import chain

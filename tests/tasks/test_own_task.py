@@ -141,7 +141,7 @@ def test_to_register_twice_is_harmless_unless_the_maker_is_another() -> None:
     register_task(ID, again["jokes"])
     with pytest.raises(TypeError, match="its maker returned str; expected a textgym"):
         load_task(ID)
-    with pytest.raises(ValueError, match=rf"id='{ID}' belongs to another task already: got {__name__}.Builder.*jokes;"):
+    with pytest.raises(ValueError, match=rf"id='{ID}' already belongs to another task: got {__name__}.Builder.*jokes;"):
         register_task(ID, Builder)
     register_task("acme/One-v0", lambda: jokes(1))
     with pytest.raises(
@@ -176,7 +176,7 @@ def test_what_cannot_be_registered_is_refused(id: Any, maker: Any, error: type[E
 
 def test_an_environment_that_is_no_task_keeps_its_id() -> None:
     gym.register(ID, "tests.test_env:make_case")
-    with pytest.raises(ValueError, match="is an environment already that is no task; choose another name"):
+    with pytest.raises(ValueError, match="is already an environment that is not a task; choose another name"):
         register_task(ID, jokes)
 
 
@@ -282,7 +282,7 @@ FIRST = {"prompt": "w1", "reference": "w7"}
         ([{**FIRST, "split": "trian"}], "line 1: split is 'trian'; expected one of train, validation, test"),
         ([{**FIRST, "split": "test"}], "line 1: no line has the split 'train'"),
         ([{**FIRST, "split": "train"}, {**FIRST, "prompt": "w2"}], "line 2: no column 'split'"),
-        ([{**FIRST, "finish_reason": 1}], "line 1: the column 'finish_reason' has a name that rewards know otherwise"),
+        ([{**FIRST, "finish_reason": 1}], "line 1: the column 'finish_reason' has the name of a reward argument"),
         ([FIRST, {**FIRST, "prompt": "w2"}], "jokes.jsonl has 2 prompts; expected at least 3"),
     ],
 )

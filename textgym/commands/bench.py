@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from textgym.benchmarks.bench_report import markdown_page, one_line, terminal_table, write_bench_report
-from textgym.benchmarks.comparable import require_comparable
-from textgym.benchmarks.experiment import Experiment, Findings, Job, Plan, Results
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
-from textgym.benchmarks.grid import experiment_of, read_results, run_grid
+from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results
+from textgym.benchmarks.runner.grid import experiment_of, read_results, run_grid
+from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
 from textgym.files import write_text
+from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
+from textgym.reports.findings import Findings
 
 Chosen: TypeAlias = BenchRun | BenchReport | BenchList
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textgym.benchmarks.bench_report import markdown_page, one_line, terminal_table, write_bench_report
-from textgym.benchmarks.compare_findings import compare_groups
-from textgym.benchmarks.compare_runs import grouped, read_runs
+from textgym.benchmarks.analysis.compare_findings import compare_groups
+from textgym.benchmarks.analysis.compare_runs import grouped, read_runs
 from textgym.commands.configs.compare import CompareConfig
 from textgym.files import write_json, write_text
+from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 
 MARK = "comparison.json"
 """Says that a directory holds a comparison, and which files are its."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.commands.configs.pipeline import LabelsPart, RewardModelPart, SFTPart, TrainPart

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from textgym import runs
-from textgym.agents.comparisons import Comparison, encode_comparisons
-from textgym.agents.dpo import train_dpo
-from textgym.agents.sft_settings import EpochRow
+from textgym.agents.offline.data import Comparison, encode_comparisons
+from textgym.agents.offline.dpo import train_dpo
+from textgym.agents.offline.sft_settings import EpochRow
 from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.learner import (
     TRAINING,
@@ -24,13 +24,13 @@ from textgym.commands.learner import (
     save_learned,
 )
 from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
-from textgym.lm.loading import check_fits, context_length
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import check_fits, context_length
+from textgym.lm.trunk import Trunk
 from textgym.prompts import encode_prompts
 from textgym.rewards.builtin import no_reward
-from textgym.rewards.preferences import read_placed_preferences
-from textgym.rewards.rankings import split_rankings
+from textgym.rewards.labels.preferences import read_placed_preferences
+from textgym.rewards.labels.rankings import split_rankings
 from textgym.rows import Place, Screening
 from textgym.tokenization import chat_renderer, trained_end
 from textgym.types import Prompt, Ranking

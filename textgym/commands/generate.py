@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from textgym import runs
-from textgym.agents.evaluation import play
-from textgym.agents.saved import saved_policy
+from textgym.agents.loop.acting import saved_policy
+from textgym.agents.loop.evaluation import play
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.train import UNLIMITED, longest_prompt
+from textgym.env.mdp import TokenMDP
+from textgym.env.rendering import printable, styled
 from textgym.files import json_line, write_json_lines
-from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm
-from textgym.mdp import TokenMDP
+from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.prompts import encode_prompts, read_prompts
-from textgym.rendering import printable, styled
 from textgym.rows import Screening
 from textgym.tokenization import end_token_ids, load_tokenizer
 
@@ -42,7 +42,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         *(read_prompts(config.prompts, tokenizer, longest, screening=screening, **how) if config.prompts else ()),
     ]
     if screening.counts:
-        print(runs.told(screening), file=sys.stderr)
+        print(runs.screening_text(screening), file=sys.stderr)
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=tuple(prompts),

@@ -12,15 +12,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.saved import acting_policy
-from textgym.agents.sft_settings import EpochRow
-from textgym.benchmarks.report import write_report
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.offline.sft_settings import EpochRow
 from textgym.files import remove_directory, replaced_directory, write_json_lines
-from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
-from textgym.lm.lora import save_pretrained
-from textgym.lm.scoring import Trunk
+from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
+from textgym.lm.parts.lora import save_pretrained
+from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
 from textgym.registration import load_task
+from textgym.reports.run import write_report
 from textgym.rows import Screening
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from textgym.agents.policy import LMPolicy
-from textgym.agents.saved import saved_policy
-from textgym.benchmarks.optimum.bracket import Bracket, Interval, bracket
-from textgym.benchmarks.optimum.exact import Optimum, PolicyValue, optimum
-from textgym.benchmarks.optimum.tree import LIMIT
+from textgym.agents.loop.acting import saved_policy
+from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.train import spoken_reward
+from textgym.env.mdp import TokenMDP
+from textgym.exact.bracket import Bracket, Interval, bracket
+from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.tree import LIMIT
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.registration import load_task, task_mdp
 from textgym.runs import model_source
 

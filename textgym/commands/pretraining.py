@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from textgym.agents.demonstrations import Demonstration, task_demonstrations
-from textgym.agents.forgetting import PTX, Texts, fitting, mini_corpus, other_references
-from textgym.agents.likelihood import check_readable
-from textgym.agents.pretraining import encode_texts
-from textgym.lm.loading import names_encoder_decoder
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.agents.offline.alignment_tax import PTX, Texts, fitting, mini_corpus, other_references
+from textgym.agents.offline.data import Demonstration, task_demonstrations
+from textgym.agents.offline.likelihood import check_readable
+from textgym.agents.offline.pretraining import encode_texts
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import names_encoder_decoder
+from textgym.lm.trunk import Trunk
 from textgym.rows import BadRowError, Screening, read_placed_rows
 from textgym.tasks import MINI
 from textgym.tasks.mini.miniature import shared_tokenizer

@@ -13,23 +13,22 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import demonstration_fields, layout_of, row_completion
-from textgym.benchmarks.judged import counted_as, judged, judged_headline
-from textgym.benchmarks.report import write_report
+from textgym.agents.offline.data import demonstration_fields, layout_of, row_completion
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
+from textgym.reports.judged import counted_as, judged, judged_headline
+from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
-from textgym.rewards.ensemble import RewardEnsemble
-from textgym.rewards.measuring import measure
-from textgym.rewards.model import RewardModel
-from textgym.rewards.preferences import Judgement, completions_of, read_placed_preferences
-from textgym.rewards.rankings import split_rankings
-from textgym.rewards.resolve import resolve_reward
-from textgym.rewards.training import (
+from textgym.rewards.labels.preferences import Judgement, completions_of, read_placed_preferences
+from textgym.rewards.labels.rankings import split_rankings
+from textgym.rewards.models.ensemble import RewardEnsemble
+from textgym.rewards.models.evaluation import evaluate_reward_model
+from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.training import (
     Example,
     FitSettings,
     center,
@@ -39,6 +38,7 @@ from textgym.rewards.training import (
     sequences_of,
     split_like,
 )
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import BadRowError, Place, Screening, in_file_order, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer, encode_reply, warn_of_special_strings, words_of
@@ -273,10 +273,10 @@ def _train(config: RewardModelConfig, settings: FitSettings, material: Material,
         members.append(member)
     write_json_lines(config.out / "metrics.jsonl", _rows(losses))
     model = RewardEnsemble(tuple(members), config.combine, config.uncertainty_weight)
-    evaluation = measure(model if len(members) > 1 else members[0], material.heldout, material.gold)
+    evaluation = evaluate_reward_model(model if len(members) > 1 else members[0], material.heldout, material.gold)
     sent.send_values({f"validation/{name}": evaluation[name] for name in SENT if evaluation[name] is not None})
     if len(members) > 1:
-        evaluation["members"] = [measure(member, material.heldout, material.gold) for member in members]
+        evaluation["members"] = [evaluate_reward_model(member, material.heldout, material.gold) for member in members]
     write_json(config.out / "evaluation.json", {**evaluation, **material.screening.counts})
     write_json(config.out / "reward_model.json", _for_the_report(evaluation, np.mean(losses, axis=0).tolist()))
     (model if len(members) > 1 else members[0]).save(config.out / runs.CHECKPOINT)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.names import find_algorithm
-from textgym.agents.pretraining import Pretraining
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import ClipSettings
 from textgym.commands.configs.hyperparameters import CAUTIOUS_KL, Hyperparameters
 from textgym.lm.sampling import Sampling

@@ -13,16 +13,16 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.demonstrations import (
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.offline.data import (
     Demonstration,
     encode_demonstrations,
     layout_of,
     require_references,
     task_demonstrations,
 )
-from textgym.agents.evaluation import evaluate
-from textgym.agents.saved import acting_policy
-from textgym.agents.sft import Judge, check_precision, fine_tune
+from textgym.agents.offline.sft import Judge, check_precision, fine_tune
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     TRAINING,
@@ -35,12 +35,12 @@ from textgym.commands.learner import (
     save_learned,
 )
 from textgym.commands.train import watched_reward
+from textgym.env.mdp import TokenMDP
+from textgym.env.rendering import printable
 from textgym.files import read_json, write_json
-from textgym.lm.loading import check_fits, context_length
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.lm.files.loading import check_fits, context_length
+from textgym.lm.trunk import Trunk
 from textgym.registration import load_task
-from textgym.rendering import printable
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task

@@ -12,26 +12,26 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.callbacks import LEAST, StopRules
-from textgym.agents.demonstrations import Demonstration
-from textgym.agents.forgetting import forgetting
-from textgym.agents.metrics import named_parts
-from textgym.agents.names import find_algorithm
-from textgym.agents.policy import LMPolicy
-from textgym.agents.pretraining import Pretraining
-from textgym.agents.slots import admitting_env
+from textgym.agents.functional.stop_rules import LEAST, StopRules
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.metrics import named_parts
+from textgym.agents.loop.slots import admitting_env
+from textgym.agents.offline.alignment_tax import forgetting
+from textgym.agents.offline.data import Demonstration
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.agents.registry import find_algorithm
 from textgym.commands.configs.hyperparameters import CAUTIOUS
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.commands.settings import build, cautious, resolve
-from textgym.lm.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
-from textgym.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
-from textgym.rewards.resolve import resolve_reward
+from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer

@@ -1,8 +1,17 @@
-"""Everything that touches a transformers model: loading, cached decoding, sampling, scoring.
+"""Operations on transformers models: loading, cached decoding, sampling, scoring.
 
-The names are listed in ``__init__.pyi``; each is imported when it is first asked for.
+The names are listed in ``__init__.pyi``; each is imported on first use.
 """
+
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from textgym.moved import find_moved
+
+_get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name; find one of the last version by its old name."""
+    return _get(name) if name in __all__ else find_moved(__name__, name)

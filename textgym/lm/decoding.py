@@ -1,31 +1,230 @@
-"""Next-token logits for observations, at the cost of one token per row and step."""
+"""Cached decoding: a key-value cache with a slot for each row, and the decoder that fills it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from textgym.lm.cache import SlotCache
-from textgym.lm.loading import accepted, cache_argument, position_ids
-from textgym.lm.weights import WeightsWatch
+from textgym.lm.files.loading import accepted, cache_argument
+from textgym.lm.parts.backbones import position_ids
 from textgym.types import IntArray
+
+SPARE_COLUMNS = 16
+"""Number of tokens that fit before the columns are packed again. Packing copies the whole cache, so it should be rare;
+but memory that lies close together is read up to twice as fast, so spare columns should be few."""
+
+
+@dataclass
+class Window:
+    """Range of the cache that a forward pass reads and writes; shared by all layers.
+
+    Attributes:
+        slots: the slots.
+        first: the column where reading begins.
+        start: the column where writing begins.
+        end: the column where both end.
+        columns: number of allocated columns.
+    """
+
+    slots: slice = field(default_factory=lambda: slice(0))
+    first: int = 0
+    start: int = 0
+    end: int = 0
+    columns: int = 0
+
+
+class SlotLayer(CacheLayerMixin):
+    """Cache layer with keys and values, ``[N, heads, columns, d]`` each, allocated at the first use."""
+
+    is_sliding = False  # all columns are kept; a model's sliding window is applied by its attention mask
+
+    def __init__(self, n_slots: int, window: Window) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.n_slots = n_slots
+        self.window = window
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (self._allocate(states) for states in (key_states, value_states))
+        self.is_initialized = True
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        # Zeros, not ``empty``: masked columns enter attention with weight 0, and 0 · NaN is NaN.
+        return states.new_zeros(self.n_slots, states.shape[1], self.window.columns, states.shape[3])
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all slots."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def pack(self, n: int, source: slice, target: slice) -> None:
+        """Copy columns of the first n slots into new buffers."""
+        # Not in place: source and target may overlap, and the number of columns may change.
+        packed = [self._allocate(buffer) for buffer in self.buffers]
+        for new, old in zip(packed, self.buffers, strict=True):
+            new[:n, :, target] = old[:n, :, source]
+        self.keys, self.values = packed
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = self.buffers
+        return self._append(keys, key_states), self._append(values, value_states)
+
+    def _append(self, buffer: Tensor, new: Tensor) -> Tensor:
+        # Writing in place and returning a view copies nothing, while torch.cat would copy the whole cache per token.
+        window = self.window
+        buffer[window.slots, :, window.start : window.end] = new
+        return buffer[window.slots, :, window.first : window.end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        # Columns before ``first`` belong to longer rows of earlier steps; to the model they do not exist.
+        return self.window.start - self.window.first
+
+    def get_max_length(self) -> int:
+        return self.window.columns
+
+
+class SlotCache(Cache):
+    """Transformers cache for rows that restart at any time.
+
+    When a row begins, its tokens are placed so that they end in the column where all other rows end. To the model this
+    is an ordinary left-padded batch: decoding writes one column and reads a view, and the model's own code handles
+    masks, sliding windows and relative positions. Most steps copy nothing.
+
+    Args:
+        n_slots: ``N``.
+        device: the model's device.
+    """
+
+    def __init__(self, n_slots: int, device: torch.device | str = "cpu") -> None:
+        self.window = Window()
+        super().__init__(layer_class_to_replicate=partial(SlotLayer, n_slots, self.window))  # type: ignore[arg-type]
+        self.mask = torch.zeros(n_slots, 0, dtype=torch.bool, device=device)
+        """``[N, columns]`` True for tokens."""
+        self.end = 0
+        """The column where every slot's tokens end."""
+
+    def align(self, n: int, longest: int, longest_new: int) -> None:
+        """Choose the column where the next tokens end, and make room for them.
+
+        Args:
+            n: the first n slots gain one token each; all other slots are forgotten.
+            longest: columns of the longest of them.
+            longest_new: columns of the longest row that begins in a different slot.
+        """
+        # Usually the next column is free and everything stays in place. Otherwise (no column left, a new row that is
+        # longer than all before it, or nothing to keep) the cached columns move to the left end of new buffers.
+        end = self.end + 1
+        if n == 0 or not longest_new <= end <= self.window.columns:
+            end = max(longest + 1, longest_new)
+            source, target = slice(self.end - longest, self.end), slice(end - 1 - longest, end - 1)
+            self._pack(n, end - 1 + SPARE_COLUMNS, source, target)
+        self.end = end
+
+    def _pack(self, n: int, columns: int, source: slice, target: slice) -> None:
+        self.window.columns = columns
+        for layer in self._slot_layers():
+            layer.pack(n, source, target)
+        packed = self.mask.new_zeros(len(self.mask), columns)
+        packed[:n, target] = self.mask[:n, source]
+        self.mask = packed
+
+    def _slot_layers(self) -> list[SlotLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SlotLayer)]
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy slots to other slots."""
+        for layer in self._slot_layers():
+            for buffer in layer.buffers:
+                # Indexing with a tensor copies the sources first, so slots can be moved in one assignment.
+                buffer[targets] = buffer[sources]
+        self.mask[targets] = self.mask[sources]
+
+    def append(self, n: int, longest: int) -> Tensor:
+        """Prepare the first n slots for one token each.
+
+        Args:
+            n: number of slots.
+            longest: columns of the longest of them, the new token included.
+
+        Returns:
+            ``[n, longest]`` their mask.
+        """
+        self._set_window(slice(0, n), self.end - longest, self.end - 1)
+        # The model reads the mask of this step with the new token included.
+        self.mask[:n, self.end - 1] = True
+        return self.mask[:n, self.end - longest : self.end]
+
+    def fill(self, start: int, mask: Tensor) -> None:
+        """Prepare the slots from ``start`` on for new tokens under ``mask``, ``[k, w]``."""
+        count, width = mask.shape
+        slots = slice(start, start + count)
+        self._set_window(slots, self.end - width, self.end - width)
+        # Old keys beyond the new tokens stay in the buffers, but are masked.
+        self.mask[slots] = False
+        self.mask[slots, self.end - width : self.end] = mask
+
+    def _set_window(self, slots: slice, first: int, start: int) -> None:
+        window = self.window
+        window.slots, window.first, window.start, window.end = slots, first, start, self.end
+
+
+_optimizer_steps = 0
+
+
+def _count_step(*_: object) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+# Fused optimisers write to memory without raising torch's version counters, so steps are counted too.
+register_optimizer_step_post_hook(_count_step)
+
+
+class WeightsWatch:
+    """Detector of changes to a model's present parameters.
+
+    It detects steps of any torch optimiser, loaded states, in-place edits and reassigned ``data``, but not in-place
+    edits of ``parameter.data``, which leave no trace.
+
+    Args:
+        model: a module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = tuple(model.parameters())  # collected once: walking the modules costs as much as a layer
+        self._seen: tuple[object, ...] = ()
+
+    def changed(self) -> bool:
+        """Return True if the weights may have changed since the last call; True at the first."""
+        state = (_optimizer_steps, *((p._version, p.data_ptr()) for p in self._parameters))
+        changed, self._seen = state != self._seen, state
+        return changed
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What observations show.
+class Observed:
+    """Contents of observations.
 
     Attributes:
-        tokens: ``[n, P+T]``; -1 where no token stands.
+        tokens: ``[n, P+T]`` token ids; -1 for empty columns.
         end: ``[n]`` one past the last token's column.
-        span: ``[n]`` columns from the first token to the last that the cached layers read.
-        read: ``[n, P+T]`` what they read; -1 where nothing stands.
+        span: ``[n]`` number of columns from the first token to the last that the cached layers process.
+        read: ``[n, P+T]`` ids that the cached layers process; -1 for empty columns.
     """
 
     tokens: IntArray
@@ -39,7 +238,7 @@ def _longest(spans: IntArray) -> int:
 
 
 class Decoder(Protocol):
-    """Gives next-token logits to the rows of a vector environment.
+    """Source of next-token logits for the rows of a vector environment.
 
     Attributes:
         n_rows: ``N``.
@@ -48,28 +247,28 @@ class Decoder(Protocol):
     n_rows: int
 
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
-        """Return ``[n, V]`` for the asked rows, in their order. See :meth:`PrefixDecoder.logits`."""
+        """Return ``[n, V]`` logits for the requested rows, in their order. See :meth:`PrefixDecoder.logits`."""
 
 
 def no_column_cache(model: PreTrainedModel) -> str | None:
-    """Says why a model cannot decode from cached columns, or None if nothing speaks against it."""
+    """Return the reason why a model cannot decode from cached columns, or None if there is none."""
     if getattr(model, "_is_stateful", False):
-        return f"{type(model).__name__} keeps a recurrent state, which is no cache of columns"
+        return f"{type(model).__name__} keeps a recurrent state, which is not a cache of columns"
     if cache_argument(model) is None:
         return f"{type(model).__name__} takes no cache"
     return None
 
 
 class PrefixDecoder:
-    """Follows the rows of a vector environment with a key-value cache.
+    """Decoder that follows the rows of a vector environment with a key-value cache.
 
-    Each call compares every asked row's observation with what it saw of it in the last call: a row that grew by one
-    token decodes that token; any other row (reset, edited by a wrapper, grown by a whole turn) is prefilled. So it
-    needs no word from the environment, and nothing breaks when a wrapper interferes. Rows that are not asked for
-    leave the batch and are forgotten; a change of the model's weights forgets all.
+    Each call compares the observation of every requested row with that of the last call. A row that grew by one token
+    decodes that token; any other row (reset, edited by a wrapper, grown by a whole turn) is prefilled. So the decoder
+    needs no signal from the environment, and wrappers cannot break it. Rows that are not requested leave the batch and
+    are forgotten; a change of the model's weights discards everything.
 
     Args:
-        model: any causal transformers model that takes a ``Cache``.
+        model: any causal transformers model that accepts a ``Cache``.
         n_rows: ``N``.
         width: ``P + T``.
 
@@ -87,18 +286,18 @@ class PrefixDecoder:
         self.cache: SlotCache
         self._weights = WeightsWatch(model)
         self._optional = accepted(model, position_ids=True, logits_to_keep=True)
-        self._order: IntArray = np.arange(0)  # the last call's rows, in the order of their slots
-        self._tokens: IntArray = np.full((n_rows, width), -1, np.int64)  # what they showed; -1 where no token stands
-        self._end: IntArray = np.zeros(n_rows, np.int64)  # and in which column it ended
+        self._order: IntArray = np.arange(0)  # rows of the last call, in the order of their cache slots
+        self._tokens: IntArray = np.full((n_rows, width), -1, np.int64)  # their observations; -1 for empty columns
+        self._end: IntArray = np.zeros(n_rows, np.int64)  # one past the last token's column, for each row
 
     @torch.inference_mode()
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
-        """Logits of the next token.
+        """Compute logits of the next token.
 
         Args:
             input_ids: ``[N, P+T]``.
             attention_mask: ``[N, P+T]``.
-            rows: ``[n]`` the rows that are asked for, each once.
+            rows: ``[n]`` the requested rows, each once.
 
         Returns:
             ``[n, V]`` in the order of ``rows``.
@@ -106,30 +305,33 @@ class PrefixDecoder:
         Raises:
             ValueError: a row's attention mask is empty.
         """
-        shown = self._shown(input_ids[rows], attention_mask[rows])
+        observed = self._observe(input_ids[rows], attention_mask[rows])
         if self._weights.changed():
             self._forget()
-        kept = self._settle(rows, shown)
-        anew = np.delete(np.arange(len(rows)), kept)
-        self.cache.align(len(kept), max(_longest(shown.span[kept]) - 1, 0), _longest(shown.span[anew]))
+        kept = self._keep_grown(rows, observed)
+        fresh = np.delete(np.arange(len(rows)), kept)
+        # The kept rows' cached part is their span without the new token.
+        self.cache.align(len(kept), max(_longest(observed.span[kept]) - 1, 0), _longest(observed.span[fresh]))
         parts = []
         if len(kept):
-            parts.append(self._decode(shown, kept))
-        if len(anew):
-            parts.append(self._prefill(shown, anew, len(kept)))
-        batch = np.concatenate([kept, anew])
-        self._order, self._tokens[rows], self._end[rows] = rows[batch], shown.tokens, shown.end
+            parts.append(self._decode(observed, kept))
+        if len(fresh):
+            parts.append(self._prefill(observed, fresh, len(kept)))
+        batch = np.concatenate([kept, fresh])
+        self._order, self._tokens[rows], self._end[rows] = rows[batch], observed.tokens, observed.end
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        # Kept rows come first in the batch; the logits are put back into the order of ``rows``, if it differs.
         in_order = (batch[:-1] < batch[1:]).all()
         return logits if in_order else logits[self._on_device(np.argsort(batch))]
 
-    def _shown(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Shown:
+    def _observe(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Observed:
         seen = attention_mask.astype(bool)
         if not seen.any(1).all():
             raise ValueError("an observation's attention_mask is all 0; expected at least one prompt token")
+        # ``argmax`` of the reversed mask finds the last token; the mask may have holes, which are no tokens either.
         end = seen.shape[1] - seen[:, ::-1].argmax(1)
         tokens = np.where(seen, input_ids, -1)
-        return Shown(tokens, end, end - seen.argmax(1), tokens)
+        return Observed(tokens, end, end - seen.argmax(1), tokens)
 
     def _forget(self) -> None:
         self._order = np.arange(0)
@@ -138,18 +340,20 @@ class PrefixDecoder:
     def _move(self, sources: Tensor, targets: Tensor) -> None:
         self.cache.move(sources, targets)
 
-    def _settle(self, rows: IntArray, shown: Shown) -> IntArray:
-        """Give the asked rows that grew by one token the first slots; the others are forgotten.
+    def _keep_grown(self, rows: IntArray, observed: Observed) -> IntArray:
+        """Assign the first slots to the requested rows that grew by one token; all others are forgotten.
 
         Returns:
-            their places among the asked, in the order of the slots.
+            Their positions among the requested rows, in the order of the slots.
         """
-        known, self._order = self._order, np.arange(0)  # nothing is known if the model raises
+        known, self._order = self._order, np.arange(0)  # stays empty if the model raises, so that all is prefilled
         places = np.full(self.n_rows, -1)
         places[rows] = np.arange(len(rows))
-        at = places[known]
-        n_new = np.count_nonzero(shown.tokens[at] != self._tokens[known], axis=1)
-        stays = (at >= 0) & (shown.end[at] == self._end[known] + 1) & (n_new == 1)
+        at = places[known]  # -1 for known rows that are not requested; their comparison below is discarded
+        n_new = np.count_nonzero(observed.tokens[at] != self._tokens[known], axis=1)
+        stays = (at >= 0) & (observed.end[at] == self._end[known] + 1) & (n_new == 1)
+        # Kept rows must fill slots 0 to n − 1 without gaps, so that the model reads a plain slice. Only those beyond
+        # move, into the slots that became free; the order of the rest does not matter.
         n = np.count_nonzero(stays)
         holes, astray = np.flatnonzero(~stays[:n]), n + np.flatnonzero(stays[n:])
         if len(holes):
@@ -158,14 +362,16 @@ class PrefixDecoder:
         kept: IntArray = at[:n]
         return kept
 
-    def _decode(self, shown: Shown, kept: IntArray) -> Tensor:
-        ids = shown.read[kept, shown.end[kept] - 1]
-        mask = self.cache.append(len(kept), _longest(shown.span[kept]))
+    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
+        ids = observed.read[kept, observed.end[kept] - 1]
+        # Attention covers as many columns as the longest kept row has, however wide the observation is.
+        mask = self.cache.append(len(kept), _longest(observed.span[kept]))
         return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
-    def _prefill(self, shown: Shown, anew: IntArray, slot: int) -> Tensor:
-        columns = shown.end[anew, None] + np.arange(-_longest(shown.span[anew]), 0)
-        ids = np.where(columns < 0, -1, np.take_along_axis(shown.read[anew], np.maximum(columns, 0), 1))
+    def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
+        # Rows of different lengths are aligned at their ends, as a left-padded batch.
+        columns = observed.end[fresh, None] + np.arange(-_longest(observed.span[fresh]), 0)
+        ids = np.where(columns < 0, -1, np.take_along_axis(observed.read[fresh], np.maximum(columns, 0), 1))
         mask = self._on_device(ids >= 0)
         self.cache.fill(slot, mask)
         return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))

@@ -1,7 +1,7 @@
 """Runs: a directory with configuration, metrics, samples, evaluation, checkpoint and report.
 
-The names are listed in ``__init__.pyi``; each is imported when it is first asked for, so that a directory is checked
-before torch is loaded.
+The names are listed in ``__init__.pyi``; each is imported on first use, so that a directory can be checked before torch
+is loaded.
 """
 
 import lazy_loader

@@ -24,7 +24,7 @@ from .tables import comparison_table as comparison_table
 from .tables import interval as interval
 from .tables import note_screening as note_screening
 from .tables import sample_pairs as sample_pairs
-from .tables import told as told
+from .tables import screening_text as screening_text
 from .training import Keeping as Keeping
 from .training import best_line as best_line
 from .training import note_early_stop as note_early_stop

@@ -1,4 +1,4 @@
-"""The directory of a run: who may begin or go on there, the settings and inputs that it keeps, and what it replaces."""
+"""Directory of a run: its lock, its settings and inputs, and the replacement or continuation of an earlier run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from textgym.env.rendering import printable
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
-from textgym.rendering import printable
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
 from textgym.settings import EXTENDED, LATER, MAY_DIFFER, by_name, changed_settings
 
@@ -23,9 +23,9 @@ CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
 LOCK = ".lock"
 MOVING, REPLACED = ".moving", ".replaced"
-"""Places of the run that ``--overwrite`` replaces: while it is moved there or back, and once it is there whole."""
-BACK = "the run that was to be replaced is back"
-"""The note that an exception gets where that is so."""
+"""Folders for the run that ``--overwrite`` replaces: while it is being moved, and once it is complete there."""
+BACK = "the run that was to be replaced has been restored"
+"""Note on an exception after which the replaced run was restored."""
 TOKENS = "total_timesteps"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "accelerate", "numpy")
 
@@ -33,26 +33,26 @@ Config = TypeVar("Config")
 
 
 def model_source(source: str) -> str:
-    """Return where a model lies: a run's directory stands for its checkpoint."""
+    """Return the path of a model; for a run's directory that of its checkpoint."""
     checkpoint = Path(source) / CHECKPOINT
     return str(checkpoint) if checkpoint.is_dir() else source
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what makes the numbers."""
+    """Return the versions of the packages that determine the numbers."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-# --- whether a run may stand there -----------------------------------------------------------------------------
+# --- holding a directory ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A run's directory, held by this process.
+    """State of a run's directory, which this process holds.
 
     Attributes:
-        resumed: True if there is a checkpoint to go on from.
-        tokens_before: tokens that the run was to generate in all until now, where it is to generate more; else None.
+        resumed: True if there is a checkpoint to continue from.
+        tokens_before: the run's previous token budget if it is extended; otherwise None.
     """
 
     resumed: bool
@@ -61,27 +61,28 @@ class Standing:
 
 @contextmanager
 def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> Iterator[bool]:
-    """Hold a run's directory for this process alone while the block runs; gives True if a run there is to go on.
+    """Lock a run's directory for this process while the block runs; yield True if a run there is to be continued.
 
-    What a killed process left there is put right. If the block begins a run in the place of another and fails before
-    anything was measured, the other run comes back; if it fails before :func:`begin_run`, nothing is left.
+    The leftovers of a killed process are cleaned up. If the block replaces a run and fails before its first results,
+    the old run is restored; if it fails before :func:`begin_run`, nothing is left.
 
     Args:
         out: the directory.
         config: the settings, as :func:`begin_run` keeps them.
-        overwrite: replace a run that stands there.
+        overwrite: replace an existing run.
         resume: continue it.
 
     Raises:
-        FileExistsError: something stands there and neither is set, it is no run, or another process works there.
-        ValueError: the run to overwrite holds what this one reads.
+        FileExistsError: the directory is not empty and neither is set, it is not a run, or another process uses it.
+        ValueError: the run to overwrite holds an input of this one.
     """
-    run_to_resume(out, overwrite, resume)
+    run_to_resume(out, overwrite, resume)  # refuses before anything is created; again below, as it may have changed
     with _locked(out):
         _settle(out)
         goes_on = run_to_resume(out, overwrite, resume)
         if overwrite and not goes_on:
             _require_inputs_outside(out, config)
+        # A new configuration shows that the block has begun a run, and not only checked its arguments.
         before = _identity(out / CONFIG)
         try:
             yield goes_on
@@ -97,25 +98,30 @@ def held(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) ->
 
 @contextmanager
 def claimed(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool) -> Iterator[Standing]:
-    """Hold a run's directory as :func:`held` does, for a command that goes on with the same settings and inputs.
+    """Hold a run's directory as :func:`held` does, for a command that continues with the same settings and inputs.
 
     Raises:
-        FileExistsError: as there.
-        ValueError: as there; or the run to resume had other settings or inputs, which are named.
+        FileExistsError: see :func:`held`.
+        ValueError: see :func:`held`; or the run to resume had different settings or inputs, which are named.
     """
     with held(out, config, overwrite, resume) as goes_on:
         standing = _standing(out, config) if goes_on else Standing(resumed=False)
         if resume and not standing.resumed:
             name = repr(printable(str(out)))
-            found = f"{name} has no checkpoint yet" if is_run(out) else f"nothing stands in {name}"
-            print(f"--resume: {found}, so the run begins anew")
+            found = f"{name} has no checkpoint yet" if is_run(out) else f"there is no run in {name}"
+            print(f"--resume: {found}, so the run starts from the beginning")
         yield standing
 
 
 def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
-    """Return how a run stands that is to go on; ValueError where settings or inputs are not those it began with."""
+    """Check that a run can continue with the present settings and inputs, and return its state.
+
+    Raises:
+        ValueError: settings or inputs differ from those it began with.
+    """
     kept = _kept_config(out)
     before, now = kept.get(TOKENS), config.get(TOKENS)
+    # A larger budget is the one change of training that a resumed run allows.
     more = isinstance(before, int) and isinstance(now, int) and now > before
     difference = changed_settings({**kept, TOKENS: now} if more else kept, config)
     if difference:
@@ -125,8 +131,9 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
         )
     if changed := changed_inputs(kept.get("inputs"), config):
         raise ValueError(
-            f"--resume of {str(out)!r}: {changed} is not what the run began with; put it back, or begin anew elsewhere"
+            f"--resume of {str(out)!r}: {changed} has changed since the run began; restore it, or start a run elsewhere"
         )
+    # These settings may change, so the config records their latest values.
     changed_freely = {name: config[name] for name in (*MAY_DIFFER, TOKENS) if name in config}
     if more:
         changed_freely[EXTENDED] = [*kept.get(EXTENDED, ()), before]
@@ -136,22 +143,22 @@ def _standing(out: Path, config: Mapping[str, Any]) -> Standing:
 
 
 def run_to_resume(out: Path, overwrite: bool, resume: bool) -> bool:
-    """Return whether a run stands in a directory and is to be continued; nothing is written.
+    """Return True if a directory holds a run that is to be continued; nothing is written.
 
     Raises:
-        FileExistsError: something stands there and neither ``overwrite`` nor ``resume`` is set, or it is no run.
+        FileExistsError: the directory is not empty and neither ``overwrite`` nor ``resume`` is set, or it is not a run.
     """
     if _is_empty(out):
         return False
     known = is_run(out)
     if not (known and (overwrite or resume)):
-        mend = "pass --overwrite to replace it or --resume to continue it" if known else "choose another directory"
-        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if known else 'is not a run'}; {mend}")
+        fix = "pass --overwrite to replace it or --resume to continue it" if known else "choose another directory"
+        raise FileExistsError(f"out={str(out)!r} exists and {'is a run' if known else 'is not a run'}; {fix}")
     return resume
 
 
 def is_run(out: Path) -> bool:
-    """Return True if textgym made the directory; a model's directory also holds a config.json."""
+    """Return True if the directory is a textgym run; a model's directory has a config.json too."""
     try:
         return bool({"command", "versions"} <= _kept_config(out).keys())
     except (OSError, ValueError, AttributeError):
@@ -159,14 +166,14 @@ def is_run(out: Path) -> bool:
 
 
 def _kept_config(out: Path) -> dict[str, Any]:
-    """Return the configuration of a run, or of the one that was being moved aside when the process died."""
+    """Read the configuration of a run, or of one that was being moved aside when the process died."""
     places = [place / CONFIG for place in (out, out / MOVING, out / REPLACED)]
     config: dict[str, Any] = read_json(next((place for place in places if place.is_file()), places[0]))
     return config
 
 
 def _is_empty(out: Path) -> bool:
-    """Return True if there is nothing but what a process leaves that was killed before it began a run."""
+    """Return True if the directory is empty, apart from leftovers of a process that was killed before it began."""
     if not out.is_dir():
         return not out.exists()
     return all(path.name == LOCK or (path.is_file() and is_leftover(path.name)) for path in out.iterdir())
@@ -180,7 +187,10 @@ def _require_inputs_outside(out: Path, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Hold the lock of a directory, which dies with the process; an empty directory made for it goes again."""
+    """Hold the lock of a directory, which is released if the process dies.
+
+    A new directory that stays empty is removed.
+    """
     made = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
@@ -188,26 +198,26 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise FileExistsError(f"out={str(out)!r} is in use by another process; wait, or choose another out") from None
-    except NotImplementedError:  # a file system without locks, as some network ones are
+    except NotImplementedError:  # a file system without locks, such as some network ones
         print(f"warning: the file system of {str(out)!r} has no locks; let no second process write there")
     try:
         yield
     finally:
         if made and all(path.name == LOCK for path in out.iterdir()):
-            with suppress(OSError):  # which says that another directory has something by now
-                (out / LOCK).unlink(missing_ok=True)  # while it is held, or it might be another process's
+            with suppress(OSError):  # a parent directory is no longer empty
+                (out / LOCK).unlink(missing_ok=True)  # while we hold it; later it might be another process's
                 for path in made:
                     path.rmdir()
         lock.release()
 
 
-# --- beginning one, and replacing another ----------------------------------------------------------------------
+# --- beginning and replacing a run -----------------------------------------------------------------------------
 
 
 def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool = False) -> None:
     """Write the configuration of a new run, with the fingerprints of its inputs.
 
-    With ``overwrite`` the run that stands there is moved aside until :func:`first_result`.
+    With ``overwrite`` an existing run is kept aside until :func:`first_result`.
     """
     out.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -216,20 +226,22 @@ def begin_run(out: Path, config: Mapping[str, Any], overwrite: bool = False) -> 
 
 
 def first_result(out: Path) -> None:
-    """Note that a new run has worked once: the run that it replaces is removed."""
+    """Mark a new run as working: the run that it replaces is removed."""
     if (out / REPLACED).is_dir():
         remove_directory(out / REPLACED)
 
 
 def _move_aside(out: Path) -> None:
-    """Move what stands in a directory into one inside of it, which a mount point or the current folder can have, too.
+    """Move a directory's contents into a folder inside it, which works for mount points and the current folder too.
 
-    Where an older run is there already, the newer one never worked, and is removed.
+    If an older run is there already, the present one never had results, and is removed.
     """
     if (out / REPLACED).is_dir():
         _remove(_entries(out))
         return
     if entries := _entries(out):
+        # Two names record the progress of a killed process: entries in MOVING go back one by one, while
+        # REPLACED, set by one rename, is complete.
         (out / MOVING).mkdir()
         for entry in entries:
             entry.rename(out / MOVING / entry.name)
@@ -237,7 +249,7 @@ def _move_aside(out: Path) -> None:
 
 
 def _put_back(out: Path) -> None:
-    """Bring a replaced run back in the place of one that never worked."""
+    """Restore a replaced run in place of one that never had results."""
     if (out / REPLACED).is_dir():
         _remove(_entries(out))
         (out / REPLACED).rename(out / MOVING)
@@ -251,7 +263,7 @@ def _move_back(out: Path) -> None:
 
 
 def _settle(out: Path) -> None:
-    """Put right what a killed process left."""
+    """Clean up after a killed process."""
     settle_all(out)
     if (out / MOVING).is_dir():
         _move_back(out)
@@ -260,17 +272,17 @@ def _settle(out: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one that took its place; None where there is none."""
+    """Return a file's identity, which changes if it is replaced; None if it does not exist."""
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _has_worked(out: Path) -> bool:
-    """Return True if a run, or a stage of it, has drawn its first samples."""
+    """Return True if a run, or a stage of it, has sampled."""
     return any(REPLACED not in path.parts for path in out.rglob("samples.jsonl"))
 
 
 def _entries(out: Path) -> list[Path]:
-    """Return what stands in a directory but lock and replaced run; the configuration first, as it makes it a run."""
+    """Return a directory's contents except lock and replaced run; the configuration first, as it marks the run."""
     found = [path for path in out.iterdir() if path.name not in (LOCK, MOVING, REPLACED)]
     return sorted(found, key=lambda path: (path.name != CONFIG, path.name))
 
@@ -283,11 +295,12 @@ def _remove(entries: Sequence[Path]) -> None:
             path.unlink()
 
 
-# --- what it keeps ---------------------------------------------------------------------------------------------
+# --- settings and files of a run -------------------------------------------------------------------------------
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Return a command's dataclass as ``config.json`` keeps it, without where the run stands and how it was begun."""
+    """Return a command's settings as ``config.json`` keeps them, without ``out``, ``overwrite`` and ``resume``."""
+    # Where a run lies and how it was started do not affect its numbers.
     kept = {name: value for name, value in asdict(config).items() if name not in ("out", "overwrite", "resume")}
     plain: dict[str, Any] = _plain(kept)
     return plain
@@ -300,14 +313,17 @@ def _plain(value: Any) -> Any:
 
 
 def begun_with(config: Any) -> dict[str, Any] | None:
-    """Return the settings of the run that a command is to resume, by name, with later ones; None without a run."""
+    """Return the settings of the run to resume, by name, with defaults of later ones; None without a run."""
     if not (config.resume and is_run(config.out)):
         return None
     return {**LATER, **by_name(_kept_config(config.out))}
 
 
 def as_begun(config: Config) -> Config:
-    """Return a command's settings; in a run to resume, those of LATER that stand at their defaults are the run's."""
+    """Return a command's settings.
+
+    If a run is resumed, settings in LATER that were left at their defaults are the run's.
+    """
     begun = begun_with(config)
     if begun is None:
         return config
@@ -318,10 +334,10 @@ def as_begun(config: Config) -> Config:
 
 
 def read_kept(path: Path) -> dict[str, Any]:
-    """Return a JSON object that the run keeps; an empty one where the file does not exist yet.
+    """Read a JSON object that the run keeps; an empty one if the file does not exist yet.
 
     Raises:
-        ValueError: the file is damaged; it is named.
+        ValueError: the file is damaged; the message names it.
     """
     content = read_json(path) if path.exists() else {}
     if not isinstance(content, dict):
@@ -330,10 +346,10 @@ def read_kept(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file that the run keeps; none where it does not exist yet.
+    """Read the rows of a JSON Lines file that the run keeps; none if it does not exist yet.
 
     Raises:
-        ValueError: the file is damaged; it is named with the line.
+        ValueError: the file is damaged; the message names it and the line.
     """
     rows = read_json_lines(path) if path.exists() else []
     for number, row in rows:

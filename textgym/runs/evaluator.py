@@ -1,30 +1,30 @@
-"""Measurements of a policy before and after training."""
+"""Evaluation of a policy before and after training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from textgym.agents.algorithm import SequenceAlgorithm
-from textgym.agents.evaluation import Report, evaluate, samples
-from textgym.agents.policy import LMPolicy
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.evaluation import Report, evaluate, samples
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
-from textgym.lm.scoring import Trunk
-from textgym.mdp import TokenMDP
+from textgym.lm.trunk import Trunk
 from textgym.runs.directory import read_kept, read_rows
 
 SAMPLES_KEPT = 24
 
 
 class Evaluator:
-    """Measures a policy before and after training, on the same prompts, and keeps what it found in the run.
+    """Evaluation of a policy before and after training, on the same prompts; results are kept in the run.
 
     Args:
         out: the run.
-        mdp: prompts, and the reward that judges.
-        n_episodes: responses.
-        seed: of the sampling.
-        further: measures something else of the policy, as mean and standard error by name.
+        mdp: prompts and reward.
+        n_episodes: number of responses.
+        seed: seed of the sampling.
+        further: computes additional metrics of the policy, as mean and standard error by name.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Evaluator:
         self.further = further or (lambda _: {})
 
     def __call__(self, stage: str, algorithm: SequenceAlgorithm, report: Report | None = None) -> Report:
-        """Measures an algorithm's policy; where that was done already, its report is given."""
+        """Evaluate an algorithm's policy; a given ``report`` is used instead of a new evaluation."""
         return self.measure(stage, algorithm.policy, algorithm.reference_trunk, algorithm.kl.beta, report)
 
     def forget(self, stage: str) -> None:
-        """Drop what was found at a stage, as the policy trains on."""
+        """Drop the results of a stage, because the policy is trained further."""
         evaluation = read_kept(self.out / "evaluation.json")
         if evaluation.pop(stage, None) is not None:
             write_json(self.out / "evaluation.json", evaluation)
@@ -56,12 +56,12 @@ class Evaluator:
     def measure(
         self, stage: str, policy: LMPolicy, reference: Trunk, beta: float = 0.0, report: Report | None = None
     ) -> Report:
-        """Measures a policy; with ``beta``, samples show the rewards of their tokens less the price of KL."""
+        """Evaluate a policy; with ``beta``, samples show the rewards of their tokens less the KL penalty."""
         report = report or evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
         others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         write_json_lines(self.out / "samples.jsonl", [*others, *rows])
-        # Last, since a stage that stands here is not measured again.
+        # Written last: a stage that is listed here counts as complete, and is not evaluated again.
         evaluation = read_kept(self.out / "evaluation.json")
         found = {**report.summary(), **self.further(policy)}
         write_json(self.out / "evaluation.json", {**evaluation, stage: found})

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from textgym.files import fingerprint
-from textgym.rewards.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory
 from textgym.settings import flat
 
 FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
-WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # that stand there for something else than a file
+WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # values of such settings that are not paths
 REWARDS = ("reward", "gold", "labeller")
 """Settings that may name an input, by the last part of their name; several rewards are separated by spaces."""
 
@@ -23,16 +23,16 @@ def named_paths(config: Mapping[str, Any]) -> list[Path]:
 
 
 def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each input by its path; that of a directory is over its files, of a run over its model."""
+    """Compute the SHA-256 of each input, by path; for a directory over its files, for a run over its model."""
     return {str(path): _digest(path) for path in named_paths(config)}
 
 
 def changed_inputs(known: Mapping[str, str] | None, config: Mapping[str, Any]) -> str:
-    """Return the first input that is not what it was, with both digests; empty if there is none.
+    """Describe the first input that has changed, with both digests; empty if none has.
 
     Args:
         known: the fingerprints of the run; None for a run of an earlier version, which kept none.
-        config: the settings now. An input that is missing now is left to whoever needs it.
+        config: the present settings. A missing input is reported when it is used.
     """
     for path in named_paths(config) if known else []:
         before = (known or {}).get(str(path))
@@ -43,7 +43,7 @@ def changed_inputs(known: Mapping[str, str] | None, config: Mapping[str, Any]) -
 
 
 def reward_path(text: str) -> Path | None:
-    """Return the file or directory in one reward's address: 'rm:DIR', 'file.py:function' or 'module:function'."""
+    """Return the file or directory in a reward specification: 'rm:DIR', 'file.py:function' or 'module:function'."""
     if directory := model_directory(text):
         return Path(directory)
     source = text.partition(",")[0].rpartition(":")[0]
@@ -51,7 +51,7 @@ def reward_path(text: str) -> Path | None:
         return Path(source) if source else None
     try:
         found = find_spec(source)
-    except (ImportError, ValueError):  # which whoever resolves the reward will tell
+    except (ImportError, ValueError):  # reported when the reward is resolved
         return None
     return Path(found.origin) if found and found.origin else None
 
@@ -64,6 +64,7 @@ def _paths(config: Mapping[str, Any]) -> Iterator[Path]:
         found = [Path(value)] if kind in FILES and value not in WORDS else []
         if kind in REWARDS:
             found = [path for item in value.split() if (path := reward_path(item))]
+        # A value that is no existing path is a hub id or a task's name; those have no fingerprint.
         yield from (path for path in found if _exists(path))
 
 
@@ -74,5 +75,5 @@ def _digest(path: Path) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that no file can have
+    except OSError:  # not a valid file name, for example too long
         return False

@@ -1,7 +1,7 @@
-"""Services that get a run's metrics while it trains, each through its own client: TensorBoard, W&B, Trackio.
+"""Services that receive a run's metrics during training, each through its own client: TensorBoard, W&B, Trackio.
 
-They get what ``metrics.jsonl`` and ``validation.jsonl`` keep, under the same names, and some samples as a table. The
-files stay the truth: a service that fails is warned of once, and the run goes on.
+They receive the contents of ``metrics.jsonl`` and ``validation.jsonl`` under the same names, and some samples as a
+table. The files are authoritative: a failing service causes one warning, and the run continues.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
-from textgym.benchmarks.reading import read_lines
 from textgym.files import read_json, write_json
+from textgym.reports.reading import read_lines
 from textgym.runs.directory import read_rows
 from textgym.runs.recording import EVALUATIONS, ServiceWarning
 from textgym.types import Service
 
 PROJECT = "textgym"
 IDENTITY = "loggers.json"
-"""The file in the run's directory that keeps its id in the services, so that a resumed run goes on there."""
+"""File in the run's directory that holds its id in the services, so that a resumed run continues there."""
 COLUMNS = ("prompt", "completion", "score", "kl", "finish_reason")
 TOKENS = "time/total_timesteps"
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of ``samples.jsonl``, to be shown as a table."""
+    """Rows of ``samples.jsonl``, logged as a table."""
 
     rows: Sequence[Mapping[str, Any]]
 
     @classmethod
     def of(cls, out: Path, stage: str) -> Samples:
-        """Return what a run keeps of a stage, ``"before"`` or ``"after"``."""
+        """Read a run's samples of a stage, ``"before"`` or ``"after"``."""
         return cls([row for row in read_rows(out / "samples.jsonl") if row["stage"] == stage])
 
     @property
@@ -48,7 +48,7 @@ class Samples:
         return [[row.get(name) for name in COLUMNS] for row in self.rows]
 
     def markdown(self) -> str:
-        """Return the table as text."""
+        """Render the table as Markdown."""
         lines = [COLUMNS, ["---"] * len(COLUMNS), *([_cell(value) for value in cells] for cells in self.cells)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -59,17 +59,18 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def opened_loggers(names: Sequence[Service], out: Path, done: int = -1) -> Iterator[list[KVWriter]]:
-    """Open the services for a run whose ``config.json`` stands, and close them afterwards.
+    """Open the services for a run whose ``config.json`` exists, and close them afterwards.
 
-    A service that cannot be opened is warned of and left out. In a run that goes on, each service ends with every row
-    once, whatever of the last rows it had received when the run was killed.
+    A service that cannot be opened causes a warning and is left out. In a resumed run, each service ends with every row
+    exactly once, whichever of the last rows it had received before the run was killed.
 
     Args:
-        names: of the services.
+        names: names of the services.
         out: the run.
-        done: the step up to which a run that goes on keeps its rows; -1 where all are given again.
+        done: the step up to which a resumed run keeps its rows; -1 if all are sent again.
     """
     if names and not (out / IDENTITY).is_file():
+        # The id is written before any service is opened, so that a run that is killed here continues in the same place.
         write_json(out / IDENTITY, {"id": uuid.uuid4().hex[:8]})
     opened = []
     for name in dict.fromkeys(names):
@@ -79,6 +80,7 @@ def opened_loggers(names: Sequence[Service], out: Path, done: int = -1) -> Itera
             _warn(name, error)
         else:
             opened.append(Tolerant(name, writer))
+            # A client may have lost rows that it held in memory; Tolerant drops those that did arrive.
             for step, row in kept_rows(out, done) if isinstance(writer, Client) else ():
                 opened[-1].write(row, {}, step)
     try:
@@ -102,7 +104,7 @@ def kept_rows(out: Path, done: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 def run_name(out: Path) -> str:
-    """Return a run's name in services: its directory's, after those of the runs that it is part of."""
+    """Return a run's name in services: its directory's name, prefixed with those of the runs that contain it."""
     path = out.resolve()
     top = path
     for parent in path.parents:
@@ -113,18 +115,18 @@ def run_name(out: Path) -> str:
 
 def _warn(name: str, error: Exception) -> None:
     warnings.warn(
-        f"log={name}: {type(error).__name__}: {error}. The run goes on without it; its own files have everything",
+        f"log={name}: {type(error).__name__}: {error}. The run continues without it; its own files have everything",
         ServiceWarning,
         stacklevel=3,
     )
 
 
 class Tolerant(KVWriter):
-    """Sends what a service does not know yet; what the service raises is told once, and does not end the run.
+    """Wrapper that sends only steps that are new to a service; a failure causes one warning and does not end the run.
 
     Args:
-        name: of the service.
-        writer: sends to it.
+        name: name of the service.
+        writer: the service's writer.
     """
 
     def __init__(self, name: str, writer: KVWriter) -> None:
@@ -141,7 +143,7 @@ class Tolerant(KVWriter):
         self._do(self.writer.close)
 
     def abandon(self) -> None:
-        """Close it for a run that failed, where the service tells such runs from others."""
+        """Close the service for a run that failed, if it distinguishes such runs."""
         self._do(self.writer.abandon if isinstance(self.writer, Client) else self.writer.close)
 
     def _do(self, act: Callable[[], None]) -> None:
@@ -154,21 +156,21 @@ class Tolerant(KVWriter):
 
 
 class Rows:
-    """Sends rows of epochs or batches, each once, with its ``iteration`` as the step."""
+    """Sender of rows of epochs or batches, each once, with its ``iteration`` as the step."""
 
     def __init__(self, writers: Sequence[KVWriter]) -> None:
         self.sent = -1
         self.writers = writers
 
     def send(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Send those rows that are new."""
+        """Send the rows that are new."""
         for row in rows:
             if row["iteration"] > self.sent:
                 self.sent = int(row["iteration"])
                 self.send_values({name: value for name, value in row.items() if name != "iteration"})
 
     def send_values(self, values: Mapping[str, Any]) -> None:
-        """Send further values at the last row's step."""
+        """Send additional values at the last row's step."""
         for writer in self.writers:
             writer.write(dict(values), dict.fromkeys(values, ()), max(self.sent, 0))
 
@@ -177,11 +179,12 @@ class Rows:
 
 
 class TensorBoard(TensorBoardOutputFormat):
-    """Event files in the run's ``tensorboard``; ``tensorboard --logdir`` takes that, the run or a folder of runs."""
+    """Event files in the run's ``tensorboard``; ``tensorboard --logdir`` accepts that, the run or a folder of runs."""
 
     def __init__(self, out: Path, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # TensorBoard hides what it had received after the checkpoint, which is logged again.
         self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
         self._is_closed = False
         settings = json.dumps(read_json(out / "config.json"), indent=4, ensure_ascii=False)
@@ -193,16 +196,16 @@ class TensorBoard(TensorBoardOutputFormat):
 
 
 class Client(KVWriter):
-    """A run in a service whose client has ``init``, ``log``, ``Table`` and ``finish``, as W&B's and Trackio's have.
+    """Run in a service whose client has ``init``, ``log``, ``Table`` and ``finish``, as those of W&B and Trackio do.
 
     Args:
         client: the service's package.
         out: the run, whose settings become ``config``.
-        failure: arguments of ``finish`` that say that the run failed.
-        settings: further ones of ``init``.
+        failure: arguments of ``finish`` that mark the run as failed.
+        settings: further arguments of ``init``.
 
     Attributes:
-        run: what ``init`` returned.
+        run: the result of ``init``.
         known: the last step that the service has of this run; -1 for none.
     """
 
@@ -223,14 +226,14 @@ class Client(KVWriter):
         self.client.finish()
 
     def abandon(self) -> None:
-        """End it as a run that failed."""
+        """Finish the run as failed."""
         self.client.finish(**self.failure)
 
 
 def wandb_run(out: Path, done: int) -> Client:
-    """Open a run of Weights & Biases with the id that the run's directory keeps; its environment variables win.
+    """Open a run of Weights & Biases with the id in the run's directory; its environment variables take precedence.
 
-    Its client hands rows to a process of its own, which sends them also where ours is killed.
+    Its client passes rows to a separate process, which sends them even if ours is killed.
     """
     import wandb
 
@@ -243,14 +246,15 @@ def wandb_run(out: Path, done: int) -> Client:
         id=os.environ.get("WANDB_RUN_ID") or _id(out),
         dir=os.environ.get("WANDB_DIR") or str(out),
     )
+    # Rows up to the server's step are there already; those up to ``done`` are in any case.
     opened.known = max(opened.run.step - 1, done)
     return opened
 
 
 def trackio_run(out: Path, _: int) -> Client:
-    """Open a run of Trackio, which knows runs by their names: the id is part of the name.
+    """Open a run of Trackio, which identifies runs by name, so the id is part of the name.
 
-    Its client may have rows in memory when the process is killed. They are given again.
+    Its client may hold rows in memory when the process is killed; they are sent again.
     """
     import trackio
 

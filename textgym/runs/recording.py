@@ -1,4 +1,4 @@
-"""Metrics, evaluations and warnings of a run while it trains, and why it stopped."""
+"""Records of a run while it trains: metrics, evaluations, warnings, and the reason if it stopped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter
 from tqdm import tqdm
 
-from textgym.agents.callbacks import Row
-from textgym.agents.guards import TrainingWarning
-from textgym.benchmarks.report import write_report
+from textgym.agents.functional.stop_rules import Row
+from textgym.env.mdp import TokenMDP
+from textgym.env.rendering import printable
 from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
-from textgym.lm.finite import TrainingError
-from textgym.mdp import TokenMDP
-from textgym.rendering import printable
+from textgym.lm.guards import TrainingError, TrainingWarning
+from textgym.reports.run import write_report
 from textgym.runs.directory import read_rows
 from textgym.types import Episodes
 
@@ -30,15 +29,15 @@ STOPPED, STOPPED_BATCH = "stopped.json", "stopped_batch.jsonl"
 
 
 class ServiceWarning(UserWarning):
-    """A service that metrics are sent to does not take them; the run goes on without it."""
+    """Warning that a service fails to accept metrics; the run continues without it."""
 
 
 class MetricsFile(KVWriter):
-    """Appends one JSON object per iteration to ``metrics.jsonl``; what is dumped between iterations is left out.
+    """Writer of one JSON object per iteration to ``metrics.jsonl``; values logged between iterations are left out.
 
     Args:
         path: the file.
-        iterations: how many iterations the checkpoint has seen; later lines belong to work that is done again.
+        iterations: number of iterations in the checkpoint; later lines are removed, as that work is repeated.
 
     Raises:
         ValueError: the file is damaged: a line of those iterations is missing or cannot be read.
@@ -47,6 +46,7 @@ class MetricsFile(KVWriter):
     def __init__(self, path: Path, iterations: int = 0) -> None:
         self.path = path
         lines = read_text(path).split("\n") if path.exists() else []
+        # Lines after the checkpoint belong to work that is repeated; without this cut they would appear twice.
         kept = lines[:iterations]
         for number in range(1, iterations + 1):
             row = parse_json(kept[number - 1], f"{path}, line {number}") if number <= len(kept) else None
@@ -60,6 +60,7 @@ class MetricsFile(KVWriter):
         key_excluded: dict[str, tuple[str, ...]],
         step: int = 0,
     ) -> None:
+        # stable-baselines3 also dumps at other times; only complete iterations make a row.
         if "time/iterations" not in key_values:
             return
         row: dict[str, Any] = {"iteration": int(key_values["time/iterations"])}
@@ -67,19 +68,19 @@ class MetricsFile(KVWriter):
         append_line(self.path, json.dumps(row))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, as no file is held open."""
 
 
 def keep_evaluations(out: Path, rows: Sequence[Row]) -> None:
-    """Write all evaluations up to now into the run, as a whole."""
+    """Write all evaluations so far into the run, as a whole."""
     write_json_lines(out / EVALUATIONS, rows)
 
 
 def kept_evaluations(out: Path, iteration: int, every: int) -> list[Row]:
-    """Return the run's evaluations up to an iteration; later ones belong to work that is done again.
+    """Read the run's evaluations up to an iteration; later ones belong to work that is repeated.
 
     Raises:
-        ValueError: the file is damaged: an evaluation that was due up to then is missing or cannot be read.
+        ValueError: the file is damaged: an evaluation that was due until then is missing or cannot be read.
     """
     rows: list[Row] = [row for row in read_rows(out / EVALUATIONS) if row.get("iteration", math.inf) <= iteration]
     known = {row["iteration"] for row in rows}
@@ -91,14 +92,15 @@ def kept_evaluations(out: Path, iteration: int, every: int) -> list[Row]:
 
 @contextmanager
 def printed_warnings() -> Iterator[None]:
-    """Print each :class:`TrainingWarning` and :class:`ServiceWarning` as one line beside the progress bar.
+    """Print each :class:`TrainingWarning` and :class:`ServiceWarning` as one line above the progress bar.
 
-    Other warnings are left as they are.
+    Other warnings are handled as before.
     """
     ours = (TrainingWarning, ServiceWarning)
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)
+        # ``catch_warnings`` restores the hook at the end of the block.
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -113,14 +115,14 @@ def printed_warnings() -> Iterator[None]:
 
 @contextmanager
 def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
-    """Keep why training stopped, and what it was trained on then, where a :class:`TrainingError` ends the block.
+    """Record the reason and the training batch if the block ends with a :class:`TrainingError`.
 
-    ``stopped.json`` gets the iteration (or epoch) and the reason, which the report tells, ``stopped_batch.jsonl`` a
-    row for each response or text.
+    ``stopped.json`` gets the iteration (or epoch) and the reason, which the report shows; ``stopped_batch.jsonl`` gets
+    a row for each response or text.
 
     Args:
         out: the run.
-        mdp: holds the prompts that are trained on, and decodes responses; None where texts are trained on.
+        mdp: holds the prompts, and decodes responses; None if texts are trained on.
     """
     for name in (STOPPED, STOPPED_BATCH):
         (out / name).unlink(missing_ok=True)
@@ -132,12 +134,13 @@ def stops_noted(out: Path, mdp: TokenMDP | None = None) -> Iterator[None]:
             rows = episode_rows(rows, mdp)
         write_json_lines(out / STOPPED_BATCH, rows)
         write_json(out / STOPPED, {"iteration": _iteration_after(out / "metrics.jsonl"), "reason": str(error)})
+        # The report shows the reason, and the metrics up to it.
         write_report(out)
         raise
 
 
 def _iteration_after(metrics: Path) -> int | None:
-    """Return the iteration, or epoch, after the last one that was logged; None where none are logged while training."""
+    """Return the iteration (or epoch) after the last logged one; None if none are logged during training."""
     if not metrics.exists():
         return None
     rows = [line for line in read_text(metrics).split("\n") if line.strip()]
@@ -145,7 +148,7 @@ def _iteration_after(metrics: Path) -> int | None:
 
 
 def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:
-    """Return episodes as rows: prompt, completion, its token ids, and for each token the reward and log-probability."""
+    """Return episodes as rows: prompt, completion, its token ids, and each token's reward and log-probability."""
     rows = []
     for i in range(len(episodes)):
         length = int(episodes.lengths[i])

@@ -1,4 +1,4 @@
-"""Checks of the services that metrics are sent to, before work starts."""
+"""Checks, before work starts, of the services that receive metrics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from textgym.types import Service
 
 WITHOUT_A_KEY = ("offline", "disabled", "dryrun")
-"""Modes of Weights & Biases that need no key."""
+"""Modes of Weights & Biases that need no API key."""
 
 
 def check_services(names: Sequence[Service]) -> None:
-    """Check that metrics can be sent, without asking anything of the user.
+    """Check that metrics can be sent without asking the user for anything.
 
     Args:
         names: services, each also the name of its package and of the extra that installs it.
 
     Raises:
-        ValueError: a package is missing, or Weights & Biases has no key; the message says how to mend it.
+        ValueError: a package is missing, or Weights & Biases has no key; the message names the fix.
     """
     for name in names:
         if find_spec(name) is None:

@@ -1,4 +1,4 @@
-"""Stopping a run by a signal, so that what is complete is kept."""
+"""Stopping of a run by a signal, such that complete work is kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run. It is an interrupt, so that no ``except Exception`` of a reward takes it for its own.
+    """Interrupt of a run by a signal; a ``KeyboardInterrupt``, so that no ``except Exception`` of a reward swallows it.
 
     Attributes:
-        number: the signal's.
+        number: the signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by(*numbers: int) -> Iterator[None]:
-    """Raise :class:`Stopped` at once where one of these signals arrives while the block runs."""
+    """Raise :class:`Stopped` immediately if one of these signals arrives while the block runs."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -36,36 +36,37 @@ def stopped_by(*numbers: int) -> Iterator[None]:
 
 
 class StopAtBoundary(BaseCallback):
-    """End training before its next token once a signal has asked for it; the unfinished iteration is dropped.
+    """Callback that ends training before its next token after a signal; the unfinished iteration is dropped.
 
-    While :meth:`listening`, the first SIGINT or SIGTERM asks, and a second one raises :class:`Stopped` at once.
+    During :meth:`listening`, the first SIGINT or SIGTERM requests the end, and a second one raises :class:`Stopped` at
+    once.
     """
 
-    asked: int | None = None
+    requested: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take signals while the block runs; raises :class:`Stopped` at its end where one has asked."""
+        """Handle signals while the block runs; raise :class:`Stopped` at its end if one arrived."""
 
-        def ask(number: int, _: FrameType | None) -> None:
-            if self.asked is not None:
+        def request(number: int, _: FrameType | None) -> None:
+            if self.requested is not None:
                 raise Stopped(number)
-            self.asked = number
+            self.requested = number
 
-        with _handled(ask, signal.SIGINT, signal.SIGTERM):
+        with _handled(request, signal.SIGINT, signal.SIGTERM):
             yield
-        if self.asked is not None:
-            raise Stopped(self.asked)
+        if self.requested is not None:
+            raise Stopped(self.requested)
 
     def _on_step(self) -> bool:
-        return self.asked is None
+        return self.requested is None
 
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Handle signals while the block runs; other threads than the main one cannot, and leave them as they are.
+    """Handle signals while the block runs; only the main thread can, so others leave them unchanged.
 
-    A signal that is ignored stays ignored: a shell has it so for what it runs in the background.
+    A signal that is ignored stays ignored: shells ignore SIGINT for background jobs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Results of a run as the terminal shows them."""
+"""Results of a run as text for the terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textgym.agents.forgetting import OF_TASK, OTHERS, PTX, in_short
+from textgym.agents.offline.alignment_tax import OF_TASK, OTHERS, PTX, in_short
+from textgym.env.rendering import printable
 from textgym.files import write_json, write_json_lines
-from textgym.rendering import printable
 from textgym.rewards.intervals import half_width
 from textgym.rows import Screening
 from textgym.runs.directory import read_kept, read_rows
@@ -17,18 +17,21 @@ SKIPPED = "skipped.jsonl"
 
 
 def note_screening(out: Path, screening: Screening) -> None:
-    """Say how many rows of the data were left out or shortened; keep the numbers in the run, and a list of the rows."""
+    """Report how many rows of the data were left out or shortened.
+
+    Keep the numbers and a list of the rows in the run.
+    """
     counts = screening.counts
     if not counts:
         return
-    print(told(screening))
+    print(screening_text(screening))
     if screening.omissions:
         write_json_lines(out / SKIPPED, (omission.record for omission in screening.omissions))
         print(f"  all of them: {printable(str(out / SKIPPED))}")
     write_json(out / "evaluation.json", {**read_kept(out / "evaluation.json"), **counts})
 
 
-def told(screening: Screening) -> str:
+def screening_text(screening: Screening) -> str:
     """Return the numbers of rows that were left out or shortened, and the first ones, as text for a terminal."""
     bad, dropped = screening.bad, screening.dropped
     lines = [f"bad rows left out: {len(bad)}; the first: {bad[0]}"] if bad else []
@@ -38,7 +41,7 @@ def told(screening: Screening) -> str:
 
 
 def comparison_table(out: Path) -> str:
-    """Before and after, one line a metric, with 95 % intervals."""
+    """Return a table of metrics before and after training, one line a metric, with 95 % intervals."""
     evaluation = read_kept(out / "evaluation.json")
     before, after = evaluation["before"], evaluation["after"]
     lines = [f"{'':14}{'before':>18}{'after':>18}"]
@@ -66,13 +69,16 @@ def alignment_tax(out: Path) -> str:
 
 
 def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
-    """Some prompts with what the policy wrote before and after; before an earlier run, where ``since`` names one."""
+    """Return some prompts with the completions before and after training.
+
+    ``since`` names an earlier run for "before".
+    """
 
     def written(run: Path, stage: str) -> list[dict[str, Any]]:
         return [row for row in read_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
-    scored = _scored if since in (None, out) else lambda _: ""  # another run's reward may be another one
+    scored = _scored if since in (None, out) else lambda _: ""  # another run's reward may differ
     return "\n\n".join(
         f"{printable(old['prompt'])}\n  before{scored(old)}:{_indented(old['completion'])}"
         f"\n  after {scored(new)}:{_indented(new['completion'])}"
@@ -81,7 +87,7 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
 
 
 def _scored(row: Mapping[str, Any]) -> str:
-    """Return the score of a sample in parentheses; empty where nobody judged."""
+    """Return the score of a sample in parentheses; empty if it has none."""
     return f" ({row['score']:+.2f})" if "score" in row else ""
 
 
@@ -90,7 +96,7 @@ def _indented(text: str) -> str:
 
 
 def interval(measured: Mapping[str, float]) -> str:
-    """Return a mean with Student's 95 % interval, where it has one."""
+    """Format a mean with Student's 95 % interval, if it has one."""
     half = half_width(measured.get("sem"), measured.get("n"))
-    mean = round(measured["mean"], 3) + 0.0  # which makes a plain zero of a negative one
+    mean = round(measured["mean"], 3) + 0.0  # turns −0.0 into 0.0
     return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")

@@ -1,4 +1,7 @@
-"""Tasks: each one file. The table says which function makes a task; nothing is imported before it is asked for."""
+"""Tasks, each in one file.
+
+The table maps a name to the function that makes the task, which is imported on first use.
+"""
 
 TASKS: dict[str, str] = {
     "Reviews": "textgym.tasks.mini.reviews:reviews",
@@ -24,7 +27,7 @@ TASKS: dict[str, str] = {
 }
 
 MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker)
-"""The tasks in English, from our own grammars."""
+"""Tasks in English, from our own grammars."""
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
-"""The tasks whose optimum is known exactly."""
+"""Tasks whose optimum is known exactly."""

@@ -1,8 +1,8 @@
-"""Template grammars: one table of rules writes texts and recognises them exactly.
+"""Template grammars: one table of rules generates texts and recognises them exactly.
 
-A rule gives a non-terminal its productions. A production is a template: literal text, spaces and punctuation
-included, in which ``{name}`` stands for any text of the non-terminal ``name``. Nothing is added or removed
-between the parts, so what is sampled is, character for character, what is recognised.
+A rule lists the productions of a non-terminal. A production is a template: literal text, spaces and punctuation
+included, in which ``{name}`` stands for any text of the non-terminal ``name``. Nothing is added or removed between the
+parts, so the generated texts are, character for character, the recognised ones.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Rules: TypeAlias = Mapping[str, Sequence[str] | Mapping[str, float]]
 """Non-terminal -> its productions: a sequence (all equally likely), or a mapping from template to weight."""
 
 Parts: TypeAlias = tuple[str, ...]
-"""A template taken apart: literal texts at the even places, names of non-terminals at the odd ones."""
+"""A split template: literal texts at even indices, names of non-terminals at odd ones."""
 
 Ends: TypeAlias = Mapping[int, float]
-"""Positions where a match may end -> its probability."""
+"""Possible end of a match -> its probability."""
 
 _BRACES = re.compile(r"\{(.*?)\}")
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """The productions of one non-terminal, ready for use.
+    """Productions of one non-terminal, compiled.
 
     Attributes:
-        productions: every template, taken apart, with its probability.
+        productions: every split template with its probability.
         cumulative: running sums of the probabilities, for sampling.
-        words: the templates without non-terminals, length -> text -> probability: one look-up for each
-            length finds all that match, however many words there are.
+        words: the templates without non-terminals: length -> text -> probability. One look-up per length finds all
+            matches, however many words there are.
         phrases: the other templates.
     """
 
@@ -65,10 +65,10 @@ class _Rule:
 
 @dataclass(frozen=True, eq=False)
 class Grammar:
-    """A weighted context-free grammar over characters.
+    """Weighted context-free grammar over characters.
 
-    Recursion is welcome, except on the left (a rule that can begin with itself). Whoever writes a recursive
-    rule weights it so that sampling ends.
+    Rules may be recursive, except on the left (a rule that can begin with itself). The weights of a recursive rule must
+    be such that sampling ends.
 
     >>> rules = {"tale": {"A {pet} slept.": 3, "Listen: {tale}": 1}, "pet": ["cat", "dog"]}
     >>> grammar = Grammar(rules, start="tale")
@@ -97,7 +97,7 @@ class Grammar:
         self._refuse_left_recursion()
 
     def sample(self, rng: np.random.Generator, symbol: str | None = None) -> str:
-        """Return a text of ``symbol`` (by default of ``start``), drawn by the rules' weights."""
+        """Sample a text of ``symbol`` (by default of ``start``) according to the rules' weights."""
         rule = self._compiled[symbol or self.start]
         # The last sum may round to just below 1; the bound keeps the index inside.
         chosen = bisect_right(rule.cumulative, rng.random(), hi=len(rule.cumulative) - 1)
@@ -105,15 +105,15 @@ class Grammar:
         return "".join(self.sample(rng, part) if place % 2 else part for place, part in enumerate(parts))
 
     def accepts(self, text: str, symbol: str | None = None) -> bool:
-        """Whether the whole text is one of ``symbol`` (by default of ``start``)."""
+        """Return True if the whole text is a text of ``symbol`` (by default of ``start``)."""
         return len(text) in self._matches(text, symbol or self.start)
 
     def log_probability(self, text: str, symbol: str | None = None) -> float:
-        """Natural logarithm of the probability that ``sample`` draws this text; -inf if it cannot.
+        """Return the natural logarithm of the probability that ``sample`` draws this text; -inf if it cannot.
 
-        The sum runs over all derivations of the text (the inside probability), so its mean over samples is
-        minus the entropy of the language, however ambiguous the rules. (In floating point: a text of more
-        than about a thousand bits underflows to -inf, while ``accepts`` stays exact.)
+        The sum runs over all derivations of the text (the inside probability), so its mean over samples is minus the
+        entropy of the language, however ambiguous the rules. In floating point, a text of more than about a thousand
+        bits underflows to -inf, while ``accepts`` stays exact.
         """
         probability = self._matches(text, symbol or self.start).get(len(text), 0.0)
         return math.log(probability) if probability > 0 else -math.inf
@@ -123,10 +123,11 @@ class Grammar:
         return {name: _compile(productions) for name, productions in self.rules.items()}
 
     def _matches(self, text: str, symbol: str) -> Ends:
-        """Where texts of ``symbol`` that begin at position 0 may end: memoised recursive descent."""
+        """Return the possible ends of texts of ``symbol`` that begin at position 0, by memoised recursive descent."""
         memo: dict[tuple[str, int], Ends] = {}
 
         def match(name: str, begin: int) -> Ends:
+            # Memoised, so that recognition takes polynomial time although many derivations share parts.
             if (name, begin) not in memo:
                 memo[name, begin] = _match_rule(self._compiled[name], text, begin, match)
             return memo[name, begin]
@@ -142,7 +143,11 @@ class Grammar:
                 raise ValueError(f"rule {name!r} names symbols that no rule defines: {sorted(unknown)}")
 
     def _refuse_left_recursion(self) -> None:
-        """ValueError where a symbol can begin with itself: recursive descent would never return."""
+        """Check that no symbol can begin with itself, for which recursive descent would not terminate.
+
+        Raises:
+            ValueError: a symbol can; the message names the cycle.
+        """
         corners = _left_corners(self._compiled)
         try:
             TopologicalSorter(corners).prepare()
@@ -154,11 +159,12 @@ def _compile(productions: Sequence[str] | Mapping[str, float]) -> _Rule:
     """Split every template at its braces and normalise the weights."""
     weights = productions if isinstance(productions, Mapping) else dict.fromkeys(productions, 1.0)
     total = sum(weights.values())
+    # ``split`` with a group returns literals and names in turn.
     return _Rule(tuple((tuple(_BRACES.split(text)), weight / total) for text, weight in weights.items()))
 
 
 def _match_rule(rule: _Rule, text: str, begin: int, match: Callable[[str, int], Ends]) -> Ends:
-    """Where a match of ``rule`` from ``begin`` may end; ``match`` answers the same for a non-terminal."""
+    """Return the possible ends of a match of ``rule`` from ``begin``; ``match`` does the same for a non-terminal."""
     ends: defaultdict[int, float] = defaultdict(float)
     for length, words in rule.words.items():
         if (probability := words.get(text[begin : begin + length])) is not None:
@@ -170,9 +176,10 @@ def _match_rule(rule: _Rule, text: str, begin: int, match: Callable[[str, int], 
 
 
 def _match_parts(parts: Parts, text: str, ends: Ends, match: Callable[[str, int], Ends]) -> Ends:
-    """``ends``, moved on past all ``parts`` in turn; empty as soon as one does not match."""
+    """Advance ``ends`` past all ``parts`` in turn; return an empty mapping if one does not match."""
     for place, part in enumerate(parts):
         moved: defaultdict[int, float] = defaultdict(float)
+        # Different derivations that end at the same position add their probabilities.
         for end, probability in ends.items():
             if place % 2:
                 for further, factor in match(part, end).items():
@@ -186,7 +193,7 @@ def _match_parts(parts: Parts, text: str, ends: Ends, match: Callable[[str, int]
 
 
 def _left_corners(rules: Mapping[str, _Rule]) -> dict[str, set[str]]:
-    """Name -> the symbols that its texts can begin with, before any character stands."""
+    """Map each name to the symbols with which its texts can begin."""
     corners: dict[str, set[str]] = {name: set() for name in rules}
     empty = _symbols_that_may_be_empty(rules)
     for name, rule in rules.items():
@@ -194,13 +201,14 @@ def _left_corners(rules: Mapping[str, _Rule]) -> dict[str, set[str]]:
             for place, part in enumerate(parts):
                 if place % 2:
                     corners[name].add(part)
+                # Later parts can begin the text only while all before them may be empty.
                 if part not in empty if place % 2 else part:
                     break
     return corners
 
 
 def _symbols_that_may_be_empty(rules: Mapping[str, _Rule]) -> Set[str]:
-    """Return the symbols that some derivation turns into nothing: the least fixed point."""
+    """Return the symbols that have an empty text: the least fixed point."""
     empty: set[str] = set()
     while True:
         grown = {

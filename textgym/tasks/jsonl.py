@@ -1,4 +1,4 @@
-"""A task from a JSON Lines file: one prompt a line, a gold reward, and a model to start from."""
+"""Task from a JSON Lines file: one prompt a line, a gold reward, and a model to start from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig
 
-from textgym.lm.loading import names_encoder_decoder
-from textgym.mdp import ENVIRONMENT_COLUMNS
+from textgym.env.mdp import ENVIRONMENT_COLUMNS
+from textgym.lm.files.loading import names_encoder_decoder
 from textgym.prompts import encode_prompts
 from textgym.rows import read_placed_rows
 from textgym.tasks.task import Proxy, Task, TextMetric
@@ -19,7 +19,7 @@ from textgym.types import Prompt, RewardFunction
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.1
-"""The share of the lines in ``validation``, and again in ``test``, where the file does not say."""
+"""Share of the lines in ``validation``, and again in ``test``, if the file has no column ``split``."""
 UNLIMITED = 10**9
 
 Row = dict[str, Any]
@@ -38,26 +38,26 @@ def jsonl_task(
     metrics: Mapping[str, TextMetric] | None = None,
     seed: int = 0,
 ) -> Task:
-    """Return the task of a file's prompts.
+    """Make a task of a file's prompts.
 
     Args:
-        path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; ``reference``, if there, a text that a good
-            writer might answer; ``split``, if there, one of ``train``, ``validation`` and ``test``. All lines have
-            the same columns; further ones reach gold and rewards by name.
-        gold: the true reward, in [0, 1]. Where a prompt is a conversation, it gets the assistant's message.
-        model: what policies start from, with its tokenizer: a directory or a hub id.
-        description: one sentence: what is asked of the policy.
-        name: by default the file's, without its ending.
-        max_prompt_length: ``P``; by default the longest prompt's.
+        path: JSON Lines in UTF-8. ``prompt`` is a text or a conversation; the optional ``reference`` is a good answer;
+            the optional ``split`` is one of ``train``, ``validation`` and ``test``. All lines have the same columns;
+            others reach gold and rewards by name.
+        gold: the true reward, in [0, 1]. If a prompt is a conversation, it receives the assistant's message.
+        model: the model that policies start from, with its tokenizer: a directory or a hub id.
+        description: one sentence: the task of the policy.
+        name: by default the file's name without its suffix.
+        max_prompt_length: ``P``; by default the length of the longest prompt.
         max_new_tokens: ``T``.
-        proxies: tempting rewards by name.
-        metrics: further measures by name.
-        seed: of the split, where the file has no column ``split``: a tenth of the lines each are held out for
+        proxies: rewards that can be hacked, by name.
+        metrics: additional measures, by name.
+        seed: seed of the split, if the file has no column ``split``: a tenth of the lines each are held out for
             ``validation`` and ``test``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line does not fit (file and line are named), a prompt is there twice, or one is longer than
+        ValueError: a line is invalid (file and line are named), a prompt occurs twice, or one is longer than
             ``max_prompt_length``.
     """
     tokenizer = load_tokenizer(model)
@@ -65,6 +65,7 @@ def jsonl_task(
     fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
     closing = names_encoder_decoder(model)
     encoded = encode_prompts(fields, tokenizer, UNLIMITED, source=str(path), closing=closing)
+    # Encoded without a limit: the longest prompt defines P unless it is given.
     prompts = dict(zip(rows, encoded, strict=True))
     longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
     _check_prompts(prompts, longest)
@@ -89,7 +90,7 @@ def jsonl_task(
 
 
 def _generation_config(model: str | Path) -> GenerationConfig | None:
-    """Where a model may name end tokens that its tokenizer does not know of; few have none."""
+    """Load the generation config, which may name end tokens that the tokenizer does not; None if there is none."""
     try:
         return GenerationConfig.from_pretrained(str(model), trust_remote_code=False)
     except Exception as error:  # a config may hold anything
@@ -99,7 +100,7 @@ def _generation_config(model: str | Path) -> GenerationConfig | None:
 
 
 def _checked_rows(path: Path) -> dict[str, Row]:
-    """Return the rows of a file, each under its place; see :func:`jsonl_task` for what is refused."""
+    """Return the rows of a file by place, after the checks of :func:`jsonl_task`."""
     placed = read_placed_rows(path).items()
     rows = {str(place) if place.line is None else f"{path}, line {place.line}": row for place, row in placed}
     _check_columns(rows)
@@ -109,15 +110,13 @@ def _checked_rows(path: Path) -> dict[str, Row]:
 
 
 def _check_columns(rows: Mapping[str, Row]) -> None:
-    """All lines have the same columns, ``prompt`` among them, and none has a name that rewards know otherwise."""
+    """Check that all lines have the same columns, with ``prompt`` among them and no name of a reward argument."""
     owner: dict[str, str] = {}
     for place, row in rows.items():
         for column in row:
             owner.setdefault(column, place)
     if taken := sorted(owner.keys() & ENVIRONMENT_COLUMNS):
-        raise ValueError(
-            f"{owner[taken[0]]}: the column {taken[0]!r} has a name that rewards know otherwise; rename it"
-        )
+        raise ValueError(f"{owner[taken[0]]}: the column {taken[0]!r} has the name of a reward argument; rename it")
     for place, row in rows.items():
         for column in ("prompt", *owner):
             if column not in row:
@@ -140,7 +139,7 @@ def _check_texts(place: str, row: Row) -> None:
 
 
 def _given_splits(rows: Mapping[str, Row]) -> list[str]:
-    """Each row's split, as the file says; none if it does not."""
+    """Return each row's split from the file; empty if it has no column ``split``."""
     given = {place: row["split"] for place, row in rows.items() if "split" in row}
     for place, split in given.items():
         if split not in SPLITS:
@@ -151,16 +150,17 @@ def _given_splits(rows: Mapping[str, Row]) -> list[str]:
 
 
 def _drawn_splits(n: int, source: str, seed: int) -> list[str]:
-    """Each row's split, by chance."""
+    """Draw each row's split at random."""
     held_out = max(1, round(HELD_OUT * n))
     if n < len(SPLITS):
         raise ValueError(f"{source} has {n} prompts; expected at least {len(SPLITS)}, one for each of {SPLITS}")
+    # Exact sizes, dealt out by a permutation, instead of an independent draw for each line.
     dealt = ["train"] * (n - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
     return [dealt[place] for place in np.random.default_rng(seed).permutation(n)]
 
 
 def _check_prompts(prompts: Mapping[str, Prompt], max_prompt_length: int) -> None:
-    """No prompt is too long, and none is there twice."""
+    """Check that no prompt is too long, and that none occurs twice."""
     first: dict[tuple[int, ...], str] = {}
     for place, prompt in prompts.items():
         if len(prompt.ids) > max_prompt_length:

@@ -1,4 +1,4 @@
-"""A task: prompts, reference texts, a gold reward, metrics and sizes."""
+"""Language task: prompts, reference texts, a gold reward, metrics and sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from textgym.lm.loading import ModelSource
+from textgym.lm.files.loading import ModelSource
 from textgym.rewards.functions import reward_name
 from textgym.types import Prompt, RewardFunction, completion_text
 
@@ -18,13 +18,13 @@ TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 @dataclass(frozen=True)
 class Proxy:
-    """A tempting reward that is not what is wanted.
+    """Reward that looks plausible but can be hacked.
 
     Attributes:
         reward: a reward function.
-        temptation: one sentence: why one would take it.
-        hack: a completion of a prompt that this reward likes as well as the reference text or better, and the
-            gold reward does not.
+        temptation: one sentence: why it looks plausible.
+        hack: maps a prompt to a completion that this reward scores at least as high as the reference text, while the
+            gold reward scores it lower.
     """
 
     reward: RewardFunction
@@ -33,21 +33,21 @@ class Proxy:
 
 
 TextScore: TypeAlias = Callable[[str, str, Mapping[str, Any]], float]
-"""``score(prompt, completion, columns)``: of one completion's text."""
+"""``score(prompt, completion, columns)``: the score of one completion's text."""
 
 
 @dataclass(frozen=True)
 class TextReward:
-    """A score of one completion's text, under the signature of a reward and the name of the score.
+    """Adapter from a score of one completion's text to the signature of a reward; it has the name of the score.
 
-    It pickles where the score does, as a function of a module does and a lambda does not.
+    It can be pickled if the score can: a function of a module can, a lambda cannot.
     """
 
     score: TextScore
 
     @property
     def name(self) -> str:
-        """The name that it is logged by."""
+        """Name in logs."""
         return reward_name(self.score)
 
     def __call__(
@@ -58,38 +58,38 @@ class TextReward:
         completion_ids: list[list[int]],
         **columns: list[Any],
     ) -> list[float]:
-        """One score for each completion."""
+        """Return one score for each completion."""
         rows = ({name: values[row] for name, values in columns.items()} for row in range(len(completions)))
         return [self.score(*row) for row in zip(prompts, map(completion_text, completions), rows, strict=True)]
 
 
 def per_text(score: TextScore) -> RewardFunction:
-    """A reward function from ``score(prompt, completion, columns)``, which sees one completion's text at a time."""
+    """Make a reward function from ``score(prompt, completion, columns)``, which sees one completion at a time."""
     return TextReward(score)
 
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """Everything that defines a language task; an environment is one task with a reward.
+    """Definition of a language task; an environment is one task with a reward.
 
     Attributes:
-        name: as in its id, ``"Reviews"`` for ``textgym/Reviews-v0``.
-        description: one sentence: what is asked of the policy.
+        name: the name in its id, ``"Reviews"`` for ``textgym/Reviews-v0``.
+        description: one sentence: the task of the policy.
         tokenizer: its length is the number of actions ``V``.
-        splits: prompts by split; ``"train"`` is what environments draw from. A prompt's column ``reference``
-            holds a text that a good writer might continue it with.
+        splits: prompts by split; environments draw from ``"train"``. A prompt's column ``reference`` holds a good
+            completion.
         gold: the true reward, in [0, 1].
         end_token_ids: tokens that end a response.
         max_prompt_length: ``P``.
         max_new_tokens: ``T``, the horizon.
-        metrics: further measures of a completion, such as whether it is grammatical.
-        base_model: the model that policies start from, and the KL reference: a directory, or a function that builds
-            a fresh one.
-        reward: what environments pay unless told otherwise, where that is not the gold reward: noise, another
-            scale, a proxy.
-        vocabulary_size: ``V``, where prompts use tokens that no action chooses; None for the tokenizer's length.
+        metrics: additional measures of a completion, for instance whether it is grammatical.
+        base_model: the model that policies start from, and the KL reference: a directory, or a function that builds a
+            new one.
+        reward: the default reward of environments if it is not the gold reward: with noise, on a different scale, a
+            proxy.
+        vocabulary_size: ``V``, if prompts use tokens that are no actions; None for the tokenizer's length.
         proxies: rewards that look like the gold one and can be hacked; environments know them by name.
-        beta: the price of a nat of KL at which the task is scored, where its optimum is known.
+        beta: the KL coefficient at which the task is scored, if its optimum is known.
     """
 
     name: str
@@ -114,7 +114,11 @@ class Task:
         return f"Task({self.name!r}, {sizes}, prompts={{{counts}}})"
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:
-        """Return the prompts of a split; ValueError names the splits there are."""
+        """Return the prompts of a split.
+
+        Raises:
+            ValueError: there is no such split; the message names those that exist.
+        """
         if split not in self.splits:
             raise ValueError(f"split={split!r} is not one of {sorted(self.splits)} of task {self.name}")
         return self.splits[split]

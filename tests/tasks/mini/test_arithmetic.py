@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from textgym.tasks.mini.arithmetic import ARITHMETIC
-from textgym.tasks.mini.words import NUMBER
+from textgym.tasks.mini.languages.words import NUMBER
 from textgym.types import Prompt
 
 PROMPT = (

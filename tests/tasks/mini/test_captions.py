@@ -9,8 +9,8 @@ import pytest
 
 from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.captions import CAPTIONS, f1
-from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
-from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
+from textgym.tasks.mini.languages.captions import CAPTIONS as SKELETONS
+from textgym.tasks.mini.languages.captions import COLUMNS, LANGUAGE, PHRASES
 from textgym.tasks.mini.miniature import Example
 from textgym.types import Prompt
 

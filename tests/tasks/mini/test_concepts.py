@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.concepts import CONCEPTS, use
-from textgym.tasks.mini.concepts_language import KINDS, LANGUAGE, SCENES
+from textgym.tasks.mini.languages.concepts import KINDS, LANGUAGE, SCENES
 from textgym.tasks.mini.miniature import Example
 from textgym.types import Prompt
 

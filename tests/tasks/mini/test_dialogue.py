@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.dialogue import DIALOGUE, fitness, intents, repeats
-from textgym.tasks.mini.dialogue_language import LANGUAGE, TOPICS
+from textgym.tasks.mini.languages.dialogue import LANGUAGE, TOPICS
 from textgym.tasks.mini.miniature import Example
 from textgym.types import Prompt
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.tasks.mini.rules import reachable
-from textgym.tasks.mini import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages.reviews import CUT, LANGUAGE
 from textgym.tasks.mini.reviews import REVIEWS, sentiment
-from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
 from textgym.types import Prompt
 
 OPENING = 'I watched "The Silent Harbor" on Friday with my sister.'

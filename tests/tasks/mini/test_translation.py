@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from textgym.tasks.mini.translation import TRANSLATION
-from textgym.tasks.mini.translation_language import (
+from textgym.tasks.mini.languages.translation import (
     ACTS,
     ADJECTIVE,
     IS_ACTED_UPON,
@@ -21,6 +20,7 @@ from textgym.tasks.mini.translation_language import (
     parse,
     swapped,
 )
+from textgym.tasks.mini.translation import TRANSLATION
 from textgym.types import Prompt
 
 EVENT = Event(Participant("dog", "old", PLURAL), Participant("baker", "", SINGULAR), "see", "present", "park")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.agents.dpo_settings import DPOSettings
+from textgym.agents.offline.dpo_settings import DPOSettings
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
 from textgym.types import Service, SpecialTokens, Truncation
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.hyperparameters import Hyperparameters
 from textgym.numbers import LARGEST_RATE, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
 from textgym.types import Combine, Service, SpecialTokens, Truncation

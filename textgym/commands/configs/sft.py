@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.agents.sft_settings import SFTSettings
+from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
 from textgym.types import Service, SpecialTokens, Truncation
 

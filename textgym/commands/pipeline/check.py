@@ -14,9 +14,9 @@ from textgym.commands.reward_model import check_settings as check_reward_model
 from textgym.commands.reward_model import read_examples
 from textgym.commands.sft import gather as gather_sft
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
-from textgym.lm.loading import context_length
-from textgym.mdp import TokenMDP
-from textgym.rewards.rankings import split_rankings
+from textgym.env.mdp import TokenMDP
+from textgym.lm.files.loading import context_length
+from textgym.rewards.labels.rankings import split_rankings
 from textgym.rows import Screening
 from textgym.types import Ranking
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from textgym import runs
-from textgym.benchmarks.pipeline_report import write_pipeline_report
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
@@ -20,6 +19,7 @@ from textgym.commands.reward_model import run_reward_model
 from textgym.commands.sft import run_sft
 from textgym.commands.train import run_train
 from textgym.files import read_json
+from textgym.reports.pipeline import write_pipeline_report
 
 
 def pipeline(config: PipelineConfig) -> Path | None:

@@ -11,18 +11,18 @@ import numpy as np
 from tqdm import tqdm
 
 from textgym import runs
-from textgym.agents.policy import LMPolicy
-from textgym.agents.responses import sample_responses
-from textgym.agents.saved import saved_policy
+from textgym.agents.loop.acting import saved_policy
+from textgym.agents.loop.evaluation import sample_responses
+from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.train import spoken_reward, user_mdp
+from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
-from textgym.lm.loading import load_lm
+from textgym.lm.files.loading import load_lm
 from textgym.lm.sampling import Sampling
-from textgym.mdp import TokenMDP
 from textgym.prompts import plain_content
 from textgym.registration import load_task
-from textgym.rewards.labellers import (
+from textgym.rewards.labels.labelling import (
     Labelled,
     Question,
     label_by_reward,
@@ -30,8 +30,8 @@ from textgym.rewards.labellers import (
     read_answers,
     write_questions,
 )
-from textgym.rewards.preferences import untied_pairs
-from textgym.rewards.rankings import read_rankings, write_rankings
+from textgym.rewards.labels.preferences import untied_pairs
+from textgym.rewards.labels.rankings import read_rankings, write_rankings
 from textgym.rows import Screening, read_rows
 from textgym.tokenization import chat_renderer
 from textgym.types import FloatArray, IntArray, Ranking, SpecialTokens, Truncation

@@ -14,7 +14,7 @@ from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
 from textgym.lm.sampling import Sampling
-from textgym.rewards.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]
 StageConfig: TypeAlias = SFTConfig | LabelsConfig | RewardModelConfig | TrainConfig

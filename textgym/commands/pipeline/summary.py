@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from textgym import runs
-from textgym.benchmarks.pipeline_report import LEARNED, measures_base
 from textgym.commands.pipeline.plan import Stage
+from textgym.reports.pipeline import LEARNED, measures_base
 from textgym.runs.directory import read_rows
 
 UNLIKE = ("score", "kl")  # of the first model they are measured otherwise: by gold, and to itself

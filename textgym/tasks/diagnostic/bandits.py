@@ -1,4 +1,4 @@
-"""What to say, where nothing but the words counts: Emit, Noise, Scale, Vocabulary, Needle."""
+"""Bandit tasks, in which only the choice of words counts: Emit, Noise, Scale, Vocabulary, Needle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BETA = 0.05
 
 
 def emit(arms: int = ARMS, seed: int = 0) -> Task:
-    """Return a bandit: each of ``arms`` words has a value, and one word is said."""
+    """Make a bandit: each of ``arms`` words has a value, and one word is said."""
     description = "Say the most valuable word: a bandit over tokens, without any further difficulty."
     return _bandit("Emit", description, arms, seed)
 
 
 def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
-    """Emit, with normal noise of standard deviation ``sigma`` added to the reward."""
+    """Make Emit with normal noise of standard deviation ``sigma`` added to the reward."""
     _check(sigma >= 0, "sigma", sigma, "0 or more")
     reward = NoisyReward(arm_value(arms, seed), sigma)
     description = f"Say the most valuable word, although the reward has normal noise of standard deviation {sigma}."
@@ -31,7 +31,7 @@ def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
 
 
 def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
-    """Emit, with reward and β both multiplied by ``factor``: the optimal policy stays the same."""
+    """Make Emit with reward and β both multiplied by ``factor``: the optimal policy stays the same."""
     _check(factor > 0, "factor", factor, "more than 0")
     reward = ResponseReward("scaled", Scaled(arm_value(arms, seed), factor))
     description = f"Say the most valuable word, where the reward is {factor:g} times as large, and β with it."
@@ -39,7 +39,7 @@ def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
 
 
 def vocabulary(size: int = 256, horizon: int = 2, seed: int = 0) -> Task:
-    """``size`` words of which one in 32 is good."""
+    """Make a task with ``size`` words of which one in 32 is good."""
     _check(size >= 32, "size", size, "at least 32")
     good = frozenset(np.random.default_rng(seed).permutation(size)[: size // 32].tolist())
     return diagnostic(
@@ -54,7 +54,7 @@ def vocabulary(size: int = 256, horizon: int = 2, seed: int = 0) -> Task:
 
 
 def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
-    """One response of ``words ** horizon`` earns everything."""
+    """Make a task in which one response of ``words ** horizon`` earns everything."""
     secret = np.random.default_rng(seed).integers(words, size=horizon).tolist()
     return diagnostic(
         "Needle",
@@ -69,6 +69,7 @@ def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
 
 def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BETA, reward: Any = None) -> Task:
     _check(arms >= 2, "arms", arms, "at least 2")
+    # A stream of its own: the reference must not depend on the values of the arms.
     chances: FloatArray = np.random.default_rng([seed, 1]).dirichlet(np.full(arms, 2.0))
     value = arm_value(arms, seed)
     return diagnostic(
@@ -81,7 +82,7 @@ def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BET
 
 @dataclass(frozen=True)
 class ArmValue:
-    """The value of the first word said; ``values`` has one for each word."""
+    """Value of the first word said; ``values`` has one for each word."""
 
     values: tuple[float, ...]
 
@@ -90,13 +91,13 @@ class ArmValue:
 
 
 def arm_value(arms: int, seed: int) -> ArmValue:
-    """Return the values 0, 1/(n−1), …, 1 in a shuffled order, of the first word said."""
+    """Return the score of the first word: the values 0, 1/(n−1), …, 1 in a shuffled order."""
     return ArmValue(tuple((np.random.default_rng(seed).permutation(arms) / (arms - 1)).tolist()))
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """``factor`` times another score."""
+    """Score multiplied by ``factor``."""
 
     score: ArmValue
     factor: float
@@ -107,7 +108,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class ShareOf:
-    """The share of a response's words that are among ``good``."""
+    """Share of a response's words that are among ``good``."""
 
     good: frozenset[int]
 
@@ -117,7 +118,7 @@ class ShareOf:
 
 @dataclass(frozen=True)
 class IsExactly:
-    """1 for the response ``secret``, 0 for all others."""
+    """Indicator: 1 for the response ``secret``, 0 for all others."""
 
     secret: tuple[int, ...]
 
@@ -127,7 +128,7 @@ class IsExactly:
 
 @dataclass(frozen=True)
 class NoisyReward:
-    """A score plus normal noise that the episode's seed decides; ``expected`` is the score itself."""
+    """Score with normal noise that the episode's seed determines; ``expected`` is the score itself."""
 
     name: ClassVar[str] = "noisy"
     score: ResponseScore
@@ -135,13 +136,14 @@ class NoisyReward:
 
     @property
     def expected(self) -> ResponseReward:
-        """The reward without its noise."""
+        """Reward without its noise."""
         return ResponseReward(self.name, self.score)
 
     def __call__(
         self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[float]:
         means: Any = self.expected(prompts, completions, completion_ids=completion_ids, **columns)
+        # The noise is a function of the episode's seed, so scoring an episode again gives the same reward.
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [mean + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
 

@@ -1,4 +1,4 @@
-"""From a few words, a chain and a score to a task."""
+"""Construction of diagnostic tasks from words, a Markov chain and a score."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from textgym.tasks.task import Task
 from textgym.types import FloatArray, RewardFunction
 
 ResponseScore: TypeAlias = Callable[[list[int], Mapping[str, Any]], "float | list[float]"]
-"""``score(response_ids, columns)``: of one response; a list has one number per token."""
+"""``score(response_ids, columns)``: the score of one response; a list has one number per token."""
 
 PAD = "<pad>"
 CONTEXT = 32
-"""Positions of the reference, beyond what most tasks need: room for prompts and horizons of one's own."""
+"""Positions of the reference: more than most tasks need, for your own prompts and horizons."""
 
 
 def diagnostic(
@@ -37,20 +37,20 @@ def diagnostic(
     end: str | None = None,
     reward: RewardFunction | None = None,
 ) -> Task:
-    """Return a diagnostic task.
+    """Make a diagnostic task.
 
     Args:
-        name: as in its id.
-        description: one sentence: what is asked, and what is hard about it.
+        name: the name in its id.
+        description: one sentence: the task, and its difficulty.
         gold: the true score, in [0, 1].
-        words: the V actions, in the order of their ids; further words of the prompts are no actions.
+        words: the V actions, in the order of their ids; other words of the prompts are no actions.
         horizon: ``T``.
-        beta: the price of a nat at which it is scored.
-        chances: the reference: ``[V]`` probabilities of the next word, or ``[V, V]`` given the last one (after a
-            word that is no action, the first row).
+        beta: the KL coefficient at which the task is scored.
+        chances: the reference: ``[V]`` probabilities of the next word, or ``[V, V]`` given the last one (after a word
+            that is no action, the first row).
         prompts: texts, or rows with a field ``prompt``.
-        end: the word that ends a response, if one does.
-        reward: what is paid, where that is not the gold score.
+        end: the word that ends a response, if any.
+        reward: the reward of environments, if it is not the gold score.
     """
     texts = [row if isinstance(row, str) else str(row["prompt"]) for row in prompts]
     others = sorted({word for text in texts for word in text.split()} - set(words))
@@ -74,7 +74,7 @@ def diagnostic(
 
 
 def word_tokenizer(words: Sequence[str], end: str | None) -> PreTrainedTokenizerFast:
-    """Every word is a token, with its place as id."""
+    """Make a tokenizer with one token per word; ids are the words' indices."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=PAD))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -83,9 +83,10 @@ def word_tokenizer(words: Sequence[str], end: str | None) -> PreTrainedTokenizer
 
 
 def chain(chances: FloatArray, n_tokens: int) -> FloatArray:
-    """``[n_tokens, V]`` log-probabilities after each token, from those of :func:`diagnostic`."""
+    """Return ``[n_tokens, V]`` log-probabilities after each token, from the ``chances`` of :func:`diagnostic`."""
     n_actions = chances.shape[-1]
     rows = np.broadcast_to(chances, (n_actions, n_actions))
+    # Tokens that are no actions occur in prompts only; after them the chain starts from its first row.
     after_others = np.broadcast_to(rows[:1], (n_tokens - n_actions, n_actions))
     log_probs: FloatArray = np.log(np.concatenate([rows, after_others]))
     return log_probs
@@ -93,11 +94,11 @@ def chain(chances: FloatArray, n_tokens: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class ResponseReward:
-    """A score of one response, under the signature of a reward.
+    """Adapter from a score of one response to the signature of a reward.
 
     Attributes:
-        name: what it is logged as.
-        score: of one response; an object or a function of a module, so that environments can be pickled.
+        name: the name in logs.
+        score: the score; an object or a module-level function, so that environments can be pickled.
     """
 
     name: str
@@ -106,16 +107,16 @@ class ResponseReward:
     def __call__(
         self, prompts: list[Any], completions: list[Any], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[Any]:
-        """One score for each completion."""
+        """Return one score for each completion."""
         rows = ({key: values[i] for key, values in columns.items()} for i in range(len(completion_ids)))
         return [self.score(ids, row) for ids, row in zip(completion_ids, rows, strict=True)]
 
 
 def uniform(n: int) -> FloatArray:
-    """``[n]`` equal chances."""
+    """Return ``[n]`` equal probabilities."""
     return np.full(n, 1 / n)
 
 
 def letters(n: int) -> list[str]:
-    """``n`` short words: a, b, … for up to 26, else w0, w1, …"""
+    """Return ``n`` short words: a, b, … for up to 26, otherwise w0, w1, and so on."""
     return list("abcdefghijklmnopqrstuvwxyz"[:n]) if n <= 26 else [f"w{i}" for i in range(n)]

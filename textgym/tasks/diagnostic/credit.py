@@ -1,4 +1,4 @@
-"""Which token earned it, and when to stop: Delayed, Dense, Length."""
+"""Credit-assignment tasks: which token earned the reward, and when to stop: Delayed, Dense, Length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textgym.tasks.task import Task
 
 
 def delayed(horizon: int = 8) -> Task:
-    """Only the first word counts; it is paid at the end, ``horizon`` words later."""
+    """Make a task in which only the first word counts; it is paid at the end, ``horizon`` words later."""
     return diagnostic(
         "Delayed",
         f"Begin with a rare word; the {horizon - 1} words after it are idle, and the reward comes after them.",
@@ -26,7 +26,10 @@ def delayed(horizon: int = 8) -> Task:
 
 
 def dense(per_token: bool = True, words: int = 4, horizon: int = 6) -> Task:
-    """Each word should be the alphabet's next; paid as it comes (``per_token``), or as a sum at the end."""
+    """Make a task in which each word should be the alphabet's next.
+
+    The reward is paid per word (``per_token``) or as a sum at the end.
+    """
     shares = AlphabetShares(words, horizon)
     when = "word by word" if per_token else "at the end"
     return diagnostic(
@@ -42,7 +45,7 @@ def dense(per_token: bool = True, words: int = 4, horizon: int = 6) -> Task:
 
 
 def length(targets: tuple[int, ...] = (1, 3, 5), horizon: int = 6) -> Task:
-    """Return the prompt is a number: end after so many words."""
+    """Make a task whose prompt is a number: the response should end after that many words."""
     outside = [target for target in targets if not 1 <= target < horizon]
     if outside or not targets:
         raise ValueError(f"targets={targets}; expected lengths from 1 to horizon - 1 = {horizon - 1}")
@@ -72,19 +75,23 @@ def _has_target_length(ids: list[int], columns: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class AlphabetShares:
-    """For each word 1/``horizon`` if it is the alphabet's next after the word before it; the alphabet has ``words``."""
+    """Score of each word: 1/``horizon`` if it is next in the alphabet after the word before it, otherwise 0.
+
+    The alphabet has ``words`` letters and starts again after the last one.
+    """
 
     words: int
     horizon: int
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> list[float]:
+        # −1 precedes the first word, so that the alphabet's first letter is right there.
         pairs = zip([-1, *ids], ids, strict=False)
         return [float(word == (last + 1) % self.words) / self.horizon for last, word in pairs]
 
 
 @dataclass(frozen=True)
 class Total:
-    """The sum of a score that has a number for each word."""
+    """Sum of a score that has a number for each word."""
 
     shares: AlphabetShares
 

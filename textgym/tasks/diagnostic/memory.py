@@ -1,4 +1,4 @@
-"""Saying what the prompt says: Copy, Recall."""
+"""Memory tasks, in which the response depends on the prompt: Copy, Recall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILLERS = ("x", "y")
 
 
 def copy(symbols: int = 4, length: int = 2) -> Task:
-    """Repeat ``length`` words, each one of ``symbols``."""
+    """Make a task in which ``length`` words, each one of ``symbols``, are to be repeated."""
     words = letters(symbols)
     return diagnostic(
         "Copy",
@@ -33,7 +33,7 @@ def copy(symbols: int = 4, length: int = 2) -> Task:
 
 
 def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Task:
-    """Say the prompt's first word, ``gap`` words of filler later."""
+    """Make a task in which the prompt's first word is to be said after ``gap`` words of filler."""
     if variants > 2**gap:
         raise ValueError(f"variants={variants}; expected at most 2**gap = {2**gap}, so that no two prompts are alike")
     rng = np.random.default_rng(seed)

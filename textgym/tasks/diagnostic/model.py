@@ -1,4 +1,4 @@
-"""A stock GPT-2 that equals a given Markov chain at step 0, and can learn everything a GPT-2 can."""
+"""Stock GPT-2 that equals a given Markov chain at step 0, and can learn everything that a GPT-2 can."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ WIDTH, LAYERS, HEADS = 64, 2, 2
 
 
 def markov_gpt2(log_probs: FloatArray, positions: int, seed: int = 0) -> GPT2LMHeadModel:
-    """Return a GPT-2 whose next-token distribution is a row of ``log_probs``, whatever stood before the last token.
+    """Make a GPT-2 whose next-token distribution is a row of ``log_probs``, whatever precedes the last token.
 
-    Both branches of every block end in zeros, so the final state is the layer norm of token plus position. Tokens
-    live in one half of the width and positions in the other, with mean 0 and variance 1 in their halves: the norm
-    then keeps the token's half free of the position, and an output head that reads that half alone can solve
-    ``head · state(token) = log P(·|token)`` exactly. Training moves all of it: the zeros receive a gradient at once.
+    Both branches of every block end in zeros, so the final state is the layer norm of token plus position. Tokens use
+    one half of the width and positions the other, each with mean 0 and variance 1 in its half. The norm then keeps the
+    token's half free of the position, and an output head that reads only that half can solve
+    ``head · state(token) = log P(·|token)`` exactly. Training changes all weights: the zeros receive a gradient at
+    once.
 
     Args:
-        log_probs: ``[n_tokens, V]`` after each token; the columns beyond V, tokens that no action chooses, are left
-            out of the head's solution.
+        log_probs: ``[n_tokens, V]`` after each token; logits beyond V, of tokens that are no actions, are left out of
+            the head's solution.
         positions: the context length.
-        seed: of embeddings and weights.
+        seed: seed of embeddings and weights.
 
     Raises:
         ValueError: there are too many different rows for the width.
@@ -59,7 +60,7 @@ def markov_gpt2(log_probs: FloatArray, positions: int, seed: int = 0) -> GPT2LMH
 
 @torch.no_grad()
 def _place(model: GPT2LMHeadModel, rng: np.random.Generator) -> None:
-    """Embeddings in their halves, silent blocks, and a direction of the final state that never changes."""
+    """Set the embeddings in their halves, silence the blocks, and fix one direction of the final state."""
     trunk: Any = model.transformer
     half = WIDTH // 2
     trunk.wte.weight.zero_()[:, :half] = _standard(rng, len(trunk.wte.weight), half)
@@ -68,12 +69,13 @@ def _place(model: GPT2LMHeadModel, rng: np.random.Generator) -> None:
         for projection in (block.attn.c_proj, block.mlp.c_proj):
             projection.weight.zero_()
             projection.bias.zero_()
-    # Centred tokens have nothing along the ones: there the bias stands for what all tokens share.
+    # Centred token vectors are orthogonal to the vector of ones. A bias in that direction is the same for all tokens,
+    # which gives the head an intercept.
     trunk.ln_f.bias[:half] = 1.0
 
 
 def _standard(rng: np.random.Generator, n: int, width: int) -> Tensor:
-    """``[n, width]`` rows of mean 0 and variance 1."""
+    """Return ``[n, width]`` random rows of mean 0 and variance 1."""
     rows = rng.standard_normal((n, width))
     rows -= rows.mean(1, keepdims=True)
     return torch.from_numpy(rows / rows.std(1, keepdims=True)).float()

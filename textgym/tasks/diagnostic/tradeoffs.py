@@ -1,4 +1,4 @@
-"""Where more reward is not simply better: Prior, Trap."""
+"""Trade-off tasks, in which more reward is not simply better: Prior, Trap."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from textgym.tasks.task import Task
 
 
 def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0) -> Task:
-    """Return the reward is for a word that the reference hardly ever says, and β makes each of them dear."""
+    """Make a task that rewards a word which the reference rarely says, so that each of them costs KL."""
     if not 0 < rarity < 1:
         raise ValueError(f"rarity={rarity}; expected a probability between 0 and 1")
     habits = np.random.default_rng(seed).dirichlet(np.full(words - 1, 0.5), size=words)
-    common = (1 - rarity) * (habits + 0.02) / (1 + 0.02 * (words - 1))  # nothing is impossible
+    common = (1 - rarity) * (habits + 0.02) / (1 + 0.02 * (words - 1))  # no word has probability 0
     chances = np.concatenate([common, np.full((words, 1), rarity)], axis=1)
     return diagnostic(
         "Prior",
@@ -31,7 +31,7 @@ def prior(rarity: float = 0.02, words: int = 4, horizon: int = 6, seed: int = 0)
 
 
 def trap(beta: float = 0.05, horizon: int = 5) -> Task:
-    """Return the proxy pays for every "great"; the gold score wants a "great" among different words."""
+    """Make a task whose proxy pays for every "great", while the gold score wants a "great" among different words."""
     return diagnostic(
         "Trap",
         'Praise in different words; the proxy that is paid counts the word "great" instead.',
@@ -49,7 +49,7 @@ def trap(beta: float = 0.05, horizon: int = 5) -> Task:
 
 @dataclass(frozen=True)
 class ShareOfWord:
-    """The share of ``horizon`` words that are ``word``."""
+    """Share of ``horizon`` words that are ``word``."""
 
     word: int
     horizon: int
@@ -60,7 +60,7 @@ class ShareOfWord:
 
 @dataclass(frozen=True)
 class DifferentWords:
-    """The number of different words, as a share of ``horizon``, in a response that says ``needed``; else 0."""
+    """Number of different words, as a share of ``horizon``, in a response that contains ``needed``; otherwise 0."""
 
     needed: int
     horizon: int

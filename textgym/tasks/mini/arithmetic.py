@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from textgym.tasks.mini.languages.words import FIRST_NAME, NUMBER, pick, plural, words
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, NUMBER, pick, plural, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -39,20 +39,20 @@ _LAST_WORDS = re.compile(rf"\bThe answer is ({_ANY_NUMBER})\.\Z")
 
 
 class Step(NamedTuple):
-    """What is done to the number found so far, such as ``("plus", 5)``."""
+    """Operation on the number found so far, such as ``("plus", 5)``."""
 
     sign: str
     number: int
 
     def applied(self, left: int) -> int:
-        """Return the number that this step makes of ``left``."""
+        """Apply this step to ``left``."""
         if self.sign == "times":
             return left * self.number
         return left + self.number if self.sign == "plus" else left - self.number
 
 
 class Equation(NamedTuple):
-    """A line of the working; right or not."""
+    """Line of the working, correct or not."""
 
     left: int
     sign: str
@@ -60,21 +60,22 @@ class Equation(NamedTuple):
     result: int
 
     def text(self) -> str:
+        """Return the equation in words."""
         return f"{NUMBER[self.left]} {self.sign} {NUMBER[self.right]} is {NUMBER[self.result]}"
 
 
 Solution: TypeAlias = tuple[list[Equation], int]
-"""The working, and the answer that is stated behind it."""
+"""The working, and the answer stated after it."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem, and the chain of steps that solves it.
+    """Word problem, and the chain of steps that solves it.
 
     Attributes:
-        text: what is told and asked.
+        text: the facts and the question.
         start: the number that the first step starts from.
-        steps: what is done to it in turn; one or two.
+        steps: one or two successive operations.
     """
 
     text: str
@@ -83,10 +84,11 @@ class Problem:
 
     @property
     def prompt(self) -> str:
+        """Prompt with the problem."""
         return f"Problem: {self.text} Answer:"
 
     def solution(self, slips: Sequence[int] = (0, 0)) -> Solution:
-        """Working and answer, right unless ``slips`` puts the result of a step off."""
+        """Return working and answer; ``slips`` are added to the results of the steps, so nonzero ones make mistakes."""
         equations, left = [], self.start
         for step, slip in zip(self.steps, slips, strict=False):
             equations.append(Equation(left, *step, step.applied(left) + slip))
@@ -94,7 +96,7 @@ class Problem:
         return equations, left
 
 
-# --- what is told --------------------------------------------------------------------------------------------
+# --- problems ------------------------------------------------------------------------------------------------
 
 
 def _problem(rng: np.random.Generator) -> Problem:
@@ -102,7 +104,7 @@ def _problem(rng: np.random.Generator) -> Problem:
 
 
 def _change(rng: np.random.Generator) -> Problem:
-    """Someone has some things, and then more or fewer of them."""
+    """Draw a problem: someone has some things, and then more or fewer of them."""
     name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
     start = int(rng.integers(2, _LARGEST + 1))
     steps = _steps(rng, start, how_many=int(rng.integers(1, 3)))
@@ -111,7 +113,7 @@ def _change(rng: np.random.Generator) -> Problem:
 
 
 def _boxes(rng: np.random.Generator) -> Problem:
-    """Someone has some boxes of things, and then perhaps more or fewer of these."""
+    """Draw a problem: someone has some boxes of things, and then perhaps more or fewer of these."""
     name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
     boxes = int(rng.integers(2, 7))
     each = int(rng.integers(2, _LARGEST // boxes + 1))
@@ -123,7 +125,7 @@ def _boxes(rng: np.random.Generator) -> Problem:
 
 
 def _two_people(rng: np.random.Generator) -> Problem:
-    """Two people put their things together, or compare them."""
+    """Draw a problem: two people put their things together, or compare them."""
     (name, other), things = rng.choice(FIRST_NAME, 2, replace=False), pick(rng, _THINGS)
     total = int(rng.integers(4, _LARGEST + 1))
     fewer = int(rng.integers(2, total // 2 + 1))
@@ -138,7 +140,7 @@ def _two_people(rng: np.random.Generator) -> Problem:
 
 
 def _steps(rng: np.random.Generator, start: int, how_many: int) -> tuple[Step, ...]:
-    """Gains and losses in turn that keep to the range of numbers."""
+    """Draw successive gains and losses that keep to the range of numbers."""
     steps: list[Step] = []
     for _ in range(how_many):
         gains = start == 0 or (start < _LARGEST and rng.random() < 0.5)
@@ -161,7 +163,7 @@ def _pronoun(name: str) -> str:
     return "she" if name in _WOMEN else "he"
 
 
-# --- how it is solved ----------------------------------------------------------------------------------------
+# --- solutions -----------------------------------------------------------------------------------------------
 
 
 def _draw(rng: np.random.Generator) -> Example:
@@ -182,24 +184,25 @@ def _written(solution: Solution) -> str:
 
 
 def _wrong(rng: np.random.Generator, problem: Problem) -> Solution:
-    """Return a solution with one mistake, which makes its answer wrong and leaves all numbers in their range."""
+    """Draw a solution with one mistake that makes its answer wrong; all numbers stay in range."""
     _, right = problem.solution()
     while True:
         equations, answer = pick(rng, (_slip, _slip, _mistake_a_sign, _forget_the_working))(rng, problem)
         results = [equation.result for equation in equations]
+        # Rejected and drawn again if the mistake happens to give the right answer, or leaves the range of number words.
         if answer != right and min(results) >= 0 and max(results) <= _LARGEST:
             return equations, answer
 
 
 def _slip(rng: np.random.Generator, problem: Problem) -> Solution:
-    """One result is off by one or two."""
+    """Make one result wrong by one or two."""
     slips = [0, 0]
     slips[int(rng.integers(len(problem.steps)))] = pick(rng, (-2, -1, 1, 2))
     return problem.solution(slips)
 
 
 def _mistake_a_sign(rng: np.random.Generator, problem: Problem) -> Solution:
-    """One step is taken for another operation."""
+    """Replace the operation of one step by a different one."""
     steps = list(problem.steps)
     place = int(rng.integers(len(steps)))
     steps[place] = Step(_MISTAKEN[steps[place].sign], steps[place].number)
@@ -207,7 +210,7 @@ def _mistake_a_sign(rng: np.random.Generator, problem: Problem) -> Solution:
 
 
 def _forget_the_working(rng: np.random.Generator, problem: Problem) -> Solution:
-    """Return the working is right, and then the answer is the number that it started from."""
+    """Return the right working, followed by the number that it started from as the answer."""
     return problem.solution()[0], problem.start
 
 
@@ -215,34 +218,35 @@ def _forget_the_working(rng: np.random.Generator, problem: Problem) -> Solution:
 
 
 def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
-    """1 where the text ends in "The answer is <number>.", the number is right, and no other answer is stated.
+    """Return 1 if the text ends in "The answer is <number>.", the number is right, and no other answer is stated.
 
-    Otherwise 0.25 where the equations in the text are exactly those of the right working, and 0 where not.
+    Otherwise return 0.25 if the equations in the text are exactly those of the right working, and 0 if not.
 
-    The gold reward is half of this where the text is not, to the letter, a working with an answer behind it.
+    The gold reward is half of this if the text is not exactly a working followed by an answer.
 
     >>> columns = {"answer": "ten", "working": ["seven plus three is ten"]}
     >>> [_score("", text, columns) for text in (" The answer is ten.", " So seven plus three is ten.", " Ten.")]
     [1.0, 0.25, 0.0]
     """
     stated = _LAST_WORDS.search(completion)
+    # Exactly one "answer": a text that lists several answers must not be paid for one of them.
     if stated and stated[1] == columns["answer"] and len(_ANSWER.findall(completion)) == 1:
         return 1.0
     return 0.25 if _EQUATION.findall(completion) == columns["working"] else 0.0
 
 
 def _accepts(prompt: str, completion: str) -> bool:
-    """Whether the text is working and answer in their fixed form, be they right or not."""
+    """Return True if the text is a working and an answer in their fixed form, right or wrong."""
     return _SOLUTION.fullmatch(completion) is not None
 
 
 def _states_an_answer(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
-    """Whether the text ends in "The answer is <number>."."""
+    """Return 1 if the text ends in "The answer is <number>.", otherwise 0."""
     return float(_LAST_WORDS.search(completion) is not None)
 
 
 def _easy_sum(prompt: Prompt) -> str:
-    """Return a sum that nobody asked for."""
+    """Return an unrelated sum."""
     if prompt.columns["answer"] != "two":
         return " So one plus one is two. The answer is two."
     return " So one plus two is three. The answer is three."

@@ -1,10 +1,10 @@
-"""Rebuild what the mini tasks share: their tokenizer, and a small GPT-2 that writes all their languages.
+"""Build the shared assets of the mini tasks: their tokenizer, and a small GPT-2 that writes all their languages.
 
     python -m textgym.tasks.mini.base_model --out DIR [--steps N] [--seed S]
 
-The model imitates the whole corpus of each task, blame as much as praise, wrong answers beside right ones: where
-reinforcement learning starts from, and the reference that it is held to. Texts are drawn afresh in every step,
-so there is nothing to overfit.
+The model imitates the whole corpus of each task, blame as much as praise and wrong answers as much as right ones: it is
+the starting point of reinforcement learning, and the KL reference. New texts are drawn in every step, so there is
+nothing to overfit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from textgym.tasks.mini.translation import TRANSLATION
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_TEXTS = 30_000  # enough for the rarest word to appear a dozen times
-POSITIONS = 128  # twice the longest review: room for prompts of one's own
+POSITIONS = 128  # twice the longest review, for longer prompts of users
 STEPS, BATCH, WARMUP = 5_500, 64, 100
 LEARNING_RATE = 4e-3
 SHARPNESS = 1.3  # see sharpen
@@ -41,14 +41,14 @@ IGNORED = -100  # marks the targets that are not trained
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
 LANGUAGES = (REVIEWS, CONCEPTS, SUMMARIES, CAPTIONS, TRANSLATION, STORIES, DIALOGUE, ARITHMETIC)
-# Reviews have by far the most words and turns of phrase, and nothing in their prompts to lean on.
+# Reviews have by far the most words and phrases, and their prompts contain none of them to copy.
 SHARES = {REVIEWS: 3}
 
 
 def corpus(rng: np.random.Generator, n: int, care: float = 0.0) -> list[tuple[str, str]]:
-    """``n`` texts as pairs (prompt, continuation), of all languages in turn, by their shares.
+    """Draw ``n`` texts as pairs (prompt, continuation), of all languages in turn, by their shares.
 
-    A share ``care`` of them are reference texts; the rest is what careless writers write.
+    A share ``care`` of them are reference texts; the rest are texts of careless writers.
     """
     turns = [language for language in LANGUAGES for _ in range(SHARES.get(language, 1))]
     return [_text(turns[i % len(turns)], rng, care) for i in range(n)]
@@ -62,10 +62,10 @@ def _text(language: Miniature, rng: np.random.Generator, care: float) -> tuple[s
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
+    """Build a byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
 
-    Trained merges would spend most of a small vocabulary on pieces of words. With ``ignore_merges`` a word of
-    the vocabulary needs none, so a token is a word, and rewards fall on words.
+    Trained merges would spend most of a small vocabulary on parts of words. With ``ignore_merges`` a word of the
+    vocabulary needs none, so a token is a word, and rewards belong to words.
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
@@ -85,7 +85,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:
-    """Return an untrained GPT-2; the global random state stays as it was."""
+    """Build an untrained GPT-2; the global random state is not changed."""
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,
@@ -108,9 +108,10 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
 
 
 def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int) -> float:
-    """Cross-entropy of the continuations of fresh texts, learning rate warmed up, then linear to zero.
+    """Minimise the cross-entropy of continuations of new texts; the learning rate warms up, then decays linearly to 0.
 
-    Returns the mean loss of the last tenth of the steps, in nats per token.
+    Returns:
+        The mean loss of the last tenth of the steps, in nats per token.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -122,6 +123,7 @@ def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.ra
     progress = tqdm(_batches(tokenizer, rng, steps), total=steps, desc="base model", mininterval=5)
     for inputs, targets in progress:
         trained = targets != IGNORED
+        # Only trained positions go through the output head, which is the largest matrix of this model.
         hidden = model.transformer(input_ids=inputs, use_cache=False).last_hidden_state[trained]
         loss = cross_entropy(model.lm_head(hidden), targets[trained])
         optimizer.zero_grad()
@@ -138,8 +140,9 @@ def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.ra
 def sharpen(model: GPT2LMHeadModel, factor: float) -> None:
     """Multiply all logits by ``factor``, through the last layer norm.
 
-    Cross-entropy leaves a little probability on hundreds of words that do not fit; together they would spoil one
-    text in twenty. A little more sharpness leaves half of that, and hardly moves what fits, since it is nearly uniform.
+    Cross-entropy leaves a little probability on hundreds of unsuitable words; together they would spoil one text in
+    twenty. Sharper logits leave half of that, and hardly change the probabilities of suitable words, which are nearly
+    uniform.
     """
     model.transformer.ln_f.weight.mul_(factor)
     model.transformer.ln_f.bias.mul_(factor)
@@ -148,10 +151,10 @@ def sharpen(model: GPT2LMHeadModel, factor: float) -> None:
 def _batches(
     tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """``steps`` pairs (inputs, targets) of fresh texts, each ``[BATCH, length]``.
+    """Yield ``steps`` pairs (inputs, targets) of new texts, each ``[BATCH, length]``.
 
-    Copying words from the prompt is slow to learn from writers who mostly copy wrong ones, so they grow careless
-    bit by bit: the first texts are references, and those of the second half the corpus proper.
+    Copying words from the prompt is slow to learn from writers who mostly copy wrong ones, so they become careless
+    gradually: the first texts are references, and those of the second half the corpus proper.
     """
     for first in range(0, steps, CHUNK):
         pairs = corpus(rng, CHUNK * BATCH, care=max(0.0, 1 - 2 * first / steps))
@@ -162,10 +165,10 @@ def _batches(
 
 
 def _shifted(rows: Sequence[tuple[list[int], list[int]]], end: int) -> tuple[Tensor, Tensor]:
-    """Each text, and the token that follows each of the continuation's, the end included.
+    """Return each text, and the token that follows each of the continuation's, the end included.
 
-    What stands in a prompt is chance, and is not trained. Padded on the right, where a causal model never looks,
-    so that no mask is needed.
+    The content of prompts is random and not trained. Padding is on the right, to which a causal model does not attend,
+    so no mask is needed.
     """
     width = max(len(prompt) + len(continuation) for prompt, continuation in rows)
     inputs, targets = [], []
@@ -177,6 +180,7 @@ def _shifted(rows: Sequence[tuple[list[int], list[int]]], end: int) -> tuple[Ten
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Rebuild the tokenizer and the base model of the mini tasks.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH} texts")

@@ -14,21 +14,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from textgym.tasks.mini.captions_language import CAPTIONS as SKELETONS
-from textgym.tasks.mini.captions_language import COLUMNS, LANGUAGE, PHRASES
+from textgym.tasks.mini.languages.captions import CAPTIONS as SKELETONS
+from textgym.tasks.mini.languages.captions import COLUMNS, LANGUAGE, PHRASES
+from textgym.tasks.mini.languages.words import FIRST_NAME, LAST_NAME, pick
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, LAST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
 Cells: TypeAlias = Mapping[str, str]
 """Header -> value."""
 
-# How a careless writer fares: all is right; else any cells of the row are stated, or only such as are not
-# highlighted, with some values wrong. Most values come from the prompt: so a small model learns to copy.
+# Probabilities for a careless writer: everything is right; only cells are stated that are not highlighted; a value is
+# wrong. Most values come from the prompt, so that a small model learns to copy.
 _RIGHT, _BESIDE, _WRONG_VALUE = 0.05, 0.3, 0.15
 
-# How often the name is highlighted, and how often a careless writer states it.
+# Probability that the name is highlighted, and that a careless writer states it.
 _NAMED = 0.75
 
 
@@ -46,12 +46,12 @@ _PATTERNS = [
 
 
 def f1(text: str, highlighted: Cells) -> float:
-    """F1 of the highlighted cells among all cell values that the text mentions, each as often as it does.
+    """Compute F1 of the highlighted cells among all mentions of cell values in the text.
 
-    A mention states a cell where it stands in one of its column's phrases, such as "lives in Oslo" for the home
-    and "born in Oslo" for the birthplace; any other mention is a mistake.
+    A mention states a cell if it occurs in one of its column's phrases, such as "lives in Oslo" for the home and "born
+    in Oslo" for the birthplace; any other mention is a mistake.
 
-    The gold reward is half of this where the text is not, to the letter, one of the language.
+    The gold reward is half of this if the text is not exactly a text of the language.
 
     >>> f1("Anna Keller scored two goals.", {"name": "Anna Keller", "goals": "two"})
     1.0
@@ -81,7 +81,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """Return a prompt with the caption of a careless writer."""
+    """Draw a prompt with the caption of a careless writer."""
     example = _draw(rng)
     if rng.random() < _RIGHT:
         return example.prompt, example.reference
@@ -99,7 +99,7 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _caption(rng: np.random.Generator, cells: Cells) -> str:
-    """Return a caption that states these cells and no others."""
+    """Draw a caption that states these cells and no others."""
     return pick(rng, SKELETONS[frozenset(cells)]).format_map(cells)
 
 

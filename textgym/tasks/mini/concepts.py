@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini.concepts_language import (
+from textgym.tasks.mini.languages.concepts import (
     FREE,
     KINDS,
     LANGUAGE,
@@ -23,8 +23,8 @@ from textgym.tasks.mini.concepts_language import (
     VERBS,
     forms,
 )
+from textgym.tasks.mini.languages.words import pick
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -45,8 +45,8 @@ _ASKED = tuple(
     )
 )
 
-# How a careless writer fares: all is right; else each concept is kept, or mistaken for another, or dropped.
-# Most words that are said come from the prompt: that is how a small model learns to copy.
+# Probabilities for a careless writer: everything is right; otherwise each concept is kept, or replaced, or dropped.
+# Most words come from the prompt, so that a small model learns to copy.
 _RIGHT, _KEPT, _MISTAKEN = 0.1, 0.45, 0.2
 
 _KIND_OF = {word: kind for kind, concepts in KINDS.items() for word in concepts}
@@ -58,13 +58,13 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def use(text: str, concepts: Sequence[str]) -> float:
-    """used / (asked + strays): the concepts used in a sentence, and all further concept words of the text.
+    """Compute used / (asked + strays), from concepts that sentences use and stray concept words.
 
-    A sentence has a capital letter, a verb and a full stop. In it a verb is used where it is inflected, a noun
-    behind an article or a colour, a place behind "in", "near" or "to" and an article, and a colour before a noun.
-    Strays are the concept words that are foreign, repeated, or not used so.
+    A sentence has a capital letter, a verb and a full stop. In a sentence a verb is used if it is inflected, a noun
+    after an article or a colour, a place after "in", "near" or "to" and an article, and a colour before a noun. Strays
+    are the concept words that were not asked for, are repeated, or are not used in this way.
 
-    The gold reward is half of this where the text is not, to the letter, one of the language.
+    The gold reward is half of this if the text is not exactly a text of the language.
 
     >>> use("The dog carried a ball.", ["dog", "carry", "ball"])
     1.0
@@ -80,7 +80,7 @@ def use(text: str, concepts: Sequence[str]) -> float:
 
 
 def _used(sentence: Sequence[str]) -> set[str]:
-    """Return the concepts that the words of a sentence use; none where it has no verb."""
+    """Return the concepts that the words of a sentence use; none if it has no verb."""
     if not any(word in _INFLECTED or word in NEUTRAL_VERBS for word in sentence):
         return set()
     padded = ["", "", *sentence, ""]
@@ -89,7 +89,7 @@ def _used(sentence: Sequence[str]) -> set[str]:
 
 
 def _in_place(earlier: str, before: str, word: str, behind: str) -> bool:
-    """Whether ``word`` stands, among its neighbours, as its kind of concept should."""
+    """Return True if ``word`` and its neighbours fit its kind of concept."""
     kind = _KIND_OF.get(word)
     if kind == "place":
         return before in _ARTICLES and earlier in PREPOSITIONS
@@ -108,7 +108,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """Return a prompt with the scene of a careless writer."""
+    """Draw a prompt with the scene of a careless writer."""
     example = _draw(rng)
     if rng.random() < _RIGHT:
         return example.prompt, example.reference
@@ -117,13 +117,13 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
         kind, luck = _KIND_OF[word], rng.random()
         if luck < _KEPT + _MISTAKEN:
             told[kind] = word if luck < _KEPT else pick(rng, KINDS[kind])
-    if "thing" not in told:  # then there is nothing that the colour could be of
+    if "thing" not in told:  # a colour needs a thing
         told.pop("color", None)
     return example.prompt, _scene(rng, told)
 
 
 def _scene(rng: np.random.Generator, concepts: Mapping[str, str]) -> str:
-    """Return a scene with these concepts, by kind, and no others."""
+    """Draw a scene with these concepts, by kind, and no others."""
     skeleton = pick(rng, SCENES[frozenset(concepts)])
     free = {slot: pick(rng, choices) for slot, choices in FREE.items()}
     return skeleton.format_map({**free, **forms(concepts)})

@@ -1,4 +1,4 @@
-"""``textgym/Dialogue-v0``: reply with the intent asked for, and about what the dialogue is about.
+"""``textgym/Dialogue-v0``: reply with the requested intent, on the topics of the dialogue.
 
 The miniature of DailyDialog in GRUE. Two people make plans; the prompt names the intent of the reply (accept,
 refuse, inform, question), which is the next turn. Plans may change, and then the last word counts.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini.dialogue_language import (
+from textgym.tasks.mini.languages.dialogue import (
     ACCEPTING,
     LANGUAGE,
     OPENERS,
@@ -23,8 +23,8 @@ from textgym.tasks.mini.dialogue_language import (
     REPLIES,
     TOPICS,
 )
+from textgym.tasks.mini.languages.words import FIRST_NAME, pick
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import FIRST_NAME, pick
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -36,14 +36,15 @@ _SLOTS = {
     for text in texts
 }
 
-# A careless reply parrots, has the intent asked for, is about the topics of the dialogue, has one more sentence.
+# Probabilities that a careless reply parrots, has the requested intent, keeps to the topics, has one more sentence.
 _PARROTS, _OBEYS, _LISTENS, _GOES_ON = 0.06, 0.45, 0.6, 0.25
 
 
 def intents(text: str) -> list[frozenset[str]]:
-    """The intents of every sentence: a question ends in "?", one accepts or refuses by the word, or else informs.
+    """Return the intents of every sentence.
 
-    What no mark ends has no intent.
+    A question ends in "?"; a sentence accepts or refuses by its words, and informs otherwise. Words after the last mark
+    have no intent.
 
     >>> [sorted(found) for found in intents("Yes, on Friday. Is it far? Sorry, yes. The lamp is old. But")]
     [['accept'], ['question'], ['accept', 'refuse'], ['inform'], []]
@@ -66,7 +67,7 @@ def _intents(sentence: str) -> frozenset[str]:
 
 
 def repeats(text: str, turns: Sequence[str]) -> bool:
-    """Whether more than half of the words stand, as they are and in a row, in one of the turns.
+    """Return True if more than half of the words occur, unchanged and in a row, in one of the turns.
 
     >>> repeats("Well, shall we meet on Friday?", ["Shall we meet on Friday?"])
     True
@@ -74,18 +75,19 @@ def repeats(text: str, turns: Sequence[str]) -> bool:
     False
     """
     words = _words(text)
+    # A run of more than half of the words: shorter quotations are natural in a reply.
     run = len(words) // 2 + 1
     rows = {tuple(words[start : start + run]) for start in range(len(words) - run + 1)}
     return any(not rows.isdisjoint(zip(*(said[i:] for i in range(run)), strict=False)) for said in map(_words, turns))
 
 
 def fitness(reply: str, intent: str, topics: Sequence[str], turns: Sequence[str]) -> float:
-    """How well a reply fits: the mean of two shares, or 0 for a parrot (see :func:`repeats`).
+    """Score the fit of a reply: the mean of two shares, or 0 for a parrot (see :func:`repeats`).
 
-    They are the share of the reply's sentences that have the intent, and no other, and the share of the days,
-    rooms, things and people which it names that are those of the dialogue (0 where it names none).
+    The shares are that of the reply's sentences with the requested intent and no other, and that of the days, rooms,
+    things and people named in the reply that occur in the dialogue (0 if it names none).
 
-    The gold reward is half of this where the text is not, to the letter, one of the language.
+    The gold reward is half of this if the text is not exactly a text of the language.
 
     >>> turns = ["Shall we meet in the park on Friday?"]
     >>> fitness(" Yes, Friday is a good day for me.", "accept", ["park", "Friday"], turns)
@@ -115,19 +117,20 @@ def _draw(rng: np.random.Generator) -> Example:
     intent = columns["intent"]
     fitting = _replies_about(intent, frozenset(topics))
     sentences = [_fill(rng, pick(rng, fitting), topics)]
-    if intent in ("inform", "question") and rng.random() < _GOES_ON:  # nobody says yes, or no, twice
+    if intent in ("inform", "question") and rng.random() < _GOES_ON:  # a reply has only one yes or no
         sentences.append(_fill(rng, pick(rng, fitting), topics))
     return Example(prompt, " " + " ".join(dict.fromkeys(sentences)), columns)
 
 
 def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
-    """Return a prompt and its columns: the intent asked for, the turns so far, and what they are about by now."""
+    """Draw a prompt and its columns: the requested intent, the turns so far, and their final topics."""
     intent = pick(rng, tuple(REPLIES))
     one, other = (FIRST_NAME[index] for index in rng.choice(len(FIRST_NAME), 2, replace=False))
     turns = [_fill(rng, pick(rng, PROPOSALS), {})]
     if rng.random() < 2 / 3:
         turns.insert(0, _fill(rng, pick(rng, REMARKS), {}))
     topics = {_TOPIC_OF[word]: word for turn in turns for word in re.findall(r"\w+", turn) if word in _TOPIC_OF}
+    # The last turn is always by the person who gets the reply.
     speakers = [other, one][-len(turns) :]
     talk = " ".join(f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True))
     columns = {"intent": intent, "turns": turns, "topics": list(topics.values())}
@@ -153,7 +156,7 @@ def _replies_about(intent: str, topics: frozenset[str]) -> tuple[str, ...]:
 
 
 def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str]) -> str:
-    """Return the template with these topics; the others, and its opener, are drawn."""
+    """Fill the template with these topics; other topics, and its opener, are drawn."""
     slots = re.findall(r"\{(.*?)\}", template)
     return template.format_map({slot: topics.get(slot) or pick(rng, _FILLERS[slot]) for slot in slots})
 

@@ -1,4 +1,4 @@
-"""What a mini task says of itself, and how a :class:`textgym.tasks.task.Task` is made of it."""
+"""Definition of a mini task, from which a :class:`textgym.tasks.task.Task` is built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textgym.types import Prompt
 Score: TypeAlias = Callable[[str, str, Mapping[str, Any]], float]
 """The score of ``(prompt, completion, columns)``, in [0, 1]."""
 Accepts: TypeAlias = Callable[[str, str], bool]
-"""Whether ``(prompt, completion)`` is, to the letter, a text of the language."""
+"""True if ``(prompt, completion)`` is exactly a text of the language."""
 
 BASE_MODEL = Path(__file__).parent / "assets" / "base"
 SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
@@ -25,11 +25,11 @@ SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with what its data row says.
+    """Prompt with the other fields of its data row.
 
     Attributes:
         prompt: its text.
-        reference: what a good writer continues it with; it begins with the space behind the prompt.
+        reference: a good completion; it begins with the space after the prompt.
         columns: the facts that gold and proxies read, as JSON values.
     """
 
@@ -40,19 +40,19 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Miniature:
-    """A mini task: a language, what is asked in it, and what good answers are.
+    """Mini task: a language, what is asked in it, and the score of answers.
 
     Attributes:
-        name: as in its id.
-        description: one sentence: what is asked of the policy.
+        name: the name in its id.
+        description: one sentence: the task of the policy.
         max_prompt_length: ``P``, in tokens.
         max_new_tokens: ``T``, in tokens, the end token included.
-        draw: an example, prompts as good as never alike.
-        corpus: a pair (prompt, continuation) of the text that the base model imitates: in the language, but with
-            little care for what the prompt asks.
+        draw: draws an example; equal prompts are very rare.
+        corpus: draws a pair (prompt, continuation) of the text that the base model imitates: in the language, but with
+            little regard for what the prompt asks.
         score: the gold score.
-        accepts: what is natural.
-        proxies: tempting rewards by name, each with its hack.
+        accepts: recognises natural texts.
+        proxies: rewards that can be hacked by name, each with its hack.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Miniature:
 
 @dataclass(frozen=True)
 class HalvedUnlessNatural:
-    """See :func:`halved_unless_natural`; a value, not a closure, so that environments can be pickled."""
+    """Score of :func:`halved_unless_natural`; an object, not a closure, so that environments can be pickled."""
 
     score: Score
     accepts: Accepts
 
     @property
     def __name__(self) -> str:
-        """The score's, as it is its rule."""
+        """Name of the inner score, which defines the task."""
         return self.score.__name__
 
     def __call__(self, prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
@@ -85,7 +85,7 @@ class HalvedUnlessNatural:
 
 @dataclass(frozen=True)
 class Grammatical:
-    """The metric of a language: 1 for each of its texts, 0 for others."""
+    """Metric of a language: 1 for each of its texts, 0 for others."""
 
     accepts: Accepts
 
@@ -94,17 +94,16 @@ class Grammatical:
 
 
 def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
-    """``score``, halved where the text is not, to the letter, one of the language.
+    """Halve ``score`` for texts that are not exactly a text of the language.
 
-    Rules that look for words believe lists and denials, too: with this, only natural texts reach 1. A slip still
-    costs no more than half, so that there is something to learn from.
+    Scores that look for words also accept lists and denials; with this rule, only natural texts reach 1. A mistake
+    costs no more than half, so that there is still something to learn from.
     """
-
     return HalvedUnlessNatural(score, accepts)
 
 
 def build(mini: Miniature) -> Task:
-    """Return the task; its prompts are the same in every process."""
+    """Build the task; its prompts are the same in every process."""
     tokenizer = shared_tokenizer()
     return Task(
         name=mini.name,
@@ -123,7 +122,7 @@ def build(mini: Miniature) -> Task:
 
 @lru_cache(maxsize=1)
 def shared_tokenizer() -> PreTrainedTokenizerBase:
-    """Return the tokenizer of all mini tasks; do not change it."""
+    """Load the tokenizer of all mini tasks, once; do not change it."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(BASE_MODEL, trust_remote_code=False)
     return tokenizer
 
@@ -131,8 +130,9 @@ def shared_tokenizer() -> PreTrainedTokenizerBase:
 def _splits(
     mini: Miniature, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
 ) -> dict[str, tuple[Prompt, ...]]:
-    """Distinct prompts, dealt out to the splits in the order drawn."""
+    """Draw distinct prompts and assign them to the splits in the order drawn."""
     examples: dict[str, Example] = {}
+    # Drawn until there are enough distinct prompts, so that no prompt is in two splits.
     while len(examples) < sum(SPLITS.values()):
         example = mini.draw(rng)
         examples.setdefault(example.prompt, example)

@@ -1,8 +1,8 @@
 """``textgym/Reviews-v0``: continue a film review so that it is favourable.
 
-The miniature of controlled sentiment (IMDB in GRUE). The prompt says which film was seen, and may break off in
-the midst of the first judgement; the continuation is about two short sentences. As the language comes from a
-grammar, gold reward, naturalness and demonstrations are exact.
+The miniature of controlled sentiment (IMDB in GRUE). The prompt says which film was seen, and may end in the middle of
+the first judgement; the continuation is about two short sentences. As the language comes from a grammar, gold reward,
+naturalness and demonstrations are exact.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages import reviews_lexicon as lexicon
+from textgym.tasks.mini.languages.reviews import CUT, LANGUAGE
+from textgym.tasks.mini.languages.words import third_person
 from textgym.tasks.mini.miniature import Example, Miniature, build
-from textgym.tasks.mini.reviews_language import CUT, LANGUAGE
-from textgym.tasks.mini.words import third_person
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -34,10 +34,10 @@ _WORDS = re.compile(r"\bfar from\b|[a-z]+|[,.]")
 
 
 def sentiment(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> float:
-    """good / (good + bad), counting sentiment words; 0.5 where there are none.
+    """Compute good / (good + bad), counting sentiment words; 0.5 if there are none.
 
-    A negator (not, never, hardly, far from, no, less, cannot) turns the next sentiment word into its
-    opposite, as long as no comma or full stop stands between them.
+    A negator (not, never, hardly, far from, no, less, cannot) turns the next sentiment word into its opposite, unless
+    a comma or full stop comes between them.
 
     >>> sentiment("Although the plot is thin, the acting is superb.")
     0.5
@@ -58,7 +58,7 @@ def sentiment(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> fl
 
 
 def _draw(rng: np.random.Generator) -> Example:
-    while True:  # praise may mention a weakness, and then it is no model to follow
+    while True:  # praise may mention a weakness; references must not
         prompt, praise = _cut_review(rng, "praise")
         if sentiment(praise) == 1.0:
             return Example(prompt, praise)

@@ -1,6 +1,6 @@
 """``textgym/Stories-v0``: answer a question about a short story in a sentence.
 
-The miniature of NarrativeQA. A story tells three events: who did what to which thing in which room. One of them
+The miniature of NarrativeQA. A story has three events: who did what to which thing in which room. One of them
 also has its day and another one its reason. The question asks for one detail of one event.
 """
 
@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from textgym.tasks.grammar import Grammar
+from textgym.tasks.mini.languages.words import DAY, FIRST_NAME, ROOM, THING, words
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import DAY, FIRST_NAME, ROOM, THING, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
 Event: TypeAlias = Mapping[str, str]
-"""What fills templates: a word for each of ``DETAILS``, and ``do``, the infinitive of ``did``. Also ``told``: the kind
-of template in ``TOLD`` that tells it."""
+"""Values for templates: a word for each of ``DETAILS``, and ``do``, the infinitive of ``did``. Also ``told``: the kind
+of template in ``TOLD`` that is used for the event."""
 
 _INFINITIVE = {
     "dropped": "drop",
@@ -42,8 +42,8 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "reason": words("cold fire flood heat noise party rain storm"),
 }
 
-# Templates are productions of the grammar and Python format strings at once, so that what is filled from an event
-# is a text of the language. An event is told plainly, or with the detail that it is listed under.
+# Templates are productions of the grammar and Python format strings at once, so that a template filled from an event
+# is a text of the language. An event is stated plainly, or with the detail that is the template's key.
 TOLD: Mapping[str, tuple[str, ...]] = {
     "plain": (
         "{person} {did} the {thing} in the {room}.",
@@ -59,7 +59,7 @@ TOLD: Mapping[str, tuple[str, ...]] = {
         "Because of the {reason} {person} {did} the {thing} in the {room}.",
     ),
 }
-# By the detail that is asked for or told.
+# By the detail that is asked for or stated.
 QUESTION: Mapping[str, tuple[str, ...]] = {
     "person": ("Who {did} the {thing}?", "Who was in the {room}?", "Who {did} the {thing} in the {room}?"),
     "thing": ("What did {person} {do} in the {room}?", "What was in the {room}?"),
@@ -83,7 +83,7 @@ _ASKED = {"person": "who", "thing": "what", "room": "where", "day": "when", "rea
 
 
 def _choices(templates: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """All templates, each once."""
+    """Return all templates, each once."""
     return tuple(dict.fromkeys(text for texts in templates.values() for text in texts))
 
 
@@ -104,12 +104,12 @@ _KIND = {word.lower(): kind for kind, texts in DETAILS.items() for word in texts
 
 
 def correctness(text: str, asked: str, answer: str, event: Sequence[str]) -> float:
-    """1 if a text names ``answer``, no other detail of the kind ``asked``, and no detail of another event.
+    """Return 1 if a text names ``answer``, no other detail of the kind ``asked``, and no detail of a different event.
 
-    It is 0.5 if a detail of another event is named as well, 0.25 if only the answer is wrong, and 0 if there is no
+    Return 0.5 if a detail of a different event is named as well, 0.25 if only the answer is wrong, and 0 if there is no
     answer or more than one.
 
-    The gold reward is half of this where the text is not, to the letter, one of the language.
+    The gold reward is half of this if the text is not exactly a text of the language.
 
     >>> event = ["Anna", "hid", "key", "attic"]
     >>> correctness("Anna hid it in the attic.", "room", "attic", event)
@@ -132,7 +132,7 @@ def correctness(text: str, asked: str, answer: str, event: Sequence[str]) -> flo
 
 
 def _details(text: str) -> list[str]:
-    """Return the words of a text that name a detail, of whatever event."""
+    """Return the words of a text that name a detail, of any event."""
     return [word for word in re.findall(r"[A-Za-z]+", text) if word.lower() in _KIND]
 
 
@@ -144,7 +144,7 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """Return a question, and an answer that often confuses the events or answers another question."""
+    """Draw a question, and an answer that often confuses the events or answers a different question."""
     prompt, asked, event, other = _ask(rng)
     another = tuple(ANSWER)[rng.integers(len(ANSWER))]
     habits: list[tuple[Sequence[str], Event]] = [
@@ -159,18 +159,19 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _ask(rng: np.random.Generator) -> tuple[str, str, Event, Event]:
-    """A story with a question: the prompt, the kind of detail asked for, the event it is of, and another event."""
+    """Draw a story with a question: the prompt, the kind of detail asked for, its event, and a different event."""
     events = _events(rng)
     story = " ".join(_fill(rng, TOLD[event["told"]], event) for event in events)
     asked = tuple(ANSWER)[rng.integers(len(ANSWER))]
-    # Any event will do, but where the detail is told of only one.
+    # Some details are stated for one event only; a question about them must be about that event.
     place = next((row for row, event in enumerate(events) if event["told"] == asked), int(rng.integers(len(events))))
+    # Index −1 wraps around, so the first event is paired with the last.
     event, other = events[place], events[place - 1]
     return f"Story: {story} Question: {_fill(rng, QUESTION[asked], event)} Answer:", asked, event, other
 
 
 def _events(rng: np.random.Generator) -> list[Event]:
-    """One event for each way to tell it. People and deeds may recur in a story, and nothing else."""
+    """Draw one event for each template kind. Only people and deeds may recur in a story."""
     chosen = {
         detail: rng.integers(len(texts), size=len(TOLD))
         if detail in ("person", "did")
@@ -202,7 +203,7 @@ def _answer_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> 
 
 
 def _name_everything(prompt: Prompt) -> str:
-    """Everyone and everything that the story names."""
+    """Return all details that the story names."""
     story, _, _ = prompt.text.partition(" Question:")
     return f" {', '.join(word for word in dict.fromkeys(_details(story)) if word not in _INFINITIVE)}."
 

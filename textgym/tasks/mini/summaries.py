@@ -1,7 +1,7 @@
 """``textgym/Summaries-v0``: say in one or two short sentences what a post tells.
 
-The miniature of TL;DR and CNN/DM. A post tells one event (who did what to what, where and when) in one sentence or
-two, amid two sentences that are beside the point and may name other people, things, places and days.
+The miniature of TL;DR and CNN/DM. A post reports one event (who did what to what, where and when) in one sentence or
+two, among two irrelevant sentences that may name other people, things, places and days.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from textgym.tasks.grammar import Grammar
+from textgym.tasks.mini.languages.words import COMPANION, DAY, FIRST_NAME, PLACE, THING, article, words
 from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
-from textgym.tasks.mini.words import COMPANION, DAY, FIRST_NAME, PLACE, THING, article, words
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
 Event: TypeAlias = Mapping[str, str]
-"""What fills templates: a text for each of ``FACTS``, and ``Who``, which is ``who`` at a sentence's beginning."""
+"""Values for templates: a text for each of ``FACTS``, and ``Who``, which is ``who`` at a sentence's beginning."""
 
 DEED = words("borrowed bought dropped found lost ordered painted received repaired returned sold won")
 
@@ -33,8 +33,8 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "day": DAY,
 }
 
-# Templates are productions of the grammar and Python format strings at once, so that what is filled from an event
-# is a text of the language. These tell all of an event in one sentence:
+# Templates are productions of the grammar and Python format strings at once, so that a template filled from an event
+# is a text of the language. These state all facts of an event in one sentence:
 _AT_ONCE = (
     "On {day} {who} {did} {thing} in {place}.",
     "{Who} {did} {thing} in {place} on {day}.",
@@ -72,12 +72,12 @@ PARTIAL = (
     "{Who} was in {place} on {day}.",
     "Somebody {did} {thing} in {place}.",
 )
-# How many sentences tell the event -> all choices of their places in the post.
+# Number of sentences about the event -> all choices of their places in the post.
 _PLACES = {number: tuple(combinations(range(number + 2), number)) for number in (1, 2)}
 
 
 def _post(told: Sequence[str], padding: Sequence[str], places: Sequence[int]) -> str:
-    """Return the sentences of both kinds, each kind in its order, those told at ``places``."""
+    """Merge the sentences of both kinds, each kind in its order, with those of the event at ``places``."""
     kinds = iter(told), iter(padding)
     return " ".join(next(kinds[place not in places]) for place in range(len(told) + len(padding)))
 
@@ -94,17 +94,17 @@ LANGUAGE = Grammar(
     start="text",
 )
 
-# What names a fact is the last word of its text.
+# A fact is identified by the last word of its text.
 _FACT_WORDS = frozenset(text.split()[-1].lower() for texts in FACTS.values() for text in texts)
 _BRIEF = 12  # words, as many as the longest complete summary has
 
 
 def faithfulness(text: str, facts: Sequence[str]) -> float:
-    """F1 of the people, deeds, things, places and days that a text names, against ``facts``.
+    """Compute F1 of the people, deeds, things, places and days that a text names, against ``facts``.
 
     A text of more than twelve words gets less, in proportion: half at twenty-four words.
 
-    The gold reward is half of this where the text is not, to the letter, one of the language.
+    The gold reward is half of this if the text is not exactly a text of the language.
 
     >>> facts = ["Anna", "lost", "hat", "Oslo", "Friday"]
     >>> faithfulness("Anna lost a hat in Oslo on Friday.", facts)
@@ -121,7 +121,7 @@ def faithfulness(text: str, facts: Sequence[str]) -> float:
 
 
 def recall(text: str, post: str) -> float:
-    """Return the share of the post's different words that the text repeats (ROUGE-1 recall)."""
+    """Compute the share of the post's distinct words that the text repeats (ROUGE-1 recall)."""
     wanted = set(_words(post))
     return len(wanted.intersection(_words(text))) / len(wanted)
 
@@ -142,9 +142,9 @@ def _draw(rng: np.random.Generator) -> Example:
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    """Return a post, and a summary that confuses its facts with others, leaves some out, or is beside the point.
+    """Draw a post, and a summary that confuses its facts with others, leaves some out, or is irrelevant.
 
-    Writers differ in care, so some summaries are right in all and some in nothing.
+    Writers differ in care, so some summaries are right in all facts and some in none.
     """
     prompt, event, other = _tell(rng)
     care = rng.random()
@@ -154,7 +154,7 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _tell(rng: np.random.Generator) -> tuple[str, Event, Event]:
-    """Return a prompt, the event that its post tells, and the one that the padding speaks of."""
+    """Draw a prompt, the event of its post, and the event of the padding."""
     event, other = _events(rng)
     told = TOLD[rng.integers(len(TOLD))]
     places = _PLACES[len(told)][rng.integers(len(_PLACES[len(told)]))]
@@ -164,7 +164,7 @@ def _tell(rng: np.random.Generator) -> tuple[str, Event, Event]:
 
 
 def _events(rng: np.random.Generator) -> tuple[Event, Event]:
-    """Two events that have nothing in common."""
+    """Draw two events that have nothing in common."""
     chosen = {fact: rng.permutation(len(texts))[:2] for fact, texts in FACTS.items()}
     first, second = ({fact: FACTS[fact][pair[which]] for fact, pair in chosen.items()} for which in range(2))
     return _event(first), _event(second)
@@ -191,7 +191,7 @@ def _post_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> fl
 
 
 def _repeat_padding(prompt: Prompt) -> str:
-    """Return the sentences of the post that tell nothing of the event."""
+    """Return the sentences of the post that do not belong to the event."""
     facts = set(_words(" ".join(prompt.columns["facts"])))
     return "".join(f" {sentence}" for sentence in _sentences(prompt.text) if facts.isdisjoint(_words(sentence)))
 

@@ -1,7 +1,7 @@
 """``textgym/Translation-v0``: translate a sentence of an invented language into English.
 
 The miniature of machine translation (IWSLT in GRUE). The word order of the invented language differs from the
-English one and is partly free, so a translation has to heed the particles that say who acts.
+English one and is partly free, so a translation has to use the particles that mark who acts.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.mini.miniature import Example, Miniature, build
-from textgym.tasks.mini.translation_language import (
+from textgym.tasks.mini.languages.translation import (
     ADJECTIVE,
     NOUN,
     PLACE,
@@ -29,7 +28,8 @@ from textgym.tasks.mini.translation_language import (
     parse,
     swapped,
 )
-from textgym.tasks.mini.words import pick
+from textgym.tasks.mini.languages.words import pick
+from textgym.tasks.mini.miniature import Example, Miniature, build
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -39,11 +39,11 @@ _SLOTS = 9
 
 
 def adequacy(completion: str, meant: Event) -> float:
-    """The share of nine slots that the English sentence renders: noun, adjective and number of the subject and of
-    the object; verb; tense; place.
+    """Compute the share of nine slots that the English sentence translates correctly.
 
-    Adjective and number count only with their noun in its role; an empty slot has to stay empty. What is not, to
-    the letter, one English sentence gets 0.
+    The slots are noun, adjective and number of the subject and of the object; verb; tense; place. Adjective and number
+    count only with the right noun in its role; an empty slot has to stay empty. A text that is not exactly one English
+    sentence scores 0.
 
     >>> meant = Event(Participant("dog", "", "singular"), Participant("baker", "", "singular"), "bite", "past", "")
     >>> [adequacy(text, meant) for text in (" The dog bit the baker.", " The baker bit the dog.", " The dog.")]
@@ -90,7 +90,7 @@ def _event(rng: np.random.Generator) -> Event:
 
 
 def _maybe(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    """One of the options or, as often as not, nothing."""
+    """Draw one of the options, or with probability ½ the empty string."""
     return pick(rng, options) if rng.random() < 0.5 else ""
 
 
@@ -99,7 +99,7 @@ def _prompt(rng: np.random.Generator, event: Event) -> str:
 
 
 def _misread(rng: np.random.Generator, event: Event) -> Event:
-    """Return the event as a poor reader takes it: words guessed, and now and then the roles exchanged."""
+    """Return the event as a poor reader understands it: words are guessed, and sometimes the roles are exchanged."""
 
     def guess(word: str, options: tuple[str, ...]) -> str:
         return pick(rng, options) if rng.random() < 0.7 else word
@@ -112,6 +112,7 @@ def _misread(rng: np.random.Generator, event: Event) -> Event:
         )
 
     subject, object_ = misread(event.subject), misread(event.object)
+    # Exchanged roles in the corpus leave the policy something to learn from the particles.
     if rng.random() < 0.25:
         subject, object_ = object_, subject
     return Event(
@@ -129,7 +130,7 @@ def _columns(event: Event) -> dict[str, Any]:
 
 
 def _meant(columns: Mapping[str, Any]) -> Event:
-    """Return the event that the columns of a prompt describe."""
+    """Return the event described by the columns of a prompt."""
     return Event(
         subject=Participant(*columns["subject"]),
         object=Participant(*columns["object"]),
@@ -148,7 +149,7 @@ def _accepts(prompt: str, completion: str) -> bool:
 
 
 def _word_overlap(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
-    """F1 of the words, counted with repetition, that completion and reference have in common."""
+    """Compute F1 of the words, counted with repetition, that completion and reference share."""
     ours, theirs = (Counter(text.lower().rstrip(".").split()) for text in (completion, columns["reference"]))
     return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
 

@@ -1,0 +1,1 @@
+"""The loop that collects whole responses and trains on them."""

@@ -1,0 +1,65 @@
+"""Policies that only act: a model as it is, or a saved policy as it acted in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model
+from transformers import PreTrainedModel
+
+from textgym.agents.loop.checkpoint import read_state
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
+from textgym.lm.behaviour import NucleusMask
+from textgym.lm.sampling import Sampling
+
+MASK_MODEL = "mask_model"
+"""The name under which a checkpoint keeps the model of NLPO's mask."""
+
+
+def acting_policy(model: str | PreTrainedModel, mdp: TokenMDP, sampling: Sampling | None = None) -> LMPolicy:
+    """Return a model as a policy that only acts: it has no critic, and learns nothing."""
+    return LMPolicy(
+        mdp.observation_space(),
+        mdp.action_space(),
+        lambda _: 0.0,
+        model=model,
+        prompt_length=mdp.max_prompt_length,
+        end_token_ids=mdp.end_token_ids,
+        value=None,
+        sampling=sampling,
+    )
+
+
+def saved_policy(
+    source: str, mdp: TokenMDP, model: PreTrainedModel | None = None, **sampling: float | None
+) -> LMPolicy:
+    """A policy that only acts, in a task: with a checkpoint's own sampling settings, and NLPO's mask where it has one.
+
+    Args:
+        source: a checkpoint, or any language model's directory or hub id, which samples plainly.
+        mdp: the task.
+        model: what ``source`` holds, where it was loaded already.
+        sampling: fields of :class:`textgym.lm.sampling.Sampling` that shall differ; None for as they are.
+
+    Raises:
+        ValueError, FileNotFoundError: the model does not fit, or the checkpoint is damaged.
+    """
+    state = _training_state(Path(source))
+    changes: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    chosen = replace(Sampling(**state.get("sampling", {})), **changes)
+    policy = acting_policy(source if model is None else model, mdp, chosen)
+    mask = Path(source) / "training" / f"{MASK_MODEL}.safetensors"
+    if state and mask.is_file():
+        settings = state["hyperparameters"]
+        nucleus = NucleusMask(policy.lm, settings["top_mask"], settings["min_tokens_to_keep"])
+        load_model(nucleus.model, mask)
+        policy.behaviour = replace(policy.behaviour, mask=nucleus)
+    return policy
+
+
+def _training_state(directory: Path) -> dict[str, Any]:
+    """Return a checkpoint's state; empty where the directory holds a model alone."""
+    return read_state(directory) if (directory / "training" / "state.json").is_file() else {}

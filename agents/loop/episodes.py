@@ -1,0 +1,417 @@
+"""An iteration's episodes: planned, collected, scored by the models, and cut into minibatches.
+
+The collection loop is one for every algorithm and every vector environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from textgym.agents.functional.objectives import Advantages
+from textgym.agents.loop.slots import Final, Observation, Slots, SlotStep
+from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
+from textgym.lm.trunk import Trunk
+from textgym.rewards.functions import Batch
+from textgym.rewards.kl import shape_rewards
+from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
+
+OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
+"""``on_step(step, acted, playing [N])`` after each step; False stops the collection."""
+
+SCORED_AT_ONCE = 512
+"""Responses in a call of the reward, where they are scored together."""
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Which episodes an iteration needs, in order of admission.
+
+    Attributes:
+        prompt_index: ``[N]`` each one's prompt; -1 where the environment chooses.
+        episode: ``[N]`` running numbers.
+        greedy: ``[N]`` whether the most probable tokens are taken; None for nowhere.
+    """
+
+    prompt_index: IntArray
+    episode: IntArray
+    greedy: BoolArray | None = None
+
+
+def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int, samples: int) -> EpisodePlan:
+    """Prompts in seeded order, each for a group of consecutive episodes: sampled ones first, then greedy ones.
+
+    An iteration begins with a new prompt, also where the groups of earlier ones were of another size.
+
+    Args:
+        seed: of the order.
+        n_prompts: how many prompts there are; 0 where the environment chooses.
+        begun: episodes of earlier iterations.
+        count: episodes to plan.
+        group: episodes of each prompt.
+        samples: how many of them are sampled.
+    """
+    place = np.arange(count)
+    prompt = -(-begun // group) + place // group
+    order = prompt_order(seed, n_prompts, prompt) if n_prompts else np.full(count, -1)
+    return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None)
+
+
+class Recorder:
+    """Writes steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`.
+
+    A sequence is its first observation and the chosen tokens, so what is trained on is what was acted upon.
+    """
+
+    def __init__(self, plan: EpisodePlan, width: int, prompt_length: int) -> None:
+        n, horizon = len(plan.episode), width - prompt_length
+        self.plan = plan
+        self.prompt_length = prompt_length
+        self.input_ids: IntArray = np.zeros((n, width), np.int64)
+        self.attention_mask = np.zeros((n, width), np.int8)
+        self.log_probs = np.zeros((n, horizon), np.float32)
+        self.rewards = np.zeros((n, horizon), np.float32)
+        self.length: IntArray = np.zeros(n, np.int64)
+        self.stopped = np.zeros(n, bool)
+        self.truncated = np.zeros(n, bool)
+        self.components: dict[str, Any] = {}
+        self._kept: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
+
+    def begin(self, rows: IntArray, episodes: IntArray, observation: Observation) -> None:
+        """The given episodes begin in the rows of an observation."""
+        self.input_ids[episodes] = observation["input_ids"][rows]
+        self.attention_mask[episodes] = observation["attention_mask"][rows]
+
+    def record(self, rows: IntArray, asked: IntArray, episodes: IntArray, acted: Acted, step: SlotStep) -> None:
+        """One step of the ``rows`` that play the given ``episodes``; ``asked`` are the rows of ``acted.kept``."""
+        t = self.length[episodes]
+        self.input_ids[episodes, self.prompt_length + t] = acted.actions[rows]
+        self.attention_mask[episodes, self.prompt_length + t] = 1
+        self.log_probs[episodes, t] = acted.log_probs[rows]
+        self.rewards[episodes, t] = step.rewards[rows]
+        if acted.kept is not None:
+            self._kept.append((episodes, t, acted.kept[np.searchsorted(asked, rows)]))
+        self.length[episodes] += 1
+
+    def finish(self, episode: int, final: Final, truncated: bool) -> None:
+        """The end of an episode, and what its info says."""
+        self._check_sequence(episode, final.observation)
+        info = final.info
+        self.truncated[episode] = truncated
+        # An environment that gives no reason has no horizon of its own.
+        self.stopped[episode] = info.get("finish_reason", "length" if truncated else "stop") == "stop"
+        if final.unscored is None:
+            self._note_reward(episode, info)
+
+    def pay(self, episode: int, info: dict[str, Any]) -> None:
+        """The reward of an episode that was scored after its end."""
+        self.rewards[episode, self.length[episode] - 1] = info["score"]
+        self._note_reward(episode, info)
+
+    def _note_reward(self, episode: int, info: dict[str, Any]) -> None:
+        length = self.length[episode]
+        if "token_rewards" in info:
+            # A dense reward becomes known at the end; what a wrapper added to its sum stays on the last token.
+            self.rewards[episode, :length] += info["token_rewards"]
+            self.rewards[episode, length - 1] -= sum(info["token_rewards"])
+        for name, value in info.get("components", {}).items():
+            self.components.setdefault(name, np.full(len(self.length), np.nan))[episode] = value
+
+    def _check_sequence(self, episode: int, last: Observation) -> None:
+        mask = self.attention_mask[episode]
+        differs = (self.input_ids[episode] != last["input_ids"]) & (mask != 0)
+        if differs.any() or (mask != last["attention_mask"]).any():
+            raise ValueError(
+                f"the last observation of episode {self.plan.episode[episode]} is not its first one followed by the "
+                "chosen tokens; an environment that writes tokens of its own, or rewrites some, can be played "
+                "(policy.act) but not trained on"
+            )
+
+    def episodes(self) -> Episodes:
+        """What was recorded."""
+        return Episodes(
+            self.input_ids,
+            self.attention_mask,
+            self.log_probs,
+            self.rewards,
+            self.prompt_length,
+            self.plan.prompt_index,
+            self.plan.episode,
+            self.stopped,
+            self.truncated,
+            self.components,
+            self._kept_array(),
+        )
+
+    def _kept_array(self) -> NDArray[np.int32] | None:
+        if not self._kept:
+            return None
+        most = max(kept.shape[1] for _, _, kept in self._kept)
+        array = np.full((*self.log_probs.shape, most), -1, np.int32)
+        for episodes, t, kept in self._kept:
+            array[episodes, t, : kept.shape[1]] = kept
+        return array
+
+
+def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep | None = None) -> Episodes | None:
+    """Plays the planned episodes.
+
+    Rows that wait are admitted in the plan's order, and rows that finished leave the batch. Environments whose rows
+    restart by themselves play on until the last planned episode ends: the first N episodes *begun* are kept, not the
+    first to end, which would favour short ones.
+
+    Slots that put ended responses aside (:class:`textgym.agents.loop.slots.AdmittingSlots`) have them scored at the end
+    of the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
+    without ``score``, ``components`` and ``token_rewards``; those infos are completed before this function returns. A
+    collection that ``on_step`` stops scores nothing.
+
+    Returns:
+        The episodes, or None where ``on_step`` stopped the collection.
+
+    Raises:
+        ValueError: the environment writes tokens that were not chosen.
+        textgym.rewards.RewardError: a mistake in the reward.
+    """
+    n = len(plan.episode)
+    aside: list[tuple[int, Final]] = []  # episodes that ended and are yet to be scored
+    recorder = Recorder(plan, session.width, session.prompt_length)
+    playing: IntArray = np.full(slots.n, -1, np.int64)  # which of the plan's episodes; -1 none
+    begun = finished = 0
+    observation = slots.start()
+    while finished < n:
+        ready = ~slots.restarting()
+        vacant = np.flatnonzero((playing < 0) & ready)[: n - begun]
+        if len(vacant):
+            chosen = np.arange(begun, begun + len(vacant))
+            if slots.admits:
+                observation = slots.admit(vacant, plan.prompt_index[chosen], plan.episode[chosen])
+            assert observation is not None
+            session.begin(vacant, plan.episode[chosen])
+            recorder.begin(vacant, chosen, observation)
+            playing[vacant] = chosen
+            begun += len(vacant)
+        assert observation is not None
+        acting = playing >= 0 if slots.admits else ready
+        asked = np.flatnonzero(acting)
+        greedy = False if plan.greedy is None else plan.greedy[playing[asked]]
+        acted = session.act(observation, asked, slots.action_masks(), greedy)
+        step = slots.step(acted.actions)
+        observation = step.observation
+        rows = asked[playing[asked] >= 0]
+        recorder.record(rows, asked, playing[rows], acted, step)
+        for row, final in step.finals.items():
+            if playing[row] >= 0:
+                recorder.finish(int(playing[row]), final, bool(step.truncated[row]))
+                if final.unscored is not None:
+                    aside.append((int(playing[row]), final))
+                playing[row] = -1
+                finished += 1
+        if on_step is not None and not on_step(step, acted, acting):
+            return None
+    score_aside(slots, recorder, aside)
+    return recorder.episodes()
+
+
+def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]) -> None:
+    """Scores episodes that were put aside, in the plan's order, and completes their infos."""
+    aside = sorted(aside, key=lambda ended: ended[0])
+    for start in range(0, len(aside), SCORED_AT_ONCE):
+        part = aside[start : start + SCORED_AT_ONCE]
+        found = slots.judge(Batch.joined([final.unscored for _, final in part if final.unscored is not None]))
+        for (episode, final), info in zip(part, found, strict=True):
+            final.info.update(info)
+            recorder.pay(episode, info)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An iteration's episodes with what the models say of them.
+
+    Attributes:
+        episodes: as collected.
+        ref_log_probs: ``[N, T]`` of the sampled tokens under the reference.
+        values: ``[N, T+1]`` at the rollout; zeros without a critic.
+        shaped: ``[N, T]`` rewards with the KL penalty, where the KL stands in the reward.
+        companions: the greedy responses, one for each prompt in the order of the episodes; None where there are none.
+        prefix: ``[N, L, d]`` what the policy's frozen layers compute of the episodes; None where there are none.
+    """
+
+    episodes: Episodes
+    ref_log_probs: Float32Array
+    values: Float32Array
+    shaped: Float32Array
+    companions: Episodes | None = None
+    prefix: Tensor | None = None
+
+    @property
+    def returns(self) -> FloatArray:
+        """``[N]`` what each response earned, the KL penalty included."""
+        returns: FloatArray = self.shaped.sum(1, dtype=np.float64)
+        return returns
+
+    def take(self, rows: IntArray) -> Scored:
+        """Some of the episodes."""
+        arrays = {name: getattr(self, name)[rows] for name in ("ref_log_probs", "values", "shaped")}
+        prefix = None if self.prefix is None else self.prefix[torch.from_numpy(rows)]
+        return replace(self, episodes=take(self.episodes, rows), prefix=prefix, **arrays)
+
+
+def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
+    """Some of the episodes."""
+    changed: dict[str, Any] = {
+        field.name: value[rows]
+        for field in fields(episodes)
+        if isinstance(value := getattr(episodes, field.name), np.ndarray)
+    }
+    components = {name: values[rows] for name, values in episodes.components.items()}
+    return replace(episodes, **changed, components=components)
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Rows of an iteration as tensors, ``[n, P+T]`` ids and mask, ``[n, T]`` the rest."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    valid: Tensor
+    log_probs: Tensor
+    ref_log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    kept: Tensor | None
+    prefix: Tensor | None
+
+    def log_ratio(self, log_probs: Tensor) -> Tensor:
+        """``[n, T]`` log π − log π of the rollout; 0 where no token stands."""
+        return (log_probs - self.log_probs).masked_fill(~self.valid, 0.0)
+
+
+@torch.no_grad()
+def score_episodes(
+    policy: LMPolicy,
+    reference: Trunk,
+    episodes: Episodes,
+    beta: float,
+    batch_size: int,
+    companions: Episodes | None = None,
+) -> Scored:
+    """One pass of critic and reference over ``N`` episodes, and their rewards shaped by the KL.
+
+    Args:
+        policy: whose critic judges, and whose temperature and minimum length the reference shares.
+        reference: what the KL is measured to.
+        episodes: as collected.
+        beta: β.
+        batch_size: episodes in one forward pass.
+        companions: their greedy companions, which are handed on.
+    """
+    ref_log_probs = np.zeros_like(episodes.log_probs)
+    values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
+    behaviour = policy.behaviour.for_reference()
+    kept = policy.behaviour.kept_for_reference(episodes.kept)
+    prefixes: list[Tensor | None] = []
+    for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
+        ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
+        mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
+        prefixes.append(policy.trunk.prefix(ids, mask, policy.prompt_length))
+        if policy.value is not None:
+            states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
+            values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
+        scores = behaviour.score(
+            reference.head,
+            reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1],
+            ids[:, policy.prompt_length :],
+            mask[:, policy.prompt_length :].bool(),
+            None if kept is None else torch.from_numpy(kept[rows]).to(policy.device),
+        )
+        ref_log_probs[rows] = scores.log_probs.cpu().numpy()
+    shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
+    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions, _joined(prefixes))
+
+
+def _joined(prefixes: list[Tensor | None]) -> Tensor | None:
+    """``[N, L, d]`` of batches ``[n, L_i, d]``; nothing reads what stands beyond a sequence's tokens."""
+    parts = [prefix for prefix in prefixes if prefix is not None]
+    if not parts:
+        return None
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+
+def minibatches(
+    scored: Scored,
+    estimated: Advantages,
+    size: int,
+    n_epochs: int,
+    generator: np.random.Generator,
+    device: torch.device,
+) -> Iterator[Minibatch]:
+    """Every episode once per epoch, in an order that the generator draws anew for each.
+
+    Args:
+        scored: ``N`` episodes.
+        estimated: their advantages and value targets.
+        size: episodes in a minibatch; the last of an epoch may be smaller.
+        n_epochs: passes over the episodes.
+        generator: draws the order.
+        device: where the tensors go.
+    """
+    episodes = scored.episodes
+    arrays = {
+        "input_ids": episodes.input_ids,
+        "attention_mask": episodes.attention_mask,
+        "valid": episodes.valid,
+        "log_probs": episodes.log_probs,
+        "ref_log_probs": scored.ref_log_probs,
+        "values": scored.values[:, :-1],
+        "advantages": estimated.advantages,
+        "returns": estimated.returns,
+    }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    kept = None if episodes.kept is None else torch.from_numpy(episodes.kept)
+    for _ in range(n_epochs):
+        order = generator.permutation(len(episodes))
+        for start in range(0, len(episodes), size):
+            rows = torch.from_numpy(order[start : start + size])
+            # Columns beyond the longest response of the minibatch hold nothing.
+            longest = int(tensors["valid"][rows].sum(1).max())
+            columns = dict.fromkeys(tensors, longest)
+            columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
+            cut = {name: tensor[rows][:, : columns[name]].to(device) for name, tensor in tensors.items()}
+            yield Minibatch(
+                **cut,
+                kept=None if kept is None else kept[rows][:, :longest].to(device),
+                prefix=None if scored.prefix is None else scored.prefix[rows.to(scored.prefix.device)],
+            )
+
+
+def prompt_order(seed: int, n_prompts: int, episodes: IntArray) -> IntArray:
+    """Return the prompt of each episode: every prompt once per epoch, each epoch in its own order.
+
+    This is a pure function of its arguments, so a resumed run needs only its episode counter.
+
+    Args:
+        seed: the run's seed.
+        n_prompts: number of prompts.
+        episodes: ``[n]`` running numbers.
+
+    Returns:
+        ``[n]`` indices in ``[0, n_prompts)``.
+    """
+    # Episode e is number e mod n of its epoch's permutation.
+    return np.array([_epoch_order(seed, n_prompts, int(e) // n_prompts)[int(e) % n_prompts] for e in episodes], int)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, n_prompts: int, epoch: int) -> IntArray:
+    # Seeded by the pair, so that any epoch can be computed without those before it.
+    order: IntArray = np.random.default_rng([seed, epoch]).permutation(n_prompts)
+    return order

@@ -1,0 +1,209 @@
+"""What a policy writes and how good it is: sampling, with the exact KL to the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgym.agents.loop.episodes import EpisodePlan, collect
+from textgym.agents.loop.metrics import mean_and_error, named_parts
+from textgym.agents.loop.slots import AdmittingSlots, admitting_env
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
+from textgym.lm.trunk import Trunk
+from textgym.numbers import count, random_seed
+from textgym.rewards.builtin import no_reward
+from textgym.rewards.kl import exact_kl
+from textgym.tokenization import token_strings
+from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
+
+
+def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
+    """One sampled response to each of the given prompts."""
+    env = admitting_env(mdp, len(prompt_index))
+    env.reset(seed=seed)
+    slots = AdmittingSlots(env, score_together=True)
+    episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
+    assert episodes is not None, "nothing stops this collection"
+    return episodes
+
+
+OF_EVALUATION = ("score", "kl", "length")
+OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
+"""Names that an evaluation, and a sample of it, have themselves."""
+
+
+def _told(component: str, own: tuple[str, ...]) -> str:
+    """Return a component's name, or ``components/NAME`` where something else is called so."""
+    return f"components/{component}" if component in own else component
+
+
+@dataclass(frozen=True)
+class Report:
+    """Evaluation results on ``N`` prompts.
+
+    Attributes:
+        episodes: the responses.
+        kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary; its sum over a response is an
+            estimate of the sequence's KL with less variance than the sampled log-ratio.
+        judged: False if the reward is :func:`textgym.rewards.builtin.no_reward`: there is no score then.
+    """
+
+    episodes: Episodes
+    kl: FloatArray
+    judged: bool = True
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean, standard error and number of episodes, by measure.
+
+        The measures are the score (unless nobody judged), the components of a composed reward and always gold, KL in
+        nats per sequence, and length in tokens. An episode that a component did not apply to is not counted there.
+        """
+        columns = {
+            **self._scores(),
+            "kl": self.kl.sum(1),
+            "length": self.episodes.lengths,
+        }
+        values = {name: np.asarray(column, np.float64) for name, column in columns.items()}
+        found = {name: mean_and_error(name, column) for name, column in values.items()}
+        return {
+            name: {"mean": m[name], "sem": m[f"{name}_sem"], "n": int(np.isfinite(values[name]).sum())}
+            for name, m in found.items()
+            if m
+        }
+
+    def _scores(self) -> Mapping[str, FloatArray]:
+        """``[N]`` the score and its parts; empty where nobody judged."""
+        if not self.judged:
+            return {}
+        parts = named_parts(self.episodes.components)
+        return {
+            "score": self.episodes.rewards.sum(1),
+            **{_told(name, OF_EVALUATION): values for name, values in parts.items()},
+        }
+
+    def row_scores(self, i: int) -> dict[str, float]:
+        """Return the score of episode ``i``, and each component that applies to it; empty where nobody judged."""
+        if not self.judged:
+            return {}
+        parts = {_told(name, OF_SAMPLE): float(values[i]) for name, values in self.episodes.components.items()}
+        return {"score": float(self.episodes.rewards[i].sum()), **{n: v for n, v in parts.items() if np.isfinite(v)}}
+
+
+def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
+    """Sample responses to ``n_episodes`` prompts, the same ones for every policy, and measure them.
+
+    Raises:
+        ValueError: ``n_episodes`` is no whole number of at least 1, or ``seed`` is no seed.
+    """
+    n_episodes, seed = count("n_episodes", n_episodes), random_seed("seed", seed)
+    order = np.random.default_rng(seed).permutation(len(mdp.prompts))
+    episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
+    judged = mdp.rewards.rewards != (no_reward,)
+    return Report(episodes, visited_kl(policy, reference, episodes), judged)
+
+
+def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
+    """``[n, T, V]`` the tokens that could be sampled; None for all."""
+    if episodes.kept is None:
+        return None
+    kept = torch.from_numpy(episodes.kept[rows]).long()
+    # One column more, which takes what stands for no token.
+    admitted = torch.zeros(*kept.shape[:2], policy.n_actions + 1, dtype=torch.bool)
+    return admitted.scatter(2, kept.where(kept >= 0, policy.n_actions), True)[..., :-1]
+
+
+@torch.no_grad()
+def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
+    """``[N, T]`` KL(π‖π_ref) of the behaviour distributions in every visited state; 0 after the end."""
+    kl = np.zeros(episodes.rewards.shape)
+    behaviour = policy.behaviour.for_reference()  # the policy's own restriction is in the ids that were kept
+    for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
+        ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
+        mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
+        valid = mask[:, policy.prompt_length :].bool()
+        elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
+        kept = kept_mask(episodes, rows, policy)
+        inside = None if kept is None else kept.to(valid.device)[valid]
+
+        def logits(trunk: Trunk, allowed: Tensor | None) -> Tensor:
+            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][valid]  # noqa: B023
+            return behaviour.logits(trunk.head(states), elapsed, allowed)  # noqa: B023
+
+        part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
+        part[valid] = exact_kl(
+            logits(policy.trunk, inside), logits(reference, policy.behaviour.kept_for_reference(inside))
+        )
+        kl[rows] = part.cpu().numpy()
+    return kl
+
+
+def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) -> list[dict[str, Any]]:
+    """Return the first ``count`` responses as JSON-able rows, with each token's share of the shaped reward."""
+    episodes = report.episodes
+    rows = []
+    for i in range(min(count, len(episodes))):
+        length = int(episodes.lengths[i])
+        ids = episodes.actions[i, :length].tolist()
+        prompt = mdp.prompts[int(episodes.prompt_index[i])]
+        rows.append(
+            {
+                "stage": stage,
+                "prompt": prompt.text,
+                "completion": mdp.completion(prompt, ids),
+                "tokens": token_strings(mdp.tokenizer, ids, before=prompt.ids),
+                "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
+                "kl": round(float(report.kl[i].sum()), 4),
+                "finish_reason": "stop" if episodes.stopped[i] else "length",
+                **{name: round(value, 4) for name, value in report.row_scores(i).items()},
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Responses:
+    """``K`` responses to each of ``N`` prompts.
+
+    Attributes:
+        prompts: ``N`` texts or conversations.
+        completions: ``N`` times ``K`` texts.
+        stopped: ``[N, K]`` whether the response ended, rather than being cut off.
+        rewards: ``[N, K]`` what the task paid.
+        components: ``[N, K]`` of each component of the reward, by its name.
+    """
+
+    prompts: Sequence[str | Messages]
+    completions: Sequence[Sequence[str]]
+    stopped: BoolArray
+    rewards: FloatArray
+    components: Mapping[str, FloatArray]
+
+
+def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k: int, seed: int) -> Responses:
+    """``k`` sampled responses to each of the given prompts.
+
+    The responses to the first prompts are the same however many follow.
+
+    Args:
+        policy: what writes.
+        mdp: the task.
+        prompt_index: ``[N]`` which of its prompts.
+        k: responses to each, at least 1.
+        seed: of the samples.
+    """
+    episodes = play(policy, mdp, np.repeat(prompt_index, k), seed)
+    written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    texts = [mdp.completion(mdp.prompts[int(i)], ids[:n].tolist()) for i, ids, n in written]
+    return Responses(
+        prompts=[mdp.prompts[int(i)].content for i in prompt_index],
+        completions=[texts[i : i + k] for i in range(0, len(texts), k)],
+        stopped=episodes.stopped.reshape(-1, k),
+        rewards=episodes.rewards.sum(1, dtype=np.float64).reshape(-1, k),
+        components={name: np.asarray(scores).reshape(-1, k) for name, scores in episodes.components.items()},
+    )

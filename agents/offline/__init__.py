@@ -1,0 +1,1 @@
+"""Training on given texts: SFT, DPO, pretraining text."""

@@ -1,0 +1,419 @@
+"""Demonstrations: prompts with completions to imitate, as tokens and as batches that train on the completion alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from textgym.prompts import cut_left, encode_prompt, encode_prompts
+from textgym.rewards.labels.preferences import Judgement, best_completion, parse_preference, preference_layout
+from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed
+from textgym.tasks.task import Task
+from textgym.tokenization import (
+    chat_renderer,
+    encode_content,
+    encode_reply,
+    is_conversation,
+    reply_end_id,
+    reply_text,
+    warn_of_special_strings,
+    words_of,
+)
+from textgym.types import Messages, Prompt, Ranking, SpecialTokens
+
+UNTRAINED = -100  # the label that transformers' losses leave out
+Layout: TypeAlias = Literal["completion", "messages", "pair", "ranking", "label", "text"]
+"""Kind of a data row, told by its columns; see :func:`encode_demonstrations`."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a good writer answered.
+
+    Attributes:
+        prompt: the initial state.
+        response_ids: the completion's tokens, the end token included.
+        running: True for running text, whose first token stands as the prompt.
+    """
+
+    prompt: Prompt
+    response_ids: tuple[int, ...]
+    running: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of prompt and response together."""
+        return len(self.prompt.ids) + len(self.response_ids)
+
+
+def encode_demonstrations(
+    rows: Sequence[Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None = None,
+    source: str = "demonstrations",
+    special_tokens: SpecialTokens = "text",
+    screening: Screening | None = None,
+) -> tuple[Demonstration, ...]:
+    """Encode data rows as demonstrations; an end token is appended to each completion.
+
+    The columns of a row tell its layout; further ones become columns of its prompt.
+
+    - ``prompt`` (a text or a conversation) and ``completion`` (a text or the assistant's one message).
+    - ``messages``: a conversation whose last turn is the completion.
+    - Comparisons, as :func:`textgym.rewards.labels.preferences.read_preferences` reads them: the chosen or best ranked
+      completion is imitated. Of ``prompt, completion, label`` with true or false, those with true are; the others are
+      passed over.
+    - ``text``: running text, of which every token but the first is learned.
+
+    Args:
+        rows: the data; or rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
+        tokenizer: of the model that is to learn.
+        end_token_id: ends each response, but those of conversations whose chat template ends turns by another token.
+        max_length: tokens that the model can read, or None. For longer rows see :func:`fitted_prompt`.
+        source: what an error calls the data.
+        special_tokens: as in :func:`textgym.prompts.encode_prompts`.
+        screening: accounts for rows that cannot be learned from; without it they are errors.
+
+    Raises:
+        ValueError: no rows, or a row that cannot be learned from. Rows are counted from 1.
+    """
+    screening = screening or Screening()
+    given = placed(rows, source)
+    if not given:
+        raise ValueError(f"{source} is empty; expected at least one demonstration")
+    shown: dict[Place, Demonstration] = {}
+    asked: dict[Place, list[str]] = {}
+    said: dict[Place, list[str]] = {}
+    for place, row in given.items():
+        with screening.row(place):
+            if layout_of(row) == "text":
+                shown[place] = _running(row, tokenizer, end_token_id, max_length, special_tokens)
+                said[place] = [row["text"]]
+            elif (fields := demonstration_fields(row, tokenizer)) is not None:
+                prompt = encode_prompt(fields, tokenizer, special_tokens)
+                text = row_completion(prompt.columns, "completion", prompt.text)
+                reply = reply_ids(prompt, text, tokenizer, end_token_id, special_tokens)
+                prompt = fitted_prompt(prompt, len(reply), max_length, tokenizer, screening)
+                shown[place] = Demonstration(prompt, reply)
+                asked[place], said[place] = words_of(prompt.content), [text]
+    if special_tokens == "text":
+        warn_of_special_strings(tokenizer, in_file_order(asked), source)
+        warn_of_special_strings(tokenizer, in_file_order(said), f"{source}, completions")
+    screening.require_some(shown, source)
+    return tuple(shown.values())
+
+
+def task_demonstrations(
+    task: Task,
+    split: str,
+    end_token_id: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_length: int | None = None,
+    closing: bool = False,
+) -> tuple[Demonstration, ...]:
+    """Return the reference texts of a split; in another tokenizer than the task's, if one is given.
+
+    ``closing`` is as in :func:`textgym.prompts.encode_prompts`.
+
+    Raises:
+        ValueError: a prompt has no reference, or cannot be learned from.
+    """
+    source = f"task {task.name}, split {split!r}"
+    prompts = task.prompts(split)
+    require_references(task, split)
+    columns = [prompt.columns for prompt in prompts]
+    if tokenizer is not None:
+        rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
+        prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, closing=closing)
+    return demonstrate(prompts, columns, "reference", tokenizer or task.tokenizer, end_token_id, max_length, source)
+
+
+def require_references(task: Task, split: str = "train") -> None:
+    """ValueError where no prompt of a split has a reference text, as in the diagnostic tasks."""
+    if not any("reference" in prompt.columns for prompt in task.prompts(split)):
+        raise ValueError(
+            f"task {task.name}, split {split!r}: its prompts have no reference texts to imitate; give demonstrations "
+            "of your own"
+        )
+
+
+def layout_of(row: Mapping[str, Any]) -> Layout:
+    """Return the layout of a row of demonstrations, by its columns; ``"completion"`` where they tell nothing else.
+
+    Columns that are null count as missing, as in tables whose rows have several layouts.
+    """
+    filled = {name for name, value in row.items() if value is not None}
+    if "completion" in filled:
+        return "label" if isinstance(row.get("label"), bool) else "completion"
+    if "messages" in filled:
+        return "messages"
+    preferred = preference_layout({name: row[name] for name in filled})
+    return preferred or ("text" if "text" in row and "prompt" not in filled else "completion")
+
+
+def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """Return a row of any layout with a prompt as ``prompt``, ``completion`` and others; None if it is no example.
+
+    Args:
+        row: see :func:`encode_demonstrations`.
+        tokenizer: its chat template renders conversations.
+
+    Raises:
+        BadRowError: the messages do not end with the assistant's answer to something, or the row is no preference.
+    """
+    layout = layout_of(row)
+    if layout == "messages":
+        return _from_messages(row)
+    if layout == "completion":
+        return dict(row)
+    said = parse_preference(row, chat_renderer(tokenizer))
+    if isinstance(said, Judgement):
+        return {**row, "completion": said.completion} if said.good else None
+    others = {name: value for name, value in row.items() if name not in ("chosen", "rejected", "completions", "ranks")}
+    return {**others, "prompt": said.prompt, "completion": best_completion(said)}
+
+
+def _from_messages(row: Mapping[str, Any]) -> dict[str, Any]:
+    messages = row["messages"]
+    if not is_conversation(messages) or len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise BadRowError(
+            f"messages is {messages!r:.200}; expected at least two messages with 'role' and 'content', the last one "
+            "the assistant's"
+        )
+    others = {name: value for name, value in row.items() if name != "messages"}
+    return {**others, "prompt": list(messages[:-1]), "completion": list(messages[-1:])}
+
+
+def row_completion(row: Mapping[str, Any], field: str, prompt: str) -> str:
+    """Return what a row's completion adds to the text of its prompt.
+
+    Raises:
+        BadRowError: there is none, or it is blank.
+    """
+    if field not in row:
+        raise BadRowError(f"no field {field!r}; got the fields {sorted(row)}")
+    text = row[field]
+    if is_conversation(text):
+        try:
+            text = reply_text(prompt, text)
+        except ValueError as error:
+            raise BadRowError(f"{field}: {error}") from error
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError(f"{field} is {text!r:.200}; expected a text that is not empty")
+    return text
+
+
+def demonstrate(
+    prompts: Sequence[Prompt],
+    rows: Sequence[Mapping[str, Any]],
+    field: str,
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None = None,
+    source: str = "demonstrations",
+) -> tuple[Demonstration, ...]:
+    """Encode the completions in a field of the rows of encoded prompts.
+
+    Raises:
+        ValueError: a row cannot be learned from. Rows are counted from 1.
+    """
+    screening, shown, said = Screening(), [], []
+    for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
+        with screening.row(Place(source, number)):
+            said.append([row_completion(row, field, prompt.text)])
+            reply = reply_ids(prompt, said[-1][0], tokenizer, end_token_id)
+            shown.append(Demonstration(fitted_prompt(prompt, len(reply), max_length, tokenizer, screening), reply))
+    warn_of_special_strings(tokenizer, said, f"{source}, {field}s")
+    return tuple(shown)
+
+
+def reply_ids(
+    prompt: Prompt,
+    completion: str,
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    special_tokens: SpecialTokens = "text",
+) -> tuple[int, ...]:
+    """Return the tokens of a completion and its end.
+
+    Raises:
+        BadRowError: the completion has no tokens.
+    """
+    ids = encode_reply(tokenizer, prompt.content, completion, special_tokens)
+    if not ids:
+        raise BadRowError(f"completion {completion!r:.200} has no tokens; expected at least one")
+    end = reply_end_id(tokenizer, prompt.content, end_token_id)
+    return ids if ids[-1] == end else (*ids, end)
+
+
+def fitted_prompt(
+    prompt: Prompt, reply: int, max_length: int | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
+) -> Prompt:
+    """Return a prompt that fits into a context together with a reply.
+
+    Under ``truncation="left"`` it loses tokens from its beginning, but a start token that stands there; the reply is
+    always whole.
+
+    Args:
+        prompt: of whatever length.
+        reply: tokens of the completion and its end; of the longest completion, where several share the prompt.
+        max_length: tokens that the model can read, or None.
+        tokenizer: names the start token.
+        screening: says what to do with rows that are too long, and counts those that are shortened.
+
+    Raises:
+        TooLongError: they do not fit, and no prompt may be shortened, or the completion alone does not leave room for
+            a token of it.
+    """
+    if max_length is None or len(prompt.ids) + reply <= max_length:
+        return prompt
+    room = max_length - reply
+    if screening.truncation != "left" or room < 1:
+        mend = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        raise TooLongError(
+            f"prompt, completion and end token have {len(prompt.ids)} + {reply - 1} + 1 tokens, more than the model's "
+            f"context of {max_length}; shorten the row, or {mend}"
+        )
+    screening.shortened += 1
+    return replace(prompt, ids=cut_left(prompt.ids, room, tokenizer))
+
+
+def _running(
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None,
+    special_tokens: SpecialTokens,
+) -> Demonstration:
+    text = row["text"]
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError(f"text is {text!r:.200}; expected a text that is not empty")
+    ids = encode_content(tokenizer, text, special_tokens=special_tokens)
+    ids = ids if ids[-1:] == [end_token_id] else [*ids, end_token_id]
+    if len(ids) < 2:
+        raise BadRowError(f"text {text!r:.200} has no tokens; expected at least one")
+    if max_length is not None and len(ids) > max_length:
+        raise TooLongError(
+            f"text and end token have {len(ids)} tokens, more than the model's context of {max_length}; shorten it, or "
+            "set truncation to 'drop'"
+        )
+    begin = str(tokenizer.decode(ids[:1]))
+    return Demonstration(Prompt(begin, begin, (ids[0],), dict(row)), tuple(ids[1:]), running=True)
+
+
+def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
+    """Return a batch for a causal model: ``input_ids``, ``attention_mask`` and ``labels``, ``[n, w]`` each.
+
+    Rows are padded on the right, where a causal model does not look and where positions count from 0 by themselves.
+    What fills them is any token: mask and labels leave it out. Labels stand in the columns of their tokens, as
+    transformers expects; prompts are not trained.
+    """
+    width = max(shown.n_tokens for shown in demonstrations)
+    size = (len(demonstrations), width)
+    input_ids = torch.zeros(size, dtype=torch.long)
+    attention_mask = torch.zeros(size, dtype=torch.long)
+    labels = torch.full(size, UNTRAINED)
+    for row, shown in enumerate(demonstrations):
+        begin, end = len(shown.prompt.ids), shown.n_tokens
+        input_ids[row, :end] = torch.tensor([*shown.prompt.ids, *shown.response_ids])
+        attention_mask[row, :end] = 1
+        labels[row, begin:end] = torch.tensor(shown.response_ids)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, n_trained: Tensor | int | None = None) -> Tensor:
+    """Return the mean of −log p of the trained tokens, each predicted from the position before it.
+
+    Computed here, as some models' own loss compares logits and labels of the same position (BART's decoder).
+
+    Args:
+        logits: ``[n, w, V]``.
+        labels: ``[n, w]`` tokens in their own columns; -100 where none is trained.
+        n_trained: divides the sum; None for the number of trained tokens.
+    """
+    targets = nn.functional.pad(labels, (0, 1), value=UNTRAINED)[:, 1:].reshape(-1)
+    flat = logits.float().reshape(-1, logits.shape[-1])
+    if n_trained is None:
+        return nn.functional.cross_entropy(flat, targets, ignore_index=UNTRAINED)
+    return nn.functional.cross_entropy(flat, targets, ignore_index=UNTRAINED, reduction="sum") / n_trained
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two completions of one prompt, of which a labeller preferred one."""
+
+    chosen: Demonstration
+    rejected: Demonstration
+
+    @property
+    def prompt(self) -> str | Messages:
+        """The prompt of both: a text or a conversation."""
+        return self.chosen.prompt.content
+
+
+def encode_comparisons(
+    rankings: Sequence[Ranking] | Mapping[Place, Ranking],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token_id: int,
+    max_length: int | None = None,
+    source: str = "comparisons",
+    special_tokens: SpecialTokens = "text",
+    screening: Screening | None = None,
+) -> tuple[Comparison, ...]:
+    """Encode rankings as all their pairs of different rank; each completion is encoded once.
+
+    Args:
+        rankings: K completions each; or rankings by their places in a file.
+        tokenizer: of the model that is to learn.
+        end_token_id: ends each completion, but those of conversations whose chat template ends turns by another token.
+        max_length: tokens that the model can read, or None. Where a prompt and its longest completion have more, see
+            :func:`textgym.agents.offline.data.fitted_prompt`: all completions follow the same tokens.
+        source: what an error calls the data.
+        special_tokens: as in :func:`textgym.prompts.encode_prompts`.
+        screening: accounts for rankings that cannot be learned from; without it they are errors.
+
+    Raises:
+        ValueError: no rankings, or one that teaches nothing or cannot be learned from. Rows are counted from 1.
+    """
+    screening = screening or Screening()
+    given = placed(rankings, source)
+    if not given:
+        raise ValueError(f"{source} is empty; expected at least one ranking")
+    found: dict[Place, list[Comparison]] = {}
+    for place, ranking in given.items():
+        with screening.row(place):
+            prompt = encode_prompt({"prompt": ranking.prompt}, tokenizer, special_tokens)
+            replies = [reply_ids(prompt, text, tokenizer, end_token_id, special_tokens) for text in ranking.completions]
+            _check_learnable(replies, ranking.ranks)
+            prompt = fitted_prompt(prompt, max(map(len, replies)), max_length, tokenizer, screening)
+            found[place] = _pairs([Demonstration(prompt, reply) for reply in replies], ranking.ranks)
+    if special_tokens == "text":
+        kept = {place: given[place] for place in found}
+        asked = {place: words_of(ranking.prompt) for place, ranking in kept.items()}
+        warn_of_special_strings(tokenizer, in_file_order(asked), source)
+        said = {place: ranking.completions for place, ranking in kept.items()}
+        warn_of_special_strings(tokenizer, in_file_order(said), f"{source}, completions")
+    screening.require_some(found, source)
+    return tuple(pair for pairs in found.values() for pair in pairs)
+
+
+def _check_learnable(replies: Sequence[tuple[int, ...]], ranks: Sequence[int]) -> None:
+    ranked = list(zip(replies, ranks, strict=True))
+    untied = [(one, other) for (one, rank), (other, its) in combinations(ranked, 2) if rank != its]
+    if not untied:
+        raise BadRowError("all ranks are tied, which teaches nothing; leave it out")
+    if any(one == other for one, other in untied):
+        raise BadRowError("chosen and rejected have the same tokens; leave one of them out")
+
+
+def _pairs(shown: Sequence[Demonstration], ranks: Sequence[int]) -> list[Comparison]:
+    """All pairs of different rank, the better one first."""
+    ordered = permutations(zip(shown, ranks, strict=True), 2)
+    return [Comparison(first, second) for (first, better), (second, worse) in ordered if better < worse]

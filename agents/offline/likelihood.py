@@ -1,0 +1,74 @@
+"""How probable a language model finds texts: whole-sequence passes outside any environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from textgym.agents.offline.data import Demonstration
+from textgym.lm.agreement import check_whole_passes
+from textgym.lm.behaviour import Behaviour
+from textgym.lm.files.loading import context_length, embedding_rows
+from textgym.lm.trunk import Trunk
+
+
+def log_likelihood(trunk: Trunk, shown: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the response tokens of ``n`` texts, the end token included, in one pass.
+
+    Args:
+        trunk: the model, which need not be the one of an environment.
+        shown: what was written after which prompt; each prompt has at least one token.
+
+    Returns:
+        ``[n, T]`` log-probabilities, 0 where no token stands, and ``[n, T]`` bool, True where one does.
+    """
+    input_ids, attention_mask, prompt_length = _aligned(shown, trunk.model.device)
+    valid = attention_mask[:, prompt_length:].bool()
+    states = trunk.hidden_states(input_ids, attention_mask, prompt_length)[:, :-1]
+    plain = Behaviour(embedding_rows(trunk.model))
+    scores = plain.score(trunk.head, states, input_ids[:, prompt_length:], valid)
+    return scores.log_probs, valid
+
+
+def _aligned(shown: Sequence[Demonstration], device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """``[n, P+T]`` ids and mask with the prompts padded on the left and the responses on the right, and ``P``."""
+    prompt_length = max(len(one.prompt.ids) for one in shown)
+    width = prompt_length + max(len(one.response_ids) for one in shown)
+    input_ids = torch.zeros(len(shown), width, dtype=torch.long)  # the mask leaves out what fills the gaps
+    attention_mask = torch.zeros_like(input_ids)
+    for row, one in enumerate(shown):
+        begin, end = prompt_length - len(one.prompt.ids), prompt_length + len(one.response_ids)
+        input_ids[row, begin:end] = torch.tensor([*one.prompt.ids, *one.response_ids])
+        attention_mask[row, begin:end] = 1
+    return input_ids.to(device), attention_mask.to(device), prompt_length
+
+
+def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
+    """Check on sequences as long as the longest text that the model predicts each token from those before it alone.
+
+    Raises:
+        ValueError: it does not; see :func:`textgym.lm.agreement.check_whole_passes`.
+    """
+    longest = max(shown, key=lambda one: one.n_tokens)
+    check_whole_passes(trunk, longest.n_tokens, len(longest.prompt.ids))
+
+
+def check_readable(trunk: Trunk, shown: Sequence[Demonstration], what: str) -> None:
+    """Every text must fit into the model's context and vocabulary.
+
+    Raises:
+        ValueError: one does not; rows are counted from 1.
+    """
+    limit, tokens = context_length(trunk.model), embedding_rows(trunk.model)
+    for number, one in enumerate(shown, start=1):
+        if not one.prompt.ids or not one.response_ids:
+            raise ValueError(f"{what} {number}: prompt or continuation has no tokens")
+        if limit is not None and one.n_tokens > limit:
+            raise ValueError(f"{what} {number} has {one.n_tokens} tokens, more than the model's context of {limit}")
+        if max(*one.prompt.ids, *one.response_ids) >= tokens:
+            raise ValueError(
+                f"{what} {number} holds tokens beyond the {tokens} that the model embeds; encode it with the model's "
+                "own tokenizer"
+            )

@@ -1,0 +1,1 @@
+"""From results to findings: statistics over seeds, and tables."""

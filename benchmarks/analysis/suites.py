@@ -1,0 +1,116 @@
+"""What experiments of several algorithms on several tasks have in common: results as arrays over seeds and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
+from textgym.benchmarks.runner.experiment import Job, Result, Results
+from textgym.reports.figures import Line, lines
+from textgym.reports.findings import Estimate, Figure, Findings
+
+Floats: TypeAlias = NDArray[np.float64]
+POINTS = 25
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of whole suites.
+
+    Attributes:
+        tasks: their names.
+        by_algorithm: ``[n_seeds, n_tasks]`` each, of the seeds that have every task.
+        left_out: algorithms that have no such seed.
+    """
+
+    tasks: tuple[str, ...]
+    by_algorithm: Mapping[str, Floats]
+    left_out: tuple[str, ...]
+
+    def remark(self, findings: Findings) -> Findings:
+        """Findings whose headline says what was left out."""
+        if not self.left_out:
+            return findings
+        told = f"No seed of {', '.join(self.left_out)} has every task yet, so they are left out."
+        return replace(findings, headline=f"{findings.headline} {told}")
+
+
+def suite_scores(results: Results, score: Callable[[Result], float]) -> Scores:
+    """Results as scores of whole suites; algorithms and tasks in their first order."""
+    whole = whole_suites(results)
+    found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
+    left_out = tuple(name for name in by_algorithm(results) if name not in whole)
+    return Scores(tasks_of(results), found, left_out)
+
+
+def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
+    """Of each algorithm the seeds that have every task, as results in the order of :func:`tasks_of`.
+
+    Means over tasks compare algorithms only where the tasks are the same; one without such a seed is left out.
+    """
+    tasks, found = tasks_of(results), {}
+    for name, group in by_algorithm(results).items():
+        known = {(job.seed, job.task): result for job, result in group}
+        seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
+        if seeds:
+            found[name] = [[known[seed, task] for task in tasks] for seed in seeds]
+    return found
+
+
+def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
+    """Results grouped, algorithms in their first order."""
+    groups: dict[str, list[tuple[Job, Result]]] = {}
+    for job, result in results:
+        groups.setdefault(job.algorithm, []).append((job, result))
+    return groups
+
+
+def tasks_of(results: Results) -> tuple[str, ...]:
+    """Return the tasks that occur, in their first order."""
+    return tuple(dict.fromkeys(job.task for job, _ in results))
+
+
+def seeds_of(results: Results) -> list[int]:
+    """Return the seeds that occur, in order."""
+    return sorted({job.seed for job, _ in results})
+
+
+def over_seeds(values: ArrayLike) -> Estimate | float:
+    """Return the mean of one number a seed, with its interval where there are seeds enough."""
+    sample = np.asarray(values, np.float64)
+    return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
+
+
+def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") -> tuple[Figure, ...]:
+    """:func:`learning_curves` as a picture; none where no run has kept its curve."""
+    curves = learning_curves(results)
+    if not curves:
+        return ()
+    caption = f"Means over tasks of the responses that were sampled; bands are 95 % intervals over seeds. {note}"
+    return (Figure("Learning curves", lines(curves, x_label, y_label), caption.strip()),)
+
+
+def learning_curves(results: Results) -> dict[str, Line]:
+    """Mean over all tasks that have curves, for each algorithm that has one of each, with intervals over seeds."""
+    whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
+    return {
+        name: _band([[np.asarray(result["curve"]) for result in of_seed] for of_seed in seeds])
+        for name, seeds in whole.items()
+    }
+
+
+def _band(curves: Sequence[Sequence[Floats]]) -> Line:
+    """Return a line from curves of each seed and task."""
+    flat = [curve for of_seed in curves for curve in of_seed]
+    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), POINTS)
+    means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])
+    if len(means) < FEWEST_SEEDS:
+        return Line(tokens, means.mean(0))
+    estimates = [mean_estimate(column) for column in means.T]
+    low, high = ([getattr(one, side) for one in estimates] for side in ("low", "high"))
+    return Line(tokens, means.mean(0), low, high)

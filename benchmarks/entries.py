@@ -1,0 +1,337 @@
+"""Who takes part in a benchmark: algorithms by name, a user's own, stock ones, and plain imitation.
+
+- a name of :data:`textgym.agents.registry.ALGORITHMS`, such as ``ppo``;
+- ``package.module:Class`` or ``path/to/file.py:Class``, a user's own subclass of ``SequenceAlgorithm``;
+- ``stable_baselines3:PPO``, ``sb3_contrib:TRPO``: on-policy algorithms of stable-baselines3, through
+  :mod:`textgym.agents.stock`;
+- ``sft``: fine-tuning on reference texts, where a task has some.
+
+All get the same budget of tokens, and all end as an ``LMPolicy``, so that all are measured alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from sb3_contrib import TRPO, MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from transformers import PreTrainedModel
+
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.algorithm import SequenceAlgorithm, linear_decay
+from textgym.agents.loop.slots import SB3VecEnv
+from textgym.agents.offline.data import Demonstration, task_demonstrations
+from textgym.agents.offline.sft import fine_tune
+from textgym.agents.offline.sft_settings import SFTSettings
+from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.agents.registry import ALGORITHMS
+from textgym.agents.settings import Settings, make_settings
+from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.env.wrappers import VectorReferenceKL
+from textgym.lm.files.loading import ModelSource, load_causal_lm
+from textgym.lm.sampling import Sampling
+from textgym.rewards.specs.imports import import_named
+from textgym.tasks.task import Task
+from textgym.tokenization import trained_end
+
+CURVE_POINTS = 50
+VALIDATED = 128  # references that plain imitation is validated on
+SFT = "sft"
+LATER = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
+"""Settings that came after the first published results: left out where they do nothing, so that results stay
+comparable."""
+STOCK = ("stable_baselines3", "sb3_contrib")
+"""Packages whose algorithms are told apart by a version; of others' the file counts."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a contender is asked to learn.
+
+    Attributes:
+        task: gives the base model, and the references where they are imitated.
+        mdp: the task with the reward that is paid.
+        tokens: the budget.
+        learning_rate: at first.
+        beta: β.
+        seed: of everything random.
+        slots: responses that are written at once.
+        settings: what :meth:`Contender.settings` gave.
+    """
+
+    task: Task
+    mdp: TokenMDP
+    tokens: int
+    learning_rate: float
+    beta: float
+    seed: int
+    slots: int
+    settings: Mapping[str, Any]
+
+    @property
+    def base_model(self) -> ModelSource:
+        """What everyone starts from; ValueError where the task has none."""
+        if self.mdp.base_model is None:
+            raise ValueError(f"task={self.task.name!r} has no base model; expected one to start from")
+        return self.mdp.base_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a contender.
+
+    Attributes:
+        policy: as it acts.
+        tokens: what it used of the budget; the last iteration may go beyond.
+        curve: at most 50 pairs of tokens and mean reward, from its own rollouts.
+    """
+
+    policy: LMPolicy
+    tokens: int
+    curve: list[tuple[int, float]]
+
+
+class Contender(Protocol):
+    """An algorithm as benchmarks see it.
+
+    Attributes:
+        imitates: whether it learns from reference texts instead of from the reward.
+    """
+
+    imitates: ClassVar[bool]
+
+    def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """All of its settings, as JSON values: those wanted that it knows (None for its own value), and the rest."""
+
+    def train(self, lesson: Lesson) -> Trained:
+        """Learns."""
+
+
+def find_contender(name: str) -> Contender:
+    """Return a contender by name.
+
+    Raises:
+        ValueError: there is none (the nearest is named), or what was imported is no such algorithm.
+        FileNotFoundError: there is no such file.
+    """
+    if name in ALGORITHMS:
+        return Own(ALGORITHMS[name])
+    if name == SFT:
+        return Imitation()
+    if ":" in name:
+        return _imported(name)
+    near = difflib.get_close_matches(name, [*ALGORITHMS, SFT], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}, {SFT}; or write package.module:Class, "
+        "path/to/file.py:Class, or stable_baselines3:PPO"
+    )
+
+
+def _imported(name: str) -> Contender:
+    try:
+        kind = import_named("algorithm", name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if isinstance(kind, type) and issubclass(kind, SequenceAlgorithm):
+        return Own(kind, _digest(kind))
+    if isinstance(kind, type) and issubclass(kind, OnPolicyAlgorithm):
+        return Stock(kind, None if _package(kind) in STOCK else _digest(kind))
+    raise ValueError(
+        f"algorithm={name!r} is {kind!r}; expected a subclass of textgym.agents.SequenceAlgorithm, or an on-policy "
+        "algorithm of stable-baselines3"
+    )
+
+
+def _digest(kind: type) -> str:
+    """Tells one version of a user's file from the next."""
+    return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def own_settings(contender: Own | Stock, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor takes of :meth:`Contender.settings`: all but what says which code it was.
+
+    Raises:
+        ValueError: the code is another one now, so its result would stand under the wrong name.
+    """
+    told, identity = dict(settings), contender.identity
+    for name, here in identity.items():
+        there = told.pop(name, None)
+        if there != here:
+            raise ValueError(
+                f"{contender.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
+                "now); run the changed one into a results file of its own"
+            )
+    return told
+
+
+@dataclass(frozen=True)
+class Own:
+    """A subclass of ``SequenceAlgorithm``; ``code`` is the digest of the file of one that is not the package's."""
+
+    imitates: ClassVar[bool] = False
+    kind: type[SequenceAlgorithm]
+    code: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which code it is, as settings."""
+        return {} if self.code is None else {"code": self.code}
+
+    def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.kind.settings_class
+        known = {field.name for field in fields(own)}
+        given = {name: value for name, value in wanted.items() if name in known and value is not None}
+        made = asdict(make_settings(own, self.kind.__name__, given))
+        return {**{name: value for name, value in made.items() if value or name not in LATER}, **self.identity}
+
+    def train(self, lesson: Lesson) -> Trained:
+        settings = own_settings(self, lesson.settings)
+        env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
+        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
+        curve = LearningCurve()
+        algorithm.learn(lesson.tokens, curve, log_interval=0)
+        return Trained(algorithm.policy, algorithm.num_timesteps, curve.points())
+
+
+@dataclass  # not frozen, as the wrapper's protocol has it
+class _Acting:
+    """What the KL wrapper must know of a policy."""
+
+    lm: PreTrainedModel
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Stock:
+    """An on-policy algorithm of stable-baselines3 or sb3-contrib: γ = 1, rollouts and minibatches of as many tokens as
+    our algorithms' could have, the KL paid in every step; all else as it has it. ``code`` is the digest of the file of
+    a user's own subclass."""
+
+    imitates: ClassVar[bool] = False
+    kind: type[OnPolicyAlgorithm]
+    code: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which code it is, as settings: the library that it comes from or derives from, and a user's own."""
+        library = next(package for base in self.kind.__mro__ if (package := _package(base)) in STOCK)
+        told = {"library": f"{library} {metadata.version(library)}"}
+        return told if self.code is None else {**told, "code": self.code}
+
+    def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        shared = asdict(Settings())
+        knows = inspect.signature(self.kind).parameters
+        sizes = {"episodes_per_iteration"} | ({"minibatch_size"} if "batch_size" in knows else set())
+        given = {name: value for name, value in wanted.items() if value is not None}
+        passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
+        return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
+
+    def train(self, lesson: Lesson) -> Trained:
+        settings, horizon = own_settings(self, lesson.settings), lesson.mdp.max_new_tokens
+        episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
+        rows = min(lesson.slots, episodes)
+        settings["n_steps"] = episodes * horizon // rows
+        if minibatch is not None:
+            settings["batch_size"] = minibatch * horizon
+        model = load_causal_lm(lesson.base_model)
+        if issubclass(self.kind, TRPO):
+            model.set_attn_implementation("eager")  # it differentiates twice
+        venv = TokenVectorEnv(lesson.mdp, rows, AutoresetMode.DISABLED)
+        reference = load_causal_lm(lesson.base_model)
+        paid = VectorReferenceKL(venv, reference, lesson.beta, policy=_Acting(model, Sampling()))
+        make: Any = self.kind
+        algorithm: OnPolicyAlgorithm = make(
+            MaskableTokenActorCriticPolicy if issubclass(self.kind, MaskablePPO) else TokenActorCriticPolicy,
+            SB3VecEnv(paid),
+            learning_rate=linear_decay(lesson.learning_rate),
+            gamma=1.0,
+            policy_kwargs={"model": model},
+            seed=lesson.seed,
+            device="cpu",
+            **settings,
+        )
+        curve = LearningCurve()
+        algorithm.learn(lesson.tokens, curve)
+        return Trained(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """Fine-tuning on reference texts: each token of them that is learned counts in the budget.
+
+    It goes once through as many of them as the budget pays for; more often only where there are too few.
+    """
+
+    imitates: ClassVar[bool] = True
+
+    def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
+        made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
+        return {name: made[name] for name in sorted(known) if made[name] or name not in LATER}
+
+    def train(self, lesson: Lesson) -> Trained:
+        model, mdp = load_causal_lm(lesson.base_model), lesson.mdp
+        end = trained_end(mdp.tokenizer, mdp.end_token_ids)
+        shown, validation = (task_demonstrations(lesson.task, split, end) for split in ("train", "validation"))
+        order = np.random.default_rng(lesson.seed).permutation(len(shown))
+        chosen, epochs = afforded([shown[i] for i in order], lesson.tokens)
+        settings = SFTSettings(epochs=epochs, learning_rate=lesson.learning_rate, **lesson.settings)
+        fine_tune(
+            model,
+            chosen,
+            validation=validation[:VALIDATED],
+            settings=settings,
+            seed=lesson.seed,
+            progress=False,
+        )
+        used = epochs * sum(len(one.response_ids) for one in chosen)
+        return Trained(acting_policy(model, mdp), used, [])
+
+
+def afforded(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
+    """Return the first demonstrations that a budget of response tokens pays for, at least one, and how often."""
+    spent = np.cumsum([len(one.response_ids) for one in demonstrations])
+    count = int(np.searchsorted(spent, tokens, side="right"))
+    return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
+
+
+class LearningCurve(BaseCallback):
+    """Keeps the mean reward of the responses that ended in each rollout, without what is paid for KL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended: list[dict[str, Any]] = []  # infos, whose scores may come at the end of the rollout
+        self._points: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        ended = np.flatnonzero(self.locals["dones"])
+        self._ended += [self.locals["infos"][row] for row in ended]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        scores = [info["score"] for info in self._ended if "score" in info]  # none where a callback stopped the rollout
+        if scores:
+            self._points.append((self.model.num_timesteps, float(np.mean(scores))))
+        self._ended = []
+
+    def points(self) -> list[tuple[int, float]]:
+        """Return the curve; neighbouring rollouts are averaged where there are more than 50."""
+        parts = np.array_split(np.asarray(self._points), min(CURVE_POINTS, len(self._points)) or 1)
+        return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if len(part)]

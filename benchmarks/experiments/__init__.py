@@ -1,0 +1,38 @@
+"""The experiments by name; none is imported before it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from textgym.benchmarks.runner.experiment import Experiment
+
+EXPERIMENTS: tuple[str, ...] = (
+    "diagnostic",
+    "mini",
+    "nlpo_mask",
+    "kl_frontier",
+    "reward_noise",
+    "alignment_tax",
+    "overoptimization",
+    "ensembles",
+)
+"""Each is a folder beside this file, whose ``EXPERIMENT`` says what it is."""
+
+
+def find_experiment(name: str) -> Experiment:
+    """Return an experiment by name.
+
+    Raises:
+        ValueError: there is none; the nearest is named.
+    """
+    if name == "throughput":
+        raise ValueError(
+            "experiment='throughput' has no seeds and no results file; run 'python -m textgym.benchmarks.throughput'"
+        )
+    if name not in EXPERIMENTS:
+        near = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"experiment={name!r} is unknown; {hint}Known: {', '.join(EXPERIMENTS)}")
+    found: Experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
+    return found

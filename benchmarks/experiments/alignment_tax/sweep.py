@@ -1,0 +1,50 @@
+"""Which runs: every weight of the pretraining text, none among them, on two mini tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textgym.benchmarks.experiments.alignment_tax.task import GAMMA, ptx_contender
+from textgym.benchmarks.experiments.ranges import check_settings
+from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.tasks import MINI
+
+GAMMAS = (0.0, 0.1, 0.3, 1.0)
+SETTINGS: dict[str, Any] = {
+    "tokens": 50_000,
+    "learning_rate": 1e-3,
+    "beta": 0.05,
+    "slots": 128,  # responses that are written at once
+    "evaluated": 512,  # responses to validation prompts; the same ones for all runs
+    "texts": 8192,  # drawn once, of which each update learns some
+    "ptx_batch_size": 32,
+    "held_out": 512,  # further texts, which only measure
+}
+# Both tasks have room above the base model's gold, and the budget is enough to fill most of it.
+PLAN = Plan(("ppo",), 3, ("Reviews", "Concepts"), SETTINGS)
+
+
+def sweep(plan: Plan) -> list[Job]:
+    """Return the runs of a plan, seed by seed.
+
+    Raises:
+        ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot learn
+            text beside its reward.
+    """
+    for task in plan.tasks:
+        if task not in MINI:
+            raise ValueError(f"task={task!r} is not one of the mini tasks, {', '.join(MINI)}")
+    check_settings(plan.settings)
+    return [
+        make_job(task, algorithm, seed, gamma, **plan.settings)
+        for seed in range(plan.seeds)
+        for task in plan.tasks
+        for algorithm in plan.algorithms
+        for gamma in GAMMAS
+    ]
+
+
+def make_job(task: str, algorithm: str, seed: int, gamma: float, **changed: Any) -> Job:
+    """Return a run with all that its numbers depend on; ``changed`` are of :data:`SETTINGS`."""
+    own = ptx_contender(algorithm).settings({})
+    return Job(task, algorithm, seed, {GAMMA: gamma}, {**SETTINGS, **changed, "algorithm": own})

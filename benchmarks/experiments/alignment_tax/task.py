@@ -1,0 +1,85 @@
+"""One run: an algorithm on a mini task's gold reward, with pretraining text of one weight in every update.
+
+It is kept from forgetting by what the base model of the mini tasks learned from, and measured on more of the same.
+"""
+
+from __future__ import annotations
+
+import time
+
+from gymnasium.vector import AutoresetMode
+
+from textgym.agents.loop.algorithm import SequenceAlgorithm
+from textgym.agents.loop.evaluation import evaluate
+from textgym.agents.offline.alignment_tax import PTX, Texts, forgetting, mini_corpus, other_references
+from textgym.agents.offline.pretraining import Pretraining
+from textgym.benchmarks.entries import Own, find_contender, own_settings
+from textgym.benchmarks.runner.experiment import Job, Result
+from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import TokenVectorEnv
+from textgym.registration import load_task, task_mdp
+from textgym.tokenization import trained_end
+
+GAMMA = "ptx_coef"
+"""The arm: the weight of the pretraining text's loss per token. 0 is the algorithm as it is."""
+
+
+def run(job: Job) -> Result:
+    """Trains and measures, before and after: gold, metrics and KL of responses, and losses in nats per token."""
+    be_one_of_many()
+    settings, task = job.settings, load_task(job.task)
+    reward = ["gold", *((name, 0.0) for name in task.metrics)]
+    training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
+    algorithm, texts = _algorithm(job, training), _texts(job, training)
+    before = _measure(algorithm, held_out, texts, settings["evaluated"])
+    started = time.process_time()
+    algorithm.learn(settings["tokens"], log_interval=0)
+    spent = time.process_time() - started
+    after = _measure(algorithm, held_out, texts, settings["evaluated"])
+    return {"before": before, "after": after, "tokens": algorithm.num_timesteps, "cpu_seconds": spent}
+
+
+def ptx_contender(algorithm: str) -> Own:
+    """Return an algorithm that can learn text beside its reward, by name.
+
+    Raises:
+        ValueError: there is none of that name, or it cannot.
+    """
+    found = find_contender(algorithm)
+    if not isinstance(found, Own):
+        raise ValueError(
+            f"algorithm={algorithm!r} cannot learn pretraining text beside its reward; expected one of textgym's, or a "
+            "subclass of textgym.agents.SequenceAlgorithm"
+        )
+    return found
+
+
+def _algorithm(job: Job, mdp: TokenMDP) -> SequenceAlgorithm:
+    settings, gamma = job.settings, job.arm[GAMMA]
+    pretraining = None
+    if gamma:
+        learned = mini_corpus(mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids), 0, settings["texts"])
+        pretraining = Pretraining(learned, gamma, settings["ptx_batch_size"])
+    contender = ptx_contender(job.algorithm)
+    return contender.kind(
+        "LMPolicy",
+        TokenVectorEnv(mdp, settings["slots"], AutoresetMode.DISABLED),
+        settings["learning_rate"],
+        kl=settings["beta"],
+        pretraining=pretraining,
+        seed=job.seed,
+        **own_settings(contender, settings["algorithm"]),
+    )
+
+
+def _texts(job: Job, mdp: TokenMDP) -> Texts:
+    end = trained_end(mdp.tokenizer, mdp.end_token_ids)
+    held_out = mini_corpus(mdp.tokenizer, end, 1, job.settings["held_out"])
+    return {PTX: held_out, **other_references(job.task, mdp.tokenizer, end)}
+
+
+def _measure(algorithm: SequenceAlgorithm, mdp: TokenMDP, texts: Texts, n_episodes: int) -> dict[str, float]:
+    report = evaluate(algorithm.policy, algorithm.reference_trunk, mdp, n_episodes, seed=0)
+    found = {**report.summary(), **forgetting(algorithm.policy.trunk, texts)}
+    return {name: value["mean"] for name, value in found.items()}

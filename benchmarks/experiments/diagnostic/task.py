@@ -1,0 +1,73 @@
+"""One run: an algorithm learns a diagnostic task, and is measured by enumeration."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from textgym.benchmarks.entries import Lesson, find_contender
+from textgym.benchmarks.runner.experiment import Job, Result
+from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.exact.exact import optimum
+from textgym.registration import load_task, task_mdp
+
+SLOTS = 128
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run reached.
+
+    Attributes:
+        beta: β.
+        optimum: J*.
+        reference: J(π_ref).
+        objective: J(π) of the trained policy, by enumeration.
+        score: (J(π) − J(π_ref)) / (J* − J(π_ref)).
+        tokens: that were generated.
+        curve: pairs of tokens and mean reward.
+        cpu_seconds: for optimum, training and scoring.
+    """
+
+    beta: float
+    optimum: float
+    reference: float
+    objective: float
+    score: float
+    tokens: int
+    curve: list[tuple[int, float]]
+    cpu_seconds: float
+
+
+def run(job: Job) -> Result:
+    """Trains on a task with a seed, and measures the distance to the optimum.
+
+    Raises:
+        ValueError: the task has no β, so no known optimum.
+    """
+    be_one_of_many()
+    started = time.process_time()
+    task = load_task(job.task)
+    if task.beta is None:
+        raise ValueError(f"task={job.task!r} has no beta, so it is not scored; expected a diagnostic task")
+    mdp = task_mdp(task)
+    best = optimum(mdp, task.beta)
+    settings = dict(job.settings)
+    episodes, learning_rate = settings.pop("episodes"), settings.pop("learning_rate")
+    slots = min(SLOTS, settings.get("episodes_per_iteration", SLOTS))
+    tokens = episodes * mdp.max_new_tokens
+    lesson = Lesson(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
+    trained = find_contender(job.algorithm).train(lesson)
+    reached = best.evaluate(trained.policy)
+    return asdict(
+        Run(
+            beta=task.beta,
+            optimum=best.value,
+            reference=best.reference.objective,
+            objective=reached.objective,
+            score=reached.score,
+            tokens=trained.tokens,
+            curve=trained.curve,
+            cpu_seconds=time.process_time() - started,
+        )
+    )

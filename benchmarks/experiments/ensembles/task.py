@@ -1,0 +1,99 @@
+"""One run: a single reward model or an ensemble learns few labels, and RL optimises it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from textgym.agents.loop.evaluation import Responses
+from textgym.benchmarks.proxies.models import (
+    ProxySettings,
+    agreement,
+    base_responses,
+    label,
+    learn_proxy,
+    score_responses,
+)
+from textgym.benchmarks.proxies.rl import Pressure, measured, optimise, read_settings
+from textgym.benchmarks.runner.experiment import Job, Result
+from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.registration import load_task
+from textgym.rewards.models.ensemble import RewardEnsemble
+from textgym.tasks.task import Task
+from textgym.types import Combine
+
+SINGLE = "single"
+"""The arm of one reward model alone; the others are the ways of combining several."""
+
+
+@dataclass(frozen=True)
+class Settings(Pressure, ProxySettings):
+    """What the numbers of a run depend on, beside its arm and the algorithm's own settings.
+
+    Attributes:
+        labels: rankings, the same ones for every member: few, so that the members fill the rest in differently.
+        size: of each member.
+        members: m of an ensemble.
+        uncertainty_weight: λ, the price of the members' variance, in squared standard deviations of a proxy.
+        prompts: held-out prompts whose responses standardise the members.
+        responses: to each of them.
+        evaluated: responses to held-out prompts on which the trained policy is judged.
+    """
+
+    tokens: int = 40_000
+    beta: float = 0.05
+    learning_rate: float = 1e-3
+    labels: int = 256
+    size: str = "base"
+    members: int = 4
+    uncertainty_weight: float = 0.5
+    prompts: int = 64
+    responses: int = 16
+    evaluated: int = 512
+
+
+def run(job: Job) -> Result:
+    """Do a run.
+
+    Raises:
+        ValueError: the task, algorithm, size or way of combining is unknown, or the task has too few prompts.
+    """
+    be_one_of_many()
+    started = time.process_time()
+    settings, own = read_settings(Settings, job)
+    task = load_task(job.task)
+    standard = base_responses(task, settings.prompts, settings.responses, job.seed)
+    proxy = learn_ensemble(task, job, settings, standard)
+    scores = score_responses(proxy, standard)
+    learner, curve = optimise(task, proxy, job.algorithm, settings, own, job.seed)
+    return {
+        "agreement": agreement(scores, standard.rewards),
+        "disagreement": _disagreement(proxy, standard),
+        "gold": float(standard.rewards.mean()),
+        "after": measured(learner, task, proxy, settings.evaluated),
+        "rl": curve,
+        "cpu_seconds": time.process_time() - started,
+    }
+
+
+def learn_ensemble(task: Task, job: Job, settings: Settings, standard: Responses) -> RewardEnsemble:
+    """Return the run's proxy; a single one is an ensemble of one member, the first of the others' members.
+
+    Members learn the same labels, and differ in their heads and in the order of the data, as those of Coste et al. do.
+    """
+    combine: Combine | Literal["single"] = job.arm["combine"]
+    labels = label(task, settings.labels, settings, job.seed)
+    count = 1 if combine == SINGLE else settings.members
+    seeds = np.random.SeedSequence(job.seed).generate_state(settings.members)[:count]
+    members = tuple(learn_proxy(task, labels.rankings, standard, settings.size, settings, int(seed)) for seed in seeds)
+    how: Combine = "mean" if combine == "single" else combine
+    return RewardEnsemble(members, how, settings.uncertainty_weight)
+
+
+def _disagreement(proxy: RewardEnsemble, standard: Responses) -> float:
+    """Return the standard deviation between members on the base model's responses; 0 for a single one."""
+    scores = [score_responses(member, standard) for member in proxy.members]
+    return float(np.std(scores, axis=0).mean())

@@ -1,0 +1,51 @@
+"""Which runs: every algorithm on every mini task, with the same budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textgym.benchmarks.entries import SFT, find_contender
+from textgym.benchmarks.experiments.ranges import check_settings
+from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.registration import task_maker
+from textgym.tasks import MINI
+
+SETTINGS = {
+    "tokens": 40_000,
+    "learning_rate": 1e-3,
+    "beta": 0.05,
+    "slots": 128,  # responses that are written at once
+    "evaluated": 512,  # responses to validation prompts; the same ones for all runs
+}
+"""The same for all; the rest is each algorithm's own."""
+
+PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MINI, SETTINGS)
+
+
+def sweep(plan: Plan) -> list[Job]:
+    """Return the runs of a plan, seed by seed.
+
+    Raises:
+        ValueError: an algorithm or a task is unknown, or a number is out of its range.
+    """
+    for task in plan.tasks:
+        task_maker(task)
+    settings = {name: run_settings(name, plan.settings) for name in plan.algorithms}
+    return [
+        Job(task, name, seed, settings=settings[name])
+        for seed in range(plan.seeds)
+        for name in plan.algorithms
+        for task in plan.tasks
+    ]
+
+
+def run_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+    """All that a run's numbers depend on: the shared settings, some of them changed, and the algorithm's ``own``.
+
+    Raises:
+        ValueError: the algorithm is unknown, or a number is out of its range.
+    """
+    shared = {**SETTINGS, **changed}
+    check_settings(shared)
+    return {**shared, **find_contender(algorithm).settings(own)}

@@ -1,0 +1,54 @@
+"""From runs to findings: a refreshed mask against one that stays."""
+
+from __future__ import annotations
+
+from textgym.benchmarks.analysis.seeds import worded
+from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
+from textgym.benchmarks.runner.experiment import Job, Result, Results
+from textgym.reports.findings import Cell, Findings, Table
+
+COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
+
+
+def findings(results: Results) -> Findings:
+    """Both arms, and their difference on the seeds that both have."""
+    tasks = dict.fromkeys(job.task for job, _ in results)
+    rows: list[tuple[Cell, ...]] = []
+    told = []
+    for task in tasks:
+        arms: dict[int, dict[int, Result]] = {}
+        for job, result in results:
+            if job.task == task:
+                kept = {**result, "objective": _objective(job, result)}
+                arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = kept
+        rows += [_row(_name(every), task, list(runs.values())) for every, runs in sorted(arms.items())]
+        if len(arms) == 2:
+            (often, refreshed), (_, stays) = sorted(arms.items())
+            seeds = sorted(refreshed.keys() & stays.keys())
+            if seeds:
+                gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
+                whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
+                rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
+                told.append(f"by {worded(whole, sign=True)} and gold alone by {worded(gain, sign=True)} on {task}")
+    headline = f"A mask that follows the policy changes gold − β·KL, which is optimised, {', '.join(told)}."
+    return Findings(
+        headline if told else "No pair of runs yet.",
+        (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),),
+    )
+
+
+def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
+    before = sum(run["before"]["gold"] for run in runs) / len(runs)
+    gold, kl = (over_seeds([run["after"][name] for run in runs]) for name in ("gold", "kl"))
+    objective, seconds = (over_seeds([run[name] for run in runs]) for name in ("objective", "cpu_seconds"))
+    return (mask, task, len(runs), gold, before, kl, objective, seconds)
+
+
+def _objective(job: Job, result: Result) -> float:
+    """What is optimised: gold less the price of KL."""
+    return float(result["after"]["gold"] - job.settings["beta"] * result["after"]["kl"])
+
+
+def _name(target_update: int) -> str:
+    return "never refreshed" if target_update == NEVER else f"refreshed every {target_update} iterations"

@@ -1,0 +1,87 @@
+"""One run: a proxy is learned from labels, and optimised by best-of-n and by RL, with gold watched.
+
+Or, for a diagnostic task, best-of-n by enumeration instead of samples.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from textgym.benchmarks.experiments.overoptimization.best_of_n import best_of_n_value, enumerated_kl, kl_bound
+from textgym.benchmarks.proxies.models import (
+    ProxySettings,
+    agreement,
+    base_responses,
+    label,
+    learn_proxy,
+    score_responses,
+)
+from textgym.benchmarks.proxies.rl import Pressure, optimise, read_settings
+from textgym.benchmarks.runner.experiment import Job, Result
+from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.exact.exact import optimum
+from textgym.registration import load_task, task_mdp
+
+ENUMERATION = "best-of-n, enumerated"
+"""What stands for an algorithm in a run that trains nothing."""
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Settings(Pressure, ProxySettings):
+    """What the numbers of a run depend on, beside its arm and the algorithm's own settings.
+
+    Attributes:
+        prompts: held-out prompts of the pool that best-of-n draws from, which also standardises the proxies.
+        pool: responses to each.
+    """
+
+    prompts: int = 64
+    pool: int = 128
+
+
+def run(job: Job) -> Result:
+    """Do a run.
+
+    Raises:
+        ValueError: the task, algorithm or size of a proxy is unknown, or the task has too few prompts.
+    """
+    be_one_of_many()
+    started = time.process_time()
+    found = _enumerated(job) if job.algorithm == ENUMERATION else _optimised(job)
+    return {**found, "cpu_seconds": time.process_time() - started}
+
+
+def _optimised(job: Job) -> dict[str, Any]:
+    settings, own = read_settings(Settings, job)
+    task = load_task(job.task)
+    pool = base_responses(task, settings.prompts, settings.pool, job.seed)
+    labels = label(task, job.arm["labels"], settings, job.seed)
+    proxy = learn_proxy(task, labels.rankings, pool, job.arm["size"], settings, job.seed)
+    scores = score_responses(proxy, pool)
+    _, curve = optimise(task, proxy, job.algorithm, settings, own, job.seed)
+    counts = [n for n in COUNTS if n <= settings.pool]
+    return {
+        "agreement": agreement(scores[:, :8], pool.rewards[:, :8]),
+        "gold": float(pool.rewards.mean()),
+        "best_of_n": [
+            {
+                "n": n,
+                "kl": float(kl_bound(n)),
+                "gold": best_of_n_value(scores, pool.rewards, n),
+                "proxy": best_of_n_value(scores, scores, n),
+            }
+            for n in counts
+        ],
+        "rl": curve,
+    }
+
+
+def _enumerated(job: Job) -> dict[str, Any]:
+    task = load_task(job.task)
+    assert task.beta is not None, "the tasks of the sweep are diagnostic"
+    best = optimum(task_mdp(task, "gold"), task.beta)
+    kl = enumerated_kl(best.tree, best.ref_log_probs, COUNTS)
+    return {"best_of_n": [{"n": n, "kl": own} for n, own in zip(COUNTS, kl, strict=True)]}

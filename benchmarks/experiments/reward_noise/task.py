@@ -1,0 +1,56 @@
+"""One run: an algorithm learns from gold with normal noise, and is measured by gold alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from textgym.agents.loop.evaluation import evaluate
+from textgym.benchmarks.entries import Lesson, find_contender
+from textgym.benchmarks.runner.experiment import Job, Result
+from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.trunk import Trunk
+from textgym.registration import load_task, task_mdp
+from textgym.rewards.compose import WeightedRewards, compose
+
+
+@dataclass(frozen=True)
+class NoisyReward:
+    """A reward plus normal noise of standard deviation ``sigma``, one draw for each response, by its episode's seed."""
+
+    reward: WeightedRewards
+    sigma: float
+    name: str = "noisy"
+
+    def __call__(
+        self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[float]:
+        means = self.reward(prompts, completions, completion_ids=completion_ids, **columns)
+        draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
+        return [float(np.sum(mean)) + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
+
+
+def run(job: Job) -> Result:
+    """Trains on the noisy reward; ``after`` holds means of gold and of KL (nats a response) on validation prompts."""
+    be_one_of_many()
+    settings = dict(job.settings)
+    tokens, learning_rate, beta, slots, evaluated = (
+        settings.pop(name) for name in ("tokens", "learning_rate", "beta", "slots", "evaluated")
+    )
+    task = load_task(job.task)
+    noisy = task_mdp(task, NoisyReward(compose(task.gold), job.arm["sigma"]))
+    lesson = Lesson(task, noisy, tokens, learning_rate, beta, job.seed, slots, settings)
+    started = time.process_time()
+    trained = find_contender(job.algorithm).train(lesson)
+    spent = time.process_time() - started
+    reference, held_out = Trunk(load_causal_lm(lesson.base_model)), task_mdp(task, "gold", "validation")
+    after = evaluate(trained.policy, reference, held_out, evaluated, seed=0).summary()
+    return {
+        "after": {"gold": after["score"]["mean"], "kl": after["kl"]["mean"]},
+        "tokens": trained.tokens,
+        "cpu_seconds": spent,
+    }

@@ -1,4 +1,0 @@
-"""A page for every task, as Markdown: what it asks, what it pays, and what simple policies score in it.
-
-python -m textgym.benchmarks.pages --out docs/tasks
-"""

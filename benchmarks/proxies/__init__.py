@@ -1,0 +1,1 @@
+"""Proxy rewards of experiments on over-optimisation, and training against them."""

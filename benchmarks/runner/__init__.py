@@ -1,0 +1,1 @@
+"""Run an experiment's jobs, each once, and keep their results."""

@@ -1,0 +1,64 @@
+"""Which results may stand beside each other: those of equal budgets and equal settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from textgym.benchmarks.runner.experiment import Job
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ once both are JSON; an absent one equals None."""
+    one, other = (json.loads(json.dumps(dict(each))) for each in (one, other))
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+
+
+def require_same(path: Path, there: Job, here: Job) -> None:
+    """Refuses two results of one run with different settings in one file, by ValueError."""
+    told = ", ".join(
+        f"{name}: {there.settings.get(name)!r} there, {here.settings.get(name)!r} here"
+        for name in differing(there.settings, here.settings)
+    )
+    if told:
+        raise ValueError(
+            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({told}); repeat "
+            "them, or choose another file"
+        )
+
+
+def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -> None:
+    """Refuses runs of one results file that no table may compare.
+
+    Args:
+        path: the file, for errors.
+        jobs: its runs, and those that shall join them.
+        shared: the settings that all have alike; runs that lack one of them, since they train nothing, may.
+
+    Raises:
+        ValueError: a shared setting differs, or an algorithm's own one between its seeds and tasks within an arm.
+    """
+    first: dict[str, Job] = {}
+    alike: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        for name in shared:
+            if name in job.settings:
+                _require_equal(path, (name,), first.setdefault(name, job), job, "all runs")
+        other = alike.setdefault((job.algorithm, json.dumps(dict(job.arm), sort_keys=True)), job)
+        _require_equal(path, differing(other.settings, job.settings), other, job, "an algorithm's seeds and tasks")
+
+
+def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, who: str) -> None:
+    for name in names:
+        old, new = there.settings.get(name), here.settings.get(name)
+        if old != new:
+            raise ValueError(
+                f"{path}: {name} is {old!r} for {_called(there)}, and {new!r} for {_called(here)}; expected the same "
+                f"for {who}, which are compared; give those of another {name} a file of their own"
+            )
+
+
+def _called(job: Job) -> str:
+    return f"{job.algorithm} on {job.task}, seed {job.seed}"

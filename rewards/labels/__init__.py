@@ -1,0 +1,1 @@
+"""Human or synthetic preferences: rankings, pairs, and their files."""

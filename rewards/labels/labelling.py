@@ -1,0 +1,289 @@
+"""Labelling: turns a policy's samples into rankings, by simulated labellers or by people who fill in a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from textgym.files import write_json_lines
+from textgym.prompts import plain_content
+from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.labels.preferences import untied_pairs
+from textgym.rows import read_rows
+from textgym.tokenization import encode_reply
+from textgym.types import FloatArray, IntArray, Prompt, Ranking, as_completion
+
+TOO_FEW = "fewer than 2 different completions that are not empty"
+TIED = "all completions tied"
+SCORED_AT_ONCE = 64  # questions in one call of a reward
+
+
+@dataclass(frozen=True)
+class Question:
+    """Completions of one prompt that a labeller ranks.
+
+    Attributes:
+        completions: at least 2 texts, all different, none empty.
+        prompt: the prompt of the completions, with the columns that a reward receives.
+    """
+
+    completions: tuple[str, ...]
+    prompt: Prompt
+
+    @property
+    def content(self) -> str | list[dict[str, str]]:
+        """The prompt's content as a file holds it."""
+        return plain_content(self.prompt.content)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Result of labelling.
+
+    Attributes:
+        rankings: rankings of the questions that were not dropped.
+        dropped: number of dropped prompts, by reason.
+        ceiling: expected pairwise accuracy of the labeller's own scores on the noisy labels; None without noise.
+    """
+
+    rankings: tuple[Ranking, ...]
+    dropped: Mapping[str, int]
+    ceiling: float | None = None
+
+
+def questions(
+    completions: Sequence[Sequence[str]], prompts: Sequence[Prompt]
+) -> tuple[tuple[Question, ...], dict[str, int]]:
+    """Merge equal completions of a prompt, drop empty ones, and return the prompts that still need a ranking.
+
+    Args:
+        completions: ``N`` times ``K`` texts.
+        prompts: ``N`` prompts as rewards receive them.
+
+    Returns:
+        The questions, and the number of prompts with fewer than 2 texts left, by reason.
+    """
+    asked = []
+    for written, prompt in zip(completions, prompts, strict=True):
+        # ``dict.fromkeys`` removes duplicates and keeps the order.
+        kept = tuple(dict.fromkeys(completion for completion in written if completion.strip()))
+        if len(kept) > 1:
+            asked.append(Question(kept, prompt))
+    return tuple(asked), _counted({TOO_FEW: len(prompts) - len(asked)})
+
+
+def label_by_reward(
+    reward: WeightedRewards,
+    asked: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float,
+    rng: np.random.Generator,
+) -> Labelled:
+    """Rank completions as a labeller who sees the scores of a reward, with Plackett–Luce noise.
+
+    Args:
+        reward: the labeller's reward; a dense score counts by its sum.
+        asked: the questions.
+        tokenizer: makes the ``completion_ids`` that the reward receives.
+        temperature: see :func:`plackett_luce_ranks`.
+        rng: source of the noise.
+
+    Raises:
+        RewardError: the reward failed; the message names prompt and completion.
+        ValueError: the temperature is negative or not finite.
+    """
+    scores = [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
+    ranks = [tuple(plackett_luce_ranks(own, temperature, rng).tolist()) for own in scores]
+    found = [Ranking(q.prompt.content, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
+    labelled = _without_ties(found)
+    if temperature == 0 or not scores:
+        return labelled
+    # The ceiling is a share of pairs, so prompts count by their number of pairs.
+    pairs = [len(own) * (len(own) - 1) / 2 for own in scores]
+    ceiling = float(np.average([agreement_ceiling(own, temperature) for own in scores], weights=pairs))
+    return Labelled(labelled.rankings, labelled.dropped, ceiling)
+
+
+def write_questions(path: Path, asked: Sequence[Question]) -> None:
+    """Write a file for people to fill in: ``{"prompt", "completions", "ranks": null}``, one question a line."""
+    rows = ({"prompt": q.content, "completions": list(q.completions), "ranks": None} for q in asked)
+    write_json_lines(path, rows)
+
+
+def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
+    """Read the ranks that people filled into the file of :func:`write_questions`; None while there are none at all.
+
+    Args:
+        path: the file.
+        asked: the questions that the file was written from.
+
+    Raises:
+        ValueError: some ranks are missing or malformed, or prompts or completions were changed. The message names the
+            file and the row, counted from 1.
+    """
+    rows = read_rows(path)
+    # A file without any ranks is unfinished work; one with some is a mistake, reported below.
+    if all(row.get("ranks") is None for row in rows):
+        return None
+    if len(rows) != len(asked):
+        raise ValueError(f"{path} has {len(rows)} rows; expected the {len(asked)} that were asked, in their order")
+    numbered = enumerate(zip(rows, asked, strict=True), start=1)
+    return _without_ties([_answer(row, q, f"{path}, row {number}") for number, (row, q) in numbered])
+
+
+def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
+    if row.get("prompt") != question.content or row.get("completions") != list(question.completions):
+        raise ValueError(f"{where}: prompt or completions differ from what was asked; change nothing but the ranks")
+    ranks = row.get("ranks")
+    if ranks is None:
+        raise ValueError(f"{where}: ranks is null; fill in all rows before going on")
+    if not (isinstance(ranks, list) and all(type(rank) is int for rank in ranks)):
+        raise ValueError(f"{where}: ranks is {ranks!r:.200}; expected a list of integers, 0 for the best")
+    if len(ranks) != len(question.completions):
+        raise ValueError(f"{where}: {len(ranks)} ranks for {len(question.completions)} completions; expected one each")
+    return Ranking(question.prompt.content, question.completions, tuple(ranks))
+
+
+def _without_ties(rankings: Sequence[Ranking]) -> Labelled:
+    kept = tuple(ranking for ranking in rankings if untied_pairs(ranking.ranks))
+    return Labelled(kept, _counted({TIED: len(rankings) - len(kept)}))
+
+
+def _counted(reasons: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in reasons.items() if count}
+
+
+def _parts(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    starts = range(0, len(asked), SCORED_AT_ONCE)
+    return (
+        asked[start : start + SCORED_AT_ONCE] for start in tqdm(starts, desc="labelling", unit="batch", disable=None)
+    )
+
+
+def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[FloatArray]:
+    """Return ``[K]`` scores for each question; all of them come from one call of the reward."""
+    rows = [(q, text) for q in asked for text in q.completions]
+    # A call has one value per row for each column, so only columns that all prompts have can be passed.
+    names = set.intersection(*(set(q.prompt.columns) for q in asked))
+    columns: dict[str, list[Any]] = {name: [q.prompt.columns[name] for q, _ in rows] for name in sorted(names)}
+    # Labelled texts are complete, and a noisy reward draws a different seed for each text.
+    columns |= {"finish_reason": ["stop"] * len(rows), "episode_seed": list(range(len(rows)))}
+    completions = [as_completion(q.prompt.content, text) for q, text in rows]
+    ids = [list(encode_reply(tokenizer, q.prompt.content, text)) for q, text in rows]
+    totals = reward.score([q.prompt.content for q, _ in rows], completions, ids, columns).totals
+    flat = np.array([float(np.sum(total)) for total in totals])
+    return np.split(flat, np.cumsum([len(q.completions) for q in asked])[:-1])
+
+
+# --- simulated labellers -------------------------------------------------------------------------------------------
+
+
+def plackett_luce_ranks(scores: ArrayLike, temperature: float, rng: np.random.Generator) -> IntArray:
+    """Sample how a noisy labeller ranks ``K`` completions.
+
+    The ranking is drawn from the Plackett–Luce model: the best is chosen with probability softmax(scores/temperature),
+    then the second from those that remain, and so on. Its pairwise marginals are Bradley–Terry, the model that the
+    K-wise loss fits: ``P(i before j) = σ((s_i − s_j)/temperature)``.
+
+    Args:
+        scores: ``[..., K]`` gold scores.
+        temperature: the labeller's noise, in the units of the scores. 0 gives the noiseless order, in which equal
+            scores share a rank.
+        rng: source of the noise.
+
+    Returns:
+        ``[..., K]`` ranks, 0 for the best.
+
+    Raises:
+        ValueError: the temperature is negative or not finite, or a score is not finite.
+
+    Source: Plackett 1975; sampling by Gumbel noise: Yellott 1977.
+    """
+    s = _finite_scores(scores)
+    _check_temperature(temperature)
+    if temperature == 0:
+        # The rank is the number of better completions, so equal scores share one.
+        better = s[..., None, :] > s[..., :, None]
+        ranks: IntArray = better.sum(axis=-1, dtype=np.int64)
+        return ranks
+    # Sorting scores with Gumbel noise samples exactly from the Plackett–Luce model. The second ``argsort`` inverts the
+    # permutation: from "which completion is in place i" to "which place has completion i".
+    order = np.argsort(-(s / temperature + rng.gumbel(size=s.shape)), axis=-1)
+    return np.argsort(order, axis=-1).astype(np.int64)
+
+
+def label(
+    prompts: Sequence[str],
+    completions_per_prompt: Sequence[Sequence[str]],
+    score_fn: Callable[[list[str], list[str]], Sequence[float]],
+    temperature: float,
+    rng: np.random.Generator,
+) -> list[Ranking]:
+    """Rank the completions of each prompt as a noisy labeller who sees the gold score.
+
+    Args:
+        prompts: ``N`` texts.
+        completions_per_prompt: ``N`` lists of at least 2 texts each.
+        score_fn: maps equally long lists of prompts and completions to gold scores.
+        temperature: see :func:`plackett_luce_ranks`.
+        rng: source of the noise.
+
+    Returns:
+        ``N`` rankings.
+
+    Raises:
+        ValueError: the lists are not equally long, a prompt has fewer than 2 completions, or a score is not finite.
+    """
+    rankings = []
+    for prompt, completions in zip(prompts, completions_per_prompt, strict=True):
+        scores = score_fn([prompt] * len(completions), list(completions))
+        if len(scores) != len(completions):
+            raise ValueError(f"score_fn gave {len(scores)} scores for the {len(completions)} completions of {prompt!r}")
+        ranks = plackett_luce_ranks(scores, temperature, rng)
+        rankings.append(Ranking(prompt, tuple(completions), tuple(ranks.tolist())))
+    return rankings
+
+
+def agreement_ceiling(scores: ArrayLike, temperature: float) -> float:
+    """Compute the expected pairwise accuracy of the gold scores on labels of :func:`plackett_luce_ranks`.
+
+    It is the mean over pairs of ``σ(|s_i − s_j|/temperature)``. No reward model can be expected to agree more with such
+    labels. Equal scores count ½.
+
+    Args:
+        scores: ``[..., K]`` gold scores, K at least 2.
+        temperature: the temperature with which the labels were drawn.
+
+    Raises:
+        ValueError: see :func:`plackett_luce_ranks`; or there is no pair.
+    """
+    s = _finite_scores(scores)
+    _check_temperature(temperature)
+    if s.shape[-1] < 2 or s.size == 0:
+        raise ValueError(f"scores: expected [..., K] with at least 2 completions, got shape {s.shape}")
+    first, second = np.triu_indices(s.shape[-1], k=1)
+    gap = np.abs(s[..., first] - s[..., second])
+    if temperature == 0:
+        return float(np.where(gap > 0, 1.0, 0.5).mean())
+    # The gap is at least 0, so the exponential cannot overflow.
+    return float((1 / (1 + np.exp(-gap / temperature))).mean())
+
+
+def _finite_scores(scores: ArrayLike) -> FloatArray:
+    s = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(s).all():
+        raise ValueError(f"scores: expected finite numbers, got {s!r:.200}")
+    return s
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature: expected a finite number of at least 0, got {temperature!r}")

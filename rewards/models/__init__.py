@@ -1,0 +1,1 @@
+"""Reward models, classifiers and ensembles of them: loading, scores, training and evaluation."""

@@ -1,0 +1,1 @@
+"""Specifications of rewards, as the command line and the Python interface take them."""

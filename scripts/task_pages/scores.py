@@ -1,0 +1,95 @@
+"""What responses score: by sampling with intervals, or exactly where the optimum is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from scripts.task_pages.policies import Budget, answers, uniform
+from textgym.agents.loop.metrics import mean_and_error
+from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.lm.files.loading import load_causal_lm
+from textgym.registration import task_mdp
+from textgym.rewards.intervals import half_width
+from textgym.tasks.task import Task
+from textgym.testing import Probe, reference_probe, score, text_probe
+
+Table: TypeAlias = list[dict[str, str]]
+"""Rows by column, as they are shown."""
+
+
+@dataclass(frozen=True)
+class Hack:
+    """A proxy's hack beside the reference text: what proxy and gold pay for the two."""
+
+    name: str
+    temptation: str
+    prompt: str
+    hack: str
+    reference: str
+    proxy_of_hack: float
+    proxy_of_reference: float
+    gold_of_hack: float
+    gold_of_reference: float
+
+
+def measures(task: Task, probes: Sequence[Probe]) -> Mapping[str, Sequence[float]]:
+    """Gold, the paid reward, proxies, metrics and length of responses."""
+    prompts, texts = [probe.prompt.text for probe in probes], [probe.text for probe in probes]
+    return {
+        "gold": score(task.gold, probes),
+        **({} if task.reward is None else {"reward": [float(np.sum(one)) for one in score(task.reward, probes)]}),
+        **{name: score(proxy.reward, probes) for name, proxy in task.proxies.items()},
+        **{name: metric(prompts, texts) for name, metric in task.metrics.items()},
+        "length": [float(len(probe.ids)) for probe in probes],
+    }
+
+
+def sampled_table(task: Task, budget: Budget) -> Table:
+    """One row a policy: means with 95 % intervals over the chosen prompts."""
+    return [
+        {"policy": policy, **{name: interval(values) for name, values in measures(task, probes).items()}}
+        for policy, probes in answers(task, budget).items()
+    ]
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return a mean with half its 95 % interval, by Student."""
+    array = np.asarray(values, np.float64)
+    found = mean_and_error("it", array)
+    half = half_width(found.get("it_sem"), int(np.isfinite(array).sum()))
+    return f"{found['it']:.3f}" + ("" if half is None else f" ± {half:.3f}") if found else "–"
+
+
+def exact_table(task: Task) -> tuple[Table, Optimum]:
+    """One row a policy, by enumeration: no interval is needed; and the optimum."""
+    assert task.beta is not None
+    assert task.base_model is not None
+    best = optimum(task_mdp(task), task.beta)
+    chance, base = uniform(load_causal_lm(task.base_model)), load_causal_lm(task.base_model)
+    values = {
+        "uniform random": (best.evaluate(chance), best.expect(chance, task.gold)),
+        "base model, the reference": (best.reference, best.expect(base, task.gold)),
+        "optimum": (best.best, best.expect(None, task.gold)),
+    }
+    return [{"policy": policy, **_shown(value, gold)} for policy, (value, gold) in values.items()], best
+
+
+def _shown(value: PolicyValue, gold: float) -> dict[str, str]:
+    numbers = {"J": value.objective, "E[reward]": value.reward, "KL": value.kl, "E[gold]": gold, "score": value.score}
+    return {name: f"{number + 0.0:.4f}".replace("-0.0000", "0.0000") for name, number in numbers.items()}
+
+
+def hacks(task: Task) -> list[Hack]:
+    """Each proxy's hack of the first training prompt."""
+    prompt = task.prompts()[0]
+    found = []
+    for name, proxy in task.proxies.items():
+        reference = reference_probe(task, prompt)
+        pair = [text_probe(task, prompt, proxy.hack(prompt)), reference]
+        paid, true = score(proxy.reward, pair), score(task.gold, pair)
+        found.append(Hack(name, proxy.temptation, prompt.text, pair[0].text, reference.text, *paid, *true))
+    return found

@@ -1,0 +1,5 @@
+from .mdp import TokenMDP as TokenMDP
+from .single import TokenEnv as TokenEnv
+from .vector import TokenVectorEnv as TokenVectorEnv
+from .wrappers import ReferenceKL as ReferenceKL
+from .wrappers import VectorReferenceKL as VectorReferenceKL

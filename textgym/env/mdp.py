@@ -1,0 +1,223 @@
+"""Definition of the token MDP: everything that a language environment consists of, except its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
+from transformers import PreTrainedTokenizerBase
+
+from textgym.lm.files.loading import ModelSource
+from textgym.numbers import MOST_TOKENS, check, check_given, count, finite
+from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
+from textgym.tokenization import decode_response, filler_id
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
+
+StopRule: TypeAlias = Callable[[Sequence[int]], bool]
+"""``stop(response_ids)``: True if the response ends here, in addition to the end tokens."""
+
+ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
+"""``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: True for tokens that the task admits next."""
+
+
+ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
+"""Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
+
+
+CODE = frozenset({"reward", "stop", "allowed", "base_model"})
+"""Fields of :class:`TokenMDP` that hold functions, which may be user code."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Reward of one response.
+
+    Attributes:
+        token_rewards: ``[T]`` reward of each token; a scalar is at the last token; 0 after the end.
+        info: entries for its ``info``: ``score``, ``components`` (those that apply), and ``token_rewards`` if the
+            reward is dense.
+    """
+
+    token_rewards: FloatArray
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenMDP:
+    """Token MDP: prompt = initial state, vocabulary token = action, prompt + prefix = observation.
+
+    Attributes:
+        tokenizer: never changed.
+        prompts: the initial states; ``reset`` draws one uniformly.
+        reward: called once for all rows that finish in a step; a callable in TRL's signature, or a list of them, or of
+            ``(reward, weight)``.
+        end_token_ids: tokens that end a response.
+        max_prompt_length: ``P``; prompts are left-padded to it.
+        max_new_tokens: ``T``, the horizon: part of the task, so reaching it is a termination.
+        vocabulary_size: ``V``, the number of actions; the tokenizer's length unless given.
+        stop: an additional rule that ends a response, or None.
+        allowed: the admitted tokens of each state, or None for all.
+        missing_end_score: paid instead of the reward to a response that reached the horizon without an end token (the
+            "EOS trick" of Ziegler 2019); None pays the reward as usual.
+        base_model: a starting point for policies of this task: a directory, or a function that builds a new model. The
+            environment itself never reads it.
+        skip_special_tokens: leave all special tokens out of the completions that rewards receive, as TRL does.
+            Otherwise only the end token, padding and the tokenizer's start token are left out, so that a reward sees
+            ``<think>`` or a second end token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    reward: Any
+    end_token_ids: tuple[int, ...]
+    max_prompt_length: int
+    max_new_tokens: int
+    vocabulary_size: int | None = None
+    stop: StopRule | None = None
+    allowed: ActionRule | None = None
+    missing_end_score: float | None = None
+    base_model: ModelSource | None = None
+    skip_special_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        # Composed and bound once; ``bind`` lets reward models find out whether they share the policy's token ids.
+        object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
+        check(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
+        check_given(self, count, "vocabulary_size", most=MOST_TOKENS)
+        check_given(self, finite, "missing_end_score")
+        outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
+        if outside:
+            raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
+        if not self.prompts:
+            raise ValueError("prompts is empty; expected at least one prompt")
+        for number, prompt in enumerate(self.prompts, start=1):
+            self._check_prompt(number, prompt)
+        # Checked here, before any episode, rather than at the end of the first one.
+        self.rewards.check_columns(self.columns)
+        self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields for pickling, with functions wrapped so that lambdas and local functions pickle too."""
+        # AsyncVectorEnv sends environments to its worker processes by pickle, which refuses lambdas.
+        return {name: CloudpickleWrapper(value) if name in CODE else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: value.fn if name in CODE else value for name, value in state.items()})
+
+    def _check_prompt(self, number: int, prompt: Prompt) -> None:
+        if not 0 < len(prompt.ids) <= self.max_prompt_length:
+            raise ValueError(
+                f"prompt {number} has {len(prompt.ids)} tokens; expected 1 to "
+                f"max_prompt_length={self.max_prompt_length}: {prompt.text[:80]!r}"
+            )
+        if not 0 <= min(prompt.ids) <= max(prompt.ids) < self.n_tokens:
+            raise ValueError(
+                f"prompt {number} holds ids from {min(prompt.ids)} to {max(prompt.ids)}, the vocabulary has "
+                f"{self.n_tokens} tokens; encode prompts with the task's own tokenizer"
+            )
+        # Such a column would be passed to rewards twice, or hide what the environment passes.
+        if taken := sorted(prompt.columns.keys() & ENVIRONMENT_COLUMNS):
+            raise ValueError(f"prompt {number} has columns {taken}, names of reward arguments; rename them")
+
+    @property
+    def rewards(self) -> WeightedRewards:
+        """The reward as composed components."""
+        composed: WeightedRewards = self.reward
+        return composed
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns that some prompt of the data has."""
+        return tuple(sorted({name for prompt in self.prompts for name in prompt.columns}))
+
+    def judge(self, batch: Batch) -> list[Verdict]:
+        """Score ``N`` responses that ended.
+
+        Raises:
+            textgym.rewards.RewardError: a mistake in the reward.
+        """
+        scored = self.rewards.score_batch(batch)
+        verdicts = []
+        for i, (total, ids) in enumerate(zip(scored.totals, batch.completion_ids, strict=True)):
+            token_rewards = np.zeros(self.max_new_tokens)
+            if isinstance(total, float):
+                # The score is known only when the response is complete, so it is paid for the last token.
+                token_rewards[len(ids) - 1] = total
+            else:
+                token_rewards[: len(total)] = total
+            scores = {name: column[i] for name, column in scored.components.items()}
+            # A component that does not apply is left out; the mask of its key in the batched infos shows that.
+            components = {name: score for name, score in scores.items() if not math.isnan(score)}
+            dense = {} if isinstance(total, float) else {"token_rewards": list(total)}
+            info = {"score": float(token_rewards.sum()), "components": components, **dense}
+            verdicts.append(Verdict(token_rewards, info))
+        return verdicts
+
+    @property
+    def n_actions(self) -> int:
+        """``V``."""
+        return len(self.tokenizer) if self.vocabulary_size is None else self.vocabulary_size
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of ids that an observation may hold: prompts may use tokens that are no actions."""
+        # The vocabulary of a model may be larger than its tokenizer's, and prompts may have tokens that are no actions.
+        return max(self.n_actions, len(self.tokenizer))
+
+    @property
+    def width(self) -> int:
+        """``P + T``, the columns of an observation."""
+        return self.max_prompt_length + self.max_new_tokens
+
+    @property
+    def filler(self) -> int:
+        """Id in columns without a token."""
+        return filler_id(self.tokenizer, self.end_token_ids, self.n_actions)
+
+    def completion(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """Return the text that a response adds to its prompt; see :func:`textgym.tokenization.decode_response`."""
+        return decode_response(self.tokenizer, prompt.ids, ids, self.end_token_ids, self.skip_special_tokens)
+
+    def observation_space(self) -> spaces.Dict:
+        """Return the space of ``input_ids`` int64 and ``attention_mask`` int8, both ``[P+T]``.
+
+        The mask is explicit, since a policy may sample the filler id.
+        """
+        return spaces.Dict(
+            {
+                "input_ids": spaces.Box(0, self.n_tokens - 1, (self.width,), np.int64),
+                "attention_mask": spaces.Box(0, 1, (self.width,), np.int8),
+            }
+        )
+
+    def action_space(self) -> spaces.Discrete:
+        """Return ``Discrete(V)``."""
+        return spaces.Discrete(self.n_actions)
+
+
+def reward_columns(
+    prompts: Sequence[Prompt],
+    episode_seed: Sequence[int],
+    finish_reason: Sequence[FinishReason | None],
+    names: Iterable[str],
+) -> dict[str, list[Any]]:
+    """Return the columns that a reward receives for ``n`` responses: the data's and the environment's.
+
+    Args:
+        prompts: ``n`` prompts.
+        episode_seed: ``n`` seeds.
+        finish_reason: ``n`` reasons.
+        names: names of the data's columns; a prompt that lacks one gets None.
+    """
+    columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    columns["prompt_ids"] = [list(prompt.ids) for prompt in prompts]
+    columns["episode_seed"] = list(episode_seed)
+    columns["finish_reason"] = list(finish_reason)
+    return columns

@@ -1,0 +1,17 @@
+"""The best that any policy can do: exactly by enumeration or dynamic programming, or bracketed by sampling."""
+
+from textgym.exact.bracket import Bracket, Interval, bracket
+from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.markov import Automaton, MarkovOptimum, markov_optimum
+
+__all__ = [
+    "Automaton",
+    "Bracket",
+    "Interval",
+    "MarkovOptimum",
+    "Optimum",
+    "PolicyValue",
+    "bracket",
+    "markov_optimum",
+    "optimum",
+]

@@ -1,0 +1,222 @@
+"""The exact optimum of a small task's KL-regularised objective, and how far a policy is from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from transformers import PreTrainedModel
+
+from textgym.env.mdp import TokenMDP
+from textgym.env.vector import find_attribute
+from textgym.env.wrappers import ActingPolicy
+from textgym.exact.models import TreeArrays, tree_log_probs
+from textgym.exact.soft import expectation, log_ratios, soft_optimum
+from textgym.exact.tree import LIMIT, Tree, n_sequences, prefix_tree, score_tree
+from textgym.lm.files.loading import ModelSource, check_fits, load_causal_lm, require_causal
+from textgym.lm.sampling import Sampling
+from textgym.rewards.specs.resolve import resolve_reward
+from textgym.types import FloatArray
+
+Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
+"""A causal model, or an ``LMPolicy``, whose own top-k and top-p then hold."""
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """How good a policy is, exactly; means over the prompts, KL in nats per response.
+
+    Attributes:
+        objective: J(π) = E[R] − β·KL(π‖π_ref).
+        reward: E[R].
+        kl: KL(π‖π_ref).
+        kl_to_optimum: KL(π‖π*); β times it is the regret J* − J(π).
+        score: (J(π) − J(π_ref)) / (J* − J(π_ref)): 0 for the reference, 1 at the optimum; nan where they are one.
+        by_prompt: ``[n_prompts]`` J(π) after each prompt.
+    """
+
+    objective: float
+    reward: float
+    kl: float
+    kl_to_optimum: float
+    score: float
+    by_prompt: FloatArray
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The optimum of E[R] − β·KL(π‖π_ref) over all policies, by enumeration.
+
+    Attributes:
+        mdp: the task.
+        beta: β.
+        sampling: temperature and minimum length of π and π_ref alike.
+        tree: every response with its reward.
+        ref_log_probs: log π_ref, ``[n, V]`` for each level of the tree.
+        log_probs: log π*, likewise.
+        prompt_values: ``[n_prompts]`` V* of each prompt.
+    """
+
+    mdp: TokenMDP
+    beta: float
+    sampling: Sampling
+    tree: Tree
+    ref_log_probs: TreeArrays
+    log_probs: TreeArrays
+    prompt_values: FloatArray
+
+    @property
+    def value(self) -> float:
+        """J*, with every prompt equally likely, as ``reset`` draws them."""
+        return float(self.prompt_values.mean())
+
+    @property
+    def n_sequences(self) -> int:
+        """How many responses were enumerated."""
+        return n_sequences(self.tree)
+
+    @property
+    def reference(self) -> PolicyValue:
+        """The reference's own value; its score is 0."""
+        return self._measure(self.ref_log_probs)
+
+    @property
+    def best(self) -> PolicyValue:
+        """π*'s own value: J*, and what it is made of."""
+        return self._measure(self.log_probs)
+
+    def evaluate(self, policy: Policy) -> PolicyValue:
+        """Return the value of a policy, without sampling.
+
+        Raises:
+            ValueError: the policy's temperature or minimum length is another than the optimum's, or it plays a task of
+                other sizes.
+        """
+        return self._measure(self.policy_log_probs(policy))
+
+    def expect(self, policy: Policy | None, reward: Any) -> float:
+        """E_π of another reward, such as the gold one: a callable, or a list as environments take it.
+
+        ``policy=None`` stands for π*.
+        """
+        tree = score_tree(self.tree, self._paying(reward))
+        log_probs = self.log_probs if policy is None else self.policy_log_probs(policy)
+        return float(expectation(tree, log_probs, [level.reward for level in tree]).mean())
+
+    def policy_log_probs(self, policy: Policy) -> TreeArrays:
+        """Log π, ``[n, V]`` for each level of the tree."""
+        model, sampling = _model_and_sampling(policy, self.sampling)
+        if sampling.shared != self.sampling:
+            raise ValueError(
+                f"the policy samples with {sampling.shared}, the optimum is that of {self.sampling}; pass "
+                "sampling=policy.sampling.shared to optimum()"
+            )
+        _check_sizes(policy, self.mdp)
+        check_fits(model, self.mdp.tokenizer, self.mdp.n_actions, self.mdp.width)
+        return tree_log_probs(self.tree, self.mdp, model, sampling, getattr(policy, "mask", None))
+
+    def next_token_probs(self, prompt_index: int, response: tuple[int, ...] = ()) -> FloatArray:
+        """``[V]`` π*(·| prompt, response so far).
+
+        Raises:
+            ValueError: the response has ended before, or the task forbids it.
+        """
+        row = prompt_index
+        for t, token in enumerate(response):
+            row = int(self.tree[t].child[row, token])
+            if row < 0:
+                raise ValueError(f"response={response}: token {t} is forbidden or ends it; expected a live prefix")
+        probs: FloatArray = np.exp(self.log_probs[len(response)][row])
+        return probs
+
+    def _paying(self, reward: Any) -> TokenMDP:
+        return replace(self.mdp, reward=resolve_reward(reward, {}), missing_end_score=None)
+
+    def _measure(self, log_probs: TreeArrays) -> PolicyValue:
+        reward = expectation(self.tree, log_probs, [level.reward for level in self.tree])
+        kl = expectation(self.tree, log_probs, log_ratios(log_probs, self.ref_log_probs))
+        regret = expectation(self.tree, log_probs, log_ratios(log_probs, self.log_probs))
+        by_prompt = reward - self.beta * kl
+        objective = float(by_prompt.mean())
+        base = float(expectation(self.tree, self.ref_log_probs, [level.reward for level in self.tree]).mean())
+        room = self.value - base
+        score = (objective - base) / room if room > 1e-12 else math.nan
+        return PolicyValue(objective, float(reward.mean()), float(kl.mean()), float(regret.mean()), score, by_prompt)
+
+
+def optimum(
+    env: Any,
+    beta: float,
+    *,
+    reference: ModelSource | PreTrainedModel | None = None,
+    sampling: Sampling | None = None,
+    limit: int = LIMIT,
+) -> Optimum:
+    """Return the best that any policy can do in a task, by enumerating every response.
+
+    Works for any causal model and reward. A dense reward counts as its sum; a stochastic one must declare
+    ``expected``, a function of its own signature that returns E[R | y]. Masks, stop rules, several prompts and
+    ``missing_end_score`` are those of the task.
+
+    Args:
+        env: an environment, a vector environment, a :class:`textgym.env.mdp.TokenMDP`, or an id.
+        beta: β > 0, the price of a nat.
+        reference: π_ref, by default the task's base model.
+        sampling: temperature and minimum length of policy and reference.
+        limit: responses that are enumerated at most.
+
+    Raises:
+        ValueError: β is not above 0, there are more than ``limit`` responses, there is no reference, or a reward is
+            stochastic and does not declare ``expected``.
+    """
+    check_beta(beta)
+    mdp = find_mdp(env)
+    model = find_reference(mdp, reference)
+    shared = (sampling or Sampling()).shared
+    tree = prefix_tree(mdp, limit)
+    ref_log_probs = tree_log_probs(tree, mdp, model, shared)
+    found = soft_optimum(tree, ref_log_probs, beta)
+    return Optimum(mdp, beta, shared, tree, ref_log_probs, found.log_probs, found.values[0])
+
+
+def find_mdp(env: Any) -> TokenMDP:
+    """Return the token MDP of an environment, of an id, or the MDP itself."""
+    if isinstance(env, TokenMDP):
+        return env
+    made = gym.make(env) if isinstance(env, str) else env
+    mdp: TokenMDP = find_attribute(made, "mdp")
+    return mdp
+
+
+def find_reference(mdp: TokenMDP, reference: ModelSource | PreTrainedModel | None) -> PreTrainedModel:
+    """Return the reference, checked against the task's sizes."""
+    source = mdp.base_model if reference is None else reference
+    if source is None:
+        raise ValueError("reference is None and the task has no base model; pass reference=DIRECTORY_OR_MODEL")
+    model = source if isinstance(source, PreTrainedModel) else load_causal_lm(source)
+    require_causal(model, "the exact optimum")
+    check_fits(model, mdp.tokenizer, mdp.n_actions, mdp.width)
+    return model
+
+
+def _model_and_sampling(policy: Policy, shared: Sampling) -> tuple[PreTrainedModel, Sampling]:
+    model, sampling = (policy, shared) if isinstance(policy, PreTrainedModel) else (policy.lm, policy.sampling)
+    return require_causal(model, "its exact objective"), sampling
+
+
+def _check_sizes(policy: Policy, mdp: TokenMDP) -> None:
+    """ValueError where a policy was made for another task; a model by itself has no sizes of a task."""
+    names = ("prompt_length", "width", "n_actions")
+    own = tuple(getattr(policy, name, None) for name in names)
+    task = (mdp.max_prompt_length, mdp.width, mdp.n_actions)
+    if None not in own and own != task:
+        there, here = (f"P={p}, T={w - p}, V={v}" for p, w, v in (own, task))  # type: ignore[operator]
+        raise ValueError(f"the policy plays a task of {there}; the optimum is that of {here}")
+
+
+def check_beta(beta: float) -> None:
+    if not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta={beta}; expected a finite number above 0: without the KL there is no soft optimum")

@@ -1,0 +1,288 @@
+"""The behaviour distribution: what is sampled is what is trained.
+
+A model's logits become a distribution over the task's actions: temperature divides them, and the minimum length, the
+task's own mask, NLPO's mask, top-k and top-p leave tokens out. :class:`Behaviour` holds all of this in one object, so
+that sampling, training, the reference and the exact optimum cannot disagree about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from textgym.lm.files.loading import frozen_copy
+from textgym.lm.sampling import Sampling
+
+PLAIN = Sampling()
+"""The model itself: temperature 1, and nothing left out."""
+
+CHUNK_ELEMENTS = 2**24
+"""Logits that are alive at once while tokens are scored (64 MB in fp32); more are computed again for backward."""
+
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per response token; 0 where none stands.
+
+    Attributes:
+        log_probs: ``[n, T]`` of the sampled tokens under the behaviour distribution.
+        entropy: ``[n, T]`` of that distribution, in nats.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+
+
+class NucleusMask:
+    """NLPO's action mask: the tokens that a copy of the policy, refreshed now and then, finds plausible.
+
+    It keeps the copy's nucleus, its most probable tokens and the end tokens (Ramamurthy 2022, arXiv 2210.01241).
+
+    Args:
+        model: is copied and frozen.
+        top_mask: the mass of the nucleus, in (0, 1].
+        min_tokens_to_keep: number of most probable tokens that are always kept.
+    """
+
+    def __init__(self, model: PreTrainedModel, top_mask: float, min_tokens_to_keep: int) -> None:
+        self.model = frozen_copy(model)
+        self.top_mask = top_mask
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    @torch.no_grad()
+    def refresh(self, model: PreTrainedModel) -> None:
+        """Make the copy equal to the model as it is now; caches notice."""
+        self.model.load_state_dict(model.state_dict())
+
+    def admits(self, logits: Tensor, end_ids: tuple[int, ...]) -> Tensor:
+        """Return ``[n, V]`` bool: the tokens that may be sampled, given the copy's behaviour logits ``[n, V]``."""
+        kept = nucleus(logits, self.top_mask)
+        best = logits.topk(min(self.min_tokens_to_keep, logits.shape[1])).indices
+        kept = kept.scatter(1, best, True)
+        kept[:, list(end_ids)] = True
+        return kept & torch.isfinite(logits)  # what the minimum length or the task forbids, no mask brings back
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The distribution that a policy samples from **and** is trained under.
+
+    Attributes:
+        n_actions: ``V``; a model's wider head is cut to it.
+        end_ids: tokens that end a response.
+        sampling: temperature, minimum length, top-k and top-p.
+        mask: NLPO's mask; None for none.
+    """
+
+    n_actions: int
+    end_ids: tuple[int, ...] = ()
+    sampling: Sampling = PLAIN
+    mask: NucleusMask | None = None
+
+    @property
+    def truncates(self) -> bool:
+        """True if the candidate tokens depend on a model (top-k, top-p, NLPO's mask).
+
+        They are then stored per token and do not bind the reference.
+        """
+        return self.sampling.truncates or self.mask is not None
+
+    def for_reference(self) -> Behaviour:
+        """Return the part that also defines the reference's distribution: temperature and minimum length."""
+        return replace(self, sampling=self.sampling.shared, mask=None)
+
+    def kept_for_reference(self, kept: Kept | None) -> Kept | None:
+        """Return the kept ids that bind the reference as well.
+
+        What a task forbids, it forbids the reference too; top-k, top-p and NLPO's mask are the policy's own.
+
+        Args:
+            kept: the ids that this distribution kept, in any layout; None for all.
+        """
+        return None if self.truncates else kept
+
+    def logits(
+        self,
+        logits: Tensor,
+        elapsed: Tensor | None = None,
+        allowed: Tensor | None = None,
+        mask_logits: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits of the distribution; -inf where a token is left out.
+
+        Args:
+            logits: ``[n, V']`` as the model gives them; a head wider than the action space is cut.
+            elapsed: ``[n]`` tokens that each response holds already; needed where ``min_new_tokens`` is set.
+            allowed: ``[n, V]`` bool, the task's own mask, or None.
+            mask_logits: ``[n, V']`` of the mask's model; needed where there is a mask.
+
+        Returns:
+            ``[n, V]`` float32.
+
+        Raises:
+            ValueError: some row has no token left.
+        """
+        sampling = self.sampling
+        if self.mask is not None:
+            assert mask_logits is not None, "the mask judges by logits of its own model"
+            allowed = self.mask.admits(self.for_reference().logits(mask_logits, elapsed, allowed), self.end_ids)
+        scaled = logits[:, : self.n_actions].float()
+        if sampling.temperature != 1:
+            scaled = scaled / sampling.temperature
+        if sampling.min_new_tokens and self.end_ids:
+            assert elapsed is not None
+            ends = torch.zeros(self.n_actions, dtype=torch.bool, device=logits.device)
+            ends[list(self.end_ids)] = True
+            too_early = (elapsed < sampling.min_new_tokens)[:, None]
+            scaled = scaled.masked_fill(too_early & ends, -torch.inf)
+        if allowed is not None:
+            scaled = scaled.masked_fill(~allowed, -torch.inf)
+            if not torch.isfinite(scaled).any(-1).all():
+                raise ValueError("the task's mask leaves no token to choose; expected at least one per state")
+        if sampling.top_k and sampling.top_k < self.n_actions:
+            threshold = scaled.topk(sampling.top_k).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < threshold, -torch.inf)
+        if sampling.top_p < 1:
+            scaled = scaled.masked_fill(~nucleus(scaled, sampling.top_p), -torch.inf)
+        return scaled
+
+    def kept_logits(self, logits: Tensor, elapsed: Tensor, kept: Tensor | None) -> Tensor:
+        """Return the logits of a distribution whose candidate tokens were stored when it was sampled.
+
+        Args:
+            logits: ``[n, V']`` as the model gives them.
+            elapsed: ``[n]`` tokens that each response held.
+            kept: ``[n, M]`` ids, -1 for none; None for all.
+
+        Returns:
+            ``[n, M]`` in the order of ``kept``, -inf where there is none; ``[n, V]`` without ``kept``.
+        """
+        scaled = self.for_reference().logits(logits, elapsed)
+        if kept is None:
+            return scaled
+        return scaled.gather(1, kept.clamp(min=0).long()).masked_fill(kept < 0, -torch.inf)
+
+    def score(
+        self,
+        head: Callable[[Tensor], Tensor],
+        states: Tensor,
+        actions: Tensor,
+        valid: Tensor,
+        kept: Tensor | None = None,
+    ) -> TokenScores:
+        """Compute log-probability and entropy of every valid token, without keeping ``[n, T, V]`` alive.
+
+        Args:
+            head: hidden states to logits.
+            states: ``[n, T, d]`` the states from which the tokens were chosen.
+            actions: ``[n, T]``.
+            valid: ``[n, T]`` bool.
+            kept: ``[n, T, M]`` ids that the distribution kept at the rollout, -1 for none; None for all.
+        """
+        elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+
+        def chunk(states: Tensor, actions: Tensor, elapsed: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+            log_probs = self.kept_logits(head(states), elapsed, kept).log_softmax(-1)
+            if kept is None:
+                chosen = log_probs.gather(1, actions[:, None])
+            else:
+                is_chosen = kept == actions[:, None]
+                chosen = log_probs.gather(1, is_chosen.int().argmax(-1, keepdim=True))
+                chosen = chosen.masked_fill(~is_chosen.any(-1, keepdim=True), -torch.inf)
+            # 0 · log 0 = 0, also in the gradient
+            finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+            return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
+
+        inputs = (states[valid], actions[valid], elapsed[valid], None if kept is None else kept[valid])
+        size = max(1, CHUNK_ELEMENTS // self.n_actions)
+        if len(inputs[0]) <= size:
+            parts = [chunk(*inputs)]
+        else:
+            starts = range(0, len(inputs[0]), size)
+            slices = [[None if x is None else x[i : i + size] for x in inputs] for i in starts]
+            parts = [checkpoint(chunk, *one, use_reentrant=False, preserve_rng_state=False) for one in slices]
+        log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        empty = torch.zeros(valid.shape, dtype=log_probs.dtype, device=valid.device)
+        return TokenScores(empty.masked_scatter(valid, log_probs), empty.masked_scatter(valid, entropy))
+
+
+def nucleus(logits: Tensor, mass: float) -> Tensor:
+    """``[n, V]`` bool: the smallest set of most probable tokens that holds this mass (Holtzman 2019); 1 for all.
+
+    Args:
+        logits: ``[n, V]``, -inf for tokens that are left out.
+        mass: in (0, 1].
+    """
+    if mass == 1:
+        return torch.isfinite(logits)  # a rounded sum may pass 1 before the last token
+    # Stable, so that equally probable tokens are kept alike in every batch.
+    ranked, order = logits.sort(descending=True, stable=True)
+    probs = ranked.softmax(-1)
+    inside = probs.cumsum(-1) - probs < mass
+    return inside.scatter(1, order, inside)
+
+
+BLOCK = 64
+"""Tokens whose probabilities are summed before the one is sought; near √V for the usual vocabularies."""
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample by inverting the cumulative distribution; on a CPU far faster than ``torch.multinomial``.
+
+    A token depends on its row's logits and uniform alone, so it is the same in every batch.
+
+    Args:
+        logits: ``[n, V]``, -inf for tokens that are left out.
+        uniforms: ``[n]`` float64 in [0, 1).
+
+    Returns:
+        tokens ``[n]`` and their log-probabilities ``[n]`` float32; NaN where a row holds NaN.
+    """
+    probs = logits.softmax(-1)
+    # First a block of tokens, then a token in it: a cumulative sum over all of V costs more than the softmax.
+    whole = probs.shape[1] // BLOCK * BLOCK
+    blocks = probs[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    rest = probs[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)
+    block, fraction = _invert(torch.cat([blocks, rest], 1), uniforms[:, None])
+    inside = block * BLOCK + torch.arange(BLOCK, device=logits.device)
+    beyond = inside >= probs.shape[1]
+    among = probs.gather(1, inside.masked_fill(beyond, 0)).double().masked_fill(beyond, 0.0)
+    token = (block * BLOCK + _invert(among, fraction)[0]).clamp(max=probs.shape[1] - 1)
+    return token[:, 0], probs.gather(1, token)[:, 0].log()
+
+
+def _invert(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the cumulative mass goes beyond a fraction of the whole; never where there is none.
+
+    Args:
+        mass: ``[n, m]`` float64, 0 or more.
+        fraction: ``[n, 1]`` in [0, 1).
+
+    Returns:
+        indices ``[n, 1]``, and how far into the mass found the fraction reaches ``[n, 1]``, again in [0, 1).
+    """
+    cumulative = mass.cumsum(-1)
+    target = fraction * cumulative[:, -1:]  # less than the whole, also when rounded
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[1] - 1)  # of NaN, anything
+    found = mass.gather(1, index)
+    before = cumulative.gather(1, index) - found
+    return index, ((target - before) / found).clamp(0, 1 - 2**-53)
+
+
+def kept_ids(logits: Tensor) -> Tensor:
+    """``[n, M]`` int32: the tokens with finite logits in ascending order, padded with -1 to the longest row."""
+    finite = torch.isfinite(logits)
+    counts = finite.sum(-1)
+    row, token = finite.nonzero(as_tuple=True)
+    first = counts.cumsum(0) - counts
+    kept = token.new_full((len(logits), int(counts.max())), -1, dtype=torch.int32)
+    kept[row, torch.arange(len(row), device=row.device) - first[row]] = token.int()
+    return kept

@@ -1,0 +1,1 @@
+"""Loading and saving of models: weights, adapters, generation configs."""

@@ -1,0 +1,1 @@
+"""Parts of transformers models: backbones, heads, encoder–decoders, frozen layers, adapters."""

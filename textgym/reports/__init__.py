@@ -1,0 +1,1 @@
+"""Reports of runs, pipelines and benchmarks: self-contained HTML pages."""

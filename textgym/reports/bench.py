@@ -1,0 +1,228 @@
+"""What experiments found, as one HTML page that needs nothing but a browser, as CSV and SVG, and as plain tables.
+
+Equal findings give equal bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textgym.env.rendering import printable
+from textgym.files import write_text
+from textgym.reports.comparison import number
+from textgym.reports.figures import typical_places
+from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.templating import write_page
+
+WIDE = 500  # points; a picture that is wider takes a row of the page for itself
+
+
+def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str | None = None) -> Path:
+    """Write ``report.html``, and beside it each table as CSV and each figure as SVG.
+
+    Args:
+        findings: by experiment, in the order of the page.
+        out: a directory; made where there is none.
+        title: of the browser's window; the experiments unless given.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        ValueError: there is nothing to show, or a figure does not tell its size.
+    """
+    if not findings:
+        raise ValueError("findings is empty; expected those of at least one experiment")
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [_section(name, found) for name, found in findings.items()]
+    for section in sections:
+        for table in section.tables:
+            write_text(out / table.file, csv_table(table.source))
+        for figure in section.figures:
+            write_page("picture.html", {"box": figure.box, "svg": figure.source.svg}, out / figure.file)
+    title = title or f"textgym benchmark: {', '.join(findings)}"
+    return write_page("bench.html", {"title": title, "sections": sections}, out / "report.html")
+
+
+# -- The page --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell on the page; ``interval`` stands small beside it."""
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table on the page, which of its columns hold numbers, and the name of its CSV file."""
+
+    source: Table
+    rows: list[list[Shown]]
+    numeric: list[bool]
+    file: str
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure on the page, its ``viewBox``, whether it needs a whole row, and the name of its SVG file."""
+
+    source: Figure
+    box: str
+    wide: bool
+    file: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """An experiment on the page."""
+
+    name: str
+    anchor: str
+    headline: str
+    notices: tuple[str, ...]
+    figures: list[ShownFigure]
+    tables: list[ShownTable]
+
+
+def _section(name: str, findings: Findings) -> Section:
+    anchor = _slug(name)
+    tables = [
+        ShownTable(table, shown_rows(table), _numeric(table), f"{anchor}-{index}-{_slug(table.title)}.csv")
+        for index, table in enumerate(findings.tables, start=1)
+    ]
+    figures = [
+        _shown_figure(figure, f"{anchor}-{index}-{_slug(figure.title)}.svg")
+        for index, figure in enumerate(findings.figures, start=1)
+    ]
+    return Section(name, anchor, findings.headline, findings.notices, figures, tables)
+
+
+def _slug(name: str) -> str:
+    """Return a name as part of an address or of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _shown_figure(figure: Figure, file: str) -> ShownFigure:
+    found = re.search(r'viewBox="([^"]+)"', figure.svg)
+    if found is None:
+        raise ValueError(f"the figure {figure.title!r} has no viewBox; draw it with textgym.reports.figures")
+    return ShownFigure(figure, found[1], float(found[1].split()[2]) > WIDE, file)
+
+
+# -- Cells -----------------------------------------------------------------------------------------
+
+
+def shown_rows(table: Table) -> list[list[Shown]]:
+    """Return the cells as a reader sees them; the intervals of a column have equally many decimal places."""
+    places = [_places([row[column] for row in table.rows]) for column in range(len(table.columns))]
+    return [[_shown(cell, p) for cell, p in zip(row, places, strict=True)] for row in table.rows]
+
+
+def _places(cells: Sequence[Cell]) -> int | None:
+    """Decimal places that the typical interval of a column deserves; None where it has none."""
+    estimates = [cell for cell in cells if isinstance(cell, Estimate)]
+    return typical_places(estimates) if estimates else None
+
+
+def _shown(cell: Cell, places: int | None) -> Shown:
+    if isinstance(cell, Estimate):
+        bounds = f"{number(cell.low, places)} … {number(cell.high, places)}"
+        return Shown(number(cell.value, places), bounds)
+    if isinstance(cell, str):
+        return Shown(cell)
+    return Shown(number(cell, places if isinstance(cell, float) else 0))
+
+
+def _texts(table: Table) -> list[list[str]]:
+    return [
+        [f"{cell.text} ({cell.interval})" if cell.interval else cell.text for cell in row] for row in shown_rows(table)
+    ]
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Which columns hold numbers, and so stand to the right."""
+    return [any(not isinstance(row[i], str | None) for row in table.rows) for i in range(len(table.columns))]
+
+
+# -- Plain tables ----------------------------------------------------------------------------------
+
+
+def terminal_table(table: Table) -> str:
+    """Return the table in aligned columns, under its title and above its note."""
+    lines = [[one_line(cell) for cell in line] for line in (list(table.columns), *_texts(table))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["─" * width for width in widths])
+    numeric = _numeric(table)
+    told = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    title, note = one_line(table.title), one_line(table.note)
+    return "\n".join([title, "", *told, *([f"\n{note}"] if note else [])])
+
+
+def one_line(text: str) -> str:
+    """Return a text without what commands a terminal or begins a new line."""
+    return " ".join(printable(text).splitlines())
+
+
+_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is: names come from users, and may look like a tag, a cell, code or a link."""
+    escaped = "".join(_MARKUP.get(letter, letter) for letter in one_line(text))
+    return escaped.replace("](", "]\\(").replace("][", "]\\[")
+
+
+def markdown_table(table: Table) -> str:
+    """Return the table in Markdown, without its title, its note below."""
+    rule = ["---:" if right else "---" for right in _numeric(table)]
+    lines = [list(table.columns), rule, *_texts(table)]
+    told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
+
+
+def markdown_page(title: str, findings: Findings) -> str:
+    """Return a section in Markdown: the headline, what must be known of the results, and every table."""
+    notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
+    tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
+    return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
+
+
+def csv_table(table: Table) -> str:
+    """The table as CSV with all digits; a column with intervals becomes three: its own name, ``low`` and ``high``."""
+    spread = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = zip(table.columns, spread, strict=True)
+    ends = ((name, end) for name, wide in names for end in (("", " low", " high") if wide else ("",)))
+    writer.writerow([csv_text(f"{name}{end}") for name, end in ends])
+    for row in table.rows:
+        groups = (_fields(cell, wide) for cell, wide in zip(row, spread, strict=True))
+        writer.writerow([field for group in groups for field in group])
+    return buffer.getvalue()
+
+
+def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
+    if isinstance(cell, Estimate):
+        return [cell.value, cell.low, cell.high]
+    plain = csv_text(cell) if isinstance(cell, str) else cell
+    return [plain, None, None] if wide else [plain]
+
+
+def csv_text(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,308 @@
+"""Before and after: means with 95 % intervals, how clear their difference is, and words that say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textgym.agents.offline.alignment_tax import OTHERS, PTX, in_short
+from textgym.lm.guards import alarms
+from textgym.rewards.intervals import half_width
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number is called and read.
+
+    Attributes:
+        label: its name.
+        hint: what it measures, in a few words.
+        better: 1 where more is better, −1 where less is, 0 where neither.
+    """
+
+    label: str
+    hint: str = ""
+    better: int = 0
+
+
+METRICS: Mapping[str, Metric] = {
+    "score": Metric("Score", "the reward of a response", 1),
+    "gold": Metric("Gold", "the true objective of the task", 1),
+    "kl": Metric("KL", "nats per sequence from the reference"),
+    "grammatical": Metric("Grammatical", "share accepted by the true grammar", 1),
+    "length": Metric("Length", "tokens per response"),
+    PTX: Metric("Pretraining loss", "nats per token of held-out pretraining text", -1),
+    OTHERS: Metric("Loss on other tasks", "nats per token of the other mini tasks' references", -1),
+}
+SCORE_OF = {
+    "train": "the reward that the policy is trained on",
+    "sft": "a reward that judges samples; nothing is trained on it",
+    "dpo": "a reward that judges samples; nothing is trained on it",
+}
+"""The score of each command's runs, in a few words."""
+GOLD_PAID = "the true objective of the task, which is the reward here"
+
+
+def metric(name: str, command: str = "") -> Metric:
+    """Return the description of a metric; an unknown one is called by its name.
+
+    Args:
+        name: as ``evaluation.json`` has it.
+        command: that made the run, which decides what the score is.
+    """
+    known = METRICS.get(name)
+    if known is None:
+        return Metric(name.replace("_", " ").capitalize())
+    return replace(known, hint=SCORE_OF[command]) if name == "score" and command in SCORE_OF else known
+
+
+# -- Numbers ---------------------------------------------------------------------------------------
+
+
+def exponent(value: float) -> int:
+    """Return the power of ten of the first significant digit: 0 for 3.2, −2 for 0.032."""
+    return math.floor(math.log10(abs(value)))
+
+
+def decimals(uncertainty: float) -> int:
+    """Decimal places that an uncertainty deserves: two digits of it if it starts with 1 or 2, else one."""
+    power = exponent(uncertainty)
+    digits = 2 if abs(uncertainty) / 10.0**power < 3 else 1
+    return min(max(digits - 1 - power, 0), 5)
+
+
+def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
+    """Return a number for a reader: three significant digits unless ``places`` is given, and a true minus.
+
+    Very small and very large ones are told by a power of ten.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if places is None:
+        if not 1e-3 <= abs(value) < 1e9 and value:
+            power = exponent(value)
+            return f"{value / 10.0**power:.2g}e{power}".replace("-", "−")
+        places = 0 if value == round(value) else max(2 - exponent(value), 0)
+    value = round(value, places) + 0.0  # adding 0.0 makes a plain zero of a negative one
+    return f"{value:{'+' if sign else ''},.{places}f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and how sure it is.
+
+    Attributes:
+        mean: of what was measured.
+        sem: its standard error; None where that is not known.
+        n: independent values behind it; None for so many that Student's quantile is the normal one.
+    """
+
+    mean: float
+    sem: float | None = None
+    n: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of Student's 95 % interval; None without an error, and of a single value."""
+        return half_width(self.sem, self.n)
+
+    @property
+    def low(self) -> float:
+        return self.mean - (self.half or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.mean + (self.half or 0.0)
+
+
+FEWEST_THAT_AGREE = 4
+"""Values on either side from which a difference is clear although neither side varies: fewer would fall so by chance
+in more than 1 of 20 cases (of 3 and 3 values, 2 of the 20 ways to part them do)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric before and after training.
+
+    Attributes:
+        name: as ``evaluation.json`` has it.
+        before, after: what was measured.
+        described: its label and hint, where they are others than usual.
+        far: True of a KL so large that training warns of it (:func:`textgym.lm.guards.alarms`).
+    """
+
+    name: str
+    before: Estimate
+    after: Estimate
+    described: Metric | None = None
+    far: bool = False
+
+    @property
+    def metric(self) -> Metric:
+        return self.described or metric(self.name)
+
+    @property
+    def places(self) -> int:
+        """Decimal places for the whole row, by its finest known interval."""
+        known = [e.half for e in (self.before, self.after) if e.half]
+        return decimals(min(known)) if known else 3
+
+    @property
+    def change(self) -> Estimate:
+        """After minus before, the two evaluations taken as independent; degrees of freedom by Welch (1947)."""
+        mean = self.after.mean - self.before.mean
+        if self.before.sem is None or self.after.sem is None or self.before.half is None or self.after.half is None:
+            return Estimate(mean)
+        parts = [(e.sem or 0.0, e.n) for e in (self.before, self.after)]
+        return Estimate(mean, math.hypot(*(sem for sem, _ in parts)), _welch(parts))
+
+    @property
+    def clear(self) -> bool:
+        """True if the interval of the change leaves out zero. Without an interval nothing is clear."""
+        half = self.change.half
+        if half == 0 and min(e.n or math.inf for e in (self.before, self.after)) < FEWEST_THAT_AGREE:
+            return False
+        return half is not None and abs(self.change.mean) > half
+
+    @property
+    def direction(self) -> int:
+        """1 for a clear rise, −1 for a clear fall, 0 for neither."""
+        return int(math.copysign(1, self.change.mean)) if self.clear else 0
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, ``far``, ``changed`` (where neither way is better) or ``unclear``."""
+        if self.far:
+            return "far"
+        if not self.clear:
+            return "unclear"
+        return {1: "better", -1: "worse", 0: "changed"}[self.direction * self.metric.better]
+
+    def percent(self, value: float) -> float:
+        """Where ``value`` stands in the row's picture: 0 at the lowest interval's end, 100 at the highest."""
+        low = min(self.before.low, self.after.low)
+        width = max(self.before.high, self.after.high) - low
+        return 100 * (value - low) / width if width else 50.0
+
+
+def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
+    """One more than the degrees of freedom of a difference; None where one side has none to count."""
+    total = sum(sem**2 for sem, _ in parts)
+    lost = sum(sem**4 / (n - 1) for sem, n in parts if n is not None)
+    if lost == 0:
+        known = [n for _, n in parts if n is not None]
+        return min(known) if known and total == 0 else None
+    return 1 + total**2 / lost
+
+
+def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Comparison]:
+    """Return the metrics that were evaluated before and after, the best-known first.
+
+    Args:
+        evaluation: as ``evaluation.json`` keeps it.
+        command: that made the run.
+        episodes: how many were evaluated, where the file does not say.
+    """
+    before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
+    known = [name for name in METRICS if name in before]
+    names = known + [name for name in in_short(before) if name not in METRICS]
+    paid = command == "train" and is_gold_paid(before) and is_gold_paid(after)
+    return [
+        Comparison(
+            name,
+            estimate_of(before[name], episodes),
+            estimate_of(after[name], episodes),
+            replace(METRICS["gold"], hint=GOLD_PAID) if name == "gold" and paid else metric(name, command),
+            far=name == "kl" and is_far(after),
+        )
+        for name in names
+        if name in after
+    ]
+
+
+def is_gold_paid(measured: Mapping[str, Any]) -> bool:
+    """True if the score is gold and nothing else, but for its rounding to single precision."""
+    if "gold" not in measured or "score" not in measured:
+        return False
+    pairs = [(measured["gold"].get(part, 0.0), measured["score"].get(part, 0.0)) for part in ("mean", "sem")]
+    return all(math.isclose(gold or 0.0, score or 0.0, rel_tol=1e-5, abs_tol=1e-6) for gold, score in pairs)
+
+
+def is_far(measured: Mapping[str, Mapping[str, Any]]) -> bool:
+    """True if the KL of a policy is one that training warns of."""
+    row = {f"rollout/{name}": float(measured[name]["mean"]) for name in ("kl", "length") if name in measured}
+    return "kl" in alarms(row, row)
+
+
+def _objects(found: Any) -> dict[str, Any]:
+    """Return the measures of a stage that have a finite mean."""
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
+
+
+def is_finite(value: Any) -> bool:
+    """True of a number that is neither NaN nor infinite."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estimate:
+    """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
+    sem = entry.get("sem")
+    return Estimate(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
+
+
+# -- Words -----------------------------------------------------------------------------------------
+
+NBSP = "\u00a0"  # keeps a number and its interval on one line
+_VERBS = {1: "raised", -1: "lowered"}
+_MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
+
+
+def leading(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the metric that the headline tells: gold where that is the score, else the first."""
+    paid = [row for row in comparisons if row.metric.hint == GOLD_PAID]
+    return paid[0] if paid else comparisons[0]
+
+
+def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
+    """Return the change of the leading metric by training, in one line."""
+    first = leading(comparisons)
+    label = first.metric.label.lower()
+    before, after = (number(e.mean, first.places) for e in (first.before, first.after))
+    if not first.clear:
+        return f"No clear change in {label}: {before} before {algorithm}, {after} after"
+    named = label if first.name == "gold" else f"the {label}"
+    return f"{algorithm} {_VERBS[first.direction]} {named} from {before} to {after}"
+
+
+def explain(comparisons: Sequence[Comparison]) -> str:
+    """Context of the headline: how sure it is, the true objective, the price in KL."""
+    by_name = {comparison.name: comparison for comparison in comparisons}
+    sentences = []
+    first = leading(comparisons) if comparisons else None
+    if first is not None:
+        sure = "its interval is unknown" if first.change.half is None else "a 95 % interval"
+        sentences.append(f"The change is {with_interval(first.change, first.places, sign=True)}, {sure}.")
+    gold = by_name.get("gold")
+    if gold is not None and gold is not first:
+        change = with_interval(gold.change, gold.places, sign=True)
+        sentences.append(f"The true objective, gold, {_MOVES[gold.direction]}: {change}.")
+        score = by_name.get("score")
+        if score is not None and score.direction > 0 and gold.direction < 0:
+            sentences.append("The policy earns reward that the true objective denies: reward hacking.")
+    if kl := by_name.get("kl"):
+        sentences.append(ended(kl))
+    return " ".join(sentences)
+
+
+def ended(kl: Comparison) -> str:
+    """Return the distance from the reference at the end, as a sentence."""
+    return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
+
+
+def with_interval(estimate: Estimate, places: int, sign: bool = False) -> str:
+    """Return a number for a sentence, with half its interval where it has one."""
+    spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
+    return number(estimate.mean, places, sign) + spread

@@ -1,0 +1,108 @@
+"""The pictures of the pipeline's page, in the style of :mod:`textgym.reports.curves`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from textgym.reports.comparison import Estimate
+from textgym.reports.curves import GRID, LINE, TEXT, picture, shown_name, widen
+
+SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
+
+
+def steps(estimates: Mapping[str, Estimate | None], label: str, places: int, large: bool = False) -> str:
+    """A metric from stage to stage: dots with 95 % whiskers, each with its number, and a line that leads the eye.
+
+    Args:
+        estimates: by the name of the stage, in order; None where the stage did not measure the metric.
+        label: names the picture for screen readers.
+        places: decimal places of the numbers.
+        large: whether the picture leads the page.
+    """
+    known = {i: estimate for i, estimate in enumerate(estimates.values()) if estimate is not None}
+    x, y = list(known), [estimate.mean for estimate in known.values()]
+
+    def draw(axes: Axes) -> None:
+        halves = [estimate.half or 0.0 for estimate in known.values()]
+        axes.plot(x, y, color=LINE, linewidth=1.4, alpha=0.35)
+        axes.errorbar(x, y, yerr=halves, fmt="o", color=LINE, markersize=8 if large else 5, linewidth=2)
+        for i, estimate in known.items():
+            axes.annotate(
+                f"{estimate.mean:.{places}f}".replace("-", "−"),
+                (i, estimate.high),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                color=LINE,
+                fontsize=14 if large else 10,
+                fontweight="bold",
+            )
+        axes.set_xticks(range(len(estimates)), [shown_name(name) for name in estimates], fontsize=12 if large else 10)
+        axes.set_xlim(-0.4, len(estimates) - 0.6)
+        axes.margins(y=0.22)
+        axes.yaxis.set_major_locator(MaxNLocator(5 if large else 3, steps=[1, 2, 2.5, 5, 10]))
+
+    return picture(draw, label, LARGE if large else SMALL)
+
+
+def epochs(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) -> str:
+    """Numbers by epoch: the first curve strong, further ones dashed, and the kept epoch marked.
+
+    Args:
+        curves: ``[epochs]`` values by name, from epoch 0; NaN leaves a gap.
+        kept: the epoch whose model was kept; None where that is not known.
+        label: names the picture for screen readers.
+    """
+
+    def draw(axes: Axes) -> None:
+        for i, (name, values) in enumerate(curves.items()):
+            axes.plot(
+                range(len(values)),
+                values,
+                color=LINE if i == 0 else TEXT,
+                linewidth=1.8 if i == 0 else 1.4,
+                linestyle="-" if i == 0 else "--",
+                marker="o",
+                markersize=3.5,
+                label=shown_name(name),
+            )
+        if kept is not None:
+            axes.axvline(kept, color=TEXT, linewidth=1, linestyle=":")
+            axes.text(kept, 1.0, " kept ", transform=axes.get_xaxis_transform(), ha="right", va="top", color=TEXT)
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+        axes.set_xlabel("epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.margins(x=0.04, y=0.12)
+        widen(axes)
+
+    return picture(draw, label)
+
+
+def calibration(bins: Sequence[Mapping[str, float]], label: str) -> str:
+    """The share of pairs that were won, by the share that was predicted; on the diagonal nothing is promised in vain.
+
+    Args:
+        bins: ``predicted`` and ``actual`` win rate in [0, 1], and the ``count`` of pairs, which sets a dot's area.
+        label: names the picture for screen readers.
+    """
+    largest = max(entry["count"] for entry in bins)
+
+    def draw(axes: Axes) -> None:
+        predicted, actual = ([100 * entry[key] for entry in bins] for key in ("predicted", "actual"))
+        axes.plot([0, 100], [0, 100], color=TEXT, linewidth=1, linestyle=":")
+        axes.plot(predicted, actual, color=LINE, linewidth=1.4, alpha=0.35)
+        areas = [12 + 90 * entry["count"] / largest for entry in bins]
+        axes.scatter(predicted, actual, s=areas, color=LINE, linewidths=0)
+        axes.set_xlabel("predicted, %")
+        axes.set_xlim(-4, 104)
+        axes.set_ylim(-8, 108)
+        axes.set_xticks([0, 25, 50, 75, 100])
+        axes.set_yticks([0, 50, 100])
+        axes.tick_params(axis="x", color=GRID)
+
+    return picture(draw, label)

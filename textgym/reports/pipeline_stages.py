@@ -1,0 +1,206 @@
+"""What the pipeline's page shows of each stage: a few figures, the rest stands in the stage's own report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from textgym.reports.comparison import METRICS, Estimate, Metric, compare, decimals, number
+from textgym.reports.judged import judged, judged_explained, judged_headline, percent
+from textgym.reports.pipeline_figures import calibration
+from textgym.reports.reading import read_lines, read_object
+from textgym.reports.run import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
+from textgym.reports.stories import STEPS, stop_reason
+
+RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
+WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
+TO_LABEL = "to_label.jsonl"  # what people fill in
+LONGEST_EXAMPLE = 8  # ranked completions that are shown
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stage's directory, as far as it exists.
+
+    Attributes:
+        name: as ``stages.json`` calls it.
+        kind: a key of ``SECTIONS``.
+        directory: relative to the page.
+        begun: whether the directory exists.
+        waits: whether people have been asked for labels.
+        finished: whether it holds the stage's result.
+        link: to the stage's own report, as a URL; empty where there is none.
+        evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
+        rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
+        notices: what could not be read.
+        stopped: where and why it was stopped, or empty.
+    """
+
+    name: str
+    kind: str
+    directory: str
+    begun: bool
+    waits: bool
+    finished: bool
+    link: str
+    evaluation: Mapping[str, Any]
+    result: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+    notices: Sequence[str]
+    stopped: str = ""
+
+    @classmethod
+    def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
+        """Read the files of one entry of ``stages.json``; what is not there counts as empty."""
+        directory, kind = str(stage["directory"]), str(stage["kind"])
+        path = out / directory
+        evaluation, result = read_object(path / "evaluation.json"), read_object(path / RESULTS[kind])
+        rows, notices = read_lines(path / "metrics.jsonl")
+        samples, more_notices = read_lines(path / ("rankings.jsonl" if kind == "labels" else "samples.jsonl"))
+        return cls(
+            name=str(stage["name"]),
+            kind=kind,
+            directory=directory,
+            begun=path.is_dir(),
+            waits=(path / TO_LABEL).exists(),
+            finished=bool(result) and (kind not in ("sft", "train") or "after" in evaluation),
+            link=f"{quote(directory)}/report.html" if (path / "report.html").exists() else "",
+            evaluation=evaluation,
+            result=result,
+            rows=rows,
+            samples=samples,
+            notices=[*notices, *more_notices],
+            stopped=stop_reason(read_object(path / "stopped.json"), STEPS.get(kind, "iteration")),
+        )
+
+    @property
+    def learns_policy(self) -> bool:
+        return self.kind in ("sft", "train")
+
+    @property
+    def model(self) -> str:
+        """What the model that the stage leaves behind is called."""
+        return "SFT" if self.kind == "sft" else self.name
+
+    @property
+    def title(self) -> str:
+        """The heading of the section."""
+        return "SFT: supervised fine-tuning" if self.kind == "sft" else self.name[:1].upper() + self.name[1:]
+
+    @property
+    def state(self) -> str:
+        if self.finished:
+            return "done"
+        if not self.begun:
+            return "not begun"
+        if self.stopped:
+            return f"{self.stopped[:1].lower()}{self.stopped[1:].rstrip('.')}"
+        return f"waits for ranks in {self.directory}/{TO_LABEL}" if self.waits else "unfinished"
+
+    @property
+    def anchor(self) -> str:
+        """The section's id on the page."""
+        return quote(self.directory, safe="")
+
+
+# -- A section for each kind -----------------------------------------------------------------------
+
+
+def _sft(run: Run) -> dict[str, Any]:
+    kept = run.result.get("epoch")
+    judge = next((name for name in ("gold", "score") if _measured(run.rows, f"validation/{name}")), None)
+    panels = [epoch_panel(run.rows, "loss", EPOCHS["sft"]["loss"], kept, "validation")]
+    if judge is not None:
+        described = replace(METRICS[judge], hint="of samples, by epoch")
+        panels.append(epoch_panel(run.rows, judge, described, kept, described.label))
+    by = run.result.get("by")
+    return {"kept": kept, "by": by, "epochs": _last_epoch(run.rows), "panels": _drawn(panels)}
+
+
+def _last_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(row.get("iteration", 0)) for row in rows), default=0)
+
+
+def _labels(run: Run) -> dict[str, Any]:
+    found = run.result
+    figures = [
+        (name, str(found[name]))
+        for name in ("labeller", "prompts", "completions", "rankings", "pairs")
+        if name in found
+    ]
+    if found.get("gold_mean") is not None:
+        gold = Estimate(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
+        places = decimals(gold.half) if gold.half else 3
+        spread = f" ± {number(gold.half, places)}" if gold.half else ""
+        figures.append(("gold of the samples", number(gold.mean, places) + spread))
+    if found.get("ceiling") is not None:
+        figures.append(("best possible agreement", percent(found["ceiling"])))
+    dropped = [(f"dropped: {reason}", str(count)) for reason, count in (found.get("dropped") or {}).items() if count]
+    return {"figures": figures + dropped, "example": _example(run.samples)}
+
+
+def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the first of the rankings that tell most apart: its prompt, and its completions from the best on."""
+    whole = [row for row in rankings if row.get("completions") and row.get("ranks")]
+    if not whole:
+        return None
+    row = max(whole, key=lambda row: len(set(row["ranks"])))
+    ordered = sorted(zip(row["ranks"], row["completions"], strict=False), key=lambda pair: float(pair[0]))
+    shown = [(str(rank + 1), str(text).strip()) for rank, text in ordered[:LONGEST_EXAMPLE]]
+    return {"prompt": _as_text(row.get("prompt", "")), "ranked": shown}
+
+
+def _as_text(prompt: Any) -> str:
+    """Return a text as it is, a conversation turn by turn."""
+    turns = [f"{m.get('role')}: {m.get('content')}" for m in prompt] if isinstance(prompt, list) else [str(prompt)]
+    return "\n\n".join(turns)
+
+
+def _reward_model(run: Run) -> dict[str, Any]:
+    losses = run.result.get("loss_curve") or []
+    found, curve = judged(run.result, run.evaluation), loss_curve(losses)
+    panels = [_calibration(run.evaluation)]
+    if curve:
+        unit = "of labels, nats per text" if found.labels else "of rankings, nats per pair"
+        panels.append(Panel(Metric("Loss", unit), "loss", *ends(losses), curve))
+    told = f"{judged_headline(found)}. {judged_explained(found)}" if found.accuracy else ""
+    return {"judged": found, "told": told, "panels": _drawn(panels)}
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
+    found = evaluation.get("calibration") or {}
+    bins = [entry for entry in found.get("bins", []) if entry["count"]]
+    if not bins:
+        return None
+    described = Metric("Calibration", "share of pairs won: true (up) by predicted (across), %")
+    error = f"error {percent(found['expected_error'])}" if found.get("expected_error") is not None else ""
+    return Panel(described, "score", "", error, calibration(bins, "Calibration of the reward model"))
+
+
+def _policy(run: Run) -> dict[str, Any]:
+    keys = [key for key in WHILE_TRAINING if _measured(run.rows, key)]
+    alarmed = warned(run.rows)
+    panels = [panel(key, run.rows, alarm=key in alarmed) for key in keys]
+    banded = any(f"{key}_sem" in row for row in run.rows for key in keys)
+    return {"comparisons": compare(run.evaluation, "train"), "panels": panels, "banded": banded}
+
+
+SECTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
+    "sft": _sft,
+    "labels": _labels,
+    "reward-model": _reward_model,
+    "train": _policy,
+}
+"""What the page shows of a stage, by its kind."""
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(value == value for value in column(rows, key))
+
+
+def _drawn(panels: Sequence[Panel | None]) -> list[Panel]:
+    return [one for one in panels if one is not None]

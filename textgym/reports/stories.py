@@ -1,0 +1,195 @@
+"""The headline of a run and the sentences below it, by the command that made it and by how far it came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from textgym.reports.comparison import (
+    NBSP,
+    Comparison,
+    ended,
+    explain,
+    headline,
+    is_finite,
+    number,
+    with_interval,
+)
+from textgym.reports.judged import CHANCE, Judged, counted_as, judged_explained, judged_headline, percent
+from textgym.rewards.intervals import half_width
+
+Row = Mapping[str, Any]
+STEPS = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
+"""Names of the steps that rows of ``metrics.jsonl`` tell of, where these are not iterations."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A page's title and what stands below it."""
+
+    title: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """Contents of a run directory, as far as its story needs them.
+
+    Attributes:
+        command: that made the run, or empty.
+        algorithm: as a reader calls it.
+        task: what was learned.
+        rows: of ``metrics.jsonl``.
+        comparisons: what was evaluated before and after.
+        kept: of ``kept.json``: the ``epoch`` whose model was kept, and ``by`` what.
+        judged: of a reward model.
+        stopped: of ``stopped.json``: the ``iteration`` and the ``reason``; empty if the run was not stopped.
+        finished: True if the run measured what it made.
+    """
+
+    command: str
+    algorithm: str
+    task: str
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    kept: Mapping[str, Any]
+    judged: Judged
+    stopped: Mapping[str, Any]
+    finished: bool
+
+    @property
+    def step(self) -> str:
+        """The name of the step that a row tells of."""
+        return STEPS.get(self.command, "iteration")
+
+
+def story(told: Told) -> Story:
+    """Return the headline of a run and its context."""
+    if not told.finished and (told.stopped or told.command):
+        return _cut_short(told)
+    if told.command == "reward-model":
+        return Story(judged_headline(told.judged), judged_explained(told.judged))
+    if told.command == "sft" and (found := _losses(told)):
+        return _sft(told, *found)
+    if told.command == "dpo" and _measured(told.rows, "validation/accuracy"):
+        return _dpo(told)
+    if told.comparisons and told.comparisons[0].name != "kl":
+        return Story(headline(told.algorithm, told.comparisons), explain(told.comparisons))
+    return Story(f"{told.algorithm} on {told.task}", explain(told.comparisons) if told.comparisons else "")
+
+
+def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
+    """Tell where and why a run stopped, in one sentence; empty if it did not."""
+    if not stopped:
+        return ""
+    reason = str(stopped.get("reason") or "no reason is noted").rstrip(". \n")
+    return f"Stopped{_at(stopped, step)}: {reason}."
+
+
+def _at(stopped: Mapping[str, Any], step: str) -> str:
+    """Tell where a run stopped; empty if that was not noted."""
+    iteration = stopped.get("iteration")
+    return "" if iteration is None else f" at {step} {iteration}"
+
+
+def _cut_short(told: Told) -> Story:
+    rows = max((int(row.get("iteration", 0)) for row in told.rows), default=0)
+    done = counted_as(rows, told.step)
+    if told.stopped:
+        title = f"{told.algorithm} stopped{_at(told.stopped, told.step)}"
+        return Story(title, f"It logged {done}; what it would have learned was not measured.")
+    title = f"{told.algorithm} on {told.task}: not finished"
+    return Story(title, f"It has logged {done} so far; what it learned has not been measured yet.")
+
+
+# -- SFT ---------------------------------------------------------------------------------------------
+
+
+def _losses(told: Told) -> tuple[float, float, int] | None:
+    """Validation loss before training and of the kept epoch, and that epoch; None where one is missing."""
+    known = _loss_by_epoch(told.rows)
+    kept = told.kept.get("epoch", max(known, default=0))
+    return (known[0], known[kept], kept) if 0 in known and kept in known else None
+
+
+def _loss_by_epoch(rows: Sequence[Row]) -> dict[int, float]:
+    found = {int(row.get("iteration", 0)): row.get("validation/loss") for row in rows}
+    return {epoch: float(loss) for epoch, loss in found.items() if loss is not None and is_finite(loss)}
+
+
+def _sft(told: Told, before: float, after: float, kept: int) -> Story:
+    first, last = number(before, 3), number(after, 3)
+    if first == last:
+        title = f"No change in validation loss: {first} nats per token before SFT, {last} after"
+    else:
+        way = "lowered" if after < before else "raised"
+        title = f"SFT {way} the validation loss from {first} to {last} nats per token"
+    epochs = max(int(row.get("iteration", 0)) for row in told.rows)
+    by = {"loss": "validation loss", "score": "the score of its samples"}.get(str(told.kept.get("by")))
+    sentences = []
+    if kept == 0:
+        sentences.append(f"No epoch of {epochs} was better: the model as it was before training is kept.")
+    elif by is not None:
+        sentences.append(f"Epoch {kept} of {epochs} is kept, chosen by {by}.")
+        losses = _loss_by_epoch(told.rows)
+        lowest = min(losses, key=losses.__getitem__)
+        if lowest != kept:
+            sentences.append(f"The loss was lowest after epoch {lowest}: {number(losses[lowest], 3)}.")
+    sentences += _samples_moved(told.comparisons)
+    return Story(title, " ".join(sentences))
+
+
+def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
+    """Tell what a reward says of samples, where one judged, and the distance that was travelled."""
+    by_name = {row.name: row for row in comparisons}
+    found = []
+    judge = by_name.get("gold") or by_name.get("score")
+    if judge is not None:
+        moved = {1: "rose", -1: "fell", 0: "did not clearly move"}[judge.direction]
+        before, after = (number(e.mean, judge.places) for e in (judge.before, judge.after))
+        change = with_interval(judge.change, judge.places, sign=True)
+        found.append(f"The {judge.metric.label.lower()} of samples {moved}, from {before} to {after} ({change}).")
+    if kl := by_name.get("kl"):
+        found.append(ended(kl))
+    return found
+
+
+# -- DPO ---------------------------------------------------------------------------------------------
+
+
+def _measured(rows: Sequence[Row], key: str) -> bool:
+    return any(is_finite(row.get(key)) for row in rows)
+
+
+def _dpo(told: Told) -> Story:
+    last = [row for row in told.rows if is_finite(row.get("validation/accuracy"))][-1]
+    margin = float(last["validation/margin"])
+    half = half_width(last.get("validation/margin_sem"), last.get("validation/prompts"))
+    spread = "" if half is None else f"{NBSP}±{NBSP}{number(half, 3)}"
+    sentences = [
+        f"Before training it is {percent(0.5)}, which is chance, as no response is preferred yet.",
+        f"The margin of implicit rewards, chosen less rejected, is {number(margin, 3, sign=True)}{spread}.",
+    ]
+    if prompts := last.get("validation/prompts"):
+        counted = f"{counted_as(prompts, 'held-out prompt')} with {counted_as(last['validation/pairs'], 'pair')}"
+        sure = "there is no interval of a single prompt" if prompts == 1 else "intervals are over prompts"
+        sentences.append(f"Measured on {counted}; {sure}.")
+    sentences += _samples_moved(told.comparisons)
+    return Story(_dpo_title(last), " ".join(sentences))
+
+
+def _dpo_title(last: Row) -> str:
+    """Return the held-out accuracy, and what its interval says of it."""
+    accuracy = percent(float(last["validation/accuracy"]))
+    ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]
+    low, high = (None if end is None else float(end) for end in ends)
+    if low is None or high is None:
+        alone = ", of a single prompt" if last.get("validation/prompts") == 1 else ""
+        return f"DPO orders {accuracy} of held-out pairs as labelled{alone}"
+    bounds = f" ({number(100 * low, 1)} … {number(100 * high, 1)}{NBSP}% at 95{NBSP}%)"
+    if low > CHANCE:
+        return f"DPO orders {accuracy} of held-out pairs as labelled{bounds}"
+    if high < CHANCE:
+        return f"DPO made it worse: it orders {accuracy} of held-out pairs as labelled{bounds}"
+    return f"No clear change in held-out accuracy: {accuracy} after DPO{bounds}"

@@ -1,0 +1,1 @@
+"""Template grammars of the mini tasks: their words and sentences."""
