@@ -44,8 +44,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 import textgym
 from textgym.agents import PPO, SB3VecEnv
 from textgym.agents.stock import TokenActorCriticPolicy
+from textgym.env import VectorReferenceKL
 from textgym.lm import load_causal_lm
-from textgym.wrappers import VectorReferenceKL
 
 TASK = "textgym/Copy-v0"
 BETA = 0.05

@@ -52,9 +52,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import textgym
 from textgym.agents import PPO
 from textgym.agents.loop.evaluation import evaluate
+from textgym.env import TokenMDP
 from textgym.files import write_json_lines
 from textgym.lm.parts.lora import merged
-from textgym.mdp import TokenMDP
 
 LORA_RANK = 8
 TOTAL_TIMESTEPS = 25_000
