@@ -37,8 +37,9 @@ The last two columns agree for every policy: the regret identity holds. To maxim
 which is not the policy with the greatest reward: it writes the word that pays in 57 of 100 places, since more would
 cost more KL than it earns. "score" is (J(π) − J(π_ref)) / (J* − J(π_ref)): 0 for the reference, 1 for the optimum.
 
-The same on the command line: `textgym optimum --task textgym/Prior-v0 --beta 0.04 --policy RUN`. Next: PPO and GRPO by
-hand, in plain PyTorch.
+The same on the command line: `textgym optimum --task textgym/Prior-v0 --beta 0.04 --policy RUN`.
+
+Next: [PPO](ppo_by_hand.py) and [GRPO](grpo_by_hand.py) by hand, in plain PyTorch.
 """
 
 from __future__ import annotations
