@@ -59,9 +59,11 @@ def register_task(id: str, maker: Maker) -> None:
         raise ValueError(f"id={id!r} is already an environment that is not a task; choose another name")
     # A notebook cell that is run again registers the same task again, which must not fail.
     if known is not None and not _same(known, maker):
+        got = _shown(maker)
+        anew = ". To define it anew, use a function at the top of a module: lambdas and inner ones look alike"
         raise ValueError(
-            f"id={id!r} already belongs to another task: got {_shown(maker)}, registered is {_shown(known)}; "
-            "choose another name, or the next version"
+            f"id={id!r} already belongs to another task: got {got}, registered is {_shown(known)}; choose another "
+            f"name, or the next version{anew if '<' in got else ''}"
         )
     _own[id] = maker
     if id not in gym.registry:

@@ -60,6 +60,19 @@ def test_fresh_adapters_change_nothing_and_are_all_that_is_trained(make):
     assert count < 0.05 * sum(p.numel() for p in model.parameters())
 
 
+def test_adapters_are_tried_with_a_mask(monkeypatch: pytest.MonkeyPatch):
+    """Else transformers tells the user to pass one, as PAD is among the tokens that are read."""
+    without_mask: list[bool] = []
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "warn_if_padding_and_no_attention_mask",
+        lambda *arguments: without_mask.append(arguments[-1] is None),
+    )
+    add_lora(tiny_gpt2(), 1, 0, 0)
+    assert without_mask
+    assert not any(without_mask)
+
+
 def test_switched_off_it_is_the_model_it_was(make):
     model = adapted(make)
     before, names = logits(model), trained(model)

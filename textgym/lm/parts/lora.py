@@ -245,7 +245,9 @@ def _logits(model: Any, base: PreTrainedModel | None = None) -> Tensor:
     base = model if base is None else base
     ids = torch.arange(4, device=base.device)[None] % embedding_rows(base)
     given = {"decoder_input_ids": ids} if base.config.is_encoder_decoder else {}
-    logits: Tensor = model(input_ids=ids, **accepted(base, use_cache=False), **given).logits
+    # PAD may be among the ids; without a mask transformers would ask the user for one.
+    optional = accepted(base, use_cache=False, attention_mask=torch.ones_like(ids))
+    logits: Tensor = model(input_ids=ids, **optional, **given).logits
     return logits
 
 
