@@ -71,7 +71,7 @@ def main() -> dict[str, float]:
 
     # `model=` would take any causal language model; by default the policy starts as the task's base model. The same
     # weights, frozen, are the reference that the KL is measured to.
-    model = PPO("LMPolicy", TASK, learning_rate=1e-3, kl=0.1, seed=0)
+    model = PPO("LMPolicy", TASK, learning_rate=1e-3, beta=0.1, seed=0)
 
     before = mean_reward(model)
     print(f"\nBefore training: mean reward {before:.3f}")

@@ -111,7 +111,7 @@ def main() -> dict[str, float]:
 
     # 4. The reward model is the reward; gold is only watched.
     rewards = [(f"rm:{OUT / 'reward_model'}", 1.0), ("gold", 0.0)]
-    model = PPO("LMPolicy", gym.make_vec(TASK, num_envs=64, reward=rewards), learning_rate=1e-3, kl=0.3, seed=0)
+    model = PPO("LMPolicy", gym.make_vec(TASK, num_envs=64, reward=rewards), learning_rate=1e-3, beta=0.3, seed=0)
     before = measure(model, rewards)
     model.learn(TOTAL_TIMESTEPS)
     after = measure(model, rewards)

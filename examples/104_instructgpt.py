@@ -119,7 +119,7 @@ def reinforce(model: PreTrainedModel, reward_model: Path) -> LMPolicy:
         value=reward_model,
         pretraining=Pretraining(texts, coefficient=PTX_COEF, batch_size=16),
         learning_rate=5e-4,
-        kl=0.3,
+        beta=0.3,
         seed=0,
     )
     algorithm.learn(TOTAL_TIMESTEPS)

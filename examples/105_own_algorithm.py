@@ -112,7 +112,7 @@ def train(kind: type[SequenceAlgorithm], seed: int) -> SequenceAlgorithm:
         "LMPolicy",
         TASK,
         learning_rate=3e-3,
-        kl=BETA,
+        beta=BETA,
         episodes_per_iteration=EPISODES_PER_ITERATION,
         minibatch_size=MINIBATCH_SIZE,
         seed=seed,

@@ -69,7 +69,7 @@ def main() -> dict[str, float]:
 
     # The settings of this package count responses.
     started = time.process_time()
-    own = PPO("LMPolicy", TASK, kl=BETA, learning_rate=3e-3, episodes_per_iteration=128, minibatch_size=64, seed=0)
+    own = PPO("LMPolicy", TASK, beta=BETA, learning_rate=3e-3, episodes_per_iteration=128, minibatch_size=64, seed=0)
     own.learn(TOTAL_TIMESTEPS)
     scores["textgym PPO"] = show("textgym PPO", best.evaluate(own.policy), started)
     return scores

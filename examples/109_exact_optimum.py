@@ -64,7 +64,7 @@ def main() -> dict[str, dict[str, float]]:
     print(f"At π*: E[R] = {best.best.reward:.3f}, KL = {best.best.kl:.3f}\n")
 
     # 2. Train with the same β, and evaluate exactly.
-    model = PPO("LMPolicy", TASK, kl=BETA, learning_rate=3e-3, episodes_per_iteration=64, seed=0)
+    model = PPO("LMPolicy", TASK, beta=BETA, learning_rate=3e-3, episodes_per_iteration=64, seed=0)
     print("                 E[R]     KL    J(π)   score    J* − J(π)    β·KL(π‖π*)")
     rows = {"at the start": show("at the start", best, model)}
     model.learn(TOTAL_TIMESTEPS // 8)

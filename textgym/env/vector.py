@@ -382,7 +382,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     def env_is_wrapped(self, *_: Any, **__: Any) -> NoReturn:
         """Reject stable-baselines3, which calls this first; its ``VecEnv`` has a different ``reset`` and ``step``."""
         raise TypeError(
-            "this is a Gymnasium vector environment; give stable-baselines3 textgym.agents.SlotVecEnv(env), where env "
+            "this is a Gymnasium vector environment; give stable-baselines3 textgym.agents.SB3VecEnv(env), where env "
             "is what gym.make_vec made"
         )
 
