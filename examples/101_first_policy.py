@@ -41,7 +41,7 @@ Saved to runs/101/policy; the loaded policy writes the same text: True
 ```
 
 The mean reward rises from about 0.5 to almost 1. The KL divergence, in nats per response, says what that cost: how far
-the policy has moved from the base model. `kl=0.1` is the price of one nat (β). Without a price, the policy would soon
+the policy has moved from the base model. `beta=0.1` is the price of one nat (β). Without a price, the policy would soon
 write one perfect sentence after every prompt.
 
 Next: [102](102_swap_the_reward.py) pays for something else.

@@ -41,7 +41,7 @@ The reward model orders about three pairs of four as the labeller did, and pairs
 reliably than neighbours. Even gold itself would reach only the "ceiling", because the labels are noisy. The policy
 never saw the gold reward, yet gold rises: the reward model has learned what the labeller wants. Far from the base
 model, where it has seen no texts, a reward model may be wrong; that is why the price of the KL is higher here
-(`kl=0.3`).
+(`beta=0.3`).
 
 Next: [104](104_instructgpt.py) puts imitation in front of it and makes the whole loop.
 """

@@ -224,7 +224,7 @@ def test_what_make_vec_gives_is_evaluated_behind_the_bridge(name: str) -> None:
 def test_the_message_for_what_make_vec_gives_names_the_bridge() -> None:
     env = gym.make_vec(EMIT, num_envs=2)
     for ask in (lambda: evaluate_policy(make(), env, 2), lambda: VecMonitor(env)):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"give stable-baselines3 textgym\.agents\.SlotVecEnv\(env\)"):
+        with pytest.raises(TypeError, match=r"give stable-baselines3 textgym\.agents\.SB3VecEnv\(env\)"):
             ask()
     with pytest.raises(ValueError, match=r"wrap a Gymnasium vector environment in textgym\.agents\.SB3VecEnv"):
         stable_baselines3.PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": tiny_gpt2()})  # type: ignore[arg-type]
