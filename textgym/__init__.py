@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from textgym.tasks import TASKS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 for _name in TASKS:
     gym.register(

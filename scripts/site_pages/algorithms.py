@@ -15,12 +15,12 @@ from scripts.site_pages.pictures import learning_curves
 from textgym.agents.names import ALGORITHMS
 
 NO_CURVES = "The published results hold no learning curve of this algorithm."
-CURVES = """{svg}
+CURVES = """<div class="curves">{svg}</div>
 
-The mean reward of the sampled responses on diagnostic tasks, as a share of the way from the reference (0) to the exact
-optimum J* (1): each seed, and in bold the mean over {seeds} seeds. The reward leaves out the KL penalty and is cut at 1.
-One set of hyper-parameters for all algorithms, chosen by hand for PPO; runs and command:
-[the benchmark](../algorithms.md#on-the-diagnostic-suite)."""
+The mean reward of the sampled responses on the diagnostic tasks, as a share of the way from the reference (0) to the exact
+optimum J* (1): every published seed, and their mean in bold. The reward leaves out the KL penalty and is cut at 1. All
+algorithms have one set of hyper-parameters, chosen by hand for PPO; scores, runs and command:
+[the diagnostic suite](../algorithms.md#on-the-diagnostic-suite)."""
 
 
 def algorithms() -> list[Made]:
@@ -39,7 +39,7 @@ def _page(name: str, kind: type[Any]) -> Made:
         f"## Settings\n\nEach is an argument of `{kind.__name__}(…)` and a flag of `textgym train`. Model, environment, "
         f"learning rate, β, sampling and the critic are arguments of every algorithm:\n"
         f"[`SequenceAlgorithm`][textgym.agents.SequenceAlgorithm].\n\n{settings(kind.settings_class)}",
-        f"## Learning curves\n\n{CURVES.format(svg=curves, seeds=10) if curves else NO_CURVES}",
+        f"## Learning curves\n\n{CURVES.format(svg=curves) if curves else NO_CURVES}",
     ]
     return Made(f"algorithms/{kind.__name__}.md", "\n\n".join(parts) + "\n")
 
@@ -52,7 +52,6 @@ def settings(kind: type[Any]) -> str:
             {
                 "setting": f"`{field.name}`",
                 "default": f"`{field.default!r}`",
-                "type": f"`{str(field.type).replace('float | None', 'float or None')}`",
                 "meaning": told.get(field.name, ""),
             }
             for field in sorted(fields(kind), key=lambda field: field.name not in kind.__annotations__)
@@ -71,7 +70,7 @@ def _told(kind: type[Any]) -> dict[str, str]:
                 found |= dict.fromkeys(item.name.split(", "), " ".join(item.description.split()))
         below = {name: one.docstring.value for name, one in source.attributes.items() if one.docstring}
         found |= {name: " ".join(text.split()) for name, text in below.items()}
-    return found
+    return {name: text[:1].upper() + text[1:] if text[:1].isascii() else text for name, text in found.items()}
 
 
 @cache

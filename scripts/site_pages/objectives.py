@@ -1,28 +1,28 @@
 """The objective of each algorithm in LaTeX, as far as matplotlib's mathtext reads it; one line of the page a line."""
 
-_SHAPED = r"\tilde{r}_t = r_t - \beta\,\log\,\frac{\pi_{old}(a_t|s_t)}{\pi_{ref}(a_t|s_t)}"
+_SHAPED = r"\tilde{r}_t = r_t - \beta\,\log\,\dfrac{\pi_{old}(a_t|s_t)}{\pi_{ref}(a_t|s_t)}"
 _RETURN = r"R_i = \sum_t\, \tilde{r}_{i,t}"
 _GAE = r"A_t = \sum_{l \geq 0} \lambda^l\,\delta_{t+l}, \quad \delta_t = \tilde{r}_t + V(s_{t+1}) - V(s_t)"
-_RATIO = r"\rho_t = \frac{\pi_\theta(a_t|s_t)}{\pi_{old}(a_t|s_t)}"
+_RATIO = r"\rho_t = \dfrac{\pi_\theta(a_t|s_t)}{\pi_{old}(a_t|s_t)}"
 _CLIPPED = (
     r"L_\pi = -\,\mathrm{mean}_{t}\; \min\left(\rho_t\,\hat{A}_t,\;"
     r" \mathrm{clip}(\rho_t,\, 1-\varepsilon,\, 1+\varepsilon')\,\hat{A}_t\right)"
 )
 _WHITE = r"\hat{A} = (A - \mathrm{mean}\,A)\; /\; \mathrm{std}\,A"
 _VALUE = (
-    r"L_V = \frac{1}{2}\,\mathrm{mean}_{t}\; \max\left((V - G_t)^2,\; (V_{clip} - G_t)^2\right),"
+    r"L_V = \dfrac{1}{2}\,\mathrm{mean}_{t}\; \max\left((V - G_t)^2,\; (V_{clip} - G_t)^2\right),"
     r" \quad G_t = A_t + V_{old}(s_t)"
 )
 _BOTH = r"L = L_\pi + c_V\,L_V"
 _GRADIENT = r"L = -\,\mathrm{mean}_{t}\; \hat{A}_t\,\log \pi_\theta(a_t|s_t)"
 _GROUP_GRADIENT = r"L = -\,\mathrm{mean}_{i,t}\; A_i\,\log \pi_\theta(a_{i,t}|s_{i,t})"
-_GROUP = r"A_i = \frac{S_i - \mathrm{mean}_j\,S_j}{\mathrm{std}_j\,S_j}, \quad i,j \in 1 \ldots k"
-_K3 = r"k_3 = \frac{\pi_{ref}}{\pi_\theta} - 1 - \log\,\frac{\pi_{ref}}{\pi_\theta}"
+_GROUP = r"A_i = \dfrac{S_i - \mathrm{mean}_j\,S_j}{\mathrm{std}_j\,S_j}, \quad i,j \in 1 \ldots k"
+_K3 = r"k_3 = \dfrac{\pi_{ref}}{\pi_\theta} - 1 - \log\,\dfrac{\pi_{ref}}{\pi_\theta}"
 
 
 def _group_loss(ratio: str) -> str:
     return (
-        r"L = -\,\mathrm{mean}_i\, \frac{1}{|y_i|} \sum_t \left[\min\left(RATIO\,A_i,\;"
+        r"L = -\,\mathrm{mean}_i\, \dfrac{1}{|y_i|} \sum_t \left[\min\left(RATIO\,A_i,\;"
         r" \mathrm{clip}(RATIO,\, 1-\varepsilon,\, 1+\varepsilon')\,A_i\right) - \beta\,k_3\right]"
     ).replace("RATIO", ratio)
 
@@ -50,16 +50,16 @@ _LINES = {
         _WHITE,
         r"\max_\theta\; \mathrm{mean}_t\; \rho_t\,\hat{A}_t \quad \mathrm{so\ that} \quad"
         r" \mathrm{mean}_t\; KL\left(\pi_{old}(\cdot|s_t)\,\Vert\,\pi_\theta(\cdot|s_t)\right) \leq \delta",
-        r"\Delta\theta = \sqrt{\frac{2\,\delta}{g^\top F^{-1} g}}\; F^{-1} g, \quad"
+        r"\Delta\theta = \sqrt{\dfrac{2\,\delta}{g^\top F^{-1} g}}\; F^{-1} g, \quad"
         r" \mathrm{shortened\ until\ the\ bound\ holds}",
     ),
     "reinforce": (_SHAPED, r"A_t = \sum_{u \geq t} \tilde{r}_u", _WHITE, _GRADIENT),
-    "rloo": (_RETURN, r"A_i = R_i - \frac{1}{k-1} \sum_{j \neq i} R_j", _GROUP_GRADIENT),
-    "grpo": (_GROUP, r"\rho_{i,t} = \frac{\pi_\theta(a_{i,t}|s_{i,t})}{\pi_{old}(a_{i,t}|s_{i,t})}")
+    "rloo": (_RETURN, r"A_i = R_i - \dfrac{1}{k-1} \sum_{j \neq i} R_j", _GROUP_GRADIENT),
+    "grpo": (_GROUP, r"\rho_{i,t} = \dfrac{\pi_\theta(a_{i,t}|s_{i,t})}{\pi_{old}(a_{i,t}|s_{i,t})}")
     + (_group_loss(r"\rho_{i,t}"), _K3),
     "gspo": (
         _GROUP,
-        r"\rho_i = \left(\frac{\pi_\theta(y_i|x)}{\pi_{old}(y_i|x)}\right)^{1/|y_i|}",
+        r"\rho_i = \left(\dfrac{\pi_\theta(y_i|x)}{\pi_{old}(y_i|x)}\right)^{1/|y_i|}",
         _group_loss(r"\rho_i"),
         _K3,
     ),
@@ -67,7 +67,7 @@ _LINES = {
     "best-of-n": (
         r"y_1, \ldots, y_n \sim \pi_{ref}(\cdot|x), \quad y^* = \mathrm{argmax}_i\; R(y_i)",
         r"L = -\,\mathrm{mean}_t\; \log \pi_\theta(y^*_t|s_t)",
-        r"KL \leq \log n - \frac{n-1}{n}",
+        r"KL \leq \log n - \dfrac{n-1}{n}",
     ),
     "expert-iteration": (
         r"y_1, \ldots, y_k \sim \pi_\theta(\cdot|x), \quad y^* = \mathrm{argmax}_i\; R(y_i)",

@@ -21,6 +21,8 @@ from textgym.tasks import TASKS
 RESULTS = ROOT / "benchmarks" / "results" / "diagnostic.jsonl"
 INK, ACCENT = "#000001", "#000002"
 """Stand-ins for the page's own colours, so that pictures follow a dark theme."""
+COLUMNS = 4
+"""Panels beside each other."""
 SHARES = np.linspace(0.05, 1, 40)
 """Where on the budget a mean over seeds is taken."""
 
@@ -31,19 +33,19 @@ def equation(latex: str) -> str:
     with matplotlib.rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": "textgym"}):
         figure = Figure(figsize=(0.1, 0.1))
         for row, line in enumerate(lines):
-            figure.text(0, -6 * row, f"${line}$", color=INK, fontsize=13)
+            figure.text(0, -6.5 * row, f"${line}$", color=INK, fontsize=13)
         return _inline(figure, latex, bbox_inches="tight", pad_inches=0.03)
 
 
 def learning_curves(algorithm: str) -> str | None:
-    """Return the published learning curves of an algorithm as an ``<svg>`` element, or None where there are none."""
+    """Return the published learning curves of an algorithm as an ``<svg>`` element, or None if there are none."""
     tasks = _curves().get(algorithm)
     if not tasks:
         return None
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "textgym", "font.family": "sans-serif"}):
-        rows = -(-len(tasks) // 3)
-        figure = Figure(figsize=(7.6, 2.0 * rows + 0.4), layout="constrained")
-        panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+        rows = -(-len(tasks) // COLUMNS)
+        figure = Figure(figsize=(7.6, 1.5 * rows + 0.4), layout="constrained")
+        panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (task, runs) in zip(panels, sorted(tasks.items()), strict=False):
             for x, y in runs:
                 axes.plot(x, y, color=ACCENT, linewidth=0.7, alpha=0.35)
@@ -98,7 +100,10 @@ def _inline(figure: Figure, label: str, **saving: Any) -> str:
     """Return a figure as an ``<svg>`` element in the page's colours; ``label`` is read to those who do not see it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None}, **saving)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue()[file.getvalue().index("<svg") :], flags=re.DOTALL)
+    svg = file.getvalue()[file.getvalue().index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # a style would hold for all
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = svg.replace(INK, "currentColor").replace(ACCENT, "var(--md-accent-fg-color)")
     shown = " ".join(label.split()).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return " ".join(svg.replace("<svg", f'<svg role="img" aria-label="{shown}"', 1).split())

@@ -15,6 +15,8 @@ from textgym.benchmarks.overoptimization.task import ENUMERATION
 from textgym.commands.bench import report
 from textgym.commands.configs.bench import BenchReport
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*results are of textgym 0.1.0")
+
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"
 FILES = sorted(PUBLISHED.glob("*.jsonl"))
