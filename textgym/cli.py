@@ -52,8 +52,8 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
 """Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""
 DESCRIPTION = (
     "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
-    "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml. textgym --version prints the versions "
-    "that a bug report needs."
+    "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml. textgym --version prints the "
+    "versions that a bug report needs."
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""

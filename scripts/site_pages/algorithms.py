@@ -17,9 +17,9 @@ from textgym.agents.names import ALGORITHMS
 NO_CURVES = "The published results hold no learning curve of this algorithm."
 CURVES = """<div class="curves">{svg}</div>
 
-The mean reward of the sampled responses on the diagnostic tasks, as a share of the way from the reference (0) to the exact
-optimum J* (1): every published seed, and their mean in bold. The reward leaves out the KL penalty and is cut at 1. All
-algorithms have one set of hyper-parameters, chosen by hand for PPO; scores, runs and command:
+The mean reward of the sampled responses on the diagnostic tasks, as a share of the way from the reference (0) to the
+exact optimum J* (1): every published seed, and their mean in bold. The reward leaves out the KL penalty and is cut at
+1. All algorithms have one set of hyper-parameters, chosen by hand for PPO; scores, runs and command:
 [the diagnostic suite](../algorithms.md#on-the-diagnostic-suite)."""
 
 
@@ -36,8 +36,8 @@ def _page(name: str, kind: type[Any]) -> Made:
         f"How it differs from the others: [the table of all algorithms](../algorithms.md).",
         prose(inspect.getdoc(kind) or ""),
         f"## Objective\n\n```math\n{OBJECTIVES[name]}\n```\n\nThe symbols: [Concepts](../concepts.md#symbols).",
-        f"## Settings\n\nEach is an argument of `{kind.__name__}(…)` and a flag of `textgym train`. Model, environment, "
-        f"learning rate, β, sampling and the critic are arguments of every algorithm:\n"
+        f"## Settings\n\nEach is an argument of `{kind.__name__}(…)` and a flag of `textgym train`. Model, "
+        f"environment, learning rate, β, sampling and the critic are arguments of every algorithm:\n"
         f"[`SequenceAlgorithm`][textgym.agents.SequenceAlgorithm].\n\n{settings(kind.settings_class)}",
         f"## Learning curves\n\n{CURVES.format(svg=curves) if curves else NO_CURVES}",
     ]

@@ -9,10 +9,8 @@ _CLIPPED = (
     r" \mathrm{clip}(\rho_t,\, 1-\varepsilon,\, 1+\varepsilon')\,\hat{A}_t\right)"
 )
 _WHITE = r"\hat{A} = (A - \mathrm{mean}\,A)\; /\; \mathrm{std}\,A"
-_VALUE = (
-    r"L_V = \dfrac{1}{2}\,\mathrm{mean}_{t}\; \max\left((V - G_t)^2,\; (V_{clip} - G_t)^2\right),"
-    r" \quad G_t = A_t + V_{old}(s_t)"
-)
+_VALUE = r"L_V = \dfrac{1}{2}\,\mathrm{mean}_{t}\; \max\left((V - G_t)^2,\; (V_{clip} - G_t)^2\right)"
+_GOAL = r"G_t = A_t + V_{old}(s_t)"
 _BOTH = r"L = L_\pi + c_V\,L_V"
 _GRADIENT = r"L = -\,\mathrm{mean}_{t}\; \hat{A}_t\,\log \pi_\theta(a_t|s_t)"
 _GROUP_GRADIENT = r"L = -\,\mathrm{mean}_{i,t}\; A_i\,\log \pi_\theta(a_{i,t}|s_{i,t})"
@@ -27,7 +25,7 @@ def _group_loss(ratio: str) -> str:
     ).replace("RATIO", ratio)
 
 
-_PPO = (_SHAPED, _GAE, _WHITE, _RATIO, _CLIPPED, _VALUE, _BOTH)
+_PPO = (_SHAPED, _GAE, _WHITE, _RATIO, _CLIPPED, _GOAL, _VALUE, _BOTH)
 
 _LINES = {
     "ppo": _PPO,
@@ -41,6 +39,7 @@ _LINES = {
         r"A_t = \sum_{u \geq t} \tilde{r}_u - V(s_t)",
         _WHITE,
         _GRADIENT.replace("L =", r"L_\pi ="),
+        _GOAL,
         _VALUE,
         _BOTH,
     ),
@@ -55,8 +54,12 @@ _LINES = {
     ),
     "reinforce": (_SHAPED, r"A_t = \sum_{u \geq t} \tilde{r}_u", _WHITE, _GRADIENT),
     "rloo": (_RETURN, r"A_i = R_i - \dfrac{1}{k-1} \sum_{j \neq i} R_j", _GROUP_GRADIENT),
-    "grpo": (_GROUP, r"\rho_{i,t} = \dfrac{\pi_\theta(a_{i,t}|s_{i,t})}{\pi_{old}(a_{i,t}|s_{i,t})}")
-    + (_group_loss(r"\rho_{i,t}"), _K3),
+    "grpo": (
+        _GROUP,
+        r"\rho_{i,t} = \dfrac{\pi_\theta(a_{i,t}|s_{i,t})}{\pi_{old}(a_{i,t}|s_{i,t})}",
+        _group_loss(r"\rho_{i,t}"),
+        _K3,
+    ),
     "gspo": (
         _GROUP,
         r"\rho_i = \left(\dfrac{\pi_\theta(y_i|x)}{\pi_{old}(y_i|x)}\right)^{1/|y_i|}",
