@@ -23,6 +23,12 @@ from scripts.site_pages.tutorials import tutorials
 PROJECT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md")
 """Pages that stand at the root of the repository; the first is the start page."""
 
+EPISODE = """![The last frame of an episode of {name}]({name}.png)
+
+*Made by `gym.make("textgym/{name}-v0", render_mode="rgb_array")`, played by the policy before training. Below, another
+episode as text.*
+"""
+
 
 @cache
 def sections() -> dict[str, list[Made]]:
@@ -42,9 +48,9 @@ def on_config(config: Any) -> Any:
     written = str(config.nav)
     for entry in config.nav:
         ((title, pages),) = entry.items()
-        made = [one.uri for one in sections().get(title, []) if one.uri.endswith(".md") and one.uri not in written]
         if isinstance(pages, list):
-            pages += made
+            made = (one.uri for one in sections().get(title, []) if one.uri.endswith(".md"))
+            pages += [uri for uri in made if uri not in written]
     config.nav = [entry for entry in config.nav if any(entry.values())]
     return config
 
@@ -60,9 +66,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Draw equations, show a task's picture, and let links that lead out of ``docs/`` end in the site."""
     uri = page.file.src_uri
     if uri in {one.uri.replace(".png", ".md") for one in sections()["Tasks"]}:
-        name = Path(uri).stem
-        shown = f"![The last frame of an episode of {name}, played by the untrained policy]({name}.png)"
-        markdown = markdown.replace("## An episode\n", f"## An episode\n\n{shown}\n", 1)
+        markdown = markdown.replace("## An episode\n", f"## An episode\n\n{EPISODE.format(name=Path(uri).stem)}\n", 1)
     return drawn(relinked(markdown, uri))
 
 
