@@ -47,10 +47,11 @@ _LINES = {
         _SHAPED,
         _GAE,
         _WHITE,
-        r"\max_\theta\; \mathrm{mean}_t\; \rho_t\,\hat{A}_t \quad \mathrm{so\ that} \quad"
-        r" \mathrm{mean}_t\; KL\left(\pi_{old}(\cdot|s_t)\,\Vert\,\pi_\theta(\cdot|s_t)\right) \leq \delta",
-        r"\Delta\theta = \sqrt{\dfrac{2\,\delta}{g^\top F^{-1} g}}\; F^{-1} g, \quad"
-        r" \mathrm{shortened\ until\ the\ bound\ holds}",
+        r"\max_\theta\; \mathrm{mean}_t\; \rho_t\,\hat{A}_t",
+        r"\mathrm{so\ that}\; \mathrm{mean}_t\; KL\left(\pi_{old}(\cdot|s_t)\,\Vert\,\pi_\theta(\cdot|s_t)\right)"
+        r" \leq \delta",
+        r"\Delta\theta = \sqrt{\dfrac{2\,\delta}{g^\top F^{-1} g}}\; F^{-1} g",
+        r"\mathrm{shortened\ until\ the\ bound\ holds}",
     ),
     "reinforce": (_SHAPED, r"A_t = \sum_{u \geq t} \tilde{r}_u", _WHITE, _GRADIENT),
     "rloo": (_RETURN, r"A_i = R_i - \dfrac{1}{k-1} \sum_{j \neq i} R_j", _GROUP_GRADIENT),
