@@ -81,11 +81,11 @@ def drawn(markdown: str) -> str:
 
 def relinked(markdown: str, uri: str) -> str:
     """Return a page whose links, written for the repository, lead to the same places in the site."""
-    folder = posixpath.dirname(uri if uri in PROJECT else f"docs/{uri}")
+    folder = posixpath.dirname(uri if uri in PROJECT or uri.startswith("examples/") else f"docs/{uri}")
 
     def link(found: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, found[1])).removeprefix("docs/")
-        if target.startswith("examples/"):
+        if target.startswith("examples/") and target.endswith(".py"):
             target = target.removesuffix(".py") + ".md"
         return f"]({posixpath.relpath(target, posixpath.dirname(uri) or '.')}"
 

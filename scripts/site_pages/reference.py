@@ -22,6 +22,8 @@ MODULES = {
     "textgym.types": "The records that the floors hand to each other.",
 }
 """Modules that are public as they stand."""
+HEADLESS = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+"""For a page whose title is the object already."""
 TOP = ("register_task", "load_task", "jsonl_task", "Task", "Proxy", "per_text", "optimum")
 """Names of ``textgym`` itself; each is loaded when it is asked for, so that no stub lists them."""
 
@@ -31,7 +33,7 @@ def reference() -> list[Made]:
     return [
         Made("api/textgym.md", _page("textgym", "Tasks, and their exact optimum.", [_home(name) for name in TOP])),
         *(Made(f"api/{name}.md", _page(name, says, _public(name))) for name, says in PACKAGES.items()),
-        *(Made(f"api/{name}.md", f"# `{name}`\n\n{says}\n\n::: {name}\n") for name, says in MODULES.items()),
+        *(Made(f"api/{name}.md", f"# `{name}`\n\n{says}\n\n::: {name}\n{HEADLESS}") for name, says in MODULES.items()),
     ]
 
 
