@@ -18,10 +18,12 @@ _GROUP = r"A_i = \dfrac{S_i - \mathrm{mean}_j\,S_j}{\mathrm{std}_j\,S_j}, \quad 
 _K3 = r"k_3 = \dfrac{\pi_{ref}}{\pi_\theta} - 1 - \log\,\dfrac{\pi_{ref}}{\pi_\theta}"
 
 
-def _group_loss(ratio: str) -> str:
+_GROUP_LOSS = r"L = -\,\mathrm{mean}_i\, \dfrac{1}{|y_i|} \sum_t \left(c_{i,t} - \beta\,k_3\right)"
+
+
+def _group_clip(ratio: str) -> str:
     return (
-        r"L = -\,\mathrm{mean}_i\, \dfrac{1}{|y_i|} \sum_t \left[\min\left(RATIO\,A_i,\;"
-        r" \mathrm{clip}(RATIO,\, 1-\varepsilon,\, 1+\varepsilon')\,A_i\right) - \beta\,k_3\right]"
+        r"c_{i,t} = \min\left(RATIO\,A_i,\; \mathrm{clip}(RATIO,\, 1-\varepsilon,\, 1+\varepsilon')\,A_i\right)"
     ).replace("RATIO", ratio)
 
 
@@ -58,14 +60,16 @@ _LINES = {
     "grpo": (
         _GROUP,
         r"\rho_{i,t} = \dfrac{\pi_\theta(a_{i,t}|s_{i,t})}{\pi_{old}(a_{i,t}|s_{i,t})}",
-        _group_loss(r"\rho_{i,t}"),
+        _group_clip(r"\rho_{i,t}"),
         _K3,
+        _GROUP_LOSS,
     ),
     "gspo": (
         _GROUP,
         r"\rho_i = \left(\dfrac{\pi_\theta(y_i|x)}{\pi_{old}(y_i|x)}\right)^{1/|y_i|}",
-        _group_loss(r"\rho_i"),
+        _group_clip(r"\rho_i"),
         _K3,
+        _GROUP_LOSS,
     ),
     "remax": (_RETURN, r"A_i = R_i - S(\mathrm{greedy\ response\ to\ the\ same\ prompt})", _GROUP_GRADIENT),
     "best-of-n": (
