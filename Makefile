@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint unit test-long mutants package test-latest test-lowest tested clean
+.PHONY: help demo test lint unit site test-long mutants package test-latest test-lowest tested clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ help:  ## show the targets
 demo: $(VENV)/run.stamp  ## train a policy and write its report into runs/demo, or into OUT=…
 	$(BIN)/textgym demo --out $(OUT) --overwrite
 
-test: lint unit package  ## everything that must hold: lint, unit and package
+test: lint unit site package  ## everything that must hold: lint, unit, site and package
 
 lint: $(VENV)/dev.stamp  ## style, types and the floors of the house
 	$(BIN)/ruff check
@@ -29,6 +29,10 @@ lint: $(VENV)/dev.stamp  ## style, types and the floors of the house
 
 unit: $(VENV)/dev.stamp  ## the tests, on WORKERS=2 processes
 	$(BIN)/pytest -n $(WORKERS)
+
+# Links and anchors are checked. mkdocs-material would print a notice on its successor; that is not a warning of ours.
+site: $(VENV)/dev.stamp  ## build the documentation into site/, with every warning as an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-long: $(VENV)/dev.stamp  ## the whole versions of tests that are run in short otherwise: faults, fuzzing (hours)
 	$(BIN)/pytest -n $(WORKERS) -m long
@@ -56,7 +60,7 @@ tested:  ## test the newest versions in a new environment, then write them into 
 	sed 's/+[^ ]*$$//' .venv-latest/frozen.txt > $(TESTED)
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-latest .venv-lowest build dist *.egg-info
+	rm -rf .venv .venv-latest .venv-lowest build dist site *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -27,7 +27,7 @@ def package_files(root: Path) -> set[str]:
 
 
 def sdist_files(path: Path) -> set[str]:
-    """Return the regular files of an sdist, without its leading ``textgym-0.1.0/``; a link is not a regular file."""
+    """Return the regular files of an sdist, without its leading ``textgym-VERSION/``; a link is not a regular file."""
     with tarfile.open(path) as archive:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
 

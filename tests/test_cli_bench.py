@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import textgym
 from textgym.benchmarks import experiments
 from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.experiments.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
@@ -25,7 +26,7 @@ TINY = ["--settings", "episodes", "64", "episodes-per-iteration", "32", "minibat
 
 
 def keep_results(
-    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0", episodes: int = 4096
+    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = textgym.__version__, episodes: int = 4096
 ) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
     for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), {**PLAN.settings, "episodes": episodes})):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import textgym
 
 HEAVY = (
     "torch",
@@ -50,6 +55,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["train", "--algorithm", "grop"], 2, "did you mean 'grpo'"),
         (["train", "--out", "run", "--vf-coef", "1", "--algorithm", "rloo"], 2, "belongs to ppo, nlpo, a2c and trpo"),
         (["pipeline", "--train.algorithm", "trpo", "--help"], 0, "--train.cg-steps"),
+        (["--version"], 0, f"textgym {metadata.version('textgym')}\npython {platform.python_version()}\ntorch "),
         (["sft", "--help"], 0, "--residual-dropout"),
         (["dpo", "--help"], 0, "--beta"),
         (["reward-model", "--help"], 0, "--ensemble"),
@@ -81,6 +87,14 @@ def test_answers_before_anything_heavy_is_imported(tmp_path: Path, argv: list[st
 def test_packages_import_nothing_heavy_before_a_name_is_asked_for(tmp_path: Path, package: str) -> None:
     code = f"import sys, {package}; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     assert answered(tmp_path, code)[1] == "[]"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """A checkout whose metadata is older than its code would write the older version into every result."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "textgym.__version__"}
+    assert textgym.__version__ == metadata.version("textgym")
 
 
 def test_every_public_name_can_be_imported() -> None:

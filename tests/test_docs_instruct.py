@@ -34,8 +34,8 @@ PRINTED = {
 
 
 def commands() -> list[list[str]]:
-    """Return the lines of the page's listing, as what a shell would pass."""
-    (listing,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    """Return the lines of the page's first listing, as what a shell would pass."""
+    listing = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[0]
     return [shlex.split(line)[1:] for line in listing.replace("\\\n", " ").splitlines()]
 
 
@@ -43,7 +43,7 @@ def test_the_commands_run_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, rows in re.findall(r"```json (\S+)\n(.*?)```", PAGE, re.DOTALL):
+    for name, rows in re.findall(r'```json title="(\S+)"\n(.*?)```', PAGE, re.DOTALL):
         (tmp_path / name).write_text(rows, encoding="utf-8")
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"eos_token": "</s>"})

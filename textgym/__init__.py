@@ -12,7 +12,7 @@ import gymnasium as gym
 from textgym import moved
 from textgym.tasks import TASKS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 moved.install()
 

@@ -52,7 +52,8 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
 """Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""
 DESCRIPTION = (
     "Gymnasium for language generation. Every command also takes --config FILE.yaml, settings by name; flags win. "
-    "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml."
+    "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml. textgym --version prints the "
+    "versions that a bug report needs."
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""
@@ -78,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
     with explained():
         try:
-            config = parse(with_yaml(readable(list(sys.argv[1:] if arguments is None else arguments))))
+            argv = readable(list(sys.argv[1:] if arguments is None else arguments))
+            if argv == ["--version"]:
+                print_versions()
+                return
+            config = parse(with_yaml(argv))
             check_early(config)
             run_command(config)
         except KeyboardInterrupt:  # while modules are imported
@@ -153,6 +158,14 @@ def _kept(config: Any, interrupt: KeyboardInterrupt) -> str:
     if isinstance(config, RewardModelConfig):
         return f"the run in {str(config.out)!r} was stopped; --resume begins the reward model again"
     return f"the run was stopped; what was complete is in {str(config.out)!r}, and --resume goes on from there"
+
+
+def print_versions() -> None:
+    """Print the versions of textgym, Python and the packages that decide numbers, one a line, textgym first."""
+    from textgym.runs.directory import versions
+
+    for name, version in sorted(versions().items(), key=lambda item: item[0] != "textgym"):
+        print(f"{name} {version}")
 
 
 def quieten_transformers() -> None:

@@ -39,7 +39,7 @@ def model_source(source: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that determine the numbers."""
+    """Return the versions of Python and of the packages that determine the numbers."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 

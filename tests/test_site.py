@@ -1,0 +1,110 @@
+"""Links of Markdown files, and the pages that the site makes; `make site` checks the rest, with warnings as errors."""
+
+from __future__ import annotations
+
+import ast
+import posixpath
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.site_pages.objectives import OBJECTIVES
+from scripts.site_pages.pictures import equation, learning_curves
+from scripts.site_pages.tutorials import tutorial, tutorials
+from textgym.agents.registry import ALGORITHMS
+
+ROOT = Path(__file__).parents[1]
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
+EXAMPLE = '''"""Say hello.
+
+More of :class:`~textgym.env.TokenEnv`, as in::
+
+    python hello.py
+"""
+
+print("hello")
+'''
+
+
+def without_listings(path: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site both name them."""
+    headings = re.findall(r"^#+ (.+)$", without_listings(path), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    for target, anchor in LINK.findall(without_listings(path)):
+        file = path.parent / target if target else path
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), target + anchor
+
+
+def test_pictures_of_the_readme_are_small() -> None:
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert shown == ["docs/figures/report.png", "docs/figures/episode.png"]
+    assert all((ROOT / path).stat().st_size < 200_000 for path in shown)
+
+
+def test_a_page_of_docs_is_in_the_navigation_once() -> None:
+    """Entries are Markdown files; those that `docs/` lacks are generated."""
+    navigation = re.findall(r"[\w/]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
+    docs = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert len(set(navigation)) == len(navigation)
+    assert set(navigation) - docs == {"README.md", "results.md"}
+    assert docs <= set(navigation)
+
+
+def test_an_example_is_title_text_and_code(tmp_path: Path) -> None:
+    file = tmp_path / "101_hello.py"
+    file.write_text(EXAMPLE, "utf-8")
+    made = tutorial(file)
+    assert made.uri == "examples/101_hello.md"
+    assert made.content == (
+        "# 101 Say hello\n\nMore of `textgym.env.TokenEnv`, as in:\n\n    python hello.py\n\n"
+        '```python title="examples/101_hello.py"\nprint("hello")\n```\n'
+    )
+    file.write_text("print()", "utf-8")
+    with pytest.raises(ValueError, match=r"101_hello\.py has no docstring"):
+        tutorial(file)
+
+
+def test_every_example_has_a_page() -> None:
+    files = {path.stem for path in (ROOT / "examples").glob("*.py") if ast.get_docstring(ast.parse(path.read_bytes()))}
+    assert {posixpath.basename(page.uri) for page in tutorials()} - {"README.md"} == {f"{stem}.md" for stem in files}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_has_an_objective_and_the_published_curves(algorithm: str) -> None:
+    """mathtext refuses what it cannot read; published runs have curves of five seeds on each of twelve tasks."""
+    assert equation(OBJECTIVES[algorithm]).startswith('<svg role="img"')
+    drawn = learning_curves(algorithm)
+    assert drawn is not None
+    assert drawn.count("stroke-width: 0.7") == 5 * drawn.count("stroke-width: 2;") == 60
+
+
+def test_objectives_are_of_algorithms() -> None:
+    assert OBJECTIVES.keys() == ALGORITHMS.keys()
+
+
+def test_links_of_the_repository_lead_to_the_same_pages_of_the_site() -> None:
+    relinked = pytest.importorskip("scripts.site_pages.hooks", reason="the extra docs is missing").relinked
+    assert (
+        relinked("[a](docs/rates.md#x) ![b](docs/figures/b.png)", "README.md") == "[a](rates.md#x) ![b](figures/b.png)"
+    )
+    assert relinked("[a](examples/101_hello.py)", "README.md") == "[a](examples/101_hello.md)"
+    assert (
+        relinked("[a](101_hello.py) [b](../docs/rates.md)", "examples/README.md")
+        == "[a](101_hello.md) [b](../rates.md)"
+    )
+    assert relinked("[a](../CONTRIBUTING.md)", "rates.md") == "[a](CONTRIBUTING.md)"
+    assert relinked("[a](../tasks.md) [b](#c) [d](https://e.org/f)", "tasks/Emit.md") == (
+        "[a](../tasks.md) [b](#c) [d](https://e.org/f)"
+    )
