@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from textgym.rewards.intervals import clustered, mean_interval, share_interval, wins
+from textgym.intervals import clustered, mean_interval, share_interval, wins
 from textgym.types import FloatArray
 
 BINS = 10

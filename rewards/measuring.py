@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from textgym.intervals import share_interval
 from textgym.prompts import content_key
 from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.evaluation import Compared, described, evaluate_scores, reliability, sigmoid
-from textgym.rewards.intervals import share_interval
 from textgym.rewards.model import RewardModel
 from textgym.rewards.preferences import Judgement, completions_of
 from textgym.rewards.training import Example, mean_loss, sequences_of, split_like

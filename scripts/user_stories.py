@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
 
 GOOD = ("happy", "kind", "bright", "lovely", "warm")
 BAD = ("sad", "mean", "dark", "ugly", "cold")

@@ -14,9 +14,9 @@ import pytest
 
 from textgym.benchmarks import experiments
 from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.experiments.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
 from textgym.benchmarks.runner.experiment import Plan
-from textgym.benchmarks.runner.grid import append_line
+from textgym.benchmarks.runner.limits import FEWEST, NOT_NEGATIVE, POSITIVE
+from textgym.benchmarks.runner.results_file import append_line
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.cli import main, with_yaml
 

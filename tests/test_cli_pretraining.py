@@ -17,7 +17,7 @@ from textgym.cli import main
 from textgym.commands.pretraining import read_texts
 from textgym.lm.loading import load_lm
 from textgym.lm.scoring import Trunk
-from textgym.reports.comparison import compare
+from textgym.reports.before_after import compare
 from textgym.runs import alignment_tax
 from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC

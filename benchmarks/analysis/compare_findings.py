@@ -20,12 +20,12 @@ from textgym.benchmarks.analysis.compare_runs import (
     settings_table,
 )
 from textgym.benchmarks.analysis.seeds import worded
-from textgym.reports.comparison import Metric, decimals, is_gold_paid, metric, number
-from textgym.reports.figures import Line, intervals, lines
+from textgym.intervals import half_width
+from textgym.reports.before_after import Metric, is_gold_paid, metric
+from textgym.reports.charts.suites import Line, intervals, lines
 from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
-from textgym.reports.judged import counted_as
+from textgym.reports.formatting import counted_as, decimals, number
 from textgym.reports.run import DIAGNOSTICS, TOKENS, column
-from textgym.rewards.intervals import half_width
 from textgym.types import FloatArray
 
 LEADING = ("gold", "score", *MEASURES)

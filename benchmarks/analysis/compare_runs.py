@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
-from textgym.reports.comparison import METRICS, Estimate, Metric, estimate_of, is_finite, metric
-from textgym.reports.judged import counted_as, judged
-from textgym.reports.reading import read_lines, read_object
-from textgym.reports.stories import STEPS, stop_reason
+from textgym.reports.before_after import METRICS, Estimate, Metric, estimate_of, metric
+from textgym.reports.formatting import counted_as, is_finite
+from textgym.reports.headlines import STEPS, stop_reason
+from textgym.reports.heldout_accuracy import judged
+from textgym.reports.run_files import read_lines, read_object
 from textgym.rewards.addresses import model_directory
 from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 

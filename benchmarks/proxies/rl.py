@@ -12,9 +12,9 @@ from stable_baselines3.common.logger import Logger
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import evaluate
 from textgym.benchmarks.entries import Own, find_contender, own_settings
-from textgym.benchmarks.experiments.ranges import check_settings
 from textgym.benchmarks.proxies.recording import Recorder
 from textgym.benchmarks.runner.experiment import Job
+from textgym.benchmarks.runner.limits import check_settings
 from textgym.registration import task_mdp
 from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.model import RewardModel

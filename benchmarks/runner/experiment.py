@@ -2,7 +2,7 @@
 
 Each experiment is a folder of ``task.py`` (one run), ``sweep.py`` (which runs) and ``score.py`` (from results to
 :class:`Findings`), and names itself in its ``__init__.py`` as ``EXPERIMENT``. It knows nothing of processes, files or
-pages: :mod:`textgym.benchmarks.runner.grid` does the runs, and ``textgym bench report`` shows the findings.
+pages: :mod:`textgym.benchmarks.runner.jobs` does the runs, and ``textgym bench report`` shows the findings.
 """
 
 from __future__ import annotations

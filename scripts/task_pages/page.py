@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from scripts.task_pages.policies import Budget, Episode, first_episode, held_out
 from scripts.task_pages.scores import Hack, exact_table, hacks, sampled_table
 from scripts.task_pages.words import told_by_gold, told_by_maker
-from textgym.exact.exact import Optimum
+from textgym.exact.enumeration import Optimum
 from textgym.registration import load_task, task_maker
 from textgym.rendering import show_token
 from textgym.rewards.functions import reward_name

@@ -10,10 +10,10 @@ import numpy as np
 
 from scripts.task_pages.policies import Budget, answers, uniform
 from textgym.agents.loop.metrics import mean_and_error
-from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.enumeration import Optimum, PolicyValue, optimum
+from textgym.intervals import half_width
 from textgym.lm.loading import load_causal_lm
 from textgym.registration import task_mdp
-from textgym.rewards.intervals import half_width
 from textgym.tasks.task import Task
 from textgym.testing import Probe, reference_probe, score, text_probe
 

@@ -18,7 +18,7 @@ from textgym.agents.loop.evaluation import evaluate, play
 from textgym.agents.policy.stock import TokenActorCriticPolicy
 from textgym.agents.ppo import PPO
 from textgym.env import TokenEnv
-from textgym.exact.exact import find_reference
+from textgym.exact.enumeration import find_reference
 from textgym.lm.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.rewards.model import RewardModel

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
-from textgym.benchmarks.runner.grid import append_line, run_grid
+from textgym.benchmarks.runner.jobs import run_grid
+from textgym.benchmarks.runner.results_file import append_line
 from textgym.reports.findings import Findings, Table
 
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
-from textgym.benchmarks.analysis.summary import summary
+from textgym.benchmarks.analysis.suite_findings import summary
 from textgym.commands.bench import shown
 from textgym.reports.bench import (
     csv_table,
@@ -22,7 +22,7 @@ from textgym.reports.bench import (
     terminal_table,
     write_bench_report,
 )
-from textgym.reports.figures import Line, lines
+from textgym.reports.charts.suites import Line, lines
 from textgym.reports.findings import Estimate, Figure, Findings, Table
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")

@@ -23,7 +23,7 @@ from textgym.benchmarks.experiments.mini.task import run as mini_run
 from textgym.benchmarks.proxies.models import reward_trunk
 from textgym.benchmarks.proxies.rl import Pressure, optimise
 from textgym.benchmarks.runner.experiment import Result
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.model import RewardModel

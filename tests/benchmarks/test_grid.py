@@ -17,7 +17,8 @@ import pytest
 from fake_experiment import EXPERIMENT, begun, job
 
 from textgym.benchmarks.runner.experiment import Job
-from textgym.benchmarks.runner.grid import append_line, cut_torn_line, experiment_of, read_results, result_row, run_grid
+from textgym.benchmarks.runner.jobs import run_grid
+from textgym.benchmarks.runner.results_file import append_line, cut_torn_line, experiment_of, read_results, result_row
 
 
 def squares(path: Path) -> dict[int, int]:

@@ -22,7 +22,7 @@ from textgym.benchmarks.experiments.overoptimization.score import at, findings, 
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, Settings, run
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
 from textgym.registration import load_task, task_mdp
 from textgym.reports.findings import Estimate, Table
 

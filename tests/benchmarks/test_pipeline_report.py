@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.test_report import HOSTILE, Page, entry, write_lines
-from textgym.reports.comparison import Comparison, Estimate
+from textgym.reports.before_after import Comparison, Estimate
 from textgym.reports.pipeline import (
     Journey,
     contents,

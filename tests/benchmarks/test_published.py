@@ -11,7 +11,7 @@ import pytest
 from textgym.benchmarks.experiments import find_experiment
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan
-from textgym.benchmarks.runner.grid import experiment_of, read_results
+from textgym.benchmarks.runner.results_file import experiment_of, read_results
 from textgym.commands.bench import report
 from textgym.commands.configs.bench import BenchReport
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.comparison import Comparison, Estimate, compare, decimals, explain, headline, number
-from textgym.reports.curves import curve
+from textgym.reports.before_after import Comparison, Estimate, compare, explain, headline
+from textgym.reports.charts.runs import curve
+from textgym.reports.formatting import decimals, number
 from textgym.reports.run import column, ends, pair_samples, panels, ratio_check, tables, write_report
 
 HOSTILE = "<script>alert('x')</script>"

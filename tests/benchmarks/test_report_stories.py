@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.comparison import Comparison, Estimate, compare, headline
-from textgym.reports.curves import curve
+from textgym.reports.before_after import Comparison, Estimate, compare, headline
+from textgym.reports.charts.runs import curve
 from textgym.reports.run import write_report
 
 

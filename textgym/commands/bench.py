@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results
-from textgym.benchmarks.runner.grid import experiment_of, read_results, run_grid
+from textgym.benchmarks.runner.jobs import run_grid
+from textgym.benchmarks.runner.results_file import experiment_of, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
 from textgym.files import write_text

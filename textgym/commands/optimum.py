@@ -10,7 +10,7 @@ from textgym.agents.policy.loading import saved_policy
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.train import spoken_reward
 from textgym.exact.bracket import Bracket, Interval, bracket
-from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.enumeration import Optimum, PolicyValue, optimum
 from textgym.exact.tree import LIMIT
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP

@@ -19,7 +19,8 @@ from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
-from textgym.reports.judged import counted_as, judged, judged_headline
+from textgym.reports.formatting import counted_as
+from textgym.reports.heldout_accuracy import judged, judged_headline
 from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards

@@ -1,7 +1,7 @@
 """The best that any policy can do: exactly by enumeration or dynamic programming, or bracketed by sampling."""
 
 from textgym.exact.bracket import Bracket, Interval, bracket
-from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.enumeration import Optimum, PolicyValue, optimum
 from textgym.exact.markov import Automaton, MarkovOptimum, markov_optimum
 
 __all__ = [

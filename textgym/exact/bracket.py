@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.policy.loading import acting_policy
-from textgym.exact.exact import check_beta, find_mdp, find_reference
+from textgym.exact.enumeration import check_beta, find_mdp, find_reference
+from textgym.intervals import quantile
 from textgym.lm.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
-from textgym.rewards.intervals import quantile
 from textgym.types import Episodes, FloatArray
 
 RESAMPLES = 1000

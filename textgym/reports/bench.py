@@ -14,10 +14,10 @@ from pathlib import Path
 
 from textgym.files import write_text
 from textgym.rendering import printable
-from textgym.reports.comparison import number
-from textgym.reports.figures import typical_places
+from textgym.reports.charts.suites import typical_places
 from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
-from textgym.reports.templating import write_page
+from textgym.reports.formatting import number
+from textgym.reports.pages import write_page
 
 WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
@@ -113,7 +113,7 @@ def _slug(name: str) -> str:
 def _shown_figure(figure: Figure, file: str) -> ShownFigure:
     found = re.search(r'viewBox="([^"]+)"', figure.svg)
     if found is None:
-        raise ValueError(f"the figure {figure.title!r} has no viewBox; draw it with textgym.reports.figures")
+        raise ValueError(f"the figure {figure.title!r} has no viewBox; draw it with textgym.reports.charts.suites")
     return ShownFigure(figure, found[1], float(found[1].split()[2]) > WIDE, file)
 
 

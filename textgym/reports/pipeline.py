@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from textgym.lm.sampling import Sampling
-from textgym.reports.comparison import Comparison, Estimate, compare, decimals, number, with_interval
-from textgym.reports.pipeline_figures import steps
+from textgym.reports.before_after import Comparison, Estimate, compare, with_interval
+from textgym.reports.charts.runs import steps
+from textgym.reports.formatting import NBSP, decimals, number
+from textgym.reports.pages import write_page
 from textgym.reports.pipeline_stages import SECTIONS, Run
-from textgym.reports.reading import read_object, read_text
 from textgym.reports.run import Sample, shown_sample, tables
-from textgym.reports.templating import write_page
+from textgym.reports.run_files import read_object, read_text
 
 NEEDED_BY = "write_pipeline_report"
 SAMPLES_SHOWN = 3  # the others stand folded below
 LEARNED = ("score", "reward_model")  # each iteration has a reward model of its own, so these cannot be compared
 FIRST = ("gold", "grammatical", "kl")  # what a reader wants to know first
 COLOURS = ("gold", "kl")
-NBSP = "\u00a0"
 
 
 def write_pipeline_report(out: Path) -> Path:

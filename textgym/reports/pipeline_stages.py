@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from textgym.reports.comparison import METRICS, Estimate, Metric, compare, decimals, number
-from textgym.reports.judged import judged, judged_explained, judged_headline, percent
-from textgym.reports.pipeline_figures import calibration
-from textgym.reports.reading import read_lines, read_object
+from textgym.reports.before_after import METRICS, Estimate, Metric, compare
+from textgym.reports.charts.runs import calibration
+from textgym.reports.formatting import decimals, number, percent
+from textgym.reports.headlines import STEPS, stop_reason
+from textgym.reports.heldout_accuracy import judged, judged_explained, judged_headline
 from textgym.reports.run import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
-from textgym.reports.stories import STEPS, stop_reason
+from textgym.reports.run_files import read_lines, read_object
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")

@@ -17,22 +17,13 @@ from typing import Any
 
 from textgym.agents.loop.guards import alarms
 from textgym.rendering import largest, show_token, strength
-from textgym.reports.comparison import (
-    METRICS,
-    Estimate,
-    Metric,
-    compare,
-    exponent,
-    is_finite,
-    metric,
-    number,
-)
-from textgym.reports.curves import curve
-from textgym.reports.judged import judged
-from textgym.reports.pipeline_figures import epochs
-from textgym.reports.reading import read_lines, read_object
-from textgym.reports.stories import STEPS, Told, stop_reason, story
-from textgym.reports.templating import tint, write_page
+from textgym.reports.before_after import METRICS, Estimate, Metric, compare, metric
+from textgym.reports.charts.runs import curve, epochs
+from textgym.reports.formatting import exponent, is_finite, number
+from textgym.reports.headlines import STEPS, Told, stop_reason, story
+from textgym.reports.heldout_accuracy import judged
+from textgym.reports.pages import tint, write_page
+from textgym.reports.run_files import read_lines, read_object
 
 TOKENS = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length

@@ -19,7 +19,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
 from textgym.files import read_json, write_json
-from textgym.reports.reading import read_lines
+from textgym.reports.run_files import read_lines
 from textgym.runs.directory import read_rows
 from textgym.runs.recording import EVALUATIONS, ServiceWarning
 from textgym.types import Service

@@ -11,11 +11,11 @@ import numpy as np
 from textgym.agents.offline.alignment_tax import OF_TASK, OTHERS, PTX
 from textgym.benchmarks.analysis.seeds import worded
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.experiments.alignment_tax.task import GAMMA
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.figures import Line, lines
+from textgym.reports.charts.suites import Line, lines
 from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
 
 SAVED = 0.5

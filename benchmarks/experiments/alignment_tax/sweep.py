@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from textgym.benchmarks.experiments.alignment_tax.task import GAMMA, ptx_contender
-from textgym.benchmarks.experiments.ranges import check_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.benchmarks.runner.limits import check_settings
 from textgym.tasks import MINI
 
 GAMMAS = (0.0, 0.1, 0.3, 1.0)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.suites import by_algorithm, curves_figure, over_seeds, suite_scores
-from textgym.benchmarks.analysis.summary import summary
+from textgym.benchmarks.analysis.suite_findings import summary
+from textgym.benchmarks.analysis.suite_scores import by_algorithm, curves_figure, over_seeds, suite_scores
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.reports.findings import Cell, Figure, Findings, Table
 

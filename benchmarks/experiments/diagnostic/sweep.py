@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from textgym.agents.registry import ALGORITHMS
 from textgym.benchmarks.entries import find_contender
-from textgym.benchmarks.experiments.ranges import check_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.benchmarks.runner.limits import check_settings
 from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from textgym.benchmarks.entries import Lesson, find_contender
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
 from textgym.registration import load_task, task_mdp
 
 SLOTS = 128

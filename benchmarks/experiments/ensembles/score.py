@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from textgym.benchmarks.analysis.seeds import by_kl, in_blocks, mean_line, paired, root_kl, surely_positive, worded
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.ensembles.task import SINGLE
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.figures import lines
+from textgym.reports.charts.suites import lines
 from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.types import FloatArray
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.suites import (
+from textgym.benchmarks.analysis.suite_findings import summary
+from textgym.benchmarks.analysis.suite_scores import (
     by_algorithm,
     curves_figure,
     over_seeds,
@@ -14,7 +15,6 @@ from textgym.benchmarks.analysis.suites import (
     tasks_of,
     whole_suites,
 )
-from textgym.benchmarks.analysis.summary import summary
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.reports.findings import Cell, Findings, Table
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from textgym.benchmarks.entries import SFT, find_contender
-from textgym.benchmarks.experiments.ranges import check_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.benchmarks.runner.limits import check_settings
 from textgym.registration import task_maker
 from textgym.tasks import MINI
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textgym.benchmarks.analysis.seeds import worded
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.findings import Cell, Findings, Table

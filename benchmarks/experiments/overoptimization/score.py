@@ -9,13 +9,13 @@ import numpy as np
 
 from textgym.benchmarks.analysis.seeds import BLOCKS, in_blocks, mean_line, root_kl, surely_above
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.overoptimization.best_of_n import kl_bound
 from textgym.benchmarks.experiments.overoptimization.fits import Fit, Form, enough_points, fit_form
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
 from textgym.benchmarks.proxies.models import SIZES
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.figures import Line, lines
+from textgym.reports.charts.suites import Line, lines
 from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.types import FloatArray, IntArray
 

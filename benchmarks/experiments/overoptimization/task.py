@@ -21,7 +21,7 @@ from textgym.benchmarks.proxies.models import (
 from textgym.benchmarks.proxies.rl import Pressure, optimise, read_settings
 from textgym.benchmarks.runner.experiment import Job, Result
 from textgym.benchmarks.runner.limit_process import be_one_of_many
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
 from textgym.registration import load_task, task_mdp
 
 ENUMERATION = "best-of-n, enumerated"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from textgym.benchmarks.analysis.seeds import clearly, mean_line, worded
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.runner.experiment import Results
-from textgym.reports.figures import lines
+from textgym.reports.charts.suites import lines
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
 Golds = dict[str, dict[float, dict[int, float]]]

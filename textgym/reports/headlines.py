@@ -6,18 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgym.reports.comparison import (
-    NBSP,
-    Comparison,
-    ended,
-    explain,
-    headline,
-    is_finite,
-    number,
-    with_interval,
-)
-from textgym.reports.judged import CHANCE, Judged, counted_as, judged_explained, judged_headline, percent
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
+from textgym.reports.before_after import Comparison, ended, explain, headline, with_interval
+from textgym.reports.formatting import NBSP, counted_as, is_finite, number, percent
+from textgym.reports.heldout_accuracy import CHANCE, Judged, judged_explained, judged_headline
 
 Row = Mapping[str, Any]
 STEPS = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
 from textgym.benchmarks.runner.experiment import Job, Result, Results
-from textgym.reports.figures import Line, lines
+from textgym.reports.charts.suites import Line, lines
 from textgym.reports.findings import Estimate, Figure, Findings
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -10,7 +10,7 @@ import jinja2
 
 from textgym.files import write_text
 from textgym.rendering import DEEPEST_TINT, hue, printable
-from textgym.reports.comparison import number
+from textgym.reports.formatting import number
 
 
 def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 
 from textgym.agents.loop.guards import alarms
 from textgym.agents.offline.alignment_tax import OTHERS, PTX, in_short
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
+from textgym.reports.formatting import NBSP, decimals, is_finite, number
 
 
 @dataclass(frozen=True)
@@ -59,34 +60,6 @@ def metric(name: str, command: str = "") -> Metric:
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
-
-
-def exponent(value: float) -> int:
-    """Return the power of ten of the first significant digit: 0 for 3.2, −2 for 0.032."""
-    return math.floor(math.log10(abs(value)))
-
-
-def decimals(uncertainty: float) -> int:
-    """Decimal places that an uncertainty deserves: two digits of it if it starts with 1 or 2, else one."""
-    power = exponent(uncertainty)
-    digits = 2 if abs(uncertainty) / 10.0**power < 3 else 1
-    return min(max(digits - 1 - power, 0), 5)
-
-
-def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
-    """Return a number for a reader: three significant digits unless ``places`` is given, and a true minus.
-
-    Very small and very large ones are told by a power of ten.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if places is None:
-        if not 1e-3 <= abs(value) < 1e9 and value:
-            power = exponent(value)
-            return f"{value / 10.0**power:.2g}e{power}".replace("-", "−")
-        places = 0 if value == round(value) else max(2 - exponent(value), 0)
-    value = round(value, places) + 0.0  # adding 0.0 makes a plain zero of a negative one
-    return f"{value:{'+' if sign else ''},.{places}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -242,11 +215,6 @@ def _objects(found: Any) -> dict[str, Any]:
     return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
 
 
-def is_finite(value: Any) -> bool:
-    """True of a number that is neither NaN nor infinite."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estimate:
     """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
     sem = entry.get("sem")
@@ -255,7 +223,6 @@ def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estima
 
 # -- Words -----------------------------------------------------------------------------------------
 
-NBSP = "\u00a0"  # keeps a number and its interval on one line
 _VERBS = {1: "raised", -1: "lowered"}
 _MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
 

@@ -20,9 +20,9 @@ from textgym.benchmarks.analysis.statistics import (
     probability_of_improvement,
     stratified_estimate,
 )
-from textgym.reports.comparison import number
-from textgym.reports.figures import Line, heatmap, intervals, lines, radar
+from textgym.reports.charts.suites import Line, heatmap, intervals, lines, radar
 from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.formatting import number
 
 THRESHOLDS = 101
 TOO_FEW = "too few seeds for an interval"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from textgym.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
 from textgym.rewards.evaluation import Compared, evaluate_scores
-from textgym.rewards.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
 
 
 def test_student_by_the_table():

@@ -1,4 +1,4 @@
-"""The benchmark's pictures: each is an ``<svg>`` element in the style of :mod:`textgym.reports.curves`.
+"""The benchmark's pictures: each is an ``<svg>`` element in the style of :mod:`textgym.reports.charts.svg`.
 
 An entry's place in a mapping chooses its colour: give several pictures the same order, and an algorithm looks the same
 in all of them.
@@ -20,9 +20,9 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from textgym.reports.comparison import decimals, number
-from textgym.reports.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
+from textgym.reports.charts.svg import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
 from textgym.reports.findings import Estimate
+from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
 ROW = 0.32  # inches for a line of text

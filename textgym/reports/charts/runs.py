@@ -1,14 +1,16 @@
-"""The pictures of the pipeline's page, in the style of :mod:`textgym.reports.curves`."""
+"""The pictures of the pipeline's page, in the style of :mod:`textgym.reports.charts.svg`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from textgym.reports.comparison import Estimate
-from textgym.reports.curves import GRID, LINE, TEXT, picture, shown_name, widen
+from textgym.intervals import half_width
+from textgym.reports.before_after import Estimate
+from textgym.reports.charts.svg import GRID, LINE, TEXT, picture, plain_numbers, shown_name, widen
 
 SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
 
@@ -106,3 +108,45 @@ def calibration(bins: Sequence[Mapping[str, float]], label: str) -> str:
         axes.tick_params(axis="x", color=GRID)
 
     return picture(draw, label)
+
+
+def curve(
+    x: Sequence[float],
+    y: Sequence[float],
+    sem: Sequence[float] | None = None,
+    label: str = "",
+    x_label: str = "tokens",
+    n: float | None = None,
+) -> str:
+    """``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
+
+    Args:
+        x: ``[n]`` where the points stand.
+        y: ``[n]`` values; NaN leaves a gap.
+        sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
+        label: names the picture for screen readers.
+        x_label: stands under the axis.
+        n: values behind each of the means; None for many.
+    """
+
+    def draw(axes: Axes) -> None:
+        half = half_width(1.0, n) if sem is not None else None
+        band = None if half is None else half * np.asarray(sem, float)
+        _draw(axes, np.asarray(x, float), np.asarray(y, float), band)
+        axes.set_xlabel(x_label)
+
+    return picture(draw, label)
+
+
+def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> None:
+    few = np.isfinite(y).sum() <= 12
+    axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
+    if half is not None:
+        axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
+    whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
+    axes.yaxis.set_major_formatter(plain_numbers())
+    axes.margins(x=0.02, y=0.1)
+    widen(axes)

@@ -6,20 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgym.reports.comparison import number
+from textgym.reports.formatting import NBSP, counted_as, number, percent
 
 CHANCE = 0.5
-NBSP = "\u00a0"
-
-
-def percent(share: float) -> str:
-    """Return a share in [0, 1] for a reader."""
-    return f"{number(100 * share, 1)}{NBSP}%"
-
-
-def counted_as(count: float, thing: str) -> str:
-    """Return a count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
-    return f"{number(count)} {thing}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import ScalarFormatter
 
 from textgym.rendering import printable
-from textgym.rewards.intervals import half_width
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
 LINE, TEXT, GRID, INK, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
@@ -58,34 +56,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def curve(
-    x: Sequence[float],
-    y: Sequence[float],
-    sem: Sequence[float] | None = None,
-    label: str = "",
-    x_label: str = "tokens",
-    n: float | None = None,
-) -> str:
-    """``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
-
-    Args:
-        x: ``[n]`` where the points stand.
-        y: ``[n]`` values; NaN leaves a gap.
-        sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
-        label: names the picture for screen readers.
-        x_label: stands under the axis.
-        n: values behind each of the means; None for many.
-    """
-
-    def draw(axes: Axes) -> None:
-        half = half_width(1.0, n) if sem is not None else None
-        band = None if half is None else half * np.asarray(sem, float)
-        _draw(axes, np.asarray(x, float), np.asarray(y, float), band)
-        axes.set_xlabel(x_label)
-
-    return picture(draw, label)
-
-
 def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = (4.4, 2.3)) -> str:
     """What ``draw`` puts on empty axes, in the house's style, as an ``<svg>`` element.
 
@@ -98,20 +68,6 @@ def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] 
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         return svg(figure, label)
-
-
-def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> None:
-    few = np.isfinite(y).sum() <= 12
-    axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
-    if half is not None:
-        axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
-    whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
-    axes.yaxis.set_major_formatter(plain_numbers())
-    axes.margins(x=0.02, y=0.1)
-    widen(axes)
 
 
 SMALLEST_SPAN = 0.02
