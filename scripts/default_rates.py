@@ -33,6 +33,7 @@ from textgym.agents import PPO
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.guards import TrainingWarning
 from textgym.agents.loop.rows import admitting_env
+from textgym.files import json_lines
 from textgym.lm.loading import load_lm
 from textgym.mdp import TokenMDP
 from textgym.prompts import encode_prompts
@@ -163,8 +164,8 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """Return the runs that stand in a file; a last line that was cut off is left out."""
-    lines = out.read_text(encoding="utf-8").split("\n") if out.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = json_lines(out.read_text(encoding="utf-8"), str(out)) if out.exists() else ()
+    return [line.value for line in lines if not line.torn]
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.sft import sft
+from textgym.files import read_json_lines
 from textgym.registration import load_task
 
 SEEDS = (0, 1, 2)
@@ -68,8 +69,8 @@ def run(task: str, reward_model: str, out: Path, seed: int) -> None:
 
 def read_rows(out: Path) -> list[list[dict[str, float]]]:
     """Of each seed, a row for each epoch."""
-    texts = [(out / f"seed-{seed}" / "metrics.jsonl").read_text(encoding="utf-8") for seed in SEEDS]
-    return [[json.loads(line) for line in text.splitlines()] for text in texts]
+    files = [read_json_lines(out / f"seed-{seed}" / "metrics.jsonl") for seed in SEEDS]
+    return [[row for _, row in rows] for rows in files]
 
 
 def draw(seeds: list[list[dict[str, float]]]) -> str:

@@ -16,9 +16,9 @@ from textgym.benchmarks import experiments
 from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
 from textgym.benchmarks.runner.experiment import Plan
 from textgym.benchmarks.runner.limits import FEWEST, NOT_NEGATIVE, POSITIVE
-from textgym.benchmarks.runner.results_file import append_line
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.cli import main, with_yaml
+from textgym.files import append_line
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 TINY = ["--settings", "episodes", "64", "episodes-per-iteration", "32", "minibatch-size", "32"]
@@ -31,7 +31,9 @@ def keep_results(
     for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), {**PLAN.settings, "episodes": episodes})):
         score = 0.9 - 0.1 * job.seed - 0.2 * (job.algorithm == "rloo")
         result = {"beta": 0.05, "optimum": 1, "reference": 0, "objective": score, "score": score, "cpu_seconds": 1}
-        append_line(path, {"experiment": "diagnostic", "version": version, "job": asdict(job), "result": result})
+        append_line(
+            path, json.dumps({"experiment": "diagnostic", "version": version, "job": asdict(job), "result": result})
+        )
 
 
 def measured(path: Path) -> dict[str, dict[str, Any]]:

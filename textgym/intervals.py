@@ -1,7 +1,12 @@
-"""Intervals at 95 % of what one run measured: of means, and of shares of pairs that have prompts in common.
+"""Confidence intervals at 95 %, by one rule for runs, comparisons, benchmarks and the exact optimum.
 
-There is one rule: Student's quantile, at the degrees of freedom that the independent values leave. Shares near 0 or 1,
-whose error cannot be told from so few, take Clopper and Pearson's interval of as many pairs as would be that sure.
+- A mean has Student's interval, at the degrees of freedom that its independent values leave. The normal quantile is
+  the limit of infinitely many, and stands only where the number of values is unknown.
+- A share has Clopper and Pearson's interval; where pairs of one prompt are alike, of as many independent pairs as would
+  have the error that is seen.
+
+Statistics of whole suites, which are neither, are bootstrapped in :mod:`textgym.benchmarks.analysis.statistics`; their
+intervals are stretched to Student's quantile as well.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ UPPER = (1 + LEVEL) / 2
 
 
 def quantile(degrees_of_freedom: float) -> float:
-    """Half of a 95 % interval in standard errors, by Student; infinitely many degrees of freedom are the normal's."""
+    """Return half of Student's interval in standard errors; with infinitely many degrees of freedom, the normal's."""
     return float(stdtrit(min(degrees_of_freedom, 1e9), UPPER))
 
 
 def half_width(error: float | None, n: float | None) -> float | None:
-    """Half of a mean's 95 % interval.
+    """Return half of a mean's 95 % interval.
 
     Args:
         error: its standard error; None where that is not known.
@@ -38,6 +43,46 @@ def half_width(error: float | None, n: float | None) -> float | None:
     if error is None or not math.isfinite(error) or (n is not None and n < 2):
         return None
     return quantile(math.inf if n is None else n - 1) * error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; both ends are NaN where it has none."""
+
+    value: float
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class SampleMean:
+    """A mean and its standard error.
+
+    Attributes:
+        mean: of what was measured.
+        sem: its standard error; None where that is not known.
+        n: independent values behind it; None for so many that Student's quantile is the normal one.
+    """
+
+    mean: float
+    sem: float | None = None
+    n: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of Student's 95 % interval; None without an error, and of a single value."""
+        return half_width(self.sem, self.n)
+
+    @property
+    def low(self) -> float:
+        return self.mean - (self.half or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.mean + (self.half or 0.0)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from textgym.benchmarks.analysis.compare_runs import (
     settings_table,
 )
 from textgym.benchmarks.analysis.seeds import worded
-from textgym.intervals import half_width
+from textgym.intervals import Estimate, half_width
 from textgym.reports.before_after import Metric, is_gold_paid, metric
 from textgym.reports.charts.suites import Line, intervals, lines
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.reports.formatting import counted_as, decimals, number
 from textgym.reports.run import DIAGNOSTICS, TOKENS, column
 from textgym.types import FloatArray

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
-from textgym.reports.before_after import METRICS, Estimate, Metric, estimate_of, metric
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import METRICS, Metric, estimate_of, metric
 from textgym.reports.formatting import counted_as, is_finite
 from textgym.reports.headlines import STEPS, stop_reason
 from textgym.reports.heldout_accuracy import judged
@@ -62,7 +63,7 @@ class Reached:
     n: float | None = None
 
     @classmethod
-    def of(cls, estimate: Estimate) -> Reached:
+    def of(cls, estimate: SampleMean) -> Reached:
         """Return an estimate with Student's interval."""
         if estimate.half is None:
             return cls(estimate.mean, n=estimate.n)
@@ -323,7 +324,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
     last = {name.removeprefix("validation/"): value for name, value in rows[-1].items()}
     names = {"held-out accuracy": "accuracy", "held-out margin": "margin", LOSS_OF_PREFERENCES: "loss"}
     found = {
-        name: Reached.of(Estimate(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
+        name: Reached.of(SampleMean(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
         for name, key in names.items()
         if is_finite(last.get(key))
     }

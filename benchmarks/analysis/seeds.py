@@ -8,8 +8,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, TAIL, mean_estimate
+from textgym.intervals import Estimate
 from textgym.reports.charts.suites import Line
-from textgym.reports.findings import Estimate
 from textgym.reports.formatting import number
 from textgym.types import FloatArray
 

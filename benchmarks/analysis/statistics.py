@@ -29,11 +29,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from textgym.reports.findings import Estimate
+from textgym.intervals import LEVEL, Estimate, clopper_pearson, quantile
 
 Floats: TypeAlias = NDArray[np.float64]
 
-LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 RESAMPLES = 2000
 FEWEST_SEEDS = 3
@@ -77,8 +76,8 @@ def mean_estimate(values: ArrayLike) -> Estimate:
         ValueError: fewer than 3 values, or one that is not finite.
     """
     sample = _checked("values", values, dimensions=1)
-    mean, error = float(sample.mean()), float(stats.sem(sample))
-    half = error * float(stats.t.ppf(1 - TAIL, len(sample) - 1))
+    mean = float(sample.mean())
+    half = quantile(len(sample) - 1) * float(stats.sem(sample))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -121,8 +120,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
     levels = _checked("thresholds", thresholds, dimensions=1, fewest=1)
     runs = table.size
     above = (table.ravel() > levels[:, None]).sum(1)
-    low = np.where(above > 0, stats.beta.ppf(TAIL, np.maximum(above, 1), runs - above + 1), 0.0)
-    high = np.where(above < runs, stats.beta.ppf(1 - TAIL, above + 1, np.maximum(runs - above, 1)), 1.0)
+    low, high = np.array([clopper_pearson(count / runs, runs) for count in above.tolist()]).T
     return Profile(levels, above / runs, low, high)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from textgym.benchmarks.analysis.statistics import (
     FEWEST_SEEDS,
-    LEVEL,
     Floats,
     improvement,
     interquartile_mean,
@@ -20,8 +19,9 @@ from textgym.benchmarks.analysis.statistics import (
     probability_of_improvement,
     stratified_estimate,
 )
+from textgym.intervals import LEVEL, Estimate
 from textgym.reports.charts.suites import Line, heatmap, intervals, lines, radar
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.reports.formatting import number
 
 THRESHOLDS = 101

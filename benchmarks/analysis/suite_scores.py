@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
 from textgym.benchmarks.runner.experiment import Job, Result, Results
+from textgym.intervals import Estimate
 from textgym.reports.charts.suites import Line, lines
-from textgym.reports.findings import Estimate, Figure, Findings
+from textgym.reports.findings import Figure, Findings
 
 Floats: TypeAlias = NDArray[np.float64]
 POINTS = 25

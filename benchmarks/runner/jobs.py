@@ -22,8 +22,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Result, Results
-from textgym.benchmarks.runner.results_file import cut_torn_line, read_results, result_row
+from textgym.benchmarks.runner.results_file import cut_torn_line, read_results, result_line
 from textgym.benchmarks.runner.same_settings import require_comparable, require_same
+from textgym.files import append_line
 
 
 def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
@@ -64,7 +65,7 @@ def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: i
     def do(job: Job) -> tuple[Job, Result]:
         result = _in_fresh_process(experiment.run, job)
         with appending:
-            append_line(path, result_row(experiment.name, job, result))
+            append_line(path, result_line(experiment.name, job, result))
         return job, result
 
     with ThreadPoolExecutor(processes) as threads:

@@ -7,7 +7,7 @@ import os
 import reprlib
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +15,15 @@ from typing import Any
 
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.benchmarks.runner.same_settings import differing
+from textgym.files import JsonLine, json_lines
 
 UNKNOWN = "unknown"
 
 
-def result_row(experiment: str, job: Job, result: Result) -> dict[str, Any]:
+def result_line(experiment: str, job: Job, result: Result) -> str:
     """Return a line of a results file."""
-    told = {"experiment": experiment, "version": metadata.version("textgym")}
-    return {**told, "job": asdict(job), "result": dict(result)}
+    row = {"experiment": experiment, "version": metadata.version("textgym"), "job": asdict(job), "result": dict(result)}
+    return json.dumps(row)
 
 
 def read_results(path: Path, experiment: str | None = None) -> Results:
@@ -38,19 +39,21 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
     Raises:
         ValueError: another line is not a result, is another experiment's, or one run has two that differ.
     """
-    lines, torn = _lines(path)
-    if torn:
-        warnings.warn(f"{path}: the last line is torn, its run counts as not done: {torn[:80]!r}", stacklevel=2)
     found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        row = _read_line(line, f"{path}:{number}")
+    for line in _lines(path):
+        if line.torn:
+            warnings.warn(
+                f"{path}: the last line is torn, its run counts as not done: {line.text[:80]!r}", stacklevel=2
+            )
+            break
+        row = _read_line(line, path)
         whose = row.get("experiment", experiment)
         experiment = whose if experiment is None else experiment
         if whose != experiment:
-            raise ValueError(f"{path}:{number}: a result of {whose!r}; expected one of {experiment!r}")
-        earlier = found.setdefault(row["job"].key, {**row, "line": line})
-        if line != earlier["line"]:
-            _require_one_result(f"{path}:{number}", earlier, row)
+            raise ValueError(f"{path}:{line.number}: a result of {whose!r}; expected one of {experiment!r}")
+        earlier = found.setdefault(row["job"].key, {**row, "text": line.text})
+        if line.text != earlier["text"]:
+            _require_one_result(f"{path}:{line.number}", earlier, row)
     _warn_of_versions(path, Counter(row.get("version", UNKNOWN) for row in found.values()))
     return [(row["job"], row["result"]) for row in found.values()]
 
@@ -85,8 +88,8 @@ def experiment_of(path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no results file {str(path)!r}; 'textgym bench run' writes one")
-    lines, _ = _lines(path)
-    name = _read_line(lines[0], f"{path}:1").get("experiment") if lines else None
+    first = next((line for line in _lines(path) if not line.torn), None)
+    name = None if first is None else _read_line(first, path).get("experiment")
     if name is None:
         raise ValueError(f"{path}: no result that names its experiment; expected a file of 'textgym bench run'")
     return str(name)
@@ -100,45 +103,24 @@ def _warn_of_versions(path: Path, versions: Mapping[str, int]) -> None:
             warnings.warn(f"{path}: {told}", stacklevel=3)
 
 
-def _lines(path: Path) -> tuple[list[str], str]:
-    """Whole lines, and what stands after the last of them."""
-    whole, _, torn = (path.read_text("utf-8") if path.exists() else "").rpartition("\n")
-    return whole.splitlines(), torn
+def _lines(path: Path) -> Iterator[JsonLine]:
+    """Yield the lines of a results file; none where there is no file."""
+    return json_lines(path.read_text("utf-8") if path.exists() else "", str(path))
 
 
-def _read_line(line: str, where: str) -> dict[str, Any]:
+def _read_line(line: JsonLine, path: Path) -> dict[str, Any]:
     """Return a row, its job as a :class:`Job`."""
     try:
-        row = json.loads(line)
+        row = line.value
         known = {field.name for field in fields(Job)}
         job = Job(**{name: value for name, value in row["job"].items() if name in known})
         return {**row, "job": job, "result": dict(row["result"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: expected a job and its result, got {line[:80]!r}") from error
+        raise ValueError(f"{path}:{line.number}: expected a job and its result, got {line.text[:80]!r}") from error
 
 
 def cut_torn_line(path: Path) -> None:
     """Remove what a killed process left behind the last whole line."""
-    _, torn = _lines(path)
-    if torn:
-        os.truncate(path, path.stat().st_size - len(torn.encode()))
-
-
-def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON line by a single write, which reaches the disk before this returns.
-
-    Raises:
-        OSError: not all of it could be written; the file is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(row) + "\n").encode()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        before = os.fstat(handle).st_size
-        written = os.write(handle, line)
-        if written < len(line):
-            os.ftruncate(handle, before)
-            raise OSError(f"{path}: {written} of {len(line)} bytes could be written; is the disk full?")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    for line in _lines(path):
+        if line.torn:
+            os.truncate(path, path.stat().st_size - len(line.text.encode()))

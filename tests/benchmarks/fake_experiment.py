@@ -9,13 +9,13 @@ from pathlib import Path
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
 from textgym.benchmarks.runner.jobs import run_grid
-from textgym.benchmarks.runner.results_file import append_line
+from textgym.files import append_line
 from textgym.reports.findings import Findings, Table
 
 
 def run(job: Job) -> Result:
     """Squares its seed, and notes that it began in a file that all processes share."""
-    append_line(Path(job.arm["log"]), {"seed": job.seed, "process": os.getpid()})
+    append_line(job.arm["log"], json.dumps({"seed": job.seed, "process": os.getpid()}))
     time.sleep(job.settings.get("seconds", 0))
     if job.algorithm == "broken":
         raise ValueError("this run is broken")

@@ -15,7 +15,8 @@ from textgym.benchmarks.experiments.alignment_tax import EXPERIMENT, task
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.experiments.alignment_tax.sweep import make_job
 from textgym.benchmarks.runner.experiment import Job, Plan
-from textgym.reports.findings import Cell, Estimate, Table
+from textgym.intervals import Estimate
+from textgym.reports.findings import Cell, Table
 
 
 def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from scipy import stats
 from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
 from textgym.benchmarks.analysis.suite_findings import summary
 from textgym.commands.bench import shown
+from textgym.intervals import Estimate
 from textgym.reports.bench import (
     csv_table,
     markdown_page,
@@ -23,7 +24,7 @@ from textgym.reports.bench import (
     write_bench_report,
 )
 from textgym.reports.charts.suites import Line, lines
-from textgym.reports.findings import Estimate, Figure, Findings, Table
+from textgym.reports.findings import Figure, Findings, Table
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
 HOSTILE = "<script>alert('x')</script>"

@@ -17,7 +17,7 @@ from scipy import stats
 from textgym.benchmarks.analysis.compare_findings import compare_groups, difference, mean_curve, pooled, shared_measures
 from textgym.benchmarks.analysis.compare_runs import Group, grouped, read_runs, settings_table
 from textgym.cli import main
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 CONFIG = {"command": "train", "task": "textgym/Emit-v0", "algorithm": "ppo", "eval_episodes": 16}
 HYPER = {"kl_coef": 0.1, "learning_rate": 1e-3}

@@ -11,7 +11,7 @@ from textgym.benchmarks.experiments.ensembles.score import findings
 from textgym.benchmarks.experiments.ensembles.task import Settings, run
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 
 def made(combine: str, seed: int, gold: float) -> tuple[Job, dict[str, Any]]:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from textgym.intervals import Estimate
 from textgym.reports.charts.suites import Line, heatmap, intervals, lines, radar, typical_places
 from textgym.reports.charts.svg import SERIES, VARIABLES
-from textgym.reports.findings import Estimate
 
 SCORES = {"ppo": {"Emit": 1.0, "Needle": 0.58}, "a<2>c": {"Emit": 0.99, "Needle": -0.05}}
 

@@ -18,7 +18,8 @@ from fake_experiment import EXPERIMENT, begun, job
 
 from textgym.benchmarks.runner.experiment import Job
 from textgym.benchmarks.runner.jobs import run_grid
-from textgym.benchmarks.runner.results_file import append_line, cut_torn_line, experiment_of, read_results, result_row
+from textgym.benchmarks.runner.results_file import cut_torn_line, experiment_of, read_results, result_line
+from textgym.files import append_line
 
 
 def squares(path: Path) -> dict[int, int]:
@@ -130,12 +131,12 @@ def test_a_torn_last_line_is_done_again(tmp_path: Path) -> None:
 
 def test_results_of_another_version_are_used_and_named(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
-    row = result_row("fake", job(log, 0), {"square": 0})
-    append_line(path, {**row, "version": "0.0.9"})
+    row = json.loads(result_line("fake", job(log, 0), {"square": 0}))
+    append_line(path, json.dumps({**row, "version": "0.0.9"}))
     with pytest.warns(UserWarning, match=r"results.jsonl: 1 results are of textgym 0.0.9"):
         run_grid(EXPERIMENT, [job(log, 0)], path)
     without = {"job": {**row["job"], "seed": 1, "of_tomorrow": True}, "result": {"square": 1}}
-    append_line(path, without)
+    append_line(path, json.dumps(without))
     with pytest.warns(UserWarning, match=r"0.0.9|unknown"):
         assert squares(path) == {0: 0, 1: 1}
     assert begun(log) == []
@@ -143,8 +144,8 @@ def test_results_of_another_version_are_used_and_named(tmp_path: Path) -> None:
 
 def test_results_of_another_experiment_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    append_line(path, result_row("fake", job("log", 0), {}))
-    append_line(path, result_row("mini", job("log", 1), {}))
+    append_line(path, result_line("fake", job("log", 0), {}))
+    append_line(path, result_line("mini", job("log", 1), {}))
     with pytest.raises(ValueError, match=r"results.jsonl:2: a result of 'mini'; expected one of 'fake'"):
         read_results(path)
     other = replace(EXPERIMENT, name="mini")
@@ -211,7 +212,7 @@ def test_a_failed_run_keeps_what_others_did_and_calls_off_those_that_wait(tmp_pa
 @pytest.mark.parametrize("line", ["{", '{"job": 1}', "[]", '{"job": {"task": "a"}, "result": {}}'])
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {}))}\n{line}\n")
+    path.write_text(f"{result_line('fake', job('log', 0), {})}\n{line}\n")
     with pytest.raises(
         ValueError, match=r"results.jsonl:2: expected a job and its result, got " + re.escape(repr(line))
     ):
@@ -221,7 +222,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
 def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     for seconds, square in ((0.0, 1), (0.5, 2)):
-        append_line(path, result_row("fake", job("log", 0, seconds=seconds), {"square": square, "curve": [[1, 2]]}))
+        append_line(path, result_line("fake", job("log", 0, seconds=seconds), {"square": square, "curve": [[1, 2]]}))
     told = r"jsonl:2: this run has a result above.*differ \(result square: 1 above, 2 here, setting seconds: 0.0 above"
     with pytest.raises(ValueError, match=told):
         read_results(path)
@@ -229,22 +230,10 @@ def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
 
 def test_a_line_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {'square': float('nan')}))}\n" * 2)
+    path.write_text(f"{result_line('fake', job('log', 0), {'square': float('nan')})}\n" * 2)
     ((done, result),) = read_results(path)
     assert done == job("log", 0)
     assert np.isnan(result["square"])
-
-
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, write = tmp_path / "results.jsonl", os.write
-    append_line(path, {"first": 1})
-    before = path.read_bytes()
-    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
-    with pytest.raises(OSError, match=r"results.jsonl: 5 of 14 bytes could be written"):
-        append_line(path, {"second": 2})
-    assert path.read_bytes() == before
 
 
 def test_a_file_that_names_no_experiment_has_no_report(tmp_path: Path) -> None:

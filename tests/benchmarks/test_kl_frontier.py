@@ -10,7 +10,7 @@ from textgym.benchmarks.experiments.kl_frontier.score import bought, findings
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED, run
 from textgym.benchmarks.experiments.mini.sweep import run_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 POOL = (
     Job("Reviews", SAMPLED, 0),

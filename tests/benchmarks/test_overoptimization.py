@@ -23,8 +23,9 @@ from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, Se
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
 from textgym.exact.enumeration import optimum
+from textgym.intervals import Estimate
 from textgym.registration import load_task, task_mdp
-from textgym.reports.findings import Estimate, Table
+from textgym.reports.findings import Table
 
 D = np.linspace(0.2, 4, 30)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.before_after import Comparison, Estimate, compare, explain, headline
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import Comparison, compare, explain, headline
 from textgym.reports.charts.runs import curve
 from textgym.reports.formatting import decimals, number
 from textgym.reports.run import column, ends, pair_samples, panels, ratio_check, tables, write_report
@@ -180,7 +181,7 @@ def test_curves_tell_both_ends_alike() -> None:
 
 
 def test_change_and_its_interval() -> None:
-    row = Comparison("score", Estimate(1.0, 0.3), Estimate(2.0, 0.4))
+    row = Comparison("score", SampleMean(1.0, 0.3), SampleMean(2.0, 0.4))
     assert row.change.mean == 1.0
     assert row.change.half == pytest.approx(1.96 * 0.5, rel=1e-4)  # 3, 4, 5
     assert row.clear
@@ -199,7 +200,7 @@ def test_change_and_its_interval() -> None:
     ],
 )
 def test_verdict(name: str, after: float, sem: float | None, verdict: str) -> None:
-    assert Comparison(name, Estimate(0.0, sem), Estimate(after, sem)).verdict == verdict
+    assert Comparison(name, SampleMean(0.0, sem), SampleMean(after, sem)).verdict == verdict
 
 
 def test_the_best_known_metrics_come_first() -> None:
@@ -337,7 +338,7 @@ def test_a_torn_line_costs_only_itself(run_dir: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 4, "rollout/sc')
     page = page_of(run_dir)
-    assert "metrics.jsonl: line 5 is no JSON object and was left out" in page.text
+    assert "metrics.jsonl: line 5 is not a JSON object and was left out" in page.text
     assert "iterations 4" in page.text
 
 

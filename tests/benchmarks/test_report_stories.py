@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.before_after import Comparison, Estimate, compare, headline
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import Comparison, compare, headline
 from textgym.reports.charts.runs import curve
 from textgym.reports.run import write_report
 
@@ -284,8 +285,8 @@ def test_one_row_or_none_is_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -
 
 
 def test_an_interval_is_students_over_the_episodes() -> None:
-    assert Estimate(0.0, 0.1, 8).half == pytest.approx(0.2365, abs=1e-4)  # t of 7 degrees of freedom
-    assert Estimate(0.0, 0.1, 1).half is None
+    assert SampleMean(0.0, 0.1, 8).half == pytest.approx(0.2365, abs=1e-4)  # t of 7 degrees of freedom
+    assert SampleMean(0.0, 0.1, 1).half is None
     (row,) = compare({"before": {"score": entry(0.0, 0.1, 8)}, "after": {"score": entry(0.4, 0.2, 5)}})
     # Welch: 0.05² / (0.01² / 7 + 0.04² / 4) = 6.03 degrees of freedom, and t of them is 2.444.
     assert row.change.half == pytest.approx(2.444 * math.hypot(0.1, 0.2), rel=1e-3)
@@ -299,7 +300,7 @@ def test_an_older_file_has_the_episodes_of_its_settings() -> None:
 
 def test_a_single_episode_or_few_that_agree_make_nothing_clear() -> None:
     def of(n: int) -> Comparison:
-        return Comparison("score", Estimate(0.0, 0.0, n), Estimate(1.0, 0.0, n))
+        return Comparison("score", SampleMean(0.0, 0.0, n), SampleMean(1.0, 0.0, n))
 
     assert [of(n).verdict for n in (1, 3, 4)] == ["unclear", "unclear", "better"]
     assert headline("PPO", [of(1)]).startswith("No clear change in score")

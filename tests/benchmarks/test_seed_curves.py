@@ -14,7 +14,7 @@ from textgym.benchmarks.analysis.seeds import (
     surely_positive,
     worded,
 )
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 
 def test_blocks_of_curves_of_different_lengths() -> None:

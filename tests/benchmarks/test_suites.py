@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks import diagnostic, kl_frontier, mini, nlpo_mask, suite
+from textgym.benchmarks.analysis import suite_scores as suite
 from textgym.benchmarks.analysis.suite_scores import learning_curves, suite_scores
+from textgym.benchmarks.experiments import diagnostic, kl_frontier, mini, nlpo_mask
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.proxies.models import base_responses
 from textgym.benchmarks.runner.experiment import Job
+from textgym.intervals import Estimate
 from textgym.registration import load_task
 from textgym.reports.charts.suites import Line
-from textgym.reports.findings import Estimate, Table
+from textgym.reports.findings import Table
 
 
 def scored(task: str, name: str, seed: int, score: float) -> tuple[Job, dict[str, Any]]:

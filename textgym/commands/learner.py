@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.agents.policy.loading import acting_policy
-from textgym.files import remove_directory, replaced_directory, write_json_lines
+from textgym.files import read_json_lines, remove_directory, replaced_directory, write_json_lines
 from textgym.lm.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.lora import save_pretrained
 from textgym.lm.scoring import Trunk
@@ -176,7 +175,7 @@ def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
 
 def kept_epochs(out: Path) -> list[EpochRow]:
     """What :func:`keep_epochs` wrote last."""
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_json_lines(out / "metrics.jsonl")]
 
 
 def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,7 @@ from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.policy.loading import acting_policy
 from textgym.exact.enumeration import check_beta, find_mdp, find_reference
-from textgym.intervals import quantile
+from textgym.intervals import Estimate, quantile
 from textgym.lm.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
@@ -25,18 +25,6 @@ RESAMPLES = 1000
 FEW = 100
 """Below so many effective samples a prompt, the estimate of J* is not to be trusted."""
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -52,10 +40,10 @@ class Bracket:
             see rewards that no sample reached: where nothing was found, all weights are equal.
     """
 
-    lower: Interval
+    lower: Estimate
     best: int
-    values: tuple[Interval, ...]
-    estimate: Interval
+    values: tuple[Estimate, ...]
+    estimate: Estimate
     effective_samples: float
 
 
@@ -105,7 +93,7 @@ def bracket(
         objective_interval(_rewards(played, mdp), _log_ratio(policy, prior, played, mdp), beta)
         for policy, played in zip(proposals, plays, strict=True)
     ]
-    best = int(np.argmax([value.mean for value in values]))
+    best = int(np.argmax([value.value for value in values]))
     drawn = [plays[0]] if best == 0 else [plays[0], plays[best]]
     reward = np.concatenate([_rewards(played, mdp) for played in drawn], axis=1)
     log_ratio = np.concatenate([_log_ratio(proposals[best], prior, played, mdp) for played in drawn], axis=1)
@@ -119,7 +107,7 @@ def bracket(
     return Bracket(values[best], best - 1, tuple(values), estimate, effective)
 
 
-def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Interval:
+def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Estimate:
     """J(π) = E[R − β·log(π/π_ref)] from samples of π, ``[n_prompts, n]`` each; stratified by prompt.
 
     The interval is Student's, at the degrees of freedom of a sum of strata (Satterthwaite 1946).
@@ -129,12 +117,12 @@ def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -
     error = float(np.sqrt(squares.mean() / len(shaped)))
     freedom = squares.sum() ** 2 / (squares**2).sum() * (shaped.shape[1] - 1) if error > 0 else np.inf
     mean, half = float(shaped.mean()), quantile(float(freedom)) * error
-    return Interval(mean, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def optimum_interval(
     reward: FloatArray, log_ratio: FloatArray, beta: float, rng: np.random.Generator
-) -> tuple[Interval, float]:
+) -> tuple[Estimate, float]:
     """J* = β·log E_ref[exp(R/β)] by self-normalised importance sampling, with a bootstrap interval.
 
     Half of the responses come from the reference and half from a policy π (or all from the reference, if π is the
@@ -167,7 +155,7 @@ def optimum_interval(
     draws = (np.float64(1e-9) + rng.multinomial(m, even, size=n_prompts) for _ in range(RESAMPLES))
     resampled = [value(counts) for counts in draws]
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(value(np.ones(reward.shape)), float(low), float(high)), effective
+    return Estimate(value(np.ones(reward.shape)), float(low), float(high)), effective
 
 
 def _play_all(policy: LMPolicy, mdp: TokenMDP, samples: int, seed: int) -> Episodes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from textgym.agents.loop.guards import alarms
 from textgym.agents.offline.alignment_tax import OTHERS, PTX, in_short
-from textgym.intervals import half_width
+from textgym.intervals import SampleMean
 from textgym.reports.formatting import NBSP, decimals, is_finite, number
 
 
@@ -62,34 +62,6 @@ def metric(name: str, command: str = "") -> Metric:
 # -- Numbers ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and how sure it is.
-
-    Attributes:
-        mean: of what was measured.
-        sem: its standard error; None where that is not known.
-        n: independent values behind it; None for so many that Student's quantile is the normal one.
-    """
-
-    mean: float
-    sem: float | None = None
-    n: float | None = None
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of Student's 95 % interval; None without an error, and of a single value."""
-        return half_width(self.sem, self.n)
-
-    @property
-    def low(self) -> float:
-        return self.mean - (self.half or 0.0)
-
-    @property
-    def high(self) -> float:
-        return self.mean + (self.half or 0.0)
-
-
 FEWEST_THAT_AGREE = 4
 """Values on either side from which a difference is clear although neither side varies: fewer would fall so by chance
 in more than 1 of 20 cases (of 3 and 3 values, 2 of the 20 ways to part them do)."""
@@ -107,8 +79,8 @@ class Comparison:
     """
 
     name: str
-    before: Estimate
-    after: Estimate
+    before: SampleMean
+    after: SampleMean
     described: Metric | None = None
     far: bool = False
 
@@ -123,13 +95,13 @@ class Comparison:
         return decimals(min(known)) if known else 3
 
     @property
-    def change(self) -> Estimate:
+    def change(self) -> SampleMean:
         """After minus before, the two evaluations taken as independent; degrees of freedom by Welch (1947)."""
         mean = self.after.mean - self.before.mean
         if self.before.sem is None or self.after.sem is None or self.before.half is None or self.after.half is None:
-            return Estimate(mean)
+            return SampleMean(mean)
         parts = [(e.sem or 0.0, e.n) for e in (self.before, self.after)]
-        return Estimate(mean, math.hypot(*(sem for sem, _ in parts)), _welch(parts))
+        return SampleMean(mean, math.hypot(*(sem for sem, _ in parts)), _welch(parts))
 
     @property
     def clear(self) -> bool:
@@ -215,10 +187,10 @@ def _objects(found: Any) -> dict[str, Any]:
     return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
 
 
-def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estimate:
+def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> SampleMean:
     """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
     sem = entry.get("sem")
-    return Estimate(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
+    return SampleMean(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
 
 
 # -- Words -----------------------------------------------------------------------------------------
@@ -269,7 +241,7 @@ def ended(kl: Comparison) -> str:
     return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
 
 
-def with_interval(estimate: Estimate, places: int, sign: bool = False) -> str:
+def with_interval(estimate: SampleMean, places: int, sign: bool = False) -> str:
     """Return a number for a sentence, with half its interval where it has one."""
     spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
     return number(estimate.mean, places, sign) + spread

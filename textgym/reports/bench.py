@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textgym.files import write_text
+from textgym.intervals import Estimate
 from textgym.rendering import printable
 from textgym.reports.charts.suites import typical_places
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.reports.formatting import number
 from textgym.reports.pages import write_page
 

@@ -13,14 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from textgym.intervals import SampleMean
 from textgym.lm.sampling import Sampling
-from textgym.reports.before_after import Comparison, Estimate, compare, with_interval
+from textgym.reports.before_after import Comparison, compare, with_interval
 from textgym.reports.charts.runs import steps
 from textgym.reports.formatting import NBSP, decimals, number
 from textgym.reports.pages import write_page
 from textgym.reports.pipeline_stages import SECTIONS, Run
 from textgym.reports.run import Sample, shown_sample, tables
-from textgym.reports.run_files import read_object, read_text
+from textgym.reports.run_files import read_object, run_text
 
 NEEDED_BY = "write_pipeline_report"
 SAMPLES_SHOWN = 3  # the others stand folded below
@@ -73,7 +74,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is none.
         ValueError: it is no list of stages with a name, a directory and a known kind.
     """
-    stages = json.loads(read_text(path, NEEDED_BY))
+    stages = json.loads(run_text(path, NEEDED_BY))
     if not isinstance(stages, list):
         raise ValueError(f"{path} must hold a JSON list of stages, got {type(stages).__name__}")
     for index, stage in enumerate(stages):
@@ -124,12 +125,12 @@ def measured_alike(runs: Sequence[Run], config: Mapping[str, Any]) -> tuple[Sequ
     return [run for run in runs if run.kind != "sft"], "SFT"
 
 
-def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, dict[str, Estimate]]:
+def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, dict[str, SampleMean]]:
     """What was measured of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
 
     KL counts from the model at which reinforcement learning began, so the base model has one only without SFT.
     """
-    found: dict[str, dict[str, Estimate]] = {}
+    found: dict[str, dict[str, SampleMean]] = {}
     name = begun_with
     for run in runs:
         rows = [row for row in compare(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
@@ -154,14 +155,14 @@ class Journey:
     """
 
     overall: Comparison
-    estimates: Mapping[str, Estimate | None]
+    estimates: Mapping[str, SampleMean | None]
 
     @property
     def name(self) -> str:
         return self.overall.name
 
     @property
-    def known(self) -> dict[str, Estimate]:
+    def known(self) -> dict[str, SampleMean]:
         return {name: estimate for name, estimate in self.estimates.items() if estimate is not None}
 
     @property
@@ -180,7 +181,7 @@ class Journey:
         return steps(self.estimates, label, self.places, large=self.name == "gold")
 
 
-def journeys_of(milestones: Mapping[str, Mapping[str, Estimate]]) -> list[Journey]:
+def journeys_of(milestones: Mapping[str, Mapping[str, SampleMean]]) -> list[Journey]:
     """Return the metrics that two models or more were measured by; those of ``FIRST`` lead."""
     names = dict.fromkeys(name for measured in reversed(list(milestones.values())) for name in measured)
     journeys = []

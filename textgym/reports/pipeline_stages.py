@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from textgym.reports.before_after import METRICS, Estimate, Metric, compare
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import METRICS, Metric, compare
 from textgym.reports.charts.runs import calibration
 from textgym.reports.formatting import decimals, number, percent
 from textgym.reports.headlines import STEPS, stop_reason
@@ -134,7 +135,7 @@ def _labels(run: Run) -> dict[str, Any]:
         if name in found
     ]
     if found.get("gold_mean") is not None:
-        gold = Estimate(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
+        gold = SampleMean(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
         places = decimals(gold.half) if gold.half else 3
         spread = f" ± {number(gold.half, places)}" if gold.half else ""
         figures.append(("gold of the samples", number(gold.mean, places) + spread))

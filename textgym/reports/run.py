@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.loop.guards import alarms
+from textgym.intervals import SampleMean
 from textgym.rendering import largest, show_token, strength
-from textgym.reports.before_after import METRICS, Estimate, Metric, compare, metric
+from textgym.reports.before_after import METRICS, Metric, compare, metric
 from textgym.reports.charts.runs import curve, epochs
 from textgym.reports.formatting import exponent, is_finite, number
 from textgym.reports.headlines import STEPS, Told, stop_reason, story
@@ -153,7 +154,7 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def only_before(
     evaluation: Mapping[str, Any], command: str, episodes: int | None
-) -> list[tuple[Metric, Estimate, int | None]]:
+) -> list[tuple[Metric, SampleMean, int | None]]:
     """Return measures of before training, where there are none of afterwards: description, number, decimal places."""
     found = compare({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
     return [(row.metric, row.before, row.places) for row in found]

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from textgym.files import json_lines
+
 
 def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
     """Return a file's JSON object; empty where there is no file, unless something needs it.
@@ -20,7 +22,7 @@ def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
     """
     if not path.exists() and not needed_by:
         return {}
-    content = json.loads(read_text(path, needed_by))
+    content = json.loads(run_text(path, needed_by))
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
@@ -42,19 +44,17 @@ def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], l
     notices: list[str] = []
     if not path.exists() and not needed_by:
         return rows, notices
-    for index, line in enumerate(read_text(path, needed_by).split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif line.strip():
-            notices.append(f"{path.name}: line {index} is no JSON object and was left out. Was the run cut short?")
+    for line in json_lines(run_text(path, needed_by), str(path)):
+        if isinstance(line.value, dict):
+            rows.append(line.value)
+        else:
+            notices.append(
+                f"{path.name}: line {line.number} is not a JSON object and was left out. Was the run cut short?"
+            )
     return rows, notices
 
 
-def read_text(path: Path, needed_by: str) -> str:
+def run_text(path: Path, needed_by: str) -> str:
     """Return a file's text; where the file is missing, the error says which function needs it."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: give {needed_by} the directory of a run, which holds it")

@@ -140,8 +140,8 @@ def _iteration_after(metrics: Path) -> int | None:
     """Return the iteration, or epoch, after the last one that was logged; None where none are logged while training."""
     if not metrics.exists():
         return None
-    rows = [line for line in read_text(metrics).split("\n") if line.strip()]
-    return int(parse_json(rows[-1], str(metrics))["iteration"]) + 1 if rows else 1
+    rows = read_rows(metrics)
+    return int(rows[-1]["iteration"]) + 1 if rows else 1
 
 
 def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:

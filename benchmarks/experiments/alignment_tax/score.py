@@ -15,8 +15,9 @@ from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.experiments.alignment_tax.task import GAMMA
 from textgym.benchmarks.runner.experiment import Result, Results
+from textgym.intervals import Estimate
 from textgym.reports.charts.suites import Line, lines
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.findings import Cell, Figure, Findings, Table
 
 SAVED = 0.5
 """The claim: at least this share of the increase of pretraining loss is saved …"""

@@ -8,8 +8,9 @@ from textgym.benchmarks.analysis.seeds import clearly, mean_line, worded
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.runner.experiment import Result, Results
+from textgym.intervals import Estimate
 from textgym.reports.charts.suites import Line, lines
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.reports.findings import Cell, Figure, Findings, Table
 
 COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for at most this KL", "seeds")
 

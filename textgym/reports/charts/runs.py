@@ -8,14 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from textgym.intervals import half_width
-from textgym.reports.before_after import Estimate
+from textgym.intervals import SampleMean, half_width
 from textgym.reports.charts.svg import GRID, LINE, TEXT, picture, plain_numbers, shown_name, widen
 
 SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
 
 
-def steps(estimates: Mapping[str, Estimate | None], label: str, places: int, large: bool = False) -> str:
+def steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, large: bool = False) -> str:
     """A metric from stage to stage: dots with 95 % whiskers, each with its number, and a line that leads the eye.
 
     Args:

@@ -20,8 +20,8 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from textgym.intervals import Estimate
 from textgym.reports.charts.svg import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
-from textgym.reports.findings import Estimate
 from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
