@@ -48,9 +48,9 @@ from textgym.vector import TokenVectorEnv
 from textgym.wrappers import VectorReferenceKL
 
 CURVE_POINTS = 50
-VALIDATED = 128  # references that plain imitation is validated on
+VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
-LATER = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
+OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
 """Settings that came after the first published results: left out where they do nothing, so that results stay
 comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
@@ -58,7 +58,7 @@ STOCK = ("stable_baselines3", "sb3_contrib")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingJob:
     """What a contender is asked to learn.
 
     Attributes:
@@ -69,7 +69,7 @@ class Lesson:
         beta: β.
         seed: of everything random.
         slots: responses that are written at once.
-        settings: what :meth:`Contender.settings` gave.
+        settings: what :meth:`Entry.settings` gave.
     """
 
     task: Task
@@ -90,7 +90,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What became of a contender.
 
     Attributes:
@@ -104,7 +104,7 @@ class Trained:
     curve: list[tuple[int, float]]
 
 
-class Contender(Protocol):
+class Entry(Protocol):
     """An algorithm as benchmarks see it.
 
     Attributes:
@@ -116,11 +116,11 @@ class Contender(Protocol):
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """All of its settings, as JSON values: those wanted that it knows (None for its own value), and the rest."""
 
-    def train(self, lesson: Lesson) -> Trained:
+    def train(self, lesson: TrainingJob) -> TrainingResult:
         """Learns."""
 
 
-def find_contender(name: str) -> Contender:
+def find_entry(name: str) -> Entry:
     """Return a contender by name.
 
     Raises:
@@ -128,9 +128,9 @@ def find_contender(name: str) -> Contender:
         FileNotFoundError: there is no such file.
     """
     if name in ALGORITHMS:
-        return Own(ALGORITHMS[name])
+        return TextgymEntry(ALGORITHMS[name])
     if name == SFT:
-        return Imitation()
+        return SFTEntry()
     if ":" in name:
         return _imported(name)
     near = difflib.get_close_matches(name, [*ALGORITHMS, SFT], n=1, cutoff=0.5)
@@ -141,15 +141,15 @@ def find_contender(name: str) -> Contender:
     )
 
 
-def _imported(name: str) -> Contender:
+def _imported(name: str) -> Entry:
     try:
         kind = import_named("algorithm", name)
     except (ImportError, AttributeError) as error:
         raise ValueError(str(error)) from error
     if isinstance(kind, type) and issubclass(kind, SequenceAlgorithm):
-        return Own(kind, _digest(kind))
+        return TextgymEntry(kind, _digest(kind))
     if isinstance(kind, type) and issubclass(kind, OnPolicyAlgorithm):
-        return Stock(kind, None if _package(kind) in STOCK else _digest(kind))
+        return StockEntry(kind, None if _package(kind) in STOCK else _digest(kind))
     raise ValueError(
         f"algorithm={name!r} is {kind!r}; expected a subclass of textgym.agents.SequenceAlgorithm, or an on-policy "
         "algorithm of stable-baselines3"
@@ -165,8 +165,8 @@ def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
-def own_settings(contender: Own | Stock, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a constructor takes of :meth:`Contender.settings`: all but what says which code it was.
+def constructor_settings(contender: TextgymEntry | StockEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor takes of :meth:`Entry.settings`: all but what says which code it was.
 
     Raises:
         ValueError: the code is another one now, so its result would stand under the wrong name.
@@ -183,7 +183,7 @@ def own_settings(contender: Own | Stock, settings: Mapping[str, Any]) -> dict[st
 
 
 @dataclass(frozen=True)
-class Own:
+class TextgymEntry:
     """A subclass of ``SequenceAlgorithm``; ``code`` is the digest of the file of one that is not the package's."""
 
     imitates: ClassVar[bool] = False
@@ -200,15 +200,18 @@ class Own:
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
         made = asdict(make_settings(own, self.kind.__name__, given))
-        return {**{name: value for name, value in made.items() if value or name not in LATER}, **self.identity}
+        return {
+            **{name: value for name, value in made.items() if value or name not in OMITTED_IF_UNUSED},
+            **self.identity,
+        }
 
-    def train(self, lesson: Lesson) -> Trained:
-        settings = own_settings(self, lesson.settings)
+    def train(self, lesson: TrainingJob) -> TrainingResult:
+        settings = constructor_settings(self, lesson.settings)
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
         algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve, log_interval=0)
-        return Trained(algorithm.policy, algorithm.num_timesteps, curve.points())
+        return TrainingResult(algorithm.policy, algorithm.num_timesteps, curve.points())
 
 
 @dataclass  # not frozen, as the wrapper's protocol has it
@@ -220,7 +223,7 @@ class _Acting:
 
 
 @dataclass(frozen=True)
-class Stock:
+class StockEntry:
     """An on-policy algorithm of stable-baselines3 or sb3-contrib: γ = 1, rollouts and minibatches of as many tokens as
     our algorithms' could have, the KL paid in every step; all else as it has it. ``code`` is the digest of the file of
     a user's own subclass."""
@@ -244,8 +247,8 @@ class Stock:
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
         return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
-    def train(self, lesson: Lesson) -> Trained:
-        settings, horizon = own_settings(self, lesson.settings), lesson.mdp.max_new_tokens
+    def train(self, lesson: TrainingJob) -> TrainingResult:
+        settings, horizon = constructor_settings(self, lesson.settings), lesson.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
         rows = min(lesson.slots, episodes)
         settings["n_steps"] = episodes * horizon // rows
@@ -270,11 +273,11 @@ class Stock:
         )
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve)
-        return Trained(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
+        return TrainingResult(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
 
 
 @dataclass(frozen=True)
-class Imitation:
+class SFTEntry:
     """Fine-tuning on reference texts: each token of them that is learned counts in the budget.
 
     It goes once through as many of them as the budget pays for; more often only where there are too few.
@@ -285,28 +288,28 @@ class Imitation:
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
         made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
-        return {name: made[name] for name in sorted(known) if made[name] or name not in LATER}
+        return {name: made[name] for name in sorted(known) if made[name] or name not in OMITTED_IF_UNUSED}
 
-    def train(self, lesson: Lesson) -> Trained:
+    def train(self, lesson: TrainingJob) -> TrainingResult:
         model, mdp = load_causal_lm(lesson.base_model), lesson.mdp
         end = trained_end(mdp.tokenizer, mdp.end_token_ids)
         shown, validation = (task_demonstrations(lesson.task, split, end) for split in ("train", "validation"))
         order = np.random.default_rng(lesson.seed).permutation(len(shown))
-        chosen, epochs = afforded([shown[i] for i in order], lesson.tokens)
+        chosen, epochs = within_budget([shown[i] for i in order], lesson.tokens)
         settings = SFTSettings(epochs=epochs, learning_rate=lesson.learning_rate, **lesson.settings)
         fine_tune(
             model,
             chosen,
-            validation=validation[:VALIDATED],
+            validation=validation[:VALIDATION_REFERENCES],
             settings=settings,
             seed=lesson.seed,
             progress=False,
         )
         used = epochs * sum(len(one.response_ids) for one in chosen)
-        return Trained(acting_policy(model, mdp), used, [])
+        return TrainingResult(acting_policy(model, mdp), used, [])
 
 
-def afforded(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
+def within_budget(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
     """Return the first demonstrations that a budget of response tokens pays for, at least one, and how often."""
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
     count = int(np.searchsorted(spent, tokens, side="right"))

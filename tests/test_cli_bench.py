@@ -6,16 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from textgym.benchmarks import experiments
-from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
+from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs
 from textgym.benchmarks.runner.experiment import Plan
-from textgym.benchmarks.runner.limits import FEWEST, NOT_NEGATIVE, POSITIVE
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.cli import main, with_yaml
 from textgym.files import append_line
@@ -28,7 +27,9 @@ def keep_results(
     path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0", episodes: int = 4096
 ) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
-    for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), {**PLAN.settings, "episodes": episodes})):
+    for job in diagnostic_jobs(
+        Plan(algorithms, seeds, ("Emit", "Copy"), {**DIAGNOSTIC_PLAN.settings, "episodes": episodes})
+    ):
         score = 0.9 - 0.1 * job.seed - 0.2 * (job.algorithm == "rloo")
         result = {"beta": 0.05, "optimum": 1, "reference": 0, "objective": score, "score": score, "cpu_seconds": 1}
         append_line(
@@ -142,8 +143,10 @@ def test_every_experiment_plans_runs_that_differ(name: str) -> None:
     assert experiment.name == name
     assert experiment.question.endswith("?")
     assert len({job.key for job in jobs}) == len(jobs) > 0
-    numbers = {setting for setting, value in experiment.plan.settings.items() if not isinstance(value, str)}
-    assert numbers <= {*FEWEST, *POSITIVE, *NOT_NEGATIVE}, "a number without a range"
+    for setting, value in experiment.plan.settings.items():
+        if not isinstance(value, str):  # −1 is outside of every limit
+            with pytest.raises(ValueError, match=rf"^{setting}=-1; expected"):
+                experiment.sweep(replace(experiment.plan, settings={**experiment.plan.settings, setting: -1}))
     require_comparable(Path("sweep"), jobs, experiment.shared)
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs), "seed by seed"
 

@@ -13,25 +13,25 @@ from textgym.benchmarks.analysis.compare_runs import (
     ABSENT,
     CURVES_OF_SCORES,
     MEASURES,
+    ComparedRun,
     Group,
-    Reached,
-    Run,
-    describe,
+    Measurement,
+    describe_measure,
     settings_table,
 )
-from textgym.benchmarks.analysis.seeds import worded
+from textgym.benchmarks.analysis.seeds import with_bounds
 from textgym.intervals import Estimate, half_width
-from textgym.reports.before_after import Metric, is_gold_paid, metric
-from textgym.reports.charts.suites import Line, intervals, lines
+from textgym.reports.before_after import Metric, gold_is_the_reward, metric
+from textgym.reports.charts.suites import PlotLine, interval_plot, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
-from textgym.reports.formatting import counted_as, decimals, number
-from textgym.reports.run import DIAGNOSTICS, TOKENS, column
+from textgym.reports.formatting import count_of, decimals, number
+from textgym.reports.run import DIAGNOSTICS, TOKENS_KEY, column
 from textgym.types import FloatArray
 
 LEADING = ("gold", "score", *MEASURES)
 """Measures that a headline may be about, the first that all groups have."""
 FIRST_COLUMNS = ("gold", "score", *MEASURES, "kl", "length")
-POINTS = 60  # of a curve over tokens, whose iterations differ in length
+_POINTS = 60  # of a curve over tokens, whose iterations differ in length
 MOST_LETTERS = 40  # of a unit beside an axis
 MOST_LINES = 11  # as many as there are colours
 CURVES: Mapping[str, Metric] = {
@@ -63,7 +63,7 @@ def compare_groups(groups: Sequence[Group]) -> Findings:
     return Findings(_headline(groups, measures), tuple(tables), tuple(_figures(groups, measures)), tuple(notices))
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: ComparedRun) -> list[str]:
     return [*([run.note] if run.note else []), *run.notices]
 
 
@@ -78,8 +78,8 @@ def shared_measures(groups: Sequence[Group]) -> list[str]:
     return sorted(common, key=lambda name: rank.get(name, len(rank)))
 
 
-def _gold_is_score(run: Run) -> bool:
-    return is_gold_paid({name: {"mean": one.mean} for name, one in run.measured.items()})
+def _gold_is_score(run: ComparedRun) -> bool:
+    return gold_is_the_reward({name: {"mean": one.mean} for name, one in run.measured.items()})
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def pooled(group: Group, measure: str) -> Pooled | None:
     return Pooled(cell, f"{len(values)} seeds", len(values))
 
 
-def _cell(one: Reached) -> Estimate | float:
+def _cell(one: Measurement) -> Estimate | float:
     return one.mean if one.low is None or one.high is None else Estimate(one.mean, one.low, one.high)
 
 
@@ -174,7 +174,7 @@ def _tested(mean: float, error: float, n: float, basis: str) -> Difference:
 # -- Words -----------------------------------------------------------------------------------------
 
 
-def leading(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
+def leading_measure(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
     """The measure that the headline is about: the first of :data:`LEADING` that two groups, or the only one, have."""
     enough = min(2, len(groups))
     for name in LEADING:
@@ -185,12 +185,12 @@ def leading(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
 
 def _headline(groups: Sequence[Group], measures: Sequence[str]) -> str:
     runs = sum(len(group.runs) for group in groups)
-    measure = leading(groups, measures)
+    measure = leading_measure(groups, measures)
     if measure is None:
         finished = sum(len(group.finished) for group in groups)
         told = "none of them is finished" if not finished else "they have no measure in common that can be ranked"
-        return f"{counted_as(runs, 'run')} in {counted_as(len(groups), 'group')}: {told}."
-    described = describe(measure)
+        return f"{count_of(runs, 'run')} in {count_of(len(groups), 'group')}: {told}."
+    described = describe_measure(measure)
     known = {group.name: (group, found) for group in groups if (found := pooled(group, measure))}
     ranked = sorted(known.values(), key=lambda pair: -described.better * pair[1].mean)
     best, value = ranked[0]
@@ -212,19 +212,19 @@ def _worded(found: Pooled) -> str:
     if not isinstance(found.cell, Estimate):
         return number(found.mean)
     half = (found.cell.high - found.cell.low) / 2
-    return worded(found.cell, min(decimals(half), 3) if half else 3)
+    return with_bounds(found.cell, min(decimals(half), 3) if half else 3)
 
 
 # -- Tables ----------------------------------------------------------------------------------------
 
 
 def _column(measure: str) -> str:
-    return describe(measure).label
+    return describe_measure(measure).label
 
 
 def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    basis = leading(groups, measures) or next(iter(measures), None)
+    basis = leading_measure(groups, measures) or next(iter(measures), None)
     for group in groups:
         found = [pooled(group, measure) for measure in measures]
         over = None if basis is None else pooled(group, basis)
@@ -238,7 +238,9 @@ def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
         note += " An interval of no width says that all of them gave the same number, not that there is no doubt."
     if any("data" in (run.questions[0], *(run.pairs or ())[:1]) for group in groups for run in group.runs):
         note += " Each seed holds out other prompts of the data."
-    units = "; ".join(f"{describe(m).label}: {describe(m).hint}" for m in measures if describe(m).hint)
+    units = "; ".join(
+        f"{describe_measure(m).label}: {describe_measure(m).hint}" for m in measures if describe_measure(m).hint
+    )
     columns = ("group", *map(_column, measures), "finished", "runs", "intervals over")
     return Table("Groups", columns, tuple(rows), f"{note} {units}.".strip() if units else note)
 
@@ -291,14 +293,14 @@ def _settings(groups: Sequence[Group]) -> list[Table]:
 
 def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
     found = []
-    measure = leading(groups, measures)
+    measure = leading_measure(groups, measures)
     if measure is not None:
-        described, shown = describe(measure), {}
+        described, shown = describe_measure(measure), {}
         for group in groups:
             if one := pooled(group, measure):
                 shown[group.name] = one.cell if isinstance(one.cell, Estimate) else Estimate(one.mean, np.nan, np.nan)
         caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
-        svg = intervals(shown, _axis(described), lowest_first=described.better < 0)
+        svg = interval_plot(shown, _axis(described), lowest_first=described.better < 0)
         found.append(Figure(described.label, svg, caption))
     drawn = groups[:MOST_LINES]
     left_out = f" The first {MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > MOST_LINES else ""
@@ -312,7 +314,7 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
                 continue  # the loss of reinforcement falls for no better policy
             series = {group.name: line for group in drawn if (line := mean_curve(group, key, unit)) is not None}
             if series:
-                svg = lines(series, unit, _axis(described))
+                svg = line_plot(series, unit, _axis(described))
                 short = sum(_left_out(group, key, unit) for group in drawn)
                 caption = f"{_sentence(described.hint)}{told}{_of_unfinished(short)}"
                 found.append(Figure(f"{described.label} by {unit}", svg, caption))
@@ -322,7 +324,7 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
 def _of_unfinished(short: int) -> str:
     if not short:
         return ""
-    return f" Runs that are not finished are left out of the means of those that are: {counted_as(short, 'run')}."
+    return f" Runs that are not finished are left out of the means of those that are: {count_of(short, 'run')}."
 
 
 def _axis(described: Metric) -> str:
@@ -334,7 +336,7 @@ def _sentence(hint: str) -> str:
     return f"{hint[:1].upper()}{hint[1:]}. " if hint else ""
 
 
-def mean_curve(group: Group, key: str, unit: str) -> Line | None:
+def mean_curve(group: Group, key: str, unit: str) -> PlotLine | None:
     """Return a metric over the course of training: the mean over the seeds of a group, with a band where there are two.
 
     Curves of different lengths are interpolated where all of them are known. Of a group in which a run is finished,
@@ -348,12 +350,12 @@ def mean_curve(group: Group, key: str, unit: str) -> Line | None:
         low, high = max(own[0] for own, _ in curves), min(own[-1] for own, _ in curves)
         if high < low:
             return None
-        x = np.linspace(low, high, POINTS) if high > low else np.array([low])
+        x = np.linspace(low, high, _POINTS) if high > low else np.array([low])
     y = np.array([np.interp(x, *curve) for curve in curves])
     if len(y) == 1:
-        return Line(x, y[0])
+        return PlotLine(x, y[0])
     half = (half_width(1.0, len(y)) or 0.0) * y.std(0, ddof=1) / np.sqrt(len(y))
-    return Line(x, y.mean(0), y.mean(0) - half, y.mean(0) + half)
+    return PlotLine(x, y.mean(0), y.mean(0) - half, y.mean(0) + half)
 
 
 def _curves(group: Group, key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
@@ -365,14 +367,14 @@ def _left_out(group: Group, key: str, unit: str) -> int:
     return len(_known(group.runs, key, unit)) - len(_curves(group, key, unit))
 
 
-def _known(runs: Sequence[Run], key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
+def _known(runs: Sequence[ComparedRun], key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
     return [curve for run in runs if run.unit == unit and (curve := _curve(run, key)) is not None]
 
 
-def _curve(run: Run, key: str) -> tuple[FloatArray, FloatArray] | None:
+def _curve(run: ComparedRun, key: str) -> tuple[FloatArray, FloatArray] | None:
     """Points of a metric, where it is a number; None without any."""
     y = np.array(column(run.rows, key))
-    x = np.array(column(run.rows, TOKENS if run.unit == "tokens" else "iteration"))
+    x = np.array(column(run.rows, TOKENS_KEY if run.unit == "tokens" else "iteration"))
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         return None

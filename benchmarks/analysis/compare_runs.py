@@ -15,23 +15,23 @@ from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
 from textgym.intervals import SampleMean
-from textgym.reports.before_after import METRICS, Metric, estimate_of, metric
-from textgym.reports.formatting import counted_as, is_finite
-from textgym.reports.headlines import STEPS, stop_reason
-from textgym.reports.heldout_accuracy import judged
-from textgym.reports.run_files import read_lines, read_object
+from textgym.reports.before_after import METRICS, Metric, metric, sample_mean
+from textgym.reports.formatting import count_of, is_finite
+from textgym.reports.headlines import STEP_NAMES, stop_sentence
+from textgym.reports.heldout_accuracy import heldout_accuracy
+from textgym.reports.run_files import read_run_lines, read_run_object
 from textgym.rewards.addresses import model_directory
 from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
-NEEDED_BY = "textgym compare"
-COMMANDS = ("train", "sft", "dpo", "reward-model")
+_NEEDED_BY = "textgym compare"
+COMPARED_COMMANDS = ("train", "sft", "dpo", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
 """Settings that say where a run is kept or told, when it ends early, and when it is refused."""
 LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
 """Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
-REWARDS = (REWARDED, "gold")
+REWARD_SETTINGS = (REWARDED, "gold")
 """Settings that may hold several addresses of rewards, separated by spaces."""
 LISTED = 4  # settings in a group's name; the page lists all of them
 ABSENT = "–"
@@ -49,12 +49,12 @@ OF_PAIRS = ("held-out accuracy", "held-out margin", LOSS_OF_PREFERENCES)
 CURVES_OF_PAIRS = ("validation/accuracy", "validation/margin", "validation/loss")
 CURVES_OF_SCORES = ("rollout/score", "validation/score")
 
-Asked = tuple[str, str, str | None]
+PromptSource = tuple[str, str, str | None]
 """A setting that names what a run was measured on, its value, and the SHA-256 of the file, where the run kept it."""
 
 
 @dataclass(frozen=True)
-class Reached:
+class Measurement:
     """A measure of one run, with the ends of its 95 % interval over episodes or prompts; None where it has none."""
 
     mean: float
@@ -63,7 +63,7 @@ class Reached:
     n: float | None = None
 
     @classmethod
-    def of(cls, estimate: SampleMean) -> Reached:
+    def of(cls, estimate: SampleMean) -> Measurement:
         """Return an estimate with Student's interval."""
         if estimate.half is None:
             return cls(estimate.mean, n=estimate.n)
@@ -71,7 +71,7 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A run directory, as far as it is compared.
 
     Attributes:
@@ -97,9 +97,9 @@ class Run:
     versions: Mapping[str, Any]
     stops: Mapping[str, Any]
     ended_early: bool
-    questions: Asked
-    pairs: Asked | None
-    measured: Mapping[str, Reached]
+    questions: PromptSource
+    pairs: PromptSource | None
+    measured: Mapping[str, Measurement]
     rows: Sequence[Mapping[str, Any]]
     note: str
     notices: Sequence[str]
@@ -107,7 +107,7 @@ class Run:
     @property
     def unit(self) -> str:
         """The unit that curves run over."""
-        return f"{STEPS[self.command]}s" if self.command in STEPS else "tokens"
+        return f"{STEP_NAMES[self.command]}s" if self.command in STEP_NAMES else "tokens"
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class Group:
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
 
     @property
-    def finished(self) -> tuple[Run, ...]:
+    def finished(self) -> tuple[ComparedRun, ...]:
         return tuple(run for run in self.runs if run.measured)
 
     def values(self, measure: str) -> dict[int, float]:
@@ -131,7 +131,7 @@ class Group:
         return {run.seed: run.measured[measure].mean for run in self.runs if measure in run.measured}
 
 
-def describe(measure: str) -> Metric:
+def describe_measure(measure: str) -> Metric:
     """Return the label, unit and better direction of a measure."""
     return MEASURES.get(measure) or metric(measure)
 
@@ -139,7 +139,7 @@ def describe(measure: str) -> Metric:
 # -- Reading ---------------------------------------------------------------------------------------
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> ComparedRun:
     """Read a run directory, finished or not.
 
     Raises:
@@ -147,18 +147,18 @@ def read_run(path: Path) -> Run:
         ValueError: it is no run of ``train``, ``sft``, ``dpo`` or ``reward-model``, or one of its files is damaged.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f"{str(path)!r}: no such directory; give {NEEDED_BY} the directories of runs")
+        raise FileNotFoundError(f"{str(path)!r}: no such directory; give {_NEEDED_BY} the directories of runs")
     if (path / "stages.json").exists():
         stages = [str(path / str(stage.get("directory"))) for stage in _stages(path)]
         raise ValueError(f"{str(path)!r} is a pipeline; give its stages instead: {', '.join(stages) or 'it has none'}")
     config = _config(path)
-    rows, notices = read_lines(path / "metrics.jsonl")
-    evaluation, stopped = read_object(path / "evaluation.json"), read_object(path / "stopped.json")
+    rows, notices = read_run_lines(path / "metrics.jsonl")
+    evaluation, stopped = read_run_object(path / "evaluation.json"), read_run_object(path / "stopped.json")
     command = str(config["command"])
     found = _measured(path, command, config, evaluation, rows)
     given = {name: value or None if name in ZERO_IS_NONE else value for name, value in by_name(config).items()}
     settings = _within_a_pipeline(path, {name: value for name, value in given.items() if name not in LEFT_OUT})
-    return Run(
+    return ComparedRun(
         path=path,
         command=command,
         settings={**settings, **_contents(settings, config.get("inputs") or {})},
@@ -178,16 +178,16 @@ def read_run(path: Path) -> Run:
 def _config(path: Path) -> dict[str, Any]:
     """Return the settings of a run; ValueError for a directory that is none."""
     try:
-        config = read_object(path / "config.json", NEEDED_BY)
+        config = read_run_object(path / "config.json", _NEEDED_BY)
     except FileNotFoundError as error:
         raise ValueError(f"{str(path)!r} is no run: it has no config.json") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path / 'config.json')!r} is damaged: {error}") from error
-    if config.get("command") not in COMMANDS:
+    if config.get("command") not in COMPARED_COMMANDS:
         what = (
             f"is a run of {config['command']!r}" if "command" in config else "is no run: its config.json has no command"
         )
-        raise ValueError(f"{str(path)!r} {what}; compared are runs of {', '.join(COMMANDS)}")
+        raise ValueError(f"{str(path)!r} {what}; compared are runs of {', '.join(COMPARED_COMMANDS)}")
     return config
 
 
@@ -207,11 +207,11 @@ def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_later_settings(runs: Sequence[Run]) -> list[Run]:
+def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs with the settings that others of their command have, and that came after they were made."""
     known = {(run.command, name) for run in runs for name in run.settings}
 
-    def later(run: Run) -> dict[str, Any]:
+    def later(run: ComparedRun) -> dict[str, Any]:
         return {name: value for name, value in LATER.items() if (run.command, name) in known}
 
     return [replace(run, settings={**later(run), **run.settings}) for run in runs]
@@ -229,7 +229,7 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     own = rf"/({'|'.join(map(re.escape, places))})(?=[/,]|$)"
     address, file = re.compile(rf"[^:,\s]*{own}"), re.compile(rf"^.*{own}")
     return {
-        name: (address if name in REWARDS else file).sub(r"…/\1", v) if isinstance(v, str) else v
+        name: (address if name in REWARD_SETTINGS else file).sub(r"…/\1", v) if isinstance(v, str) else v
         for name, v in settings.items()
     }
 
@@ -241,7 +241,7 @@ def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[st
     """
     found: dict[str, str] = {}
     for name, value in settings.items():
-        named = value.split() if isinstance(value, str) and name in REWARDS else [value]
+        named = value.split() if isinstance(value, str) and name in REWARD_SETTINGS else [value]
         digests = [digest[:12] for item in named if (digest := _digest(name, item, inputs))]
         if digests:
             found[f"{name} (content)"] = " ".join(digests)
@@ -252,7 +252,7 @@ def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
     """Return the SHA-256 of the input that a setting named, by its path as the run recorded it; None without any."""
     if not isinstance(value, str) or not value:
         return None
-    if name not in REWARDS:
+    if name not in REWARD_SETTINGS:
         return inputs.get(str(Path(value)))
     directory, source = model_directory(value), value.partition(",")[0].rpartition(":")[0]
     if directory or source.endswith(".py"):
@@ -262,7 +262,7 @@ def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
     return next((digest for path, digest in inputs.items() if source and path.endswith(ends)), None)
 
 
-def _asked(config: Mapping[str, Any], name: str) -> Asked:
+def _asked(config: Mapping[str, Any], name: str) -> PromptSource:
     value = str(config.get(name))
     return name, value, _digest(name, value, config.get("inputs") or {})
 
@@ -286,7 +286,7 @@ def _measured(
     config: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-) -> dict[str, Reached]:
+) -> dict[str, Measurement]:
     """Return what a finished run reached, by measure; empty if it is not finished."""
     if command == "reward-model":
         return _of_preferences(evaluation)
@@ -294,60 +294,62 @@ def _measured(
     if not isinstance(after, dict):
         return {}
     found = {
-        name: Reached.of(estimate_of(after[name], config.get("eval_episodes")))
+        name: Measurement.of(sample_mean(after[name], config.get("eval_episodes")))
         for name in in_short(after)
         if isinstance(after[name], dict) and is_finite(after[name].get("mean"))
     }
     return {**_of_epochs(path, command, rows), **found}
 
 
-def _of_preferences(evaluation: Mapping[str, Any]) -> dict[str, Reached]:
-    judgement = judged({}, evaluation)
+def _of_preferences(evaluation: Mapping[str, Any]) -> dict[str, Measurement]:
+    judgement = heldout_accuracy({}, evaluation)
     found = {"held-out accuracy": judgement.accuracy, "longer text": judgement.longer}
     measured = {
-        name: Reached(share.value, share.low, share.high, judgement.prompts) for name, share in found.items() if share
+        name: Measurement(share.value, share.low, share.high, judgement.prompts)
+        for name, share in found.items()
+        if share
     }
     loss = evaluation.get("loss")
     if measured and loss is not None and is_finite(loss):
-        measured[LOSS_OF_PREFERENCES] = Reached(float(loss))
+        measured[LOSS_OF_PREFERENCES] = Measurement(float(loss))
     return measured
 
 
-def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Reached]:
+def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
     """Return the losses and margins of the model that is kept."""
     if command == "sft":
-        kept = read_object(path / "kept.json").get("epoch")
+        kept = read_run_object(path / "kept.json").get("epoch")
         loss = next((row.get("validation/loss") for row in rows if row.get("iteration") == kept), None)
-        return {"validation loss": Reached(loss)} if isinstance(loss, float) and is_finite(loss) else {}
+        return {"validation loss": Measurement(loss)} if isinstance(loss, float) and is_finite(loss) else {}
     if command != "dpo" or not rows:
         return {}
     last = {name.removeprefix("validation/"): value for name, value in rows[-1].items()}
     names = {"held-out accuracy": "accuracy", "held-out margin": "margin", LOSS_OF_PREFERENCES: "loss"}
     found = {
-        name: Reached.of(SampleMean(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
+        name: Measurement.of(SampleMean(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
         for name, key in names.items()
         if is_finite(last.get(key))
     }
     if "accuracy_low" in last and "held-out accuracy" in found:
         ends = float(last["accuracy_low"]), float(last["accuracy_high"])
-        found["held-out accuracy"] = Reached(found["held-out accuracy"].mean, *ends, last.get("prompts"))
+        found["held-out accuracy"] = Measurement(found["held-out accuracy"].mean, *ends, last.get("prompts"))
     return found
 
 
 def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any], finished: bool) -> str:
     """Return why a run has no results, or that it was stopped before its end; empty where neither is so."""
-    step = STEPS.get(command, "iteration")
-    reason = stop_reason(stopped, step)
+    step = STEP_NAMES.get(command, "iteration")
+    reason = stop_sentence(stopped, step)
     if finished or reason:
         return reason
     done = max((int(row.get("iteration", 0)) for row in rows), default=0)
-    return f"Not finished: {counted_as(done, step)} so far, and nothing was measured afterwards."
+    return f"Not finished: {count_of(done, step)} so far, and nothing was measured afterwards."
 
 
 # -- Grouping --------------------------------------------------------------------------------------
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
     """Read runs that can be compared with each other.
 
     Raises:
@@ -355,7 +357,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         ValueError: fewer than two, one given twice, no run, other prompts, or rewards that differ without gold.
     """
     if len(paths) < 2:
-        raise ValueError(f"{counted_as(len(paths), 'run')} given; expected at least two to compare")
+        raise ValueError(f"{count_of(len(paths), 'run')} given; expected at least two to compare")
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.resolve() in seen:
@@ -366,7 +368,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return comparable(runs)
 
 
-def _require_one_question(runs: Sequence[Run]) -> None:
+def _require_one_question(runs: Sequence[ComparedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         if not _same(run.questions, first.questions):
@@ -384,18 +386,18 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             )
 
 
-def _same(one: Asked, other: Asked) -> bool:
+def _same(one: PromptSource, other: PromptSource) -> bool:
     """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
     (a, ours, held), (b, theirs, holds) = one, other
     return a == b and (held == holds if held and holds else ours == theirs)
 
 
-def _told(asked: Asked, with_content: bool) -> str:
+def _told(asked: PromptSource, with_content: bool) -> str:
     name, value, content = asked
     return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
 
-def comparable(runs: Sequence[Run]) -> list[Run]:
+def comparable(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs with the measures and curves that mean the same in all of them.
 
     Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
@@ -407,10 +409,10 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
     return _of_one_reward(_of_the_same_pairs(runs))
 
 
-def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
+def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs as they are; where pairs differ, without what was measured on them, each with a note of another's."""
 
-    def others(run: Run) -> list[Run]:
+    def others(run: ComparedRun) -> list[ComparedRun]:
         return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
 
     if not any(map(others, runs)):
@@ -418,19 +420,19 @@ def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
     return [run if run.pairs is None else _without_pairs(run, others(run)) for run in runs]
 
 
-def _without_pairs(run: Run, others: Sequence[Run]) -> Run:
+def _without_pairs(run: ComparedRun, others: Sequence[ComparedRun]) -> ComparedRun:
     told = [f"{other.path} held out other pairs ({_told(other.pairs, True)})" for other in others if other.pairs]
     why = f"Held-out accuracy, margin and loss are left out: {told[0] if told else 'others held out other pairs'}."
     return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
 
 
-def _without(run: Run, measures: Sequence[str], curves: Sequence[str]) -> Run:
+def _without(run: ComparedRun, measures: Sequence[str], curves: Sequence[str]) -> ComparedRun:
     measured = {name: reached for name, reached in run.measured.items() if name not in measures}
     rows = [{name: value for name, value in row.items() if name not in curves} for row in run.rows]
     return replace(run, measured=measured, rows=rows)
 
 
-def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
+def _of_one_reward(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     rewards = {_reward(run) for run in runs if run.command != "reward-model"}
     if len(rewards) < 2:
         return list(runs)
@@ -445,7 +447,7 @@ def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
     return [_without(run, [name for name in run.measured if name not in kept], CURVES_OF_SCORES) for run in runs]
 
 
-def _reward(run: Run) -> str:
+def _reward(run: ComparedRun) -> str:
     """Return the reward that gave a run its score."""
     given, content = run.settings.get(REWARDED), run.settings.get(f"{REWARDED} (content)")
     if given is None:
@@ -453,7 +455,7 @@ def _reward(run: Run) -> str:
     return str(given) if content is None else f"{given}, SHA-256 {content}…"
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
+def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
     """Run by their settings, in the order in which they were given, their seeds as repetitions.
 
     Where two runs differ by nothing but versions, these count as settings.
@@ -466,7 +468,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     doubled = any(len({run.seed for run in own}) < len(own) for own in twins.values())
     if doubled:
         runs = [replace(run, settings={**run.settings, **flat({"version": dict(run.versions)})}) for run in runs]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[ComparedRun]] = {}
     for run in runs:
         others = groups.setdefault(_key(run), [])
         twin = next((other for other in others if other.seed == run.seed), None)
@@ -482,45 +484,47 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return [Group(name, tuple(own)) for name, own in zip(names, ordered, strict=True)]
 
 
-def _key(run: Run) -> str:
+def _key(run: ComparedRun) -> str:
     """Return the settings as text; what is unset is as good as not there."""
     given = {name: value for name, value in run.settings.items() if value is not None}
     return json.dumps(given, sort_keys=True, default=str)
 
 
-def _with_stops(runs: Sequence[Run]) -> list[Run]:
+def _with_stops(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs with the settings that may end them early, where they ended one of those that share all others."""
     ended = {_key(run) for run in runs if run.ended_early}
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
-FIRST = ("command", "algorithm", "model", "reward", "data", "learning_rate", "kl_coef", "kl_target", "epochs")
+NAMING_SETTINGS = ("command", "algorithm", "model", "reward", "data", "learning_rate", "kl_coef", "kl_target", "epochs")
 """Settings that name a group before others do: those that experiments are about."""
 
 
-def differing(groups: Sequence[Run]) -> list[str]:
+def settings_that_differ(groups: Sequence[ComparedRun]) -> list[str]:
     """Names of the settings in which some of these runs differ: those of FIRST first, then as they stand."""
     names = dict.fromkeys(name for run in groups for name in run.settings)
     found = [name for name in names if len({_shown(run.settings.get(name)) for run in groups}) > 1]
-    return sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return sorted(
+        found, key=lambda name: NAMING_SETTINGS.index(name) if name in NAMING_SETTINGS else len(NAMING_SETTINGS)
+    )
 
 
-def group_names(first: Sequence[Run]) -> list[str]:
+def group_names(first: Sequence[ComparedRun]) -> list[str]:
     """A name for each group: its algorithm where algorithms differ, and what tells it from others of that algorithm."""
     kinds = [(run.command, run.settings.get("algorithm")) for run in first]
     told = []
     for run, kind in zip(first, kinds, strict=True):
         alike = [other for other, own in zip(first, kinds, strict=True) if own == kind]
-        names = [name for name in differing(alike) if name != "algorithm"]
+        names = [name for name in settings_that_differ(alike) if name != "algorithm"]
         told.append(_name(run, [*(["algorithm"] if len(alike) < len(first) or not names else []), *names]))
     return [name if told.count(name) == 1 else f"{name} ({told[: i + 1].count(name)})" for i, name in enumerate(told)]
 
 
-def _name(run: Run, names: Sequence[str]) -> str:
+def _name(run: ComparedRun, names: Sequence[str]) -> str:
     """An algorithm by its name alone, other settings after theirs; those that the run does not have are left out."""
     own = [name for name in names if name in run.settings and name != "command"]
     parts = [_word(name, run.settings[name]) for name in own[:LISTED]]
-    more = [f"and {counted_as(len(own) - LISTED, 'more setting')}"] if len(own) > LISTED else []
+    more = [f"and {count_of(len(own) - LISTED, 'more setting')}"] if len(own) > LISTED else []
     return ", ".join([*parts, *more]) or str(run.settings.get("algorithm", run.command))
 
 
@@ -537,5 +541,5 @@ def settings_table(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     first = [group.runs[0] for group in groups]
     return [
         (name, *(_shown(run.settings[name]) if name in run.settings else ABSENT for run in first))
-        for name in differing(first)
+        for name in settings_that_differ(first)
     ]

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, TAIL, mean_estimate
 from textgym.intervals import Estimate
-from textgym.reports.charts.suites import Line
+from textgym.reports.charts.suites import PlotLine
 from textgym.reports.formatting import number
 from textgym.types import FloatArray
 
@@ -52,12 +52,12 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
     return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def clearly(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
+def clearly_or_not(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
     """In words, whether one number a seed is surely higher than another one."""
     return "clearly" if surely_above(paired(higher, lower)) else "not clearly"
 
 
-def worded(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
+def with_bounds(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
     """Return a number for a sentence, with its interval where it has one."""
     if not isinstance(value, Estimate):
         return number(value, places, sign)
@@ -65,15 +65,15 @@ def worded(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
     return f"{middle} ({low} … {high})"
 
 
-def mean_line(x: FloatArray, y: FloatArray) -> Line:
+def mean_line(x: FloatArray, y: FloatArray) -> PlotLine:
     """The mean way of ``[n_seeds, m]`` points, with the interval of ``y`` where there are seeds enough for one."""
     if len(y) < FEWEST_SEEDS:
-        return Line(x.mean(0), y.mean(0))
+        return PlotLine(x.mean(0), y.mean(0))
     spans = [mean_estimate(column) for column in y.T]
-    return Line(x.mean(0), y.mean(0), np.array([s.low for s in spans]), np.array([s.high for s in spans]))
+    return PlotLine(x.mean(0), y.mean(0), np.array([s.low for s in spans]), np.array([s.high for s in spans]))
 
 
-def in_blocks(curves: Sequence[Sequence[float]]) -> FloatArray:
+def block_means(curves: Sequence[Sequence[float]]) -> FloatArray:
     """Means over consecutive parts of each curve, as equal in length as can be.
 
     A budget of tokens is spent in more iterations where responses are short, so curves may differ in length.

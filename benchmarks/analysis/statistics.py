@@ -23,15 +23,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from textgym.intervals import LEVEL, Estimate, clopper_pearson, quantile
-
-Floats: TypeAlias = NDArray[np.float64]
+from textgym.types import FloatArray
 
 TAIL = (1 - LEVEL) / 2
 RESAMPLES = 2000
@@ -49,10 +48,10 @@ class Profile:
         high: ``[m]``, where it ends.
     """
 
-    thresholds: Floats
-    fraction: Floats
-    low: Floats
-    high: Floats
+    thresholds: FloatArray
+    fraction: FloatArray
+    low: FloatArray
+    high: FloatArray
 
 
 # -- Statistics ------------------------------------------------------------------------------------
@@ -94,7 +93,7 @@ def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: n
     """
     table = _checked("scores", scores, dimensions=2)
 
-    def pooled(*tasks: Floats, axis: int) -> Any:
+    def pooled(*tasks: FloatArray, axis: int) -> Any:
         return statistic(np.concatenate(tasks, axis), axis=axis)
 
     strata = list(table.T)
@@ -152,7 +151,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
     """
     ours, theirs = _pair(a, b, fewest=FEWEST_SEEDS)
 
-    def average(*tasks: Floats, axis: int) -> Any:  # noqa: ARG001 - the seeds stand last, as bootstrap_interval says
+    def average(*tasks: FloatArray, axis: int) -> Any:  # noqa: ARG001 - the seeds stand last, as bootstrap_interval says
         half = len(tasks) // 2
         return np.mean([_wins(x, y).mean((-2, -1)) for x, y in zip(tasks[:half], tasks[half:], strict=True)], 0)
 
@@ -184,7 +183,7 @@ def unseen_losses(n: int, m: int, level: float = LEVEL) -> float:
     return 1 - float(optimize.brentq(beyond, 0.0, 1.0))
 
 
-def _wins(x: Floats, y: Floats) -> Floats:
+def _wins(x: FloatArray, y: FloatArray) -> FloatArray:
     """``[..., n], [..., m] -> [..., n, m]``: 1 where x is above y, ½ where they are equal."""
     return (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2
 
@@ -193,13 +192,13 @@ def _wins(x: Floats, y: Floats) -> Floats:
 
 
 def bootstrap_interval(
-    strata: Sequence[Floats],
+    strata: Sequence[FloatArray],
     statistic: Callable[..., Any],
-    contributions: Sequence[Floats],
+    contributions: Sequence[FloatArray],
     rng: np.random.Generator,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
-) -> tuple[Floats, Floats]:
+) -> tuple[FloatArray, FloatArray]:
     """End of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
 
     Args:
@@ -232,7 +231,7 @@ def bootstrap_interval(
     return centre + stretch * (drawn.low - centre), centre + stretch * (drawn.high - centre)
 
 
-def _degrees_of_freedom(contributions: Sequence[Floats]) -> Floats:
+def _degrees_of_freedom(contributions: Sequence[FloatArray]) -> FloatArray:
     """Those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
     sizes = np.array([stratum.shape[-1] for stratum in contributions])
     squares = np.stack([stratum.var(-1, ddof=1) / stratum.shape[-1] for stratum in contributions], -1)
@@ -244,7 +243,7 @@ def _degrees_of_freedom(contributions: Sequence[Floats]) -> Floats:
 # -- Input -----------------------------------------------------------------------------------------
 
 
-def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[Floats]]:
+def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[FloatArray], list[FloatArray]]:
     """Return the scores of both, task by task."""
     ours, theirs = (_checked(name, x, dimensions=2, fewest=fewest) for name, x in (("a", a), ("b", b)))
     if ours.shape[1] != theirs.shape[1]:
@@ -252,7 +251,7 @@ def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[F
     return list(ours.T), list(theirs.T)
 
 
-def _checked(name: str, values: ArrayLike, dimensions: int, fewest: int = FEWEST_SEEDS) -> Floats:
+def _checked(name: str, values: ArrayLike, dimensions: int, fewest: int = FEWEST_SEEDS) -> FloatArray:
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions or 0 in array.shape[1:]:
         shape = "[n]" if dimensions == 1 else "[n_seeds, n_tasks]"

@@ -11,7 +11,6 @@ import numpy as np
 
 from textgym.benchmarks.analysis.statistics import (
     FEWEST_SEEDS,
-    Floats,
     improvement,
     interquartile_mean,
     mean_estimate,
@@ -20,15 +19,16 @@ from textgym.benchmarks.analysis.statistics import (
     stratified_estimate,
 )
 from textgym.intervals import LEVEL, Estimate
-from textgym.reports.charts.suites import Line, heatmap, intervals, lines, radar
+from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars
 from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.reports.formatting import number
+from textgym.types import FloatArray
 
 THRESHOLDS = 101
-TOO_FEW = "too few seeds for an interval"
+NO_INTERVAL = "too few seeds for an interval"
 
 
-def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
+def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
     """Compare algorithms by their scores.
 
     Args:
@@ -63,7 +63,7 @@ class _Suite:
     """``scores`` are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
 
     tasks: tuple[str, ...]
-    scores: Mapping[str, Floats]
+    scores: Mapping[str, FloatArray]
 
     @property
     def pairs(self) -> int:
@@ -79,7 +79,7 @@ class _Suite:
         return len(self.scores[name]) >= FEWEST_SEEDS
 
 
-def _checked(name: str, scores: Floats, tasks: Sequence[str]) -> Floats:
+def _checked(name: str, scores: FloatArray, tasks: Sequence[str]) -> FloatArray:
     array = np.asarray(scores, np.float64)
     if array.ndim != 2 or array.shape[1] != len(tasks) or not array.size:
         raise ValueError(f"scores[{name!r}] has shape {array.shape}; expected [n_seeds, {len(tasks)}], a column a task")
@@ -88,7 +88,7 @@ def _checked(name: str, scores: Floats, tasks: Sequence[str]) -> Floats:
     return array
 
 
-def _easiest_first(scores: Mapping[str, Floats], tasks: Sequence[str]) -> _Suite:
+def _easiest_first(scores: Mapping[str, FloatArray], tasks: Sequence[str]) -> _Suite:
     """Tasks by their mean over all algorithms, so that what is hard stands together."""
     order = np.argsort(-np.mean([array.mean(0) for array in scores.values()], 0), kind="stable")
     return _Suite(tuple(tasks[task] for task in order), {name: array[:, order] for name, array in scores.items()})
@@ -97,14 +97,14 @@ def _easiest_first(scores: Mapping[str, Floats], tasks: Sequence[str]) -> _Suite
 # -- Numbers ---------------------------------------------------------------------------------------
 
 
-def _with_interval(scores: Floats, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
+def _with_interval(scores: FloatArray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
     """Return a statistic of all scores together, with its interval where there are seeds enough for one."""
     if len(scores) < FEWEST_SEEDS:
         return float(statistic(scores))
     return stratified_estimate(scores, statistic, rng)
 
 
-def _improvement(best: Floats, other: Floats, rng: np.random.Generator, level: float) -> Estimate | float:
+def _improvement(best: FloatArray, other: FloatArray, rng: np.random.Generator, level: float) -> Estimate | float:
     if min(len(best), len(other)) < FEWEST_SEEDS:
         return improvement(best, other)
     return probability_of_improvement(best, other, rng, level)
@@ -142,7 +142,7 @@ def _headline(
 
 def _verdict(second: str, over: Estimate | float) -> str:
     if not isinstance(over, Estimate):
-        return f"ahead of {second}, by {TOO_FEW}"
+        return f"ahead of {second}, by {NO_INTERVAL}"
     sure = "clearly ahead of" if round(over.low, 2) > 0.5 else "not clearly ahead of"  # by the digits that are shown
     return f"{sure} {second}, whose runs it beats with probability {_with_bounds(over, 2)}"
 
@@ -176,7 +176,7 @@ def _overall(
             _with_interval(suite.scores[name], np.mean, rng),
             over.get(name),
             f"{worst} {number(means[worst], 2)}",
-            seeds if suite.enough(name) else f"{seeds}: {TOO_FEW}",
+            seeds if suite.enough(name) else f"{seeds}: {NO_INTERVAL}",
         )
         rows.append(row)
     over_tasks = f"Over {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else f"On {suite.tasks[0]} alone"
@@ -222,7 +222,7 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
     means = {name: suite.means(name) for name in suite.scores}
     how_well = Figure(
         "How well, and how sure",
-        intervals(known, "interquartile mean"),
+        interval_plot(known, "interquartile mean"),
         f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
     )
     if len(suite.tasks) == 1:  # there is no "where", and so few runs that bands of profiles hide all lines
@@ -231,7 +231,7 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
         how_well,
         Figure(
             "How often a score is reached",
-            lines(_profiles(suite), "score", "share of runs above it"),
+            line_plot(_profiles(suite), "score", "share of runs above it"),
             "The higher the line, the better; bands are 95 % intervals. Where it drops on the left, runs have failed.",
         ),
         Figure(
@@ -241,17 +241,17 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
         ),
         Figure(
             "Profile of each",
-            radar(means),
+            radars(means),
             "From 0 in the middle to 1 on the rim; orange names are scores below one half.",
         ),
     )
 
 
 def _hollow(suite: _Suite) -> str:
-    return "" if all(map(suite.enough, suite.scores)) else f"A hollow dot: {TOO_FEW}."
+    return "" if all(map(suite.enough, suite.scores)) else f"A hollow dot: {NO_INTERVAL}."
 
 
-def _profiles(suite: _Suite) -> Mapping[str, Line]:
+def _profiles(suite: _Suite) -> Mapping[str, PlotLine]:
     """Performance profiles, from the lowest to the highest score, 0 and 1 included."""
     everything = np.concatenate([scores.ravel() for scores in suite.scores.values()])
     thresholds = np.linspace(min(everything.min(), 0.0), max(everything.max(), 1.0), THRESHOLDS)
@@ -259,7 +259,7 @@ def _profiles(suite: _Suite) -> Mapping[str, Line]:
     for name, scores in suite.scores.items():
         if suite.enough(name):
             profile = performance_profile(scores, thresholds)
-            drawn[name] = Line(thresholds, profile.fraction, profile.low, profile.high)
+            drawn[name] = PlotLine(thresholds, profile.fraction, profile.low, profile.high)
         else:
-            drawn[name] = Line(thresholds, (scores.ravel() > thresholds[:, None]).mean(1))
+            drawn[name] = PlotLine(thresholds, (scores.ravel() > thresholds[:, None]).mean(1))
     return drawn

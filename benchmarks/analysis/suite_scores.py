@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.intervals import Estimate
-from textgym.reports.charts.suites import Line, lines
+from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Figure, Findings
+from textgym.types import FloatArray
 
-Floats: TypeAlias = NDArray[np.float64]
-POINTS = 25
+_POINTS = 25
 
 
 @dataclass(frozen=True)
-class Scores:
+class SuiteScores:
     """Numbers of whole suites.
 
     Attributes:
@@ -30,7 +29,7 @@ class Scores:
     """
 
     tasks: tuple[str, ...]
-    by_algorithm: Mapping[str, Floats]
+    by_algorithm: Mapping[str, FloatArray]
     left_out: tuple[str, ...]
 
     def remark(self, findings: Findings) -> Findings:
@@ -41,12 +40,12 @@ class Scores:
         return replace(findings, headline=f"{findings.headline} {told}")
 
 
-def suite_scores(results: Results, score: Callable[[Result], float]) -> Scores:
+def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteScores:
     """Results as scores of whole suites; algorithms and tasks in their first order."""
     whole = whole_suites(results)
     found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
     left_out = tuple(name for name in by_algorithm(results) if name not in whole)
-    return Scores(tasks_of(results), found, left_out)
+    return SuiteScores(tasks_of(results), found, left_out)
 
 
 def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
@@ -93,10 +92,10 @@ def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") 
     if not curves:
         return ()
     caption = f"Means over tasks of the responses that were sampled; bands are 95 % intervals over seeds. {note}"
-    return (Figure("Learning curves", lines(curves, x_label, y_label), caption.strip()),)
+    return (Figure("Learning curves", line_plot(curves, x_label, y_label), caption.strip()),)
 
 
-def learning_curves(results: Results) -> dict[str, Line]:
+def learning_curves(results: Results) -> dict[str, PlotLine]:
     """Mean over all tasks that have curves, for each algorithm that has one of each, with intervals over seeds."""
     whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
     return {
@@ -105,13 +104,13 @@ def learning_curves(results: Results) -> dict[str, Line]:
     }
 
 
-def _band(curves: Sequence[Sequence[Floats]]) -> Line:
+def _band(curves: Sequence[Sequence[FloatArray]]) -> PlotLine:
     """Return a line from curves of each seed and task."""
     flat = [curve for of_seed in curves for curve in of_seed]
-    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), POINTS)
+    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), _POINTS)
     means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])
     if len(means) < FEWEST_SEEDS:
-        return Line(tokens, means.mean(0))
+        return PlotLine(tokens, means.mean(0))
     estimates = [mean_estimate(column) for column in means.T]
     low, high = ([getattr(one, side) for one in estimates] for side in ("low", "high"))
-    return Line(tokens, means.mean(0), low, high)
+    return PlotLine(tokens, means.mean(0), low, high)

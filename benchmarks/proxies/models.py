@@ -8,8 +8,9 @@ scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from textgym.agents.loop.evaluation import Responses, sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.policy.loading import acting_policy
 from textgym.agents.settings import require
+from textgym.benchmarks.runner.limits import Limit, at_least, not_negative, positive
 from textgym.lm.loading import load_causal_lm
 from textgym.mdp import TokenMDP
 from textgym.registration import task_mdp
@@ -46,8 +48,15 @@ class ProxySettings:
         temperature: the labeller's noise, in units of the gold reward.
         reward_learning_rate: of the reward model, at its peak.
         reward_batch_size: rankings in a step.
-        min_epochs, max_epochs: passes over the labels; few labels get more of them, see :func:`epochs`.
+        min_epochs, max_epochs: passes over the labels; few labels get more of them, see :func:`label_epochs`.
     """
+
+    LIMITS: ClassVar[Mapping[str, Limit]] = {
+        "completions": at_least(2),  # a ranking compares them
+        "temperature": not_negative,
+        "reward_learning_rate": positive,
+        **dict.fromkeys(("reward_batch_size", "min_epochs", "max_epochs"), at_least(1)),
+    }
 
     completions: int = 4
     temperature: float = 0.1
@@ -65,13 +74,13 @@ class Labels:
     responses: Responses
 
 
-def check_prompts(name: str, count: int, task: Task, split: str) -> None:
+def require_prompts(name: str, count: int, task: Task, split: str) -> None:
     """ValueError, naming the setting, where a split of a task has not so many prompts."""
     held = len(task.prompts(split))
     require(0 < count <= held, name, count, f"1 to {held}, one for each {split} prompt of {task.name}")
 
 
-def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
+def label_responses(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
     """``count`` rankings of the base model's responses to prompts drawn at random.
 
     Of one seed, a smaller count is the beginning of a larger one.
@@ -79,7 +88,7 @@ def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
     Raises:
         ValueError: the task has fewer prompts.
     """
-    check_prompts("labels", count, task, "train")
+    require_prompts("labels", count, task, "train")
     mdp = task_mdp(task, "gold")
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))[:count]
     responses = sample_responses(_base_policy(mdp), mdp, order, settings.completions, seed)
@@ -94,7 +103,7 @@ def base_responses(task: Task, prompts: int, k: int, seed: int) -> Responses:
     Raises:
         ValueError: the task has fewer prompts.
     """
-    check_prompts("prompts", prompts, task, "validation")
+    require_prompts("prompts", prompts, task, "validation")
     mdp = task_mdp(task, "gold", "validation")
     rng = np.random.default_rng([seed, 2])
     chosen = rng.permutation(len(mdp.prompts))[:prompts]
@@ -107,7 +116,7 @@ def _base_policy(mdp: TokenMDP) -> LMPolicy:
     return acting_policy(load_causal_lm(mdp.base_model), mdp)
 
 
-def epochs(labels: int, settings: ProxySettings) -> int:
+def label_epochs(labels: int, settings: ProxySettings) -> int:
     """Pass over the labels: so many that few of them are fitted too, by at least 1,024 rankings seen if possible."""
     return int(np.clip(1024 // labels, settings.min_epochs, settings.max_epochs))
 
@@ -131,7 +140,9 @@ def learn_proxy(
     generator = torch.Generator().manual_seed(seed)
     trunk = reward_trunk(task, size, seed)
     model = RewardModel.from_causal_lm(trunk, task.tokenizer, generator, batch_size=64)
-    fitted = FitSettings(settings.reward_learning_rate, epochs(len(rankings), settings), settings.reward_batch_size)
+    fitted = FitSettings(
+        settings.reward_learning_rate, label_epochs(len(rankings), settings), settings.reward_batch_size
+    )
     fit(model, encode_preferences(model, rankings, "rankings"), fitted, generator, progress=False)
     standardise(model, standard)
     return model
@@ -175,13 +186,13 @@ def standardise(model: RewardModel, responses: Responses) -> None:
     head = linear_head(model.model)
     assert head is not None, "from_causal_lm gives its models a linear head"
     model.set_offset(0.0)
-    scores = score_responses(model, responses)
+    scores = proxy_scores(model, responses)
     with torch.no_grad():
         head.weight.div_(scores.std())
     model.set_offset(float(scores.mean() / scores.std()))
 
 
-def score_responses(model: RewardModel | RewardEnsemble, responses: Responses) -> FloatArray:
+def proxy_scores(model: RewardModel | RewardEnsemble, responses: Responses) -> FloatArray:
     """``[N, K]`` scores."""
     k = responses.rewards.shape[1]
     prompts: list[str | Messages] = [prompt for prompt in responses.prompts for _ in range(k)]

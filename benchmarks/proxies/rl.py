@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from numbers import Real
+from typing import Any, ClassVar, TypeVar
 
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import evaluate
-from textgym.benchmarks.entries import Own, find_contender, own_settings
-from textgym.benchmarks.proxies.recording import Recorder
+from textgym.benchmarks.entries import TextgymEntry, constructor_settings, find_entry
 from textgym.benchmarks.runner.experiment import Job
-from textgym.benchmarks.runner.limits import check_settings
+from textgym.benchmarks.runner.limits import Limit, at_least, check_limits, not_negative, positive
 from textgym.registration import task_mdp
 from textgym.rewards.ensemble import RewardEnsemble
 from textgym.rewards.model import RewardModel
@@ -23,7 +23,7 @@ from textgym.vector import TokenVectorEnv
 
 
 @dataclass(frozen=True)
-class Pressure:
+class OptimisationSettings:
     """How hard a proxy is optimised.
 
     Attributes:
@@ -33,23 +33,29 @@ class Pressure:
         slots: responses that are written at once.
     """
 
+    LIMITS: ClassVar[Mapping[str, Limit]] = {
+        **dict.fromkeys(("tokens", "slots"), at_least(1)),
+        "learning_rate": positive,
+        "beta": not_negative,
+    }
+
     tokens: int = 50_000
     beta: float = 0.01
     learning_rate: float = 3e-4
     slots: int = 128
 
 
-Given = TypeVar("Given", bound=Pressure)
+Given = TypeVar("Given", bound=OptimisationSettings)
 
 
-def job_settings(shared: Pressure, algorithm: str, **own: Any) -> dict[str, Any]:
+def job_settings(shared: OptimisationSettings, algorithm: str, **own: Any) -> dict[str, Any]:
     """All that a run's numbers depend on: what its experiment sets, and the algorithm's own settings.
 
     Raises:
         ValueError: the algorithm is unknown, or is none whose gold and KL can be watched on the way; or a number is
             out of its range.
     """
-    check_settings(asdict(shared))
+    check_limits(asdict(shared), shared.LIMITS)
     return {**asdict(shared), **_watchable(algorithm).settings(own)}
 
 
@@ -64,7 +70,7 @@ def optimise(
     task: Task,
     proxy: RewardModel | RewardEnsemble,
     algorithm: str,
-    pressure: Pressure,
+    pressure: OptimisationSettings,
     own: Mapping[str, Any],
     seed: int,
 ) -> tuple[SequenceAlgorithm, list[Mapping[str, float]]]:
@@ -94,12 +100,29 @@ def optimise(
         pressure.learning_rate,
         kl=pressure.beta,
         seed=seed,
-        **own_settings(contender, own),
+        **constructor_settings(contender, own),
     )
-    recorder = Recorder()
+    recorder = MetricLog()
     learner.set_logger(Logger(None, [recorder]))
     learner.learn(pressure.tokens, log_interval=1)
     return learner, [_point(row) for row in recorder.rows]
+
+
+class MetricLog(KVWriter):
+    """One row of numbers for each dump of a logger, with the tokens generated so far under ``tokens``.
+
+    ``algorithm.set_logger(Logger(None, [recorder]))`` before ``learn(…, log_interval=1)`` makes it a learning curve.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        numbers = {name: float(value) for name, value in key_values.items() if isinstance(value, Real)}
+        self.rows.append({"tokens": float(step), **numbers})
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 def _point(row: Mapping[str, float]) -> Mapping[str, float]:
@@ -111,9 +134,9 @@ def _point(row: Mapping[str, float]) -> Mapping[str, float]:
     }
 
 
-def _watchable(algorithm: str) -> Own:
-    contender = find_contender(algorithm)
-    if not isinstance(contender, Own):
+def _watchable(algorithm: str) -> TextgymEntry:
+    contender = find_entry(algorithm)
+    if not isinstance(contender, TextgymEntry):
         raise ValueError(
             f"algorithm={algorithm!r} tells nothing of gold and KL while it learns; expected one of textgym's, or a "
             "subclass of textgym.agents.SequenceAlgorithm"
@@ -121,7 +144,7 @@ def _watchable(algorithm: str) -> Own:
     return contender
 
 
-def measured(
+def evaluate_policy(
     learner: SequenceAlgorithm, task: Task, proxy: RewardModel | RewardEnsemble, episodes: int
 ) -> dict[str, float]:
     """What the trained policy does on held-out prompts, the same ones for all: the means of ``gold``, ``proxy`` and

@@ -27,7 +27,7 @@ from textgym.benchmarks.runner.same_settings import require_comparable, require_
 from textgym.files import append_line
 
 
-def run_grid(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
+def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
     """Do every job that the file does not hold yet, and append its result.
 
     Args:

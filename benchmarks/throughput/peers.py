@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from textgym.agents.loop.bridge import SlotVecEnv
-from textgym.benchmarks.throughput.task import EPOCHS, MINIBATCHES, Size, make_env, make_model, prompt_ids
+from textgym.benchmarks.throughput.task import MINIBATCHES, UPDATE_EPOCHS, Size, make_model, prompt_ids, throughput_env
 
 
 class Generation:
@@ -106,11 +106,11 @@ class StockIteration:
         self.tokens = fewer.prompts * fewer.new_tokens
         self.algorithm = stable_baselines3.PPO(
             PrefixPolicy,
-            SlotVecEnv(make_env(fewer)),
+            SlotVecEnv(throughput_env(fewer)),
             learning_rate=1e-4,
             n_steps=fewer.new_tokens,
             batch_size=self.tokens // MINIBATCHES,
-            n_epochs=EPOCHS,
+            n_epochs=UPDATE_EPOCHS,
             gamma=1.0,
             policy_kwargs={"make_model": lambda: make_model(size)},
             seed=0,

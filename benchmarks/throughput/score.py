@@ -123,7 +123,7 @@ def _exponent(lengths: Sequence[int], seconds: FloatArray) -> float:
     return float(np.polyfit(np.log(lengths), np.log(seconds), 1)[0])
 
 
-def table(measures: Sequence[Measure]) -> str:
+def measure_table(measures: Sequence[Measure]) -> str:
     """Aligned text."""
     verdicts = {None: "", True: "met", False: "MISSED"}
     rows = [("measure", "size", "median", "min–max", "target", "", "")]

@@ -16,7 +16,7 @@ from textgym.benchmarks.throughput.score import (
 from textgym.benchmarks.throughput.task import LARGE, SMALL, TINY
 
 
-def sweep(quick: bool) -> Iterator[Measure]:
+def all_measures(quick: bool) -> Iterator[Measure]:
     """All measures, one after the other; ``quick`` shows on tiny models that they run, and says nothing about speed."""
     if quick:
         yield collection_speed(TINY, 1, None)

@@ -25,7 +25,7 @@ from textgym.vector import TokenVectorEnv
 
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""
-EPOCHS = 4
+UPDATE_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def prompt_ids(size: Size) -> IntArray:
     return ids
 
 
-def nothing(completions: list[str], **_: Any) -> list[float]:
+def zero_reward(completions: list[str], **_: Any) -> list[float]:
     """Return a reward that costs nothing."""
     return [0.0] * len(completions)
 
@@ -90,10 +90,10 @@ def make_mdp(size: Size) -> TokenMDP:
     words = {f"w{i}": i for i in range(size.vocabulary)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), pad_token="w0")
     prompts = [Prompt(text := str(tokenizer.decode(ids)), text, tuple(ids)) for ids in prompt_ids(size).tolist()]
-    return TokenMDP(tokenizer, prompts, nothing, (), size.prompt_length, size.new_tokens)
+    return TokenMDP(tokenizer, prompts, zero_reward, (), size.prompt_length, size.new_tokens)
 
 
-def make_env(size: Size) -> TokenVectorEnv:
+def throughput_env(size: Size) -> TokenVectorEnv:
     env = TokenVectorEnv(make_mdp(size), size.prompts, "Disabled")
     env.reset(seed=0)
     return env
@@ -104,7 +104,7 @@ class Collection:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self.slots = AdmittingSlots(make_env(size))
+        self.slots = AdmittingSlots(throughput_env(size))
         self.model = make_model(size)
         mdp = self.slots.venv.unwrapped.mdp  # type: ignore[attr-defined]
         self.session = Session(
@@ -125,11 +125,11 @@ class Iteration:
         self.tokens = size.prompts * size.new_tokens
         self.algorithm = PPO(
             "LMPolicy",
-            make_env(size),
+            throughput_env(size),
             model=make_model(size),
             episodes_per_iteration=size.prompts,
             minibatch_size=size.prompts // MINIBATCHES,
-            n_epochs=EPOCHS,
+            n_epochs=UPDATE_EPOCHS,
             seed=0,
             device="cpu",
             **settings,

@@ -11,7 +11,7 @@ import numpy as np
 
 from textgym.types import FloatArray
 
-Run: TypeAlias = Callable[[], Any]
+Timed: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Spread:
         return cls(float(np.median(values)), float(values.min()), float(values.max()))
 
 
-def in_turns(runs: Mapping[str, Run], repeats: int) -> dict[str, FloatArray]:
+def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
     """``[repeats]`` seconds of each run: A B A B …, after one of each that does not count.
 
     Seconds of this process on the processor, not on the wall: with one thread, what the machine does besides does not

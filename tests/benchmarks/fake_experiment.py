@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
-from textgym.benchmarks.runner.jobs import run_grid
+from textgym.benchmarks.runner.jobs import run_jobs
 from textgym.files import append_line
 from textgym.reports.findings import Findings, Table
 
@@ -50,4 +50,4 @@ def begun(log: Path) -> list[int]:
 
 def main(log: str, path: str, count: int, processes: int) -> None:
     """What a test starts, and kills."""
-    run_grid(EXPERIMENT, [job(log, seed, seconds=0.01) for seed in range(count)], Path(path), processes)
+    run_jobs(EXPERIMENT, [job(log, seed, seconds=0.01) for seed in range(count)], Path(path), processes)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.agents import forgetting
+from textgym.agents.offline import alignment_tax as forgetting
 from textgym.benchmarks.analysis.statistics import mean_estimate
 from textgym.benchmarks.experiments.alignment_tax import EXPERIMENT, task
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
@@ -207,7 +207,7 @@ def test_a_tiny_run(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "REFERENCES", 4)
     job = make_job("Concepts", "rloo", 0, gamma, tokens=100, evaluated=16, slots=16, texts=32, held_out=8)
     job.settings["algorithm"].update(episodes_per_iteration=16, minibatch_size=8)  # type: ignore[index]
-    found = json.loads(json.dumps(task.run(job)))
+    found = json.loads(json.dumps(task.run_alignment_tax(job)))
     assert found["tokens"] >= 100
     assert found["before"]["kl"] == pytest.approx(0, abs=1e-6)
     assert found["after"]["kl"] > 0

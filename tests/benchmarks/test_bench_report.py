@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
-from textgym.benchmarks.analysis.suite_findings import summary
+from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.commands.bench import shown
 from textgym.intervals import Estimate
 from textgym.reports.bench import (
@@ -23,7 +23,7 @@ from textgym.reports.bench import (
     terminal_table,
     write_bench_report,
 )
-from textgym.reports.charts.suites import Line, lines
+from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Figure, Findings, Table
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
@@ -49,7 +49,7 @@ def scores() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def found() -> Findings:
-    return summary(scores(), TASKS, np.random.default_rng(0))
+    return suite_findings(scores(), TASKS, np.random.default_rng(0))
 
 
 # -- Summary ---------------------------------------------------------------------------------------
@@ -90,14 +90,14 @@ def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Find
 def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Findings) -> None:
     """Wins alone have an interval in closed form; among three algorithms any of three pairs might have come first."""
     golds = {name: np.array([[level], [level], [level]]) for name, level in (("ppo", 0.9), ("a2c", 0.5), ("grpo", 0.1))}
-    three = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    three = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
     for row in three.rows[1:]:
         assert isinstance(row[3], Estimate)
         assert row[3].low == pytest.approx(1 - unseen_losses(3, 3, 1 - 0.05 / 3))
     assert "The leader was chosen by the same runs" in three.note
     assert "all 3 pairs hold together" in three.note
     del golds["grpo"]
-    two = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    two = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
     assert isinstance(two.rows[1][3], Estimate)
     assert two.rows[1][3].low == pytest.approx(1 - unseen_losses(3, 3))
     assert "pairs" not in two.note
@@ -112,7 +112,7 @@ def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
 
 def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
-    found = summary(golds, ["Reviews"], np.random.default_rng(0))
+    found = suite_findings(golds, ["Reviews"], np.random.default_rng(0))
     assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
     assert found.tables[0].note.startswith("On Reviews alone.")
     assert [figure.title for figure in found.figures] == ["How well, and how sure"]
@@ -120,9 +120,9 @@ def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
 
 def test_equals_are_not_told_apart() -> None:
     same = np.random.default_rng(0).normal(0.5, 0.1, (5, 4))
-    twins = summary({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
+    twins = suite_findings({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
     assert "not clearly ahead of b" in twins.headline
-    alone = summary({"a": same}, TASKS, np.random.default_rng(0))
+    alone = suite_findings({"a": same}, TASKS, np.random.default_rng(0))
     assert alone.headline.startswith("a has an interquartile mean")
 
 
@@ -135,11 +135,11 @@ def test_tasks_stand_from_easy_to_hard_with_their_own_intervals(found: Findings)
 def test_summary_refuses_what_it_cannot_compare() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"scores\['ppo'\] has shape \(5, 3\); expected \[n_seeds, 4\]"):
-        summary({"ppo": np.zeros((5, 3))}, TASKS, rng)
+        suite_findings({"ppo": np.zeros((5, 3))}, TASKS, rng)
     with pytest.raises(ValueError, match=r"scores\['ppo'\] holds a number that is not finite"):
-        summary({"ppo": np.full((5, 4), math.nan)}, TASKS, rng)
+        suite_findings({"ppo": np.full((5, 4), math.nan)}, TASKS, rng)
     with pytest.raises(ValueError, match="scores is empty"):
-        summary({}, TASKS, rng)
+        suite_findings({}, TASKS, rng)
 
 
 # -- Tables ----------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_figure_must_tell_its_size(tmp_path: Path) -> None:
 
 
 def test_equal_findings_give_equal_bytes(tmp_path: Path, found: Findings) -> None:
-    again = summary(scores(), TASKS, np.random.default_rng(0))
+    again = suite_findings(scores(), TASKS, np.random.default_rng(0))
     assert again == found
     first, second = (write_bench_report({"mini": one}, tmp_path / str(i)) for i, one in enumerate((found, again)))
     for file in first.parent.iterdir():
@@ -280,8 +280,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = NAMES[:4]
     rng = np.random.default_rng(0)
     scores = {name: rng.random((2, len(tasks))) for name in NAMES}
-    found = summary(scores, tasks, rng)
-    line = Figure("Lines", lines({name: Line([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
+    found = suite_findings(scores, tasks, rng)
+    line = Figure("Lines", line_plot({name: PlotLine([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
     found = Findings(found.headline, found.tables, (*found.figures, line))
     write_bench_report({NAMES[0]: found}, out)
     (out / "report.md").write_text(markdown_page(NAMES[0], found), encoding="utf-8")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from textgym.benchmarks.experiments.ensembles import EXPERIMENT
-from textgym.benchmarks.experiments.ensembles.score import findings
-from textgym.benchmarks.experiments.ensembles.task import Settings, run
+from textgym.benchmarks.experiments.ensembles.score import ensembles_findings
+from textgym.benchmarks.experiments.ensembles.task import EnsembleSettings, run_ensembles
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
 from textgym.intervals import Estimate
@@ -26,7 +26,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
     rows = [made("single", seed, gold) for seed, gold in enumerate(singles)]
     rows += [made("min", seed, gold + 0.2 + 0.01 * seed) for seed, gold in enumerate(singles)]
     rows += [made("mean", seed, gold) for seed, gold in enumerate(reversed(singles))]
-    found = findings(rows[3:] + rows[:3])
+    found = ensembles_findings(rows[3:] + rows[:3])
     (table,) = found.tables
     column = {row[0]: row[table.columns.index("less that of the single one")] for row in table.rows}
     assert list(column) == ["single", "min", "mean"]
@@ -52,7 +52,7 @@ def pushed(combine: str, seed: int, last: int) -> tuple[Job, dict[str, Any]]:
 
 def test_less_pressure_is_not_taken_for_robustness() -> None:
     rows = [pushed("single", seed, 14) for seed in range(3)] + [pushed("mean", seed, 10 + seed) for seed in range(3)]
-    found = findings(rows)
+    found = ensembles_findings(rows)
     assert found.headline == (
         "At the end of RL, gold under the mean of an ensemble is +0.150 (+0.026 … +0.274) from that under a single "
         "reward model, at a KL of 11.0 nats against 14.0; where both have 10.0 nats, it is +0.000 (+0.000 … +0.000). "
@@ -71,10 +71,10 @@ def test_one_of_three_by_chance_is_not_surely_better() -> None:
     gains = {"mean": (-0.1, 0.1, 0.3), "min": (0.036, 0.06, 0.084), "uncertainty": (0.0, 0.0, 0.01)}
     rows = [made("single", seed, 0.4) for seed in range(3)]
     rows += [made(name, seed, 0.4 + gain) for name, own in gains.items() for seed, gain in enumerate(own)]
-    found = findings(rows)
+    found = ensembles_findings(rows)
     assert "gold under the mean of an ensemble is +0.100 (−0.397 … +0.597) from" in found.headline
     assert "correction for 3 ensembles, surely better at the end: none;" in found.headline
-    assert "surely better at the end: min;" in findings([*rows[:3], *rows[6:9]]).headline
+    assert "surely better at the end: min;" in ensembles_findings([*rows[:3], *rows[6:9]]).headline
 
 
 def test_several_tasks_are_told_apart() -> None:
@@ -82,7 +82,7 @@ def test_several_tasks_are_told_apart() -> None:
     rows += [
         (replace(job, task="Reviews"), {**result, "after": {**result["after"], "gold": 0.5}}) for job, result in rows
     ]
-    found = findings(rows)
+    found = ensembles_findings(rows)
     assert "under the min (ppo on Concepts) of an ensemble is +0.250" in found.headline
     assert [row[0] for row in found.tables[0].rows] == [
         f"{combine} (ppo on {task})" for task in ("Concepts", "Reviews") for combine in ("single", "min")
@@ -91,20 +91,22 @@ def test_several_tasks_are_told_apart() -> None:
 
 
 def test_findings_of_a_part_of_the_sweep() -> None:
-    assert findings([]).headline
-    assert "no seed yet" in findings([made("min", 0, 0.5)]).headline
-    told = findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
+    assert ensembles_findings([]).headline
+    assert "no seed yet" in ensembles_findings([made("min", 0, 0.5)]).headline
+    told = ensembles_findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
     assert told.endswith("surely better at the end: none; at equal KL: none.")
 
 
 def tiny(combine: str) -> Job:
-    shared = Settings(tokens=100, slots=8, labels=4, size="tiny", members=2, prompts=2, responses=4, evaluated=4)
+    shared = EnsembleSettings(
+        tokens=100, slots=8, labels=4, size="tiny", members=2, prompts=2, responses=4, evaluated=4
+    )
     settings = job_settings(shared, "ppo", episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
     return Job("Translation", "ppo", 0, {"combine": combine}, settings)
 
 
 def test_the_single_model_is_a_member_of_the_ensemble() -> None:
-    single, ensemble = run(tiny("single")), run(tiny("min"))
+    single, ensemble = run_ensembles(tiny("single")), run_ensembles(tiny("min"))
     assert single["disagreement"] == pytest.approx(0)
     assert ensemble["disagreement"] > 0.01
     assert single["gold"] == ensemble["gold"]
@@ -117,7 +119,7 @@ def test_the_single_model_is_a_member_of_the_ensemble() -> None:
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="'max' is not one of mean, min, uncertainty"):
-        run(tiny("max"))
+        run_ensembles(tiny("max"))
     with pytest.raises(ValueError, match="did you mean 'ppo'"):
         EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=("ppoo",)))
 

@@ -18,7 +18,7 @@ from textgym.benchmarks.proxies.models import base_responses
 from textgym.benchmarks.runner.experiment import Job
 from textgym.intervals import Estimate
 from textgym.registration import load_task
-from textgym.reports.charts.suites import Line
+from textgym.reports.charts.suites import PlotLine
 from textgym.reports.findings import Table
 
 
@@ -153,9 +153,9 @@ def test_curves_add_tasks_up_in_their_order() -> None:
 
 
 def test_curves_of_tasks_with_different_scales_and_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: dict[str, Line] = {}
+    shown: dict[str, PlotLine] = {}
 
-    def keep(series: dict[str, Line], x_label: str, y_label: str) -> str:
+    def keep(series: dict[str, PlotLine], x_label: str, y_label: str) -> str:
         shown.update(series)
         return f"{y_label} over {x_label}"
 

@@ -21,8 +21,8 @@ from textgym.lm.sampling import Sampling
 from textgym.mdp import TokenMDP
 from textgym.types import Episodes, FloatArray
 
-RESAMPLES = 1000
-FEW = 100
+_RESAMPLES = 1000
+FEWEST_EFFECTIVE = 100
 """Below so many effective samples a prompt, the estimate of J* is not to be trusted."""
 BATCH = 256
 
@@ -98,10 +98,10 @@ def bracket(
     reward = np.concatenate([_rewards(played, mdp) for played in drawn], axis=1)
     log_ratio = np.concatenate([_log_ratio(proposals[best], prior, played, mdp) for played in drawn], axis=1)
     estimate, effective = optimum_interval(reward, log_ratio, beta, np.random.default_rng(seed))
-    if effective < FEW:
+    if effective < FEWEST_EFFECTIVE:
         warnings.warn(
             f"the estimate of J* rests on {effective:.1f} effective samples of {reward.shape[1]} for some prompt; "
-            f"below {FEW} it is likely too low: give a better policy, more samples or a larger beta",
+            f"below {FEWEST_EFFECTIVE} it is likely too low: give a better policy, more samples or a larger beta",
             stacklevel=2,
         )
     return Bracket(values[best], best - 1, tuple(values), estimate, effective)
@@ -152,7 +152,7 @@ def optimum_interval(
     n_prompts, m = reward.shape
     even = np.full(m, 1 / m)
     # Tiny counts for those left out: a resample without any of the weight would have no logarithm.
-    draws = (np.float64(1e-9) + rng.multinomial(m, even, size=n_prompts) for _ in range(RESAMPLES))
+    draws = (np.float64(1e-9) + rng.multinomial(m, even, size=n_prompts) for _ in range(_RESAMPLES))
     resampled = [value(counts) for counts in draws]
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Estimate(value(np.ones(reward.shape)), float(low), float(high)), effective

@@ -19,7 +19,7 @@ from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArr
 
 LIMIT = 10**6
 """Responses that are enumerated at most."""
-CHUNK = 2**16
+RESPONSES_PER_CALL = 2**16
 """Responses that are scored in one call of the reward."""
 
 
@@ -152,7 +152,7 @@ def _stops(mdp: TokenMDP, tokens: IntArray, allowed: BoolArray) -> BoolArray:
 
 
 def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, n, CHUNK))
+    return (slice(start, start + RESPONSES_PER_CALL) for start in range(0, n, RESPONSES_PER_CALL))
 
 
 # --- rewards -------------------------------------------------------------------------------------------------

@@ -37,13 +37,13 @@ METRICS: Mapping[str, Metric] = {
     PTX: Metric("Pretraining loss", "nats per token of held-out pretraining text", -1),
     OTHERS: Metric("Loss on other tasks", "nats per token of the other mini tasks' references", -1),
 }
-SCORE_OF = {
+SCORE_HINTS = {
     "train": "the reward that the policy is trained on",
     "sft": "a reward that judges samples; nothing is trained on it",
     "dpo": "a reward that judges samples; nothing is trained on it",
 }
 """The score of each command's runs, in a few words."""
-GOLD_PAID = "the true objective of the task, which is the reward here"
+GOLD_IS_REWARD = "the true objective of the task, which is the reward here"
 
 
 def metric(name: str, command: str = "") -> Metric:
@@ -56,7 +56,7 @@ def metric(name: str, command: str = "") -> Metric:
     known = METRICS.get(name)
     if known is None:
         return Metric(name.replace("_", " ").capitalize())
-    return replace(known, hint=SCORE_OF[command]) if name == "score" and command in SCORE_OF else known
+    return replace(known, hint=SCORE_HINTS[command]) if name == "score" and command in SCORE_HINTS else known
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ in more than 1 of 20 cases (of 3 and 3 values, 2 of the 20 ways to part them do)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Change:
     """One metric before and after training.
 
     Attributes:
@@ -142,7 +142,7 @@ def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
     return 1 + total**2 / lost
 
 
-def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Comparison]:
+def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Change]:
     """Return the metrics that were evaluated before and after, the best-known first.
 
     Args:
@@ -153,21 +153,21 @@ def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | No
     before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
     known = [name for name in METRICS if name in before]
     names = known + [name for name in in_short(before) if name not in METRICS]
-    paid = command == "train" and is_gold_paid(before) and is_gold_paid(after)
+    paid = command == "train" and gold_is_the_reward(before) and gold_is_the_reward(after)
     return [
-        Comparison(
+        Change(
             name,
-            estimate_of(before[name], episodes),
-            estimate_of(after[name], episodes),
-            replace(METRICS["gold"], hint=GOLD_PAID) if name == "gold" and paid else metric(name, command),
-            far=name == "kl" and is_far(after),
+            sample_mean(before[name], episodes),
+            sample_mean(after[name], episodes),
+            replace(METRICS["gold"], hint=GOLD_IS_REWARD) if name == "gold" and paid else metric(name, command),
+            far=name == "kl" and kl_is_alarming(after),
         )
         for name in names
         if name in after
     ]
 
 
-def is_gold_paid(measured: Mapping[str, Any]) -> bool:
+def gold_is_the_reward(measured: Mapping[str, Any]) -> bool:
     """True if the score is gold and nothing else, but for its rounding to single precision."""
     if "gold" not in measured or "score" not in measured:
         return False
@@ -175,7 +175,7 @@ def is_gold_paid(measured: Mapping[str, Any]) -> bool:
     return all(math.isclose(gold or 0.0, score or 0.0, rel_tol=1e-5, abs_tol=1e-6) for gold, score in pairs)
 
 
-def is_far(measured: Mapping[str, Mapping[str, Any]]) -> bool:
+def kl_is_alarming(measured: Mapping[str, Mapping[str, Any]]) -> bool:
     """True if the KL of a policy is one that training warns of."""
     row = {f"rollout/{name}": float(measured[name]["mean"]) for name in ("kl", "length") if name in measured}
     return "kl" in alarms(row, row)
@@ -187,7 +187,7 @@ def _objects(found: Any) -> dict[str, Any]:
     return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
 
 
-def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> SampleMean:
+def sample_mean(entry: Mapping[str, Any], episodes: int | None = None) -> SampleMean:
     """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
     sem = entry.get("sem")
     return SampleMean(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
@@ -199,15 +199,15 @@ _VERBS = {1: "raised", -1: "lowered"}
 _MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
 
 
-def leading(comparisons: Sequence[Comparison]) -> Comparison:
+def leading_change(comparisons: Sequence[Change]) -> Change:
     """Return the metric that the headline tells: gold where that is the score, else the first."""
-    paid = [row for row in comparisons if row.metric.hint == GOLD_PAID]
+    paid = [row for row in comparisons if row.metric.hint == GOLD_IS_REWARD]
     return paid[0] if paid else comparisons[0]
 
 
-def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
+def change_headline(algorithm: str, comparisons: Sequence[Change]) -> str:
     """Return the change of the leading metric by training, in one line."""
-    first = leading(comparisons)
+    first = leading_change(comparisons)
     label = first.metric.label.lower()
     before, after = (number(e.mean, first.places) for e in (first.before, first.after))
     if not first.clear:
@@ -216,11 +216,11 @@ def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
     return f"{algorithm} {_VERBS[first.direction]} {named} from {before} to {after}"
 
 
-def explain(comparisons: Sequence[Comparison]) -> str:
+def explain_changes(comparisons: Sequence[Change]) -> str:
     """Context of the headline: how sure it is, the true objective, the price in KL."""
     by_name = {comparison.name: comparison for comparison in comparisons}
     sentences = []
-    first = leading(comparisons) if comparisons else None
+    first = leading_change(comparisons) if comparisons else None
     if first is not None:
         sure = "its interval is unknown" if first.change.half is None else "a 95 % interval"
         sentences.append(f"The change is {with_interval(first.change, first.places, sign=True)}, {sure}.")
@@ -232,11 +232,11 @@ def explain(comparisons: Sequence[Comparison]) -> str:
         if score is not None and score.direction > 0 and gold.direction < 0:
             sentences.append("The policy earns reward that the true objective denies: reward hacking.")
     if kl := by_name.get("kl"):
-        sentences.append(ended(kl))
+        sentences.append(kl_sentence(kl))
     return " ".join(sentences)
 
 
-def ended(kl: Comparison) -> str:
+def kl_sentence(kl: Change) -> str:
     """Return the distance from the reference at the end, as a sentence."""
     return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
 

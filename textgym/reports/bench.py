@@ -54,7 +54,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCell:
     """A cell on the page; ``interval`` stands small beside it."""
 
     text: str
@@ -66,7 +66,7 @@ class ShownTable:
     """A table on the page, which of its columns hold numbers, and the name of its CSV file."""
 
     source: Table
-    rows: list[list[Shown]]
+    rows: list[list[ShownCell]]
     numeric: list[bool]
     file: str
 
@@ -121,7 +121,7 @@ def _shown_figure(figure: Figure, file: str) -> ShownFigure:
 # -- Cells -----------------------------------------------------------------------------------------
 
 
-def shown_rows(table: Table) -> list[list[Shown]]:
+def shown_rows(table: Table) -> list[list[ShownCell]]:
     """Return the cells as a reader sees them; the intervals of a column have equally many decimal places."""
     places = [_places([row[column] for row in table.rows]) for column in range(len(table.columns))]
     return [[_shown(cell, p) for cell, p in zip(row, places, strict=True)] for row in table.rows]
@@ -133,13 +133,13 @@ def _places(cells: Sequence[Cell]) -> int | None:
     return typical_places(estimates) if estimates else None
 
 
-def _shown(cell: Cell, places: int | None) -> Shown:
+def _shown(cell: Cell, places: int | None) -> ShownCell:
     if isinstance(cell, Estimate):
         bounds = f"{number(cell.low, places)} … {number(cell.high, places)}"
-        return Shown(number(cell.value, places), bounds)
+        return ShownCell(number(cell.value, places), bounds)
     if isinstance(cell, str):
-        return Shown(cell)
-    return Shown(number(cell, places if isinstance(cell, float) else 0))
+        return ShownCell(cell)
+    return ShownCell(number(cell, places if isinstance(cell, float) else 0))
 
 
 def _texts(table: Table) -> list[list[str]]:

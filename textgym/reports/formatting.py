@@ -47,6 +47,6 @@ def percent(share: float) -> str:
     return f"{number(100 * share, 1)}{NBSP}%"
 
 
-def counted_as(count: float, thing: str) -> str:
+def count_of(count: float, thing: str) -> str:
     """Return a count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
     return f"{number(count)} {thing}{'' if count == 1 else 's'}"

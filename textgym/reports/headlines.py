@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from textgym.intervals import half_width
-from textgym.reports.before_after import Comparison, ended, explain, headline, with_interval
-from textgym.reports.formatting import NBSP, counted_as, is_finite, number, percent
-from textgym.reports.heldout_accuracy import CHANCE, Judged, judged_explained, judged_headline
+from textgym.reports.before_after import Change, change_headline, explain_changes, kl_sentence, with_interval
+from textgym.reports.formatting import NBSP, count_of, is_finite, number, percent
+from textgym.reports.heldout_accuracy import CHANCE, HeldOutAccuracy, accuracy_explained, accuracy_headline
 
-Row = Mapping[str, Any]
-STEPS = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
+_Row = Mapping[str, Any]
+STEP_NAMES = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
 """Names of the steps that rows of ``metrics.jsonl`` tell of, where these are not iterations."""
 
 
 @dataclass(frozen=True)
-class Story:
+class Headline:
     """A page's title and what stands below it."""
 
     title: str
@@ -25,7 +25,7 @@ class Story:
 
 
 @dataclass(frozen=True)
-class Told:
+class RunSummary:
     """Contents of a run directory, as far as its story needs them.
 
     Attributes:
@@ -43,35 +43,35 @@ class Told:
     command: str
     algorithm: str
     task: str
-    rows: Sequence[Row]
-    comparisons: Sequence[Comparison]
+    rows: Sequence[_Row]
+    comparisons: Sequence[Change]
     kept: Mapping[str, Any]
-    judged: Judged
+    judged: HeldOutAccuracy
     stopped: Mapping[str, Any]
     finished: bool
 
     @property
     def step(self) -> str:
         """The name of the step that a row tells of."""
-        return STEPS.get(self.command, "iteration")
+        return STEP_NAMES.get(self.command, "iteration")
 
 
-def story(told: Told) -> Story:
+def run_headline(told: RunSummary) -> Headline:
     """Return the headline of a run and its context."""
     if not told.finished and (told.stopped or told.command):
         return _cut_short(told)
     if told.command == "reward-model":
-        return Story(judged_headline(told.judged), judged_explained(told.judged))
+        return Headline(accuracy_headline(told.judged), accuracy_explained(told.judged))
     if told.command == "sft" and (found := _losses(told)):
         return _sft(told, *found)
     if told.command == "dpo" and _measured(told.rows, "validation/accuracy"):
         return _dpo(told)
     if told.comparisons and told.comparisons[0].name != "kl":
-        return Story(headline(told.algorithm, told.comparisons), explain(told.comparisons))
-    return Story(f"{told.algorithm} on {told.task}", explain(told.comparisons) if told.comparisons else "")
+        return Headline(change_headline(told.algorithm, told.comparisons), explain_changes(told.comparisons))
+    return Headline(f"{told.algorithm} on {told.task}", explain_changes(told.comparisons) if told.comparisons else "")
 
 
-def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
+def stop_sentence(stopped: Mapping[str, Any], step: str) -> str:
     """Tell where and why a run stopped, in one sentence; empty if it did not."""
     if not stopped:
         return ""
@@ -85,32 +85,32 @@ def _at(stopped: Mapping[str, Any], step: str) -> str:
     return "" if iteration is None else f" at {step} {iteration}"
 
 
-def _cut_short(told: Told) -> Story:
+def _cut_short(told: RunSummary) -> Headline:
     rows = max((int(row.get("iteration", 0)) for row in told.rows), default=0)
-    done = counted_as(rows, told.step)
+    done = count_of(rows, told.step)
     if told.stopped:
         title = f"{told.algorithm} stopped{_at(told.stopped, told.step)}"
-        return Story(title, f"It logged {done}; what it would have learned was not measured.")
+        return Headline(title, f"It logged {done}; what it would have learned was not measured.")
     title = f"{told.algorithm} on {told.task}: not finished"
-    return Story(title, f"It has logged {done} so far; what it learned has not been measured yet.")
+    return Headline(title, f"It has logged {done} so far; what it learned has not been measured yet.")
 
 
 # -- SFT ---------------------------------------------------------------------------------------------
 
 
-def _losses(told: Told) -> tuple[float, float, int] | None:
+def _losses(told: RunSummary) -> tuple[float, float, int] | None:
     """Validation loss before training and of the kept epoch, and that epoch; None where one is missing."""
     known = _loss_by_epoch(told.rows)
     kept = told.kept.get("epoch", max(known, default=0))
     return (known[0], known[kept], kept) if 0 in known and kept in known else None
 
 
-def _loss_by_epoch(rows: Sequence[Row]) -> dict[int, float]:
+def _loss_by_epoch(rows: Sequence[_Row]) -> dict[int, float]:
     found = {int(row.get("iteration", 0)): row.get("validation/loss") for row in rows}
     return {epoch: float(loss) for epoch, loss in found.items() if loss is not None and is_finite(loss)}
 
 
-def _sft(told: Told, before: float, after: float, kept: int) -> Story:
+def _sft(told: RunSummary, before: float, after: float, kept: int) -> Headline:
     first, last = number(before, 3), number(after, 3)
     if first == last:
         title = f"No change in validation loss: {first} nats per token before SFT, {last} after"
@@ -129,10 +129,10 @@ def _sft(told: Told, before: float, after: float, kept: int) -> Story:
         if lowest != kept:
             sentences.append(f"The loss was lowest after epoch {lowest}: {number(losses[lowest], 3)}.")
     sentences += _samples_moved(told.comparisons)
-    return Story(title, " ".join(sentences))
+    return Headline(title, " ".join(sentences))
 
 
-def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
+def _samples_moved(comparisons: Sequence[Change]) -> list[str]:
     """Tell what a reward says of samples, where one judged, and the distance that was travelled."""
     by_name = {row.name: row for row in comparisons}
     found = []
@@ -143,18 +143,18 @@ def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
         change = with_interval(judge.change, judge.places, sign=True)
         found.append(f"The {judge.metric.label.lower()} of samples {moved}, from {before} to {after} ({change}).")
     if kl := by_name.get("kl"):
-        found.append(ended(kl))
+        found.append(kl_sentence(kl))
     return found
 
 
 # -- DPO ---------------------------------------------------------------------------------------------
 
 
-def _measured(rows: Sequence[Row], key: str) -> bool:
+def _measured(rows: Sequence[_Row], key: str) -> bool:
     return any(is_finite(row.get(key)) for row in rows)
 
 
-def _dpo(told: Told) -> Story:
+def _dpo(told: RunSummary) -> Headline:
     last = [row for row in told.rows if is_finite(row.get("validation/accuracy"))][-1]
     margin = float(last["validation/margin"])
     half = half_width(last.get("validation/margin_sem"), last.get("validation/prompts"))
@@ -164,14 +164,14 @@ def _dpo(told: Told) -> Story:
         f"The margin of implicit rewards, chosen less rejected, is {number(margin, 3, sign=True)}{spread}.",
     ]
     if prompts := last.get("validation/prompts"):
-        counted = f"{counted_as(prompts, 'held-out prompt')} with {counted_as(last['validation/pairs'], 'pair')}"
+        counted = f"{count_of(prompts, 'held-out prompt')} with {count_of(last['validation/pairs'], 'pair')}"
         sure = "there is no interval of a single prompt" if prompts == 1 else "intervals are over prompts"
         sentences.append(f"Measured on {counted}; {sure}.")
     sentences += _samples_moved(told.comparisons)
-    return Story(_dpo_title(last), " ".join(sentences))
+    return Headline(_dpo_title(last), " ".join(sentences))
 
 
-def _dpo_title(last: Row) -> str:
+def _dpo_title(last: _Row) -> str:
     """Return the held-out accuracy, and what its interval says of it."""
     accuracy = percent(float(last["validation/accuracy"]))
     ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]

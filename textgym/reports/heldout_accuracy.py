@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgym.reports.formatting import NBSP, counted_as, number, percent
+from textgym.reports.formatting import NBSP, count_of, number, percent
 
 CHANCE = 0.5
 
@@ -34,7 +34,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOutAccuracy:
     """Measurements of a reward model on held-out preferences.
 
     Attributes:
@@ -90,13 +90,13 @@ class Judged:
         """Accuracy, baselines and ceiling, as rows of a table."""
         rows = [self.accuracy, self.longer]
         if len(self.by_distance) > 1:  # or it would be the accuracy again
-            rows += [Share(f"{counted_as(int(d), 'rank')} apart", share) for d, share in self.by_distance.items()]
+            rows += [Share(f"{count_of(int(d), 'rank')} apart", share) for d, share in self.by_distance.items()]
         if self.ceiling is not None:
             rows.append(Share("gold itself", self.ceiling))
         return [row for row in rows if row is not None]
 
 
-def judged(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Judged:
+def heldout_accuracy(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> HeldOutAccuracy:
     """Return what ``reward_model.json`` and ``evaluation.json`` of a reward model tell; either may be empty."""
     found = {**evaluation, **reward_model}
     labels = found.get("label_accuracy") is not None
@@ -105,7 +105,7 @@ def judged(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Ju
     bounds = found.get("label_accuracy_interval" if labels else "accuracy_interval")
     longer, over = found.get("length_baseline"), found.get("accuracy_over_length") or {}
     ends = over.get("interval")
-    return Judged(
+    return HeldOutAccuracy(
         accuracy=_share("reward model", value, bounds),
         chance=found.get("label_baseline", CHANCE) if labels else CHANCE,
         longer=None if labels else _share("the longer text", longer, found.get("length_baseline_interval")),
@@ -129,7 +129,7 @@ def _share(name: str, value: float | None, bounds: Sequence[float] | None) -> Sh
 # -- Words -----------------------------------------------------------------------------------------
 
 
-def judged_headline(found: Judged) -> str:
+def accuracy_headline(found: HeldOutAccuracy) -> str:
     """Return the accuracy with its interval, in one line."""
     share = found.accuracy
     if share is None:
@@ -144,13 +144,13 @@ def judged_headline(found: Judged) -> str:
     return f"The reward model is not clearly better than chance: it {did} ({share.bounds} at 95{NBSP}%)"
 
 
-def judged_explained(found: Judged) -> str:
+def accuracy_explained(found: HeldOutAccuracy) -> str:
     """Chance, the length baseline, and what the numbers rest on."""
     sentences = [_of_chance(found), _of_length(found), _of_gold(found), _of_prompts(found)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _of_chance(found: Judged) -> str:
+def _of_chance(found: HeldOutAccuracy) -> str:
     if found.accuracy is None:
         return ""
     if found.labels:
@@ -158,7 +158,7 @@ def _of_chance(found: Judged) -> str:
     return f"Chance is {percent(found.chance)}."
 
 
-def _of_length(found: Judged) -> str:
+def _of_length(found: HeldOutAccuracy) -> str:
     """Tell how often the longer text is the better one, and how far above that the model is."""
     if found.longer is None:
         return ""
@@ -174,7 +174,7 @@ def _of_length(found: Judged) -> str:
     return f"{told}: the model is {way} that ({points})."
 
 
-def _of_gold(found: Judged) -> str:
+def _of_gold(found: HeldOutAccuracy) -> str:
     if found.ceiling is None:
         return ""
     told = f"Gold itself orders {percent(found.ceiling)} as the labeller did"
@@ -182,12 +182,12 @@ def _of_gold(found: Judged) -> str:
     return f"{told}." if reached is None else f"{told}: of what it gains on chance, the model has {percent(reached)}."
 
 
-def _of_prompts(found: Judged) -> str:
+def _of_prompts(found: HeldOutAccuracy) -> str:
     if found.prompts is None:
         noted = "; their prompts were not counted, so there is no interval"
         return "" if found.pairs is None else f"It was judged on {number(found.pairs)} held-out pairs{noted}."
-    counted = counted_as(found.prompts, "held-out prompt")
-    pairs = "" if found.pairs is None else f" with {counted_as(found.pairs, 'pair')}"
+    counted = count_of(found.prompts, "held-out prompt")
+    pairs = "" if found.pairs is None else f" with {count_of(found.pairs, 'pair')}"
     if found.prompts == 1:
         return f"It was judged on {counted}{pairs}: there is no interval of a single prompt."
     return f"It was judged on {counted}{pairs}; intervals are over prompts, as pairs of one prompt are alike."

@@ -23,13 +23,13 @@ def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    environment.globals.update(full_loss=tint(-1.0), full_gain=tint(1.0))
+    environment.globals.update(full_loss=css_tint(-1.0), full_gain=css_tint(1.0))
     page = environment.get_template(template).render(**contents)
     write_text(path, printable(page))  # a model may write what turns a page around
     return path
 
 
-def tint(level: float) -> str:
+def css_tint(level: float) -> str:
     """Return a strength in [−1, 1] as a translucent colour, which suits light and dark paper."""
     red, green, blue = hue(level)
     return f"rgba({red},{green},{blue},{DEEPEST_TINT * abs(level):.2f})"

@@ -15,18 +15,18 @@ from typing import Any
 
 from textgym.intervals import SampleMean
 from textgym.lm.sampling import Sampling
-from textgym.reports.before_after import Comparison, compare, with_interval
-from textgym.reports.charts.runs import steps
+from textgym.reports.before_after import Change, changes_of, with_interval
+from textgym.reports.charts.runs import stage_steps
 from textgym.reports.formatting import NBSP, decimals, number
 from textgym.reports.pages import write_page
-from textgym.reports.pipeline_stages import SECTIONS, Run
+from textgym.reports.pipeline_stages import SECTIONS, StageRun
 from textgym.reports.run import Sample, shown_sample, tables
-from textgym.reports.run_files import read_object, run_text
+from textgym.reports.run_files import read_run_object, run_text
 
-NEEDED_BY = "write_pipeline_report"
-SAMPLES_SHOWN = 3  # the others stand folded below
+_NEEDED_BY = "write_pipeline_report"
+_SAMPLES_SHOWN = 3  # the others stand folded below
 LEARNED = ("score", "reward_model")  # each iteration has a reward model of its own, so these cannot be compared
-FIRST = ("gold", "grammatical", "kl")  # what a reader wants to know first
+LEADING_METRICS = ("gold", "grammatical", "kl")  # what a reader wants to know first
 COLOURS = ("gold", "kl")
 
 
@@ -38,18 +38,18 @@ def write_pipeline_report(out: Path) -> Path:
         ValueError: one of them does not hold what it must.
     """
     out = Path(out)
-    return write_page("pipeline.html", contents(out), out / "report.html")
+    return write_page("pipeline.html", pipeline_contents(out), out / "report.html")
 
 
-def contents(out: Path) -> dict[str, Any]:
+def pipeline_contents(out: Path) -> dict[str, Any]:
     """Everything the page shows, read from ``out``."""
-    config = read_object(out / "config.json", NEEDED_BY)
-    runs = [Run.read(out, stage) for stage in read_stages(out / "stages.json")]
+    config = read_run_object(out / "config.json", _NEEDED_BY)
+    runs = [StageRun.read(out, stage) for stage in read_stages(out / "stages.json")]
     missing = [run for run in runs if not run.finished]
     alike, begun_with = measured_alike(runs, config)
     milestones = milestones_of(alike, begun_with)
     journeys = journeys_of(milestones)
-    title, explanation = headline(journeys, runs, str(config.get("task") or "prompts of your own"))
+    title, explanation = pipeline_headline(journeys, runs, str(config.get("task") or "prompts of your own"))
     return {
         "title": title,
         "explanation": explanation,
@@ -62,7 +62,7 @@ def contents(out: Path) -> dict[str, Any]:
         "runs": runs,
         "sections": {run.name: SECTIONS[run.kind](run) for run in runs if run.begun},
         "samples": samples_of(alike, begun_with),
-        "shown": SAMPLES_SHOWN,
+        "shown": _SAMPLES_SHOWN,
         "tables": tables(config),
     }
 
@@ -74,7 +74,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is none.
         ValueError: it is no list of stages with a name, a directory and a known kind.
     """
-    stages = json.loads(run_text(path, NEEDED_BY))
+    stages = json.loads(run_text(path, _NEEDED_BY))
     if not isinstance(stages, list):
         raise ValueError(f"{path} must hold a JSON list of stages, got {type(stages).__name__}")
     for index, stage in enumerate(stages):
@@ -84,7 +84,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     return stages
 
 
-def _facts(config: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _facts(config: Mapping[str, Any], runs: Sequence[StageRun]) -> list[tuple[str, str]]:
     found = {
         "task": config.get("task"),
         "seed": config.get("seed"),
@@ -94,7 +94,7 @@ def _facts(config: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, st
     return [(label, str(value)) for label, value in found.items() if value is not None]
 
 
-def _absent(missing: Sequence[Run]) -> list[str]:
+def _absent(missing: Sequence[StageRun]) -> list[str]:
     if not missing:
         return []
     states = ", ".join(f"{run.name} ({run.state})" for run in missing)
@@ -118,14 +118,14 @@ def measures_base(config: Mapping[str, Any]) -> bool:
     return plain and not any(prompts)
 
 
-def measured_alike(runs: Sequence[Run], config: Mapping[str, Any]) -> tuple[Sequence[Run], str]:
+def measured_alike(runs: Sequence[StageRun], config: Mapping[str, Any]) -> tuple[Sequence[StageRun], str]:
     """The stages that measured on the same prompts, and what the model is called that the first of them began with."""
     if measures_base(config) or all(run.kind != "sft" for run in runs):
         return runs, "base"
     return [run for run in runs if run.kind != "sft"], "SFT"
 
 
-def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, dict[str, SampleMean]]:
+def milestones_of(runs: Sequence[StageRun], begun_with: str = "base") -> dict[str, dict[str, SampleMean]]:
     """What was measured of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
 
     KL counts from the model at which reinforcement learning began, so the base model has one only without SFT.
@@ -133,7 +133,7 @@ def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, di
     found: dict[str, dict[str, SampleMean]] = {}
     name = begun_with
     for run in runs:
-        rows = [row for row in compare(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
+        rows = [row for row in changes_of(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
         if not rows:
             continue
         if run.kind == "sft":
@@ -154,7 +154,7 @@ class Journey:
         estimates: by the name of the model; None where it was not measured.
     """
 
-    overall: Comparison
+    overall: Change
     estimates: Mapping[str, SampleMean | None]
 
     @property
@@ -178,19 +178,19 @@ class Journey:
     @property
     def svg(self) -> str:
         label = f"{self.overall.metric.label} from stage to stage"
-        return steps(self.estimates, label, self.places, large=self.name == "gold")
+        return stage_steps(self.estimates, label, self.places, large=self.name == "gold")
 
 
 def journeys_of(milestones: Mapping[str, Mapping[str, SampleMean]]) -> list[Journey]:
     """Return the metrics that two models or more were measured by; those of ``FIRST`` lead."""
     names = dict.fromkeys(name for measured in reversed(list(milestones.values())) for name in measured)
     journeys = []
-    ranks = {name: rank for rank, name in enumerate(FIRST)}
+    ranks = {name: rank for rank, name in enumerate(LEADING_METRICS)}
     for name in sorted(names, key=lambda name: ranks.get(name, len(ranks))):
         estimates = {model: measured.get(name) for model, measured in milestones.items()}
         known = [estimate for estimate in estimates.values() if estimate is not None]
         if len(known) > 1:
-            journeys.append(Journey(Comparison(name, known[0], known[-1]), estimates))
+            journeys.append(Journey(Change(name, known[0], known[-1]), estimates))
     return journeys
 
 
@@ -207,7 +207,7 @@ def pictured(journeys: Sequence[Journey]) -> int:
 _VERBS = {1: "raised", -1: "lowered"}
 
 
-def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tuple[str, str]:
+def pipeline_headline(journeys: Sequence[Journey], runs: Sequence[StageRun], task: str) -> tuple[str, str]:
     """What the loop did, in one line, and what a reader should know beside it."""
     so_far = "" if all(run.finished for run in runs) else "So far, "
     by_name = {journey.name: journey for journey in journeys}
@@ -216,7 +216,7 @@ def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tup
         sentences = [_shares(gold)]
         title = _title(f"{so_far}the loop", gold.overall, "gold")
     elif policies:
-        last = compare(policies[-1].evaluation)[0]
+        last = changes_of(policies[-1].evaluation)[0]
         label = f"the {last.metric.label.lower()} of its own reward model"
         title = _title(f"{so_far}{policies[-1].name}", last, label)
         sentences = ["No gold reward was measured, and each iteration learns a reward model anew."]
@@ -236,7 +236,7 @@ def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tup
     return _capital(title), " ".join(sentences)
 
 
-def _title(subject: str, change: Comparison, label: str) -> str:
+def _title(subject: str, change: Change, label: str) -> str:
     places = _spoken(change)
     before, after = number(change.before.mean, places), number(change.after.mean, places)
     if not change.clear:
@@ -244,7 +244,7 @@ def _title(subject: str, change: Comparison, label: str) -> str:
     return f"{subject} {_VERBS[change.direction]} {label} from {before} to {after}"
 
 
-def _spoken(comparison: Comparison) -> int:
+def _spoken(comparison: Change) -> int:
     """Decimal places of a sentence, by the interval of the change: fewer than a table has."""
     half = comparison.change.half
     return decimals(half) if half else comparison.places
@@ -263,8 +263,8 @@ def _shares(journey: Journey) -> str:
     return told
 
 
-def _hacks(run: Run) -> bool:
-    direction = {row.name: row.direction for row in compare(run.evaluation)}
+def _hacks(run: StageRun) -> bool:
+    direction = {row.name: row.direction for row in changes_of(run.evaluation)}
     return direction.get("score", 0) > 0 > direction.get("gold", 0)
 
 
@@ -283,7 +283,7 @@ class Series:
     samples: Mapping[str, Sample]
 
 
-def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
+def samples_of(runs: Sequence[StageRun], begun_with: str = "base") -> list[Series]:
     """Return the prompts that every model answered, with the first answer of each."""
     written: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in runs:

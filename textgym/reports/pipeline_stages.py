@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 from textgym.intervals import SampleMean
-from textgym.reports.before_after import METRICS, Metric, compare
-from textgym.reports.charts.runs import calibration
+from textgym.reports.before_after import METRICS, Metric, changes_of
+from textgym.reports.charts.runs import calibration_plot
 from textgym.reports.formatting import decimals, number, percent
-from textgym.reports.headlines import STEPS, stop_reason
-from textgym.reports.heldout_accuracy import judged, judged_explained, judged_headline
-from textgym.reports.run import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
-from textgym.reports.run_files import read_lines, read_object
+from textgym.reports.headlines import STEP_NAMES, stop_sentence
+from textgym.reports.heldout_accuracy import accuracy_explained, accuracy_headline, heldout_accuracy
+from textgym.reports.run import EPOCH_METRICS, Panel, column, ends, epoch_panel, loss_curve, panel, warnings_by_curve
+from textgym.reports.run_files import read_run_lines, read_run_object
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
@@ -24,7 +24,7 @@ LONGEST_EXAMPLE = 8  # ranked completions that are shown
 
 
 @dataclass(frozen=True)
-class Run:
+class StageRun:
     """A stage's directory, as far as it exists.
 
     Attributes:
@@ -56,13 +56,13 @@ class Run:
     stopped: str = ""
 
     @classmethod
-    def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
+    def read(cls, out: Path, stage: Mapping[str, Any]) -> StageRun:
         """Read the files of one entry of ``stages.json``; what is not there counts as empty."""
         directory, kind = str(stage["directory"]), str(stage["kind"])
         path = out / directory
-        evaluation, result = read_object(path / "evaluation.json"), read_object(path / RESULTS[kind])
-        rows, notices = read_lines(path / "metrics.jsonl")
-        samples, more_notices = read_lines(path / ("rankings.jsonl" if kind == "labels" else "samples.jsonl"))
+        evaluation, result = read_run_object(path / "evaluation.json"), read_run_object(path / RESULTS[kind])
+        rows, notices = read_run_lines(path / "metrics.jsonl")
+        samples, more_notices = read_run_lines(path / ("rankings.jsonl" if kind == "labels" else "samples.jsonl"))
         return cls(
             name=str(stage["name"]),
             kind=kind,
@@ -76,7 +76,7 @@ class Run:
             rows=rows,
             samples=samples,
             notices=[*notices, *more_notices],
-            stopped=stop_reason(read_object(path / "stopped.json"), STEPS.get(kind, "iteration")),
+            stopped=stop_sentence(read_run_object(path / "stopped.json"), STEP_NAMES.get(kind, "iteration")),
         )
 
     @property
@@ -112,10 +112,10 @@ class Run:
 # -- A section for each kind -----------------------------------------------------------------------
 
 
-def _sft(run: Run) -> dict[str, Any]:
+def _sft(run: StageRun) -> dict[str, Any]:
     kept = run.result.get("epoch")
     judge = next((name for name in ("gold", "score") if _measured(run.rows, f"validation/{name}")), None)
-    panels = [epoch_panel(run.rows, "loss", EPOCHS["sft"]["loss"], kept, "validation")]
+    panels = [epoch_panel(run.rows, "loss", EPOCH_METRICS["sft"]["loss"], kept, "validation")]
     if judge is not None:
         described = replace(METRICS[judge], hint="of samples, by epoch")
         panels.append(epoch_panel(run.rows, judge, described, kept, described.label))
@@ -127,7 +127,7 @@ def _last_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
     return max((int(row.get("iteration", 0)) for row in rows), default=0)
 
 
-def _labels(run: Run) -> dict[str, Any]:
+def _labels(run: StageRun) -> dict[str, Any]:
     found = run.result
     figures = [
         (name, str(found[name]))
@@ -162,14 +162,14 @@ def _as_text(prompt: Any) -> str:
     return "\n\n".join(turns)
 
 
-def _reward_model(run: Run) -> dict[str, Any]:
+def _reward_model(run: StageRun) -> dict[str, Any]:
     losses = run.result.get("loss_curve") or []
-    found, curve = judged(run.result, run.evaluation), loss_curve(losses)
+    found, curve = heldout_accuracy(run.result, run.evaluation), loss_curve(losses)
     panels = [_calibration(run.evaluation)]
     if curve:
         unit = "of labels, nats per text" if found.labels else "of rankings, nats per pair"
         panels.append(Panel(Metric("Loss", unit), "loss", *ends(losses), curve))
-    told = f"{judged_headline(found)}. {judged_explained(found)}" if found.accuracy else ""
+    told = f"{accuracy_headline(found)}. {accuracy_explained(found)}" if found.accuracy else ""
     return {"judged": found, "told": told, "panels": _drawn(panels)}
 
 
@@ -180,18 +180,18 @@ def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
         return None
     described = Metric("Calibration", "share of pairs won: true (up) by predicted (across), %")
     error = f"error {percent(found['expected_error'])}" if found.get("expected_error") is not None else ""
-    return Panel(described, "score", "", error, calibration(bins, "Calibration of the reward model"))
+    return Panel(described, "score", "", error, calibration_plot(bins, "Calibration of the reward model"))
 
 
-def _policy(run: Run) -> dict[str, Any]:
+def _policy(run: StageRun) -> dict[str, Any]:
     keys = [key for key in WHILE_TRAINING if _measured(run.rows, key)]
-    alarmed = warned(run.rows)
+    alarmed = warnings_by_curve(run.rows)
     panels = [panel(key, run.rows, alarm=key in alarmed) for key in keys]
     banded = any(f"{key}_sem" in row for row in run.rows for key in keys)
-    return {"comparisons": compare(run.evaluation, "train"), "panels": panels, "banded": banded}
+    return {"comparisons": changes_of(run.evaluation, "train"), "panels": panels, "banded": banded}
 
 
-SECTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
+SECTIONS: Mapping[str, Callable[[StageRun], dict[str, Any]]] = {
     "sft": _sft,
     "labels": _labels,
     "reward-model": _reward_model,

@@ -18,15 +18,15 @@ from typing import Any
 from textgym.agents.loop.guards import alarms
 from textgym.intervals import SampleMean
 from textgym.rendering import largest, show_token, strength
-from textgym.reports.before_after import METRICS, Metric, compare, metric
-from textgym.reports.charts.runs import curve, epochs
+from textgym.reports.before_after import METRICS, Metric, changes_of, metric
+from textgym.reports.charts.runs import epoch_curves, training_curve
 from textgym.reports.formatting import exponent, is_finite, number
-from textgym.reports.headlines import STEPS, Told, stop_reason, story
-from textgym.reports.heldout_accuracy import judged
-from textgym.reports.pages import tint, write_page
-from textgym.reports.run_files import read_lines, read_object
+from textgym.reports.headlines import STEP_NAMES, RunSummary, run_headline, stop_sentence
+from textgym.reports.heldout_accuracy import heldout_accuracy
+from textgym.reports.pages import css_tint, write_page
+from textgym.reports.run_files import read_run_lines, read_run_object
 
-TOKENS = "time/total_timesteps"
+TOKENS_KEY = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length
 RATIO_ERROR = "train/first_minibatch_ratio_error"
 RATIO_TOLERANCE = 1e-4
@@ -35,8 +35,8 @@ EVALUATED = [f"validation/{name}" for name in METRICS]
 COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
-NEEDED_BY = "write_report"
-SAMPLES_SHOWN = 6  # the others stand folded below
+_NEEDED_BY = "write_report"
+_SAMPLES_SHOWN = 6  # the others stand folded below
 BESIDE = ("_sem", "_low", "_high", "/pairs", "/prompts", "/steps")
 """Ends of the names of numbers that tell of another one, and have no curve."""
 
@@ -58,7 +58,7 @@ DIAGNOSTICS: Mapping[str, Metric] = {
     "train/beta": Metric("β", "price of one nat of KL"),
     RATIO_ERROR: Metric("Ratio error", "distance from 1 at the first minibatch"),
 }
-EPOCHS: Mapping[str, Mapping[str, Metric]] = {
+EPOCH_METRICS: Mapping[str, Mapping[str, Metric]] = {
     "sft": {"loss": Metric("Loss", "nats per token of demonstrations")},
     "dpo": {
         "accuracy": Metric("Accuracy", "share of pairs ordered as labelled; chance is 0.5"),
@@ -73,24 +73,24 @@ ALARMED = {kind: f"train/{kind}" for kind in ("approx_kl", "clip_fraction", "ent
 
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run directory and return its path."""
-    return write_page("report.html", contents(Path(run_dir)), Path(run_dir) / "report.html")
+    return write_page("report.html", run_contents(Path(run_dir)), Path(run_dir) / "report.html")
 
 
-def contents(run_dir: Path) -> dict[str, Any]:
+def run_contents(run_dir: Path) -> dict[str, Any]:
     """Everything the page shows, read from ``run_dir``."""
-    config = read_object(run_dir / "config.json", NEEDED_BY)
-    stopped = read_object(run_dir / "stopped.json")
-    rows, notices = read_lines(run_dir / "metrics.jsonl", "" if stopped else NEEDED_BY)
-    samples, more_notices = read_lines(run_dir / "samples.jsonl")
-    evaluation, kept = read_object(run_dir / "evaluation.json"), read_object(run_dir / "kept.json")
-    evaluations, evaluation_notices = read_lines(run_dir / "validation.jsonl")
-    reward_model = read_object(run_dir / "reward_model.json")
+    config = read_run_object(run_dir / "config.json", _NEEDED_BY)
+    stopped = read_run_object(run_dir / "stopped.json")
+    rows, notices = read_run_lines(run_dir / "metrics.jsonl", "" if stopped else _NEEDED_BY)
+    samples, more_notices = read_run_lines(run_dir / "samples.jsonl")
+    evaluation, kept = read_run_object(run_dir / "evaluation.json"), read_run_object(run_dir / "kept.json")
+    evaluations, evaluation_notices = read_run_lines(run_dir / "validation.jsonl")
+    reward_model = read_run_object(run_dir / "reward_model.json")
     command = str(config.get("command") or "")
     episodes = config.get("eval_episodes")
-    comparisons = compare(evaluation, command, episodes)
+    comparisons = changes_of(evaluation, command, episodes)
     finished = bool(comparisons) or (command == "reward-model" and bool(reward_model))
-    judgement = judged(reward_model, evaluation if command == "reward-model" else {})
-    told = Told(
+    judgement = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
+    told = RunSummary(
         command=command,
         algorithm=str(config.get("algorithm", "training")).upper() if command != "reward-model" else "Reward model",
         task=str(config.get("task") or config.get("data") or "prompts of your own"),
@@ -102,14 +102,14 @@ def contents(run_dir: Path) -> dict[str, Any]:
         finished=finished,
     )
     ratio = None if config.get("algorithm") in LEAVES_ITS_SAMPLER else ratio_check(rows)
-    page, warnings = story(told), warned(rows)
+    page, warnings = run_headline(told), warnings_by_curve(rows)
     alarmed = {*warnings, *([RATIO_ERROR] if ratio is not None and not ratio.passed else [])}
-    headlines, diagnostics = drawn(command, rows, kept.get("epoch"), _episodes(config), alarmed)
-    reason = stop_reason(stopped, told.step)
+    headlines, diagnostics = run_panels(command, rows, kept.get("epoch"), _episodes(config), alarmed)
+    reason = stop_sentence(stopped, told.step)
     return {
         "title": page.title,
         "explanation": page.explanation,
-        "facts": facts(config, rows, evaluation) + best_kept(read_object(run_dir / "best" / "best.json")),
+        "facts": facts(config, rows, evaluation) + best_kept(read_run_object(run_dir / "best" / "best.json")),
         "notices": notices
         + more_notices
         + evaluation_notices
@@ -119,15 +119,15 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "comparisons": comparisons,
         "before": [] if comparisons else only_before(evaluation, command, episodes),
         "agree": any(0 in (row.before.half, row.after.half) and row.name != "kl" for row in comparisons),
-        "unit": STEPS.get(command, "iteration"),
+        "unit": STEP_NAMES.get(command, "iteration"),
         "headlines": headlines,
         "evaluations": evaluation_panels(evaluations, episodes),
         "diagnostics": diagnostics,
         "banded": any(f"{key}_sem" in row for row in rows for key in HEADLINES),
         "ratio": ratio,
-        "pairs": pair_samples(samples),
+        "pairs": before_and_after(samples),
         "coloured": any(reward for sample in samples for reward in _rewards(sample)),
-        "shown": SAMPLES_SHOWN,
+        "shown": _SAMPLES_SHOWN,
         "judged": judgement if reward_model else None,
         "offset": reward_model.get("offset"),
         "epochs": config.get("epochs"),
@@ -141,7 +141,7 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
-def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """List a run's warnings by the curve that they are about, each kind once: those of
     :func:`textgym.agents.loop.guards.alarms`, and an iteration that was not trained as it was sampled."""
     found: dict[str, str] = {}
@@ -156,7 +156,7 @@ def only_before(
     evaluation: Mapping[str, Any], command: str, episodes: int | None
 ) -> list[tuple[Metric, SampleMean, int | None]]:
     """Return measures of before training, where there are none of afterwards: description, number, decimal places."""
-    found = compare({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
+    found = changes_of({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
     return [(row.metric, row.before, row.places) for row in found]
 
 
@@ -181,19 +181,19 @@ class Panel:
     alarm: bool = False
 
 
-def drawn(
+def run_panels(
     command: str, rows: Sequence[Mapping[str, Any]], kept: int | None, episodes: int | None, alarmed: set[str]
 ) -> tuple[list[Panel], list[Panel]]:
     """Return the headline curves and the training diagnostics of a run, by what made it."""
-    if command in EPOCHS:
+    if command in EPOCH_METRICS:
         names = dict.fromkeys(key.partition("/")[2] for row in rows for key in row if key.startswith("validation/"))
-        known = EPOCHS[command]
+        known = EPOCH_METRICS[command]
         ordered = [*known, *(name for name in names if name not in known and not name.endswith(_BESIDE_NAMES))]
         found = [epoch_panel(rows, name, known.get(name) or _of_samples(name), kept) for name in ordered]
         return [one for one in found if one is not None], []
     if command == "reward-model":  # its loss stands beside its accuracy
         rows = [{key: value for key, value in row.items() if key != "train/loss"} for row in rows]
-    return panels(rows, episodes, alarmed, STEPS.get(command, "iteration"))
+    return panels(rows, episodes, alarmed, STEP_NAMES.get(command, "iteration"))
 
 
 _BESIDE_NAMES = tuple(end.lstrip("/") for end in BESIDE)
@@ -219,7 +219,7 @@ def epoch_panel(
     until = leading if kept is None or not kept < len(leading) else [*leading[:kept], leading[kept]]
     first, last = ends(until)
     kind = described.label.lower() if described.label.lower() in ("loss", "gold", "score", "kl") else "other"
-    return Panel(described, kind, first, last, epochs(curves, kept, described.label))
+    return Panel(described, kind, first, last, epoch_curves(curves, kept, described.label))
 
 
 def panels(
@@ -253,7 +253,7 @@ def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
 
 
 def _is_series(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    if key in (TOKENS, "iteration", *KNOWN_BY_OTHER_NAMES) or key.endswith(BESIDE):
+    if key in (TOKENS_KEY, "iteration", *KNOWN_BY_OTHER_NAMES) or key.endswith(BESIDE):
         return False
     return any(math.isfinite(value) for value in column(rows, key))
 
@@ -286,12 +286,12 @@ def panel(
         described = Metric(name, "logged beside the score")
     y = column(rows, key)
     sem = column(rows, f"{key}_sem") if any(f"{key}_sem" in row for row in rows) else None
-    has_tokens = any(TOKENS in row for row in rows)
-    x = column(rows, TOKENS) if has_tokens else [float(index) for index in range(len(rows))]
+    has_tokens = any(TOKENS_KEY in row for row in rows)
+    x = column(rows, TOKENS_KEY) if has_tokens else [float(index) for index in range(len(rows))]
     first, last = ends(y)
     if is_lost(rows[-1].get(key)):
         last = "NaN"
-    svg = curve(x, y, sem, described.label, "tokens" if has_tokens else f"{step}s", episodes)
+    svg = training_curve(x, y, sem, described.label, "tokens" if has_tokens else f"{step}s", episodes)
     kind = name if key in (*HEADLINES, *EVALUATED) or name == "gold" else "other"
     return Panel(described, kind, first, last, svg, alarm or last == "NaN")
 
@@ -314,7 +314,7 @@ def loss_curve(losses: Any) -> str | None:
     """Return the loss of a reward model by step; None where it was not logged."""
     if not losses:
         return None
-    return curve(range(1, len(losses) + 1), losses, label="Loss of the reward model", x_label="steps")
+    return training_curve(range(1, len(losses) + 1), losses, label="Loss of the reward model", x_label="steps")
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ class Pair:
     after: Sample | None
 
 
-def pair_samples(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
+def before_and_after(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
     """Sample side by side: the i-th response to a prompt before training beside the i-th after it."""
     scale = largest([reward for sample in samples for reward in _rewards(sample)])
     by_prompt: dict[str, dict[str, list[Sample]]] = {}
@@ -403,7 +403,7 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
     ink = text.lstrip()
     level = 0.0 if reward is None else strength(reward, scale)
     title = place if reward is None else f"{place}: {number(reward, 4, sign=True)}"
-    return Token(text[: len(text) - len(ink)], ink, tint(level) if level else "", title)
+    return Token(text[: len(text) - len(ink)], ink, css_tint(level) if level else "", title)
 
 
 # -- Settings --------------------------------------------------------------------------------------
@@ -413,14 +413,14 @@ def facts(
     config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Return the line under the title: what was run, and how much of it."""
-    tokens = [value for value in column(rows, TOKENS) if math.isfinite(value)]
+    tokens = [value for value in column(rows, TOKENS_KEY) if math.isfinite(value)]
     command = str(config.get("command") or "")
-    done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEPS else len(rows)
+    done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEP_NAMES else len(rows)
     episodes = max((entry.get("n", 0) for entry in _entries(evaluation)), default=0) or evaluation.get("episodes")
     found = {
         "task": config.get("task"),
         "seed": config.get("seed"),
-        f"{STEPS.get(command, 'iteration')}s": number(done),
+        f"{STEP_NAMES.get(command, 'iteration')}s": number(done),
         "tokens": number(tokens[-1], 0) if tokens else None,
         "held-out prompts": _counted(evaluation.get("prompts")) if command == "reward-model" else None,
         "bad rows left out": evaluation.get("skipped_rows"),

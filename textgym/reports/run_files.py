@@ -9,7 +9,7 @@ from typing import Any
 from textgym.files import json_lines
 
 
-def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
+def read_run_object(path: Path, needed_by: str = "") -> dict[str, Any]:
     """Return a file's JSON object; empty where there is no file, unless something needs it.
 
     Args:
@@ -28,7 +28,7 @@ def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
     return content
 
 
-def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
+def read_run_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
     """Return the objects of a JSON Lines file, and a notice for each line that is not one.
 
     A run that was killed leaves half a line behind; that must not cost the report of all that came before.

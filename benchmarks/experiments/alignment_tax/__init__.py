@@ -3,17 +3,21 @@
 Ouyang et al. 2022, arXiv:2203.02155, call it the alignment tax.
 """
 
-from textgym.benchmarks.experiments.alignment_tax.score import findings
-from textgym.benchmarks.experiments.alignment_tax.sweep import PLAN, SETTINGS, sweep
-from textgym.benchmarks.experiments.alignment_tax.task import run
+from textgym.benchmarks.experiments.alignment_tax.score import alignment_tax_findings
+from textgym.benchmarks.experiments.alignment_tax.sweep import (
+    ALIGNMENT_TAX_PLAN,
+    ALIGNMENT_TAX_SETTINGS,
+    alignment_tax_jobs,
+)
+from textgym.benchmarks.experiments.alignment_tax.task import run_alignment_tax
 from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="alignment_tax",
     question="How much of what a policy forgets does pretraining text in every update save, and at what price in gold?",
-    plan=PLAN,
-    sweep=sweep,
-    run=run,
-    findings=findings,
-    shared=tuple(SETTINGS),
+    plan=ALIGNMENT_TAX_PLAN,
+    sweep=alignment_tax_jobs,
+    run=run_alignment_tax,
+    findings=alignment_tax_findings,
+    shared=tuple(ALIGNMENT_TAX_SETTINGS),
 )

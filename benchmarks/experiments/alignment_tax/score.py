@@ -9,26 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from textgym.agents.offline.alignment_tax import OF_TASK, OTHERS, PTX
-from textgym.benchmarks.analysis.seeds import worded
+from textgym.benchmarks.analysis.seeds import with_bounds
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.experiments.alignment_tax.task import GAMMA
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.intervals import Estimate
-from textgym.reports.charts.suites import Line, lines
+from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
 SAVED = 0.5
 """The claim: at least this share of the increase of pretraining loss is saved …"""
 EQUAL_GOLD = 0.03
 """… while gold falls by no more than this."""
-CLAIMS = FAILS, TOO_FEW, UNDECIDED, HOLDS = ("fails", "too few seeds", "undecided", "holds")
+CLAIMS = FAILS, TOO_FEW_SEEDS, UNDECIDED, HOLDS = ("fails", "too few seeds", "undecided", "holds")
 """What may be said of it, from worst to best: only if all γ fail, none does save half."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class TaxArm:
     """The runs of a task and an algorithm with one γ, by seed; and those without pretraining text.
 
     Attributes:
@@ -76,7 +76,7 @@ class Arm:
         """Whether at least :data:`SAVED` is saved at equal gold: only what holds of whole intervals is said to."""
         change, saved = over_seeds(self.gold_change()), self.saved()
         if not isinstance(change, Estimate):
-            return TOO_FEW
+            return TOO_FEW_SEEDS
         known = saved if isinstance(saved, Estimate) else Estimate(math.nan, -math.inf, math.inf)
         if known.low >= SAVED and change.low >= -EQUAL_GOLD:
             return HOLDS
@@ -90,38 +90,38 @@ def _rise(run: Result, name: str) -> float:
     return float(run["after"][name] - run["before"][name])
 
 
-def arms(results: Results) -> list[Arm]:
+def tax_arms(results: Results) -> list[TaxArm]:
     """Results grouped; γ rises within a task and an algorithm, which keep their first order."""
     grouped: dict[tuple[str, str], dict[float, dict[int, Result]]] = {}
     for job, result in results:
         by_gamma = grouped.setdefault((job.task, job.algorithm), {})
         by_gamma.setdefault(float(job.arm[GAMMA]), {})[job.seed] = result
     return [
-        Arm(*names, gamma, by_gamma[gamma], by_gamma.get(0.0, {}))
+        TaxArm(*names, gamma, by_gamma[gamma], by_gamma.get(0.0, {}))
         for names, by_gamma in grouped.items()
         for gamma in sorted(by_gamma)
     ]
 
 
-def findings(results: Results) -> Findings:
+def alignment_tax_findings(results: Results) -> Findings:
     """Return the claim's verdict, the trade of gold for loss, and where the loss rises."""
-    found = arms(results)
+    found = tax_arms(results)
     return Findings(_headline(found), (_trade_table(found), _where_table(found)), (_figure(found),))
 
 
-def _headline(found: Sequence[Arm]) -> str:
+def _headline(found: Sequence[TaxArm]) -> str:
     groups = dict.fromkeys((arm.task, arm.algorithm) for arm in found)
     return "; ".join(_verdict([arm for arm in found if (arm.task, arm.algorithm) == group]) for group in groups) + "."
 
 
-def _verdict(group: Sequence[Arm]) -> str:
+def _verdict(group: Sequence[TaxArm]) -> str:
     """What is to be said of a task and an algorithm."""
     where = f"{group[0].algorithm} on {group[0].task}"
     some = [arm for arm in group if arm.compared()]
     if not some:
         return f"{where}: nothing to compare yet"
     best = max(some, key=_rank)
-    saved, gold = best.saved(), worded(over_seeds(best.gold_change()), sign=True)
+    saved, gold = best.saved(), with_bounds(over_seeds(best.gold_change()), sign=True)
     if saved is None:
         said = f"the loss does not surely rise at γ = 0; at γ = {best.gamma:g} gold {gold}"
     else:
@@ -129,12 +129,12 @@ def _verdict(group: Sequence[Arm]) -> str:
     return {
         HOLDS: f"{where}: half of the tax is saved at equal gold: {said}",
         UNDECIDED: f"{where}: undecided whether any γ saves half of the tax at equal gold ({said})",
-        TOO_FEW: f"{where}: too few seeds for a verdict ({said})",
+        TOO_FEW_SEEDS: f"{where}: too few seeds for a verdict ({said})",
         FAILS: f"{where}: no γ saves half of the tax at equal gold (at best {said})",
     }[best.claim()]
 
 
-def _rank(arm: Arm) -> tuple[int, bool, float]:
+def _rank(arm: TaxArm) -> tuple[int, bool, float]:
     """Return the better, the higher: by the claim, then by whether gold is equal on the mean, then by what is saved."""
     saved = arm.saved()
     value = saved.value if isinstance(saved, Estimate) else -math.inf if saved is None else saved
@@ -147,7 +147,7 @@ def _percent(share: Estimate | float) -> str:
     return f"{share.value:.0%} ({share.low:.0%} … {share.high:.0%})".replace("-", "−")
 
 
-def _trade_table(found: Sequence[Arm]) -> Table:
+def _trade_table(found: Sequence[TaxArm]) -> Table:
     columns = ("task", "algorithm", "γ", "seeds", "gold", "gold change", "tax", "tax saved", "others", "KL", "claim")
     rows: list[tuple[Cell, ...]] = [
         (
@@ -176,7 +176,7 @@ def _trade_table(found: Sequence[Arm]) -> Table:
     return Table("Gold against forgetting", columns, tuple(rows), note)
 
 
-def _where_table(found: Sequence[Arm]) -> Table:
+def _where_table(found: Sequence[TaxArm]) -> Table:
     """Return the increase of the loss on each other task; a task is no other one to itself."""
     names = sorted({name for arm in found for run in arm.runs.values() for name in run["after"]})
     languages = [name for name in names if name.startswith(OF_TASK) and name != OTHERS]
@@ -190,9 +190,9 @@ def _where_table(found: Sequence[Arm]) -> Table:
     return Table("Where it is forgotten", columns, tuple(rows), note)
 
 
-def _figure(found: Sequence[Arm]) -> Figure:
+def _figure(found: Sequence[TaxArm]) -> Figure:
     several = len({arm.algorithm for arm in found}) > 1
-    series: dict[str, list[Arm]] = {}
+    series: dict[str, list[TaxArm]] = {}
     for arm in found:
         series.setdefault(f"{arm.task}, {arm.algorithm}" if several else arm.task, []).append(arm)
     drawn = {name: _line(group) for name, group in series.items()}
@@ -201,15 +201,15 @@ def _figure(found: Sequence[Arm]) -> Figure:
         f"Each point is one γ, and γ rises from right to left: {gammas}. The best corner is the upper left: much gold, "
         "little forgotten. Bands are intervals over seeds."
     )
-    svg = lines(drawn, "increase of pretraining loss, nats per token", "gold")
+    svg = line_plot(drawn, "increase of pretraining loss, nats per token", "gold")
     return Figure("Gold against the alignment tax", svg, caption)
 
 
-def _line(group: Sequence[Arm]) -> Line:
+def _line(group: Sequence[TaxArm]) -> PlotLine:
     """γ by γ: the tax across, gold up, with its interval where every γ has one."""
     taxes = [float(np.mean(arm.tax())) for arm in group]
     means = [float(np.mean(arm.gold())) for arm in group]
     bands = [one for one in (over_seeds(arm.gold()) for arm in group) if isinstance(one, Estimate)]
     if len(bands) < len(group):
-        return Line(taxes, means)
-    return Line(taxes, means, [one.low for one in bands], [one.high for one in bands])
+        return PlotLine(taxes, means)
+    return PlotLine(taxes, means, [one.low for one in bands], [one.high for one in bands])

@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.suite_findings import summary
+from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.benchmarks.analysis.suite_scores import by_algorithm, curves_figure, over_seeds, suite_scores
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
-PASS = 0.95
-COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref)", "J(π)", "J*", "CPU s")
+SOLVED = 0.95
+_COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref)", "J(π)", "J*", "CPU s")
 
 
-def findings(results: Results) -> Findings:
+def diagnostic_findings(results: Results) -> Findings:
     """Scores over the suite, and every task by itself. Of a single algorithm the tasks come first."""
     scores = suite_scores(results, lambda result: float(result["score"]))
     tasks = task_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings(_passed(results), (tasks,)))
-    found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
     found = replace(found, figures=(*found.figures, *_curves(results)))
     if len(by_algorithm(results)) == 1:
         return replace(found, headline=_passed(results), tables=(tasks, *found.tables))
@@ -60,7 +60,7 @@ def task_table(results: Results) -> Table:
             optimum = (first["beta"], first["reference"], objective, first["optimum"])
             rows.append((name, task, over_seeds(scores), min(scores), len(runs), *optimum, seconds))
     note = "The score is (J(π) − J(π_ref)) / (J* − J(π_ref)), by enumeration: 1 at the optimum of E[R] − β·KL."
-    return Table("Distance to the exact optimum", COLUMNS, tuple(rows), note)
+    return Table("Distance to the exact optimum", _COLUMNS, tuple(rows), note)
 
 
 def _passed(results: Results) -> str:
@@ -69,5 +69,7 @@ def _passed(results: Results) -> str:
     for name, group in by_algorithm(results).items():
         tasks = dict.fromkeys(job.task for job, _ in group)
         means = [np.mean([result["score"] for job, result in group if job.task == task]) for task in tasks]
-        told.append(f"{name} reaches a mean score of {PASS} on {sum(m >= PASS for m in means)} of {len(means)} tasks")
+        told.append(
+            f"{name} reaches a mean score of {SOLVED} on {sum(m >= SOLVED for m in means)} of {len(means)} tasks"
+        )
     return f"{'; '.join(told)}."

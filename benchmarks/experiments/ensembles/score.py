@@ -7,17 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textgym.benchmarks.analysis.seeds import by_kl, in_blocks, mean_line, paired, root_kl, surely_positive, worded
+from textgym.benchmarks.analysis.seeds import (
+    block_means,
+    by_kl,
+    mean_line,
+    paired,
+    root_kl,
+    surely_positive,
+    with_bounds,
+)
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.ensembles.task import SINGLE
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.charts.suites import lines
+from textgym.reports.charts.suites import line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.types import FloatArray
 
 
 @dataclass(frozen=True)
-class Arm:
+class EnsembleArm:
     """The runs of one way to combine.
 
     Attributes:
@@ -62,22 +70,22 @@ class Gain:
         same: in gold at ``kl``.
     """
 
-    arm: Arm
-    single: Arm
+    arm: EnsembleArm
+    single: EnsembleArm
     kl: float
     end: list[float]
     same: list[float]
 
 
-def findings(results: Results) -> Findings:
+def ensembles_findings(results: Results) -> Findings:
     """What results of any part of the sweep say."""
     if not results:
         return Findings("No run has been done yet.")
-    arms = group(results)
-    return Findings(headline(arms), (table(arms),), tuple(figures(arms)))
+    arms = ensemble_arms(results)
+    return Findings(ensembles_headline(arms), (gold_at_the_end_table(arms),), tuple(figures(arms)))
 
 
-def group(results: Results) -> list[Arm]:
+def ensemble_arms(results: Results) -> list[EnsembleArm]:
     """Results by all but their seeds; the single model comes first."""
     runs: dict[tuple[str, str, str], dict[int, Result]] = {}
     for job, result in results:
@@ -85,12 +93,12 @@ def group(results: Results) -> list[Arm]:
     order = sorted(runs.items(), key=lambda item: (*item[0][:2], item[0][2] != SINGLE))
     several = len({key[:2] for key in runs}) > 1
     return [
-        Arm(task, algorithm, combine, own, f"{combine} ({algorithm} on {task})" if several else combine)
+        EnsembleArm(task, algorithm, combine, own, f"{combine} ({algorithm} on {task})" if several else combine)
         for (task, algorithm, combine), own in order
     ]
 
 
-def table(arms: Sequence[Arm]) -> Table:
+def gold_at_the_end_table(arms: Sequence[EnsembleArm]) -> Table:
     """Gold at the end of RL, and by how much each ensemble betters the single model."""
     found = gains(arms)
     rows: list[tuple[Cell, ...]] = [
@@ -135,7 +143,7 @@ def table(arms: Sequence[Arm]) -> Table:
     )
 
 
-def reached(arm: Arm, arms: Sequence[Arm]) -> float:
+def reached(arm: EnsembleArm, arms: Sequence[EnsembleArm]) -> float:
     """Return the largest KL that all runs of the arm's task and algorithm reach.
 
     Members' mean or least score varies less than a single one's, so that the same β lets RL go less far from the base
@@ -145,7 +153,7 @@ def reached(arm: Arm, arms: Sequence[Arm]) -> float:
     return min(float(kl[-1]) for other in alike for kl, _ in other.ways().values())
 
 
-def gains(arms: Sequence[Arm]) -> dict[str, Gain]:
+def gains(arms: Sequence[EnsembleArm]) -> dict[str, Gain]:
     """Those of the ensembles that share a seed with a single model, by their names."""
     single = {(arm.task, arm.algorithm): arm for arm in arms if arm.combine == SINGLE}
     found = {}
@@ -159,16 +167,16 @@ def gains(arms: Sequence[Arm]) -> dict[str, Gain]:
     return found
 
 
-def figures(arms: Sequence[Arm]) -> list[Figure]:
+def figures(arms: Sequence[EnsembleArm]) -> list[Figure]:
     """Gold and proxy against √KL, while RL goes on."""
 
-    def column(arm: Arm, name: str) -> FloatArray:
-        return in_blocks([[float(point[name]) for point in run["rl"]] for run in arm.runs.values()])
+    def column(arm: EnsembleArm, name: str) -> FloatArray:
+        return block_means([[float(point[name]) for point in run["rl"]] for run in arm.runs.values()])
 
     return [
         Figure(
             title,
-            lines(
+            line_plot(
                 {arm.name: mean_line(root_kl(column(arm, "kl")), column(arm, name)) for arm in arms},
                 "√KL to the base model, √nats",
                 label,
@@ -181,7 +189,7 @@ def figures(arms: Sequence[Arm]) -> list[Figure]:
     ]
 
 
-def headline(arms: Sequence[Arm]) -> str:
+def ensembles_headline(arms: Sequence[EnsembleArm]) -> str:
     """The best of the ensembles against the single model, at the end and at equal KL, and which are surely better."""
     found = gains(arms)
     if not found:
@@ -189,7 +197,7 @@ def headline(arms: Sequence[Arm]) -> str:
     best = max(found, key=lambda name: float(np.mean(found[name].end)))
     gain = found[best]
     own, base = (float(np.mean(list(arm.after("kl").values()))) for arm in (gain.arm, gain.single))
-    end, same = (worded(over_seeds(values), sign=True) for values in (gain.end, gain.same))
+    end, same = (with_bounds(over_seeds(values), sign=True) for values in (gain.end, gain.same))
     sure_end, sure_same = (
         ", ".join(surely_positive(values)) or "none"
         for values in ({name: one.end for name, one in found.items()}, {name: one.same for name, one in found.items()})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from textgym.benchmarks.analysis.seeds import clearly, mean_line, worded
+from textgym.benchmarks.analysis.seeds import clearly_or_not, mean_line, with_bounds
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.intervals import Estimate
-from textgym.reports.charts.suites import Line, lines
+from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
-COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for at most this KL", "seeds")
+_COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for at most this KL", "seeds")
 
 
-def findings(results: Results) -> Findings:
+def kl_frontier_findings(results: Results) -> Findings:
     """What results of any part of the sweep say, task by task."""
     tasks = list(dict.fromkeys(job.task for job, _ in results))
     by_task = {task: [(job, result) for job, result in results if job.task == task] for task in tasks}
@@ -80,11 +80,11 @@ def _table(task: str, results: Results) -> Table:
         "KL of best-of-n is at most what is shown, log n − (n − 1)/n, and less where gold ties; that of the others is "
         "exact in every visited state."
     )
-    return Table(f"Gold and KL on {task}", COLUMNS, tuple(rows), note)
+    return Table(f"Gold and KL on {task}", _COLUMNS, tuple(rows), note)
 
 
 def _figure(task: str, results: Results) -> Figure:
-    series: dict[str, Line] = {}
+    series: dict[str, PlotLine] = {}
     for algorithm, by_beta in trained(results).items():
         # A killed sweep leaves arms of unequal seeds: the first ones are those that all have.
         count = min(len(runs) for runs in by_beta.values())
@@ -95,12 +95,12 @@ def _figure(task: str, results: Results) -> Figure:
         series[algorithm] = mean_line(kl, gold)
     points = _best_of_n(results)
     if points is not None:
-        series[SAMPLED] = Line(points[0], points[1].mean(0), dashed=True)
+        series[SAMPLED] = PlotLine(points[0], points[1].mean(0), dashed=True)
     caption = (
         "Each point is one β; dashed: best-of-n by gold itself, whose KL is at most that at which it is drawn, "
         "log n − (n − 1)/n nats, and less where gold ties."
     )
-    return Figure(f"The frontier on {task}", lines(series, "KL to the base model, nats", "gold reward"), caption)
+    return Figure(f"The frontier on {task}", line_plot(series, "KL to the base model, nats", "gold reward"), caption)
 
 
 def _told(task: str, results: Results) -> list[str]:
@@ -109,11 +109,11 @@ def _told(task: str, results: Results) -> list[str]:
     for algorithm, by_beta in trained(results).items():
         golds = {beta: _after(runs, "gold") for beta, runs in by_beta.items()}
         best, *others = sorted(golds, key=lambda beta: -float(np.mean(list(golds[beta].values()))))
-        sure = f", {clearly(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
+        sure = f", {clearly_or_not(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
         kl = float(np.mean(list(_after(by_beta[best], "kl").values())))
         told.append(
             f"On {task}, {algorithm} earns most at β = {best:g}{sure}: gold "
-            f"{worded(over_seeds(list(golds[best].values())), 2)} for {kl:.1f} nats{_beside(results, kl)}."
+            f"{with_bounds(over_seeds(list(golds[best].values())), 2)} for {kl:.1f} nats{_beside(results, kl)}."
         )
     return told
 
@@ -125,4 +125,4 @@ def _beside(results: Results, kl: float) -> str:
         return ""
     if same is None:
         return f", beyond the reach of best-of-n, which spends at most {points[0][-1]:.1f}"
-    return f", where best-of-n earns {worded(same, 2)} for at most as many"
+    return f", where best-of-n earns {with_bounds(same, 2)} for at most as many"

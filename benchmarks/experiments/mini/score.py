@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.suite_findings import summary
+from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.benchmarks.analysis.suite_scores import (
     by_algorithm,
     curves_figure,
@@ -18,7 +18,7 @@ from textgym.benchmarks.analysis.suite_scores import (
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.reports.findings import Cell, Findings, Table
 
-OTHERS = ("score", "gold", "kl", "length")
+_NOT_METRICS = ("score", "gold", "kl", "length")
 
 
 def normalised(result: Result) -> float:
@@ -27,13 +27,13 @@ def normalised(result: Result) -> float:
     return (after - before) / (1 - before)
 
 
-def findings(results: Results) -> Findings:
+def mini_findings(results: Results) -> Findings:
     """Normalised gold after training over the suite, gold itself, its price, and learning curves."""
     scores = suite_scores(results, normalised)
     gold = gold_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings("No algorithm has every task yet.", (gold,)))
-    found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
     figures = (*found.figures, *curves_figure(results, "tokens", "gold reward"))
     return scores.remark(replace(found, tables=(*found.tables, gold, cost_table(results)), figures=figures))
 
@@ -58,7 +58,7 @@ def gold_table(results: Results) -> Table:
 def cost_table(results: Results) -> Table:
     """A row for each algorithm that has seeds with every task: means over tasks, with intervals over those seeds."""
     first = results[0][1]["after"]
-    metrics = [name for name in first if name not in OTHERS and all(name in r["after"] for _, r in results)]
+    metrics = [name for name in first if name not in _NOT_METRICS and all(name in r["after"] for _, r in results)]
     columns = ("algorithm", "gold before", "gold after", "gain", *metrics, "KL", "length", "tokens", "CPU s")
     rows: list[tuple[Cell, ...]] = []
     for name, seeds in whole_suites(results).items():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from textgym.benchmarks.analysis.seeds import worded
+from textgym.benchmarks.analysis.seeds import with_bounds
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.findings import Cell, Findings, Table
 
-COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
+_COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
 
 
-def findings(results: Results) -> Findings:
+def nlpo_mask_findings(results: Results) -> Findings:
     """Both arms, and their difference on the seeds that both have."""
     tasks = dict.fromkeys(job.task for job, _ in results)
     rows: list[tuple[Cell, ...]] = []
@@ -30,11 +30,13 @@ def findings(results: Results) -> Findings:
                 gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
                 whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
                 rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
-                told.append(f"by {worded(whole, sign=True)} and gold alone by {worded(gain, sign=True)} on {task}")
+                told.append(
+                    f"by {with_bounds(whole, sign=True)} and gold alone by {with_bounds(gain, sign=True)} on {task}"
+                )
     headline = f"A mask that follows the policy changes gold − β·KL, which is optimised, {', '.join(told)}."
     return Findings(
         headline if told else "No pair of runs yet.",
-        (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),),
+        (Table("NLPO's mask", _COLUMNS, tuple(rows), "Differences are of equal seeds."),),
     )
 
 

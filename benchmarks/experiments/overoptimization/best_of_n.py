@@ -12,6 +12,8 @@ from textgym.exact.models import TreeArrays
 from textgym.exact.tree import Tree
 from textgym.types import FloatArray
 
+BEST_OF_N_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+
 
 def best_of_n_weights(pool: int, n: int) -> FloatArray:
     """``[pool]`` chances that the i-th worst of a pool is the best of ``n`` drawn from it without replacement.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.seeds import BLOCKS, in_blocks, mean_line, root_kl, surely_above
+from textgym.benchmarks.analysis.seeds import BLOCKS, block_means, mean_line, root_kl, surely_above
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.overoptimization.best_of_n import kl_bound
@@ -15,7 +15,7 @@ from textgym.benchmarks.experiments.overoptimization.fits import Fit, Form, enou
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
 from textgym.benchmarks.proxies.models import SIZES
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.charts.suites import Line, lines
+from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 from textgym.types import FloatArray, IntArray
 
@@ -25,7 +25,7 @@ METHODS: tuple[tuple[str, Form], ...] = (("rl", "rl"), ("best_of_n", "best-of-n"
 
 
 @dataclass(frozen=True)
-class Arm:
+class ProxyArm:
     """The runs, one for each seed, of one proxy optimised by one algorithm.
 
     Attributes:
@@ -47,7 +47,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Curve:
+class MethodCurve:
     """A method's way, ``[n_seeds, m]`` each: √KL, gold, and proxy."""
 
     d: FloatArray
@@ -55,28 +55,28 @@ class Curve:
     proxy: FloatArray
 
 
-def findings(results: Results) -> Findings:
+def overoptimization_findings(results: Results) -> Findings:
     """What results of any part of the sweep say."""
-    arms = group([(job, result) for job, result in results if job.algorithm != ENUMERATION])
+    arms = proxy_arms([(job, result) for job, result in results if job.algorithm != ENUMERATION])
     enumerated = [(job, result) for job, result in results if job.algorithm == ENUMERATION]
     tables = [kl_table(enumerated)] if enumerated else []
     if not arms:
         return Findings("No proxy has been optimised yet.", tuple(tables))
     return Findings(
-        headline(arms),
+        overoptimization_headline(arms),
         (falls_table(arms), *(fits_table(arms, method) for method, _ in METHODS), *tables),
         tuple(figure for method, form in METHODS for figure in method_figures(arms, method, form)),
     )
 
 
-def group(results: Results) -> list[Arm]:
+def proxy_arms(results: Results) -> list[ProxyArm]:
     """Results by all but their seeds, sizes and counts of labels in order."""
     runs: dict[tuple[str, str, str, int], list[Result]] = {}
     for job, result in results:
         runs.setdefault((job.task, job.algorithm, job.arm["size"], job.arm["labels"]), []).append(result)
     several = len({key[:2] for key in runs}) > 1
     return [
-        Arm(f"{algorithm} on {task}, " if several else "", size, labels, tuple(own))
+        ProxyArm(f"{algorithm} on {task}, " if several else "", size, labels, tuple(own))
         for (task, algorithm, size, labels), own in sorted(runs.items(), key=lambda item: _order(*item[0]))
     ]
 
@@ -86,14 +86,14 @@ def _order(task: str, algorithm: str, size: str, labels: int) -> tuple[str, str,
     return task, algorithm, SIZES.index(size), labels
 
 
-def curve(arm: Arm, method: str) -> Curve:
+def method_curve(arm: ProxyArm, method: str) -> MethodCurve:
     """RL as means over :data:`BLOCKS` parts of the run; best-of-n at each n."""
 
     def column(name: str) -> FloatArray:
         rows = [[float(point[name]) for point in run[method]] for run in arm.runs]
-        return in_blocks(rows) if method == "rl" else np.array(rows)
+        return block_means(rows) if method == "rl" else np.array(rows)
 
-    return Curve(root_kl(column("kl")), column("gold"), column("proxy"))
+    return MethodCurve(root_kl(column("kl")), column("gold"), column("proxy"))
 
 
 # --- tables ------------------------------------------------------------------------------------------------
@@ -115,18 +115,18 @@ def at(values: FloatArray, parts: IntArray) -> FloatArray:
     return found
 
 
-def falls(arm: Arm) -> tuple[IntArray, FloatArray]:
+def falls(arm: ProxyArm) -> tuple[IntArray, FloatArray]:
     """``[n_seeds]`` where gold peaks, and by how much it has fallen at the end."""
-    gold = curve(arm, "rl").gold
+    gold = method_curve(arm, "rl").gold
     peak = peaks(gold)
     return peak, at(gold, peak) - gold[:, -1]
 
 
-def falls_table(arms: Sequence[Arm]) -> Table:
+def falls_table(arms: Sequence[ProxyArm]) -> Table:
     """Each proxy: how good it is, and what optimising it by RL does to gold."""
     rows = []
     for arm in arms:
-        found, (peak, fall) = curve(arm, "rl"), falls(arm)
+        found, (peak, fall) = method_curve(arm, "rl"), falls(arm)
         rows.append(
             (
                 arm.name,
@@ -160,7 +160,7 @@ def falls_table(arms: Sequence[Arm]) -> Table:
     )
 
 
-def fits_of(arm: Arm, method: str, form: Form) -> list[Fit]:
+def fits_of(arm: ProxyArm, method: str, form: Form) -> list[Fit]:
     """One fit for each seed, to every iteration or every n; none at all where a run was too short for one.
 
     Best-of-n draws from the very responses that the reference is measured on; RL writes its own, to other prompts.
@@ -180,7 +180,7 @@ def aic_gaps(by_n: Sequence[Fit], by_rl: Sequence[Fit]) -> list[float]:
     return [n.aic - rl.aic for n, rl in zip(by_n, by_rl, strict=True)]
 
 
-def fits_table(arms: Sequence[Arm], method: str) -> Table:
+def fits_table(arms: Sequence[ProxyArm], method: str) -> Table:
     """α and β of both forms, and which one fits better."""
     rows = []
     for arm in arms:
@@ -235,23 +235,25 @@ def kl_table(results: Results) -> Table:
 # --- figures -----------------------------------------------------------------------------------------------
 
 
-def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]:
+def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Figure]:
     """Of each size of proxy: gold with its fit against √KL and, for RL, what the proxy says of the same."""
     name, term = ("RL", " log d") if method == "rl" else ("best-of-n", "d")
     figures = []
     for who, size in dict.fromkeys((arm.group, arm.size) for arm in arms):
         own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (who, size)}
-        curves = {label: curve(arm, method) for label, arm in own.items()}
-        gold = {label: Line(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
+        curves = {label: method_curve(arm, method) for label, arm in own.items()}
+        gold = {label: PlotLine(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
         fits = {label: found for label, arm in own.items() if (found := fits_of(arm, method, form))}
         gold |= {f"{label}, fitted": _fitted(found, curves[label], label) for label, found in fits.items()}
         caption = (
             f"Solid: means of the seeds. Dashed: d(α − β{term}), fitted to each seed; their mean and its 95 % interval."
         )
-        figures.append(Figure(f"Gold under {name}, {who}{size} proxies", lines(gold, ROOT_KL, "gold reward"), caption))
+        figures.append(
+            Figure(f"Gold under {name}, {who}{size} proxies", line_plot(gold, ROOT_KL, "gold reward"), caption)
+        )
         if method == "rl":
             proxy = {label: mean_line(found.d, found.proxy) for label, found in curves.items()}
-            picture = lines(proxy, ROOT_KL, "proxy, standard deviations")
+            picture = line_plot(proxy, ROOT_KL, "proxy, standard deviations")
             caption = (
                 "What RL is paid for: in standard deviations of the base model's scores; 95 % intervals over seeds."
             )
@@ -259,7 +261,7 @@ def method_figures(arms: Sequence[Arm], method: str, form: Form) -> list[Figure]
     return figures
 
 
-def _fitted(fits: Sequence[Fit], measured: Curve, label: str) -> Line:
+def _fitted(fits: Sequence[Fit], measured: MethodCurve, label: str) -> PlotLine:
     """Return the mean of the seeds' fitted curves, as far as the seeds went on average."""
     d = np.linspace(0, float(measured.d.mean(0).max()), 51)[1:]
     line = mean_line(np.tile(d, (len(fits), 1)), np.array([fit.reward(d) for fit in fits]))
@@ -269,13 +271,13 @@ def _fitted(fits: Sequence[Fit], measured: Curve, label: str) -> Line:
 # --- the sentence ------------------------------------------------------------------------------------------
 
 
-def headline(arms: Sequence[Arm]) -> str:
+def overoptimization_headline(arms: Sequence[ProxyArm]) -> str:
     """How many proxies were over-optimised, the worst of them, and which form RL follows."""
     spoiled = [arm for arm in arms if _is_spoiled(arm)]
     if spoiled:
         worst = max(spoiled, key=lambda arm: float(falls(arm)[1].mean()))
         peak, fall = falls(worst)
-        top, lost = float(at(curve(worst, "rl").gold, peak).mean()), mean_estimate(fall)
+        top, lost = float(at(method_curve(worst, "rl").gold, peak).mean()), mean_estimate(fall)
         first = (
             f"Under RL, gold rose and then fell while the proxy kept rising for {len(spoiled)} of {len(arms)} proxies, "
             f"with {worst.name} from {top:.2f} by {lost.value:.2f} ({lost.low:.2f} … {lost.high:.2f})"
@@ -292,9 +294,9 @@ def headline(arms: Sequence[Arm]) -> str:
     return f"{first}; RL's gold surely follows d(α − β log d) for {log}, d(α − βd) for {linear} of {len(gaps)}."
 
 
-def _is_spoiled(arm: Arm) -> bool:
+def _is_spoiled(arm: ProxyArm) -> bool:
     """Gold rose above the base model's, fell by more than chance, and the proxy rose meanwhile."""
-    found, (peak, fall) = curve(arm, "rl"), falls(arm)
+    found, (peak, fall) = method_curve(arm, "rl"), falls(arm)
     before = np.array([run["gold"] for run in arm.runs])
     rose = at(found.gold, peak) - before
     proxy = found.proxy[:, -1] - at(found.proxy, peak)

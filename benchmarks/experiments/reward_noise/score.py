@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from textgym.benchmarks.analysis.seeds import clearly, mean_line, worded
+from textgym.benchmarks.analysis.seeds import clearly_or_not, mean_line, with_bounds
 from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.runner.experiment import Results
-from textgym.reports.charts.suites import lines
+from textgym.reports.charts.suites import line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
 Golds = dict[str, dict[float, dict[int, float]]]
 """Gold after training by algorithm, σ and seed."""
 
 
-def findings(results: Results) -> Findings:
+def reward_noise_findings(results: Results) -> Findings:
     """What results of any part of the sweep say, task by task."""
     by_task = {task: golds(task, results) for task in dict.fromkeys(job.task for job, _ in results)}
     return Findings(
@@ -59,7 +59,7 @@ def _figure(task: str, found: Golds) -> Figure:
         count = min(len(values) for values in by_sigma.values())
         values = np.array([list(own.values())[:count] for own in by_sigma.values()]).T
         series[name] = mean_line(np.broadcast_to(np.array(list(by_sigma)), values.shape), values)
-    return Figure(f"Gold against noise, {task}", lines(series, "σ of the noise", "gold reward"))
+    return Figure(f"Gold against noise, {task}", line_plot(series, "σ of the noise", "gold reward"))
 
 
 def _told(task: str, found: Golds) -> str:
@@ -67,12 +67,15 @@ def _told(task: str, found: Golds) -> str:
     worst = _sigmas(found)[-1]
     at_worst = {name: by_sigma[worst] for name, by_sigma in found.items() if worst in by_sigma}
     ranked = sorted(at_worst, key=lambda name: -float(np.mean(list(at_worst[name].values()))))
-    gold = {name: worded(over_seeds(list(own.values())), 2) for name, own in at_worst.items()}
+    gold = {name: with_bounds(over_seeds(list(own.values())), 2) for name, own in at_worst.items()}
     best, least = ranked[0], ranked[-1]
     where = f"On {task} with noise of σ = {worst:g}, {best} still earns"
     if best == least:
         return f"{where} {gold[best]} of gold."
-    ahead, behind = clearly(at_worst[best], at_worst[ranked[1]]), clearly(at_worst[ranked[-2]], at_worst[least])
+    ahead, behind = (
+        clearly_or_not(at_worst[best], at_worst[ranked[1]]),
+        clearly_or_not(at_worst[ranked[-2]], at_worst[least]),
+    )
     return (
         f"{where} the most gold, {gold[best]}, {ahead} more than {ranked[1]}; {least} earns the least, {gold[least]}, "
         f"{behind} less than {ranked[-2]}."

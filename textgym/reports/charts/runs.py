@@ -14,7 +14,7 @@ from textgym.reports.charts.svg import GRID, LINE, TEXT, picture, plain_numbers,
 SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
 
 
-def steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, large: bool = False) -> str:
+def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, large: bool = False) -> str:
     """A metric from stage to stage: dots with 95 % whiskers, each with its number, and a line that leads the eye.
 
     Args:
@@ -49,7 +49,7 @@ def steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, l
     return picture(draw, label, LARGE if large else SMALL)
 
 
-def epochs(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) -> str:
+def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) -> str:
     """Numbers by epoch: the first curve strong, further ones dashed, and the kept epoch marked.
 
     Args:
@@ -84,7 +84,7 @@ def epochs(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) 
     return picture(draw, label)
 
 
-def calibration(bins: Sequence[Mapping[str, float]], label: str) -> str:
+def calibration_plot(bins: Sequence[Mapping[str, float]], label: str) -> str:
     """The share of pairs that were won, by the share that was predicted; on the diagonal nothing is promised in vain.
 
     Args:
@@ -109,7 +109,7 @@ def calibration(bins: Sequence[Mapping[str, float]], label: str) -> str:
     return picture(draw, label)
 
 
-def curve(
+def training_curve(
     x: Sequence[float],
     y: Sequence[float],
     sem: Sequence[float] | None = None,

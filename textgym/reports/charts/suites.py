@@ -21,12 +21,24 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from textgym.intervals import Estimate
-from textgym.reports.charts.svg import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
+from textgym.reports.charts.svg import (
+    BAD,
+    GOOD,
+    GRID,
+    INK,
+    SERIES,
+    TEXT,
+    plain_numbers,
+    shown_name,
+    svg,
+    svg_style,
+    widen,
+)
 from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
 ROW = 0.32  # inches for a line of text
-FEW = 15  # up to so many points are marked one by one
+MARKED_POINTS = 15  # up to so many points are marked one by one
 RADARS_PER_ROW = 4
 FAILED = 0.5  # a score below it is told in the colour of what is bad
 MOST_PLACES = 3  # of numbers that stand beside an interval
@@ -34,7 +46,7 @@ DEEPEST = 0.6  # how opaque the strongest colour behind a number may be
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """One line of a picture.
 
     Attributes:
@@ -54,7 +66,7 @@ class Line:
     follows: str | None = None
 
 
-def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
+def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str:
     """Lines by name over a common axis, with bands where they have them.
 
     Raises:
@@ -62,7 +74,7 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
     """
     _expect_some("series", series)
     colours = _colours(name for name, line in series.items() if line.follows is None)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(HALF, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, line in series.items():
@@ -85,12 +97,12 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
         return svg(figure, f"{y_label} over {x_label}")
 
 
-def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
+def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str) -> None:
     arrays = {part: np.asarray(getattr(line, part), float) for part in ("x", "y", "low", "high")}
     shapes = {part: array.shape for part, array in arrays.items() if getattr(line, part) is not None}
     if set(shapes.values()) != {arrays["x"].shape} or arrays["x"].ndim != 1 or not arrays["x"].size:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
-    marker = "o" if arrays["x"].size <= FEW and not line.dashed else None
+    marker = "o" if arrays["x"].size <= MARKED_POINTS and not line.dashed else None
     style = (0, (4, 2)) if line.dashed else "-"
     label = _legend_name(name) if line.follows is None else "_nolegend_"
     axes.plot(arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
@@ -104,7 +116,7 @@ def _legend_name(name: str) -> str:
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
-def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
+def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
     """Return a dot and a whisker for each name, the best on top, the number beside it.
 
     An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
@@ -118,7 +130,7 @@ def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool 
     ranked = sorted(
         estimates.items(), key=lambda item: item[1].value if lowest_first else -item[1].value
     )  # stable: ties keep their order
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(HALF, ROW * len(ranked) + 0.7), layout="constrained")
         axes = figure.subplots()
         for row, (name, estimate) in enumerate(ranked):
@@ -157,7 +169,7 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
         ValueError: there is none, or the rows have different columns.
     """
     columns = _columns(scores)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(WHOLE, 0.4 * len(scores) + 0.6), layout="constrained")
         axes = figure.subplots()
         for row, by_column in enumerate(scores.values()):
@@ -179,7 +191,7 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
         return svg(figure, f"Scores of {', '.join(scores)} on {', '.join(columns)}")
 
 
-def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
+def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Return a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
 
     The one with the highest mean comes first. Scores below 0 stand in the middle. A spoke below one half is named in
@@ -191,7 +203,7 @@ def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
     spokes, colours = _columns(scores), _colours(scores)
     columns = min(len(scores), RADARS_PER_ROW)
     rows = -(-len(scores) // columns)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(WHOLE * columns / RADARS_PER_ROW, 2.75 * rows), layout="constrained")
         places = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"}).flat
         for axes, name in zip_longest(places, sorted(scores, key=lambda name: -fmean(scores[name].values()))):

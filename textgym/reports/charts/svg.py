@@ -64,7 +64,7 @@ def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] 
         label: names the picture for screen readers.
         size: width and height in inches, which set how large text is beside the picture.
     """
-    with styled():
+    with svg_style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         return svg(figure, label)
@@ -102,7 +102,7 @@ def shown_name(name: str) -> str:
     return line.replace("$", r"\$")
 
 
-def styled() -> AbstractContextManager[None]:
+def svg_style() -> AbstractContextManager[None]:
     """Within it, figures are drawn in the page's style."""
     return matplotlib.rc_context(STYLE)
 
