@@ -27,6 +27,7 @@ def keep_results(
     path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0", episodes: int = 4096
 ) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for job in diagnostic_jobs(
         Plan(algorithms, seeds, ("Emit", "Copy"), {**DIAGNOSTIC_PLAN.settings, "episodes": episodes})
     ):

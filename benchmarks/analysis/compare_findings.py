@@ -33,7 +33,7 @@ LEADING = ("gold", "score", *MEASURES)
 FIRST_COLUMNS = ("gold", "score", *MEASURES, "kl", "length")
 _POINTS = 60  # of a curve over tokens, whose iterations differ in length
 MOST_LETTERS = 40  # of a unit beside an axis
-MOST_LINES = 11  # as many as there are colours
+_MOST_LINES = 11  # as many as there are colours
 CURVES: Mapping[str, Metric] = {
     "rollout/components/gold": metric("gold"),
     "rollout/score": metric("score"),
@@ -302,8 +302,8 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
         caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
         svg = interval_plot(shown, _axis(described), lowest_first=described.better < 0)
         found.append(Figure(described.label, svg, caption))
-    drawn = groups[:MOST_LINES]
-    left_out = f" The first {MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > MOST_LINES else ""
+    drawn = groups[:_MOST_LINES]
+    left_out = f" The first {_MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > _MOST_LINES else ""
     told = "Bands are 95 % intervals over seeds; a line without one is a single run. Axes begin where the data do."
     told += left_out
     for key, described in CURVES.items():

@@ -10,7 +10,7 @@ import pytest
 
 from textgym.intervals import Estimate
 from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars, typical_places
-from textgym.reports.charts.svg import SERIES, VARIABLES
+from textgym.reports.charts.svg import SERIES_COLOURS, VARIABLES
 
 SCORES = {"ppo": {"Emit": 1.0, "Needle": 0.58}, "a<2>c": {"Emit": 0.99, "Needle": -0.05}}
 
@@ -114,8 +114,8 @@ def test_a_radar_each_and_its_failures_named_in_the_bad_colour() -> None:
 
 
 def test_more_algorithms_than_colours_start_again() -> None:
-    many = {f"algorithm {index}": PlotLine([0, 1], [0, index]) for index in range(len(SERIES) + 1)}
-    assert len(set(re.findall(r"var\(--series-\d+\)", line_plot(many, "x", "y")))) == len(SERIES)
+    many = {f"algorithm {index}": PlotLine([0, 1], [0, index]) for index in range(len(SERIES_COLOURS) + 1)}
+    assert len(set(re.findall(r"var\(--series-\d+\)", line_plot(many, "x", "y")))) == len(SERIES_COLOURS)
 
 
 def test_places_follow_the_typical_interval() -> None:

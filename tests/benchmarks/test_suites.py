@@ -159,7 +159,7 @@ def test_curves_of_tasks_with_different_scales_and_budgets(monkeypatch: pytest.M
         shown.update(series)
         return f"{y_label} over {x_label}"
 
-    monkeypatch.setattr(suite, "lines", keep)
+    monkeypatch.setattr(suite, "line_plot", keep)
     results = [climbing("Emit", "ppo", seed, 0.2, 0.6, 400) for seed in range(3)]
     results += [climbing("Copy", "ppo", seed, 0.2, 1.2, 8000) for seed in range(3)]
     *_, figure = diagnostic.EXPERIMENT.findings(results).figures

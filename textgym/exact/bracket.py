@@ -24,7 +24,7 @@ from textgym.types import Episodes, FloatArray
 _RESAMPLES = 1000
 FEWEST_EFFECTIVE = 100
 """Below so many effective samples a prompt, the estimate of J* is not to be trusted."""
-BATCH = 256
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def _log_ratio(policy: LMPolicy, prior: LMPolicy, episodes: Episodes, mdp: Token
 def _log_probs(policy: LMPolicy, episodes: Episodes) -> FloatArray:
     """``[N]`` log-probabilities of whole responses."""
     parts = []
-    for start in range(0, len(episodes), BATCH):
-        rows = slice(start, start + BATCH)
+    for start in range(0, len(episodes), _BATCH):
+        rows = slice(start, start + _BATCH)
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
         parts.append(policy.evaluate(ids, mask).log_probs.double().sum(1).cpu().numpy())

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from textgym.agents.functional.stop_rules import Row
 from textgym.agents.loop.guards import TrainingWarning
-from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
+from textgym.files import append_line, json_lines, read_text, write_json, write_json_lines, write_text
 from textgym.lm.finite import TrainingError
 from textgym.mdp import TokenMDP
 from textgym.rendering import printable
@@ -46,13 +47,16 @@ class MetricsFile(KVWriter):
 
     def __init__(self, path: Path, iterations: int = 0) -> None:
         self.path = path
-        lines = read_text(path).split("\n") if path.exists() else []
-        kept = lines[:iterations]
+        read = json_lines(read_text(path), str(path)) if path.exists() else ()
+        lines = list(islice(read, iterations))
         for number in range(1, iterations + 1):
-            row = parse_json(kept[number - 1], f"{path}, line {number}") if number <= len(kept) else None
+            line = lines[number - 1] if number <= len(lines) else None
+            if line is not None and line.error is not None:
+                raise line.error
+            row = None if line is None else line.value
             if not isinstance(row, dict) or row.get("iteration") != number:
                 raise ValueError(f"{path} is damaged: line {number} is not that of iteration {number}")
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(f"{line.text}\n" for line in lines))
 
     def write(
         self,

@@ -21,7 +21,7 @@ ALIGNMENT_TAX_SETTINGS: dict[str, Any] = {
     "ptx_batch_size": 32,
     "held_out": 512,  # further texts, which only measure
 }
-LIMITS = {**MINI_LIMITS, **dict.fromkeys(("texts", "ptx_batch_size", "held_out"), at_least(1))}
+_LIMITS = {**MINI_LIMITS, **dict.fromkeys(("texts", "ptx_batch_size", "held_out"), at_least(1))}
 # Both tasks have room above the base model's gold, and the budget is enough to fill most of it.
 ALIGNMENT_TAX_PLAN = Plan(("ppo",), 3, ("Reviews", "Concepts"), ALIGNMENT_TAX_SETTINGS)
 
@@ -36,7 +36,7 @@ def alignment_tax_jobs(plan: Plan) -> list[Job]:
     for task in plan.tasks:
         if task not in MINI:
             raise ValueError(f"task={task!r} is not one of the mini tasks, {', '.join(MINI)}")
-    check_limits(plan.settings, LIMITS)
+    check_limits(plan.settings, _LIMITS)
     return [
         make_job(task, algorithm, seed, gamma, **plan.settings)
         for seed in range(plan.seeds)

@@ -20,7 +20,7 @@ DIAGNOSTIC_SETTINGS = {
 }
 """The same on every task; β alone is the task's. None stands for the algorithm's own value."""
 
-LIMITS = {
+_LIMITS = {
     **dict.fromkeys(("episodes", "minibatch_size", "n_epochs", "samples_per_prompt"), at_least(1)),
     "episodes_per_iteration": at_least(2),
     "learning_rate": positive,
@@ -40,7 +40,7 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
         if task not in DIAGNOSTIC and load_task(task).beta is None:
             raise ValueError(f"task={task!r} has no beta, so it is not scored; expected a diagnostic task")
     wanted = {**DIAGNOSTIC_SETTINGS, **plan.settings}
-    check_limits(wanted, LIMITS)
+    check_limits(wanted, _LIMITS)
     budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}
     contenders = {name: find_entry(name) for name in plan.algorithms}
     for name, contender in contenders.items():

@@ -11,7 +11,7 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.pipeline.check import check_materials, check_settings
-from textgym.commands.pipeline.labels import TO_LABEL, LabelsConfig, run_labels
+from textgym.commands.pipeline.labels import LabelsConfig, run_labels
 from textgym.commands.pipeline.ledger import Ledger
 from textgym.commands.pipeline.plan import Stage, plan
 from textgym.commands.pipeline.summary import sample_pairs, stage_line, stage_table
@@ -20,6 +20,7 @@ from textgym.commands.sft import run_sft
 from textgym.commands.train import run_train
 from textgym.files import read_json
 from textgym.reports.pipeline import write_pipeline_report
+from textgym.reports.pipeline_stages import TO_LABEL
 
 
 def pipeline(config: PipelineConfig) -> Path | None:

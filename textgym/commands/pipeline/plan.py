@@ -12,8 +12,9 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, TO_LABEL, LabelsConfig
+from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, LabelsConfig
 from textgym.lm.sampling import Sampling
+from textgym.reports.pipeline_stages import TO_LABEL
 from textgym.rewards.addresses import model_directory
 
 Kind: TypeAlias = Literal["sft", "labels", "reward-model", "train"]

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from textgym.intervals import SampleMean, half_width
-from textgym.reports.charts.svg import GRID, LINE, TEXT, picture, plain_numbers, shown_name, widen
+from textgym.reports.charts.svg import GRID_COLOUR, LINE_COLOUR, TEXT_COLOUR, picture, plain_numbers, shown_name, widen
 
-SMALL, LARGE = (4.4, 2.3), (7.4, 4.9)
+_SMALL, _LARGE = (4.4, 2.3), (7.4, 4.9)
 
 
 def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, large: bool = False) -> str:
@@ -28,8 +28,8 @@ def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: 
 
     def draw(axes: Axes) -> None:
         halves = [estimate.half or 0.0 for estimate in known.values()]
-        axes.plot(x, y, color=LINE, linewidth=1.4, alpha=0.35)
-        axes.errorbar(x, y, yerr=halves, fmt="o", color=LINE, markersize=8 if large else 5, linewidth=2)
+        axes.plot(x, y, color=LINE_COLOUR, linewidth=1.4, alpha=0.35)
+        axes.errorbar(x, y, yerr=halves, fmt="o", color=LINE_COLOUR, markersize=8 if large else 5, linewidth=2)
         for i, estimate in known.items():
             axes.annotate(
                 f"{estimate.mean:.{places}f}".replace("-", "−"),
@@ -37,7 +37,7 @@ def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: 
                 xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
-                color=LINE,
+                color=LINE_COLOUR,
                 fontsize=14 if large else 10,
                 fontweight="bold",
             )
@@ -46,7 +46,7 @@ def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: 
         axes.margins(y=0.22)
         axes.yaxis.set_major_locator(MaxNLocator(5 if large else 3, steps=[1, 2, 2.5, 5, 10]))
 
-    return picture(draw, label, LARGE if large else SMALL)
+    return picture(draw, label, _LARGE if large else _SMALL)
 
 
 def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) -> str:
@@ -63,7 +63,7 @@ def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label:
             axes.plot(
                 range(len(values)),
                 values,
-                color=LINE if i == 0 else TEXT,
+                color=LINE_COLOUR if i == 0 else TEXT_COLOUR,
                 linewidth=1.8 if i == 0 else 1.4,
                 linestyle="-" if i == 0 else "--",
                 marker="o",
@@ -71,10 +71,12 @@ def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label:
                 label=shown_name(name),
             )
         if kept is not None:
-            axes.axvline(kept, color=TEXT, linewidth=1, linestyle=":")
-            axes.text(kept, 1.0, " kept ", transform=axes.get_xaxis_transform(), ha="right", va="top", color=TEXT)
+            axes.axvline(kept, color=TEXT_COLOUR, linewidth=1, linestyle=":")
+            axes.text(
+                kept, 1.0, " kept ", transform=axes.get_xaxis_transform(), ha="right", va="top", color=TEXT_COLOUR
+            )
         if len(curves) > 1:
-            axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+            axes.legend(frameon=False, fontsize=9, labelcolor=TEXT_COLOUR)
         axes.set_xlabel("epochs")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -95,16 +97,16 @@ def calibration_plot(bins: Sequence[Mapping[str, float]], label: str) -> str:
 
     def draw(axes: Axes) -> None:
         predicted, actual = ([100 * entry[key] for entry in bins] for key in ("predicted", "actual"))
-        axes.plot([0, 100], [0, 100], color=TEXT, linewidth=1, linestyle=":")
-        axes.plot(predicted, actual, color=LINE, linewidth=1.4, alpha=0.35)
+        axes.plot([0, 100], [0, 100], color=TEXT_COLOUR, linewidth=1, linestyle=":")
+        axes.plot(predicted, actual, color=LINE_COLOUR, linewidth=1.4, alpha=0.35)
         areas = [12 + 90 * entry["count"] / largest for entry in bins]
-        axes.scatter(predicted, actual, s=areas, color=LINE, linewidths=0)
+        axes.scatter(predicted, actual, s=areas, color=LINE_COLOUR, linewidths=0)
         axes.set_xlabel("predicted, %")
         axes.set_xlim(-4, 104)
         axes.set_ylim(-8, 108)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.set_yticks([0, 50, 100])
-        axes.tick_params(axis="x", color=GRID)
+        axes.tick_params(axis="x", color=GRID_COLOUR)
 
     return picture(draw, label)
 
@@ -139,9 +141,9 @@ def training_curve(
 
 def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> None:
     few = np.isfinite(y).sum() <= 12
-    axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
+    axes.plot(x, y, color=LINE_COLOUR, linewidth=1.8, marker="o" if few else None, markersize=3.5)
     if half is not None:
-        axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
+        axes.fill_between(x, y - half, y + half, color=LINE_COLOUR, alpha=0.18, linewidth=0)
     whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from textgym.intervals import Estimate
 from textgym.reports.charts.svg import (
-    BAD,
-    GOOD,
-    GRID,
-    INK,
-    SERIES,
-    TEXT,
+    BAD_COLOUR,
+    GOOD_COLOUR,
+    GRID_COLOUR,
+    INK_COLOUR,
+    SERIES_COLOURS,
+    TEXT_COLOUR,
     plain_numbers,
     shown_name,
     svg,
@@ -93,7 +93,7 @@ def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(colours) > 1:
-            figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.4, labelcolor=INK)
+            figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.4, labelcolor=INK_COLOUR)
         return svg(figure, f"{y_label} over {x_label}")
 
 
@@ -138,10 +138,13 @@ def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: b
             axes.plot(*whisker, color=colours[name], lw=5, alpha=0.35, solid_capstyle="round")
             fill = "full" if math.isfinite(estimate.low + estimate.high) else "none"
             axes.plot([estimate.value], [row], color=colours[name], marker="o", ms=6.5, ls="none", fillstyle=fill)
-        axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK, fontsize=10)
+        axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK_COLOUR, fontsize=10)
         values = axes.secondary_yaxis("right")
         values.set_yticks(
-            range(len(ranked)), [number(estimate.value, places) for _, estimate in ranked], color=TEXT, fontsize=9
+            range(len(ranked)),
+            [number(estimate.value, places) for _, estimate in ranked],
+            color=TEXT_COLOUR,
+            fontsize=9,
         )
         values.spines["right"].set_visible(False)
         values.tick_params(length=0)
@@ -175,14 +178,14 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
         for row, by_column in enumerate(scores.values()):
             for column, score in enumerate(by_column[name] for name in columns):
                 strength = DEEPEST * min(abs(2 * score - 1), 1)
-                colour = GOOD if score > FAILED else BAD
+                colour = GOOD_COLOUR if score > FAILED else BAD_COLOUR
                 box = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, alpha=strength, linewidth=0)
                 axes.add_patch(box)
-                axes.text(column, row, number(score, 2), color=INK, ha="center", va="center", fontsize=10)
+                axes.text(column, row, number(score, 2), color=INK_COLOUR, ha="center", va="center", fontsize=10)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(scores) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT)
-        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK)
+        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT_COLOUR)
+        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK_COLOUR)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -225,17 +228,17 @@ def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colou
     axes.set_yticks([0.5, 1.0], [])
     axes.set_xticks(angles, [shown_name(name) for name in by_spoke], fontsize=7.5)
     axes.tick_params(axis="x", pad=-1)
-    axes.grid(visible=True, axis="both", color=GRID, linewidth=0.7)
+    axes.grid(visible=True, axis="both", color=GRID_COLOUR, linewidth=0.7)
     axes.spines["polar"].set_visible(False)
     for text, angle, score in zip(axes.get_xticklabels(), angles, by_spoke.values(), strict=True):
         side = np.sin(angle)
         text.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
-        text.set_color(BAD if score < FAILED else TEXT)
+        text.set_color(BAD_COLOUR if score < FAILED else TEXT_COLOUR)
     axes.set_title(shown_name(name), color=colour, fontsize=11, fontweight="bold", pad=6)
 
 
 def _colours(names: Iterable[str]) -> Mapping[str, str]:
-    return dict(zip(names, cycle(SERIES)))
+    return dict(zip(names, cycle(SERIES_COLOURS)))
 
 
 def _columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:

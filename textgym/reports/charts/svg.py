@@ -22,36 +22,36 @@ from matplotlib.ticker import ScalarFormatter
 from textgym.rendering import printable
 
 # matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
-LINE, TEXT, GRID, INK, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
-SERIES = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
+LINE_COLOUR, TEXT_COLOUR, GRID_COLOUR, INK_COLOUR, GOOD_COLOUR, BAD_COLOUR = (f"#00000{digit}" for digit in range(1, 7))
+SERIES_COLOURS = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
 VARIABLES = {
-    LINE: "var(--line)",
-    TEXT: "var(--muted)",
-    GRID: "var(--rule)",
-    INK: "var(--ink)",
-    GOOD: "var(--good)",
-    BAD: "var(--bad)",
-    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
+    LINE_COLOUR: "var(--line)",
+    TEXT_COLOUR: "var(--muted)",
+    GRID_COLOUR: "var(--rule)",
+    INK_COLOUR: "var(--ink)",
+    GOOD_COLOUR: "var(--good)",
+    BAD_COLOUR: "var(--bad)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES_COLOURS)},
 }
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "textgym",  # equal data give equal bytes
     "font.size": 10,
-    "text.color": TEXT,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": TEXT,
+    "text.color": TEXT_COLOUR,
+    "axes.edgecolor": GRID_COLOUR,
+    "axes.labelcolor": TEXT_COLOUR,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": GRID,
+    "grid.color": GRID_COLOUR,
     "grid.linewidth": 0.8,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
+    "xtick.color": GRID_COLOUR,
+    "ytick.color": GRID_COLOUR,
+    "xtick.labelcolor": TEXT_COLOUR,
+    "ytick.labelcolor": TEXT_COLOUR,
     "ytick.major.size": 0,
 }
 
