@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: algorithms by name, a user's own, stock ones, and plain imitation.
+"""The algorithms of a benchmark: textgym's by name, a user's own, stable-baselines3's, and fine-tuning.
 
 - a name of :data:`textgym.agents.registry.ALGORITHMS`, such as ``ppo``;
 - ``package.module:Class`` or ``path/to/file.py:Class``, a user's own subclass of ``SequenceAlgorithm``;
@@ -59,7 +59,7 @@ STOCK = ("stable_baselines3", "sb3_contrib")
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a contender is asked to learn.
+    """A training job for one benchmark entry.
 
     Attributes:
         task: gives the base model, and the references where they are imitated.
@@ -83,7 +83,7 @@ class TrainingJob:
 
     @property
     def base_model(self) -> ModelSource:
-        """What everyone starts from; ValueError where the task has none."""
+        """The model that every entry starts from; ValueError if the task has none."""
         if self.mdp.base_model is None:
             raise ValueError(f"task={self.task.name!r} has no base model; expected one to start from")
         return self.mdp.base_model
@@ -91,7 +91,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What became of a contender.
+    """The result of one training run.
 
     Attributes:
         policy: as it acts.
@@ -105,7 +105,7 @@ class TrainingResult:
 
 
 class Entry(Protocol):
-    """An algorithm as benchmarks see it.
+    """An algorithm as benchmarks use it.
 
     Attributes:
         imitates: whether it learns from reference texts instead of from the reward.
@@ -114,14 +114,14 @@ class Entry(Protocol):
     imitates: ClassVar[bool]
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """All of its settings, as JSON values: those wanted that it knows (None for its own value), and the rest."""
+        """Return all of its settings as JSON values; ``wanted`` are those to change (None for its own value)."""
 
     def train(self, lesson: TrainingJob) -> TrainingResult:
-        """Learns."""
+        """Train on a job."""
 
 
 def find_entry(name: str) -> Entry:
-    """Return a contender by name.
+    """Return an entry by name.
 
     Raises:
         ValueError: there is none (the nearest is named), or what was imported is no such algorithm.
@@ -157,7 +157,7 @@ def _imported(name: str) -> Entry:
 
 
 def _digest(kind: type) -> str:
-    """Tells one version of a user's file from the next."""
+    """Return the digest of a user's file, which changes with the code."""
     return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
 
 
@@ -166,7 +166,7 @@ def _package(kind: type) -> str:
 
 
 def constructor_settings(contender: TextgymEntry | StockEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a constructor takes of :meth:`Entry.settings`: all but what says which code it was.
+    """Return the arguments of a constructor: :meth:`Entry.settings` without those that identify the code.
 
     Raises:
         ValueError: the code is another one now, so its result would stand under the wrong name.
@@ -192,7 +192,7 @@ class TextgymEntry:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Which code it is, as settings."""
+        """The identity of the code, as settings."""
         return {} if self.code is None else {"code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class TextgymEntry:
 
 @dataclass  # not frozen, as the wrapper's protocol has it
 class _Acting:
-    """What the KL wrapper must know of a policy."""
+    """The attributes of a policy that the KL wrapper reads."""
 
     lm: PreTrainedModel
     sampling: Sampling
@@ -224,9 +224,11 @@ class _Acting:
 
 @dataclass(frozen=True)
 class StockEntry:
-    """An on-policy algorithm of stable-baselines3 or sb3-contrib: γ = 1, rollouts and minibatches of as many tokens as
-    our algorithms' could have, the KL paid in every step; all else as it has it. ``code`` is the digest of the file of
-    a user's own subclass."""
+    """An on-policy algorithm of stable-baselines3 or sb3-contrib.
+
+    γ is 1, the KL is paid in every step, and rollouts and minibatches have as many tokens as textgym's algorithms could
+    have; all else is the library's default. ``code`` is the digest of the file of a user's own subclass.
+    """
 
     imitates: ClassVar[bool] = False
     kind: type[OnPolicyAlgorithm]
@@ -234,7 +236,7 @@ class StockEntry:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Which code it is, as settings: the library that it comes from or derives from, and a user's own."""
+        """The identity of the code, as settings: the library and its version, and the digest of a user's own file."""
         library = next(package for base in self.kind.__mro__ if (package := _package(base)) in STOCK)
         told = {"library": f"{library} {metadata.version(library)}"}
         return told if self.code is None else {**told, "code": self.code}
@@ -278,7 +280,7 @@ class StockEntry:
 
 @dataclass(frozen=True)
 class SFTEntry:
-    """Fine-tuning on reference texts: each token of them that is learned counts in the budget.
+    """Fine-tuning on reference texts; each trained token of them counts in the budget.
 
     It goes once through as many of them as the budget pays for; more often only where there are too few.
     """
@@ -310,14 +312,14 @@ class SFTEntry:
 
 
 def within_budget(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
-    """Return the first demonstrations that a budget of response tokens pays for, at least one, and how often."""
+    """Return the first demonstrations within a budget of response tokens, at least one, and the number of passes."""
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
     count = int(np.searchsorted(spent, tokens, side="right"))
     return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
 
 
 class LearningCurve(BaseCallback):
-    """Keeps the mean reward of the responses that ended in each rollout, without what is paid for KL."""
+    """A callback that records the mean reward of each rollout's finished responses, without the cost of KL."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,6 +338,6 @@ class LearningCurve(BaseCallback):
         self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
-        """Return the curve; neighbouring rollouts are averaged where there are more than 50."""
+        """Return the curve; neighbouring rollouts are averaged if there are more than 50."""
         parts = np.array_split(np.asarray(self._points), min(CURVE_POINTS, len(self._points)) or 1)
         return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if len(part)]

@@ -157,13 +157,13 @@ def clopper_pearson(share: float, n: float) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
-    """Student's 95 % interval of :func:`clustered`; None of a single prompt."""
+    """Return Student's 95 % interval of :func:`clustered`; None of a single prompt."""
     found = clustered(values, prompts)
     half = half_width(found.error, found.prompts)
     return None if half is None else (found.mean - half, found.mean + half)
 
 
 def wins(margins: ArrayLike) -> FloatArray:
-    """``[n]`` 1 for a positive margin, 0 for a negative one, ½ for none."""
+    """Return 1 for a positive margin, 0 for a negative one and ½ for none, ``[n]``."""
     won: FloatArray = (np.sign(np.asarray(margins, np.float64)) + 1) / 2
     return won

@@ -1,4 +1,4 @@
-"""Findings about runs beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
+"""Findings of ``textgym compare``: a headline, tables with intervals, differences seed by seed, and curves."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _notes(run: ComparedRun) -> list[str]:
 
 
 def shared_measures(groups: Sequence[Group]) -> list[str]:
-    """Measures that two runs or more have, those that tell most first."""
+    """Return the measures that at least two runs have, the most important first."""
     runs = [run for group in groups for run in group.finished]
     names = dict.fromkeys(name for run in runs for name in run.measured)
     if runs and all(_gold_is_score(run) for run in runs):
@@ -87,7 +87,7 @@ def _gold_is_score(run: ComparedRun) -> bool:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A measure of a group.
+    """A measure of a group, over its seeds.
 
     Attributes:
         cell: the mean over seeds, with its 95 % interval where there is one.
@@ -105,7 +105,7 @@ class Pooled:
 
 
 def pooled(group: Group, measure: str) -> Pooled | None:
-    """A measure over the seeds of a group; of a single seed, over what it was evaluated on; None where none has it."""
+    """Return a measure over the seeds of a group, or over the evaluation of a single seed; None if no run has it."""
     runs = [run for run in group.runs if measure in run.measured]
     if not runs:
         return None
@@ -125,7 +125,7 @@ def _cell(one: Measurement) -> Estimate | float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of one group less that of another.
+    """The difference of two groups in one measure.
 
     Attributes:
         mean: of the differences.
@@ -140,12 +140,13 @@ class Difference:
     basis: str
 
     def clear(self, comparisons: int = 1) -> bool:
-        """True if it is surely not 0, although so many differences were looked at (Bonferroni)."""
+        """Return True if the difference is significant at 5 %, with Bonferroni's correction for so many comparisons."""
         return self.p is not None and self.p * comparisons < 0.05
 
 
 def difference(one: Group, other: Group, measure: str) -> Difference | None:
-    """``one`` less ``other``: seed by seed where seeds match, else by Welch's test; None if one lacks the measure."""
+    """Return ``one`` less ``other``: paired by seed if seeds match, else by Welch's test; None if a measure is missing.
+    """
     a, b = one.values(measure), other.values(measure)
     if not a or not b:
         return None
@@ -175,7 +176,7 @@ def _tested(mean: float, error: float, n: float, basis: str) -> Difference:
 
 
 def leading_measure(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
-    """The measure that the headline is about: the first of :data:`LEADING` that two groups, or the only one, have."""
+    """Return the measure of the headline: the first of :data:`LEADING` that two groups have, or the only group."""
     enough = min(2, len(groups))
     for name in LEADING:
         if name in measures and sum(bool(group.values(name)) for group in groups) >= enough:
@@ -246,7 +247,7 @@ def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
 
 
 def _differences(groups: Sequence[Group], measures: Sequence[str]) -> list[Table]:
-    """Every other group less the first."""
+    """Return a table of the differences between every other group and the first."""
     first, *others = groups
     rows: list[tuple[Cell, ...]] = []
     for group in others:
@@ -328,7 +329,7 @@ def _of_unfinished(short: int) -> str:
 
 
 def _axis(described: Metric) -> str:
-    """Return a label with its unit, where that is short."""
+    """Return a label, with its unit if that is short."""
     return f"{described.label}, {described.hint}" if 0 < len(described.hint) <= MOST_LETTERS else described.label
 
 
@@ -337,7 +338,7 @@ def _sentence(hint: str) -> str:
 
 
 def mean_curve(group: Group, key: str, unit: str) -> PlotLine | None:
-    """Return a metric over the course of training: the mean over the seeds of a group, with a band where there are two.
+    """Return the mean of a metric over the seeds of a group, by training step, with a band for two seeds or more.
 
     Curves of different lengths are interpolated where all of them are known. Of a group in which a run is finished,
     the others are left out: they would shorten its curve.
@@ -359,7 +360,7 @@ def mean_curve(group: Group, key: str, unit: str) -> PlotLine | None:
 
 
 def _curves(group: Group, key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
-    """Return the curves of the finished runs, or those of all runs where none of these has one."""
+    """Return the curves of the finished runs, or those of all runs if no finished run has one."""
     return _known(group.finished, key, unit) or _known(group.runs, key, unit)
 
 
@@ -372,7 +373,7 @@ def _known(runs: Sequence[ComparedRun], key: str, unit: str) -> list[tuple[Float
 
 
 def _curve(run: ComparedRun, key: str) -> tuple[FloatArray, FloatArray] | None:
-    """Points of a metric, where it is a number; None without any."""
+    """Return the points of a metric that are numbers; None without any."""
     y = np.array(column(run.rows, key))
     x = np.array(column(run.rows, TOKENS_KEY if run.unit == "tokens" else "iteration"))
     known = np.isfinite(x) & np.isfinite(y)

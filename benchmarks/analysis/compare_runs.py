@@ -1,4 +1,4 @@
-"""Run directories read for comparison and grouped: runs whose settings differ by the seed alone are repetitions.
+"""Run directories, read and grouped for comparison: runs whose settings differ only in the seed are one group.
 
 What cannot be compared is refused in words: runs that answered other prompts, that have no number in common, or that
 are one run given twice.
@@ -55,7 +55,7 @@ PromptSource = tuple[str, str, str | None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure of one run, with the ends of its 95 % interval over episodes or prompts; None where it has none."""
+    """A measure of one run, with its 95 % interval over episodes or prompts; None where it has none."""
 
     mean: float
     low: float | None = None
@@ -64,7 +64,7 @@ class Measurement:
 
     @classmethod
     def of(cls, estimate: SampleMean) -> Measurement:
-        """Return an estimate with Student's interval."""
+        """Return a mean with Student's interval."""
         if estimate.half is None:
             return cls(estimate.mean, n=estimate.n)
         return cls(estimate.mean, estimate.low, estimate.high, estimate.n)
@@ -106,7 +106,7 @@ class ComparedRun:
 
     @property
     def unit(self) -> str:
-        """The unit that curves run over."""
+        """The unit of the horizontal axis of its curves."""
         return f"{STEP_NAMES[self.command]}s" if self.command in STEP_NAMES else "tokens"
 
 
@@ -176,7 +176,7 @@ def read_run(path: Path) -> ComparedRun:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the settings of a run; ValueError for a directory that is none."""
+    """Return the settings of a run; raise ValueError for a directory that is not a run."""
     try:
         config = read_run_object(path / "config.json", _NEEDED_BY)
     except FileNotFoundError as error:
@@ -197,7 +197,7 @@ def _stages(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide when training ends early; None for those that decide nothing."""
+    """Return the settings that may end training early; None for those without effect."""
     found = {name: settings.get(name) for name in STOPS}
     looks = any(value is not None for value in found.values())
     return {
@@ -208,7 +208,7 @@ def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Return runs with the settings that others of their command have, and that came after they were made."""
+    """Return runs with all settings that newer runs of their command have, at the default of older versions."""
     known = {(run.command, name) for run in runs for name in run.settings}
 
     def later(run: ComparedRun) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a stage, with what other stages of its own pipeline made told by their place in it.
+    """Return a stage's settings, with paths into its own pipeline relative to the pipeline.
 
     Two pipelines with other seeds then have equal settings, though their directories differ.
     """
@@ -235,7 +235,7 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
-    """Return the beginnings of the digests of inputs, as further settings: files may have been edited between two runs.
+    """Return the first letters of the inputs' digests as settings, as files may have been edited between two runs.
 
     An input that the same pipeline made is left out, as it follows from the settings and the seed.
     """
@@ -249,7 +249,7 @@ def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[st
 
 
 def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
-    """Return the SHA-256 of the input that a setting named, by its path as the run recorded it; None without any."""
+    """Return the SHA-256 that a run recorded of the input that a setting names; None without one."""
     if not isinstance(value, str) or not value:
         return None
     if name not in REWARD_SETTINGS:
@@ -268,7 +268,7 @@ def _asked(config: Mapping[str, Any], name: str) -> PromptSource:
 
 
 def _asking(config: Mapping[str, Any]) -> str:
-    """Return the setting that decides on which prompts a run was measured."""
+    """Return the name of the setting that decides the evaluation prompts of a run."""
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
         return "validation" if config.get("validation") else "data"
@@ -287,7 +287,7 @@ def _measured(
     evaluation: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Measurement]:
-    """Return what a finished run reached, by measure; empty if it is not finished."""
+    """Return the results of a finished run, by measure; empty if it is not finished."""
     if command == "reward-model":
         return _of_preferences(evaluation)
     after = evaluation.get("after")
@@ -337,7 +337,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
 
 
 def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any], finished: bool) -> str:
-    """Return why a run has no results, or that it was stopped before its end; empty where neither is so."""
+    """Return why a run has no results, or where it was stopped; empty for a complete run."""
     step = STEP_NAMES.get(command, "iteration")
     reason = stop_sentence(stopped, step)
     if finished or reason:
@@ -387,7 +387,7 @@ def _require_one_question(runs: Sequence[ComparedRun]) -> None:
 
 
 def _same(one: PromptSource, other: PromptSource) -> bool:
-    """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
+    """Return True for files of equal content, wherever they are; without digests, for equal settings."""
     (a, ours, held), (b, theirs, holds) = one, other
     return a == b and (held == holds if held and holds else ours == theirs)
 
@@ -398,7 +398,7 @@ def _told(asked: PromptSource, with_content: bool) -> str:
 
 
 def comparable(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Return runs with the measures and curves that mean the same in all of them.
+    """Return runs with only those measures and curves that have the same meaning in all of them.
 
     Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
     was measured on them differs.
@@ -410,7 +410,7 @@ def comparable(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Return runs as they are; where pairs differ, without what was measured on them, each with a note of another's."""
+    """Return runs without their measures on held-out pairs if these differ, with a notice."""
 
     def others(run: ComparedRun) -> list[ComparedRun]:
         return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
@@ -448,7 +448,7 @@ def _of_one_reward(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def _reward(run: ComparedRun) -> str:
-    """Return the reward that gave a run its score."""
+    """Return the reward that a run's score is."""
     given, content = run.settings.get(REWARDED), run.settings.get(f"{REWARDED} (content)")
     if given is None:
         return "the task's" if run.settings.get("task") else "none"
@@ -456,7 +456,7 @@ def _reward(run: ComparedRun) -> str:
 
 
 def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
-    """Run by their settings, in the order in which they were given, their seeds as repetitions.
+    """Group runs by their settings, in the order given; seeds are repetitions.
 
     Where two runs differ by nothing but versions, these count as settings.
 
@@ -485,13 +485,13 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _key(run: ComparedRun) -> str:
-    """Return the settings as text; what is unset is as good as not there."""
+    """Return the settings as text; a setting that is unset counts as absent."""
     given = {name: value for name, value in run.settings.items() if value is not None}
     return json.dumps(given, sort_keys=True, default=str)
 
 
 def _with_stops(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Return runs with the settings that may end them early, where they ended one of those that share all others."""
+    """Return runs with their stop settings, where one of the runs with equal other settings was stopped by them."""
     ended = {_key(run) for run in runs if run.ended_early}
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
@@ -501,7 +501,7 @@ NAMING_SETTINGS = ("command", "algorithm", "model", "reward", "data", "learning_
 
 
 def settings_that_differ(groups: Sequence[ComparedRun]) -> list[str]:
-    """Names of the settings in which some of these runs differ: those of FIRST first, then as they stand."""
+    """Return the settings in which some of these runs differ; those of :data:`NAMING_SETTINGS` come first."""
     names = dict.fromkeys(name for run in groups for name in run.settings)
     found = [name for name in names if len({_shown(run.settings.get(name)) for run in groups}) > 1]
     return sorted(
@@ -510,7 +510,7 @@ def settings_that_differ(groups: Sequence[ComparedRun]) -> list[str]:
 
 
 def group_names(first: Sequence[ComparedRun]) -> list[str]:
-    """A name for each group: its algorithm where algorithms differ, and what tells it from others of that algorithm."""
+    """Return a name for each group: its algorithm if algorithms differ, and the settings that distinguish it."""
     kinds = [(run.command, run.settings.get("algorithm")) for run in first]
     told = []
     for run, kind in zip(first, kinds, strict=True):
@@ -521,7 +521,7 @@ def group_names(first: Sequence[ComparedRun]) -> list[str]:
 
 
 def _name(run: ComparedRun, names: Sequence[str]) -> str:
-    """An algorithm by its name alone, other settings after theirs; those that the run does not have are left out."""
+    """Return an algorithm by its name alone and other settings with theirs; those that the run lacks are left out."""
     own = [name for name in names if name in run.settings and name != "command"]
     parts = [_word(name, run.settings[name]) for name in own[:LISTED]]
     more = [f"and {count_of(len(own) - LISTED, 'more setting')}"] if len(own) > LISTED else []

@@ -1,4 +1,4 @@
-"""What several seeds say together: their curves, whether a mean is surely above a number, and words for it."""
+"""Curves over several seeds, one-sided tests of their means, and the wording of both."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BLOCKS = 20
 
 
 def surely_above(values: Sequence[float] | FloatArray, floor: float = 0.0) -> bool:
-    """Whether the whole interval of the mean lies above a number; never of too few seeds."""
+    """Return True if the whole interval of the mean is above ``floor``; never for too few seeds."""
     return len(values) >= FEWEST_SEEDS and mean_estimate(values).low > floor
 
 
 def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the groups whose mean is surely above 0 although all of them were tried, the surest first.
+    """Return the groups whose mean is significantly above 0, with Holm's correction, the most significant first.
 
     Student's one-sided tests, at the level of :func:`surely_above`, with the correction of Holm ("A Simple Sequentially
     Rejective Multiple Test Procedure", 1979): naming any group wrongly is no more probable than with a single one.
@@ -38,7 +38,7 @@ def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def _doubt(values: Sequence[float]) -> float:
-    """How probable so high a mean, for its spread, would be if the true one were 0; 1 of too few seeds."""
+    """Return the one-sided p-value of the mean under a true mean of 0; 1 for too few seeds."""
     if len(values) < FEWEST_SEEDS:
         return 1.0
     mean, error = float(np.mean(values)), float(stats.sem(values))
@@ -48,12 +48,12 @@ def _doubt(values: Sequence[float]) -> float:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """``a`` less ``b``, of the seeds that both have, in order."""
+    """Return ``a`` less ``b``, of the seeds that both have, in order."""
     return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
 
 def clearly_or_not(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
-    """In words, whether one number a seed is surely higher than another one."""
+    """Return "clearly" if one number per seed is significantly higher than another, else "not clearly"."""
     return "clearly" if surely_above(paired(higher, lower)) else "not clearly"
 
 
@@ -66,7 +66,7 @@ def with_bounds(value: Estimate | float, places: int = 3, sign: bool = False) ->
 
 
 def mean_line(x: FloatArray, y: FloatArray) -> PlotLine:
-    """The mean way of ``[n_seeds, m]`` points, with the interval of ``y`` where there are seeds enough for one."""
+    """Return the mean curve of ``[n_seeds, m]`` points, with the interval of ``y`` if there are enough seeds."""
     if len(y) < FEWEST_SEEDS:
         return PlotLine(x.mean(0), y.mean(0))
     spans = [mean_estimate(column) for column in y.T]
@@ -74,7 +74,7 @@ def mean_line(x: FloatArray, y: FloatArray) -> PlotLine:
 
 
 def block_means(curves: Sequence[Sequence[float]]) -> FloatArray:
-    """Means over consecutive parts of each curve, as equal in length as can be.
+    """Average consecutive parts of each curve, as equal in length as possible.
 
     A budget of tokens is spent in more iterations where responses are short, so curves may differ in length.
 
@@ -89,7 +89,7 @@ def block_means(curves: Sequence[Sequence[float]]) -> FloatArray:
 
 
 def by_kl(kl: Sequence[float], gold: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-    """``[m]`` KL that never falls, and ``[m]`` gold there, of a noisy curve of both over time.
+    """Return a noisy curve of gold over KL with a KL that never falls, ``[m]`` each.
 
     KL is made monotone by isotonic regression, which pools neighbours that fall; the gold of a pool is its mean.
     """
@@ -99,6 +99,6 @@ def by_kl(kl: Sequence[float], gold: Sequence[float]) -> tuple[FloatArray, Float
 
 
 def root_kl(kl: FloatArray) -> FloatArray:
-    """√KL; a sampled KL of a policy that has hardly moved may come out below 0, and counts as 0."""
+    """Return √KL; a sampled KL below 0, of a policy that has hardly moved, counts as 0."""
     root: FloatArray = np.sqrt(np.maximum(kl, 0))
     return root

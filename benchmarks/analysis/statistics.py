@@ -1,4 +1,4 @@
-"""Intervals over seeds: how far a number would move if the runs were done again with other seeds.
+"""Intervals over seeds: how much a number would vary if the runs were repeated with other seeds.
 
 The quantities are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (NeurIPS 2021): interquartile mean, performance profile, probability of improvement, and stratified bootstrap, which
@@ -58,7 +58,7 @@ class Profile:
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
-    """Return the mean of the middle half: a quarter of the scores, rounded down, is cut off at either end.
+    """Return the mean of the middle half of the scores: a quarter, rounded down, is cut off at either end.
 
     Over all scores together unless an axis is given. It is neither ruled by a few outliers, as the mean is, nor blind
     to all but one score, as the median is.
@@ -102,7 +102,7 @@ def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: n
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
-    """Return the share of all runs whose score exceeds each threshold, with Clopper & Pearson's interval of that count.
+    """Return the share of runs whose score exceeds each threshold, with Clopper and Pearson's interval.
 
     Not by a bootstrap: where runs are nearly all above or all below, resamples agree as the runs do, and their bands
     cover as little as a half. Tasks of unlike difficulty only make the count vary less than a binomial one of the same
@@ -124,7 +124,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
 
 
 def improvement(a: ArrayLike, b: ArrayLike) -> float:
-    """How often a run of ``a`` outscores a run of ``b`` on the same task, averaged over tasks; a tie is half a win.
+    """Return the probability that a run of ``a`` outscores one of ``b``, averaged over tasks; a tie is half a win.
 
     Args:
         a: ``[n_seeds, n_tasks]`` scores.
@@ -134,7 +134,7 @@ def improvement(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, level: float = LEVEL) -> Estimate:
-    """:func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
+    """Return :func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
 
     Where all runs of one beat all runs of the other, resamples do too and show no doubt: at 3 seeds of a single task
     the truth would lie outside in up to nine of ten cases. Such tasks add :func:`unseen_losses`, as independent parts
@@ -168,7 +168,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
 
 
 def unseen_losses(n: int, m: int, level: float = LEVEL) -> float:
-    """How probable losses may be, at a level of confidence, where each of ``n`` runs outscored each of ``m`` others.
+    """Return the upper bound of the probability of losses if ``n`` runs outscored all of ``m`` others.
 
     Newcombe's method 5 for the Mann–Whitney statistic (Statistics in Medicine 25, 2006, pp. 559–573): the interval of
     the wins' probability θ ends where its distance from the estimate, here 1, is z times Hanley & McNeil's standard
@@ -184,7 +184,7 @@ def unseen_losses(n: int, m: int, level: float = LEVEL) -> float:
 
 
 def _wins(x: FloatArray, y: FloatArray) -> FloatArray:
-    """``[..., n], [..., m] -> [..., n, m]``: 1 where x is above y, ½ where they are equal."""
+    """Return 1 where x is above y and ½ where they are equal, ``[..., n], [..., m] -> [..., n, m]``."""
     return (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2
 
 
@@ -199,7 +199,7 @@ def bootstrap_interval(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> tuple[FloatArray, FloatArray]:
-    """End of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
+    """Return the stretched stratified bootstrap interval; the module's docstring explains the stretching.
 
     Args:
         strata: arrays ``[..., n_i]``; each is drawn from on its own, along its last axis.
@@ -232,7 +232,7 @@ def bootstrap_interval(
 
 
 def _degrees_of_freedom(contributions: Sequence[FloatArray]) -> FloatArray:
-    """Those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
+    """Return those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
     sizes = np.array([stratum.shape[-1] for stratum in contributions])
     squares = np.stack([stratum.var(-1, ddof=1) / stratum.shape[-1] for stratum in contributions], -1)
     scale = squares.max(-1, keepdims=True)

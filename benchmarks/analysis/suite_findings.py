@@ -1,4 +1,4 @@
-"""Scores of several algorithms on the same tasks, and what may be said of them."""
+"""Findings about several algorithms on the same tasks: aggregates, tables by task, and charts."""
 
 from __future__ import annotations
 
@@ -60,22 +60,22 @@ def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: 
 
 @dataclass(frozen=True)
 class _Suite:
-    """``scores`` are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
+    """Scores of a suite; they are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
 
     tasks: tuple[str, ...]
     scores: Mapping[str, FloatArray]
 
     @property
     def pairs(self) -> int:
-        """How many comparisons of two algorithms there are."""
+        """The number of pairs of algorithms."""
         return math.comb(len(self.scores), 2)
 
     def means(self, name: str) -> dict[str, float]:
-        """Over the seeds, by task."""
+        """Return the mean over seeds of each task."""
         return dict(zip(self.tasks, self.scores[name].mean(0).tolist(), strict=True))
 
     def enough(self, name: str) -> bool:
-        """Whether there are seeds enough for an interval."""
+        """Return True if there are enough seeds for an interval."""
         return len(self.scores[name]) >= FEWEST_SEEDS
 
 
@@ -89,7 +89,7 @@ def _checked(name: str, scores: FloatArray, tasks: Sequence[str]) -> FloatArray:
 
 
 def _easiest_first(scores: Mapping[str, FloatArray], tasks: Sequence[str]) -> _Suite:
-    """Tasks by their mean over all algorithms, so that what is hard stands together."""
+    """Sort the tasks by their mean over all algorithms, the easiest first."""
     order = np.argsort(-np.mean([array.mean(0) for array in scores.values()], 0), kind="stable")
     return _Suite(tuple(tasks[task] for task in order), {name: array[:, order] for name, array in scores.items()})
 
@@ -98,7 +98,7 @@ def _easiest_first(scores: Mapping[str, FloatArray], tasks: Sequence[str]) -> _S
 
 
 def _with_interval(scores: FloatArray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
-    """Return a statistic of all scores together, with its interval where there are seeds enough for one."""
+    """Return a statistic of all scores together, with its interval if there are enough seeds."""
     if len(scores) < FEWEST_SEEDS:
         return float(statistic(scores))
     return stratified_estimate(scores, statistic, rng)
@@ -123,7 +123,7 @@ def _headline(
     iqm: Mapping[str, Estimate | float],
     over: Mapping[str, Estimate | float],
 ) -> str:
-    """Who leads, how sure that is, and of several tasks, where the leader is worst."""
+    """Return the leading algorithm, the certainty of its lead, and its worst task."""
     best = ranked[0]
     leads = "leads with" if over else "has"
     told = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
@@ -208,7 +208,7 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
 
 
 def _unshown_doubt(suite: _Suite) -> str:
-    """What chance of success still gives nothing but failures in one case of twenty, by the number of seeds."""
+    """Return the chance of success that still gives only failures in one case of twenty, by number of seeds."""
     counts = sorted({len(scores) for name, scores in suite.scores.items() if suite.enough(name)})
     fits = "; ".join(f"0 of {n} fit a chance of success up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
     return f"Seeds that agree show no doubt, but leave one: {fits} (one-sided, 95 %)." if fits else ""
@@ -252,7 +252,7 @@ def _hollow(suite: _Suite) -> str:
 
 
 def _profiles(suite: _Suite) -> Mapping[str, PlotLine]:
-    """Performance profiles, from the lowest to the highest score, 0 and 1 included."""
+    """Return performance profiles from the lowest to the highest score, 0 and 1 included."""
     everything = np.concatenate([scores.ravel() for scores in suite.scores.values()])
     thresholds = np.linspace(min(everything.min(), 0.0), max(everything.max(), 1.0), THRESHOLDS)
     drawn = {}

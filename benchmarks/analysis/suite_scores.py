@@ -1,4 +1,4 @@
-"""What experiments of several algorithms on several tasks have in common: results as arrays over seeds and tasks."""
+"""Results of several algorithms on several tasks, as arrays over seeds and tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POINTS = 25
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """Numbers of whole suites.
+    """Scores of the seeds that have every task.
 
     Attributes:
         tasks: their names.
@@ -33,7 +33,7 @@ class SuiteScores:
     left_out: tuple[str, ...]
 
     def remark(self, findings: Findings) -> Findings:
-        """Findings whose headline says what was left out."""
+        """Add the algorithms that were left out to the headline."""
         if not self.left_out:
             return findings
         told = f"No seed of {', '.join(self.left_out)} has every task yet, so they are left out."
@@ -41,7 +41,7 @@ class SuiteScores:
 
 
 def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteScores:
-    """Results as scores of whole suites; algorithms and tasks in their first order."""
+    """Return results as scores of whole suites; algorithms and tasks in their first order."""
     whole = whole_suites(results)
     found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
     left_out = tuple(name for name in by_algorithm(results) if name not in whole)
@@ -49,7 +49,7 @@ def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteSco
 
 
 def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
-    """Of each algorithm the seeds that have every task, as results in the order of :func:`tasks_of`.
+    """Return the seeds of each algorithm that have every task, as results in the order of :func:`tasks_of`.
 
     Means over tasks compare algorithms only where the tasks are the same; one without such a seed is left out.
     """
@@ -63,7 +63,7 @@ def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
 
 
 def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
-    """Results grouped, algorithms in their first order."""
+    """Group results by algorithm, in their first order."""
     groups: dict[str, list[tuple[Job, Result]]] = {}
     for job, result in results:
         groups.setdefault(job.algorithm, []).append((job, result))
@@ -81,13 +81,13 @@ def seeds_of(results: Results) -> list[int]:
 
 
 def over_seeds(values: ArrayLike) -> Estimate | float:
-    """Return the mean of one number a seed, with its interval where there are seeds enough."""
+    """Return the mean of one number per seed, with its interval if there are enough seeds."""
     sample = np.asarray(values, np.float64)
     return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
 
 
 def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") -> tuple[Figure, ...]:
-    """:func:`learning_curves` as a picture; none where no run has kept its curve."""
+    """Draw :func:`learning_curves`; no figure if no run has a curve."""
     curves = learning_curves(results)
     if not curves:
         return ()
@@ -96,7 +96,7 @@ def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") 
 
 
 def learning_curves(results: Results) -> dict[str, PlotLine]:
-    """Mean over all tasks that have curves, for each algorithm that has one of each, with intervals over seeds."""
+    """Return each algorithm's mean curve over all tasks, with intervals over the seeds that have every task."""
     whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
     return {
         name: _band([[np.asarray(result["curve"]) for result in of_seed] for of_seed in seeds])
@@ -105,7 +105,7 @@ def learning_curves(results: Results) -> dict[str, PlotLine]:
 
 
 def _band(curves: Sequence[Sequence[FloatArray]]) -> PlotLine:
-    """Return a line from curves of each seed and task."""
+    """Return the mean line of the curves of each seed and task, with a band."""
     flat = [curve for of_seed in curves for curve in of_seed]
     tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), _POINTS)
     means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])

@@ -1,4 +1,4 @@
-"""The experiments by name; none is imported before it is asked for."""
+"""The experiments by name; each is imported when it is asked for."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SIZES = (*FRESH, "base")
 
 @dataclass(frozen=True)
 class ProxySettings:
-    """How a proxy is learned.
+    """Settings of a proxy's training.
 
     Attributes:
         completions: K, ranked together.
@@ -68,20 +68,20 @@ class ProxySettings:
 
 @dataclass(frozen=True)
 class Labels:
-    """Rankings by a noisy labeller who sees the gold reward; ``responses`` are what was ranked."""
+    """Rankings by a noisy labeller of the gold reward, and the ``responses`` that were ranked."""
 
     rankings: Sequence[Ranking]
     responses: Responses
 
 
 def require_prompts(name: str, count: int, task: Task, split: str) -> None:
-    """ValueError, naming the setting, where a split of a task has not so many prompts."""
+    """Raise ValueError, naming the setting, if a split of a task has fewer prompts."""
     held = len(task.prompts(split))
     require(0 < count <= held, name, count, f"1 to {held}, one for each {split} prompt of {task.name}")
 
 
 def label_responses(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
-    """``count`` rankings of the base model's responses to prompts drawn at random.
+    """Return ``count`` rankings of the base model's responses to prompts drawn at random.
 
     Of one seed, a smaller count is the beginning of a larger one.
 
@@ -98,7 +98,7 @@ def label_responses(task: Task, count: int, settings: ProxySettings, seed: int) 
 
 
 def base_responses(task: Task, prompts: int, k: int, seed: int) -> Responses:
-    """``k`` responses of the base model to each of some validation prompts, paid by gold.
+    """Sample ``k`` responses of the base model to each of some validation prompts, with gold rewards.
 
     Raises:
         ValueError: the task has fewer prompts.
@@ -117,14 +117,14 @@ def _base_policy(mdp: TokenMDP) -> LMPolicy:
 
 
 def label_epochs(labels: int, settings: ProxySettings) -> int:
-    """Pass over the labels: so many that few of them are fitted too, by at least 1,024 rankings seen if possible."""
+    """Return the number of passes over the labels: more for few labels, so that about 1,024 rankings are seen."""
     return int(np.clip(1024 // labels, settings.min_epochs, settings.max_epochs))
 
 
 def learn_proxy(
     task: Task, rankings: Sequence[Ranking], standard: Responses, size: str, settings: ProxySettings, seed: int
 ) -> RewardModel:
-    """Return a standardised reward model.
+    """Train a reward model, and standardise its scores.
 
     Args:
         task: whose tokenizer it reads with, and on whose base model the largest size begins.
@@ -149,7 +149,7 @@ def learn_proxy(
 
 
 def reward_trunk(task: Task, size: str, seed: int) -> PreTrainedModel:
-    """What a reward model of a size begins as."""
+    """Return the initial trunk of a reward model of a size."""
     if size not in SIZES:
         raise ValueError(f"size={size!r} is not one of {', '.join(SIZES)}")
     if size in FRESH:
@@ -182,7 +182,7 @@ def fresh_gpt2(
 
 
 def standardise(model: RewardModel, responses: Responses) -> None:
-    """Give the scores of these responses mean 0 and standard deviation 1, by the offset and the head's weights."""
+    """Shift and scale the head so that the scores of these responses have mean 0 and standard deviation 1."""
     head = linear_head(model.model)
     assert head is not None, "from_causal_lm gives its models a linear head"
     model.set_offset(0.0)
@@ -193,7 +193,7 @@ def standardise(model: RewardModel, responses: Responses) -> None:
 
 
 def proxy_scores(model: RewardModel | RewardEnsemble, responses: Responses) -> FloatArray:
-    """``[N, K]`` scores."""
+    """Return the scores of responses, ``[N, K]``."""
     k = responses.rewards.shape[1]
     prompts: list[str | Messages] = [prompt for prompt in responses.prompts for _ in range(k)]
     texts = [text for own in responses.completions for text in own]
@@ -203,6 +203,6 @@ def proxy_scores(model: RewardModel | RewardEnsemble, responses: Responses) -> F
 
 
 def agreement(scores: FloatArray, gold: FloatArray) -> float:
-    """Share of the pairs of one prompt, unequal in gold, that the scores order as gold does; both ``[N, K]``."""
+    """Return the share of pairs, unequal in gold, that the scores order as gold does; both ``[N, K]``."""
     margins = [pair_margins(own, -true)[0] for own, true in zip(scores, gold, strict=True)]
     return pair_accuracy(np.concatenate(margins)) or 0.0

@@ -1,4 +1,4 @@
-"""Reinforcement learning from any reward of a task, with gold and KL watched on the way."""
+"""RL on any reward of a task, with gold and KL recorded in every iteration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from textgym.vector import TokenVectorEnv
 
 @dataclass(frozen=True)
 class OptimisationSettings:
-    """How hard a proxy is optimised.
+    """The budget and the strength of optimisation against a proxy.
 
     Attributes:
         tokens: the budget.
@@ -49,7 +49,7 @@ Given = TypeVar("Given", bound=OptimisationSettings)
 
 
 def job_settings(shared: OptimisationSettings, algorithm: str, **own: Any) -> dict[str, Any]:
-    """All that a run's numbers depend on: what its experiment sets, and the algorithm's own settings.
+    """Return all settings of a run: those of its experiment, and the algorithm's own.
 
     Raises:
         ValueError: the algorithm is unknown, or is none whose gold and KL can be watched on the way; or a number is
@@ -60,7 +60,7 @@ def job_settings(shared: OptimisationSettings, algorithm: str, **own: Any) -> di
 
 
 def read_settings(kind: type[Given], job: Job) -> tuple[Given, dict[str, Any]]:
-    """What :func:`job_settings` put together, apart again."""
+    """Return the experiment's and the algorithm's settings of a job, the inverse of :func:`job_settings`."""
     known = {field.name for field in fields(kind)}
     shared = {name: value for name, value in job.settings.items() if name in known}
     return kind(**shared), {name: value for name, value in job.settings.items() if name not in known}
@@ -74,7 +74,7 @@ def optimise(
     own: Mapping[str, Any],
     seed: int,
 ) -> tuple[SequenceAlgorithm, list[Mapping[str, float]]]:
-    """Trains the task's base model against a proxy.
+    """Train the task's base model against a proxy.
 
     Args:
         task: what is asked.
@@ -109,7 +109,7 @@ def optimise(
 
 
 class MetricLog(KVWriter):
-    """One row of numbers for each dump of a logger, with the tokens generated so far under ``tokens``.
+    """A logger's output that keeps one row of numbers for each dump, with the generated ``tokens``.
 
     ``algorithm.set_logger(Logger(None, [recorder]))`` before ``learn(…, log_interval=1)`` makes it a learning curve.
     """
@@ -122,7 +122,7 @@ class MetricLog(KVWriter):
         self.rows.append({"tokens": float(step), **numbers})
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing, as no file is open."""
 
 
 def _point(row: Mapping[str, float]) -> Mapping[str, float]:
@@ -147,8 +147,10 @@ def _watchable(algorithm: str) -> TextgymEntry:
 def evaluate_policy(
     learner: SequenceAlgorithm, task: Task, proxy: RewardModel | RewardEnsemble, episodes: int
 ) -> dict[str, float]:
-    """What the trained policy does on held-out prompts, the same ones for all: the means of ``gold``, ``proxy`` and
-    ``kl``, exact in every state."""
+    """Return the means of ``gold``, ``proxy`` and ``kl`` on held-out prompts.
+
+    The prompts are the same for all policies; the KL is exact in every state.
+    """
     mdp = task_mdp(task, [proxy, ("gold", 0.0)], "validation")
     found = evaluate(learner.policy, learner.reference_trunk, mdp, episodes, seed=0).summary()
     return {name: found[key]["mean"] for name, key in (("gold", "gold"), ("proxy", "score"), ("kl", "kl"))}

@@ -1,4 +1,4 @@
-"""What an experiment is: the runs it asks for, how one of them is done, and what their results say.
+"""The parts of an experiment: its plan, its jobs, the function that runs one, and the findings of the results.
 
 Each experiment is a folder of ``task.py`` (one run), ``sweep.py`` (which runs) and ``score.py`` (from results to
 :class:`Findings`), and names itself in its ``__init__.py`` as ``EXPERIMENT``. It knows nothing of processes, files or
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells the run from others of its experiment, as canonical JSON."""
+        """The identity of the run within its experiment, as canonical JSON."""
         told = {"task": self.task, "algorithm": self.algorithm, "seed": self.seed, "arm": dict(self.arm)}
         return json.dumps(told, sort_keys=True)
 
@@ -49,7 +49,7 @@ Results: TypeAlias = Sequence[tuple[Job, Result]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a user may choose of an experiment.
+    """The part of an experiment that a user may choose.
 
     Attributes:
         algorithms: see :class:`Job`.

@@ -1,4 +1,4 @@
-"""Many runs side by side, each kept as a line of a results file: a sweep that was killed goes on where it stopped.
+"""Run many jobs in parallel, each kept as a line of a results file; an interrupted sweep continues where it stopped.
 
 Each run has a process of its own. Where the system can fork, that begins as a copy of a server which has imported what
 the experiment needs and has computed nothing: it is fresh, without the seconds that the imports take.
@@ -28,7 +28,7 @@ from textgym.files import append_line
 
 
 def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
-    """Do every job that the file does not hold yet, and append its result.
+    """Run every job that is missing in the results file, and append its result.
 
     Args:
         experiment: whose jobs they are.
@@ -59,7 +59,7 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
 
 
 def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: int, total: int) -> Results:
-    """Do the jobs, each result in the file before the next job of its thread begins; the first to fail ends all."""
+    """Run the jobs; each result is in the file before the next job of its thread begins. The first failure ends all."""
     appending = Lock()
 
     def do(job: Job) -> tuple[Job, Result]:
@@ -80,7 +80,7 @@ def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: i
 
 @contextmanager
 def _sole_writer(path: Path) -> Iterator[None]:
-    """Keep other runners away from a results file. The system ends the lock with the process, however that ends."""
+    """Lock a results file against other runners; the system releases the lock with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path.resolve()}.lock")
     try:
@@ -110,7 +110,7 @@ def _context(preloaded: str) -> BaseContext:
 
 
 def _end_with_parent() -> None:
-    """A runner that was killed would else leave its runs behind, whose results nobody takes."""
+    """End this process when its parent dies, as nobody would take its result."""
     parent = parent_process()
     assert parent is not None
 

@@ -27,7 +27,7 @@ def result_line(experiment: str, job: Job, result: Result) -> str:
 
 
 def read_results(path: Path, experiment: str | None = None) -> Results:
-    """What a results file holds; nothing where there is no file.
+    """Read the results in a file; none if there is no file.
 
     A torn last line, left by a killed process, and lines of another version are named in warnings. The first counts as
     not there, the others are used.
@@ -59,7 +59,7 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
 
 
 def _require_one_result(where: str, above: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuses two lines of one run that differ, and tells in what."""
+    """Raise ValueError if two lines of one run differ, naming the difference."""
     one, two = (
         {
             "version": row.get("version", UNKNOWN),
@@ -80,7 +80,7 @@ def _require_one_result(where: str, above: Mapping[str, Any], here: Mapping[str,
 
 
 def experiment_of(path: Path) -> str:
-    """Whose results a file holds, by its first line.
+    """Return the name of the experiment whose results a file has, by its first line.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -120,7 +120,7 @@ def _read_line(line: JsonLine, path: Path) -> dict[str, Any]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove what a killed process left behind the last whole line."""
+    """Remove an incomplete last line, which a killed process left."""
     for line in _lines(path):
         if line.torn:
             os.truncate(path, path.stat().st_size - len(line.text.encode()))

@@ -1,4 +1,4 @@
-"""Which results may stand beside each other: those of equal budgets and equal settings."""
+"""Checks that results may be compared: equal budgets and equal settings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from textgym.benchmarks.runner.experiment import Job
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names whose values differ once both are JSON; an absent one equals None."""
+    """Return the names whose values differ once both are JSON; an absent one equals None."""
     one, other = (json.loads(json.dumps(dict(each))) for each in (one, other))
     return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
 def require_same(path: Path, there: Job, here: Job) -> None:
-    """Refuses two results of one run with different settings in one file, by ValueError."""
+    """Raise ValueError if one run has two results with different settings in one file."""
     told = ", ".join(
         f"{name}: {there.settings.get(name)!r} there, {here.settings.get(name)!r} here"
         for name in differing(there.settings, here.settings)
@@ -30,7 +30,7 @@ def require_same(path: Path, there: Job, here: Job) -> None:
 
 
 def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -> None:
-    """Refuses runs of one results file that no table may compare.
+    """Raise ValueError if a results file has runs that must not be compared.
 
     Args:
         path: the file, for errors.

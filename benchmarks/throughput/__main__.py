@@ -1,4 +1,4 @@
-"""Prints the table: ``python -m textgym.benchmarks.throughput [--quick] [--json FILE]``."""
+"""Print the table: ``python -m textgym.benchmarks.throughput [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _PACKAGES = ("numpy", "torch", "transformers", "gymnasium", "stable_baselines3")
 
 
 def _main() -> None:
+    """Measure, print the table, and write the numbers where that is asked for."""
     parser = argparse.ArgumentParser(prog="python -m textgym.benchmarks.throughput", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny models, once each: does it run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")

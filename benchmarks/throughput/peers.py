@@ -1,4 +1,4 @@
-"""What others would use: transformers' ``generate``, and stable-baselines3's PPO with a transformer policy."""
+"""The alternatives: transformers' ``generate``, and stable-baselines3's PPO with a transformer policy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Generation:
 
 
 class PrefixPolicy(ActorCriticPolicy):
-    """The same model and value head under stable-baselines3's contract, which asks for one state at a time.
+    """The same model and value head as a stable-baselines3 policy, which encodes one state at a time.
 
     A transition is an observation, so its whole prefix is encoded for it: in the rollout and in every epoch.
     """
@@ -55,7 +55,7 @@ class PrefixPolicy(ActorCriticPolicy):
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)
 
     def _states(self, observation: Any) -> Tensor:
-        """``[n, d]`` of the last tokens; columns that no row uses are left out."""
+        """Return the hidden states of the last tokens, ``[n, d]``; columns that no row uses are left out."""
         mask = observation["attention_mask"].long()
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * columns).argmax(1)

@@ -1,4 +1,4 @@
-"""What is timed: random GPT-2 models that continue random prompts, all to the same length, for a reward of 0."""
+"""The timed work: random GPT-2 models that continue random prompts, all to the same length, for a reward of 0."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UPDATE_EPOCHS = 4
 
 @dataclass(frozen=True)
 class Size:
-    """A model and what it is asked for; all prompts are played at once."""
+    """Sizes of the model and of the episodes; all prompts are played at once."""
 
     layers: int
     width: int
@@ -55,7 +55,7 @@ TINY = Size(layers=1, width=16, heads=2, vocabulary=50, prompts=8, prompt_length
 
 
 def make_model(size: Size) -> GPT2LMHeadModel:
-    """Without end tokens and dropout, so that everyone does the same work."""
+    """Build a GPT-2 without end tokens and dropout, so that every library does the same work."""
     config = GPT2Config(
         n_layer=size.layers,
         n_embd=size.width,
@@ -76,17 +76,18 @@ def make_model(size: Size) -> GPT2LMHeadModel:
 
 
 def prompt_ids(size: Size) -> IntArray:
-    """``[prompts, prompt_length]``."""
+    """Return random prompts, ``[prompts, prompt_length]``."""
     ids: IntArray = np.random.default_rng(0).integers(1, size.vocabulary, (size.prompts, size.prompt_length))
     return ids
 
 
 def zero_reward(completions: list[str], **_: Any) -> list[float]:
-    """Return a reward that costs nothing."""
+    """Return a reward of 0 for each completion."""
     return [0.0] * len(completions)
 
 
 def make_mdp(size: Size) -> TokenMDP:
+    """Build a task of random prompts and a reward of 0."""
     words = {f"w{i}": i for i in range(size.vocabulary)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), pad_token="w0")
     prompts = [Prompt(text := str(tokenizer.decode(ids)), text, tuple(ids)) for ids in prompt_ids(size).tolist()]
@@ -94,13 +95,14 @@ def make_mdp(size: Size) -> TokenMDP:
 
 
 def throughput_env(size: Size) -> TokenVectorEnv:
+    """Build a vector environment with a row for every prompt, already reset."""
     env = TokenVectorEnv(make_mdp(size), size.prompts, "Disabled")
     env.reset(seed=0)
     return env
 
 
 class Collection:
-    """Our collection loop; a call plays every prompt once."""
+    """textgym's collection loop; a call plays every prompt once."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -119,7 +121,7 @@ class Collection:
 
 
 class Iteration:
-    """A whole iteration of our PPO: collection, scores of policy and reference, four epochs."""
+    """A whole PPO iteration of textgym: collection, scores of policy and reference, four epochs."""
 
     def __init__(self, size: Size, **settings: Any) -> None:
         self.tokens = size.prompts * size.new_tokens
@@ -162,7 +164,7 @@ class FrozenUpdate:
 
 
 class RankingStep:
-    """A gradient of the reward model's loss over rankings of K completions, as many as a minibatch has prompts.
+    """One gradient of the reward model's loss over rankings of K completions.
 
     Args:
         size: model and texts.

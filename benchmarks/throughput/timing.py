@@ -1,4 +1,4 @@
-"""Timing in turns."""
+"""Interleaved timing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Timed: TypeAlias = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """What several repetitions gave."""
+    """The median and the range of several repetitions."""
 
     median: float
     low: float
@@ -28,7 +28,7 @@ class Spread:
 
 
 def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
-    """``[repeats]`` seconds of each run: A B A B …, after one of each that does not count.
+    """Return the CPU seconds of each run, ``[repeats]``: A B A B …, after one warm-up of each.
 
     Seconds of this process on the processor, not on the wall: with one thread, what the machine does besides does not
     count.
@@ -45,7 +45,7 @@ def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
 
 
 class Stopwatch:
-    """Adds up the time that is spent inside functions."""
+    """Total time spent inside wrapped functions."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

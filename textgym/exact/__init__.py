@@ -1,4 +1,4 @@
-"""The best that any policy can do: exactly by enumeration or dynamic programming, or bracketed by sampling."""
+"""The optimum of E[R] − β·KL over all policies: exact by enumeration or dynamic programming, or by sampling."""
 
 from textgym.exact.bracket import Bracket, bracket
 from textgym.exact.enumeration import Optimum, PolicyValue, optimum

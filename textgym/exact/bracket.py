@@ -1,4 +1,4 @@
-"""Tasks too large to enumerate: the optimum from below and an estimate of it, both by sampling, both with intervals."""
+"""A lower bound and an estimate of the optimum, both by sampling, for tasks too large to enumerate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Bracket:
-    """Where the optimum lies.
+    """A lower bound and an estimate of J*.
 
     Attributes:
         lower: the best J(π) among the policies tried, the reference included: J* is no less.
@@ -57,7 +57,7 @@ def bracket(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> Bracket:
-    """Brackets J* where responses cannot be enumerated.
+    """Bracket J* by sampling, where responses cannot be enumerated.
 
     Args:
         env: as for :func:`textgym.optimum`.
@@ -108,7 +108,7 @@ def bracket(
 
 
 def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Estimate:
-    """J(π) = E[R − β·log(π/π_ref)] from samples of π, ``[n_prompts, n]`` each; stratified by prompt.
+    """Estimate J(π) = E[R − β·log(π/π_ref)] from samples of π, stratified by prompt, with its interval.
 
     The interval is Student's, at the degrees of freedom of a sum of strata (Satterthwaite 1946).
     """
@@ -123,7 +123,7 @@ def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -
 def optimum_interval(
     reward: FloatArray, log_ratio: FloatArray, beta: float, rng: np.random.Generator
 ) -> tuple[Estimate, float]:
-    """J* = β·log E_ref[exp(R/β)] by self-normalised importance sampling, with a bootstrap interval.
+    """Estimate J* = β·log E_ref[exp(R/β)] by self-normalised importance sampling, with a bootstrap interval.
 
     Half of the responses come from the reference and half from a policy π (or all from the reference, if π is the
     reference): from the mixture m = (π_ref + π)/2. With v = π_ref/m, which is at most 2, the estimate is
@@ -146,7 +146,7 @@ def optimum_interval(
     effective = float((weights.sum(1) ** 2 / (weights**2).sum(1)).min())
 
     def value(count: FloatArray) -> float:
-        """Return the estimate from responses that count so many times each, ``[n_prompts, m]``."""
+        """Return the estimate if each response counts so many times, ``[n_prompts, m]``."""
         return float((beta * (np.log((weights * count).sum(1) / (v * count).sum(1)) + top[:, 0])).mean())
 
     n_prompts, m = reward.shape
@@ -159,18 +159,18 @@ def optimum_interval(
 
 
 def _play_all(policy: LMPolicy, mdp: TokenMDP, samples: int, seed: int) -> Episodes:
-    """``samples`` responses to every prompt, prompt by prompt."""
+    """Sample ``samples`` responses to every prompt, prompt by prompt."""
     return play(policy, mdp, np.repeat(np.arange(len(mdp.prompts)), samples), seed)
 
 
 def _rewards(episodes: Episodes, mdp: TokenMDP) -> FloatArray:
-    """``[n_prompts, n]``."""
+    """Return the rewards of whole responses, ``[n_prompts, n]``."""
     rewards: FloatArray = episodes.rewards.sum(1, dtype=np.float64).reshape(len(mdp.prompts), -1)
     return rewards
 
 
 def _log_ratio(policy: LMPolicy, prior: LMPolicy, episodes: Episodes, mdp: TokenMDP) -> FloatArray:
-    """``[n_prompts, n]`` log π − log π_ref of whole responses."""
+    """Return log π − log π_ref of whole responses, ``[n_prompts, n]``."""
     if policy is prior:
         return np.zeros((len(mdp.prompts), len(episodes) // len(mdp.prompts)))
     difference = _log_probs(policy, episodes) - _log_probs(prior, episodes)
@@ -180,7 +180,7 @@ def _log_ratio(policy: LMPolicy, prior: LMPolicy, episodes: Episodes, mdp: Token
 
 @torch.inference_mode()
 def _log_probs(policy: LMPolicy, episodes: Episodes) -> FloatArray:
-    """``[N]`` log-probabilities of whole responses."""
+    """Return the log-probabilities of whole responses, ``[N]``."""
     parts = []
     for start in range(0, len(episodes), _BATCH):
         rows = slice(start, start + _BATCH)

@@ -1,4 +1,4 @@
-"""Before and after: means with 95 % intervals, how clear their difference is, and words that say so."""
+"""Metrics before and after training: means with 95 % intervals, the clarity of their difference, and its wording."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textgym.reports.formatting import NBSP, decimals, is_finite, number
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is called and read.
+    """The label of a number, and whether more of it is better.
 
     Attributes:
         label: its name.
@@ -90,7 +90,7 @@ class Change:
 
     @property
     def places(self) -> int:
-        """Decimal places for the whole row, by its finest known interval."""
+        """Decimal places for the whole row, by its narrowest known interval."""
         known = [e.half for e in (self.before, self.after) if e.half]
         return decimals(min(known)) if known else 3
 
@@ -105,7 +105,7 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """True if the interval of the change leaves out zero. Without an interval nothing is clear."""
+        """True if the interval of the change excludes zero. Without an interval nothing is clear."""
         half = self.change.half
         if half == 0 and min(e.n or math.inf for e in (self.before, self.after)) < FEWEST_THAT_AGREE:
             return False
@@ -126,14 +126,14 @@ class Change:
         return {1: "better", -1: "worse", 0: "changed"}[self.direction * self.metric.better]
 
     def percent(self, value: float) -> float:
-        """Where ``value`` stands in the row's picture: 0 at the lowest interval's end, 100 at the highest."""
+        """Return the place of ``value`` in the row's picture: 0 at the lowest interval's end, 100 at the highest."""
         low = min(self.before.low, self.after.low)
         width = max(self.before.high, self.after.high) - low
         return 100 * (value - low) / width if width else 50.0
 
 
 def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
-    """One more than the degrees of freedom of a difference; None where one side has none to count."""
+    """Return one more than the degrees of freedom of a difference; None if neither side counts its values."""
     total = sum(sem**2 for sem, _ in parts)
     lost = sum(sem**4 / (n - 1) for sem, n in parts if n is not None)
     if lost == 0:
@@ -168,7 +168,7 @@ def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int |
 
 
 def gold_is_the_reward(measured: Mapping[str, Any]) -> bool:
-    """True if the score is gold and nothing else, but for its rounding to single precision."""
+    """Return True if score and gold are equal up to single precision."""
     if "gold" not in measured or "score" not in measured:
         return False
     pairs = [(measured["gold"].get(part, 0.0), measured["score"].get(part, 0.0)) for part in ("mean", "sem")]
@@ -176,7 +176,7 @@ def gold_is_the_reward(measured: Mapping[str, Any]) -> bool:
 
 
 def kl_is_alarming(measured: Mapping[str, Mapping[str, Any]]) -> bool:
-    """True if the KL of a policy is one that training warns of."""
+    """Return True if the KL of a policy is one that training warns of."""
     row = {f"rollout/{name}": float(measured[name]["mean"]) for name in ("kl", "length") if name in measured}
     return "kl" in alarms(row, row)
 
@@ -188,7 +188,10 @@ def _objects(found: Any) -> dict[str, Any]:
 
 
 def sample_mean(entry: Mapping[str, Any], episodes: int | None = None) -> SampleMean:
-    """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
+    """Return an entry of ``evaluation.json`` as a mean with its error.
+
+    ``episodes`` is the number of values for older files, which do not have it.
+    """
     sem = entry.get("sem")
     return SampleMean(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
 
@@ -200,7 +203,7 @@ _MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
 
 
 def leading_change(comparisons: Sequence[Change]) -> Change:
-    """Return the metric that the headline tells: gold where that is the score, else the first."""
+    """Return the metric of the headline: gold where that is the reward, else the first."""
     paid = [row for row in comparisons if row.metric.hint == GOLD_IS_REWARD]
     return paid[0] if paid else comparisons[0]
 
@@ -217,7 +220,7 @@ def change_headline(algorithm: str, comparisons: Sequence[Change]) -> str:
 
 
 def explain_changes(comparisons: Sequence[Change]) -> str:
-    """Context of the headline: how sure it is, the true objective, the price in KL."""
+    """Return the context of the headline: its interval, the true objective, and the KL paid."""
     by_name = {comparison.name: comparison for comparison in comparisons}
     sentences = []
     first = leading_change(comparisons) if comparisons else None
@@ -237,11 +240,11 @@ def explain_changes(comparisons: Sequence[Change]) -> str:
 
 
 def kl_sentence(kl: Change) -> str:
-    """Return the distance from the reference at the end, as a sentence."""
+    """Return the KL from the reference at the end, as a sentence."""
     return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
 
 
 def with_interval(estimate: SampleMean, places: int, sign: bool = False) -> str:
-    """Return a number for a sentence, with half its interval where it has one."""
+    """Return a number for a sentence, ± half its interval where it has one."""
     spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
     return number(estimate.mean, places, sign) + spread

@@ -1,4 +1,4 @@
-"""What experiments found, as one HTML page that needs nothing but a browser, as CSV and SVG, and as plain tables.
+"""The benchmark's report: one self-contained HTML page, CSV and SVG files, and plain tables.
 
 Equal findings give equal bytes.
 """
@@ -55,7 +55,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
 
 @dataclass(frozen=True)
 class ShownCell:
-    """A cell on the page; ``interval`` stands small beside it."""
+    """A cell on the page; ``interval`` is printed small beside it."""
 
     text: str
     interval: str = ""
@@ -63,7 +63,7 @@ class ShownCell:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table on the page, which of its columns hold numbers, and the name of its CSV file."""
+    """A table on the page, the columns that hold numbers, and the name of its CSV file."""
 
     source: Table
     rows: list[list[ShownCell]]
@@ -107,7 +107,7 @@ def _section(name: str, findings: Findings) -> Section:
 
 
 def _slug(name: str) -> str:
-    """Return a name as part of an address or of a file's name."""
+    """Return a name in the form of an address or a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -122,13 +122,13 @@ def _shown_figure(figure: Figure, file: str) -> ShownFigure:
 
 
 def shown_rows(table: Table) -> list[list[ShownCell]]:
-    """Return the cells as a reader sees them; the intervals of a column have equally many decimal places."""
+    """Return the cells as the page shows them; the intervals of a column have equally many decimal places."""
     places = [_places([row[column] for row in table.rows]) for column in range(len(table.columns))]
     return [[_shown(cell, p) for cell, p in zip(row, places, strict=True)] for row in table.rows]
 
 
 def _places(cells: Sequence[Cell]) -> int | None:
-    """Decimal places that the typical interval of a column deserves; None where it has none."""
+    """Return the decimal places for the typical interval of a column; None if it has no interval."""
     estimates = [cell for cell in cells if isinstance(cell, Estimate)]
     return typical_places(estimates) if estimates else None
 
@@ -149,7 +149,7 @@ def _texts(table: Table) -> list[list[str]]:
 
 
 def _numeric(table: Table) -> list[bool]:
-    """Which columns hold numbers, and so stand to the right."""
+    """Return True for each column of numbers, which is aligned to the right."""
     return [any(not isinstance(row[i], str | None) for row in table.rows) for i in range(len(table.columns))]
 
 
@@ -174,7 +174,7 @@ def terminal_table(table: Table) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text without what commands a terminal or begins a new line."""
+    """Return a text as one line, without control characters of a terminal."""
     return " ".join(printable(text).splitlines())
 
 
@@ -182,7 +182,10 @@ _MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "&": "&amp;", "<": "&lt;", ">":
 
 
 def markdown_text(text: str) -> str:
-    """A text that Markdown shows as it is: names come from users, and may look like a tag, a cell, code or a link."""
+    """Escape a text for Markdown.
+
+    Names come from users, and may look like a tag, a cell, code or a link.
+    """
     escaped = "".join(_MARKUP.get(letter, letter) for letter in one_line(text))
     return escaped.replace("](", "]\\(").replace("][", "]\\[")
 
@@ -196,14 +199,17 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_page(title: str, findings: Findings) -> str:
-    """Return a section in Markdown: the headline, what must be known of the results, and every table."""
+    """Return a section in Markdown: the headline, the notices, and every table."""
     notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
     tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
     return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
 
 
 def csv_table(table: Table) -> str:
-    """The table as CSV with all digits; a column with intervals becomes three: its own name, ``low`` and ``high``."""
+    """Return the table as CSV with all digits.
+
+    A column with intervals becomes three: its own name, ``low`` and ``high``.
+    """
     spread = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -224,6 +230,6 @@ def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
 
 
 def csv_text(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    """Return a text that no spreadsheet takes for a formula; an apostrophe marks one that begins like a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

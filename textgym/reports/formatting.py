@@ -1,4 +1,4 @@
-"""Numbers, shares and counts as a reader sees them."""
+"""Numbers, shares and counts in the form that readers see."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def exponent(value: float) -> int:
 
 
 def decimals(uncertainty: float) -> int:
-    """Decimal places that an uncertainty deserves: two digits of it if it starts with 1 or 2, else one."""
+    """Return the decimal places for an uncertainty: two of its digits if it starts with 1 or 2, else one."""
     power = exponent(uncertainty)
     digits = 2 if abs(uncertainty) / 10.0**power < 3 else 1
     return min(max(digits - 1 - power, 0), 5)
 
 
 def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
-    """Return a number for a reader: three significant digits unless ``places`` is given, and a true minus.
+    """Return a number as text: three significant digits unless ``places`` is given, and a true minus sign.
 
     Very small and very large ones are told by a power of ten.
     """
@@ -35,7 +35,7 @@ def number(value: float | None, places: int | None = None, sign: bool = False) -
 
 
 def is_finite(value: Any) -> bool:
-    """True of a number that is neither NaN nor infinite."""
+    """Return True for a number that is neither NaN nor infinite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -43,10 +43,10 @@ NBSP = "\u00a0"  # keeps a number and its interval on one line
 
 
 def percent(share: float) -> str:
-    """Return a share in [0, 1] for a reader."""
+    """Return a share in [0, 1] as a percentage."""
     return f"{number(100 * share, 1)}{NBSP}%"
 
 
 def count_of(count: float, thing: str) -> str:
-    """Return a count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
+    """Return a number of things, in the plural unless it is one: ``1 pair``, ``2 pairs``."""
     return f"{number(count)} {thing}{'' if count == 1 else 's'}"

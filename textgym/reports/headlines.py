@@ -1,4 +1,4 @@
-"""The headline of a run and the sentences below it, by the command that made it and by how far it came."""
+"""The headline of a run's report and its explanation, by the command and by the state of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEP_NAMES = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
 
 @dataclass(frozen=True)
 class Headline:
-    """A page's title and what stands below it."""
+    """The title of a page and its explanation."""
 
     title: str
     explanation: str
@@ -26,7 +26,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Contents of a run directory, as far as its story needs them.
+    """The contents of a run directory that the headline depends on.
 
     Attributes:
         command: that made the run, or empty.
@@ -52,12 +52,12 @@ class RunSummary:
 
     @property
     def step(self) -> str:
-        """The name of the step that a row tells of."""
+        """The unit that a row of metrics is about."""
         return STEP_NAMES.get(self.command, "iteration")
 
 
 def run_headline(told: RunSummary) -> Headline:
-    """Return the headline of a run and its context."""
+    """Return the headline of a run and its explanation."""
     if not told.finished and (told.stopped or told.command):
         return _cut_short(told)
     if told.command == "reward-model":
@@ -72,7 +72,7 @@ def run_headline(told: RunSummary) -> Headline:
 
 
 def stop_sentence(stopped: Mapping[str, Any], step: str) -> str:
-    """Tell where and why a run stopped, in one sentence; empty if it did not."""
+    """Return a sentence about where and why a run stopped; empty if it did not."""
     if not stopped:
         return ""
     reason = str(stopped.get("reason") or "no reason is noted").rstrip(". \n")
@@ -80,7 +80,7 @@ def stop_sentence(stopped: Mapping[str, Any], step: str) -> str:
 
 
 def _at(stopped: Mapping[str, Any], step: str) -> str:
-    """Tell where a run stopped; empty if that was not noted."""
+    """Return the step at which a run stopped, for a sentence; empty if that is unknown."""
     iteration = stopped.get("iteration")
     return "" if iteration is None else f" at {step} {iteration}"
 
@@ -99,7 +99,7 @@ def _cut_short(told: RunSummary) -> Headline:
 
 
 def _losses(told: RunSummary) -> tuple[float, float, int] | None:
-    """Validation loss before training and of the kept epoch, and that epoch; None where one is missing."""
+    """Return the validation loss before training and of the kept epoch, and that epoch; None if one is missing."""
     known = _loss_by_epoch(told.rows)
     kept = told.kept.get("epoch", max(known, default=0))
     return (known[0], known[kept], kept) if 0 in known and kept in known else None
@@ -133,7 +133,7 @@ def _sft(told: RunSummary, before: float, after: float, kept: int) -> Headline:
 
 
 def _samples_moved(comparisons: Sequence[Change]) -> list[str]:
-    """Tell what a reward says of samples, where one judged, and the distance that was travelled."""
+    """Return sentences about the reward of samples and their KL, where these were measured."""
     by_name = {row.name: row for row in comparisons}
     found = []
     judge = by_name.get("gold") or by_name.get("score")
@@ -172,7 +172,7 @@ def _dpo(told: RunSummary) -> Headline:
 
 
 def _dpo_title(last: _Row) -> str:
-    """Return the held-out accuracy, and what its interval says of it."""
+    """Return the held-out accuracy with its interval, as a title."""
     accuracy = percent(float(last["validation/accuracy"]))
     ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]
     low, high = (None if end is None else float(end) for end in ends)

@@ -1,4 +1,4 @@
-"""A reward model's worth on held-out preferences: its accuracy beside chance and beside the longer text."""
+"""A reward model's accuracy on held-out preferences, compared with chance and with preferring the longer text."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Share:
 
     @property
     def told(self) -> str:
-        """The share for a reader, without its interval."""
+        """The share as text, without its interval."""
         return percent(self.value)
 
     @property
     def bounds(self) -> str:
-        """The interval for a reader; empty where it is not known."""
+        """The interval as text; empty where it is not known."""
         if self.low is None or self.high is None:
             return ""
         return f"{number(100 * self.low, 1)} … {number(100 * self.high, 1)}{NBSP}%"
@@ -62,12 +62,12 @@ class HeldOutAccuracy:
 
     @property
     def things(self) -> str:
-        """The things that are judged, in the plural."""
+        """The judged items, in the plural."""
         return "held-out texts" if self.labels else "held-out pairs"
 
     @property
     def verb(self) -> str:
-        """The judging, in the third person."""
+        """The verb for judging them, in the third person."""
         return "labels" if self.labels else "orders"
 
     @property
@@ -97,7 +97,7 @@ class HeldOutAccuracy:
 
 
 def heldout_accuracy(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> HeldOutAccuracy:
-    """Return what ``reward_model.json`` and ``evaluation.json`` of a reward model tell; either may be empty."""
+    """Return the accuracies in ``reward_model.json`` and ``evaluation.json`` of a run; either may be empty."""
     found = {**evaluation, **reward_model}
     labels = found.get("label_accuracy") is not None
     gold = evaluation.get("gold") or {}
@@ -145,7 +145,7 @@ def accuracy_headline(found: HeldOutAccuracy) -> str:
 
 
 def accuracy_explained(found: HeldOutAccuracy) -> str:
-    """Chance, the length baseline, and what the numbers rest on."""
+    """Return sentences about chance, the length baseline, the ceiling, and the number of prompts."""
     sentences = [_of_chance(found), _of_length(found), _of_gold(found), _of_prompts(found)]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -159,7 +159,7 @@ def _of_chance(found: HeldOutAccuracy) -> str:
 
 
 def _of_length(found: HeldOutAccuracy) -> str:
-    """Tell how often the longer text is the better one, and how far above that the model is."""
+    """Return a sentence about the length baseline, and how far above it the model is."""
     if found.longer is None:
         return ""
     told = f"The longer text is the better one in {found.longer.told}"

@@ -1,4 +1,4 @@
-"""Pages from the templates beside this file: style, macros and filters that all reports share."""
+"""HTML pages from the templates beside this file, which share style, macros and filters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textgym.reports.formatting import number
 
 
 def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
-    """Fill a template, write it to ``path`` and return that."""
+    """Fill a template, write the page to ``path`` and return the path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("textgym.reports"),
         autoescape=True,

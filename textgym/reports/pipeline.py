@@ -1,4 +1,4 @@
-"""The page of an InstructGPT loop (Ouyang et al. 2022): one HTML file for all stages, from base model to last policy.
+"""The report of an InstructGPT loop (Ouyang et al. 2022): one page for all stages, from base model to last policy.
 
 :func:`write_pipeline_report` reads the pipeline's directory. ``config.json`` and ``stages.json`` must exist; a stage
 that has not run, or that was cut short, is named as missing, and the page shows what there is.
@@ -42,7 +42,7 @@ def write_pipeline_report(out: Path) -> Path:
 
 
 def pipeline_contents(out: Path) -> dict[str, Any]:
-    """Everything the page shows, read from ``out``."""
+    """Read the contents of the page from a pipeline's directory."""
     config = read_run_object(out / "config.json", _NEEDED_BY)
     runs = [StageRun.read(out, stage) for stage in read_stages(out / "stages.json")]
     missing = [run for run in runs if not run.finished]
@@ -105,7 +105,9 @@ def _absent(missing: Sequence[StageRun]) -> list[str]:
 
 
 def measures_base(config: Mapping[str, Any]) -> bool:
-    """Whether fine-tuning, before which alone the base model is measured, measures as reinforcement does.
+    """Return True if the SFT stage measures on the same prompts and with the same sampling as the RL stages do.
+
+    Only the SFT stage measures the base model. It uses the task's held-out prompts and plain sampling.
 
     It does on the task's own held-out prompts, with plain sampling.
 
@@ -119,14 +121,14 @@ def measures_base(config: Mapping[str, Any]) -> bool:
 
 
 def measured_alike(runs: Sequence[StageRun], config: Mapping[str, Any]) -> tuple[Sequence[StageRun], str]:
-    """The stages that measured on the same prompts, and what the model is called that the first of them began with."""
+    """Return the stages that measured on the same prompts, and the name of the model that the first began with."""
     if measures_base(config) or all(run.kind != "sft" for run in runs):
         return runs, "base"
     return [run for run in runs if run.kind != "sft"], "SFT"
 
 
 def milestones_of(runs: Sequence[StageRun], begun_with: str = "base") -> dict[str, dict[str, SampleMean]]:
-    """What was measured of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
+    """Return the measures of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
 
     KL counts from the model at which reinforcement learning began, so the base model has one only without SFT.
     """
@@ -167,7 +169,7 @@ class Journey:
 
     @property
     def places(self) -> int:
-        """Decimal places, by the finest known interval."""
+        """Decimal places, by the narrowest known interval."""
         halves = [estimate.half for estimate in self.known.values() if estimate.half]
         return decimals(min(halves)) if halves else 3
 
@@ -182,7 +184,7 @@ class Journey:
 
 
 def journeys_of(milestones: Mapping[str, Mapping[str, SampleMean]]) -> list[Journey]:
-    """Return the metrics that two models or more were measured by; those of ``FIRST`` lead."""
+    """Return the metrics that at least two models have; those of :data:`LEADING_METRICS` come first."""
     names = dict.fromkeys(name for measured in reversed(list(milestones.values())) for name in measured)
     journeys = []
     ranks = {name: rank for rank, name in enumerate(LEADING_METRICS)}
@@ -195,7 +197,7 @@ def journeys_of(milestones: Mapping[str, Mapping[str, SampleMean]]) -> list[Jour
 
 
 def pictured(journeys: Sequence[Journey]) -> int:
-    """How many of them get a picture: beside gold's stand two, below it rows of three; the table tells the others."""
+    """Return how many journeys get a chart: two beside gold's, below it rows of three; the table has the rest."""
     small = len(journeys) - 1
     if small < 2 or journeys[0].name != "gold":
         return len(journeys)
@@ -208,7 +210,7 @@ _VERBS = {1: "raised", -1: "lowered"}
 
 
 def pipeline_headline(journeys: Sequence[Journey], runs: Sequence[StageRun], task: str) -> tuple[str, str]:
-    """What the loop did, in one line, and what a reader should know beside it."""
+    """Return the result of the loop in one line, and its explanation."""
     so_far = "" if all(run.finished for run in runs) else "So far, "
     by_name = {journey.name: journey for journey in journeys}
     policies = [run for run in runs if run.kind == "train" and run.finished]
@@ -245,13 +247,13 @@ def _title(subject: str, change: Change, label: str) -> str:
 
 
 def _spoken(comparison: Change) -> int:
-    """Decimal places of a sentence, by the interval of the change: fewer than a table has."""
+    """Return the decimal places for a sentence, by the interval of the change: fewer than in a table."""
     half = comparison.change.half
     return decimals(half) if half else comparison.places
 
 
 def _shares(journey: Journey) -> str:
-    """Return the whole change with its interval, and what each step gave of it."""
+    """Return the total change with its interval, and the part of each step."""
     known, places = list(journey.known.items()), _spoken(journey.overall)
     change = with_interval(journey.overall.change, places, sign=True)
     sure = "its interval is unknown" if journey.overall.change.half is None else "a 95 % interval"
@@ -277,7 +279,7 @@ def _capital(text: str) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """What each model wrote to one prompt, by the model's name."""
+    """The response of each model to one prompt, by the model's name."""
 
     prompt: str
     samples: Mapping[str, Sample]
@@ -302,6 +304,6 @@ def samples_of(runs: Sequence[StageRun], begun_with: str = "base") -> list[Serie
 
 
 def _plain(row: Mapping[str, Any]) -> Sample:
-    """Return a sample without the figures that the reward model of its own iteration gave it."""
+    """Return a sample without the scores of its own iteration's reward model, which are not comparable."""
     kept = {key: value for key, value in row.items() if key not in ("score", "token_rewards", "kl")}
     return shown_sample(kept, 0.0)

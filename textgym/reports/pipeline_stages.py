@@ -1,4 +1,4 @@
-"""What the pipeline's page shows of each stage: a few figures, the rest stands in the stage's own report."""
+"""One stage on the pipeline's page: a few figures, with a link to the stage's own report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST_EXAMPLE = 8  # ranked completions that are shown
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage's directory, as far as it exists.
+    """The directory of a stage, as far as it exists.
 
     Attributes:
         name: as ``stages.json`` calls it.
@@ -57,7 +57,7 @@ class StageRun:
 
     @classmethod
     def read(cls, out: Path, stage: Mapping[str, Any]) -> StageRun:
-        """Read the files of one entry of ``stages.json``; what is not there counts as empty."""
+        """Read the files of one entry of ``stages.json``; a missing file counts as empty."""
         directory, kind = str(stage["directory"]), str(stage["kind"])
         path = out / directory
         evaluation, result = read_run_object(path / "evaluation.json"), read_run_object(path / RESULTS[kind])
@@ -85,7 +85,7 @@ class StageRun:
 
     @property
     def model(self) -> str:
-        """What the model that the stage leaves behind is called."""
+        """The name of the model that the stage produces."""
         return "SFT" if self.kind == "sft" else self.name
 
     @property
@@ -146,7 +146,7 @@ def _labels(run: StageRun) -> dict[str, Any]:
 
 
 def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the first of the rankings that tell most apart: its prompt, and its completions from the best on."""
+    """Return the ranking with the most distinct ranks: its prompt, and its completions, the best first."""
     whole = [row for row in rankings if row.get("completions") and row.get("ranks")]
     if not whole:
         return None
@@ -157,7 +157,7 @@ def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _as_text(prompt: Any) -> str:
-    """Return a text as it is, a conversation turn by turn."""
+    """Return a prompt as text, a conversation turn by turn."""
     turns = [f"{m.get('role')}: {m.get('content')}" for m in prompt] if isinstance(prompt, list) else [str(prompt)]
     return "\n\n".join(turns)
 

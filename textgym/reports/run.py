@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing but a browser.
+"""The report of a run: one self-contained HTML page.
 
 :func:`write_report` reads a run directory and draws what it finds there. ``config.json`` and
 ``metrics.jsonl`` must exist; ``evaluation.json``, ``samples.jsonl``, ``kept.json`` and ``reward_model.json`` add what
@@ -77,7 +77,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def run_contents(run_dir: Path) -> dict[str, Any]:
-    """Everything the page shows, read from ``run_dir``."""
+    """Read the contents of the page from a run directory."""
     config = read_run_object(run_dir / "config.json", _NEEDED_BY)
     stopped = read_run_object(run_dir / "stopped.json")
     rows, notices = read_run_lines(run_dir / "metrics.jsonl", "" if stopped else _NEEDED_BY)
@@ -137,13 +137,16 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
 
 
 def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
-    """Says why training ended before its last token, where it did."""
+    """Return a notice of why training ended before its last token, if it did."""
     return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
 def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """List a run's warnings by the curve that they are about, each kind once: those of
-    :func:`textgym.agents.loop.guards.alarms`, and an iteration that was not trained as it was sampled."""
+    """Return the first warning of each kind, by the curve that it is about.
+
+    They are those of :func:`textgym.agents.loop.guards.alarms`; among them is an iteration that was not trained on what
+    was sampled.
+    """
     found: dict[str, str] = {}
     for row in rows:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -155,13 +158,13 @@ def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def only_before(
     evaluation: Mapping[str, Any], command: str, episodes: int | None
 ) -> list[tuple[Metric, SampleMean, int | None]]:
-    """Return measures of before training, where there are none of afterwards: description, number, decimal places."""
+    """Return the measures of a run that was evaluated only before training: description, number, decimal places."""
     found = changes_of({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
     return [(row.metric, row.before, row.places) for row in found]
 
 
 def _episodes(config: Mapping[str, Any]) -> int | None:
-    """Episodes behind each number of an iteration."""
+    """Return the episodes behind each number of an iteration."""
     found = (config.get("hyperparameters") or {}).get("episodes_per_iteration")
     return found if isinstance(found, int) else None
 
@@ -171,7 +174,7 @@ def _episodes(config: Mapping[str, Any]) -> int | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve with what stands around it. ``kind`` chooses its colour; ``alarm`` makes it that of what is wrong."""
+    """A curve with its description. ``kind`` chooses its colour; ``alarm`` marks a curve that training warned of."""
 
     metric: Metric
     kind: str
@@ -184,7 +187,7 @@ class Panel:
 def run_panels(
     command: str, rows: Sequence[Mapping[str, Any]], kept: int | None, episodes: int | None, alarmed: set[str]
 ) -> tuple[list[Panel], list[Panel]]:
-    """Return the headline curves and the training diagnostics of a run, by what made it."""
+    """Return the headline curves and the training diagnostics of a run, by the command that made it."""
     if command in EPOCH_METRICS:
         names = dict.fromkeys(key.partition("/")[2] for row in rows for key in row if key.startswith("validation/"))
         known = EPOCH_METRICS[command]
@@ -207,7 +210,7 @@ def _of_samples(name: str) -> Metric:
 def epoch_panel(
     rows: Sequence[Mapping[str, Any]], name: str, described: Metric, kept: int | None, validation: str = "held out"
 ) -> Panel | None:
-    """Return a measure by epoch, what is held out and what is trained on; None where it was never measured.
+    """Return a measure by epoch, on held-out and on training data; None if it was never measured.
 
     Its ends are the numbers before training and of the epoch that was kept, or of the last one.
     """
@@ -240,13 +243,13 @@ def panels(
 
 
 def evaluation_panels(rows: Sequence[Mapping[str, Any]], episodes: int | None) -> list[Panel]:
-    """Return the curves of what was measured on validation prompts while training, in reading order."""
+    """Return the curves of the evaluations on validation prompts during training, in reading order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
     return [panel(key, rows, episodes) for key in _ordered(keys, EVALUATED)]
 
 
 def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
-    """``first`` in their order, then the rest in theirs; components come last, gold the first of them."""
+    """Return keys in the order of ``first``, then the rest; components come last, gold the first of them."""
     rank = {key: index for index, key in enumerate(first)}
     gold = f"rollout{COMPONENTS}gold"
     return sorted(keys, key=lambda key: (COMPONENTS in key, key != gold, rank.get(key, len(rank))))
@@ -259,7 +262,7 @@ def _is_series(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """One metric over the iterations, NaN where it is missing or no number."""
+    """Return one metric over the iterations, NaN where it is missing or not a number."""
     values = (row.get(key) for row in rows)
     return [float(v) if isinstance(v, int | float) and math.isfinite(v) else math.nan for v in values]
 
@@ -297,12 +300,12 @@ def panel(
 
 
 def is_lost(value: Any) -> bool:
-    """True of a number that is there, and is NaN or infinite."""
+    """Return True for a logged number that is NaN or infinite."""
     return isinstance(value, float) and not is_finite(value)
 
 
 def ends(y: Sequence[float]) -> tuple[str, str]:
-    """The first and the last finite value, with equally many decimal places; the first is empty of a single one."""
+    """Return the first and the last finite value, with equally many decimal places; a single one is only the last."""
     finite = [value for value in y if math.isfinite(value)]
     pair = finite[0], finite[-1]
     size = max(map(abs, pair))
@@ -319,7 +322,7 @@ def loss_curve(losses: Any) -> str | None:
 
 @dataclass(frozen=True)
 class RatioCheck:
-    """Whether what is trained is what was sampled: the ratio of the first minibatch must be 1."""
+    """The check that training uses what was sampled: the ratio of the first minibatch must be 1."""
 
     largest: float
     tolerance: float = RATIO_TOLERANCE
@@ -340,7 +343,7 @@ def ratio_check(rows: Sequence[Mapping[str, Any]]) -> RatioCheck | None:
 
 @dataclass(frozen=True)
 class Token:
-    """A token on the page: ``gap`` is the white space before it, which stays bare."""
+    """A token on the page: ``gap`` is the white space before it, which stays uncoloured."""
 
     gap: str
     ink: str
@@ -366,7 +369,7 @@ class Pair:
 
 
 def before_and_after(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
-    """Sample side by side: the i-th response to a prompt before training beside the i-th after it."""
+    """Pair the samples: the i-th response to a prompt before training with the i-th after it."""
     scale = largest([reward for sample in samples for reward in _rewards(sample)])
     by_prompt: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
@@ -384,7 +387,10 @@ def _rewards(sample: Mapping[str, Any]) -> list[float]:
 
 
 def shown_sample(sample: Mapping[str, Any], scale: float) -> Sample:
-    """A line of ``samples.jsonl`` as the page shows it; a token is deepest in colour where its reward is ``scale``."""
+    """Return a row of ``samples.jsonl`` as the page shows it.
+
+    A token has the deepest colour where its reward is ``scale``.
+    """
     tokens, rewards = sample.get("tokens", []), sample.get("token_rewards") or []
     shown = [
         _token(token, reward, scale, f"token {index} of {len(tokens)}")
@@ -412,7 +418,7 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
 def facts(
     config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Return the line under the title: what was run, and how much of it."""
+    """Return the facts under the title: the task, the seed, and the amount of training and evaluation."""
     tokens = [value for value in column(rows, TOKENS_KEY) if math.isfinite(value)]
     command = str(config.get("command") or "")
     done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEP_NAMES else len(rows)
@@ -443,7 +449,7 @@ def _entries(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def best_kept(note: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Says which iteration is kept as the best, where one is; the note stands beside its checkpoint."""
+    """Return the iteration that is kept as the best, from the note beside its checkpoint; empty without one."""
     if not note:
         return []
     name = str(note["metric"]).removeprefix("min-")
@@ -459,7 +465,7 @@ def tables(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
 
 
 def _flat(group: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested objects as dotted names."""
+    """Yield the entries of nested objects under dotted names."""
     for key, value in group.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

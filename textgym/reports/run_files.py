@@ -1,4 +1,4 @@
-"""Reading what a run left behind, whole or cut short."""
+"""The files of a run, finished or cut short, as the reports read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textgym.files import json_lines
 
 
 def read_run_object(path: Path, needed_by: str = "") -> dict[str, Any]:
-    """Return a file's JSON object; empty where there is no file, unless something needs it.
+    """Return the JSON object of a file; empty if there is no file, unless a function needs it.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ def read_run_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]
 
 
 def run_text(path: Path, needed_by: str) -> str:
-    """Return a file's text; where the file is missing, the error says which function needs it."""
+    """Return a file's text; if the file is missing, the error names the function that needs it."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: give {needed_by} the directory of a run, which holds it")
     return path.read_text(encoding="utf-8", errors="replace")

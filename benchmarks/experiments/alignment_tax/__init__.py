@@ -1,4 +1,4 @@
-"""What reinforcement makes a policy forget, and how much of it pretraining text in every update saves (PPO-ptx).
+"""The alignment tax: forgetting under RL, and the share of it that pretraining text in every update saves (PPO-ptx).
 
 Ouyang et al. 2022, arXiv:2203.02155, call it the alignment tax.
 """

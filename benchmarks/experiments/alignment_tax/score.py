@@ -1,4 +1,4 @@
-"""What the runs say: how much of the alignment tax each weight of pretraining text saves, and what it costs in gold."""
+"""The alignment tax that each weight of pretraining text saves, and its cost in gold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLAIMS = FAILS, TOO_FEW_SEEDS, UNDECIDED, HOLDS = ("fails", "too few seeds", "un
 
 @dataclass(frozen=True)
 class TaxArm:
-    """The runs of a task and an algorithm with one γ, by seed; and those without pretraining text.
+    """The runs of a task and an algorithm with one γ, by seed, and the runs at γ = 0.
 
     Attributes:
         task: its name.
@@ -46,19 +46,19 @@ class TaxArm:
     bare: Mapping[int, Result]
 
     def gold(self) -> list[float]:
-        """Gold after training, of each seed."""
+        """Return gold after training, of each seed."""
         return [run["after"]["gold"] for run in self.runs.values()]
 
     def tax(self, name: str = PTX) -> list[float]:
-        """Increase of a loss, in nats per token, of each seed."""
+        """Return the increase of a loss, in nats per token, of each seed."""
         return [_rise(run, name) for run in self.runs.values()]
 
     def gold_change(self) -> list[float]:
-        """Gold less that of the same seed at γ = 0."""
+        """Return gold less that of the same seed at γ = 0."""
         return [run["after"]["gold"] - bare["after"]["gold"] for run, bare in self._pairs()]
 
     def saved(self) -> Estimate | float | None:
-        """Return the share that γ saves of the increase of pretraining loss at γ = 0, of the means over seeds.
+        """Return the share of the increase of pretraining loss at γ = 0 that γ saves, a ratio of means over seeds.
 
         None where that increase is not surely above 0: there is nothing to be saved.
         """
@@ -69,11 +69,11 @@ class TaxArm:
         return None if kept is None else 1 - kept
 
     def compared(self) -> bool:
-        """Whether there are runs without pretraining text beside those with it."""
+        """Return True if γ is above 0 and there are runs at γ = 0 to compare with."""
         return self.gamma > 0 and bool(self._pairs())
 
     def claim(self) -> str:
-        """Whether at least :data:`SAVED` is saved at equal gold: only what holds of whole intervals is said to."""
+        """Return the verdict on saving at least :data:`SAVED` at equal gold, by the whole intervals."""
         change, saved = over_seeds(self.gold_change()), self.saved()
         if not isinstance(change, Estimate):
             return TOO_FEW_SEEDS
@@ -91,7 +91,7 @@ def _rise(run: Result, name: str) -> float:
 
 
 def tax_arms(results: Results) -> list[TaxArm]:
-    """Results grouped; γ rises within a task and an algorithm, which keep their first order."""
+    """Group results into arms; γ rises within a task and an algorithm, which keep their first order."""
     grouped: dict[tuple[str, str], dict[float, dict[int, Result]]] = {}
     for job, result in results:
         by_gamma = grouped.setdefault((job.task, job.algorithm), {})
@@ -115,7 +115,7 @@ def _headline(found: Sequence[TaxArm]) -> str:
 
 
 def _verdict(group: Sequence[TaxArm]) -> str:
-    """What is to be said of a task and an algorithm."""
+    """Return the verdict on a task and an algorithm, in words."""
     where = f"{group[0].algorithm} on {group[0].task}"
     some = [arm for arm in group if arm.compared()]
     if not some:
@@ -135,7 +135,7 @@ def _verdict(group: Sequence[TaxArm]) -> str:
 
 
 def _rank(arm: TaxArm) -> tuple[int, bool, float]:
-    """Return the better, the higher: by the claim, then by whether gold is equal on the mean, then by what is saved."""
+    """Return a sort key, the better the higher: the claim, then equal gold on the mean, then the share saved."""
     saved = arm.saved()
     value = saved.value if isinstance(saved, Estimate) else -math.inf if saved is None else saved
     return CLAIMS.index(arm.claim()), float(np.mean(arm.gold_change())) >= -EQUAL_GOLD, value
@@ -177,7 +177,7 @@ def _trade_table(found: Sequence[TaxArm]) -> Table:
 
 
 def _where_table(found: Sequence[TaxArm]) -> Table:
-    """Return the increase of the loss on each other task; a task is no other one to itself."""
+    """Return the increase of the loss on each other task."""
     names = sorted({name for arm in found for run in arm.runs.values() for name in run["after"]})
     languages = [name for name in names if name.startswith(OF_TASK) and name != OTHERS]
     rows: list[tuple[Cell, ...]] = []
@@ -206,7 +206,7 @@ def _figure(found: Sequence[TaxArm]) -> Figure:
 
 
 def _line(group: Sequence[TaxArm]) -> PlotLine:
-    """γ by γ: the tax across, gold up, with its interval where every γ has one."""
+    """Return a point for each γ: the tax across, gold up, with intervals if every γ has one."""
     taxes = [float(np.mean(arm.tax())) for arm in group]
     means = [float(np.mean(arm.gold())) for arm in group]
     bands = [one for one in (over_seeds(arm.gold()) for arm in group) if isinstance(one, Estimate)]

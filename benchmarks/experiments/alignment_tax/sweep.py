@@ -1,4 +1,4 @@
-"""Which runs: every weight of the pretraining text, none among them, on two mini tasks."""
+"""Runs of the alignment-tax experiment: several weights of pretraining text, 0 among them, on two mini tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALIGNMENT_TAX_PLAN = Plan(("ppo",), 3, ("Reviews", "Concepts"), ALIGNMENT_TAX_SE
 
 
 def alignment_tax_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot learn
@@ -47,6 +47,6 @@ def alignment_tax_jobs(plan: Plan) -> list[Job]:
 
 
 def make_job(task: str, algorithm: str, seed: int, gamma: float, **changed: Any) -> Job:
-    """Return a run with all that its numbers depend on; ``changed`` are of :data:`ALIGNMENT_TAX_SETTINGS`."""
+    """Return a job with all settings that its numbers depend on; ``changed`` are of :data:`ALIGNMENT_TAX_SETTINGS`."""
     own = ptx_entry(algorithm).settings({})
     return Job(task, algorithm, seed, {GAMMA: gamma}, {**ALIGNMENT_TAX_SETTINGS, **changed, "algorithm": own})

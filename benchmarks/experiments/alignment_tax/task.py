@@ -1,4 +1,4 @@
-"""One run: an algorithm on a mini task's gold reward, with pretraining text of one weight in every update.
+"""One run: RL on a mini task's gold reward, with pretraining text of one weight in every update.
 
 It is kept from forgetting by what the base model of the mini tasks learned from, and measured on more of the same.
 """
@@ -26,7 +26,7 @@ GAMMA = "ptx_coef"
 
 
 def run_alignment_tax(job: Job) -> Result:
-    """Trains and measures, before and after: gold, metrics and KL of responses, and losses in nats per token."""
+    """Train and measure, before and after: gold, metrics and KL of responses, and losses in nats per token."""
     limit_process()
     settings, task = job.settings, load_task(job.task)
     reward = ["gold", *((name, 0.0) for name in task.metrics)]
@@ -41,7 +41,7 @@ def run_alignment_tax(job: Job) -> Result:
 
 
 def ptx_entry(algorithm: str) -> TextgymEntry:
-    """Return an algorithm that can learn text beside its reward, by name.
+    """Return an entry that can train on text beside its reward, by name.
 
     Raises:
         ValueError: there is none of that name, or it cannot.

@@ -1,4 +1,4 @@
-"""How close an algorithm comes to the exact optimum of each diagnostic task."""
+"""Distance of each algorithm from the exact optimum of the diagnostic tasks."""
 
 from textgym.benchmarks.experiments.diagnostic.score import diagnostic_findings
 from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs

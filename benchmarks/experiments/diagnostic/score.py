@@ -1,4 +1,4 @@
-"""From runs to findings: normalised scores, and how far from the optimum each algorithm stays on each task."""
+"""Normalised scores of the diagnostic suite, and the distance to the optimum on each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref
 
 
 def diagnostic_findings(results: Results) -> Findings:
-    """Scores over the suite, and every task by itself. Of a single algorithm the tasks come first."""
+    """Return scores over the suite and by task; the tasks come first if there is one algorithm."""
     scores = suite_scores(results, lambda result: float(result["score"]))
     tasks = task_table(results)
     if not scores.by_algorithm:
@@ -29,7 +29,7 @@ def diagnostic_findings(results: Results) -> Findings:
 
 
 def _curves(results: Results) -> tuple[Figure, ...]:
-    """Learning curves in units that all tasks share: their rewards and their budgets differ up to a hundredfold."""
+    """Return learning curves in units that all tasks share, as their rewards and budgets differ up to a hundredfold."""
     note = (
         "Reward is the share of the way from J(π_ref) to J*, at most 1 in each task, since the cost of KL is not taken"
         " off: it shows speed, not the score. What samples from the base model, as best-of-n does, stays at 0."
@@ -39,7 +39,7 @@ def _curves(results: Results) -> tuple[Figure, ...]:
 
 
 def _in_shares(result: Result) -> list[tuple[float, float]]:
-    """Return a run's curve from tokens and rewards to shares of its tokens and of the way from J(π_ref) to J*.
+    """Return a run's curve as shares of its tokens and of the way from J(π_ref) to J*.
 
     Without the cost of KL a reward may go far beyond J*. Uncut, the task with the least to gain would rule the mean.
     """
@@ -64,7 +64,7 @@ def task_table(results: Results) -> Table:
 
 
 def _passed(results: Results) -> str:
-    """How many tasks each algorithm solves, as one sentence."""
+    """Return how many tasks each algorithm solves, as one sentence."""
     told = []
     for name, group in by_algorithm(results).items():
         tasks = dict.fromkeys(job.task for job, _ in group)

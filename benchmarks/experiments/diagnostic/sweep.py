@@ -1,4 +1,4 @@
-"""Which runs: every algorithm on every task, with one set of hyper-parameters."""
+"""Runs of the diagnostic suite: every algorithm on every task, with one set of hyper-parameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, DIAGNOSTIC, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, one does not fit the other, or a number is out of its range.

@@ -1,4 +1,4 @@
-"""One run: an algorithm learns a diagnostic task, and is measured by enumeration."""
+"""One run: an algorithm learns a diagnostic task, and is scored by enumeration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOTS = 128
 
 @dataclass(frozen=True)
 class DiagnosticResult:
-    """What one run reached.
+    """The measurements of one run.
 
     Attributes:
         beta: β.
@@ -40,7 +40,7 @@ class DiagnosticResult:
 
 
 def run_diagnostic(job: Job) -> Result:
-    """Trains on a task with a seed, and measures the distance to the optimum.
+    """Train on a task with a seed, and measure the distance to the optimum.
 
     Raises:
         ValueError: the task has no β, so no known optimum.

@@ -1,4 +1,4 @@
-"""Ensembles of reward models (Coste et al. 2023): do several proxies together resist where one is hacked?"""
+"""Ensembles of reward models (Coste et al. 2023), compared with a single one under optimisation by RL."""
 
 from textgym.benchmarks.experiments.ensembles.score import ensembles_findings
 from textgym.benchmarks.experiments.ensembles.sweep import ENSEMBLES_PLAN, ensembles_jobs

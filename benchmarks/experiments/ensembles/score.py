@@ -1,4 +1,4 @@
-"""From results to findings: gold at the end, single against ensembles."""
+"""Gold at the end of RL, under ensembles and under a single reward model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from textgym.types import FloatArray
 
 @dataclass(frozen=True)
 class EnsembleArm:
-    """The runs of one way to combine.
+    """The runs of one way to combine reward models.
 
     Attributes:
         task: its name.
@@ -43,24 +43,24 @@ class EnsembleArm:
     name: str
 
     def after(self, name: str) -> dict[int, float]:
-        """What the trained policies earned, one number for each seed."""
+        """Return a measure of the trained policies, one number per seed."""
         return {seed: run["after"][name] for seed, run in self.runs.items()}
 
     def ways(self) -> dict[int, tuple[FloatArray, FloatArray]]:
-        """KL and gold while RL goes on, of each seed."""
+        """Return KL and gold in the course of RL, of each seed."""
         return {
             seed: by_kl(*([point[name] for point in run["rl"]] for name in ("kl", "gold")))
             for seed, run in self.runs.items()
         }
 
     def at(self, kl: float) -> dict[int, float]:
-        """Gold on the way at a KL, of each seed."""
+        """Return gold in the course of RL at a KL, of each seed."""
         return {seed: float(np.interp(kl, *way)) for seed, way in self.ways().items()}
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much an ensemble betters the single model, one number for each seed that both have.
+    """The improvement of an ensemble over the single model, one number for each seed that both have.
 
     Attributes:
         arm: the ensemble's.
@@ -78,7 +78,7 @@ class Gain:
 
 
 def ensembles_findings(results: Results) -> Findings:
-    """What results of any part of the sweep say."""
+    """Return the findings about any part of the sweep."""
     if not results:
         return Findings("No run has been done yet.")
     arms = ensemble_arms(results)
@@ -86,7 +86,7 @@ def ensembles_findings(results: Results) -> Findings:
 
 
 def ensemble_arms(results: Results) -> list[EnsembleArm]:
-    """Results by all but their seeds; the single model comes first."""
+    """Group results by all but their seeds; the single model comes first."""
     runs: dict[tuple[str, str, str], dict[int, Result]] = {}
     for job, result in results:
         runs.setdefault((job.task, job.algorithm, job.arm["combine"]), {})[job.seed] = result
@@ -99,7 +99,7 @@ def ensemble_arms(results: Results) -> list[EnsembleArm]:
 
 
 def gold_at_the_end_table(arms: Sequence[EnsembleArm]) -> Table:
-    """Gold at the end of RL, and by how much each ensemble betters the single model."""
+    """Return gold at the end of RL, and the improvement of each ensemble over the single model."""
     found = gains(arms)
     rows: list[tuple[Cell, ...]] = [
         (
@@ -154,7 +154,7 @@ def reached(arm: EnsembleArm, arms: Sequence[EnsembleArm]) -> float:
 
 
 def gains(arms: Sequence[EnsembleArm]) -> dict[str, Gain]:
-    """Those of the ensembles that share a seed with a single model, by their names."""
+    """Return the ensembles that share a seed with a single model, by their names."""
     single = {(arm.task, arm.algorithm): arm for arm in arms if arm.combine == SINGLE}
     found = {}
     for arm in arms:
@@ -168,7 +168,7 @@ def gains(arms: Sequence[EnsembleArm]) -> dict[str, Gain]:
 
 
 def figures(arms: Sequence[EnsembleArm]) -> list[Figure]:
-    """Gold and proxy against √KL, while RL goes on."""
+    """Draw gold and proxy over √KL in the course of RL."""
 
     def column(arm: EnsembleArm, name: str) -> FloatArray:
         return block_means([[float(point[name]) for point in run["rl"]] for run in arm.runs.values()])
@@ -190,7 +190,7 @@ def figures(arms: Sequence[EnsembleArm]) -> list[Figure]:
 
 
 def ensembles_headline(arms: Sequence[EnsembleArm]) -> str:
-    """The best of the ensembles against the single model, at the end and at equal KL, and which are surely better."""
+    """Return the best ensemble against the single model, at the end and at equal KL, and the significant ones."""
     found = gains(arms)
     if not found:
         return "There is no seed yet that has both an ensemble and a single reward model."

@@ -1,4 +1,4 @@
-"""Which runs: a single reward model, and an ensemble combined in each way."""
+"""Runs of the ensembles experiment: a single reward model, and an ensemble combined in each way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENSEMBLES_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(EnsembleSettings()))
 
 
 def ensembles_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm, a task or a size is unknown, or a number is out of its range.

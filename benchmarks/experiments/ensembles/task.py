@@ -33,7 +33,7 @@ SINGLE = "single"
 
 @dataclass(frozen=True)
 class EnsembleSettings(OptimisationSettings, ProxySettings):
-    """What the numbers of a run depend on, beside its arm and the algorithm's own settings.
+    """All settings of a run, beside its arm and the algorithm's own.
 
     Attributes:
         labels: rankings, the same ones for every member: few, so that the members fill the rest in differently.
@@ -66,7 +66,7 @@ class EnsembleSettings(OptimisationSettings, ProxySettings):
 
 
 def run_ensembles(job: Job) -> Result:
-    """Do a run.
+    """Train the reward models and the policy, and measure gold, proxy and KL.
 
     Raises:
         ValueError: the task, algorithm, size or way of combining is unknown, or the task has too few prompts.

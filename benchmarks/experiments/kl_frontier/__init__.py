@@ -1,4 +1,4 @@
-"""What a nat of KL buys: gold against KL, for several prices β, beside best-of-n."""
+"""Gold over KL for several prices β, compared with best-of-n sampling."""
 
 from textgym.benchmarks.experiments.kl_frontier.score import kl_frontier_findings
 from textgym.benchmarks.experiments.kl_frontier.sweep import KL_FRONTIER_PLAN, kl_frontier_jobs

@@ -1,4 +1,4 @@
-"""From results to findings: the frontier of gold against KL."""
+"""The frontier of gold over KL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for a
 
 
 def kl_frontier_findings(results: Results) -> Findings:
-    """What results of any part of the sweep say, task by task."""
+    """Return the findings about any part of the sweep, task by task."""
     tasks = list(dict.fromkeys(job.task for job, _ in results))
     by_task = {task: [(job, result) for job, result in results if job.task == task] for task in tasks}
     tables = tuple(_table(task, own) for task, own in by_task.items())
@@ -26,7 +26,7 @@ def kl_frontier_findings(results: Results) -> Findings:
 
 
 def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
-    """Results by algorithm, β, which rises, and seed."""
+    """Group results by algorithm, β (rising) and seed."""
     found: dict[str, dict[float, dict[int, Result]]] = {}
     for job, result in sorted(
         ((j, r) for j, r in results if j.algorithm != SAMPLED), key=lambda row: row[0].arm["beta"]
@@ -36,12 +36,12 @@ def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
 
 
 def pools(results: Results) -> list[Result]:
-    """What best-of-n earned, one result for each seed."""
+    """Return the results of best-of-n, one for each seed."""
     return [result for job, result in results if job.algorithm == SAMPLED]
 
 
 def bought(results: Results, kl: float) -> Estimate | float | None:
-    """Gold of best-of-n for at most a KL, between the n that there are, by the bound of its KL.
+    """Return gold of best-of-n at a KL, interpolated between the values of n by the bound of its KL.
 
     None beyond the largest n, or where none was sampled.
     """
@@ -104,7 +104,7 @@ def _figure(task: str, results: Results) -> Figure:
 
 
 def _told(task: str, results: Results) -> list[str]:
-    """For each algorithm its β with the most gold, whether clearly so, and best-of-n at the same KL."""
+    """Return a sentence for each algorithm: its β with the most gold, and best-of-n at the same KL."""
     told = []
     for algorithm, by_beta in trained(results).items():
         golds = {beta: _after(runs, "gold") for beta, runs in by_beta.items()}
@@ -119,7 +119,7 @@ def _told(task: str, results: Results) -> list[str]:
 
 
 def _beside(results: Results, kl: float) -> str:
-    """What best-of-n earns for the same KL; nothing where none was sampled."""
+    """Return gold of best-of-n at the same KL, in words; empty if it was not sampled."""
     points, same = _best_of_n(results), bought(results, kl)
     if points is None:
         return ""

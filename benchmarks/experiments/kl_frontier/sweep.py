@@ -1,4 +1,4 @@
-"""Which runs: every algorithm at every β, and one pool for best-of-n."""
+"""Runs of the KL frontier: every algorithm at every β, and one pool for best-of-n."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KL_FRONTIER_PLAN = Plan(("ppo",), 3, ("Reviews",), {"tokens": 40_000})
 
 
 def kl_frontier_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.

@@ -1,4 +1,4 @@
-"""One run: an algorithm at one β, as in the mini suite; or best-of-n by gold from samples of the base model."""
+"""One run: an algorithm at one β, as in the mini suite, or best-of-n by gold from samples of the base model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLED = "best-of-n, sampled"
 
 
 def run_kl_frontier(job: Job) -> Result:
-    """Do a run; see :func:`textgym.benchmarks.experiments.mini.task.run_mini`."""
+    """Train as :func:`textgym.benchmarks.experiments.mini.task.run_mini` does, or sample for best-of-n."""
     return _sampled(job) if job.algorithm == SAMPLED else mini.run_mini(job)
 
 

@@ -1,4 +1,4 @@
-"""What an algorithm earns of the gold reward of small language tasks."""
+"""Gold reward of each algorithm on the mini language tasks, at equal budgets."""
 
 from textgym.benchmarks.experiments.mini.score import mini_findings
 from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN, MINI_SETTINGS, mini_jobs

@@ -1,4 +1,4 @@
-"""From runs to findings: gold reward, what it costs, and how it came about."""
+"""Normalised gold over the mini suite, its cost, and learning curves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normalised(result: Result) -> float:
 
 
 def mini_findings(results: Results) -> Findings:
-    """Normalised gold after training over the suite, gold itself, its price, and learning curves."""
+    """Return normalised gold after training over the suite, gold itself, its cost, and learning curves."""
     scores = suite_scores(results, normalised)
     gold = gold_table(results)
     if not scores.by_algorithm:
@@ -39,7 +39,7 @@ def mini_findings(results: Results) -> Findings:
 
 
 def gold_table(results: Results) -> Table:
-    """Return the gold reward after training, of each algorithm on each task, below that of the base model."""
+    """Return the gold reward after training of each algorithm on each task, below that of the base model."""
     tasks = tasks_of(results)
 
     def golds(group: Results, stage: str) -> list[list[float]]:
@@ -56,7 +56,7 @@ def gold_table(results: Results) -> Table:
 
 
 def cost_table(results: Results) -> Table:
-    """A row for each algorithm that has seeds with every task: means over tasks, with intervals over those seeds."""
+    """Return a row for each algorithm: means over tasks, with intervals over the seeds that have every task."""
     first = results[0][1]["after"]
     metrics = [name for name in first if name not in _NOT_METRICS and all(name in r["after"] for _, r in results)]
     columns = ("algorithm", "gold before", "gold after", "gain", *metrics, "KL", "length", "tokens", "CPU s")
@@ -74,7 +74,7 @@ def cost_table(results: Results) -> Table:
 
 
 def _numbers(result: Result, metrics: list[str]) -> list[float]:
-    """One run's numbers, in the order of the columns."""
+    """Return one run's numbers, in the order of the columns."""
     before, after = result["before"], result["after"]
     gold = [before["gold"], after["gold"], after["gold"] - before["gold"]]
     return [*gold, *(after[m] for m in metrics), after["kl"], after["length"], result["tokens"], result["cpu_seconds"]]

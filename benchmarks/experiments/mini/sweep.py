@@ -1,4 +1,4 @@
-"""Which runs: every algorithm on every mini task, with the same budget of tokens."""
+"""Runs of the mini suite: every algorithm on every mini task, with the same budget of tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MINI_PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MI
 
 
 def mini_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.
@@ -47,7 +47,7 @@ def mini_jobs(plan: Plan) -> list[Job]:
 
 
 def mini_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dict[str, Any]:
-    """All that a run's numbers depend on: the shared settings, some of them changed, and the algorithm's ``own``.
+    """Return all settings of a run: the shared ones, some of them changed, and the algorithm's ``own``.
 
     Raises:
         ValueError: the algorithm is unknown, or a number is out of its range.

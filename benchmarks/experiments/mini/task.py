@@ -16,7 +16,7 @@ from textgym.registration import load_task, task_mdp
 
 
 def run_mini(job: Job) -> Result:
-    """Trains, and measures base model and policy on the same prompts with the same random numbers.
+    """Train, and measure base model and policy on the same prompts with the same random numbers.
 
     ``before`` and ``after`` hold means of gold, the task's metrics, KL (nats a response) and length (tokens);
     ``curve`` the mean gold reward of the responses that were sampled.

@@ -1,4 +1,4 @@
-"""Whether NLPO's mask must follow the policy."""
+"""NLPO with a mask that follows the policy, compared with a mask that stays fixed."""
 
 from textgym.benchmarks.experiments.mini.sweep import MINI_SETTINGS
 from textgym.benchmarks.experiments.mini.task import run_mini

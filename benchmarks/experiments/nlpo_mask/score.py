@@ -1,4 +1,4 @@
-"""From runs to findings: a refreshed mask against one that stays."""
+"""Gold and gold − β·KL under a refreshed mask and under a fixed one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold �
 
 
 def nlpo_mask_findings(results: Results) -> Findings:
-    """Both arms, and their difference on the seeds that both have."""
+    """Return both arms, and their difference on the seeds that both have."""
     tasks = dict.fromkeys(job.task for job, _ in results)
     rows: list[tuple[Cell, ...]] = []
     told = []
@@ -48,7 +48,7 @@ def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
 
 
 def _objective(job: Job, result: Result) -> float:
-    """What is optimised: gold less the price of KL."""
+    """Return the objective that is optimised: gold − β·KL."""
     return float(result["after"]["gold"] - job.settings["beta"] * result["after"]["kl"])
 
 

@@ -1,4 +1,4 @@
-"""Which runs: NLPO with its mask model refreshed, and never. A run is one of the mini suite."""
+"""Runs of the NLPO experiment: the mask model refreshed, and never. A run is one of the mini suite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NLPO_MASK_PLAN = Plan((_NLPO,), 5, ("Reviews",), {"tokens": 100_000})
 
 
 def nlpo_mask_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: a task is unknown, a number is out of its range, or an algorithm other than NLPO is asked for.

@@ -1,4 +1,4 @@
-"""Best-of-n sampling, from one pool of samples: what it earns, and how far from the reference it is."""
+"""Best-of-n sampling: the value of its response, estimated from one pool of samples, and its KL from the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEST_OF_N_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def best_of_n_weights(pool: int, n: int) -> FloatArray:
-    """``[pool]`` chances that the i-th worst of a pool is the best of ``n`` drawn from it without replacement.
+    """Return the chances that the i-th worst of a pool is the best of ``n`` drawn without replacement, ``[pool]``.
 
     C(i−1, n−1) / C(pool, n), for i = 1 … pool.
 
@@ -48,7 +48,7 @@ def best_of_n_value(proxy: ArrayLike, value: ArrayLike, n: int) -> float:
 
 
 def kl_bound(n: ArrayLike) -> FloatArray:
-    """log n − (n−1)/n nats: at most so far is best-of-n from the reference, and just so far where no two rewards tie.
+    """Return log n − (n−1)/n nats: an upper bound of best-of-n's KL, reached where no two rewards tie.
 
     An equality only for a continuous reward of a continuous distribution; of a discrete one an upper bound (Beirami
     et al. 2024, arXiv 2401.01879).
@@ -59,7 +59,7 @@ def kl_bound(n: ArrayLike) -> FloatArray:
 
 
 def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
-    """KL(best-of-n ‖ reference) in nats, exactly, of a reference with ``m`` outcomes.
+    """Return KL(best-of-n ‖ reference) in nats, exactly, of a reference with ``m`` outcomes.
 
     With q the mass of the outcomes of one reward and F the mass of those up to it, best-of-n shows that reward with
     probability F^n − (F − q)^n, and among outcomes that tie it chooses as the reference does. So
@@ -84,7 +84,7 @@ def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
 
 
 def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Of each prompt: the log-probabilities ``[m]`` of all its responses, and their rewards ``[m]``.
+    """Yield the log-probabilities ``[m]`` and rewards ``[m]`` of all responses, prompt by prompt.
 
     Args:
         tree: every response with its reward.
@@ -107,6 +107,6 @@ def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, Fl
 
 
 def enumerated_kl(tree: Tree, log_probs: TreeArrays, counts: Sequence[int]) -> list[float]:
-    """KL of best-of-n for each count, the mean over prompts."""
+    """Return the KL of best-of-n for each count, the mean over prompts."""
     known = list(outcomes(tree, log_probs))
     return [float(np.mean([best_of_n_kl(*outcome, n) for outcome in known])) for n in counts]

@@ -1,4 +1,4 @@
-"""Gao's forms of over-optimisation, and which of them a curve follows.
+"""Gao's forms of over-optimisation, fitted to a curve and compared.
 
 With d = √KL and R the gain over the reference, best-of-n follows R = d·(α − β·d) and RL follows R = d·(α − β·log d): α
 is how fast a little pressure pays, β how fast more of it spoils it. Both are linear in α and β, so least squares find
@@ -49,12 +49,12 @@ class Fit:
 
 
 def design(form: Form, d: FloatArray) -> FloatArray:
-    """``[m, 2]``: what α and β are multiplied by at each ``d``."""
+    """Return the factors of α and β at each ``d``, ``[m, 2]``."""
     return np.stack([d, -(d**2) if form == "best-of-n" else -xlogy(d, d)], axis=-1)
 
 
 def enough_points(d: ArrayLike, start: float | None = None) -> bool:
-    """Whether more points lie above 0 than numbers are fitted; see :func:`fit_form`."""
+    """Return True if more points are above 0 than numbers are fitted; see :func:`fit_form`."""
     return bool((np.asarray(d, np.float64) > 0).sum() > _unknowns(start))
 
 
@@ -63,7 +63,7 @@ def _unknowns(start: float | None) -> int:
 
 
 def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = None) -> Fit:
-    """Least squares.
+    """Fit a form by least squares.
 
     Args:
         form: which.

@@ -1,4 +1,4 @@
-"""From results to findings: how gold and proxy move with √KL, Gao's fits, and best-of-n's exact KL."""
+"""Gold and proxy over √KL, Gao's fits, and best-of-n's exact KL."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class ProxyArm:
 
     @property
     def name(self) -> str:
-        """Short, for a row."""
+        """A short name, for a row."""
         return f"{self.group}{self.size}, {self.labels} labels"
 
 
 @dataclass(frozen=True)
 class MethodCurve:
-    """A method's way, ``[n_seeds, m]`` each: √KL, gold, and proxy."""
+    """A method's course, ``[n_seeds, m]`` each: √KL, gold, and proxy."""
 
     d: FloatArray
     gold: FloatArray
@@ -56,7 +56,7 @@ class MethodCurve:
 
 
 def overoptimization_findings(results: Results) -> Findings:
-    """What results of any part of the sweep say."""
+    """Return the findings about any part of the sweep."""
     arms = proxy_arms([(job, result) for job, result in results if job.algorithm != ENUMERATION])
     enumerated = [(job, result) for job, result in results if job.algorithm == ENUMERATION]
     tables = [kl_table(enumerated)] if enumerated else []
@@ -70,7 +70,7 @@ def overoptimization_findings(results: Results) -> Findings:
 
 
 def proxy_arms(results: Results) -> list[ProxyArm]:
-    """Results by all but their seeds, sizes and counts of labels in order."""
+    """Group results by all but their seeds; sizes and counts of labels rise."""
     runs: dict[tuple[str, str, str, int], list[Result]] = {}
     for job, result in results:
         runs.setdefault((job.task, job.algorithm, job.arm["size"], job.arm["labels"]), []).append(result)
@@ -82,12 +82,12 @@ def proxy_arms(results: Results) -> list[ProxyArm]:
 
 
 def _order(task: str, algorithm: str, size: str, labels: int) -> tuple[str, str, int, int]:
-    """Small proxies before large ones."""
+    """Return a sort key, by which small proxies come before large ones."""
     return task, algorithm, SIZES.index(size), labels
 
 
 def method_curve(arm: ProxyArm, method: str) -> MethodCurve:
-    """RL as means over :data:`BLOCKS` parts of the run; best-of-n at each n."""
+    """Return RL's course as means over :data:`BLOCKS` parts of the run, or best-of-n's at each n."""
 
     def column(name: str) -> FloatArray:
         rows = [[float(point[name]) for point in run[method]] for run in arm.runs]
@@ -100,7 +100,7 @@ def method_curve(arm: ProxyArm, method: str) -> MethodCurve:
 
 
 def peaks(gold: FloatArray) -> IntArray:
-    """``[n_seeds]`` the part of each curve ``[n_seeds, m]`` where the mean of the other seeds is highest.
+    """Return the part of each curve ``[n_seeds, m]`` in which the mean of the other seeds is highest, ``[n_seeds]``.
 
     A seed's own noise must not choose: the highest of many parts looks higher than it is, and what follows like a fall.
     """
@@ -110,20 +110,20 @@ def peaks(gold: FloatArray) -> IntArray:
 
 
 def at(values: FloatArray, parts: IntArray) -> FloatArray:
-    """``[n_seeds]`` of ``[n_seeds, m]``: each seed's value in its part."""
+    """Return each seed's value in its part, ``[n_seeds]`` of ``[n_seeds, m]``."""
     found: FloatArray = np.take_along_axis(values, parts[:, None], axis=1)[:, 0]
     return found
 
 
 def falls(arm: ProxyArm) -> tuple[IntArray, FloatArray]:
-    """``[n_seeds]`` where gold peaks, and by how much it has fallen at the end."""
+    """Return the part where gold peaks, and the fall of gold from there to the end, ``[n_seeds]`` each."""
     gold = method_curve(arm, "rl").gold
     peak = peaks(gold)
     return peak, at(gold, peak) - gold[:, -1]
 
 
 def falls_table(arms: Sequence[ProxyArm]) -> Table:
-    """Each proxy: how good it is, and what optimising it by RL does to gold."""
+    """Return a row for each proxy: its quality, and gold under optimisation by RL."""
     rows = []
     for arm in arms:
         found, (peak, fall) = method_curve(arm, "rl"), falls(arm)
@@ -161,7 +161,7 @@ def falls_table(arms: Sequence[ProxyArm]) -> Table:
 
 
 def fits_of(arm: ProxyArm, method: str, form: Form) -> list[Fit]:
-    """One fit for each seed, to every iteration or every n; none at all where a run was too short for one.
+    """Return a fit for each seed, to every iteration or every n; none if a run was too short for one.
 
     Best-of-n draws from the very responses that the reference is measured on; RL writes its own, to other prompts.
     """
@@ -176,12 +176,12 @@ def fits_of(arm: ProxyArm, method: str, form: Form) -> list[Fit]:
 
 
 def aic_gaps(by_n: Sequence[Fit], by_rl: Sequence[Fit]) -> list[float]:
-    """Of each seed: AIC of best-of-n's form less that of RL's; above 0 where RL's form fits better."""
+    """Return AIC of best-of-n's form less that of RL's, of each seed; above 0 RL's form fits better."""
     return [n.aic - rl.aic for n, rl in zip(by_n, by_rl, strict=True)]
 
 
 def fits_table(arms: Sequence[ProxyArm], method: str) -> Table:
-    """α and β of both forms, and which one fits better."""
+    """Return α and β of both forms, and the difference of their AIC."""
     rows = []
     for arm in arms:
         by_n, by_rl = fits_of(arm, method, "best-of-n"), fits_of(arm, method, "rl")
@@ -215,7 +215,7 @@ def fits_table(arms: Sequence[ProxyArm], method: str) -> Table:
 
 
 def kl_table(results: Results) -> Table:
-    """KL of best-of-n by enumeration, beside its bound."""
+    """Return the KL of best-of-n by enumeration, and its bound."""
     counts = [point["n"] for point in results[0][1]["best_of_n"]]
     bound = kl_bound(counts)
     rows: list[tuple[Cell, ...]] = []
@@ -236,7 +236,7 @@ def kl_table(results: Results) -> Table:
 
 
 def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Figure]:
-    """Of each size of proxy: gold with its fit against √KL and, for RL, what the proxy says of the same."""
+    """Draw gold with its fit over √KL for each size of proxy and, for RL, the proxy's own score."""
     name, term = ("RL", " log d") if method == "rl" else ("best-of-n", "d")
     figures = []
     for who, size in dict.fromkeys((arm.group, arm.size) for arm in arms):
@@ -272,7 +272,7 @@ def _fitted(fits: Sequence[Fit], measured: MethodCurve, label: str) -> PlotLine:
 
 
 def overoptimization_headline(arms: Sequence[ProxyArm]) -> str:
-    """How many proxies were over-optimised, the worst of them, and which form RL follows."""
+    """Return the number of over-optimised proxies, the worst of them, and the form that RL follows."""
     spoiled = [arm for arm in arms if _is_spoiled(arm)]
     if spoiled:
         worst = max(spoiled, key=lambda arm: float(falls(arm)[1].mean()))
@@ -295,7 +295,7 @@ def overoptimization_headline(arms: Sequence[ProxyArm]) -> str:
 
 
 def _is_spoiled(arm: ProxyArm) -> bool:
-    """Gold rose above the base model's, fell by more than chance, and the proxy rose meanwhile."""
+    """Return True if gold rose above the base model's and then fell significantly while the proxy rose."""
     found, (peak, fall) = method_curve(arm, "rl"), falls(arm)
     before = np.array([run["gold"] for run in arm.runs])
     rose = at(found.gold, peak) - before

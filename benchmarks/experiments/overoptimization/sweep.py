@@ -1,4 +1,4 @@
-"""Which runs: every size of proxy with every count of labels, at both extremes; and best-of-n by enumeration."""
+"""Runs of the over-optimisation experiment: every size of proxy with every count of labels, and exact best-of-n."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OVEROPTIMIZATION_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(Overoptimization
 
 
 def overoptimization_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.

@@ -1,4 +1,4 @@
-"""One run: a proxy is learned from labels, and optimised by best-of-n and by RL, with gold watched.
+"""One run: a proxy is learned from labels and optimised by best-of-n and by RL, while gold is measured.
 
 Or, for a diagnostic task, best-of-n by enumeration instead of samples.
 """
@@ -37,7 +37,7 @@ ENUMERATION = "best-of-n, enumerated"
 
 @dataclass(frozen=True)
 class OveroptimizationSettings(OptimisationSettings, ProxySettings):
-    """What the numbers of a run depend on, beside its arm and the algorithm's own settings.
+    """All settings of a run, beside its arm and the algorithm's own.
 
     Attributes:
         prompts: held-out prompts of the pool that best-of-n draws from, which also standardises the proxies.
@@ -56,7 +56,7 @@ class OveroptimizationSettings(OptimisationSettings, ProxySettings):
 
 
 def run_overoptimization(job: Job) -> Result:
-    """Do a run.
+    """Train a proxy and optimise it, or enumerate best-of-n.
 
     Raises:
         ValueError: the task, algorithm or size of a proxy is unknown, or the task has too few prompts.

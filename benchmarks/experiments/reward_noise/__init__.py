@@ -1,4 +1,4 @@
-"""Gold with noise: which algorithms still learn where a reward says little of a single response."""
+"""Gold reward of each algorithm when it is trained on gold with noise."""
 
 from textgym.benchmarks.experiments.mini.sweep import MINI_SETTINGS
 from textgym.benchmarks.experiments.reward_noise.score import reward_noise_findings

@@ -1,4 +1,4 @@
-"""From results to findings: gold after training against the noise."""
+"""Gold after training over the noise of the reward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Golds = dict[str, dict[float, dict[int, float]]]
 
 
 def reward_noise_findings(results: Results) -> Findings:
-    """What results of any part of the sweep say, task by task."""
+    """Return the findings about any part of the sweep, task by task."""
     by_task = {task: golds(task, results) for task in dict.fromkeys(job.task for job, _ in results)}
     return Findings(
         " ".join(_told(task, found) for task, found in by_task.items()) or "No run has been done yet.",
@@ -63,7 +63,7 @@ def _figure(task: str, found: Golds) -> Figure:
 
 
 def _told(task: str, found: Golds) -> str:
-    """Who earns the most and who the least at the highest noise, and whether each is clearly beyond the next."""
+    """Return the algorithms with the most and the least gold at the highest noise, and whether they stand out."""
     worst = _sigmas(found)[-1]
     at_worst = {name: by_sigma[worst] for name, by_sigma in found.items() if worst in by_sigma}
     ranked = sorted(at_worst, key=lambda name: -float(np.mean(list(at_worst[name].values()))))

@@ -1,4 +1,4 @@
-"""Which runs: every algorithm at every level of noise."""
+"""Runs of the noise experiment: every algorithm at every level of noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REWARD_NOISE_PLAN = Plan(("ppo", "a2c", "rloo", "grpo"), 3, ("Reviews",), {"toke
 
 
 def reward_noise_jobs(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.

@@ -20,7 +20,7 @@ from textgym.rewards.compose import WeightedRewards, compose
 
 @dataclass(frozen=True)
 class NoisyGold:
-    """A reward plus normal noise of standard deviation ``sigma``, one draw for each response, by its episode's seed."""
+    """A reward plus normal noise of standard deviation ``sigma``, drawn for each response by its episode's seed."""
 
     reward: WeightedRewards
     sigma: float
@@ -35,7 +35,7 @@ class NoisyGold:
 
 
 def run_reward_noise(job: Job) -> Result:
-    """Trains on the noisy reward; ``after`` holds means of gold and of KL (nats a response) on validation prompts."""
+    """Train on the noisy reward; ``after`` has mean gold and KL (nats a response) on validation prompts."""
     limit_process()
     settings = dict(job.settings)
     tokens, learning_rate, beta, slots, evaluated = (

@@ -1,4 +1,4 @@
-"""The pictures of the pipeline's page, in the style of :mod:`textgym.reports.charts.svg`."""
+"""Charts of runs and pipelines, in the style of :mod:`textgym.reports.charts.svg`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALL, _LARGE = (4.4, 2.3), (7.4, 4.9)
 
 
 def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: int, large: bool = False) -> str:
-    """A metric from stage to stage: dots with 95 % whiskers, each with its number, and a line that leads the eye.
+    """Draw a metric from stage to stage: dots with 95 % whiskers and their numbers, joined by a line.
 
     Args:
         estimates: by the name of the stage, in order; None where the stage did not measure the metric.
@@ -50,7 +50,7 @@ def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: 
 
 
 def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label: str) -> str:
-    """Numbers by epoch: the first curve strong, further ones dashed, and the kept epoch marked.
+    """Draw numbers by epoch: the first curve solid, further ones dashed, the kept epoch marked.
 
     Args:
         curves: ``[epochs]`` values by name, from epoch 0; NaN leaves a gap.
@@ -87,7 +87,7 @@ def epoch_curves(curves: Mapping[str, Sequence[float]], kept: int | None, label:
 
 
 def calibration_plot(bins: Sequence[Mapping[str, float]], label: str) -> str:
-    """The share of pairs that were won, by the share that was predicted; on the diagonal nothing is promised in vain.
+    """Draw the true share of pairs won over the predicted one; a calibrated model lies on the diagonal.
 
     Args:
         bins: ``predicted`` and ``actual`` win rate in [0, 1], and the ``count`` of pairs, which sets a dot's area.
@@ -119,7 +119,7 @@ def training_curve(
     x_label: str = "tokens",
     n: float | None = None,
 ) -> str:
-    """``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
+    """Draw ``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
 
     Args:
         x: ``[n]`` where the points stand.

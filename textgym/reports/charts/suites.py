@@ -1,4 +1,4 @@
-"""The benchmark's pictures: each is an ``<svg>`` element in the style of :mod:`textgym.reports.charts.svg`.
+"""Charts of benchmarks and comparisons, as ``<svg>`` elements in the style of :mod:`textgym.reports.charts.svg`.
 
 An entry's place in a mapping chooses its colour: give several pictures the same order, and an algorithm looks the same
 in all of them.
@@ -67,7 +67,7 @@ class PlotLine:
 
 
 def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str:
-    """Lines by name over a common axis, with bands where they have them.
+    """Draw lines by name over a common axis, with bands where they have them.
 
     Raises:
         ValueError: there is none, the numbers of a line are not equally many, or it follows one that is not there.
@@ -111,13 +111,13 @@ def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str) -> None:
 
 
 def _legend_name(name: str) -> str:
-    """Return a name for the legend, which leaves out what begins with an underscore."""
+    """Return a name for the legend; matplotlib leaves out names that begin with an underscore."""
     shown = shown_name(name)
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
-    """Return a dot and a whisker for each name, the best on top, the number beside it.
+    """Draw a dot and a whisker for each name, the best on top, the number beside it.
 
     An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
     ``lowest_first``.
@@ -158,13 +158,13 @@ def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: b
 
 
 def typical_places(estimates: Iterable[Estimate]) -> int:
-    """Decimal places that the typical interval deserves, at most 3; as many where none is wider than nothing."""
+    """Return the decimal places for the typical interval, at most 3, which also holds if no interval has a width."""
     halves = [half for one in estimates if (half := (one.high - one.low) / 2) > 0]
     return min(decimals(median(halves)), MOST_PLACES) if halves else MOST_PLACES
 
 
 def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Scores as a coloured table, a row for each name and a column for each of its entries.
+    """Draw scores as a coloured table, a row for each name and a column for each of its entries.
 
     A score of 1 is deep in the good colour, 0 in the bad one, and what lies half-way has none.
 
@@ -195,7 +195,7 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
+    """Draw a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
 
     The one with the highest mean comes first. Scores below 0 stand in the middle. A spoke below one half is named in
     the colour of what is bad.
@@ -242,7 +242,7 @@ def _colours(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def _columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the entries that all have in common, in the order of the first."""
+    """Return the entries that all names have, in the order of the first."""
     _expect_some("scores", scores)
     first = next(iter(scores.values()))
     for name, entries in scores.items():

@@ -1,4 +1,4 @@
-"""Pictures as SVG that can stand inside a page, and the simplest of them: one training curve.
+"""The style of all charts, and figures as SVG that can be part of a page.
 
 Text stays text and takes the page's font; colours are the page's CSS variables, so a picture can follow a dark
 theme.
@@ -57,7 +57,7 @@ STYLE: dict[Any, Any] = {
 
 
 def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = (4.4, 2.3)) -> str:
-    """What ``draw`` puts on empty axes, in the house's style, as an ``<svg>`` element.
+    """Draw on empty axes in the reports' style, and return an ``<svg>`` element.
 
     Args:
         draw: draws; where it names colours, they are those of ``VARIABLES``.
@@ -84,7 +84,7 @@ def widen(axes: Axes) -> None:
 
 
 def plain_numbers() -> ScalarFormatter:
-    """Numbers on an axis as they are, unless they are very small or large; none is told as an offset."""
+    """Return a formatter of plain numbers; very small and very large ones get a power of ten, none an offset."""
     formatter = ScalarFormatter(useOffset=False, useMathText=True)
     formatter.set_powerlimits((-3, 4))
     return formatter
@@ -94,7 +94,7 @@ LONGEST_NAME = 32
 
 
 def shown_name(name: str) -> str:
-    """Return a name as a picture can show it: one line, cut before its end where it is long, its dollars no formula."""
+    """Return a name for a chart: one line, shortened in the middle if it is long, its dollars escaped."""
     line = " ".join(printable(name).split())
     if len(line) > LONGEST_NAME:
         end = LONGEST_NAME // 4
@@ -103,7 +103,7 @@ def shown_name(name: str) -> str:
 
 
 def svg_style() -> AbstractContextManager[None]:
-    """Within it, figures are drawn in the page's style."""
+    """Return a context in which figures are drawn in the page's style."""
     return matplotlib.rc_context(STYLE)
 
 
@@ -117,7 +117,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def _inline(svg: str, label: str) -> str:
-    """Return the ``<svg>`` element alone, without what only a file of its own needs."""
+    """Return the ``<svg>`` element alone, without the header of a file."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
