@@ -145,8 +145,7 @@ class Difference:
 
 
 def difference(one: Group, other: Group, measure: str) -> Difference | None:
-    """Return ``one`` less ``other``: paired by seed if seeds match, else by Welch's test; None if a measure is missing.
-    """
+    """Return ``one`` less ``other``: paired by seed if seeds match, else by Welch's test; None without both."""
     a, b = one.values(measure), other.values(measure)
     if not a or not b:
         return None
@@ -189,7 +188,7 @@ def _headline(groups: Sequence[Group], measures: Sequence[str]) -> str:
     measure = leading_measure(groups, measures)
     if measure is None:
         finished = sum(len(group.finished) for group in groups)
-        told = "none of them is finished" if not finished else "they have no measure in common that can be ranked"
+        told = "none of them is finished" if not finished else "they share no measure that can be ranked"
         return f"{count_of(runs, 'run')} in {count_of(len(groups), 'group')}: {told}."
     described = describe_measure(measure)
     known = {group.name: (group, found) for group in groups if (found := pooled(group, measure))}
@@ -204,7 +203,7 @@ def _headline(groups: Sequence[Group], measures: Sequence[str]) -> str:
     told = f"{best.name} has the {most} {label}, {_worded(value)}; {second.name} has {_worded(other)}"
     if gap is None or gap.p is None:
         single = [one.name for one, pool in ranked[:2] if pool.seeds == 1]
-        return f"{told}: with a single seed of {' and of '.join(single)}, other seeds may turn that round."
+        return f"{told}: with a single seed of {' and of '.join(single)}, other seeds may reverse the order."
     sure = "clearly" if gap.clear(comb(len(ranked), 2)) else "not clearly"
     return f"{told}: {sure} different ({gap.basis})."
 
@@ -232,13 +231,13 @@ def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
         cells = (None if one is None else one.cell for one in found)
         rows.append((group.name, *cells, len(group.finished), len(group.runs), "–" if over is None else over.over))
     note = (
-        "Intervals are Student's at 95 %: over seeds where there are two or more. Of a single seed they are over what "
-        "that run was evaluated on, and say nothing of other seeds."
+        "Student's 95 % intervals, over seeds if there are at least two. For a single seed they are over its "
+        "evaluation episodes or prompts, and say nothing about other seeds."
     )
     if any(isinstance(cell, Estimate) and cell.low == cell.high for row in rows for cell in row):
-        note += " An interval of no width says that all of them gave the same number, not that there is no doubt."
+        note += " An interval of width 0 means that all values are equal, not that there is no doubt."
     if any("data" in (run.questions[0], *(run.pairs or ())[:1]) for group in groups for run in group.runs):
-        note += " Each seed holds out other prompts of the data."
+        note += " Each seed holds out different prompts of the data."
     units = "; ".join(
         f"{describe_measure(m).label}: {describe_measure(m).hint}" for m in measures if describe_measure(m).hint
     )
@@ -261,8 +260,8 @@ def _differences(groups: Sequence[Group], measures: Sequence[str]) -> list[Table
     if not rows:
         return []
     note = (
-        f"Each group less {first.name}, which was given first: seed by seed where two seeds match, else by Welch's "
-        "test. Each interval stands for itself: of twenty that are all of nothing, one looks clear."
+        f"Each group less {first.name}, the first group: paired by seed if at least two seeds match, else by Welch's "
+        "test. Intervals are not corrected for the number of comparisons: one in twenty looks clear by chance."
     )
     columns = ("group", "measure", "difference", "basis", "verdict")
     return [Table(f"Differences to {first.name}", columns, tuple(rows), note)]
@@ -275,8 +274,8 @@ def _every_run(groups: Sequence[Group], measures: Sequence[str]) -> Table:
             cells = (_cell(run.measured[m]) if m in run.measured else None for m in measures)
             rows.append((str(run.path), group.name, run.seed, *cells, run.note or "finished"))
     note = (
-        "Intervals are at 95 %, over the episodes or prompts that each run was evaluated on: Student's, and of "
-        "accuracies Clopper and Pearson's."
+        "95 % intervals over the episodes or prompts that each run was evaluated on: Student's for means, Clopper and "
+        "Pearson's for accuracies."
     )
     return Table("Runs", ("run", "group", "seed", *map(_column, measures), "state"), tuple(rows), note)
 
@@ -300,13 +299,15 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
         for group in groups:
             if one := pooled(group, measure):
                 shown[group.name] = one.cell if isinstance(one.cell, Estimate) else Estimate(one.mean, np.nan, np.nan)
-        caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
+        caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has no interval."
         svg = interval_plot(shown, _axis(described), lowest_first=described.better < 0)
         found.append(Figure(described.label, svg, caption))
     drawn = groups[:_MOST_LINES]
     left_out = f" The first {_MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > _MOST_LINES else ""
-    told = "Bands are 95 % intervals over seeds; a line without one is a single run. Axes begin where the data do."
-    told += left_out
+    told = (
+        "Bands are 95 % intervals over seeds; a line without a band is a single run. Axes span the data and need not "
+        f"begin at 0.{left_out}"
+    )
     for key, described in CURVES.items():
         if key in CURVES_OF_SCORES and measures and "score" not in measures:
             continue  # it is gold
@@ -325,7 +326,7 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
 def _of_unfinished(short: int) -> str:
     if not short:
         return ""
-    return f" Runs that are not finished are left out of the means of those that are: {count_of(short, 'run')}."
+    return f" Unfinished runs are left out of the means of finished ones: {count_of(short, 'run')}."
 
 
 def _axis(described: Metric) -> str:

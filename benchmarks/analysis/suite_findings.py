@@ -142,7 +142,7 @@ def _headline(
 
 def _verdict(second: str, over: Estimate | float) -> str:
     if not isinstance(over, Estimate):
-        return f"ahead of {second}, by {NO_INTERVAL}"
+        return f"ahead of {second} ({NO_INTERVAL})"
     sure = "clearly ahead of" if round(over.low, 2) > 0.5 else "not clearly ahead of"  # by the digits that are shown
     return f"{sure} {second}, whose runs it beats with probability {_with_bounds(over, 2)}"
 
@@ -181,13 +181,14 @@ def _overall(
         rows.append(row)
     over_tasks = f"Over {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else f"On {suite.tasks[0]} alone"
     note = (
-        f"{over_tasks}. IQM: the mean of the middle half of all runs. P: how often a run of {best}"
-        " beats one of this algorithm on the same task. Intervals at 95 %, by a stratified bootstrap over seeds."
+        f"{over_tasks}. IQM: mean of the middle half of all runs. P: probability that a run of {best}"
+        " scores higher than a run of this algorithm on the same task. 95 % intervals by stratified bootstrap over"
+        " seeds."
     )
     if suite.pairs > 1:
         note += (
-            f" The leader was chosen by the same runs, and of {len(suite.scores)} equal algorithms the last would look"
-            f" worse by chance: so P's intervals are wider, such that those of all {suite.pairs} pairs hold together."
+            " The leader was selected on the same runs, so P's intervals are corrected for all"
+            f" {suite.pairs} pairs of algorithms (Bonferroni)."
         )
     return Table(
         "Over all tasks", ("algorithm", "IQM", "mean", f"P({best} better)", "worst task", "seeds"), tuple(rows), note
@@ -201,17 +202,17 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
         means = [mean_estimate(column) if suite.enough(name) else float(column.mean()) for column in columns]
         rows.append((name, *means))
     note = (
-        "Means over seeds with Student's 95 % interval; the easiest task of all algorithms comes first."
+        "Means over seeds with Student's 95 % interval; tasks are sorted by mean score, the easiest first."
         f" {_unshown_doubt(suite)}"
     ).strip()
-    return Table("Each task", ("algorithm", *suite.tasks), tuple(rows), note)
+    return Table("By task", ("algorithm", *suite.tasks), tuple(rows), note)
 
 
 def _unshown_doubt(suite: _Suite) -> str:
     """Return the chance of success that still gives only failures in one case of twenty, by number of seeds."""
     counts = sorted({len(scores) for name, scores in suite.scores.items() if suite.enough(name)})
-    fits = "; ".join(f"0 of {n} fit a chance of success up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
-    return f"Seeds that agree show no doubt, but leave one: {fits} (one-sided, 95 %)." if fits else ""
+    fits = "; ".join(f"0 of {n} seeds is compatible with a rate up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
+    return f"An interval of width 0 does not exclude rare successes: {fits} (one-sided, 95 %)." if fits else ""
 
 
 # -- Figures ---------------------------------------------------------------------------------------
@@ -221,34 +222,34 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
     known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in iqm.items()}
     means = {name: suite.means(name) for name in suite.scores}
     how_well = Figure(
-        "How well, and how sure",
+        "IQM with 95 % interval",
         interval_plot(known, "interquartile mean"),
         f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
     )
-    if len(suite.tasks) == 1:  # there is no "where", and so few runs that bands of profiles hide all lines
+    if len(suite.tasks) == 1:  # no tasks to compare, and bands of profiles from so few runs would hide the lines
         return (how_well,)
     return (
         how_well,
         Figure(
-            "How often a score is reached",
+            "Performance profiles",
             line_plot(_profiles(suite), "score", "share of runs above it"),
-            "The higher the line, the better; bands are 95 % intervals. Where it drops on the left, runs have failed.",
+            "Higher is better; bands are 95 % intervals. A line that drops at the left has failed runs.",
         ),
         Figure(
-            "Where",
+            "Score per task",
             heatmap({name: means[name] for name in ranked}),
-            "Mean scores; the best algorithm on top, the hardest task on the right. Green is near 1, orange near 0.",
+            "Mean scores; the best algorithm at the top, the hardest task at the right. Green: near 1; orange: near 0.",
         ),
         Figure(
-            "Profile of each",
+            "Scores by algorithm",
             radars(means),
-            "From 0 in the middle to 1 on the rim; orange names are scores below one half.",
+            "Mean score per task, from 0 at the centre to 1 at the rim. Tasks named in orange score below 0.5.",
         ),
     )
 
 
 def _hollow(suite: _Suite) -> str:
-    return "" if all(map(suite.enough, suite.scores)) else f"A hollow dot: {NO_INTERVAL}."
+    return "" if all(map(suite.enough, suite.scores)) else f"Hollow dots: {NO_INTERVAL}."
 
 
 def _profiles(suite: _Suite) -> Mapping[str, PlotLine]:

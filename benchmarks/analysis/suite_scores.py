@@ -36,7 +36,7 @@ class SuiteScores:
         """Add the algorithms that were left out to the headline."""
         if not self.left_out:
             return findings
-        told = f"No seed of {', '.join(self.left_out)} has every task yet, so they are left out."
+        told = f"Left out, as no seed has every task yet: {', '.join(self.left_out)}."
         return replace(findings, headline=f"{findings.headline} {told}")
 
 
@@ -91,7 +91,7 @@ def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") 
     curves = learning_curves(results)
     if not curves:
         return ()
-    caption = f"Means over tasks of the responses that were sampled; bands are 95 % intervals over seeds. {note}"
+    caption = f"Mean reward of sampled responses, over all tasks; bands are 95 % intervals over seeds. {note}"
     return (Figure("Learning curves", line_plot(curves, x_label, y_label), caption.strip()),)
 
 

@@ -124,9 +124,9 @@ def test_a_tax_that_is_not_surely_there_is_not_said_to_be_saved() -> None:
     rows = [*runs("Stories", 0.0, (0.9, -0.1), (0.9, 0.2), (0.9, 0.3)), *runs("Stories", 0.3, *[(0.9, 0.05)] * 3)]
     found = EXPERIMENT.findings(rows)
     trade = row(found.tables[0], "Stories", "ppo", "0.3")
-    assert (trade["tax saved"], trade["claim"]) == ("no sure tax", "undecided")
+    assert (trade["tax saved"], trade["claim"]) == ("no significant tax", "undecided")
     assert found.headline == (
-        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not surely rise at "
+        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not significantly rise at "
         "γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
     )
     spoiled = [*rows[:3], *runs("Stories", 0.3, *[(0.5, 0.05)] * 3)]

@@ -77,7 +77,7 @@ def test_too_few_seeds_are_told_and_get_no_interval(found: Findings) -> None:
     rows = found.tables[0].rows
     assert [row[5] for row in rows] == [4, 5, "2: too few seeds for an interval"]
     assert [isinstance(row[1], Estimate) for row in rows] == [True, True, False]
-    assert "A hollow dot: too few seeds for an interval." in found.figures[0].caption
+    assert "Hollow dots: too few seeds for an interval." in found.figures[0].caption
 
 
 def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Findings) -> None:
@@ -94,7 +94,7 @@ def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Finding
     for row in three.rows[1:]:
         assert isinstance(row[3], Estimate)
         assert row[3].low == pytest.approx(1 - unseen_losses(3, 3, 1 - 0.05 / 3))
-    assert "The leader was chosen by the same runs" in three.note
+    assert "The leader was selected on the same runs" in three.note
     assert "all 3 pairs hold together" in three.note
     del golds["grpo"]
     two = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
@@ -105,7 +105,7 @@ def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Finding
 
 def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
     for seeds, chance in ((4, 0.53), (5, 0.45)):
-        assert f"0 of {seeds} fit a chance of success up to {chance}" in found.tables[1].note
+        assert f"0 of {seeds} seeds is compatible with a rate up to {chance}" in found.tables[1].note
         assert stats.binom.pmf(0, seeds, chance) == pytest.approx(0.05, abs=0.002)
     assert "0 of 2 " not in found.tables[1].note, "grpo has no interval"
 
@@ -115,7 +115,7 @@ def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     found = suite_findings(golds, ["Reviews"], np.random.default_rng(0))
     assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
     assert found.tables[0].note.startswith("On Reviews alone.")
-    assert [figure.title for figure in found.figures] == ["How well, and how sure"]
+    assert [figure.title for figure in found.figures] == ["IQM with 95 % interval"]
 
 
 def test_equals_are_not_told_apart() -> None:
@@ -215,7 +215,7 @@ def test_the_page_shows_every_experiment_and_needs_nothing_else(tmp_path: Path, 
     files = {file.name for file in path.parent.glob("*.csv")}
     assert files == {
         "diagnostic-1-over-all-tasks.csv",
-        "diagnostic-2-each-task.csv",
+        "diagnostic-2-by-task.csv",
         "kl-frontier-1-script-alert-x-script.csv",
     }
     assert set(page.addresses) == files | {"#diagnostic", "#kl-frontier"}
@@ -225,10 +225,10 @@ def test_each_figure_is_a_file_that_stands_alone(tmp_path: Path, found: Findings
     write_bench_report({"mini": found}, tmp_path)
     files = sorted(tmp_path.glob("*.svg"))
     assert [file.name for file in files] == [
-        "mini-1-how-well-and-how-sure.svg",
-        "mini-2-how-often-a-score-is-reached.svg",
-        "mini-3-where.svg",
-        "mini-4-profile-of-each.svg",
+        "mini-1-iqm-with-95-interval.svg",
+        "mini-2-performance-profiles.svg",
+        "mini-3-score-per-task.svg",
+        "mini-4-scores-by-algorithm.svg",
     ]
     for file in files:
         text = file.read_text(encoding="utf-8")

@@ -41,8 +41,8 @@ def test_findings_by_hand() -> None:
     assert table.rows[0][4] is None
     assert table.rows[1][4] == pytest.approx(0.7)
     assert found.headline == (
-        "On Reviews, ppo earns most at β = 0.1, clearly more than at β = 1: gold 0.91 (0.89 … 0.93) for 5.0 nats, "
-        "beyond the reach of best-of-n, which spends at most 0.6."
+        "On Reviews, ppo reaches the most gold at β = 0.1, clearly more than at β = 1: 0.91 (0.89 … 0.93) at 5.0 "
+        "nats, beyond the KL of best-of-n, at most 0.6."
     )
     assert "at most" in found.figures[0].caption
 
@@ -51,8 +51,8 @@ def test_an_argmax_over_few_seeds_is_not_called_clear() -> None:
     earned = {0.1: (0.5, 0.7, 0.6), 0.3: (0.55, 0.6, 0.59)}
     rows = [made(beta, seed, gold, 0.4) for beta, golds in earned.items() for seed, gold in enumerate(golds)]
     assert kl_frontier_findings([*rows, POOL]).headline == (
-        "On Reviews, ppo earns most at β = 0.1, not clearly more than at β = 0.3: gold 0.60 (0.35 … 0.85) for 0.4 "
-        "nats, where best-of-n earns 0.70 for at most as many."
+        "On Reviews, ppo reaches the most gold at β = 0.1, not clearly more than at β = 0.3: 0.60 (0.35 … 0.85) at "
+        "0.4 nats; best-of-n reaches 0.70 at the same KL or less."
     )
 
 
@@ -63,7 +63,7 @@ def test_findings_of_a_part_of_the_sweep() -> None:
         == "No algorithm has been trained yet."
     )
     assert kl_frontier_findings([made(0.1, 0, 0.9, 5)]).headline.endswith(
-        "gold 0.90 for 5.0 nats."
+        "0.90 at 5.0 nats."
     )  # beside which none stands
     # One β has a seed more than the other.
     assert kl_frontier_findings([made(0.1, 0, 0.9, 5), made(0.1, 1, 0.9, 5), made(1.0, 0, 0.6, 0.4)]).figures

@@ -169,9 +169,9 @@ def test_findings_tell_what_falls_from_what_does_not() -> None:
     found = overoptimization_findings(rows)
     assert "for 1 of 2 proxies" in found.headline
     assert "tiny, 32 labels" in found.headline
-    assert found.headline.endswith("surely follows d(α − β log d) for 1, d(α − βd) for 1 of 2.")
+    assert found.headline.endswith("significantly follows d(α − β log d) for 1 and d(α − βd) for 1 of 2.")
     first, rl, best = found.tables
-    falls = column(first, "fall of gold")
+    falls = column(first, "fall of gold since the peak")
     assert falls[0].low > 0.3
     assert column(first, "proxy") == ["tiny, 32 labels", "tiny, 256 labels"]
     assert isinstance(column(rl, "β of d(α − βd)")[0], Estimate)
@@ -198,7 +198,7 @@ def test_proxies_stand_in_the_order_of_their_size() -> None:
 
 def test_findings_say_where_nothing_falls() -> None:
     found = overoptimization_findings([made(seed, 256, lambda d: 0.1 * d) for seed in range(3)])
-    assert found.headline.startswith("Under RL, gold did not clearly fall again for any of 1 proxies")
+    assert found.headline.startswith("Under RL, gold did not significantly fall after its peak for any of 1 proxies")
 
 
 def test_noise_alone_is_no_fall() -> None:
@@ -221,7 +221,7 @@ def test_several_algorithms_are_told_apart() -> None:
 def test_findings_of_a_part_of_the_sweep() -> None:
     assert overoptimization_findings([]).headline
     found = overoptimization_findings([made(0, 32, lambda d: d * (0.3 - 0.1 * d))])
-    assert found.headline.startswith("With fewer than 3 seeds it cannot be said")
+    assert found.headline.startswith("At least 3 seeds are needed to tell")
     assert column(found.tables[0], "seeds") == [1]
 
 
@@ -244,7 +244,7 @@ def test_a_run_by_enumeration() -> None:
     assert 0 < points[64] < kl_bound(64)
     (table,) = overoptimization_findings([(job, result)]).tables
     assert column(table, "KL on Emit") == list(points.values())
-    assert column(table, "its share, Emit")[0] is None
+    assert column(table, "share of the bound, Emit")[0] is None
 
 
 TINY = job_settings(

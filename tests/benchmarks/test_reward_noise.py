@@ -44,8 +44,8 @@ def test_findings_by_hand() -> None:
     values = {row[0]: [cell.value for cell in row[1:3]] for row in table.rows}  # type: ignore[union-attr]
     assert values == {"ppo": pytest.approx([0.91, 0.61]), "grpo": pytest.approx([0.91, 0.51])}
     assert found.headline == (
-        "On Reviews with noise of σ = 2, ppo still earns the most gold, 0.61 (0.59 … 0.63), clearly more than grpo; "
-        "grpo earns the least, 0.51 (0.49 … 0.53), clearly less than ppo."
+        "On Reviews with noise of σ = 2, ppo reaches the most gold, 0.61 (0.59 … 0.63), clearly more than grpo; "
+        "grpo reaches the least, 0.51 (0.49 … 0.53), clearly less than ppo."
     )
     assert reward_noise_findings(rows[:4]).tables[0].rows[0][-1] == 1
     assert reward_noise_findings([]).headline == "No run has been done yet."
@@ -60,10 +60,10 @@ def test_a_winner_by_chance_is_not_called_clear() -> None:
         for seed, gold in enumerate(golds)
     ]
     told = reward_noise_findings(rows).headline
-    assert "ppo still earns the most gold, 0.70 (0.45 … 0.95), not clearly more than a2c;" in told
+    assert "ppo reaches the most gold, 0.70 (0.45 … 0.95), not clearly more than a2c;" in told
     assert told.endswith("clearly less than a2c.")
     assert not told.endswith("not clearly less than a2c.")
-    assert reward_noise_findings(rows[:1]).headline == "On Reviews with noise of σ = 2, ppo still earns 0.60 of gold."
+    assert reward_noise_findings(rows[:1]).headline == "On Reviews with noise of σ = 2, ppo reaches 0.60 of gold."
     assert (
         "not clearly more than grpo" in reward_noise_findings([rows[0], rows[6]]).headline
     )  # of one seed nothing is clear

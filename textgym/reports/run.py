@@ -49,7 +49,7 @@ ROLLOUT: Mapping[str, Metric] = {
 DIAGNOSTICS: Mapping[str, Metric] = {
     "train/policy_loss": Metric("Policy loss", "as the algorithm defines it"),
     "train/value_loss": Metric("Value loss", "squared error of the critic"),
-    "train/explained_variance": Metric("Explained variance", "1: the critic foresees every return"),
+    "train/explained_variance": Metric("Explained variance", "1: the critic predicts every return"),
     "train/entropy": Metric("Entropy", "nats per token"),
     "train/approx_kl": Metric("KL within an update", "between old and new policy, nats per token"),
     "train/clip_fraction": Metric("Clip fraction", "share of tokens beyond the clip range"),

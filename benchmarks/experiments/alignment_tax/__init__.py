@@ -14,7 +14,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="alignment_tax",
-    question="How much of what a policy forgets does pretraining text in every update save, and at what price in gold?",
+    question="How much forgetting does pretraining text in every update prevent, and what does it cost in gold?",
     plan=ALIGNMENT_TAX_PLAN,
     sweep=alignment_tax_jobs,
     run=run_alignment_tax,

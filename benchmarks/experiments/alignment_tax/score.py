@@ -123,7 +123,7 @@ def _verdict(group: Sequence[TaxArm]) -> str:
     best = max(some, key=_rank)
     saved, gold = best.saved(), with_bounds(over_seeds(best.gold_change()), sign=True)
     if saved is None:
-        said = f"the loss does not surely rise at γ = 0; at γ = {best.gamma:g} gold {gold}"
+        said = f"the loss does not significantly rise at γ = 0; at γ = {best.gamma:g} gold {gold}"
     else:
         said = f"γ = {best.gamma:g} saves {_percent(saved)} of the rise in pretraining loss, gold {gold}"
     return {
@@ -158,7 +158,7 @@ def _trade_table(found: Sequence[TaxArm]) -> Table:
             over_seeds(arm.gold()),
             over_seeds(arm.gold_change()) if arm.compared() else None,
             over_seeds(arm.tax()),
-            ("no sure tax" if (saved := arm.saved()) is None else saved) if arm.compared() else None,
+            ("no significant tax" if (saved := arm.saved()) is None else saved) if arm.compared() else None,
             over_seeds(arm.tax(OTHERS)),
             float(np.mean([run["after"]["kl"] for run in arm.runs.values()])),
             arm.claim() if arm.compared() else None,
@@ -166,14 +166,14 @@ def _trade_table(found: Sequence[TaxArm]) -> Table:
         for arm in found
     ]
     note = (
-        "tax: increase of the loss on held-out pretraining text, in nats per token; others: that on the references of "
-        "the other mini tasks. Gold change and the share of the tax that is saved are against γ = 0 with the same "
-        "seeds; the share is one of means, with Fieller's interval, and there is none where the tax at γ = 0 is not "
-        f"surely above 0. The claim: at least {SAVED:.0%} is saved and gold falls by at most {EQUAL_GOLD}. It holds if "
-        "both intervals lie within, fails if one lies outside, and is undecided otherwise; each γ is judged alone. "
-        f"Intervals are over seeds; fewer than {FEWEST_SEEDS} have none."
+        "tax: increase of the loss on held-out pretraining text, in nats per token; others: the same on the references "
+        "of the other mini tasks. Gold change and tax saved are relative to γ = 0 with the same seeds; tax saved is a "
+        "ratio of means with Fieller's interval, which exists only where the tax at γ = 0 is significantly above 0. "
+        f"Claim: at least {SAVED:.0%} of the tax is saved and gold falls by at most {EQUAL_GOLD}. It holds if both "
+        "intervals are within these limits, fails if one is outside, and is undecided otherwise; each γ is judged "
+        f"alone. Intervals are over seeds and need at least {FEWEST_SEEDS}."
     )
-    return Table("Gold against forgetting", columns, tuple(rows), note)
+    return Table("Gold and alignment tax", columns, tuple(rows), note)
 
 
 def _where_table(found: Sequence[TaxArm]) -> Table:
@@ -186,8 +186,8 @@ def _where_table(found: Sequence[TaxArm]) -> Table:
         rises = (float(np.mean(arm.tax(name))) if name in measured else None for name in languages)
         rows.append((arm.task, arm.algorithm, f"{arm.gamma:g}", *rises))
     columns = ("task", "algorithm", "γ", *(name.removeprefix(OF_TASK) for name in languages))
-    note = "Increase of the loss on each other task's references, in nats per token, on the mean over seeds."
-    return Table("Where it is forgotten", columns, tuple(rows), note)
+    note = "Increase of the loss on the references of each other task, in nats per token; means over seeds."
+    return Table("Forgetting by task", columns, tuple(rows), note)
 
 
 def _figure(found: Sequence[TaxArm]) -> Figure:
@@ -198,11 +198,11 @@ def _figure(found: Sequence[TaxArm]) -> Figure:
     drawn = {name: _line(group) for name, group in series.items()}
     gammas = ", ".join(f"{gamma:g}" for gamma in sorted({arm.gamma for arm in found}))
     caption = (
-        f"Each point is one γ, and γ rises from right to left: {gammas}. The best corner is the upper left: much gold, "
-        "little forgotten. Bands are intervals over seeds."
+        f"Each point is one γ, and γ rises from right to left: {gammas}. The upper left is best: much gold, little "
+        "forgetting. Bands are 95 % intervals over seeds."
     )
     svg = line_plot(drawn, "increase of pretraining loss, nats per token", "gold")
-    return Figure("Gold against the alignment tax", svg, caption)
+    return Figure("Gold over the alignment tax", svg, caption)
 
 
 def _line(group: Sequence[TaxArm]) -> PlotLine:

@@ -31,11 +31,11 @@ def diagnostic_findings(results: Results) -> Findings:
 def _curves(results: Results) -> tuple[Figure, ...]:
     """Return learning curves in units that all tasks share, as their rewards and budgets differ up to a hundredfold."""
     note = (
-        "Reward is the share of the way from J(π_ref) to J*, at most 1 in each task, since the cost of KL is not taken"
-        " off: it shows speed, not the score. What samples from the base model, as best-of-n does, stays at 0."
+        "Reward is normalised from J(π_ref) = 0 to J* = 1 and capped at 1, as the cost of KL is not subtracted: the"
+        " curves show speed, not the score. Algorithms that sample from the base model, such as best-of-n, stay at 0."
     )
     shared = [(job, {"curve": _in_shares(result)}) for job, result in results]
-    return curves_figure(shared, "share of the tokens", "share of the way to J*", note)
+    return curves_figure(shared, "share of the token budget", "normalised reward", note)
 
 
 def _in_shares(result: Result) -> list[tuple[float, float]]:

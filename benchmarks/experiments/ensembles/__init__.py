@@ -7,7 +7,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="ensembles",
-    question="Do several reward models together resist where a single one is hacked?",
+    question="Do ensembles of reward models resist reward hacking better than a single one?",
     plan=ENSEMBLES_PLAN,
     sweep=ensembles_jobs,
     run=run_ensembles,

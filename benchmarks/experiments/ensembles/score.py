@@ -126,19 +126,19 @@ def gold_at_the_end_table(arms: Sequence[EnsembleArm]) -> Table:
             "agrees with gold",
             "gold before",
             "gold after",
-            "less that of the single one",
+            "gain over single",
             "proxy after",
             "KL after, nats",
-            "KL that all reach",
-            "gold at that KL",
-            "its difference",
+            "common KL",
+            "gold at common KL",
+            "gain at common KL",
             "seeds",
         ),
         tuple(rows),
-        "Held-out prompts. The difference is taken seed by seed: a seed's single model is the first member of its "
-        "ensembles, and all learned the same labels. Gold at the KL that all runs reach is that of RL's own prompts on "
-        "the way. Intervals are of one difference alone; what the headline calls surely better is corrected for the "
-        "number of ensembles. Agreement is the share of pairs of the base model's responses, unequal in gold, that a "
+        "On held-out prompts. Gains are paired by seed: the single model of a seed is the first member of its "
+        "ensembles, and all learned the same labels. Common KL: the largest KL that all runs reach; gold there is "
+        "measured on RL's own prompts. Intervals are for each gain alone; the headline's significance is corrected for "
+        "the number of ensembles. Agreement: share of pairs of the base model's responses, unequal in gold, that the "
         "proxy orders as gold does.",
     )
 
@@ -183,8 +183,8 @@ def figures(arms: Sequence[EnsembleArm]) -> list[Figure]:
             ),
         )
         for title, name, label in (
-            ("Gold while RL optimises each proxy", "gold", "gold reward"),
-            ("What each proxy says meanwhile", "proxy", "proxy, standard deviations"),
+            ("Gold during RL", "gold", "gold reward"),
+            ("Proxy score during RL", "proxy", "proxy, standard deviations"),
         )
     ]
 
@@ -193,7 +193,7 @@ def ensembles_headline(arms: Sequence[EnsembleArm]) -> str:
     """Return the best ensemble against the single model, at the end and at equal KL, and the significant ones."""
     found = gains(arms)
     if not found:
-        return "There is no seed yet that has both an ensemble and a single reward model."
+        return "No seed has both an ensemble and a single reward model yet."
     best = max(found, key=lambda name: float(np.mean(found[name].end)))
     gain = found[best]
     own, base = (float(np.mean(list(arm.after("kl").values()))) for arm in (gain.arm, gain.single))
@@ -203,8 +203,8 @@ def ensembles_headline(arms: Sequence[EnsembleArm]) -> str:
         for values in ({name: one.end for name, one in found.items()}, {name: one.same for name, one in found.items()})
     )
     return (
-        f"At the end of RL, gold under the {best} of an ensemble is {end} from that under a single reward model, at a "
-        f"KL of {own:.1f} nats against {base:.1f}; where both have {gain.kl:.1f} nats, it is {same}. By Holm's "
-        f"correction for {len(found)} ensemble{'s' * (len(found) > 1)}, surely better at the end: {sure_end}; at equal "
-        f"KL: {sure_same}."
+        f"At the end of RL, gold under the {best} of an ensemble differs by {end} from gold under a single reward "
+        f"model, with a KL of {own:.1f} and {base:.1f} nats; at a common KL of {gain.kl:.1f} nats it differs by "
+        f"{same}. Significantly better, with Holm's correction for {len(found)} ensemble{'s' * (len(found) > 1)}: "
+        f"{sure_end} at the end, {sure_same} at equal KL."
     )

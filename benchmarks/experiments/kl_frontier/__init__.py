@@ -7,7 +7,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="kl_frontier",
-    question="How much gold does an algorithm buy with a nat of KL, against best-of-n sampling?",
+    question="How much gold does an algorithm reach at a given KL, compared with best-of-n sampling?",
     plan=KL_FRONTIER_PLAN,
     sweep=kl_frontier_jobs,
     run=run_kl_frontier,

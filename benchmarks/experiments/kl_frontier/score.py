@@ -12,7 +12,7 @@ from textgym.intervals import Estimate
 from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
-_COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for at most this KL", "seeds")
+_COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n at this KL", "seeds")
 
 
 def kl_frontier_findings(results: Results) -> Findings:
@@ -77,8 +77,8 @@ def _table(task: str, results: Results) -> Table:
         for n, kl_of_n, golds in zip(counts, points[0], points[1].T, strict=True):
             rows.append((SAMPLED, n, over_seeds(list(golds)), float(kl_of_n), None, len(golds)))
     note = (
-        "KL of best-of-n is at most what is shown, log n − (n − 1)/n, and less where gold ties; that of the others is "
-        "exact in every visited state."
+        "KL of best-of-n is the bound log n − (n − 1)/n; the true KL is smaller where gold ties. The KL of trained "
+        "policies is exact in every visited state."
     )
     return Table(f"Gold and KL on {task}", _COLUMNS, tuple(rows), note)
 
@@ -97,8 +97,8 @@ def _figure(task: str, results: Results) -> Figure:
     if points is not None:
         series[SAMPLED] = PlotLine(points[0], points[1].mean(0), dashed=True)
     caption = (
-        "Each point is one β; dashed: best-of-n by gold itself, whose KL is at most that at which it is drawn, "
-        "log n − (n − 1)/n nats, and less where gold ties."
+        "Each point is one β. Dashed: best-of-n by gold itself, at the bound of its KL, log n − (n − 1)/n nats; the "
+        "true KL is smaller where gold ties."
     )
     return Figure(f"The frontier on {task}", line_plot(series, "KL to the base model, nats", "gold reward"), caption)
 
@@ -112,8 +112,8 @@ def _told(task: str, results: Results) -> list[str]:
         sure = f", {clearly_or_not(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
         kl = float(np.mean(list(_after(by_beta[best], "kl").values())))
         told.append(
-            f"On {task}, {algorithm} earns most at β = {best:g}{sure}: gold "
-            f"{with_bounds(over_seeds(list(golds[best].values())), 2)} for {kl:.1f} nats{_beside(results, kl)}."
+            f"On {task}, {algorithm} reaches the most gold at β = {best:g}{sure}: "
+            f"{with_bounds(over_seeds(list(golds[best].values())), 2)} at {kl:.1f} nats{_beside(results, kl)}."
         )
     return told
 
@@ -124,5 +124,5 @@ def _beside(results: Results, kl: float) -> str:
     if points is None:
         return ""
     if same is None:
-        return f", beyond the reach of best-of-n, which spends at most {points[0][-1]:.1f}"
-    return f", where best-of-n earns {with_bounds(same, 2)} for at most as many"
+        return f", beyond the KL of best-of-n, at most {points[0][-1]:.1f}"
+    return f"; best-of-n reaches {with_bounds(same, 2)} at the same KL or less"

@@ -7,7 +7,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="mini",
-    question="How much of the gold reward of small language tasks does an algorithm earn, at equal budgets of tokens?",
+    question="How much gold reward does an algorithm reach on small language tasks, at equal token budgets?",
     plan=MINI_PLAN,
     sweep=mini_jobs,
     run=run_mini,

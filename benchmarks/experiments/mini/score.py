@@ -50,7 +50,7 @@ def gold_table(results: Results) -> Table:
     for name, group in by_algorithm(results).items():
         rows.append((name, *(over_seeds(values) if values else None for values in golds(group, "after"))))
     note = (
-        "Means over seeds, on validation prompts. The scores above are the share of the way from the base model to 1."
+        "Means over seeds, on validation prompts. The scores above are normalised: 0 is the base model, 1 a gold of 1."
     )
     return Table("Gold reward", ("algorithm", *tasks), tuple(rows), note)
 
@@ -66,11 +66,9 @@ def cost_table(results: Results) -> Table:
         means = table.mean(0)
         gold = (float(means[0]), over_seeds(table[:, 1]), over_seeds(table[:, 2]))
         rows.append((name, *gold, *map(float, means[3:-2]), round(means[-2]), float(means[-1])))
-    tasks = "Means over all tasks, of the seeds that have every one. " if len(tasks_of(results)) > 1 else ""
-    note = (
-        f"{tasks}KL in nats a response to the base model, length in tokens; CPU seconds are those of a run's training."
-    )
-    return Table("What it costs", columns, tuple(rows), note)
+    tasks = "Means over all tasks, of the seeds that have every task. " if len(tasks_of(results)) > 1 else ""
+    note = f"{tasks}KL to the base model in nats per response, length in tokens, CPU seconds of training."
+    return Table("Cost", columns, tuple(rows), note)
 
 
 def _numbers(result: Result, metrics: list[str]) -> list[float]:

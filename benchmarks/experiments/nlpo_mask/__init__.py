@@ -8,7 +8,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="nlpo_mask",
-    question="Does NLPO gain from a mask that follows the policy, against one that stays as the base model made it?",
+    question="Does NLPO gain from refreshing its mask with the policy, compared with keeping the base model's mask?",
     plan=NLPO_MASK_PLAN,
     sweep=nlpo_mask_jobs,
     run=run_mini,

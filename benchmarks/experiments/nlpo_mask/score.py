@@ -33,10 +33,10 @@ def nlpo_mask_findings(results: Results) -> Findings:
                 told.append(
                     f"by {with_bounds(whole, sign=True)} and gold alone by {with_bounds(gain, sign=True)} on {task}"
                 )
-    headline = f"A mask that follows the policy changes gold − β·KL, which is optimised, {', '.join(told)}."
+    headline = f"Refreshing NLPO's mask changes the objective, gold − β·KL, {', '.join(told)}."
     return Findings(
         headline if told else "No pair of runs yet.",
-        (Table("NLPO's mask", _COLUMNS, tuple(rows), "Differences are of equal seeds."),),
+        (Table("Refreshed and fixed mask", _COLUMNS, tuple(rows), "Differences are paired by seed."),),
     )
 
 

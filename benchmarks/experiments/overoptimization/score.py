@@ -147,15 +147,15 @@ def falls_table(arms: Sequence[ProxyArm]) -> Table:
             "agrees with gold",
             "gold before",
             "gold at its peak",
-            "√KL there",
+            "√KL at the peak",
             "gold at the end",
-            "fall of gold",
-            "rise of the proxy meanwhile",
+            "fall of gold since the peak",
+            "rise of the proxy since the peak",
             "seeds",
         ),
         tuple(rows),
-        "Agreement is the share of pairs of the base model's responses, unequal in gold, that the proxy orders as gold "
-        f"does. A run's curve is cut into {BLOCKS} parts; a seed's peak is the part where the mean of the other "
+        "Agreement: share of pairs of the base model's responses, unequal in gold, that the proxy orders as gold does. "
+        f"A run's curve is averaged over {BLOCKS} parts; the peak of a seed is the part in which the mean of the other "
         "seeds is highest. The proxy is in standard deviations of its scores on the base model's responses.",
     )
 
@@ -208,9 +208,9 @@ def fits_table(arms: Sequence[ProxyArm], method: str) -> Table:
         ),
         tuple(rows),
         "d = √KL; the gain of gold over the base model is fitted by least squares for each seed"
-        f"{', with where it begins' if method == 'rl' else ''}. An AIC difference above 0 speaks for d(α − β log d), "
-        "one below 0 for d(α − βd); AIC takes neighbouring points as independent, so what counts is whether its "
-        "interval over seeds excludes 0.",
+        f"{', and so is its start' if method == 'rl' else ''}. An AIC difference above 0 favours d(α − β log d), one "
+        "below 0 d(α − βd). AIC treats neighbouring points as independent, so look at the interval over seeds: does it "
+        "exclude 0?",
     )
 
 
@@ -222,13 +222,13 @@ def kl_table(results: Results) -> Table:
     for i, n in enumerate(counts):
         exact = [float(result["best_of_n"][i]["kl"]) for _, result in results]
         rows.append((n, float(bound[i]), *(cell for kl in exact for cell in (kl, kl / bound[i] if bound[i] else None))))
-    columns = [name for job, _ in results for name in (f"KL on {job.task}", f"its share, {job.task}")]
+    columns = [name for job, _ in results for name in (f"KL on {job.task}", f"share of the bound, {job.task}")]
     return Table(
-        "KL of best-of-n: exact against log n − (n − 1)/n",
+        "KL of best-of-n and its bound",
         ("n", "log n − (n − 1)/n", *columns),
         tuple(rows),
-        "Nats, by enumeration of every response, the best of them by gold. Where rewards tie, or one response holds "
-        "much of the mass, more samples change less than the bound allows.",
+        "In nats, by enumeration of every response, the best of n chosen by gold. The KL is below the bound where "
+        "rewards tie or one response has much of the probability.",
     )
 
 
@@ -245,9 +245,7 @@ def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Fi
         gold = {label: PlotLine(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
         fits = {label: found for label, arm in own.items() if (found := fits_of(arm, method, form))}
         gold |= {f"{label}, fitted": _fitted(found, curves[label], label) for label, found in fits.items()}
-        caption = (
-            f"Solid: means of the seeds. Dashed: d(α − β{term}), fitted to each seed; their mean and its 95 % interval."
-        )
+        caption = f"Solid: mean over seeds. Dashed: d(α − β{term}), fitted to each seed, with mean and 95 % interval."
         figures.append(
             Figure(f"Gold under {name}, {who}{size} proxies", line_plot(gold, ROOT_KL, "gold reward"), caption)
         )
@@ -255,9 +253,10 @@ def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Fi
             proxy = {label: mean_line(found.d, found.proxy) for label, found in curves.items()}
             picture = line_plot(proxy, ROOT_KL, "proxy, standard deviations")
             caption = (
-                "What RL is paid for: in standard deviations of the base model's scores; 95 % intervals over seeds."
+                "The reward that RL optimises, in standard deviations on the base model's responses. Bands are 95 % "
+                "intervals over seeds."
             )
-            figures.append(Figure(f"The same as the {who}{size} proxies see it", picture, caption))
+            figures.append(Figure(f"Proxy score under RL, {who}{size} proxies", picture, caption))
     return figures
 
 
@@ -283,15 +282,19 @@ def overoptimization_headline(arms: Sequence[ProxyArm]) -> str:
             f"with {worst.name} from {top:.2f} by {lost.value:.2f} ({lost.low:.2f} … {lost.high:.2f})"
         )
     elif max(len(arm.runs) for arm in arms) < FEWEST_SEEDS:
-        first = f"With fewer than {FEWEST_SEEDS} seeds it cannot be said whether gold falls under RL"
+        first = f"At least {FEWEST_SEEDS} seeds are needed to tell if gold falls under RL"
     else:
-        first = f"Under RL, gold did not clearly fall again for any of {len(arms)} proxies at this budget"
+        first = (
+            f"Under RL, gold did not significantly fall after its peak for any of {len(arms)} proxies at this budget"
+        )
     pairs = ((fits_of(arm, "rl", "best-of-n"), fits_of(arm, "rl", "rl")) for arm in arms)
     gaps = [np.array(aic_gaps(*pair)) for pair in pairs if all(pair)]
     if not gaps:
         return f"{first}; the runs are too short for fits."
     log, linear = sum(surely_above(gap) for gap in gaps), sum(surely_above(-gap) for gap in gaps)
-    return f"{first}; RL's gold surely follows d(α − β log d) for {log}, d(α − βd) for {linear} of {len(gaps)}."
+    return (
+        f"{first}; RL's gold significantly follows d(α − β log d) for {log} and d(α − βd) for {linear} of {len(gaps)}."
+    )
 
 
 def _is_spoiled(arm: ProxyArm) -> bool:

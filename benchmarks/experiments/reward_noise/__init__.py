@@ -8,7 +8,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="reward_noise",
-    question="How much gold does an algorithm still earn when its reward is gold with noise?",
+    question="How much gold does an algorithm reach when it is trained on gold with noise?",
     plan=REWARD_NOISE_PLAN,
     sweep=reward_noise_jobs,
     run=run_reward_noise,

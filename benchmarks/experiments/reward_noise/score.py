@@ -49,7 +49,7 @@ def _table(task: str, found: Golds) -> Table:
         for name, by_sigma in found.items()
     ]
     columns = ("algorithm", *(f"σ = {sigma:g}" for sigma in sigmas), "seeds")
-    return Table(f"Gold after learning from a noisy gold, {task}", columns, tuple(rows), "On validation prompts.")
+    return Table(f"Gold after training on noisy gold, {task}", columns, tuple(rows), "On validation prompts.")
 
 
 def _figure(task: str, found: Golds) -> Figure:
@@ -59,7 +59,7 @@ def _figure(task: str, found: Golds) -> Figure:
         count = min(len(values) for values in by_sigma.values())
         values = np.array([list(own.values())[:count] for own in by_sigma.values()]).T
         series[name] = mean_line(np.broadcast_to(np.array(list(by_sigma)), values.shape), values)
-    return Figure(f"Gold against noise, {task}", line_plot(series, "σ of the noise", "gold reward"))
+    return Figure(f"Gold over noise, {task}", line_plot(series, "σ of the noise", "gold reward"))
 
 
 def _told(task: str, found: Golds) -> str:
@@ -69,7 +69,7 @@ def _told(task: str, found: Golds) -> str:
     ranked = sorted(at_worst, key=lambda name: -float(np.mean(list(at_worst[name].values()))))
     gold = {name: with_bounds(over_seeds(list(own.values())), 2) for name, own in at_worst.items()}
     best, least = ranked[0], ranked[-1]
-    where = f"On {task} with noise of σ = {worst:g}, {best} still earns"
+    where = f"On {task} with noise of σ = {worst:g}, {best} reaches"
     if best == least:
         return f"{where} {gold[best]} of gold."
     ahead, behind = (
@@ -77,6 +77,6 @@ def _told(task: str, found: Golds) -> str:
         clearly_or_not(at_worst[ranked[-2]], at_worst[least]),
     )
     return (
-        f"{where} the most gold, {gold[best]}, {ahead} more than {ranked[1]}; {least} earns the least, {gold[least]}, "
-        f"{behind} less than {ranked[-2]}."
+        f"{where} the most gold, {gold[best]}, {ahead} more than {ranked[1]}; {least} reaches the least, "
+        f"{gold[least]}, {behind} less than {ranked[-2]}."
     )
