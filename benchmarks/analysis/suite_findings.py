@@ -211,7 +211,7 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
 def _unshown_doubt(suite: _Suite) -> str:
     """Return the chance of success that still gives only failures in one case of twenty, by number of seeds."""
     counts = sorted({len(scores) for name, scores in suite.scores.items() if suite.enough(name)})
-    fits = "; ".join(f"0 of {n} seeds is compatible with a rate up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
+    fits = "; ".join(f"0 of {n} seeds fit a success rate up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
     return f"An interval of width 0 does not exclude rare successes: {fits} (one-sided, 95 %)." if fits else ""
 
 

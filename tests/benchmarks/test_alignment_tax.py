@@ -126,8 +126,8 @@ def test_a_tax_that_is_not_surely_there_is_not_said_to_be_saved() -> None:
     trade = row(found.tables[0], "Stories", "ppo", "0.3")
     assert (trade["tax saved"], trade["claim"]) == ("no significant tax", "undecided")
     assert found.headline == (
-        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not significantly rise at "
-        "γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
+        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not significantly "
+        "rise at γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
     )
     spoiled = [*rows[:3], *runs("Stories", 0.3, *[(0.5, 0.05)] * 3)]
     assert row(EXPERIMENT.findings(spoiled).tables[0], "Stories", "ppo", "0.3")["claim"] == "fails"

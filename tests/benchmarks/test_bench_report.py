@@ -105,7 +105,7 @@ def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Finding
 
 def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
     for seeds, chance in ((4, 0.53), (5, 0.45)):
-        assert f"0 of {seeds} seeds is compatible with a rate up to {chance}" in found.tables[1].note
+        assert f"0 of {seeds} seeds fit a success rate up to {chance}" in found.tables[1].note
         assert stats.binom.pmf(0, seeds, chance) == pytest.approx(0.05, abs=0.002)
     assert "0 of 2 " not in found.tables[1].note, "grpo has no interval"
 

@@ -56,7 +56,8 @@ def test_less_pressure_is_not_taken_for_robustness() -> None:
     assert found.headline == (
         "At the end of RL, gold under the mean of an ensemble differs by +0.150 (+0.026 … +0.274) from gold under a "
         "single reward model, with a KL of 11.0 and 14.0 nats; at a common KL of 10.0 nats it differs by +0.000 "
-        "(+0.000 … +0.000). Significantly better, with Holm's correction for 1 ensemble: mean at the end, none at equal KL."
+        "(+0.000 … +0.000). Significantly better, with Holm's correction for 1 ensemble: mean at the end, "
+        "none at equal KL."
     )
     (table,) = found.tables
     both = [dict(zip(table.columns, row, strict=True)) for row in table.rows]

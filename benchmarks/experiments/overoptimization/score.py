@@ -209,8 +209,8 @@ def fits_table(arms: Sequence[ProxyArm], method: str) -> Table:
         tuple(rows),
         "d = √KL; the gain of gold over the base model is fitted by least squares for each seed"
         f"{', and so is its start' if method == 'rl' else ''}. An AIC difference above 0 favours d(α − β log d), one "
-        "below 0 d(α − βd). AIC treats neighbouring points as independent, so look at the interval over seeds: does it "
-        "exclude 0?",
+        "below 0 d(α − βd). AIC treats neighbouring points as independent, so only an interval over seeds that "
+        "excludes 0 is evidence.",
     )
 
 
