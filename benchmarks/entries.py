@@ -51,10 +51,10 @@ CURVE_POINTS = 50
 VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
 OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
-"""Settings that came after the first published results: left out where they do nothing, so that results stay
+"""Settings added after the first published results; they are left out where they have no effect, so that results stay
 comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
-"""Packages whose algorithms are told apart by a version; of others' the file counts."""
+"""Packages whose algorithms are identified by the version; other code is identified by the digest of its file."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class TrainingJob:
     """A training job for one benchmark entry.
 
     Attributes:
-        task: gives the base model, and the references where they are imitated.
+        task: with the base model, and the references for fine-tuning.
         mdp: the task with the reward that is paid.
         tokens: the budget.
         learning_rate: at first.
         beta: β.
-        seed: of everything random.
-        slots: responses that are written at once.
-        settings: what :meth:`Entry.settings` gave.
+        seed: random seed.
+        slots: responses generated at once.
+        settings: from :meth:`Entry.settings`.
     """
 
     task: Task
@@ -95,7 +95,7 @@ class TrainingResult:
 
     Attributes:
         policy: as it acts.
-        tokens: what it used of the budget; the last iteration may go beyond.
+        tokens: generated or trained tokens; the last iteration may exceed the budget.
         curve: at most 50 pairs of tokens and mean reward, from its own rollouts.
     """
 
@@ -108,7 +108,7 @@ class Entry(Protocol):
     """An algorithm as benchmarks use it.
 
     Attributes:
-        imitates: whether it learns from reference texts instead of from the reward.
+        imitates: True if it learns from reference texts instead of from the reward.
     """
 
     imitates: ClassVar[bool]
@@ -165,21 +165,21 @@ def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
-def constructor_settings(contender: TextgymEntry | StockEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+def constructor_settings(entry: TextgymEntry | StockEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a constructor: :meth:`Entry.settings` without those that identify the code.
 
     Raises:
         ValueError: the code is another one now, so its result would stand under the wrong name.
     """
-    told, identity = dict(settings), contender.identity
+    arguments, identity = dict(settings), entry.identity
     for name, here in identity.items():
-        there = told.pop(name, None)
+        there = arguments.pop(name, None)
         if there != here:
             raise ValueError(
-                f"{contender.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
+                f"{entry.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
                 "now); run the changed one into a results file of its own"
             )
-    return told
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ class StockEntry:
     def identity(self) -> dict[str, str]:
         """The identity of the code, as settings: the library and its version, and the digest of a user's own file."""
         library = next(package for base in self.kind.__mro__ if (package := _package(base)) in STOCK)
-        told = {"library": f"{library} {metadata.version(library)}"}
-        return told if self.code is None else {**told, "code": self.code}
+        identity = {"library": f"{library} {metadata.version(library)}"}
+        return identity if self.code is None else {**identity, "code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         shared = asdict(Settings())

@@ -188,27 +188,27 @@ def _headline(groups: Sequence[Group], measures: Sequence[str]) -> str:
     measure = leading_measure(groups, measures)
     if measure is None:
         finished = sum(len(group.finished) for group in groups)
-        told = "none of them is finished" if not finished else "they share no measure that can be ranked"
-        return f"{count_of(runs, 'run')} in {count_of(len(groups), 'group')}: {told}."
+        text = "none of them is finished" if not finished else "they share no measure that can be ranked"
+        return f"{count_of(runs, 'run')} in {count_of(len(groups), 'group')}: {text}."
     described = describe_measure(measure)
     known = {group.name: (group, found) for group in groups if (found := pooled(group, measure))}
     ranked = sorted(known.values(), key=lambda pair: -described.better * pair[1].mean)
     best, value = ranked[0]
     label = described.label.lower()
     if len(ranked) == 1:
-        return f"{best.name} reaches a {label} of {_worded(value)}, over {value.over}."
+        return f"{best.name} reaches a {label} of {_with_bounds(value)}, over {value.over}."
     second, other = ranked[1]
     gap = difference(best, second, measure)
     most = "highest" if described.better > 0 else "lowest"
-    told = f"{best.name} has the {most} {label}, {_worded(value)}; {second.name} has {_worded(other)}"
+    text = f"{best.name} has the {most} {label}, {_with_bounds(value)}; {second.name} has {_with_bounds(other)}"
     if gap is None or gap.p is None:
         single = [one.name for one, pool in ranked[:2] if pool.seeds == 1]
-        return f"{told}: with a single seed of {' and of '.join(single)}, other seeds may reverse the order."
+        return f"{text}: with a single seed of {' and of '.join(single)}, other seeds may reverse the order."
     sure = "clearly" if gap.clear(comb(len(ranked), 2)) else "not clearly"
-    return f"{told}: {sure} different ({gap.basis})."
+    return f"{text}: {sure} different ({gap.basis})."
 
 
-def _worded(found: Pooled) -> str:
+def _with_bounds(found: Pooled) -> str:
     if not isinstance(found.cell, Estimate):
         return number(found.mean)
     half = (found.cell.high - found.cell.low) / 2
@@ -304,7 +304,7 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
         found.append(Figure(described.label, svg, caption))
     drawn = groups[:_MOST_LINES]
     left_out = f" The first {_MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > _MOST_LINES else ""
-    told = (
+    text = (
         "Bands are 95 % intervals over seeds; a line without a band is a single run. Axes span the data and need not "
         f"begin at 0.{left_out}"
     )
@@ -318,7 +318,7 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
             if series:
                 svg = line_plot(series, unit, _axis(described))
                 short = sum(_left_out(group, key, unit) for group in drawn)
-                caption = f"{_sentence(described.hint)}{told}{_of_unfinished(short)}"
+                caption = f"{_sentence(described.hint)}{text}{_of_unfinished(short)}"
                 found.append(Figure(f"{described.label} by {unit}", svg, caption))
     return found
 

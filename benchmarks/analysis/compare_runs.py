@@ -27,7 +27,7 @@ _NEEDED_BY = "textgym compare"
 COMPARED_COMMANDS = ("train", "sft", "dpo", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
-"""Settings that say where a run is kept or told, when it ends early, and when it is refused."""
+"""Settings without effect on the numbers: output, logging, early stopping, and checks of the data."""
 LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
 """Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
@@ -376,8 +376,8 @@ def _require_one_question(runs: Sequence[ComparedRun]) -> None:
             why = "the file was edited in between: " if edited else ""
             raise ValueError(
                 f"{str(run.path)!r} was measured on other prompts than {str(first.path)!r} ({why}"
-                f"{_told(run.questions, edited)}; there {_told(first.questions, edited)}); compare runs of one task, "
-                "or of the same files"
+                f"{_source_text(run.questions, edited)}; there {_source_text(first.questions, edited)}); compare runs "
+                "of one task, or of the same files"
             )
         if (run.command == "reward-model") != (first.command == "reward-model"):
             raise ValueError(
@@ -392,7 +392,7 @@ def _same(one: PromptSource, other: PromptSource) -> bool:
     return a == b and (held == holds if held and holds else ours == theirs)
 
 
-def _told(asked: PromptSource, with_content: bool) -> str:
+def _source_text(asked: PromptSource, with_content: bool) -> str:
     name, value, content = asked
     return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
@@ -421,8 +421,12 @@ def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def _without_pairs(run: ComparedRun, others: Sequence[ComparedRun]) -> ComparedRun:
-    told = [f"{other.path} held out other pairs ({_told(other.pairs, True)})" for other in others if other.pairs]
-    why = f"Held-out accuracy, margin and loss are left out: {told[0] if told else 'others held out other pairs'}."
+    reasons = [
+        f"{other.path} held out other pairs ({_source_text(other.pairs, True)})" for other in others if other.pairs
+    ]
+    why = (
+        f"Held-out accuracy, margin and loss are left out: {reasons[0] if reasons else 'others held out other pairs'}."
+    )
     return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
 
 
@@ -512,12 +516,14 @@ def settings_that_differ(groups: Sequence[ComparedRun]) -> list[str]:
 def group_names(first: Sequence[ComparedRun]) -> list[str]:
     """Return a name for each group: its algorithm if algorithms differ, and the settings that distinguish it."""
     kinds = [(run.command, run.settings.get("algorithm")) for run in first]
-    told = []
+    found = []
     for run, kind in zip(first, kinds, strict=True):
         alike = [other for other, own in zip(first, kinds, strict=True) if own == kind]
         names = [name for name in settings_that_differ(alike) if name != "algorithm"]
-        told.append(_name(run, [*(["algorithm"] if len(alike) < len(first) or not names else []), *names]))
-    return [name if told.count(name) == 1 else f"{name} ({told[: i + 1].count(name)})" for i, name in enumerate(told)]
+        found.append(_name(run, [*(["algorithm"] if len(alike) < len(first) or not names else []), *names]))
+    return [
+        name if found.count(name) == 1 else f"{name} ({found[: i + 1].count(name)})" for i, name in enumerate(found)
+    ]
 
 
 def _name(run: ComparedRun, names: Sequence[str]) -> str:

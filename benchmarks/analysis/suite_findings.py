@@ -126,18 +126,18 @@ def _headline(
     """Return the leading algorithm, the certainty of its lead, and its worst task."""
     best = ranked[0]
     leads = "leads with" if over else "has"
-    told = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
+    text = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
     if over:
-        told += f", {_verdict(ranked[1], over[ranked[1]])}"
+        text += f", {_verdict(ranked[1], over[ranked[1]])}"
     if len(suite.tasks) == 1:
-        return f"{told}, on {suite.tasks[0]}."
+        return f"{text}, on {suite.tasks[0]}."
     means = suite.means(best)
     worst = min(means, key=means.__getitem__)
     strongest = max(ranked, key=lambda name: suite.means(name)[worst])
-    told += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
+    text += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
     if strongest != best:
-        told += f", where {strongest} has {number(suite.means(strongest)[worst], 2)}"
-    return f"{told})."
+        text += f", where {strongest} has {number(suite.means(strongest)[worst], 2)}"
+    return f"{text})."
 
 
 def _verdict(second: str, over: Estimate | float) -> str:
@@ -148,10 +148,10 @@ def _verdict(second: str, over: Estimate | float) -> str:
 
 
 def _with_bounds(estimate: Estimate | float, places: int = 3) -> str:
-    told = number(_value(estimate), places)
+    text = number(_value(estimate), places)
     if isinstance(estimate, Estimate):
-        told += f" [{number(estimate.low, places)}, {number(estimate.high, places)}]"
-    return told
+        text += f" [{number(estimate.low, places)}, {number(estimate.high, places)}]"
+    return text
 
 
 # -- Tables ----------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ class SuiteScores:
         """Add the algorithms that were left out to the headline."""
         if not self.left_out:
             return findings
-        told = f"Left out, as no seed has every task yet: {', '.join(self.left_out)}."
-        return replace(findings, headline=f"{findings.headline} {told}")
+        text = f"Left out, as no seed has every task yet: {', '.join(self.left_out)}."
+        return replace(findings, headline=f"{findings.headline} {text}")
 
 
 def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteScores:

@@ -93,14 +93,14 @@ def optimise(
             put together, or a setting is out of its range.
     """
     env = TokenVectorEnv(task_mdp(task, [proxy, ("gold", 0.0)]), pressure.slots, AutoresetMode.DISABLED)
-    contender = _watchable(algorithm)
-    learner = contender.kind(
+    entry = _watchable(algorithm)
+    learner = entry.kind(
         "LMPolicy",
         env,
         pressure.learning_rate,
         kl=pressure.beta,
         seed=seed,
-        **constructor_settings(contender, own),
+        **constructor_settings(entry, own),
     )
     recorder = MetricLog()
     learner.set_logger(Logger(None, [recorder]))
@@ -135,13 +135,13 @@ def _point(row: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _watchable(algorithm: str) -> TextgymEntry:
-    contender = find_entry(algorithm)
-    if not isinstance(contender, TextgymEntry):
+    entry = find_entry(algorithm)
+    if not isinstance(entry, TextgymEntry):
         raise ValueError(
             f"algorithm={algorithm!r} tells nothing of gold and KL while it learns; expected one of textgym's, or a "
             "subclass of textgym.agents.SequenceAlgorithm"
         )
-    return contender
+    return entry
 
 
 def evaluate_policy(

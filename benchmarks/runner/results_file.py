@@ -68,14 +68,14 @@ def _require_one_result(where: str, above: Mapping[str, Any], here: Mapping[str,
         }
         for row in (above, here)
     )
-    told = ", ".join(
+    differences = ", ".join(
         f"{name}: {reprlib.repr(one.get(name))} above, {reprlib.repr(two.get(name))} here"
         for name in differing(one, two)
     )
-    if told:
+    if differences:
         raise ValueError(
-            f"{where}: this run has a result above already, and they differ ({told}); expected one of each, so delete "
-            f"a line: {here['job'].key}"
+            f"{where}: this run has a result above already, and they differ ({differences}); expected one of each, so "
+            f"delete a line: {here['job'].key}"
         )
 
 
@@ -99,8 +99,8 @@ def _warn_of_versions(path: Path, versions: Mapping[str, int]) -> None:
     current = metadata.version("textgym")
     for version, count in versions.items():
         if version != current:
-            told = f"{count} results are of textgym {version}, this is {current}; they are used as they are"
-            warnings.warn(f"{path}: {told}", stacklevel=3)
+            note = f"{count} results are of textgym {version}, this is {current}; they are used as they are"
+            warnings.warn(f"{path}: {note}", stacklevel=3)
 
 
 def _lines(path: Path) -> Iterator[JsonLine]:

@@ -18,14 +18,14 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def require_same(path: Path, there: Job, here: Job) -> None:
     """Raise ValueError if one run has two results with different settings in one file."""
-    told = ", ".join(
+    differences = ", ".join(
         f"{name}: {there.settings.get(name)!r} there, {here.settings.get(name)!r} here"
         for name in differing(there.settings, here.settings)
     )
-    if told:
+    if differences:
         raise ValueError(
-            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({told}); repeat "
-            "them, or choose another file"
+            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({differences}); "
+            "repeat them, or choose another file"
         )
 
 

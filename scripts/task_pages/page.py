@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scripts.task_pages.policies import Budget, Episode, first_episode, held_out
 from scripts.task_pages.scores import Hack, exact_table, hacks, sampled_table
-from scripts.task_pages.words import told_by_gold, told_by_maker
+from scripts.task_pages.words import gold_docstring, maker_docstring
 from textgym.exact.enumeration import Optimum
 from textgym.registration import load_task, task_maker
 from textgym.rendering import show_token
@@ -29,7 +29,7 @@ def page(name: str, budget: Budget) -> str:
     parts = [
         f"# {task.name}",
         task.description,
-        told_by_maker(name),
+        maker_docstring(name),
         call(name),
         f"## Sizes\n\n{sizes(task)}",
         f"## Reward and gold\n\n{pays(task)}",
@@ -72,8 +72,8 @@ def pays(task: Task) -> str:
     """What is paid, and what is wanted."""
     paid = "the gold reward" if task.reward is None else f"`{reward_name(task.reward)}`, not the gold reward"
     beta = "" if task.beta is None else f" A nat of KL costs β = {task.beta:g}."
-    told = told_by_gold(task.gold)
-    return f"The environment pays {paid}.{beta}" + (f"\n\nGold: {told}" if told else "")
+    docstring = gold_docstring(task.gold)
+    return f"The environment pays {paid}.{beta}" + (f"\n\nGold: {docstring}" if docstring else "")
 
 
 def hack_section(hack: Hack) -> str:

@@ -162,7 +162,7 @@ def terminal_table(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])
     numeric = _numeric(table)
-    told = [
+    body = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
@@ -170,7 +170,7 @@ def terminal_table(table: Table) -> str:
         for line in lines
     ]
     title, note = one_line(table.title), one_line(table.note)
-    return "\n".join([title, "", *told, *([f"\n{note}"] if note else [])])
+    return "\n".join([title, "", *body, *([f"\n{note}"] if note else [])])
 
 
 def one_line(text: str) -> str:
@@ -194,8 +194,8 @@ def markdown_table(table: Table) -> str:
     """Return the table in Markdown, without its title, its note below."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     lines = [list(table.columns), rule, *_texts(table)]
-    told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
-    return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
+    body = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    return "\n".join([*body, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
 
 
 def markdown_page(title: str, findings: Findings) -> str:

@@ -56,19 +56,19 @@ class RunSummary:
         return STEP_NAMES.get(self.command, "iteration")
 
 
-def run_headline(told: RunSummary) -> Headline:
+def run_headline(run: RunSummary) -> Headline:
     """Return the headline of a run and its explanation."""
-    if not told.finished and (told.stopped or told.command):
-        return _cut_short(told)
-    if told.command == "reward-model":
-        return Headline(accuracy_headline(told.judged), accuracy_explained(told.judged))
-    if told.command == "sft" and (found := _losses(told)):
-        return _sft(told, *found)
-    if told.command == "dpo" and _measured(told.rows, "validation/accuracy"):
-        return _dpo(told)
-    if told.comparisons and told.comparisons[0].name != "kl":
-        return Headline(change_headline(told.algorithm, told.comparisons), explain_changes(told.comparisons))
-    return Headline(f"{told.algorithm} on {told.task}", explain_changes(told.comparisons) if told.comparisons else "")
+    if not run.finished and (run.stopped or run.command):
+        return _cut_short(run)
+    if run.command == "reward-model":
+        return Headline(accuracy_headline(run.judged), accuracy_explained(run.judged))
+    if run.command == "sft" and (found := _losses(run)):
+        return _sft(run, *found)
+    if run.command == "dpo" and _measured(run.rows, "validation/accuracy"):
+        return _dpo(run)
+    if run.comparisons and run.comparisons[0].name != "kl":
+        return Headline(change_headline(run.algorithm, run.comparisons), explain_changes(run.comparisons))
+    return Headline(f"{run.algorithm} on {run.task}", explain_changes(run.comparisons) if run.comparisons else "")
 
 
 def stop_sentence(stopped: Mapping[str, Any], step: str) -> str:
@@ -85,23 +85,23 @@ def _at(stopped: Mapping[str, Any], step: str) -> str:
     return "" if iteration is None else f" at {step} {iteration}"
 
 
-def _cut_short(told: RunSummary) -> Headline:
-    rows = max((int(row.get("iteration", 0)) for row in told.rows), default=0)
-    done = count_of(rows, told.step)
-    if told.stopped:
-        title = f"{told.algorithm} stopped{_at(told.stopped, told.step)}"
+def _cut_short(run: RunSummary) -> Headline:
+    rows = max((int(row.get("iteration", 0)) for row in run.rows), default=0)
+    done = count_of(rows, run.step)
+    if run.stopped:
+        title = f"{run.algorithm} stopped{_at(run.stopped, run.step)}"
         return Headline(title, f"It logged {done}; what it would have learned was not measured.")
-    title = f"{told.algorithm} on {told.task}: not finished"
+    title = f"{run.algorithm} on {run.task}: not finished"
     return Headline(title, f"It has logged {done} so far; what it learned has not been measured yet.")
 
 
 # -- SFT ---------------------------------------------------------------------------------------------
 
 
-def _losses(told: RunSummary) -> tuple[float, float, int] | None:
+def _losses(run: RunSummary) -> tuple[float, float, int] | None:
     """Return the validation loss before training and of the kept epoch, and that epoch; None if one is missing."""
-    known = _loss_by_epoch(told.rows)
-    kept = told.kept.get("epoch", max(known, default=0))
+    known = _loss_by_epoch(run.rows)
+    kept = run.kept.get("epoch", max(known, default=0))
     return (known[0], known[kept], kept) if 0 in known and kept in known else None
 
 
@@ -110,25 +110,25 @@ def _loss_by_epoch(rows: Sequence[_Row]) -> dict[int, float]:
     return {epoch: float(loss) for epoch, loss in found.items() if loss is not None and is_finite(loss)}
 
 
-def _sft(told: RunSummary, before: float, after: float, kept: int) -> Headline:
+def _sft(run: RunSummary, before: float, after: float, kept: int) -> Headline:
     first, last = number(before, 3), number(after, 3)
     if first == last:
         title = f"No change in validation loss: {first} nats per token before SFT, {last} after"
     else:
         way = "lowered" if after < before else "raised"
         title = f"SFT {way} the validation loss from {first} to {last} nats per token"
-    epochs = max(int(row.get("iteration", 0)) for row in told.rows)
-    by = {"loss": "validation loss", "score": "the score of its samples"}.get(str(told.kept.get("by")))
+    epochs = max(int(row.get("iteration", 0)) for row in run.rows)
+    by = {"loss": "validation loss", "score": "the score of its samples"}.get(str(run.kept.get("by")))
     sentences = []
     if kept == 0:
         sentences.append(f"No epoch of {epochs} was better: the model as it was before training is kept.")
     elif by is not None:
         sentences.append(f"Epoch {kept} of {epochs} is kept, chosen by {by}.")
-        losses = _loss_by_epoch(told.rows)
+        losses = _loss_by_epoch(run.rows)
         lowest = min(losses, key=losses.__getitem__)
         if lowest != kept:
             sentences.append(f"The loss was lowest after epoch {lowest}: {number(losses[lowest], 3)}.")
-    sentences += _samples_moved(told.comparisons)
+    sentences += _samples_moved(run.comparisons)
     return Headline(title, " ".join(sentences))
 
 
@@ -154,8 +154,8 @@ def _measured(rows: Sequence[_Row], key: str) -> bool:
     return any(is_finite(row.get(key)) for row in rows)
 
 
-def _dpo(told: RunSummary) -> Headline:
-    last = [row for row in told.rows if is_finite(row.get("validation/accuracy"))][-1]
+def _dpo(run: RunSummary) -> Headline:
+    last = [row for row in run.rows if is_finite(row.get("validation/accuracy"))][-1]
     margin = float(last["validation/margin"])
     half = half_width(last.get("validation/margin_sem"), last.get("validation/prompts"))
     spread = "" if half is None else f"{NBSP}±{NBSP}{number(half, 3)}"
@@ -167,7 +167,7 @@ def _dpo(told: RunSummary) -> Headline:
         counted = f"{count_of(prompts, 'held-out prompt')} with {count_of(last['validation/pairs'], 'pair')}"
         sure = "there is no interval of a single prompt" if prompts == 1 else "intervals are over prompts"
         sentences.append(f"Measured on {counted}; {sure}.")
-    sentences += _samples_moved(told.comparisons)
+    sentences += _samples_moved(run.comparisons)
     return Headline(_dpo_title(last), " ".join(sentences))
 
 

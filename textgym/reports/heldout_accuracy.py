@@ -21,7 +21,7 @@ class Share:
     high: float | None = None
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The share as text, without its interval."""
         return percent(self.value)
 
@@ -45,7 +45,7 @@ class HeldOutAccuracy:
         ceiling: pairs that gold itself orders as the labeller did; None without gold.
         agreement: pairs that the model orders as gold does; None without gold.
         by_distance: accuracy of pairs by the ranks between them.
-        prompts, pairs: how many were held out; None where that was not told.
+        prompts, pairs: how many were held out; None where that is not known.
         labels: True if single texts were labelled, rather than ranked.
     """
 
@@ -134,7 +134,7 @@ def accuracy_headline(found: HeldOutAccuracy) -> str:
     share = found.accuracy
     if share is None:
         return "The reward model was trained; no pair was held out to judge it by"
-    did = f"{found.verb} {share.told} of {found.things} as the labeller did"
+    did = f"{found.verb} {share.text} of {found.things} as the labeller did"
     if not share.bounds:
         return f"The reward model {did}{', of a single prompt' if found.prompts == 1 else ''}"
     if found.beats_chance:
@@ -162,24 +162,24 @@ def _of_length(found: HeldOutAccuracy) -> str:
     """Return a sentence about the length baseline, and how far above it the model is."""
     if found.longer is None:
         return ""
-    told = f"The longer text is the better one in {found.longer.told}"
+    text = f"The longer text is the better one in {found.longer.text}"
     if found.over_length is None:
-        return f"{told}."
+        return f"{text}."
     ahead, low, high = found.over_length
     points = f"{number(100 * ahead, 1, sign=True)} points, {number(100 * low, 1, sign=True)} … "
     points += f"{number(100 * high, 1, sign=True)} at 95{NBSP}%"
     if ahead == low == high == 0:
-        return f"{told}: the model is right exactly as often."
+        return f"{text}: the model is right exactly as often."
     way = "clearly above" if low > 0 else "clearly below" if high < 0 else "not clearly apart from"
-    return f"{told}: the model is {way} that ({points})."
+    return f"{text}: the model is {way} that ({points})."
 
 
 def _of_gold(found: HeldOutAccuracy) -> str:
     if found.ceiling is None:
         return ""
-    told = f"Gold itself orders {percent(found.ceiling)} as the labeller did"
+    text = f"Gold itself orders {percent(found.ceiling)} as the labeller did"
     reached = found.of_ceiling
-    return f"{told}." if reached is None else f"{told}: of what it gains on chance, the model has {percent(reached)}."
+    return f"{text}." if reached is None else f"{text}: of what it gains on chance, the model has {percent(reached)}."
 
 
 def _of_prompts(found: HeldOutAccuracy) -> str:

@@ -239,14 +239,14 @@ def pipeline_headline(journeys: Sequence[Journey], runs: Sequence[StageRun], tas
 
 
 def _title(subject: str, change: Change, label: str) -> str:
-    places = _spoken(change)
+    places = _sentence_places(change)
     before, after = number(change.before.mean, places), number(change.after.mean, places)
     if not change.clear:
         return f"{subject} made no clear change in {label}: {before} before, {after} after"
     return f"{subject} {_VERBS[change.direction]} {label} from {before} to {after}"
 
 
-def _spoken(comparison: Change) -> int:
+def _sentence_places(comparison: Change) -> int:
     """Return the decimal places for a sentence, by the interval of the change: fewer than in a table."""
     half = comparison.change.half
     return decimals(half) if half else comparison.places
@@ -254,15 +254,15 @@ def _spoken(comparison: Change) -> int:
 
 def _shares(journey: Journey) -> str:
     """Return the total change with its interval, and the part of each step."""
-    known, places = list(journey.known.items()), _spoken(journey.overall)
+    known, places = list(journey.known.items()), _sentence_places(journey.overall)
     change = with_interval(journey.overall.change, places, sign=True)
     sure = "its interval is unknown" if journey.overall.change.half is None else "a 95 % interval"
-    told = f"From {known[0][0]} to {known[-1][0]}: {change}, {sure}."
+    text = f"From {known[0][0]} to {known[-1][0]}: {change}, {sure}."
     if len(known) > 2:
         pairs = pairwise(known)
         parts = (f"{name} {number(new.mean - old.mean, places, True)}" for (_, old), (name, new) in pairs)
-        told += f" Step by step: {', '.join(part.replace(' ', NBSP) for part in parts)}."
-    return told
+        text += f" Step by step: {', '.join(part.replace(' ', NBSP) for part in parts)}."
+    return text
 
 
 def _hacks(run: StageRun) -> bool:

@@ -169,8 +169,8 @@ def _reward_model(run: StageRun) -> dict[str, Any]:
     if curve:
         unit = "of labels, nats per text" if found.labels else "of rankings, nats per pair"
         panels.append(Panel(Metric("Loss", unit), "loss", *ends(losses), curve))
-    told = f"{accuracy_headline(found)}. {accuracy_explained(found)}" if found.accuracy else ""
-    return {"judged": found, "told": told, "panels": _drawn(panels)}
+    text = f"{accuracy_headline(found)}. {accuracy_explained(found)}" if found.accuracy else ""
+    return {"judged": found, "text": text, "panels": _drawn(panels)}
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:

@@ -89,23 +89,23 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
     episodes = config.get("eval_episodes")
     comparisons = changes_of(evaluation, command, episodes)
     finished = bool(comparisons) or (command == "reward-model" and bool(reward_model))
-    judgement = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
-    told = RunSummary(
+    accuracy = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
+    summary = RunSummary(
         command=command,
         algorithm=str(config.get("algorithm", "training")).upper() if command != "reward-model" else "Reward model",
         task=str(config.get("task") or config.get("data") or "prompts of your own"),
         rows=rows,
         comparisons=comparisons,
         kept=kept,
-        judged=judgement,
+        judged=accuracy,
         stopped=stopped,
         finished=finished,
     )
     ratio = None if config.get("algorithm") in LEAVES_ITS_SAMPLER else ratio_check(rows)
-    page, warnings = run_headline(told), warnings_by_curve(rows)
+    page, warnings = run_headline(summary), warnings_by_curve(rows)
     alarmed = {*warnings, *([RATIO_ERROR] if ratio is not None and not ratio.passed else [])}
     headlines, diagnostics = run_panels(command, rows, kept.get("epoch"), _episodes(config), alarmed)
-    reason = stop_sentence(stopped, told.step)
+    reason = stop_sentence(stopped, summary.step)
     return {
         "title": page.title,
         "explanation": page.explanation,
@@ -128,7 +128,7 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
         "pairs": before_and_after(samples),
         "coloured": any(reward for sample in samples for reward in _rewards(sample)),
         "shown": _SAMPLES_SHOWN,
-        "judged": judgement if reward_model else None,
+        "judged": accuracy if reward_model else None,
         "offset": reward_model.get("offset"),
         "epochs": config.get("epochs"),
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),

@@ -61,15 +61,15 @@ def _algorithm(job: Job, mdp: TokenMDP) -> SequenceAlgorithm:
     if gamma:
         learned = mini_corpus(mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids), 0, settings["texts"])
         pretraining = Pretraining(learned, gamma, settings["ptx_batch_size"])
-    contender = ptx_entry(job.algorithm)
-    return contender.kind(
+    entry = ptx_entry(job.algorithm)
+    return entry.kind(
         "LMPolicy",
         TokenVectorEnv(mdp, settings["slots"], AutoresetMode.DISABLED),
         settings["learning_rate"],
         kl=settings["beta"],
         pretraining=pretraining,
         seed=job.seed,
-        **constructor_settings(contender, settings["algorithm"]),
+        **constructor_settings(entry, settings["algorithm"]),
     )
 
 

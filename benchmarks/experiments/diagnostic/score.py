@@ -65,11 +65,11 @@ def task_table(results: Results) -> Table:
 
 def _passed(results: Results) -> str:
     """Return how many tasks each algorithm solves, as one sentence."""
-    told = []
+    sentences = []
     for name, group in by_algorithm(results).items():
         tasks = dict.fromkeys(job.task for job, _ in group)
         means = [np.mean([result["score"] for job, result in group if job.task == task]) for task in tasks]
-        told.append(
+        sentences.append(
             f"{name} reaches a mean score of {SOLVED} on {sum(m >= SOLVED for m in means)} of {len(means)} tasks"
         )
-    return f"{'; '.join(told)}."
+    return f"{'; '.join(sentences)}."

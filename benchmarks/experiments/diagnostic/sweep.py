@@ -42,11 +42,11 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
     wanted = {**DIAGNOSTIC_SETTINGS, **plan.settings}
     check_limits(wanted, _LIMITS)
     budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}
-    contenders = {name: find_entry(name) for name in plan.algorithms}
-    for name, contender in contenders.items():
-        if contender.imitates:
+    entries = {name: find_entry(name) for name in plan.algorithms}
+    for name, entry in entries.items():
+        if entry.imitates:
             raise ValueError(f"algorithm={name!r} imitates reference texts, and diagnostic tasks have none")
-    settings = {name: {**budget, **contender.settings(wanted)} for name, contender in contenders.items()}
+    settings = {name: {**budget, **entry.settings(wanted)} for name, entry in entries.items()}
     return [
         Job(task, name, seed, settings=settings[name])
         for seed in range(plan.seeds)

@@ -21,8 +21,8 @@ def kl_frontier_findings(results: Results) -> Findings:
     by_task = {task: [(job, result) for job, result in results if job.task == task] for task in tasks}
     tables = tuple(_table(task, own) for task, own in by_task.items())
     figures = tuple(_figure(task, own) for task, own in by_task.items())
-    told = [sentence for task, own in by_task.items() for sentence in _told(task, own)]
-    return Findings(" ".join(told) or "No algorithm has been trained yet.", tables, figures)
+    sentences = [sentence for task, own in by_task.items() for sentence in _sentences(task, own)]
+    return Findings(" ".join(sentences) or "No algorithm has been trained yet.", tables, figures)
 
 
 def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
@@ -103,19 +103,19 @@ def _figure(task: str, results: Results) -> Figure:
     return Figure(f"The frontier on {task}", line_plot(series, "KL to the base model, nats", "gold reward"), caption)
 
 
-def _told(task: str, results: Results) -> list[str]:
+def _sentences(task: str, results: Results) -> list[str]:
     """Return a sentence for each algorithm: its β with the most gold, and best-of-n at the same KL."""
-    told = []
+    sentences = []
     for algorithm, by_beta in trained(results).items():
         golds = {beta: _after(runs, "gold") for beta, runs in by_beta.items()}
         best, *others = sorted(golds, key=lambda beta: -float(np.mean(list(golds[beta].values()))))
         sure = f", {clearly_or_not(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
         kl = float(np.mean(list(_after(by_beta[best], "kl").values())))
-        told.append(
+        sentences.append(
             f"On {task}, {algorithm} reaches the most gold at β = {best:g}{sure}: "
             f"{with_bounds(over_seeds(list(golds[best].values())), 2)} at {kl:.1f} nats{_beside(results, kl)}."
         )
-    return told
+    return sentences
 
 
 def _beside(results: Results, kl: float) -> str:

@@ -15,7 +15,7 @@ def nlpo_mask_findings(results: Results) -> Findings:
     """Return both arms, and their difference on the seeds that both have."""
     tasks = dict.fromkeys(job.task for job, _ in results)
     rows: list[tuple[Cell, ...]] = []
-    told = []
+    changes = []
     for task in tasks:
         arms: dict[int, dict[int, Result]] = {}
         for job, result in results:
@@ -30,12 +30,12 @@ def nlpo_mask_findings(results: Results) -> Findings:
                 gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
                 whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
                 rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
-                told.append(
+                changes.append(
                     f"by {with_bounds(whole, sign=True)} and gold alone by {with_bounds(gain, sign=True)} on {task}"
                 )
-    headline = f"Refreshing NLPO's mask changes the objective, gold − β·KL, {', '.join(told)}."
+    headline = f"Refreshing NLPO's mask changes the objective, gold − β·KL, {', '.join(changes)}."
     return Findings(
-        headline if told else "No pair of runs yet.",
+        headline if changes else "No pair of runs yet.",
         (Table("Refreshed and fixed mask", _COLUMNS, tuple(rows), "Differences are paired by seed."),),
     )
 

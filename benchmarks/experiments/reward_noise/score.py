@@ -18,7 +18,7 @@ def reward_noise_findings(results: Results) -> Findings:
     """Return the findings about any part of the sweep, task by task."""
     by_task = {task: golds(task, results) for task in dict.fromkeys(job.task for job, _ in results)}
     return Findings(
-        " ".join(_told(task, found) for task, found in by_task.items()) or "No run has been done yet.",
+        " ".join(_sentence(task, found) for task, found in by_task.items()) or "No run has been done yet.",
         tuple(_table(task, found) for task, found in by_task.items()),
         tuple(_figure(task, found) for task, found in by_task.items()),
     )
@@ -62,7 +62,7 @@ def _figure(task: str, found: Golds) -> Figure:
     return Figure(f"Gold over noise, {task}", line_plot(series, "σ of the noise", "gold reward"))
 
 
-def _told(task: str, found: Golds) -> str:
+def _sentence(task: str, found: Golds) -> str:
     """Return the algorithms with the most and the least gold at the highest noise, and whether they stand out."""
     worst = _sigmas(found)[-1]
     at_worst = {name: by_sigma[worst] for name, by_sigma in found.items() if worst in by_sigma}
