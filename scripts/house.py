@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "comments per 100 lines of code": f"{100 * comments / code:.1f}",
         "files in the largest folder": f"{files} ({folder})",
         "docstrings that begin with a wh-word": f"{100 * len(wh_words) / count_docstrings(trees):.1f} %",
-        "public names defined in two modules or more": len(doubled),
+        "public functions and classes defined in two modules or more": len(doubled_names(trees, constants=False)),
+        "public names, constants included, defined in two modules or more": len(doubled),
         "readers of JSON Lines": len(readers),
         "test functions": count_tests(options.root / "tests"),
     }
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measures["modules that one PPO iteration passes"] = len(walk)
         measures["functions that one PPO iteration passes"] = sum(map(len, walk.values()))
     for name, value in measures.items():
-        print(f"{name:46}{value}")
+        print(f"{name:66}{value}")
     if options.names:
         print("\ndoubled names:", *(f"  {name}: {', '.join(where)}" for name, where in doubled.items()), sep="\n")
         print("\nwh-docstrings:", *(f"  {where}" for where in wh_words), sep="\n")
@@ -111,11 +112,13 @@ def wh_docstrings(trees: Mapping[str, ast.Module]) -> list[str]:
     return [where for where, text in _documented(trees) if text.split()[0].strip(".,:").lower() in WH_WORDS]
 
 
-def public_names(tree: ast.Module) -> Iterator[str]:
-    """Yield the public names that a module defines at its top level: functions, classes and assignments."""
+def public_names(tree: ast.Module, constants: bool = True) -> Iterator[str]:
+    """Yield the public functions and classes that a module defines at its top level, and its constants."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names = [node.name]
+        elif not constants:
+            continue
         elif isinstance(node, ast.Assign):
             names = [leaf.id for target in node.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -125,11 +128,11 @@ def public_names(tree: ast.Module) -> Iterator[str]:
         yield from (name for name in names if not name.startswith("_"))
 
 
-def doubled_names(trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+def doubled_names(trees: Mapping[str, ast.Module], constants: bool = True) -> dict[str, list[str]]:
     """Return the public names that two modules or more define, with those modules."""
     where: dict[str, set[str]] = defaultdict(set)
     for module, tree in trees.items():
-        for name in public_names(tree):
+        for name in public_names(tree, constants):
             where[name].add(module)
     return {name: sorted(modules) for name, modules in sorted(where.items()) if len(modules) > 1}
 
