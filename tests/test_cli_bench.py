@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from textgym.cli import main, with_yaml
 from textgym.files import append_line
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
+CURRENT = metadata.version("textgym")
 TINY = ["--settings", "episodes", "64", "episodes-per-iteration", "32", "minibatch-size", "32"]
 
 
 def keep_results(
-    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = "0.1.0", episodes: int = 4096
+    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = CURRENT, episodes: int = 4096
 ) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,20 @@ def test_results_of_another_version_are_used_and_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"0.0.9|unknown"):
         assert squares(path) == {0: 0, 1: 1}
     assert begun(log) == []
+
+
+def test_a_results_file_of_0_1_0_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(
+        '{"experiment": "mini", "version": "0.1.0", "job": {"task": "Reviews", "algorithm": "ppo", "seed": 3, '
+        '"arm": {}, "settings": {"tokens": 40000, "beta": 0.05}}, "result": {"after": {"gold": 0.75}, '
+        '"curve": [[1000, 0.5], [40000, 0.75]]}}\n'
+    )
+    monkeypatch.setattr(metadata, "version", lambda _: "0.2.0")
+    with pytest.warns(UserWarning, match="1 results are of textgym 0.1.0, this is 0.2.0; they are used as they are"):
+        ((read, result),) = read_results(path, "mini")
+    assert read == Job("Reviews", "ppo", 3, {}, {"tokens": 40_000, "beta": 0.05})
+    assert result == {"after": {"gold": 0.75}, "curve": [[1000, 0.5], [40_000, 0.75]]}
 
 
 def test_results_of_another_experiment_are_refused(tmp_path: Path) -> None:
