@@ -124,7 +124,7 @@ def find_entry(name: str) -> Entry:
     """Return an entry by name.
 
     Raises:
-        ValueError: there is none (the nearest is named), or what was imported is no such algorithm.
+        ValueError: there is none (the nearest is named), or the import is not an algorithm.
         FileNotFoundError: there is no such file.
     """
     if name in ALGORITHMS:
@@ -169,7 +169,7 @@ def constructor_settings(entry: TextgymEntry | StockEntry, settings: Mapping[str
     """Return the arguments of a constructor: :meth:`Entry.settings` without those that identify the code.
 
     Raises:
-        ValueError: the code is another one now, so its result would stand under the wrong name.
+        ValueError: the code has changed since, so the result would be recorded under the wrong identity.
     """
     arguments, identity = dict(settings), entry.identity
     for name, here in identity.items():
@@ -253,7 +253,7 @@ class StockEntry:
         settings, horizon = constructor_settings(self, lesson.settings), lesson.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
         rows = min(lesson.slots, episodes)
-        settings["n_steps"] = episodes * horizon // rows
+        settings["n_steps"] = episodes * horizon // rows  # SB3 counts steps of each row, textgym episodes
         if minibatch is not None:
             settings["batch_size"] = minibatch * horizon
         model = load_causal_lm(lesson.base_model)

@@ -1,7 +1,7 @@
 """Confidence intervals at 95 %, by one rule for runs, comparisons, benchmarks and the exact optimum.
 
 - A mean has Student's interval, at the degrees of freedom that its independent values leave. The normal quantile is
-  the limit of infinitely many, and stands only where the number of values is unknown.
+  its limit, and is used only where the number of values is unknown.
 - A share has Clopper and Pearson's interval; where pairs of one prompt are alike, of as many independent pairs as would
   have the error that is seen.
 
@@ -35,10 +35,10 @@ def half_width(error: float | None, n: float | None) -> float | None:
 
     Args:
         error: its standard error; None where that is not known.
-        n: independent values that it comes from; None for so many that Student's quantile is the normal one.
+        n: independent values that it comes from; None if unknown, for the normal quantile.
 
     Returns:
-        None without an error, and for a single value, whose error nothing tells.
+        None without an error, and for a single value, whose error is unknown.
     """
     if error is None or not math.isfinite(error) or (n is not None and n < 2):
         return None
@@ -62,9 +62,9 @@ class SampleMean:
     """A mean and its standard error.
 
     Attributes:
-        mean: of what was measured.
+        mean: of the sample.
         sem: its standard error; None where that is not known.
-        n: independent values behind it; None for so many that Student's quantile is the normal one.
+        n: independent values behind it; None if unknown, for the normal quantile.
     """
 
     mean: float

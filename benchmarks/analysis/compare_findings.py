@@ -32,7 +32,7 @@ LEADING = ("gold", "score", *MEASURES)
 """Measures that a headline may be about, the first that all groups have."""
 FIRST_COLUMNS = ("gold", "score", *MEASURES, "kl", "length")
 _POINTS = 60  # of a curve over tokens, whose iterations differ in length
-MOST_LETTERS = 40  # of a unit beside an axis
+MOST_LETTERS = 40  # longest unit in an axis label
 _MOST_LINES = 11  # as many as there are colours
 CURVES: Mapping[str, Metric] = {
     "rollout/components/gold": metric("gold"),
@@ -91,7 +91,7 @@ class Pooled:
 
     Attributes:
         cell: the mean over seeds, with its 95 % interval where there is one.
-        over: what the interval is over.
+        over: the units that the interval is over, in words.
         seeds: how many have the measure.
     """
 
@@ -131,7 +131,7 @@ class Difference:
         mean: of the differences.
         half: of Student's 95 % interval; None where there is none.
         p: how probable so large a difference would be by chance; None without an interval.
-        basis: what was compared, in words.
+        basis: the kind of comparison, in words.
     """
 
     mean: float
@@ -150,7 +150,7 @@ def difference(one: Group, other: Group, measure: str) -> Difference | None:
     if not a or not b:
         return None
     shared = sorted(a.keys() & b.keys())
-    if len(shared) > 1:
+    if len(shared) > 1:  # equal seeds share prompts and initial weights, so their difference varies less
         gaps = np.array([a[seed] - b[seed] for seed in shared])
         error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
         return _tested(float(gaps.mean()), error, len(gaps), f"paired, {len(gaps)} seeds")

@@ -50,7 +50,7 @@ CURVES_OF_PAIRS = ("validation/accuracy", "validation/margin", "validation/loss"
 CURVES_OF_SCORES = ("rollout/score", "validation/score")
 
 PromptSource = tuple[str, str, str | None]
-"""A setting that names what a run was measured on, its value, and the SHA-256 of the file, where the run kept it."""
+"""The setting that names the evaluation prompts, its value, and the file's SHA-256 if the run recorded it."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class ComparedRun:
         versions: of the packages that made it.
         stops: settings that may end it early, by name.
         ended_early: True if they did.
-        questions: what tells on which prompts it was measured.
-        pairs: what tells on which comparisons ``dpo`` measured beside its prompts; None for other commands.
-        measured: what it reached, by the name of the measure; empty if it is not finished.
+        questions: the source of its evaluation prompts.
+        pairs: the source of the comparisons that ``dpo`` was evaluated on; None for other commands.
+        measured: its results, by the name of the measure; empty if it is not finished.
         rows: of ``metrics.jsonl``.
         note: why it is not finished, or empty.
-        notices: what could not be read.
+        notices: lines that could not be read.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class Group:
     """Runs of the same settings, one for each seed.
 
     Attributes:
-        name: what tells it from the others.
+        name: the settings that distinguish it.
         runs: by seed, in order.
     """
 
@@ -479,7 +479,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
         if twin is not None:
             raise ValueError(
                 f"{str(run.path)!r} and {str(twin.path)!r} have the same settings and the same seed, {run.seed}: one "
-                "run done twice would count as two (settings that say where a run is kept or told are not looked at); "
+                "run done twice would count as two (settings of output and logging are ignored); "
                 "leave one of them out"
             )
         others.append(run)

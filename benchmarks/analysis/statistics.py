@@ -2,8 +2,8 @@
 
 The quantities are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (NeurIPS 2021): interquartile mean, performance profile, probability of improvement, and stratified bootstrap, which
-draws seeds with replacement within each task. Intervals are at 95 %. Profiles alone need no bootstrap, since what they
-count is binomial.
+draws seeds with replacement within each task. Intervals are at 95 %. Profiles need no bootstrap, as their counts are
+binomial.
 
 The plain percentile bootstrap of that paper is too narrow at the few seeds that one can afford: in each task it
 sees (n − 1)/n of the variance, and it takes that variance as known. On simulated scores it covers the truth in 85–93 %
@@ -12,10 +12,10 @@ and t the quantile of Student's distribution at the degrees of freedom that Welc
 (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, corrects a single stratum so). It then covers
 93–97 % at 3, 5 and 10 seeds of normal, skewed and bimodal scores, also where tasks differ a hundredfold in spread.
 
-No interval from few seeds can know what they have not shown. Where a mean hangs on a single task that is won or lost
-outright while the others hardly vary, n seeds with a chance p of success agree in pⁿ + (1 − p)ⁿ of cases, and in all of
-these the interval misses. At 3, 5 and 10 seeds it covers 75, 94 and 95 % if p is 0.5, 48, 67 and 89 % if it is 0.2 or
-0.8, and 27, 41 and 65 % if it is 0.1 or 0.9. That of an interquartile mean errs on the wide side there.
+No interval can account for outcomes that did not occur in the few seeds. Where a mean depends on a single task that is
+won or lost outright while the others hardly vary, n seeds with a chance p of success agree in pⁿ + (1 − p)ⁿ of cases,
+and the interval misses in all of these. At 3, 5 and 10 seeds it covers 75, 94 and 95 % if p is 0.5, 48, 67 and 89 % if
+it is 0.2 or 0.8, and 27, 41 and 65 % if it is 0.1 or 0.9. The interval of an interquartile mean is too wide there.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: n
     def pooled(*tasks: FloatArray, axis: int) -> Any:
         return statistic(np.concatenate(tasks, axis), axis=axis)
 
-    strata = list(table.T)
+    strata = list(table.T)  # seeds are resampled within each task: tasks are fixed, seeds are random
     low, high = bootstrap_interval(strata, pooled, strata, rng)
     return Estimate(float(statistic(table, axis=None)), float(low), float(high))
 
@@ -162,6 +162,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
     shares = np.array([won.mean() for won in wins])
     unseen = unseen_losses(len(ours[0]), len(theirs[0]), level) / len(shares)
     value = float(shares.mean())
+    # Independent parts of a sum: squared distances to the ends add up (Zou & Donner 2008).
     below = math.hypot(value - float(low), unseen * math.sqrt((shares == 1).sum()))
     above = math.hypot(float(high) - value, unseen * math.sqrt((shares == 0).sum()))
     return Estimate(value, max(value - below, 0.0), min(value + above, 1.0))
@@ -236,7 +237,8 @@ def _degrees_of_freedom(contributions: Sequence[FloatArray]) -> FloatArray:
     sizes = np.array([stratum.shape[-1] for stratum in contributions])
     squares = np.stack([stratum.var(-1, ddof=1) / stratum.shape[-1] for stratum in contributions], -1)
     scale = squares.max(-1, keepdims=True)
-    shares = np.where(scale > 0, squares / np.where(scale > 0, scale, 1), 1)  # all constant: any will do
+    # Relative variances, so that squaring tiny ones does not underflow; where all are 0, any positive number will do.
+    shares = np.where(scale > 0, squares / np.where(scale > 0, scale, 1), 1)
     return np.asarray(shares.sum(-1) ** 2 / (shares**2 / (sizes - 1)).sum(-1), np.float64)
 
 

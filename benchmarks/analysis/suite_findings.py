@@ -51,7 +51,7 @@ def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: 
     iqm = {name: _with_interval(array, interquartile_mean, rng) for name, array in suite.scores.items()}
     ranked = sorted(iqm, key=lambda name: -_value(iqm[name]))
     best, *others = ranked
-    # The leader is known from the same runs: what is said of it must hold for whichever pair might have been picked.
+    # The leader was selected on the same runs, so its intervals must hold for every pair that could have been selected.
     level = 1 - (1 - LEVEL) / max(suite.pairs, 1)
     over = {name: _improvement(suite.scores[best], suite.scores[name], rng, level) for name in others}
     tables = (_overall(suite, ranked, iqm, over, rng), _each_task(suite, ranked))

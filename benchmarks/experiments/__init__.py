@@ -17,7 +17,7 @@ EXPERIMENTS: tuple[str, ...] = (
     "overoptimization",
     "ensembles",
 )
-"""Each is a folder beside this file, whose ``EXPERIMENT`` says what it is."""
+"""Each is a folder beside this file, which defines ``EXPERIMENT``."""
 
 
 def find_experiment(name: str) -> Experiment:

@@ -127,8 +127,8 @@ def learn_proxy(
     """Train a reward model, and standardise its scores.
 
     Args:
-        task: whose tokenizer it reads with, and on whose base model the largest size begins.
-        rankings: what it learns.
+        task: with the tokenizer, and the base model that the largest size begins as.
+        rankings: the training data.
         standard: responses on which its scores get mean 0 and standard deviation 1.
         size: one of :data:`SIZES`.
         settings: of the training.

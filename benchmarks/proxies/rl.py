@@ -52,7 +52,7 @@ def job_settings(shared: OptimisationSettings, algorithm: str, **own: Any) -> di
     """Return all settings of a run: those of its experiment, and the algorithm's own.
 
     Raises:
-        ValueError: the algorithm is unknown, or is none whose gold and KL can be watched on the way; or a number is
+        ValueError: the algorithm is unknown, or logs no gold and KL during training; or a number is
             out of its range.
     """
     check_limits(asdict(shared), shared.LIMITS)
@@ -77,16 +77,16 @@ def optimise(
     """Train the task's base model against a proxy.
 
     Args:
-        task: what is asked.
-        proxy: what is paid.
-        algorithm: its name, or where a user's class stands.
+        task: with the base model and the gold reward.
+        proxy: the reward that is optimised.
+        algorithm: its name, or the address of a user's class.
         pressure: budget and settings.
         own: the algorithm's settings.
         seed: of everything random.
 
     Returns:
-        the algorithm, and for each iteration what its own responses showed: ``tokens`` up to their end, ``kl`` in nats
-        a response, ``gold`` and ``proxy``.
+        the algorithm, and for each iteration the measurements on its own responses: ``tokens`` up to their end, ``kl``
+        in nats per response, ``gold`` and ``proxy``.
 
     Raises:
         ValueError: the algorithm is unknown or cannot be watched, a user's file has changed since its settings were
@@ -138,7 +138,7 @@ def _watchable(algorithm: str) -> TextgymEntry:
     entry = find_entry(algorithm)
     if not isinstance(entry, TextgymEntry):
         raise ValueError(
-            f"algorithm={algorithm!r} tells nothing of gold and KL while it learns; expected one of textgym's, or a "
+            f"algorithm={algorithm!r} does not log gold and KL during training; expected one of textgym's, or a "
             "subclass of textgym.agents.SequenceAlgorithm"
         )
     return entry

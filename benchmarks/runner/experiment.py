@@ -25,7 +25,7 @@ class Job:
 
     Attributes:
         task: its name, without namespace and version.
-        algorithm: its name, or where a user's class stands: ``package.module:Class`` or ``path/to/file.py:Class``.
+        algorithm: its name, or the address of a user's class: ``package.module:Class`` or ``path/to/file.py:Class``.
         seed: random seed of training.
         arm: the settings that the experiment varies, such as β or the number of labels.
         settings: all other settings that the numbers depend on. One file must not have two results of one run with

@@ -31,7 +31,7 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
     """Run every job that is missing in the results file, and append its result.
 
     Args:
-        experiment: whose jobs they are.
+        experiment: that the jobs belong to.
         jobs: equal jobs are one.
         path: the results file, JSON Lines; made where there is none.
         processes: runs at once. What a run measures does not depend on it.
@@ -48,6 +48,7 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
     if len({_line(job) for job in jobs}) > len(wanted):
         raise ValueError("two jobs differ in their settings alone; expected the difference in their arm")
     with _sole_writer(path):
+        # All checks come before the first run: a sweep of hours must not fail at the end.
         done = {job.key: (job, result) for job, result in read_results(path, experiment.name)}
         for key in wanted.keys() & done.keys():
             require_same(path, done[key][0], wanted[key])
@@ -104,6 +105,7 @@ def _in_fresh_process(run: Callable[[Job], Result], job: Job) -> Result:
 def _context(preloaded: str) -> BaseContext:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
+    # Children are forks of a server that has done nothing but import the experiment's module, so each run is fresh.
     chosen = get_context("forkserver")
     chosen.set_forkserver_preload([preloaded])
     return chosen

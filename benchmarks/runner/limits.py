@@ -27,7 +27,7 @@ def not_negative(name: str, value: Any) -> None:
 
 
 def check_limits(settings: Mapping[str, Any], limits: Mapping[str, Limit]) -> None:
-    """Check the settings that have limits; None stands for an algorithm's own value.
+    """Check the settings that have limits; None means an algorithm's own value.
 
     Raises:
         ValueError: a value is outside of its limits; the message names the setting.

@@ -34,7 +34,7 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
 
     Args:
         path: the file.
-        experiment: whose it must be; None for anyone's, but a single one's.
+        experiment: the name that all results must have; None for any name, but only one.
 
     Raises:
         ValueError: another line is not a result, is another experiment's, or one run has two that differ.

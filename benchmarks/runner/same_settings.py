@@ -50,13 +50,13 @@ def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -
         _require_equal(path, differing(other.settings, job.settings), other, job, "an algorithm's seeds and tasks")
 
 
-def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, who: str) -> None:
+def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, group: str) -> None:
     for name in names:
         old, new = there.settings.get(name), here.settings.get(name)
         if old != new:
             raise ValueError(
                 f"{path}: {name} is {old!r} for {_called(there)}, and {new!r} for {_called(here)}; expected the same "
-                f"for {who}, which are compared; give those of another {name} a file of their own"
+                f"for {group}, which are compared; give those of another {name} a file of their own"
             )
 
 

@@ -96,8 +96,8 @@ class StockIteration:
     """An iteration of stable-baselines3's PPO on a share of the episodes, with as many gradient steps.
 
     Args:
-        size: the model, and what it is asked for.
-        share: one row in so many is played; times are to be multiplied by it.
+        size: of the model and the episodes.
+        share: 1/share of the rows are played; multiply the time by it.
     """
 
     def __init__(self, size: Size, share: int) -> None:

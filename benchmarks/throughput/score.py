@@ -22,12 +22,12 @@ class Measure:
     """A measurement with its target.
 
     Attributes:
-        name: what was measured.
+        name: of the measurement.
         size: on which model and episodes.
         value: median, lowest and highest over the repetitions.
-        target: what it should be; None where a tiny model says nothing about it.
-        at_least: whether more is better.
-        note: what a reader must know beside.
+        target: the bound for the median; None for tiny models, whose speed means nothing.
+        at_least: True if the target is a lower bound.
+        note: further numbers.
     """
 
     name: str

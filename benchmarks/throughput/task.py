@@ -146,7 +146,7 @@ class FrozenUpdate:
 
     Args:
         size: model and episodes.
-        shares: whether the frozen layers' activations are computed once for all.
+        shares: True if the frozen layers' activations are computed once and kept.
     """
 
     def __init__(self, size: Size, shares: bool) -> None:
@@ -169,7 +169,7 @@ class RankingStep:
     Args:
         size: model and texts.
         k: the completions of a prompt.
-        once: whether each completion is encoded once, or in each of its pairs.
+        once: True if each completion is encoded once; False if it is encoded in each of its pairs.
     """
 
     def __init__(self, size: Size, k: int, once: bool) -> None:

@@ -30,8 +30,7 @@ class Spread:
 def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
     """Return the CPU seconds of each run, ``[repeats]``: A B A B …, after one warm-up of each.
 
-    Seconds of this process on the processor, not on the wall: with one thread, what the machine does besides does not
-    count.
+    CPU seconds of this process, not wall-clock time: with one thread, other load on the machine does not count.
     """
     for run in runs.values():
         run()

@@ -1,4 +1,4 @@
-"""Tries the architectures, each in a process of its own, and writes the page.
+"""Try the architectures, each in a process of its own, and write the page.
 
 Usage: ``python -m scripts.model_table [--rows FILE] [--page FILE] [model_type ...]``
 """

@@ -1,4 +1,4 @@
-"""What the code itself says of a task: docstrings, as Markdown."""
+"""Docstrings of tasks and of their gold rewards, as Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gold_docstring(gold: Callable[..., Any]) -> str:
 
 
 def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
-    """A function and those of the same package that it holds, encloses or calls, nearest first."""
+    """Yield a function and those of its package that it holds, encloses or calls, nearest first."""
     waiting, seen = deque([function]), set()
     while waiting:
         this = inspect.unwrap(waiting.popleft())

@@ -198,7 +198,7 @@ def test_the_tax_is_that_of_a_mini_task() -> None:
 
 @pytest.mark.parametrize("algorithm", ["sft", "stable_baselines3:PPO"])
 def test_what_cannot_learn_text_beside_its_reward_is_refused(algorithm: str) -> None:
-    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot learn pretraining text beside its reward"):
+    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot train on pretraining text in addition"):
         EXPERIMENT.sweep(Plan((algorithm,), 1, ("Reviews",)))
 
 

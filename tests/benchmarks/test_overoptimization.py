@@ -284,7 +284,7 @@ def test_bad_arms_are_named(arm: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sft", "stable_baselines3:PPO"])
 def test_what_cannot_be_watched_is_refused_before_any_run(algorithm: str) -> None:
-    with pytest.raises(ValueError, match=f"{algorithm}.*tells nothing of gold and KL"):
+    with pytest.raises(ValueError, match=f"{algorithm}.*does not log gold and KL"):
         EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=(algorithm,)))
 
 

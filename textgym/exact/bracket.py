@@ -23,7 +23,7 @@ from textgym.types import Episodes, FloatArray
 
 _RESAMPLES = 1000
 FEWEST_EFFECTIVE = 100
-"""Below so many effective samples a prompt, the estimate of J* is not to be trusted."""
+"""Effective samples per prompt below which the estimate of J* is unreliable."""
 _BATCH = 256
 
 
@@ -139,9 +139,9 @@ def optimum_interval(
     Returns:
         the interval, and the effective sample size of the weights v·exp(R/β), least over the prompts.
     """
-    log_v = np.log(2) - np.logaddexp(0, log_ratio)
+    log_v = np.log(2) - np.logaddexp(0, log_ratio)  # log π_ref/m with m = (π_ref + π)/2, from log π − log π_ref alone
     tilted = reward / beta + log_v
-    top = tilted.max(1, keepdims=True)
+    top = tilted.max(1, keepdims=True)  # exp(R/β) overflows for small β; the shift is added back in value()
     weights, v = np.exp(tilted - top), np.exp(log_v)
     effective = float((weights.sum(1) ** 2 / (weights**2).sum(1)).min())
 

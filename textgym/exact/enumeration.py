@@ -21,7 +21,7 @@ from textgym.types import FloatArray
 from textgym.wrappers import ActingPolicy, find_attribute
 
 Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
-"""A causal model, or an ``LMPolicy``, whose own top-k and top-p then hold."""
+"""A causal model, or an ``LMPolicy``, whose own top-k and top-p apply."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Optimum:
     def expect(self, policy: Policy | None, reward: Any) -> float:
         """Return E_π of another reward, such as gold: a callable, or a list as environments take it.
 
-        ``policy=None`` stands for π*.
+        ``policy=None`` means π*.
         """
         tree = score_tree(self.tree, self._paying(reward))
         log_probs = self.log_probs if policy is None else self.policy_log_probs(policy)

@@ -22,8 +22,8 @@ class Automaton:
 
     Attributes:
         next_state: ``[Q, V]`` where each token leads.
-        reward: ``[Q, V]`` what reading a token pays.
-        final: ``[Q]`` what the state after the last token pays.
+        reward: ``[Q, V]`` reward for reading a token.
+        final: ``[Q]`` reward of the state after the last token.
         start: the state before the first token.
     """
 
@@ -115,6 +115,7 @@ def markov_optimum(
         log_best = weighted - log_sum
         ratio = np.where(np.isneginf(log_best), 0.0, log_best - np.where(np.isneginf(log_ref), 0.0, log_ref))
         best, ref = np.exp(log_best), np.exp(log_ref)
+        # E[R] and KL under π*, and E[R] under the reference, by the same recursion as V but without its log.
         after = [_following(value, automaton, goes_on) for value in found]
         found = np.stack(
             [(best * (paid + after[0])).sum(-1), (best * (ratio + after[1])).sum(-1), (ref * (paid + after[2])).sum(-1)]

@@ -66,12 +66,12 @@ def expectation(tree: Tree, log_probs: Sequence[FloatArray], payments: Sequence[
     Args:
         tree: the prefixes.
         log_probs: log π, ``[n, V]`` a level.
-        payments: what choosing a token pays, ``[n, V]`` a level.
+        payments: reward or cost of choosing a token, ``[n, V]`` a level.
     """
     value: FloatArray = np.zeros(0)
     for level, log_p, paid in zip(reversed(tree), reversed(log_probs), reversed(payments), strict=True):
         total = paid + np.append(value, 0.0)[level.child]
-        # 0 · ∞ is 0: what is never chosen costs nothing.
+        # 0 · ∞ = 0 here: a token that is never chosen costs nothing.
         probs = np.exp(log_p)
         value = np.where(probs > 0, probs * np.where(probs > 0, total, 0.0), 0.0).sum(1)
     return value

@@ -1,6 +1,6 @@
 """Every response of a small task as a prefix tree, with the reward of each.
 
-A level holds all live prefixes of one length; what belongs to a token that may follow stands in arrays ``[n, V]``. The
+A level has all live prefixes of one length; properties of the next token are arrays ``[n, V]``. The
 leaves, complete responses, are the tokens that end one: so a tree of a million responses has a few hundred
 thousand rows.
 """
@@ -101,8 +101,9 @@ def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
     for t in range(mdp.max_new_tokens):
         allowed = _allowed(mdp, prompt, tokens)
         stopped = allowed & _stops(mdp, tokens, allowed)
-        alive = allowed & ~stopped & (t < mdp.max_new_tokens - 1)
+        alive = allowed & ~stopped & (t < mdp.max_new_tokens - 1)  # the last token ends every response
         complete += int((allowed & ~alive).sum())
+        # Every live prefix has at least one completion, so a tree that is too large is refused before it is built.
         _check_size(complete + int(alive.sum()), limit, "at least ")
         row, token = alive.nonzero()
         child = np.full(alive.shape, -1)

@@ -19,7 +19,7 @@ class Metric:
 
     Attributes:
         label: its name.
-        hint: what it measures, in a few words.
+        hint: its meaning or unit, in a few words.
         better: 1 where more is better, −1 where less is, 0 where neither.
     """
 
@@ -73,7 +73,7 @@ class Change:
 
     Attributes:
         name: as ``evaluation.json`` has it.
-        before, after: what was measured.
+        before, after: the two evaluations.
         described: its label and hint, where they are others than usual.
         far: True of a KL so large that training warns of it (:func:`textgym.agents.loop.guards.alarms`).
     """
@@ -91,7 +91,7 @@ class Change:
     @property
     def places(self) -> int:
         """Decimal places for the whole row, by its narrowest known interval."""
-        known = [e.half for e in (self.before, self.after) if e.half]
+        known = [e.half for e in (self.before, self.after) if e.half]  # a half of 0 says nothing about precision
         return decimals(min(known)) if known else 3
 
     @property

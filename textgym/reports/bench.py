@@ -35,7 +35,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
         Where the page is.
 
     Raises:
-        ValueError: there is nothing to show, or a figure does not tell its size.
+        ValueError: there are no findings, or a figure has no ``viewBox``.
     """
     if not findings:
         raise ValueError("findings is empty; expected those of at least one experiment")

@@ -21,7 +21,7 @@ def decimals(uncertainty: float) -> int:
 def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
     """Return a number as text: three significant digits unless ``places`` is given, and a true minus sign.
 
-    Very small and very large ones are told by a power of ten.
+    Very small and very large numbers get a power of ten.
     """
     if value is None or not math.isfinite(value):
         return "–"

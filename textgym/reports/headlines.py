@@ -13,7 +13,7 @@ from textgym.reports.heldout_accuracy import CHANCE, HeldOutAccuracy, accuracy_e
 
 _Row = Mapping[str, Any]
 STEP_NAMES = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
-"""Names of the steps that rows of ``metrics.jsonl`` tell of, where these are not iterations."""
+"""The unit of a row of ``metrics.jsonl`` by command, where it is not an iteration."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class RunSummary:
     Attributes:
         command: that made the run, or empty.
         algorithm: as a reader calls it.
-        task: what was learned.
+        task: its name.
         rows: of ``metrics.jsonl``.
-        comparisons: what was evaluated before and after.
-        kept: of ``kept.json``: the ``epoch`` whose model was kept, and ``by`` what.
+        comparisons: metrics before and after.
+        kept: of ``kept.json``: the ``epoch`` whose model was kept, and the criterion ``by``.
         judged: of a reward model.
         stopped: of ``stopped.json``: the ``iteration`` and the ``reason``; empty if the run was not stopped.
-        finished: True if the run measured what it made.
+        finished: True if the run has its final evaluation.
     """
 
     command: str

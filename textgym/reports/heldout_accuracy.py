@@ -39,7 +39,7 @@ class HeldOutAccuracy:
 
     Attributes:
         accuracy: pairs, or with ``labels`` texts, that it judges as the labeller did; None without any.
-        chance: what it is to beat: ½ of pairs; of labels, what always giving the more frequent one reaches.
+        chance: the baseline: ½ for pairs; for labels, the share of the more frequent one.
         longer: pairs in which the longer text is the better one; None where that was not measured.
         over_length: accuracy less that share, with its interval; None where that was not measured.
         ceiling: pairs that gold itself orders as the labeller did; None without gold.

@@ -25,7 +25,7 @@ def write_page(template: str, contents: Mapping[str, Any], path: Path) -> Path:
     environment.filters["number"] = number
     environment.globals.update(full_loss=css_tint(-1.0), full_gain=css_tint(1.0))
     page = environment.get_template(template).render(**contents)
-    write_text(path, printable(page))  # a model may write what turns a page around
+    write_text(path, printable(page))  # a model may write characters that reverse the text direction
     return path
 
 

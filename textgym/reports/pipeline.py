@@ -1,7 +1,7 @@
 """The report of an InstructGPT loop (Ouyang et al. 2022): one page for all stages, from base model to last policy.
 
 :func:`write_pipeline_report` reads the pipeline's directory. ``config.json`` and ``stages.json`` must exist; a stage
-that has not run, or that was cut short, is named as missing, and the page shows what there is.
+that has not run, or that was interrupted, is listed as missing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from textgym.reports.run import Sample, shown_sample, tables
 from textgym.reports.run_files import read_run_object, run_text
 
 _NEEDED_BY = "write_pipeline_report"
-_SAMPLES_SHOWN = 3  # the others stand folded below
+_SAMPLES_SHOWN = 3  # the others are folded
 LEARNED = ("score", "reward_model")  # each iteration has a reward model of its own, so these cannot be compared
-LEADING_METRICS = ("gold", "grammatical", "kl")  # what a reader wants to know first
+LEADING_METRICS = ("gold", "grammatical", "kl")  # the most important first
 COLOURS = ("gold", "kl")
 
 
@@ -35,7 +35,7 @@ def write_pipeline_report(out: Path) -> Path:
 
     Raises:
         FileNotFoundError: ``out`` holds no ``config.json`` or no ``stages.json``.
-        ValueError: one of them does not hold what it must.
+        ValueError: one of them has other content than expected.
     """
     out = Path(out)
     return write_page("pipeline.html", pipeline_contents(out), out / "report.html")

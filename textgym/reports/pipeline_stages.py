@@ -19,7 +19,7 @@ from textgym.reports.run_files import read_run_lines, read_run_object
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
-TO_LABEL = "to_label.jsonl"  # what people fill in
+TO_LABEL = "to_label.jsonl"  # to be filled in by people
 LONGEST_EXAMPLE = 8  # ranked completions that are shown
 
 
@@ -31,13 +31,13 @@ class StageRun:
         name: as ``stages.json`` calls it.
         kind: a key of ``SECTIONS``.
         directory: relative to the page.
-        begun: whether the directory exists.
-        waits: whether people have been asked for labels.
-        finished: whether it holds the stage's result.
+        begun: True if the directory exists.
+        waits: True if it waits for labels by people.
+        finished: True if it has the stage's result.
         link: to the stage's own report, as a URL; empty where there is none.
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
         rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
-        notices: what could not be read.
+        notices: lines that could not be read.
         stopped: where and why it was stopped, or empty.
     """
 

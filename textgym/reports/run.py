@@ -1,8 +1,8 @@
 """The report of a run: one self-contained HTML page.
 
-:func:`write_report` reads a run directory and draws what it finds there. ``config.json`` and
-``metrics.jsonl`` must exist; ``evaluation.json``, ``samples.jsonl``, ``kept.json`` and ``reward_model.json`` add what
-they tell. A run that was stopped says so by ``stopped.json``: ``{"iteration": n, "reason": "…"}``.
+:func:`write_report` reads a run directory. ``config.json`` and ``metrics.jsonl`` must exist;
+``evaluation.json``, ``samples.jsonl``, ``kept.json`` and ``reward_model.json`` are optional. A run that was stopped has
+``stopped.json``: ``{"iteration": n, "reason": "…"}``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
 _NEEDED_BY = "write_report"
-_SAMPLES_SHOWN = 6  # the others stand folded below
+_SAMPLES_SHOWN = 6  # the others are folded
 BESIDE = ("_sem", "_low", "_high", "/pairs", "/prompts", "/steps")
-"""Ends of the names of numbers that tell of another one, and have no curve."""
+"""Suffixes of numbers that belong to another number, and have no curve of their own."""
 
 ROLLOUT: Mapping[str, Metric] = {
     "rollout/kl_k3": Metric("KL, estimated by k3", "nats per sequence, never negative"),
@@ -219,6 +219,7 @@ def epoch_panel(
     if not curves:
         return None
     leading = next(iter(curves.values()))
+    # The caption ends at the kept epoch, since later epochs were discarded.
     until = leading if kept is None or not kept < len(leading) else [*leading[:kept], leading[kept]]
     first, last = ends(until)
     kind = described.label.lower() if described.label.lower() in ("loss", "gold", "score", "kl") else "other"
@@ -281,12 +282,12 @@ def panel(
         rows: of ``metrics.jsonl``.
         episodes: behind each row's means, which Student's band depends on; None for many.
         alarm: the metric is one that training warned of.
-        step: what a row tells of.
+        step: the unit of a row.
     """
     name = key.rpartition("/")[2]
     described = DIAGNOSTICS.get(key) or ROLLOUT.get(key) or metric(name)
     if COMPONENTS in key and name not in METRICS:
-        described = Metric(name, "logged beside the score")
+        described = Metric(name, "logged with the score")
     y = column(rows, key)
     sem = column(rows, f"{key}_sem") if any(f"{key}_sem" in row for row in rows) else None
     has_tokens = any(TOKENS_KEY in row for row in rows)

@@ -30,8 +30,8 @@ def alignment_tax_jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, seed by seed.
 
     Raises:
-        ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot learn
-            text beside its reward.
+        ValueError: a task is not a mini one, a number is out of its range, or an algorithm is unknown or cannot train
+            on text in addition to its reward.
     """
     for task in plan.tasks:
         if task not in MINI:

@@ -1,6 +1,6 @@
 """One run: RL on a mini task's gold reward, with pretraining text of one weight in every update.
 
-It is kept from forgetting by what the base model of the mini tasks learned from, and measured on more of the same.
+The text is from the corpus that the base model of the mini tasks was trained on, as is the held-out text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_alignment_tax(job: Job) -> Result:
     """Train and measure, before and after: gold, metrics and KL of responses, and losses in nats per token."""
     limit_process()
     settings, task = job.settings, load_task(job.task)
-    reward = ["gold", *((name, 0.0) for name in task.metrics)]
+    reward = ["gold", *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
     algorithm, texts = _algorithm(job, training), _texts(job, training)
     before = _measure(algorithm, held_out, texts, settings["evaluated"])
@@ -41,7 +41,7 @@ def run_alignment_tax(job: Job) -> Result:
 
 
 def ptx_entry(algorithm: str) -> TextgymEntry:
-    """Return an entry that can train on text beside its reward, by name.
+    """Return an entry that can train on text in addition to its reward, by name.
 
     Raises:
         ValueError: there is none of that name, or it cannot.
@@ -49,8 +49,8 @@ def ptx_entry(algorithm: str) -> TextgymEntry:
     found = find_entry(algorithm)
     if not isinstance(found, TextgymEntry):
         raise ValueError(
-            f"algorithm={algorithm!r} cannot learn pretraining text beside its reward; expected one of textgym's, or a "
-            "subclass of textgym.agents.SequenceAlgorithm"
+            f"algorithm={algorithm!r} cannot train on pretraining text in addition to its reward; expected one of "
+            "textgym's, or a subclass of textgym.agents.SequenceAlgorithm"
         )
     return found
 

@@ -10,7 +10,7 @@ from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC
 
 DIAGNOSTIC_SETTINGS = {
-    "episodes": 4096,  # responses in a run: the budget is so many times T tokens
+    "episodes": 4096,  # responses per run: the budget is episodes · T tokens
     "learning_rate": 3e-3,  # decays to 0; large, as the models are tiny
     "episodes_per_iteration": 256,
     "minibatch_size": 128,
@@ -18,7 +18,7 @@ DIAGNOSTIC_SETTINGS = {
     "samples_per_prompt": None,
     "vf_coef": 0.5,
 }
-"""The same on every task; β alone is the task's. None stands for the algorithm's own value."""
+"""The same on every task, except β, which is the task's. None means the algorithm's own value."""
 
 _LIMITS = {
     **dict.fromkeys(("episodes", "minibatch_size", "n_epochs", "samples_per_prompt"), at_least(1)),

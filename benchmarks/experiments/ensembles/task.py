@@ -33,7 +33,7 @@ SINGLE = "single"
 
 @dataclass(frozen=True)
 class EnsembleSettings(OptimisationSettings, ProxySettings):
-    """All settings of a run, beside its arm and the algorithm's own.
+    """All settings of a run, except its arm and the algorithm's own.
 
     Attributes:
         labels: rankings, the same ones for every member: few, so that the members fill the rest in differently.

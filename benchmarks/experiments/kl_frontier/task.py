@@ -10,7 +10,7 @@ from textgym.benchmarks.runner.limit_process import limit_process
 from textgym.registration import load_task
 
 SAMPLED = "best-of-n, sampled"
-"""What stands for an algorithm in a run that trains nothing."""
+"""Name in place of an algorithm, of a run without training."""
 
 
 def run_kl_frontier(job: Job) -> Result:

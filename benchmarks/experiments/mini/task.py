@@ -27,7 +27,7 @@ def run_mini(job: Job) -> Result:
         settings.pop(name) for name in ("tokens", "learning_rate", "beta", "slots", "evaluated")
     )
     task = load_task(job.task)
-    reward = ["gold", *((name, 0.0) for name in task.metrics)]
+    reward = ["gold", *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
     lesson = TrainingJob(task, training, tokens, learning_rate, beta, job.seed, slots, settings)
     base = load_causal_lm(lesson.base_model)

@@ -37,8 +37,8 @@ def best_of_n_value(proxy: ArrayLike, value: ArrayLike, n: int) -> float:
     Uses every subset of the pool at once. The mean is over prompts.
 
     Args:
-        proxy: ``[N, K]`` by which the best is chosen; equal scores are told apart by their place.
-        value: ``[N, K]`` what is wanted of it: the gold reward, or the proxy itself.
+        proxy: ``[N, K]`` by which the best is chosen; of equal scores the later one counts as better.
+        value: ``[N, K]`` the quantity to average: the gold reward, or the proxy itself.
         n: at most K.
     """
     by, wanted = np.asarray(proxy, np.float64), np.asarray(value, np.float64)
@@ -67,7 +67,7 @@ def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
         KL = Σ_rewards (F^n − (F − q)^n) · log((F^n − (F − q)^n) / q)
 
     Args:
-        log_probs: ``[m]`` of the reference, summing to 1 as probabilities; −∞ for what it never writes.
+        log_probs: ``[m]`` of the reference, summing to 1 as probabilities; −∞ for impossible outcomes.
         rewards: ``[m]`` by which the best is chosen; equal ones tie.
         n: at least 1.
     """
@@ -90,6 +90,7 @@ def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, Fl
         tree: every response with its reward.
         log_probs: log π, ``[n, V]`` for each level.
     """
+    # Level by level: a prefix's probability is its parent's times its last token's; responses that end are collected.
     owners, chances, rewards = [], [], []
     before: FloatArray = np.zeros(len(tree[0].prompt))
     for level, following in zip(tree, log_probs, strict=True):

@@ -93,6 +93,6 @@ def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = 
         begin = start
     squares = float(((rewards - Fit(form, begin, alpha, beta, 0, 0).reward(away)) ** 2).sum())
     spread = float(((rewards - rewards.mean()) ** 2).sum())
-    # A perfect fit of made-up numbers has no errors whose logarithm could be taken.
+    # A perfect fit, as of made-up numbers, has no error to take the logarithm of.
     aic = len(away) * np.log(max(squares / len(away), np.finfo(float).tiny)) + 2 * unknowns
     return Fit(form, begin, alpha, beta, 1 - squares / spread if spread else 1.0, float(aic))

@@ -102,7 +102,8 @@ def method_curve(arm: ProxyArm, method: str) -> MethodCurve:
 def peaks(gold: FloatArray) -> IntArray:
     """Return the part of each curve ``[n_seeds, m]`` in which the mean of the other seeds is highest, ``[n_seeds]``.
 
-    A seed's own noise must not choose: the highest of many parts looks higher than it is, and what follows like a fall.
+    The seed's own curve is left out: the maximum of a noisy curve is biased upwards, and its end would look like a
+    fall.
     """
     others = gold.sum(0) - gold if len(gold) > 1 else gold
     found: IntArray = others.argmax(1)
@@ -239,15 +240,15 @@ def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Fi
     """Draw gold with its fit over √KL for each size of proxy and, for RL, the proxy's own score."""
     name, term = ("RL", " log d") if method == "rl" else ("best-of-n", "d")
     figures = []
-    for who, size in dict.fromkeys((arm.group, arm.size) for arm in arms):
-        own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (who, size)}
+    for group, size in dict.fromkeys((arm.group, arm.size) for arm in arms):
+        own = {f"{arm.labels} labels": arm for arm in arms if (arm.group, arm.size) == (group, size)}
         curves = {label: method_curve(arm, method) for label, arm in own.items()}
         gold = {label: PlotLine(found.d.mean(0), found.gold.mean(0)) for label, found in curves.items()}
         fits = {label: found for label, arm in own.items() if (found := fits_of(arm, method, form))}
         gold |= {f"{label}, fitted": _fitted(found, curves[label], label) for label, found in fits.items()}
         caption = f"Solid: mean over seeds. Dashed: d(α − β{term}), fitted to each seed, with mean and 95 % interval."
         figures.append(
-            Figure(f"Gold under {name}, {who}{size} proxies", line_plot(gold, ROOT_KL, "gold reward"), caption)
+            Figure(f"Gold under {name}, {group}{size} proxies", line_plot(gold, ROOT_KL, "gold reward"), caption)
         )
         if method == "rl":
             proxy = {label: mean_line(found.d, found.proxy) for label, found in curves.items()}
@@ -256,7 +257,7 @@ def method_figures(arms: Sequence[ProxyArm], method: str, form: Form) -> list[Fi
                 "The reward that RL optimises, in standard deviations on the base model's responses. Bands are 95 % "
                 "intervals over seeds."
             )
-            figures.append(Figure(f"Proxy score under RL, {who}{size} proxies", picture, caption))
+            figures.append(Figure(f"Proxy score under RL, {group}{size} proxies", picture, caption))
     return figures
 
 

@@ -32,12 +32,12 @@ from textgym.exact.enumeration import optimum
 from textgym.registration import load_task, task_mdp
 
 ENUMERATION = "best-of-n, enumerated"
-"""What stands for an algorithm in a run that trains nothing."""
+"""Name in place of an algorithm, of a run without training."""
 
 
 @dataclass(frozen=True)
 class OveroptimizationSettings(OptimisationSettings, ProxySettings):
-    """All settings of a run, beside its arm and the algorithm's own.
+    """All settings of a run, except its arm and the algorithm's own.
 
     Attributes:
         prompts: held-out prompts of the pool that best-of-n draws from, which also standardises the proxies.

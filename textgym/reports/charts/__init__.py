@@ -1,1 +1,1 @@
-"""The pictures of the reports, as SVG that can stand inside a page."""
+"""The charts of the reports, as SVG elements of a page."""

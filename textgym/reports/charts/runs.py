@@ -21,7 +21,7 @@ def stage_steps(estimates: Mapping[str, SampleMean | None], label: str, places: 
         estimates: by the name of the stage, in order; None where the stage did not measure the metric.
         label: names the picture for screen readers.
         places: decimal places of the numbers.
-        large: whether the picture leads the page.
+        large: True for the main chart of the page.
     """
     known = {i: estimate for i, estimate in enumerate(estimates.values()) if estimate is not None}
     x, y = list(known), [estimate.mean for estimate in known.values()]
@@ -122,11 +122,11 @@ def training_curve(
     """Draw ``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
 
     Args:
-        x: ``[n]`` where the points stand.
+        x: ``[n]`` horizontal positions.
         y: ``[n]`` values; NaN leaves a gap.
         sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
         label: names the picture for screen readers.
-        x_label: stands under the axis.
+        x_label: of the horizontal axis.
         n: values behind each of the means; None for many.
     """
 

@@ -38,10 +38,10 @@ from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
 ROW = 0.32  # inches for a line of text
-MARKED_POINTS = 15  # up to so many points are marked one by one
+MARKED_POINTS = 15  # lines with at most this many points get markers
 RADARS_PER_ROW = 4
-FAILED = 0.5  # a score below it is told in the colour of what is bad
-MOST_PLACES = 3  # of numbers that stand beside an interval
+FAILED = 0.5  # scores below it get the colour for bad
+MOST_PLACES = 3  # of numbers with an interval
 DEEPEST = 0.6  # how opaque the strongest colour behind a number may be
 
 
@@ -54,7 +54,7 @@ class PlotLine:
         y: ``[n]``; NaN leaves a gap.
         low: ``[n]``, where the band around it begins; none is drawn without both ends.
         high: ``[n]``, where it ends.
-        dashed: for what was computed or fitted rather than measured.
+        dashed: True for a line that was computed or fitted, not measured.
         follows: the line that it belongs to: it takes that one's colour, and the legend does not name it.
     """
 
@@ -166,7 +166,7 @@ def typical_places(estimates: Iterable[Estimate]) -> int:
 def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Draw scores as a coloured table, a row for each name and a column for each of its entries.
 
-    A score of 1 is deep in the good colour, 0 in the bad one, and what lies half-way has none.
+    A score of 1 has the deepest good colour, 0 the deepest bad one, and 0.5 none.
 
     Raises:
         ValueError: there is none, or the rows have different columns.
@@ -197,8 +197,8 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
 def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Draw a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
 
-    The one with the highest mean comes first. Scores below 0 stand in the middle. A spoke below one half is named in
-    the colour of what is bad.
+    The one with the highest mean comes first. Scores below 0 are drawn at the centre. A spoke below one half is named
+    in the colour for bad.
 
     Raises:
         ValueError: there is none, or they have different spokes.

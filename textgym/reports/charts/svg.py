@@ -21,7 +21,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from textgym.rendering import printable
 
-# matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
+# matplotlib needs a colour, the page a CSS variable: each placeholder colour is replaced in the finished SVG.
 LINE_COLOUR, TEXT_COLOUR, GRID_COLOUR, INK_COLOUR, GOOD_COLOUR, BAD_COLOUR = (f"#00000{digit}" for digit in range(1, 7))
 SERIES_COLOURS = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
 VARIABLES = {
@@ -123,7 +123,7 @@ def _inline(svg: str, label: str) -> str:
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
-    # Many curves share a page: only the ids that something points to may stay.
+    # A page has many SVGs, whose ids would clash: only ids that are referred to are kept.
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     for stand_in, variable in VARIABLES.items():
