@@ -118,7 +118,7 @@ def run(model: str, prompts: Path, reward: Callable[..., list[float]], seed: int
 
 
 def measured(algorithm: PPO, mdp: TokenMDP) -> dict[str, float]:
-    """Measure score and its deviation, KL in nats per response, length, and the first model's log-probability per token."""
+    """Measure score and its deviation, KL per response, length, and the first model's log-probability per token."""
     report = evaluate(algorithm.policy, algorithm.reference_trunk, mdp, EVALUATED, seed=0)
     reference = algorithm.score(report.episodes).ref_log_probs
     scores = report.episodes.rewards.sum(1)

@@ -115,7 +115,7 @@ def test_settings_that_change_no_number_split_no_seeds(tmp_path: Path) -> None:
     told = {"checkpoint_every": 1, "keep_last": 3, "log": ["wandb"], "skip_bad": 7, "reward_timeout": 9.0}
     (group,) = groups_of(first, make_run(tmp_path / "b", 1, **told, **WATCHED))
     assert [run.seed for run in group.runs] == [0, 1]
-    with pytest.raises(ValueError, match=r"the same seed, 0: .*where a run is kept or told"):
+    with pytest.raises(ValueError, match=r"the same seed, 0: .*output and logging are ignored"):
         groups_of(first, make_run(tmp_path / "c", 0, **told, **WATCHED))
 
 

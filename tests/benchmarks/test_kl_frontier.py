@@ -44,7 +44,7 @@ def test_findings_by_hand() -> None:
         "On Reviews, ppo reaches the most gold at β = 0.1, clearly more than at β = 1: 0.91 (0.89 … 0.93) at 5.0 "
         "nats, beyond the KL of best-of-n, at most 0.6."
     )
-    assert "at most" in found.figures[0].caption
+    assert "at the bound of its KL" in found.figures[0].caption
 
 
 def test_an_argmax_over_few_seeds_is_not_called_clear() -> None:
