@@ -207,6 +207,7 @@ class TextgymEntry:
 
     def train(self, lesson: TrainingJob) -> TrainingResult:
         settings = constructor_settings(self, lesson.settings)
+        # Disabled autoreset: the loop admits the prompts of each iteration itself.
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
         algorithm = self.kind("LMPolicy", env, lesson.learning_rate, kl=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
@@ -296,6 +297,7 @@ class SFTEntry:
         model, mdp = load_causal_lm(lesson.base_model), lesson.mdp
         end = trained_end(mdp.tokenizer, mdp.end_token_ids)
         shown, validation = (task_demonstrations(lesson.task, split, end) for split in ("train", "validation"))
+        # The budget may not pay for all references, so the seed decides which ones are used.
         order = np.random.default_rng(lesson.seed).permutation(len(shown))
         chosen, epochs = within_budget([shown[i] for i in order], lesson.tokens)
         settings = SFTSettings(epochs=epochs, learning_rate=lesson.learning_rate, **lesson.settings)

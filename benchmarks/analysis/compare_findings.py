@@ -73,6 +73,7 @@ def shared_measures(groups: Sequence[Group]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.measured)
     if runs and all(_gold_is_score(run) for run in runs):
         names.pop("score")
+    # Unknown measures come last, in the order of the runs.
     rank = {name: place for place, name in enumerate(FIRST_COLUMNS)}
     common = [name for name in names if sum(name in run.measured for run in runs) > 1 or len(runs) == 1]
     return sorted(common, key=lambda name: rank.get(name, len(rank)))
@@ -159,6 +160,7 @@ def difference(one: Group, other: Group, measure: str) -> Difference | None:
     if min(len(ours), len(theirs)) < 2:
         return Difference(gap, None, None, "one seed" if min(len(ours), len(theirs)) == 1 else ABSENT)
     parts = [(float(x.var(ddof=1)) / len(x), len(x)) for x in (ours, theirs)]
+    # Welch–Satterthwaite degrees of freedom of a difference of two means.
     total = sum(square for square, _ in parts)
     lost = sum(square**2 / (n - 1) for square, n in parts)
     freedom = total**2 / lost if lost else min(len(ours), len(theirs)) - 1
@@ -348,6 +350,7 @@ def mean_curve(group: Group, key: str, unit: str) -> PlotLine | None:
     if not curves:
         return None
     x = curves[0][0]
+    # Iterations end at different tokens where responses differ in length.
     if any(not np.array_equal(own, x) for own, _ in curves):
         low, high = max(own[0] for own, _ in curves), min(own[-1] for own, _ in curves)
         if high < low:

@@ -226,6 +226,7 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     if root is None:
         return dict(settings)
     places = sorted({str(stage.get("directory")) for stage in _stages(root)}, key=len, reverse=True)
+    # Longest first, so that 'iteration-1/policy' is not cut at 'iteration-1'.
     own = rf"/({'|'.join(map(re.escape, places))})(?=[/,]|$)"
     address, file = re.compile(rf"[^:,\s]*{own}"), re.compile(rf"^.*{own}")
     return {
@@ -330,6 +331,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
         for name, key in names.items()
         if is_finite(last.get(key))
     }
+    # A share near 0 or 1 has an asymmetric interval, which mean and error cannot express.
     if "accuracy_low" in last and "held-out accuracy" in found:
         ends = float(last["accuracy_low"]), float(last["accuracy_high"])
         found["held-out accuracy"] = Measurement(found["held-out accuracy"].mean, *ends, last.get("prompts"))
@@ -469,6 +471,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
     """
     runs = _with_stops(runs)
     twins = {key: [run for run in runs if _key(run) == key] for key in map(_key, runs)}
+    # Only then: otherwise an update of a package between two seeds would split every group.
     doubled = any(len({run.seed for run in own}) < len(own) for own in twins.values())
     if doubled:
         runs = [replace(run, settings={**run.settings, **flat({"version": dict(run.versions)})}) for run in runs]
@@ -496,6 +499,7 @@ def _key(run: ComparedRun) -> str:
 
 def _with_stops(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs with their stop settings, where one of the runs with equal other settings was stopped by them."""
+    # A stop rule that never fired cannot have changed a number, so it does not separate runs.
     ended = {_key(run) for run in runs if run.ended_early}
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 

@@ -31,6 +31,7 @@ def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
     doubts = {name: _doubt(values) for name, values in groups.items()}
     sure: list[str] = []
     for name in sorted(doubts, key=doubts.__getitem__):
+        # Holm: the k-th smallest p-value is compared with α / (m − k + 1), and the first failure ends the search.
         if doubts[name] >= TAIL / (len(doubts) - len(sure)):
             break
         sure.append(name)
@@ -42,6 +43,7 @@ def _doubt(values: Sequence[float]) -> float:
     if len(values) < FEWEST_SEEDS:
         return 1.0
     mean, error = float(np.mean(values)), float(stats.sem(values))
+    # Without spread Student's statistic is undefined; the sign of the mean decides.
     if error == 0:
         return 0.0 if mean > 0 else 1.0
     return float(stats.t.sf(mean / error, len(values) - 1))
@@ -84,6 +86,7 @@ def block_means(curves: Sequence[Sequence[float]]) -> FloatArray:
     Returns:
         ``[n, BLOCKS]``, or as many columns as the shortest curve has points.
     """
+    # The shortest curve limits the number of parts: an empty part has no mean.
     count = min(BLOCKS, *(len(one) for one in curves))
     return np.array([[part.mean() for part in np.array_split(np.asarray(one, np.float64), count)] for one in curves])
 
@@ -94,6 +97,7 @@ def by_kl(kl: Sequence[float], gold: Sequence[float]) -> tuple[FloatArray, Float
     KL is made monotone by isotonic regression, which pools neighbours that fall; the gold of a pool is its mean.
     """
     fitted = optimize.isotonic_regression(np.asarray(kl, np.float64))
+    # blocks[i] … blocks[i + 1] are the points of pool i, which share one fitted KL.
     pools = np.split(np.asarray(gold, np.float64), fitted.blocks[1:-1])
     return fitted.x[fitted.blocks[:-1]], np.array([pool.mean() for pool in pools])
 

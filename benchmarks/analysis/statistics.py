@@ -118,6 +118,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
     table = _checked("scores", scores, dimensions=2)
     levels = _checked("thresholds", thresholds, dimensions=1, fewest=1)
     runs = table.size
+    # Tasks and seeds together: a run is a Bernoulli trial for each threshold.
     above = (table.ravel() > levels[:, None]).sum(1)
     low, high = np.array([clopper_pearson(count / runs, runs) for count in above.tolist()]).T
     return Profile(levels, above / runs, low, high)
@@ -156,6 +157,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
         return np.mean([_wins(x, y).mean((-2, -1)) for x, y in zip(tasks[:half], tasks[half:], strict=True)], 0)
 
     # What a seed adds to the average is its own share of wins (DeLong 1988).
+    # Task by task: an [n, m] table of wins of each of our runs over each of theirs.
     wins = [_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
     placements = [won.mean(1) for won in wins] + [won.mean(0) for won in wins]
     low, high = bootstrap_interval([*ours, *theirs], average, placements, rng, level)
@@ -226,6 +228,7 @@ def bootstrap_interval(
         rng=rng,
     ).confidence_interval
     centre = statistic(*strata, axis=-1)
+    # The smallest stratum underestimates its variance most; its factor is applied to all, which is conservative.
     fewest = min(stratum.shape[-1] for stratum in strata)
     student = stats.t.ppf((1 + level) / 2, _degrees_of_freedom(contributions))
     stretch = np.sqrt(fewest / (fewest - 1)) * student / stats.norm.ppf(1 - TAIL)

@@ -48,6 +48,7 @@ def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: 
     if not scores:
         raise ValueError("scores is empty; expected at least one algorithm")
     suite = _easiest_first({name: _checked(name, array, tasks) for name, array in scores.items()}, tasks)
+    # The order of the draws is fixed by the order of the algorithms, so equal results give equal intervals.
     iqm = {name: _with_interval(array, interquartile_mean, rng) for name, array in suite.scores.items()}
     ranked = sorted(iqm, key=lambda name: -_value(iqm[name]))
     best, *others = ranked
@@ -133,6 +134,7 @@ def _headline(
         return f"{text}, on {suite.tasks[0]}."
     means = suite.means(best)
     worst = min(means, key=means.__getitem__)
+    # The best other algorithm there shows that the task can be solved.
     strongest = max(ranked, key=lambda name: suite.means(name)[worst])
     text += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
     if strongest != best:

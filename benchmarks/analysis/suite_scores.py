@@ -55,6 +55,7 @@ def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
     """
     tasks, found = tasks_of(results), {}
     for name, group in by_algorithm(results).items():
+        # A seed with a missing task would change the mean by the task's difficulty, so only whole suites count.
         known = {(job.seed, job.task): result for job, result in group}
         seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
         if seeds:
@@ -107,6 +108,7 @@ def learning_curves(results: Results) -> dict[str, PlotLine]:
 def _band(curves: Sequence[Sequence[FloatArray]]) -> PlotLine:
     """Return the mean line of the curves of each seed and task, with a band."""
     flat = [curve for of_seed in curves for curve in of_seed]
+    # Only the range that all curves cover; outside of it np.interp would repeat the last value.
     tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), _POINTS)
     means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])
     if len(means) < FEWEST_SEEDS:

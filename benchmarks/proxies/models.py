@@ -176,6 +176,7 @@ def fresh_gpt2(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # transformers initialises weights from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(config)
@@ -198,6 +199,7 @@ def proxy_scores(model: RewardModel | RewardEnsemble, responses: Responses) -> F
     prompts: list[str | Messages] = [prompt for prompt in responses.prompts for _ in range(k)]
     texts = [text for own in responses.completions for text in own]
     reasons = ["stop" if stopped else "length" for stopped in responses.stopped.ravel()]
+    # Token ids are not needed: the reward model tokenizes the texts itself.
     scores = model(prompts, texts, completion_ids=[[]] * len(texts), finish_reason=reasons)
     return np.asarray(scores, np.float64).reshape(-1, k)
 

@@ -59,6 +59,7 @@ class PrefixPolicy(ActorCriticPolicy):
         mask = observation["attention_mask"].long()
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * columns).argmax(1)
+        # Padding on the right of all rows costs time and changes nothing.
         used = slice(0, int(last.max()) + 1)
         mask = mask[:, used]
         states = self.lm.transformer(

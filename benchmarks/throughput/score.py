@@ -58,6 +58,7 @@ def layer_shares(size: Size, repeats: int, target: float | None) -> list[Measure
     """Measure the share of collection outside the cached decoder and sampling, and outside the bare forward pass."""
     run = Collection(size)
     run()
+    # Alternating measurements, so that a drift of the machine's speed affects both alike.
     outside = np.array([_outside(run, bare) for _ in range(repeats) for bare in (False, True)]).reshape(-1, 2)
     return [
         Measure("share of the Gymnasium layer", size.name, Spread.of(outside[:, 0]), target, False),
@@ -112,6 +113,7 @@ def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Mea
 
 def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:
     """Measure the exponent with which collection time grows in the response's length."""
+    # The slope of log time over log length: 1 is linear, 2 is quadratic.
     runs = {str(length): Collection(size.but(new_tokens=length)) for length in lengths}
     seconds = np.array(list(in_turns(runs, repeats).values()))
     exponents = Spread.of(np.array([_exponent(lengths, column) for column in seconds.T]))

@@ -32,6 +32,7 @@ def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
 
     CPU seconds of this process, not wall-clock time: with one thread, other load on the machine does not count.
     """
+    # The first call pays for allocations and caches.
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}

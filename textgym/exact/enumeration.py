@@ -141,6 +141,7 @@ class Optimum:
         by_prompt = reward - self.beta * kl
         objective = float(by_prompt.mean())
         base = float(expectation(self.tree, self.ref_log_probs, [level.reward for level in self.tree]).mean())
+        # Room between reference and optimum; the score is undefined where there is none.
         room = self.value - base
         score = (objective - base) / room if room > 1e-12 else math.nan
         return PolicyValue(objective, float(reward.mean()), float(kl.mean()), float(regret.mean()), score, by_prompt)

@@ -138,6 +138,7 @@ def _observations(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> tuple[In
     ids = np.full((len(prompt), mdp.width), mdp.filler, np.int64)
     mask = np.zeros((len(prompt), mdp.width), np.int8)
     for which in np.unique(prompt):
+        # Prompts are padded on the left, responses follow at a fixed column.
         rows, given = prompt == which, mdp.prompts[int(which)].ids
         ids[rows, start - len(given) : start] = given
         mask[rows, start - len(given) : start] = 1

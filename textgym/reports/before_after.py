@@ -153,6 +153,7 @@ def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int |
     before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
     known = [name for name in METRICS if name in before]
     names = known + [name for name in in_short(before) if name not in METRICS]
+    # A run on gold itself has the same score and gold; the headline then speaks of gold.
     paid = command == "train" and gold_is_the_reward(before) and gold_is_the_reward(after)
     return [
         Change(

@@ -45,6 +45,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
         for table in section.tables:
             write_text(out / table.file, csv_table(table.source))
         for figure in section.figures:
+            # An SVG file has no page around it, so it brings the colours of the palette itself.
             write_page("picture.html", {"box": figure.box, "svg": figure.source.svg}, out / figure.file)
     title = title or f"textgym benchmark: {', '.join(findings)}"
     return write_page("bench.html", {"title": title, "sections": sections}, out / "report.html")

@@ -140,6 +140,7 @@ def milestones_of(runs: Sequence[StageRun], begun_with: str = "base") -> dict[st
             continue
         if run.kind == "sft":
             rows = [row for row in rows if row.name != "kl"]
+        # The model after one stage is the model before the next; the earlier measurement of it is kept.
         before, after = ({row.name: getattr(row, side) for row in rows} for side in ("before", "after"))
         found[name] = {**before, **found.get(name, {})}
         name = run.model

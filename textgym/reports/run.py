@@ -309,6 +309,7 @@ def ends(y: Sequence[float]) -> tuple[str, str]:
     """Return the first and the last finite value, with equally many decimal places; a single one is only the last."""
     finite = [value for value in y if math.isfinite(value)]
     pair = finite[0], finite[-1]
+    # Places by the larger of both, so that the pair is aligned.
     size = max(map(abs, pair))
     places = max(2 - exponent(size), 0) if 1e-3 <= size < 1e9 else None
     return number(pair[0], places) if len(finite) > 1 else "", number(pair[1], places)

@@ -149,6 +149,7 @@ def reached(arm: EnsembleArm, arms: Sequence[EnsembleArm]) -> float:
     Members' mean or least score varies less than a single one's, so that the same β lets RL go less far from the base
     model. Where it is hacked less, that may be the reason.
     """
+    # Arms of other tasks or algorithms reach other KLs, and are not compared.
     alike = [other for other in arms if (other.task, other.algorithm) == (arm.task, arm.algorithm)]
     return min(float(kl[-1]) for other in alike for kl, _ in other.ways().values())
 

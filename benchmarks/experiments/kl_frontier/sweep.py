@@ -18,6 +18,7 @@ def kl_frontier_jobs(plan: Plan) -> list[Job]:
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
+    # Small tasks have fewer validation prompts than the pool asks for.
     held = {task: len(load_task(task).prompts("validation")) for task in plan.tasks}
     settings = {
         (name, beta): mini_settings(name, {**plan.settings, "beta": beta})

@@ -23,6 +23,7 @@ def nlpo_mask_findings(results: Results) -> Findings:
                 kept = {**result, "objective": _objective(job, result)}
                 arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = kept
         rows += [_row(_name(every), task, list(runs.values())) for every, runs in sorted(arms.items())]
+        # Differences need both arms; an interrupted sweep may have one.
         if len(arms) == 2:
             (often, refreshed), (_, stays) = sorted(arms.items())
             seeds = sorted(refreshed.keys() & stays.keys())

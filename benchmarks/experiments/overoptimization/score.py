@@ -105,6 +105,7 @@ def peaks(gold: FloatArray) -> IntArray:
     The seed's own curve is left out: the maximum of a noisy curve is biased upwards, and its end would look like a
     fall.
     """
+    # Leave-one-out sums have the same argmax as leave-one-out means.
     others = gold.sum(0) - gold if len(gold) > 1 else gold
     found: IntArray = others.argmax(1)
     return found
@@ -169,6 +170,7 @@ def fits_of(arm: ProxyArm, method: str, form: Form) -> list[Fit]:
     fits = []
     for run in arm.runs:
         kl, gold = (np.array([point[name] for point in run[method]], np.float64) for name in ("kl", "gold"))
+        # See fits.py: RL's prompts are not those that the reference was measured on.
         start = None if method == "rl" else run["gold"]
         if not enough_points(kl, start):
             return []
@@ -289,6 +291,7 @@ def overoptimization_headline(arms: Sequence[ProxyArm]) -> str:
             f"Under RL, gold did not significantly fall after its peak for any of {len(arms)} proxies at this budget"
         )
     pairs = ((fits_of(arm, "rl", "best-of-n"), fits_of(arm, "rl", "rl")) for arm in arms)
+    # Proxies whose runs were too short for a fit have no AIC.
     gaps = [np.array(aic_gaps(*pair)) for pair in pairs if all(pair)]
     if not gaps:
         return f"{first}; the runs are too short for fits."

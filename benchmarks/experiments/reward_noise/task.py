@@ -30,6 +30,7 @@ class NoisyGold:
         self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[float]:
         means = self.reward(prompts, completions, completion_ids=completion_ids, **columns)
+        # One generator per episode: the noise does not depend on how responses are batched.
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [float(np.sum(mean)) + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
 

@@ -139,6 +139,7 @@ def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: b
             fill = "full" if math.isfinite(estimate.low + estimate.high) else "none"
             axes.plot([estimate.value], [row], color=colours[name], marker="o", ms=6.5, ls="none", fillstyle=fill)
         axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK_COLOUR, fontsize=10)
+        # A second axis at the right, whose tick labels are the numbers.
         values = axes.secondary_yaxis("right")
         values.set_yticks(
             range(len(ranked)),
@@ -219,6 +220,7 @@ def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colour: str) -> None:
     angles = np.linspace(0, 2 * np.pi, len(by_spoke), endpoint=False)
+    # A negative radius would be drawn on the opposite side.
     radii = np.maximum(list(by_spoke.values()), 0.0)
     axes.fill(angles, radii, facecolor=colour, alpha=0.25, linewidth=0)
     axes.plot(np.append(angles, angles[0]), np.append(radii, radii[0]), color=colour, lw=1.7)

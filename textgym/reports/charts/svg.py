@@ -112,6 +112,7 @@ def svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page's font has it
+        # No date, so that equal figures give equal bytes.
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), label)
 
