@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: algorithms by name, a user's own, stock ones, and plain imitation.
+"""The algorithms of a benchmark: textgym's by name, a user's own, stable-baselines3's, and fine-tuning.
 
 - a name of :data:`textgym.agents.registry.ALGORITHMS`, such as ``ppo``;
 - ``package.module:Class`` or ``path/to/file.py:Class``, a user's own subclass of ``SequenceAlgorithm``;
@@ -47,28 +47,28 @@ from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 
 CURVE_POINTS = 50
-VALIDATED = 128  # references that plain imitation is validated on
+VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
-LATER = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
-"""Settings that came after the first published results: left out where they do nothing, so that results stay
+OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
+"""Settings added after the first published results; they are left out where they have no effect, so that results stay
 comparable."""
 STOCK = ("stable_baselines3", "sb3_contrib")
-"""Packages whose algorithms are told apart by a version; of others' the file counts."""
+"""Packages whose algorithms are identified by the version; other code is identified by the digest of its file."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a contender is asked to learn.
+class TrainingJob:
+    """A training job for one benchmark entry.
 
     Attributes:
-        task: gives the base model, and the references where they are imitated.
+        task: with the base model, and the references for fine-tuning.
         mdp: the task with the reward that is paid.
         tokens: the budget.
         learning_rate: at first.
         beta: β.
-        seed: of everything random.
-        slots: responses that are written at once.
-        settings: what :meth:`Contender.settings` gave.
+        seed: random seed.
+        slots: responses generated at once.
+        settings: from :meth:`Entry.settings`.
     """
 
     task: Task
@@ -82,19 +82,19 @@ class Lesson:
 
     @property
     def base_model(self) -> ModelSource:
-        """What everyone starts from; ValueError where the task has none."""
+        """The model that every entry starts from; ValueError if the task has none."""
         if self.mdp.base_model is None:
             raise ValueError(f"task={self.task.name!r} has no base model; expected one to start from")
         return self.mdp.base_model
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What became of a contender.
+class TrainingResult:
+    """The result of one training run.
 
     Attributes:
         policy: as it acts.
-        tokens: what it used of the budget; the last iteration may go beyond.
+        tokens: generated or trained tokens; the last iteration may exceed the budget.
         curve: at most 50 pairs of tokens and mean reward, from its own rollouts.
     """
 
@@ -103,33 +103,33 @@ class Trained:
     curve: list[tuple[int, float]]
 
 
-class Contender(Protocol):
-    """An algorithm as benchmarks see it.
+class Entry(Protocol):
+    """An algorithm as benchmarks use it.
 
     Attributes:
-        imitates: whether it learns from reference texts instead of from the reward.
+        imitates: True if it learns from reference texts instead of from the reward.
     """
 
     imitates: ClassVar[bool]
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """All of its settings, as JSON values: those wanted that it knows (None for its own value), and the rest."""
+        """Return all of its settings as JSON values; ``wanted`` are those to change (None for its own value)."""
 
-    def train(self, lesson: Lesson) -> Trained:
-        """Learns."""
+    def train(self, lesson: TrainingJob) -> TrainingResult:
+        """Train on a job."""
 
 
-def find_contender(name: str) -> Contender:
-    """Return a contender by name.
+def find_entry(name: str) -> Entry:
+    """Return an entry by name.
 
     Raises:
-        ValueError: there is none (the nearest is named), or what was imported is no such algorithm.
+        ValueError: there is none (the nearest is named), or the import is not an algorithm.
         FileNotFoundError: there is no such file.
     """
     if name in ALGORITHMS:
-        return Own(ALGORITHMS[name])
+        return TextgymEntry(ALGORITHMS[name])
     if name == SFT:
-        return Imitation()
+        return SFTEntry()
     if ":" in name:
         return _imported(name)
     hint = suggest(name, [*ALGORITHMS, SFT], after=" ")
@@ -139,15 +139,15 @@ def find_contender(name: str) -> Contender:
     )
 
 
-def _imported(name: str) -> Contender:
+def _imported(name: str) -> Entry:
     try:
         kind = import_named("algorithm", name)
     except (ImportError, AttributeError) as error:
         raise ValueError(str(error)) from error
     if isinstance(kind, type) and issubclass(kind, SequenceAlgorithm):
-        return Own(kind, _digest(kind))
+        return TextgymEntry(kind, _digest(kind))
     if isinstance(kind, type) and issubclass(kind, OnPolicyAlgorithm):
-        return Stock(kind, None if _package(kind) in STOCK else _digest(kind))
+        return StockEntry(kind, None if _package(kind) in STOCK else _digest(kind))
     raise ValueError(
         f"algorithm={name!r} is {kind!r}; expected a subclass of textgym.agents.SequenceAlgorithm, or an on-policy "
         "algorithm of stable-baselines3"
@@ -155,7 +155,7 @@ def _imported(name: str) -> Contender:
 
 
 def _digest(kind: type) -> str:
-    """Tells one version of a user's file from the next."""
+    """Return the digest of a user's file, which changes with the code."""
     return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
 
 
@@ -163,25 +163,25 @@ def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
-def own_settings(contender: Own | Stock, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a constructor takes of :meth:`Contender.settings`: all but what says which code it was.
+def constructor_settings(entry: TextgymEntry | StockEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor: :meth:`Entry.settings` without those that identify the code.
 
     Raises:
-        ValueError: the code is another one now, so its result would stand under the wrong name.
+        ValueError: the code has changed since, so the result would be recorded under the wrong identity.
     """
-    told, identity = dict(settings), contender.identity
+    arguments, identity = dict(settings), entry.identity
     for name, here in identity.items():
-        there = told.pop(name, None)
+        there = arguments.pop(name, None)
         if there != here:
             raise ValueError(
-                f"{contender.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
+                f"{entry.kind.__name__} has changed since its runs were planned ({name}: {there!r} then, {here!r} "
                 "now); run the changed one into a results file of its own"
             )
-    return told
+    return arguments
 
 
 @dataclass(frozen=True)
-class Own:
+class TextgymEntry:
     """A subclass of ``SequenceAlgorithm``; ``code`` is the digest of the file of one that is not the package's."""
 
     imitates: ClassVar[bool] = False
@@ -190,7 +190,7 @@ class Own:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Which code it is, as settings."""
+        """The identity of the code, as settings."""
         return {} if self.code is None else {"code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,30 +198,36 @@ class Own:
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
         made = asdict(make_settings(own, self.kind.__name__, given))
-        return {**{name: value for name, value in made.items() if value or name not in LATER}, **self.identity}
+        return {
+            **{name: value for name, value in made.items() if value or name not in OMITTED_IF_UNUSED},
+            **self.identity,
+        }
 
-    def train(self, lesson: Lesson) -> Trained:
-        settings = own_settings(self, lesson.settings)
+    def train(self, lesson: TrainingJob) -> TrainingResult:
+        settings = constructor_settings(self, lesson.settings)
+        # Disabled autoreset: the loop admits the prompts of each iteration itself.
         env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
         algorithm = self.kind("LMPolicy", env, lesson.learning_rate, beta=lesson.beta, seed=lesson.seed, **settings)
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve, log_interval=0)
-        return Trained(algorithm.policy, algorithm.num_timesteps, curve.points())
+        return TrainingResult(algorithm.policy, algorithm.num_timesteps, curve.points())
 
 
 @dataclass  # not frozen, as the wrapper's protocol has it
 class _Acting:
-    """What the KL wrapper must know of a policy."""
+    """The attributes of a policy that the KL wrapper reads."""
 
     lm: PreTrainedModel
     sampling: Sampling
 
 
 @dataclass(frozen=True)
-class Stock:
-    """An on-policy algorithm of stable-baselines3 or sb3-contrib: γ = 1, rollouts and minibatches of as many tokens as
-    our algorithms' could have, the KL paid in every step; all else as it has it. ``code`` is the digest of the file of
-    a user's own subclass."""
+class StockEntry:
+    """An on-policy algorithm of stable-baselines3 or sb3-contrib.
+
+    γ is 1, the KL is paid in every step, and rollouts and minibatches have as many tokens as textgym's algorithms could
+    have; all else is the library's default. ``code`` is the digest of the file of a user's own subclass.
+    """
 
     imitates: ClassVar[bool] = False
     kind: type[OnPolicyAlgorithm]
@@ -229,10 +235,10 @@ class Stock:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Which code it is, as settings: the library that it comes from or derives from, and a user's own."""
+        """The identity of the code, as settings: the library and its version, and the digest of a user's own file."""
         library = next(package for base in self.kind.__mro__ if (package := _package(base)) in STOCK)
-        told = {"library": f"{library} {metadata.version(library)}"}
-        return told if self.code is None else {**told, "code": self.code}
+        identity = {"library": f"{library} {metadata.version(library)}"}
+        return identity if self.code is None else {**identity, "code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         shared = asdict(Settings())
@@ -242,11 +248,11 @@ class Stock:
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
         return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
-    def train(self, lesson: Lesson) -> Trained:
-        settings, horizon = own_settings(self, lesson.settings), lesson.mdp.max_new_tokens
+    def train(self, lesson: TrainingJob) -> TrainingResult:
+        settings, horizon = constructor_settings(self, lesson.settings), lesson.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
         rows = min(lesson.slots, episodes)
-        settings["n_steps"] = episodes * horizon // rows
+        settings["n_steps"] = episodes * horizon // rows  # SB3 counts steps of each row, textgym episodes
         if minibatch is not None:
             settings["batch_size"] = minibatch * horizon
         model = load_causal_lm(lesson.base_model)
@@ -268,12 +274,12 @@ class Stock:
         )
         curve = LearningCurve()
         algorithm.learn(lesson.tokens, curve)
-        return Trained(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
+        return TrainingResult(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
 
 
 @dataclass(frozen=True)
-class Imitation:
-    """Fine-tuning on reference texts: each token of them that is learned counts in the budget.
+class SFTEntry:
+    """Fine-tuning on reference texts; each trained token of them counts in the budget.
 
     It goes once through as many of them as the budget pays for; more often only where there are too few.
     """
@@ -283,36 +289,37 @@ class Imitation:
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
         made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
-        return {name: made[name] for name in sorted(known) if made[name] or name not in LATER}
+        return {name: made[name] for name in sorted(known) if made[name] or name not in OMITTED_IF_UNUSED}
 
-    def train(self, lesson: Lesson) -> Trained:
+    def train(self, lesson: TrainingJob) -> TrainingResult:
         model, mdp = load_causal_lm(lesson.base_model), lesson.mdp
         end = trained_end(mdp.tokenizer, mdp.end_token_ids)
         shown, validation = (task_demonstrations(lesson.task, split, end) for split in ("train", "validation"))
+        # The budget may not pay for all references, so the seed decides which ones are used.
         order = np.random.default_rng(lesson.seed).permutation(len(shown))
-        chosen, epochs = afforded([shown[i] for i in order], lesson.tokens)
+        chosen, epochs = within_budget([shown[i] for i in order], lesson.tokens)
         settings = SFTSettings(epochs=epochs, learning_rate=lesson.learning_rate, **lesson.settings)
         fine_tune(
             model,
             chosen,
-            validation=validation[:VALIDATED],
+            validation=validation[:VALIDATION_REFERENCES],
             settings=settings,
             seed=lesson.seed,
             progress=False,
         )
         used = epochs * sum(len(one.response_ids) for one in chosen)
-        return Trained(acting_policy(model, mdp), used, [])
+        return TrainingResult(acting_policy(model, mdp), used, [])
 
 
-def afforded(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
-    """Return the first demonstrations that a budget of response tokens pays for, at least one, and how often."""
+def within_budget(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
+    """Return the first demonstrations within a budget of response tokens, at least one, and the number of passes."""
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
     count = int(np.searchsorted(spent, tokens, side="right"))
     return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
 
 
 class LearningCurve(BaseCallback):
-    """Keeps the mean reward of the responses that ended in each rollout, without what is paid for KL."""
+    """A callback that records the mean reward of each rollout's finished responses, without the cost of KL."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,6 +338,6 @@ class LearningCurve(BaseCallback):
         self._ended = []
 
     def points(self) -> list[tuple[int, float]]:
-        """Return the curve; neighbouring rollouts are averaged where there are more than 50."""
+        """Return the curve; neighbouring rollouts are averaged if there are more than 50."""
         parts = np.array_split(np.asarray(self._points), min(CURVE_POINTS, len(self._points)) or 1)
         return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if len(part)]

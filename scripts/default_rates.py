@@ -33,6 +33,7 @@ from textgym.agents import PPO
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.slots import admitting_env
 from textgym.env.mdp import TokenMDP
+from textgym.files import json_lines
 from textgym.lm.files.loading import load_lm
 from textgym.lm.guards import TrainingWarning
 from textgym.prompts import encode_prompts
@@ -48,17 +49,17 @@ FALL_DESTROYED = 2.0  # nats per token, of the first model's log-probability of 
 
 
 def length(completions: list[str], **_: Any) -> list[float]:
-    """Characters, in units of 50."""
+    """Return the characters of each completion, in units of 50."""
     return [len(text) / 50 for text in completions]
 
 
 def letter(completions: list[str], **_: Any) -> list[float]:
-    """Count the letter e."""
+    """Count the letter e in each completion."""
     return [float(text.count("e")) for text in completions]
 
 
 def sentiment(lexicon: Path) -> Callable[..., list[float]]:
-    """VADER's normalised sum of word valences, in (-1, 1)."""
+    """Return a reward by VADER's normalised sum of word valences, in (-1, 1)."""
     lines = lexicon.read_text(encoding="utf-8").splitlines()
     valence = {word: float(value) for word, value, *_ in (line.split("\t") for line in lines)}
 
@@ -70,7 +71,7 @@ def sentiment(lexicon: Path) -> Callable[..., list[float]]:
 
 
 class StopAfter(BaseCallback):
-    """Ends training after some iterations, and keeps what each of them logged."""
+    """A callback that ends training after some iterations, and records the log of each."""
 
     def __init__(self, iterations: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class StopAfter(BaseCallback):
 
 
 def run(model: str, prompts: Path, reward: Callable[..., list[float]], seed: int, **settings: Any) -> dict[str, Any]:
-    """Trains for ten iterations; what was seen before, on the way and after."""
+    """Train for ten iterations, and return the measurements before, during and after."""
     torch.set_num_threads(1)
     begun = time.process_time()
     tokenizer, lm = load_tokenizer(model), load_lm(model)
@@ -117,7 +118,7 @@ def run(model: str, prompts: Path, reward: Callable[..., list[float]], seed: int
 
 
 def measured(algorithm: PPO, mdp: TokenMDP) -> dict[str, float]:
-    """Score and its deviation, KL in nats per response, length, and the first model's log-probability of a token."""
+    """Measure score and its deviation, KL per response, length, and the first model's log-probability per token."""
     report = evaluate(algorithm.policy, algorithm.reference_trunk, mdp, EVALUATED, seed=0)
     reference = algorithm.score(report.episodes).ref_log_probs
     scores = report.episodes.rewards.sum(1)
@@ -131,7 +132,7 @@ def measured(algorithm: PPO, mdp: TokenMDP) -> dict[str, float]:
 
 
 def destroyed(result: dict[str, Any]) -> bool:
-    """Return True if ten iterations made garbage of a model."""
+    """Return True if ten iterations destroyed a model."""
     fall = result["before"]["reference_log_prob"] - result["after"]["reference_log_prob"]
     return bool(result["after"]["kl"] > KL_DESTROYED or fall > FALL_DESTROYED)
 
@@ -163,12 +164,12 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """Return the runs that stand in a file; a last line that was cut off is left out."""
-    lines = out.read_text(encoding="utf-8").split("\n") if out.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = json_lines(out.read_text(encoding="utf-8"), str(out)) if out.exists() else ()
+    return [line.value for line in lines if not line.torn]
 
 
 def main() -> None:
-    """Do the runs that are missing, and print the table."""
+    """Run the missing settings, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("lexicon", type=Path, nargs="?")

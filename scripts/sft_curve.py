@@ -1,4 +1,4 @@
-"""Fine-tune on few demonstrations and draw what over-fits: the figure and the table of docs/instruct.md.
+"""Fine-tune on few demonstrations and draw the over-fitting: the figure and the table of docs/instruct.md.
 
 Usage: python scripts/sft_curve.py TASK REWARD_MODEL OUT [FIGURE.svg]
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.sft import sft
+from textgym.files import read_json_lines
 from textgym.registration import load_task
 
 SEEDS = (0, 1, 2)
@@ -38,7 +39,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "textgym", "font.size": 9, "fig
 
 
 def write_references(path: Path, task: str, split: str, count: int, seed: int) -> None:
-    """Some of the reference texts of the task, as a file of demonstrations."""
+    """Write some of the task's reference texts as a file of demonstrations."""
     prompts = load_task(task).prompts(split)
     chosen = [prompts[i] for i in np.random.default_rng(seed).choice(len(prompts), count, replace=False)]
     rows = [{"prompt": p.content, "completion": p.columns["reference"], **p.columns} for p in chosen]
@@ -46,7 +47,7 @@ def write_references(path: Path, task: str, split: str, count: int, seed: int) -
 
 
 def run(task: str, reward_model: str, out: Path, seed: int) -> None:
-    """One seed: sixteen epochs, each judged by the reward model on the task's validation prompts."""
+    """Train one seed for sixteen epochs, each scored by the reward model on the task's validation prompts."""
     data, validation = out / f"demonstrations-{seed}.jsonl", out / "validation.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     write_references(data, task, "train", DEMONSTRATIONS, seed)
@@ -67,13 +68,13 @@ def run(task: str, reward_model: str, out: Path, seed: int) -> None:
 
 
 def read_rows(out: Path) -> list[list[dict[str, float]]]:
-    """Of each seed, a row for each epoch."""
-    texts = [(out / f"seed-{seed}" / "metrics.jsonl").read_text(encoding="utf-8") for seed in SEEDS]
-    return [[json.loads(line) for line in text.splitlines()] for text in texts]
+    """Return a row for each epoch, of each seed."""
+    files = [read_json_lines(out / f"seed-{seed}" / "metrics.jsonl") for seed in SEEDS]
+    return [[row for _, row in rows] for rows in files]
 
 
 def draw(seeds: list[list[dict[str, float]]]) -> str:
-    """One panel a measure, one line a seed, as an SVG on white."""
+    """Draw one panel a measure and one line a seed, as an SVG on white."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 2.9), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
@@ -89,7 +90,7 @@ def draw(seeds: list[list[dict[str, float]]]) -> str:
 
 
 def table(seeds: list[list[dict[str, float]]]) -> str:
-    """Means over the seeds at some epochs, in Markdown."""
+    """Return means over the seeds at some epochs, in Markdown."""
     lines = ["| epoch | " + " | ".join(PANELS.values()) + " |", "| ---: |" + " ---: |" * len(PANELS)]
     for epoch in EPOCHS_SHOWN:
         means = (f"{np.mean([rows[epoch][key] for rows in seeds]):.2f}" for key in PANELS)

@@ -1,4 +1,4 @@
-"""Three things that people come for, from files to a trained policy, with the time that each step takes.
+"""Three uses of the package, from files to a trained policy, with the time that each step takes.
 
     python scripts/user_stories.py OUT [--model DIR]
 
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
 
 GOOD = ("happy", "kind", "bright", "lovely", "warm")
 BAD = ("sad", "mean", "dark", "ugly", "cold")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def own_reward(place: Path, model: str, tokens: int, rng: random.Random) -> None:
-    """A model from elsewhere, and a reward in a Python file."""
+    """Train a model from elsewhere on a reward in a Python file."""
     (place / "rewards.py").write_text(REWARD.format(words=repr(set(GOOD))), encoding="utf-8")
     write_rows(place / "prompts.jsonl", [{"prompt": opening(rng)} for _ in range(200)])
     command(
@@ -70,7 +70,7 @@ def own_reward(place: Path, model: str, tokens: int, rng: random.Random) -> None
 
 
 def dialogues(place: Path, model: str, tokens: int, rng: random.Random) -> None:
-    """Pairs of dialogues, through sft, reward-model, dpo and train."""
+    """Take pairs of dialogues through sft, reward-model, dpo and train."""
     pairs = [dialogue_pair(rng) for _ in range(600)]
     write_rows(place / "pairs.jsonl", pairs)
     shown = [pair["chosen"].rpartition("Assistant:") for pair in pairs]
@@ -97,7 +97,7 @@ def dialogues(place: Path, model: str, tokens: int, rng: random.Random) -> None:
 
 
 def classifier(place: Path, model: str, tokens: int, rng: random.Random) -> None:
-    """A classifier of two labels as the reward."""
+    """Train on a classifier of two labels as the reward."""
     timed("a classifier of two labels", lambda: two_labels(place / "clf", rng))
     write_rows(place / "prompts.jsonl", [{"prompt": opening(rng)} for _ in range(200)])
     command(
@@ -111,7 +111,7 @@ def classifier(place: Path, model: str, tokens: int, rng: random.Random) -> None
 
 
 def command(*arguments: Any) -> None:
-    """Run a command of textgym; stops the script where it fails."""
+    """Run a command of textgym; the script ends if it fails."""
     line = [str(argument) for argument in arguments]
     out = Path(line[line.index("--out") + 1])
     with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
@@ -153,7 +153,7 @@ def opening(rng: random.Random) -> str:
 
 
 def tale(rng: random.Random, words: Sequence[str]) -> str:
-    """Return a whole story in these adjectives."""
+    """Return a story with these adjectives."""
     one, two = rng.choice(words), rng.choice(words)
     return f"{opening(rng)} {one} and {two}. They went to the {rng.choice(WHERE)} and it was {rng.choice(words)}."
 
@@ -172,7 +172,7 @@ def dialogue_pair(rng: random.Random) -> dict[str, str]:
 
 
 def small_llama(directory: Path, rng: random.Random) -> Path:
-    """Trains a Llama of 0.4 M parameters, with a tokenizer of its own, on stories and dialogues."""
+    """Train a Llama of 0.4 M parameters, with a tokenizer of its own, on stories and dialogues."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -213,7 +213,7 @@ def small_llama(directory: Path, rng: random.Random) -> Path:
 
 
 def two_labels(directory: Path, rng: random.Random) -> None:
-    """Trains a small BERT to tell kind stories from unkind ones: NEGATIVE and POSITIVE."""
+    """Train a small BERT to classify stories as NEGATIVE (unkind) or POSITIVE (kind)."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast

@@ -6,33 +6,38 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import textgym
 from textgym.benchmarks import experiments
-from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.experiments.ranges import FEWEST, NOT_NEGATIVE, POSITIVE
+from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs
 from textgym.benchmarks.runner.experiment import Plan
-from textgym.benchmarks.runner.grid import append_line
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.cli import main, with_yaml
+from textgym.files import append_line
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
+CURRENT = metadata.version("textgym")
 TINY = ["--settings", "episodes", "64", "episodes-per-iteration", "32", "minibatch-size", "32"]
 
 
 def keep_results(
-    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = textgym.__version__, episodes: int = 4096
+    path: Path, algorithms: tuple[str, ...], seeds: int, version: str = CURRENT, episodes: int = 4096
 ) -> None:
     """A results file of the diagnostic suite, as if its runs had been done."""
-    for job in sweep(Plan(algorithms, seeds, ("Emit", "Copy"), {**PLAN.settings, "episodes": episodes})):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for job in diagnostic_jobs(
+        Plan(algorithms, seeds, ("Emit", "Copy"), {**DIAGNOSTIC_PLAN.settings, "episodes": episodes})
+    ):
         score = 0.9 - 0.1 * job.seed - 0.2 * (job.algorithm == "rloo")
         result = {"beta": 0.05, "optimum": 1, "reference": 0, "objective": score, "score": score, "cpu_seconds": 1}
-        append_line(path, {"experiment": "diagnostic", "version": version, "job": asdict(job), "result": result})
+        append_line(
+            path, json.dumps({"experiment": "diagnostic", "version": version, "job": asdict(job), "result": result})
+        )
 
 
 def measured(path: Path) -> dict[str, dict[str, Any]]:
@@ -141,8 +146,10 @@ def test_every_experiment_plans_runs_that_differ(name: str) -> None:
     assert experiment.name == name
     assert experiment.question.endswith("?")
     assert len({job.key for job in jobs}) == len(jobs) > 0
-    numbers = {setting for setting, value in experiment.plan.settings.items() if not isinstance(value, str)}
-    assert numbers <= {*FEWEST, *POSITIVE, *NOT_NEGATIVE}, "a number without a range"
+    for setting, value in experiment.plan.settings.items():
+        if not isinstance(value, str):  # −1 is outside of every limit
+            with pytest.raises(ValueError, match=rf"^{setting}=-1; expected"):
+                experiment.sweep(replace(experiment.plan, settings={**experiment.plan.settings, setting: -1}))
     require_comparable(Path("sweep"), jobs, experiment.shared)
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs), "seed by seed"
 

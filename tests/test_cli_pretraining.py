@@ -17,7 +17,7 @@ from textgym.cli import main
 from textgym.commands.pretraining import read_texts
 from textgym.lm.files.loading import load_lm
 from textgym.lm.trunk import Trunk
-from textgym.reports.comparison import compare
+from textgym.reports.before_after import changes_of
 from textgym.runs import alignment_tax
 from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC
@@ -126,7 +126,7 @@ def test_the_report_shows_the_mean_over_tasks_alone(tmp_path: Path) -> None:
         for stage, rise in stages.items()
     }
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    rows = compare(evaluation)
+    rows = changes_of(evaluation)
     assert [row.name for row in rows] == ["score", "ptx_loss", "loss/others"]
     assert [row.verdict for row in rows] == ["unclear", "worse", "worse"]
     assert alignment_tax(tmp_path) == (

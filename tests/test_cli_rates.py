@@ -21,7 +21,7 @@ from textgym.commands.configs.train import TrainConfig, train_config_class
 from textgym.commands.demo import recipe
 from textgym.commands.train import begun
 from textgym.lm.guards import TrainingWarning
-from textgym.reports.run import warned
+from textgym.reports.run import warnings_by_curve
 
 REWARD = """
 CALLS = 0
@@ -117,9 +117,9 @@ def test_a_policy_that_moves_far_is_told_in_the_terminal_and_the_report(
 def test_the_report_tells_each_kind_once_and_nothing_of_a_good_run() -> None:
     good = {"iteration": 1, "rollout/kl": 1.0, "rollout/length": 48.0, "train/approx_kl": 0.01, "note": "text"}
     far = {**good, "iteration": 2, "train/approx_kl": 0.3}
-    assert warned([good, good]) == {}
-    assert warned([]) == {}
-    ((curve, said),) = warned([good, far, {**far, "iteration": 3}]).items()
+    assert warnings_by_curve([good, good]) == {}
+    assert warnings_by_curve([]) == {}
+    ((curve, said),) = warnings_by_curve([good, far, {**far, "iteration": 3}]).items()
     assert curve == "train/approx_kl"
     assert said.startswith("Iteration 2: approx_kl is 0.3 nats per token")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from textgym import files
 from textgym.files import (
     append_line,
     fingerprint,
+    json_lines,
     parse_json,
     read_json,
     read_json_lines,
@@ -208,6 +210,31 @@ def test_lines_are_added(tmp_path: Path) -> None:
     append_line(tmp_path / "a", "1")
     append_line(tmp_path / "a", "2")
     assert (tmp_path / "a").read_text() == "1\n2\n"
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "results.jsonl", os.write
+    append_line(path, '{"first": 1}')
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
+    with pytest.raises(OSError, match=r"results.jsonl: 5 of 14 bytes could be written"):
+        append_line(path, '{"second": 2}')
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_line_and_a_torn_one_are_told_apart(tmp_path: Path) -> None:
+    """The reader says of each line what is wrong with it; each caller decides what that costs."""
+    text = '{"a": 1}\n{"b": \n\n[2]\n{"c": 3}'
+    lines = list(json_lines(text, "runs.jsonl"))
+    assert [line.number for line in lines] == [1, 2, 4, 5]  # the third is blank
+    assert [line.value for line in lines] == [{"a": 1}, None, [2], {"c": 3}]
+    assert [line.torn for line in lines] == [False, False, False, True]  # no line feed ends the last one
+    assert [line.text for line in lines] == ['{"a": 1}', '{"b": ', "[2]", '{"c": 3}']
+    assert "runs.jsonl, line 2 is not JSON" in str(lines[1].error)
+    assert all(line.error is None for line in (lines[0], *lines[2:]))
+    assert list(json_lines("", "empty.jsonl")) == []
 
 
 # --- readers and other writers beside a writer -----------------------------------------------------------------

@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,24 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Append a line to a file; it is on the disk when this returns.
+    """Append a line to a file by a single write, which is on the disk when this returns.
 
-    A process that dies may leave a part of the line.
+    A process that dies on the way may leave a part of the line behind; see :attr:`JsonLine.torn`.
+
+    Raises:
+        OSError: not all of it could be written; the file is as it was.
     """
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    data = f"{line}\n".encode()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        before = os.fstat(handle).st_size
+        written = os.write(handle, data)
+        if written < len(data):
+            os.ftruncate(handle, before)
+            raise OSError(f"{path}: {written} of {len(data)} bytes could be written; is the disk full?")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -280,14 +291,58 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+@dataclass(frozen=True)
+class JsonLine:
+    """One line of a JSON Lines text.
+
+    Attributes:
+        number: its place, from 1.
+        text: as it stands there, without its line feed.
+        value: of the JSON; None where it is damaged.
+        error: the reason why it is not JSON; None where it is.
+        torn: True if no line feed ends it, as a process leaves it that dies while it writes.
+    """
+
+    number: int
+    text: str
+    value: Any = None
+    error: ValueError | None = None
+    torn: bool = False
+
+
+def json_lines(text: str, source: str) -> Iterator[JsonLine]:
+    """Yield the lines of a JSON Lines text, damaged ones with their error; blank lines are left out.
+
+    Every reader of JSON Lines goes through here and decides for itself what a damaged or torn line costs. Lines end at
+    line feeds alone: ``str.splitlines`` would also cut at U+2028 and its like, which may stand in JSON strings.
+
+    Args:
+        text: the lines.
+        source: its file, which begins the errors.
+    """
+    *whole, rest = text.split("\n")
+    for number, line in enumerate([*whole, rest], start=1):
+        if line.strip():
+            torn = number > len(whole)
+            try:
+                yield JsonLine(number, line, parse_json(line, f"{source}, line {number}"), None, torn)
+            except ValueError as error:
+                yield JsonLine(number, line, None, error, torn)
+
+
 def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
     """Read a JSON Lines file: each value with the number of its line, from 1; blank lines are left out.
 
-    Only line feeds separate lines, as strings may contain other separators. Raises as :func:`read_json` does; the
-    message names the line.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not UTF-8, or a line is not JSON; the message names it.
     """
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    return [(number, parse_json(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
+    found = []
+    for line in json_lines(read_text(path), str(path)):
+        if line.error is not None:
+            raise line.error
+        found.append((line.number, line.value))
+    return found
 
 
 # --- manifests -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from textgym.files import parse_json, read_text
+from textgym.files import JsonLine, json_lines, parse_json, read_text
 from textgym.types import Truncation
 
 NO_LIMIT = 10**9
@@ -208,37 +208,35 @@ def read_placed_rows(path: str | Path, screening: Screening | None = None) -> di
 
 
 def _read_json(text: str, source: str, screening: Screening) -> dict[Place, dict[str, Any]]:
-    # str.splitlines would also split at U+2028 and similar characters, which JSON strings may contain.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = list(json_lines(text, source))
     if not lines:
         return {}
     found: dict[Place, dict[str, Any]] = {}
-    array = _array(text, [line for _, line in lines], source)
+    array = _array(text, lines, source)
     if array is not None:
         for place, value in placed(array, source).items():
             with screening.row(place):
                 found[place] = _object(value)
     else:
-        for row, (number, line) in enumerate(lines, start=1):
-            with screening.row(Place(source, None, number)):
-                found[Place(source, row, number)] = _object(_parsed(line))
+        for row, line in enumerate(lines, start=1):
+            with screening.row(Place(source, None, line.number)):
+                found[Place(source, row, line.number)] = _object(_parsed(line, source))
     if array is None or array:
         screening.require_some(found, source)
     return found
 
 
-def _array(text: str, lines: Sequence[str], source: str) -> list[Any] | None:
+def _array(text: str, lines: Sequence[JsonLine], source: str) -> list[Any] | None:
     """Return the values of a JSON array; None for JSON Lines.
 
     Raises:
         ValueError: the text is neither; the message names the line.
     """
-    # The first line of an array that spans several lines is not JSON by itself; a line of JSON Lines is, even "[…]".
-    begin = lines[0].strip()
-    if begin[0] == "[" and (len(lines) == 1 or not _is_json(begin)):
+    begin, whole = lines[0].text.strip(), lines[0].error is None
+    if begin[0] == "[" and (len(lines) == 1 or not whole):
         values: list[Any] = parse_json(text, source)
         return values
-    if begin[0] == "{" and not _is_json(begin) and _is_json(text):
+    if begin[0] == "{" and not whole and _is_json(text):
         raise ValueError(
             f"{source} holds one JSON object; expected one object a line (JSON Lines), or an array of them"
         )
@@ -253,12 +251,11 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return parse_json(line, "it")
-    except ValueError as error:
-        problem = str(error).removeprefix("it is ").removeprefix("it: ")
-        raise BadRowError(f"{problem}; expected one JSON object a line") from error
+def _parsed(line: JsonLine, source: str) -> Any:
+    if line.error is None:
+        return line.value
+    said = str(line.error).removeprefix(f"{source}, line {line.number}").removeprefix(" is ").removeprefix(": ")
+    raise BadRowError(f"{said}; expected one JSON object a line") from line.error
 
 
 def _object(value: Any) -> dict[str, Any]:

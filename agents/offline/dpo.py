@@ -30,13 +30,13 @@ from textgym.agents.offline.epoch_checkpoints import checkpoint_path, keep_only,
 from textgym.agents.offline.likelihood import check_causal, check_readable, log_likelihood
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.files import read_json, replaced_directory, write_json
+from textgym.intervals import clustered, share_interval
 from textgym.lm.guards import TrainingError, check_step, check_trained, naming_batch
 from textgym.lm.optimizer_state import load_optimizer, optimizer_state
 from textgym.lm.parts.lora import is_adapted, train_adapters, unwrapped
 from textgym.lm.trunk import Trunk
 from textgym.progress import Progress, short
 from textgym.prompts import content_key
-from textgym.rewards.intervals import clustered, share_interval
 from textgym.types import IntArray
 
 

@@ -1,4 +1,4 @@
-"""Findings about runs beside each other: a headline, tables with intervals, differences seed by seed, and curves."""
+"""Findings of ``textgym compare``: a headline, tables with intervals, differences seed by seed, and curves."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from textgym.benchmarks.analysis.compare_runs import (
     ABSENT,
     CURVES_OF_SCORES,
     MEASURES,
+    ComparedRun,
     Group,
-    Reached,
-    Run,
-    describe,
+    Measurement,
+    describe_measure,
     settings_table,
 )
-from textgym.benchmarks.analysis.seeds import worded
-from textgym.reports.comparison import Metric, decimals, is_gold_paid, metric, number
-from textgym.reports.figures import Line, intervals, lines
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
-from textgym.reports.judged import counted_as
-from textgym.reports.run import DIAGNOSTICS, TOKENS, column
-from textgym.rewards.intervals import half_width
+from textgym.benchmarks.analysis.seeds import with_bounds
+from textgym.intervals import Estimate, half_width
+from textgym.reports.before_after import Metric, gold_is_the_reward, metric
+from textgym.reports.charts.suites import PlotLine, interval_plot, line_plot
+from textgym.reports.findings import Cell, Figure, Findings, Table
+from textgym.reports.formatting import count_of, decimals, number
+from textgym.reports.run import DIAGNOSTICS, TOKENS_KEY, column
 from textgym.types import FloatArray
 
 LEADING = ("gold", "score", *MEASURES)
 """Measures that a headline may be about, the first that all groups have."""
 FIRST_COLUMNS = ("gold", "score", *MEASURES, "kl", "length")
-POINTS = 60  # of a curve over tokens, whose iterations differ in length
-MOST_LETTERS = 40  # of a unit beside an axis
-MOST_LINES = 11  # as many as there are colours
+_POINTS = 60  # of a curve over tokens, whose iterations differ in length
+MOST_LETTERS = 40  # longest unit in an axis label
+_MOST_LINES = 11  # as many as there are colours
 CURVES: Mapping[str, Metric] = {
     "rollout/components/gold": metric("gold"),
     "rollout/score": metric("score"),
@@ -63,23 +63,24 @@ def compare_groups(groups: Sequence[Group]) -> Findings:
     return Findings(_headline(groups, measures), tuple(tables), tuple(_figures(groups, measures)), tuple(notices))
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: ComparedRun) -> list[str]:
     return [*([run.note] if run.note else []), *run.notices]
 
 
 def shared_measures(groups: Sequence[Group]) -> list[str]:
-    """Measures that two runs or more have, those that tell most first."""
+    """Return the measures that at least two runs have, the most important first."""
     runs = [run for group in groups for run in group.finished]
     names = dict.fromkeys(name for run in runs for name in run.measured)
     if runs and all(_gold_is_score(run) for run in runs):
         names.pop("score")
+    # Unknown measures come last, in the order of the runs.
     rank = {name: place for place, name in enumerate(FIRST_COLUMNS)}
     common = [name for name in names if sum(name in run.measured for run in runs) > 1 or len(runs) == 1]
     return sorted(common, key=lambda name: rank.get(name, len(rank)))
 
 
-def _gold_is_score(run: Run) -> bool:
-    return is_gold_paid({name: {"mean": one.mean} for name, one in run.measured.items()})
+def _gold_is_score(run: ComparedRun) -> bool:
+    return gold_is_the_reward({name: {"mean": one.mean} for name, one in run.measured.items()})
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
@@ -87,11 +88,11 @@ def _gold_is_score(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A measure of a group.
+    """A measure of a group, over its seeds.
 
     Attributes:
         cell: the mean over seeds, with its 95 % interval where there is one.
-        over: what the interval is over.
+        over: the units that the interval is over, in words.
         seeds: how many have the measure.
     """
 
@@ -105,7 +106,7 @@ class Pooled:
 
 
 def pooled(group: Group, measure: str) -> Pooled | None:
-    """A measure over the seeds of a group; of a single seed, over what it was evaluated on; None where none has it."""
+    """Return a measure over the seeds of a group, or over the evaluation of a single seed; None if no run has it."""
     runs = [run for run in group.runs if measure in run.measured]
     if not runs:
         return None
@@ -119,19 +120,19 @@ def pooled(group: Group, measure: str) -> Pooled | None:
     return Pooled(cell, f"{len(values)} seeds", len(values))
 
 
-def _cell(one: Reached) -> Estimate | float:
+def _cell(one: Measurement) -> Estimate | float:
     return one.mean if one.low is None or one.high is None else Estimate(one.mean, one.low, one.high)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of one group less that of another.
+    """The difference of two groups in one measure.
 
     Attributes:
         mean: of the differences.
         half: of Student's 95 % interval; None where there is none.
         p: how probable so large a difference would be by chance; None without an interval.
-        basis: what was compared, in words.
+        basis: the kind of comparison, in words.
     """
 
     mean: float
@@ -140,17 +141,17 @@ class Difference:
     basis: str
 
     def clear(self, comparisons: int = 1) -> bool:
-        """True if it is surely not 0, although so many differences were looked at (Bonferroni)."""
+        """Return True if the difference is significant at 5 %, with Bonferroni's correction for so many comparisons."""
         return self.p is not None and self.p * comparisons < 0.05
 
 
 def difference(one: Group, other: Group, measure: str) -> Difference | None:
-    """``one`` less ``other``: seed by seed where seeds match, else by Welch's test; None if one lacks the measure."""
+    """Return ``one`` less ``other``: paired by seed if seeds match, else by Welch's test; None without both."""
     a, b = one.values(measure), other.values(measure)
     if not a or not b:
         return None
     shared = sorted(a.keys() & b.keys())
-    if len(shared) > 1:
+    if len(shared) > 1:  # equal seeds share prompts and initial weights, so their difference varies less
         gaps = np.array([a[seed] - b[seed] for seed in shared])
         error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
         return _tested(float(gaps.mean()), error, len(gaps), f"paired, {len(gaps)} seeds")
@@ -159,6 +160,7 @@ def difference(one: Group, other: Group, measure: str) -> Difference | None:
     if min(len(ours), len(theirs)) < 2:
         return Difference(gap, None, None, "one seed" if min(len(ours), len(theirs)) == 1 else ABSENT)
     parts = [(float(x.var(ddof=1)) / len(x), len(x)) for x in (ours, theirs)]
+    # Welch–Satterthwaite degrees of freedom of a difference of two means.
     total = sum(square for square, _ in parts)
     lost = sum(square**2 / (n - 1) for square, n in parts)
     freedom = total**2 / lost if lost else min(len(ours), len(theirs)) - 1
@@ -174,8 +176,8 @@ def _tested(mean: float, error: float, n: float, basis: str) -> Difference:
 # -- Words -----------------------------------------------------------------------------------------
 
 
-def leading(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
-    """The measure that the headline is about: the first of :data:`LEADING` that two groups, or the only one, have."""
+def leading_measure(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
+    """Return the measure of the headline: the first of :data:`LEADING` that two groups have, or the only group."""
     enough = min(2, len(groups))
     for name in LEADING:
         if name in measures and sum(bool(group.values(name)) for group in groups) >= enough:
@@ -185,66 +187,68 @@ def leading(groups: Sequence[Group], measures: Sequence[str]) -> str | None:
 
 def _headline(groups: Sequence[Group], measures: Sequence[str]) -> str:
     runs = sum(len(group.runs) for group in groups)
-    measure = leading(groups, measures)
+    measure = leading_measure(groups, measures)
     if measure is None:
         finished = sum(len(group.finished) for group in groups)
-        told = "none of them is finished" if not finished else "they have no measure in common that can be ranked"
-        return f"{counted_as(runs, 'run')} in {counted_as(len(groups), 'group')}: {told}."
-    described = describe(measure)
+        text = "none of them is finished" if not finished else "they share no measure that can be ranked"
+        return f"{count_of(runs, 'run')} in {count_of(len(groups), 'group')}: {text}."
+    described = describe_measure(measure)
     known = {group.name: (group, found) for group in groups if (found := pooled(group, measure))}
     ranked = sorted(known.values(), key=lambda pair: -described.better * pair[1].mean)
     best, value = ranked[0]
     label = described.label.lower()
     if len(ranked) == 1:
-        return f"{best.name} reaches a {label} of {_worded(value)}, over {value.over}."
+        return f"{best.name} reaches a {label} of {_with_bounds(value)}, over {value.over}."
     second, other = ranked[1]
     gap = difference(best, second, measure)
     most = "highest" if described.better > 0 else "lowest"
-    told = f"{best.name} has the {most} {label}, {_worded(value)}; {second.name} has {_worded(other)}"
+    text = f"{best.name} has the {most} {label}, {_with_bounds(value)}; {second.name} has {_with_bounds(other)}"
     if gap is None or gap.p is None:
         single = [one.name for one, pool in ranked[:2] if pool.seeds == 1]
-        return f"{told}: with a single seed of {' and of '.join(single)}, other seeds may turn that round."
+        return f"{text}: with a single seed of {' and of '.join(single)}, other seeds may reverse the order."
     sure = "clearly" if gap.clear(comb(len(ranked), 2)) else "not clearly"
-    return f"{told}: {sure} different ({gap.basis})."
+    return f"{text}: {sure} different ({gap.basis})."
 
 
-def _worded(found: Pooled) -> str:
+def _with_bounds(found: Pooled) -> str:
     if not isinstance(found.cell, Estimate):
         return number(found.mean)
     half = (found.cell.high - found.cell.low) / 2
-    return worded(found.cell, min(decimals(half), 3) if half else 3)
+    return with_bounds(found.cell, min(decimals(half), 3) if half else 3)
 
 
 # -- Tables ----------------------------------------------------------------------------------------
 
 
 def _column(measure: str) -> str:
-    return describe(measure).label
+    return describe_measure(measure).label
 
 
 def _summary(groups: Sequence[Group], measures: Sequence[str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    basis = leading(groups, measures) or next(iter(measures), None)
+    basis = leading_measure(groups, measures) or next(iter(measures), None)
     for group in groups:
         found = [pooled(group, measure) for measure in measures]
         over = None if basis is None else pooled(group, basis)
         cells = (None if one is None else one.cell for one in found)
         rows.append((group.name, *cells, len(group.finished), len(group.runs), "–" if over is None else over.over))
     note = (
-        "Intervals are Student's at 95 %: over seeds where there are two or more. Of a single seed they are over what "
-        "that run was evaluated on, and say nothing of other seeds."
+        "Student's 95 % intervals, over seeds if there are at least two. For a single seed they are over its "
+        "evaluation episodes or prompts, and say nothing about other seeds."
     )
     if any(isinstance(cell, Estimate) and cell.low == cell.high for row in rows for cell in row):
-        note += " An interval of no width says that all of them gave the same number, not that there is no doubt."
+        note += " An interval of width 0 means that all values are equal, not that there is no doubt."
     if any("data" in (run.questions[0], *(run.pairs or ())[:1]) for group in groups for run in group.runs):
-        note += " Each seed holds out other prompts of the data."
-    units = "; ".join(f"{describe(m).label}: {describe(m).hint}" for m in measures if describe(m).hint)
+        note += " Each seed holds out different prompts of the data."
+    units = "; ".join(
+        f"{describe_measure(m).label}: {describe_measure(m).hint}" for m in measures if describe_measure(m).hint
+    )
     columns = ("group", *map(_column, measures), "finished", "runs", "intervals over")
     return Table("Groups", columns, tuple(rows), f"{note} {units}.".strip() if units else note)
 
 
 def _differences(groups: Sequence[Group], measures: Sequence[str]) -> list[Table]:
-    """Every other group less the first."""
+    """Return a table of the differences between every other group and the first."""
     first, *others = groups
     rows: list[tuple[Cell, ...]] = []
     for group in others:
@@ -258,8 +262,8 @@ def _differences(groups: Sequence[Group], measures: Sequence[str]) -> list[Table
     if not rows:
         return []
     note = (
-        f"Each group less {first.name}, which was given first: seed by seed where two seeds match, else by Welch's "
-        "test. Each interval stands for itself: of twenty that are all of nothing, one looks clear."
+        f"Each group less {first.name}, the first group: paired by seed if at least two seeds match, else by Welch's "
+        "test. Intervals are not corrected for the number of comparisons: one in twenty looks clear by chance."
     )
     columns = ("group", "measure", "difference", "basis", "verdict")
     return [Table(f"Differences to {first.name}", columns, tuple(rows), note)]
@@ -272,8 +276,8 @@ def _every_run(groups: Sequence[Group], measures: Sequence[str]) -> Table:
             cells = (_cell(run.measured[m]) if m in run.measured else None for m in measures)
             rows.append((str(run.path), group.name, run.seed, *cells, run.note or "finished"))
     note = (
-        "Intervals are at 95 %, over the episodes or prompts that each run was evaluated on: Student's, and of "
-        "accuracies Clopper and Pearson's."
+        "95 % intervals over the episodes or prompts that each run was evaluated on: Student's for means, Clopper and "
+        "Pearson's for accuracies."
     )
     return Table("Runs", ("run", "group", "seed", *map(_column, measures), "state"), tuple(rows), note)
 
@@ -291,19 +295,21 @@ def _settings(groups: Sequence[Group]) -> list[Table]:
 
 def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
     found = []
-    measure = leading(groups, measures)
+    measure = leading_measure(groups, measures)
     if measure is not None:
-        described, shown = describe(measure), {}
+        described, shown = describe_measure(measure), {}
         for group in groups:
             if one := pooled(group, measure):
                 shown[group.name] = one.cell if isinstance(one.cell, Estimate) else Estimate(one.mean, np.nan, np.nan)
-        caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has none."
-        svg = intervals(shown, _axis(described), lowest_first=described.better < 0)
+        caption = f"{_sentence(described.hint)}Bars are Student's 95 % intervals; a hollow dot has no interval."
+        svg = interval_plot(shown, _axis(described), lowest_first=described.better < 0)
         found.append(Figure(described.label, svg, caption))
-    drawn = groups[:MOST_LINES]
-    left_out = f" The first {MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > MOST_LINES else ""
-    told = "Bands are 95 % intervals over seeds; a line without one is a single run. Axes begin where the data do."
-    told += left_out
+    drawn = groups[:_MOST_LINES]
+    left_out = f" The first {_MOST_LINES} of {len(groups)} groups are drawn." if len(groups) > _MOST_LINES else ""
+    text = (
+        "Bands are 95 % intervals over seeds; a line without a band is a single run. Axes span the data and need not "
+        f"begin at 0.{left_out}"
+    )
     for key, described in CURVES.items():
         if key in CURVES_OF_SCORES and measures and "score" not in measures:
             continue  # it is gold
@@ -312,9 +318,9 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
                 continue  # the loss of reinforcement falls for no better policy
             series = {group.name: line for group in drawn if (line := mean_curve(group, key, unit)) is not None}
             if series:
-                svg = lines(series, unit, _axis(described))
+                svg = line_plot(series, unit, _axis(described))
                 short = sum(_left_out(group, key, unit) for group in drawn)
-                caption = f"{_sentence(described.hint)}{told}{_of_unfinished(short)}"
+                caption = f"{_sentence(described.hint)}{text}{_of_unfinished(short)}"
                 found.append(Figure(f"{described.label} by {unit}", svg, caption))
     return found
 
@@ -322,11 +328,11 @@ def _figures(groups: Sequence[Group], measures: Sequence[str]) -> list[Figure]:
 def _of_unfinished(short: int) -> str:
     if not short:
         return ""
-    return f" Runs that are not finished are left out of the means of those that are: {counted_as(short, 'run')}."
+    return f" Unfinished runs are left out of the means of finished ones: {count_of(short, 'run')}."
 
 
 def _axis(described: Metric) -> str:
-    """Return a label with its unit, where that is short."""
+    """Return a label, with its unit if that is short."""
     return f"{described.label}, {described.hint}" if 0 < len(described.hint) <= MOST_LETTERS else described.label
 
 
@@ -334,8 +340,8 @@ def _sentence(hint: str) -> str:
     return f"{hint[:1].upper()}{hint[1:]}. " if hint else ""
 
 
-def mean_curve(group: Group, key: str, unit: str) -> Line | None:
-    """Return a metric over the course of training: the mean over the seeds of a group, with a band where there are two.
+def mean_curve(group: Group, key: str, unit: str) -> PlotLine | None:
+    """Return the mean of a metric over the seeds of a group, by training step, with a band for two seeds or more.
 
     Curves of different lengths are interpolated where all of them are known. Of a group in which a run is finished,
     the others are left out: they would shorten its curve.
@@ -344,20 +350,21 @@ def mean_curve(group: Group, key: str, unit: str) -> Line | None:
     if not curves:
         return None
     x = curves[0][0]
+    # Iterations end at different tokens where responses differ in length.
     if any(not np.array_equal(own, x) for own, _ in curves):
         low, high = max(own[0] for own, _ in curves), min(own[-1] for own, _ in curves)
         if high < low:
             return None
-        x = np.linspace(low, high, POINTS) if high > low else np.array([low])
+        x = np.linspace(low, high, _POINTS) if high > low else np.array([low])
     y = np.array([np.interp(x, *curve) for curve in curves])
     if len(y) == 1:
-        return Line(x, y[0])
+        return PlotLine(x, y[0])
     half = (half_width(1.0, len(y)) or 0.0) * y.std(0, ddof=1) / np.sqrt(len(y))
-    return Line(x, y.mean(0), y.mean(0) - half, y.mean(0) + half)
+    return PlotLine(x, y.mean(0), y.mean(0) - half, y.mean(0) + half)
 
 
 def _curves(group: Group, key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
-    """Return the curves of the finished runs, or those of all runs where none of these has one."""
+    """Return the curves of the finished runs, or those of all runs if no finished run has one."""
     return _known(group.finished, key, unit) or _known(group.runs, key, unit)
 
 
@@ -365,14 +372,14 @@ def _left_out(group: Group, key: str, unit: str) -> int:
     return len(_known(group.runs, key, unit)) - len(_curves(group, key, unit))
 
 
-def _known(runs: Sequence[Run], key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
+def _known(runs: Sequence[ComparedRun], key: str, unit: str) -> list[tuple[FloatArray, FloatArray]]:
     return [curve for run in runs if run.unit == unit and (curve := _curve(run, key)) is not None]
 
 
-def _curve(run: Run, key: str) -> tuple[FloatArray, FloatArray] | None:
-    """Points of a metric, where it is a number; None without any."""
+def _curve(run: ComparedRun, key: str) -> tuple[FloatArray, FloatArray] | None:
+    """Return the points of a metric that are numbers; None without any."""
     y = np.array(column(run.rows, key))
-    x = np.array(column(run.rows, TOKENS if run.unit == "tokens" else "iteration"))
+    x = np.array(column(run.rows, TOKENS_KEY if run.unit == "tokens" else "iteration"))
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         return None

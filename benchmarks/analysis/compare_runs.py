@@ -1,4 +1,4 @@
-"""Run directories read for comparison and grouped: runs whose settings differ by the seed alone are repetitions.
+"""Run directories, read and grouped for comparison: runs whose settings differ only in the seed are one group.
 
 What cannot be compared is refused in words: runs that answered other prompts, that have no number in common, or that
 are one run given twice.
@@ -14,22 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
-from textgym.reports.comparison import METRICS, Estimate, Metric, estimate_of, is_finite, metric
-from textgym.reports.judged import counted_as, judged
-from textgym.reports.reading import read_lines, read_object
-from textgym.reports.stories import STEPS, stop_reason
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import METRICS, Metric, metric, sample_mean
+from textgym.reports.formatting import count_of, is_finite
+from textgym.reports.headlines import STEP_NAMES, stop_sentence
+from textgym.reports.heldout_accuracy import heldout_accuracy
+from textgym.reports.run_files import read_run_lines, read_run_object
 from textgym.rewards.specs.addresses import model_directory
 from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
-NEEDED_BY = "textgym compare"
-COMMANDS = ("train", "sft", "dpo", "reward-model")
+_NEEDED_BY = "textgym compare"
+COMPARED_COMMANDS = ("train", "sft", "dpo", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
-"""Settings that say where a run is kept or told, when it ends early, and when it is refused."""
+"""Settings without effect on the numbers: output, logging, early stopping, and checks of the data."""
 LEFT_OUT = ("seed", "out", "overwrite", "resume", "versions", "inputs", *CHANGES_NO_NUMBER)
 """Settings by which repetitions of one run may differ."""
 REWARDED = "reward"
-REWARDS = (REWARDED, "gold")
+REWARD_SETTINGS = (REWARDED, "gold")
 """Settings that may hold several addresses of rewards, separated by spaces."""
 LISTED = 4  # settings in a group's name; the page lists all of them
 ABSENT = "–"
@@ -47,13 +49,13 @@ OF_PAIRS = ("held-out accuracy", "held-out margin", LOSS_OF_PREFERENCES)
 CURVES_OF_PAIRS = ("validation/accuracy", "validation/margin", "validation/loss")
 CURVES_OF_SCORES = ("rollout/score", "validation/score")
 
-Asked = tuple[str, str, str | None]
-"""A setting that names what a run was measured on, its value, and the SHA-256 of the file, where the run kept it."""
+PromptSource = tuple[str, str, str | None]
+"""The setting that names the evaluation prompts, its value, and the file's SHA-256 if the run recorded it."""
 
 
 @dataclass(frozen=True)
-class Reached:
-    """A measure of one run, with the ends of its 95 % interval over episodes or prompts; None where it has none."""
+class Measurement:
+    """A measure of one run, with its 95 % interval over episodes or prompts; None where it has none."""
 
     mean: float
     low: float | None = None
@@ -61,15 +63,15 @@ class Reached:
     n: float | None = None
 
     @classmethod
-    def of(cls, estimate: Estimate) -> Reached:
-        """Return an estimate with Student's interval."""
+    def of(cls, estimate: SampleMean) -> Measurement:
+        """Return a mean with Student's interval."""
         if estimate.half is None:
             return cls(estimate.mean, n=estimate.n)
         return cls(estimate.mean, estimate.low, estimate.high, estimate.n)
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A run directory, as far as it is compared.
 
     Attributes:
@@ -80,12 +82,12 @@ class Run:
         versions: of the packages that made it.
         stops: settings that may end it early, by name.
         ended_early: True if they did.
-        questions: what tells on which prompts it was measured.
-        pairs: what tells on which comparisons ``dpo`` measured beside its prompts; None for other commands.
-        measured: what it reached, by the name of the measure; empty if it is not finished.
+        questions: the source of its evaluation prompts.
+        pairs: the source of the comparisons that ``dpo`` was evaluated on; None for other commands.
+        measured: its results, by the name of the measure; empty if it is not finished.
         rows: of ``metrics.jsonl``.
         note: why it is not finished, or empty.
-        notices: what could not be read.
+        notices: lines that could not be read.
     """
 
     path: Path
@@ -95,17 +97,17 @@ class Run:
     versions: Mapping[str, Any]
     stops: Mapping[str, Any]
     ended_early: bool
-    questions: Asked
-    pairs: Asked | None
-    measured: Mapping[str, Reached]
+    questions: PromptSource
+    pairs: PromptSource | None
+    measured: Mapping[str, Measurement]
     rows: Sequence[Mapping[str, Any]]
     note: str
     notices: Sequence[str]
 
     @property
     def unit(self) -> str:
-        """The unit that curves run over."""
-        return f"{STEPS[self.command]}s" if self.command in STEPS else "tokens"
+        """The unit of the horizontal axis of its curves."""
+        return f"{STEP_NAMES[self.command]}s" if self.command in STEP_NAMES else "tokens"
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,15 @@ class Group:
     """Runs of the same settings, one for each seed.
 
     Attributes:
-        name: what tells it from the others.
+        name: the settings that distinguish it.
         runs: by seed, in order.
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
 
     @property
-    def finished(self) -> tuple[Run, ...]:
+    def finished(self) -> tuple[ComparedRun, ...]:
         return tuple(run for run in self.runs if run.measured)
 
     def values(self, measure: str) -> dict[int, float]:
@@ -129,7 +131,7 @@ class Group:
         return {run.seed: run.measured[measure].mean for run in self.runs if measure in run.measured}
 
 
-def describe(measure: str) -> Metric:
+def describe_measure(measure: str) -> Metric:
     """Return the label, unit and better direction of a measure."""
     return MEASURES.get(measure) or metric(measure)
 
@@ -137,7 +139,7 @@ def describe(measure: str) -> Metric:
 # -- Reading ---------------------------------------------------------------------------------------
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> ComparedRun:
     """Read a run directory, finished or not.
 
     Raises:
@@ -145,18 +147,18 @@ def read_run(path: Path) -> Run:
         ValueError: it is no run of ``train``, ``sft``, ``dpo`` or ``reward-model``, or one of its files is damaged.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f"{str(path)!r}: no such directory; give {NEEDED_BY} the directories of runs")
+        raise FileNotFoundError(f"{str(path)!r}: no such directory; give {_NEEDED_BY} the directories of runs")
     if (path / "stages.json").exists():
         stages = [str(path / str(stage.get("directory"))) for stage in _stages(path)]
         raise ValueError(f"{str(path)!r} is a pipeline; give its stages instead: {', '.join(stages) or 'it has none'}")
     config = _config(path)
-    rows, notices = read_lines(path / "metrics.jsonl")
-    evaluation, stopped = read_object(path / "evaluation.json"), read_object(path / "stopped.json")
+    rows, notices = read_run_lines(path / "metrics.jsonl")
+    evaluation, stopped = read_run_object(path / "evaluation.json"), read_run_object(path / "stopped.json")
     command = str(config["command"])
     found = _measured(path, command, config, evaluation, rows)
     given = {name: value or None if name in ZERO_IS_NONE else value for name, value in by_name(config).items()}
     settings = _within_a_pipeline(path, {name: value for name, value in given.items() if name not in LEFT_OUT})
-    return Run(
+    return ComparedRun(
         path=path,
         command=command,
         settings={**settings, **_contents(settings, config.get("inputs") or {})},
@@ -174,18 +176,18 @@ def read_run(path: Path) -> Run:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the settings of a run; ValueError for a directory that is none."""
+    """Return the settings of a run; raise ValueError for a directory that is not a run."""
     try:
-        config = read_object(path / "config.json", NEEDED_BY)
+        config = read_run_object(path / "config.json", _NEEDED_BY)
     except FileNotFoundError as error:
         raise ValueError(f"{str(path)!r} is no run: it has no config.json") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path / 'config.json')!r} is damaged: {error}") from error
-    if config.get("command") not in COMMANDS:
+    if config.get("command") not in COMPARED_COMMANDS:
         what = (
             f"is a run of {config['command']!r}" if "command" in config else "is no run: its config.json has no command"
         )
-        raise ValueError(f"{str(path)!r} {what}; compared are runs of {', '.join(COMMANDS)}")
+        raise ValueError(f"{str(path)!r} {what}; compared are runs of {', '.join(COMPARED_COMMANDS)}")
     return config
 
 
@@ -195,7 +197,7 @@ def _stages(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide when training ends early; None for those that decide nothing."""
+    """Return the settings that may end training early; None for those without effect."""
     found = {name: settings.get(name) for name in STOPS}
     looks = any(value is not None for value in found.values())
     return {
@@ -205,18 +207,18 @@ def _stops(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_later_settings(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with the settings that others of their command have, and that came after they were made."""
+def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return runs with all settings that newer runs of their command have, at the default of older versions."""
     known = {(run.command, name) for run in runs for name in run.settings}
 
-    def later(run: Run) -> dict[str, Any]:
+    def later(run: ComparedRun) -> dict[str, Any]:
         return {name: value for name, value in LATER.items() if (run.command, name) in known}
 
     return [replace(run, settings={**later(run), **run.settings}) for run in runs]
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a stage, with what other stages of its own pipeline made told by their place in it.
+    """Return a stage's settings, with paths into its own pipeline relative to the pipeline.
 
     Two pipelines with other seeds then have equal settings, though their directories differ.
     """
@@ -224,22 +226,23 @@ def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any
     if root is None:
         return dict(settings)
     places = sorted({str(stage.get("directory")) for stage in _stages(root)}, key=len, reverse=True)
+    # Longest first, so that 'iteration-1/policy' is not cut at 'iteration-1'.
     own = rf"/({'|'.join(map(re.escape, places))})(?=[/,]|$)"
     address, file = re.compile(rf"[^:,\s]*{own}"), re.compile(rf"^.*{own}")
     return {
-        name: (address if name in REWARDS else file).sub(r"…/\1", v) if isinstance(v, str) else v
+        name: (address if name in REWARD_SETTINGS else file).sub(r"…/\1", v) if isinstance(v, str) else v
         for name, v in settings.items()
     }
 
 
 def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
-    """Return the beginnings of the digests of inputs, as further settings: files may have been edited between two runs.
+    """Return the first letters of the inputs' digests as settings, as files may have been edited between two runs.
 
     An input that the same pipeline made is left out, as it follows from the settings and the seed.
     """
     found: dict[str, str] = {}
     for name, value in settings.items():
-        named = value.split() if isinstance(value, str) and name in REWARDS else [value]
+        named = value.split() if isinstance(value, str) and name in REWARD_SETTINGS else [value]
         digests = [digest[:12] for item in named if (digest := _digest(name, item, inputs))]
         if digests:
             found[f"{name} (content)"] = " ".join(digests)
@@ -247,10 +250,10 @@ def _contents(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[st
 
 
 def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
-    """Return the SHA-256 of the input that a setting named, by its path as the run recorded it; None without any."""
+    """Return the SHA-256 that a run recorded of the input that a setting names; None without one."""
     if not isinstance(value, str) or not value:
         return None
-    if name not in REWARDS:
+    if name not in REWARD_SETTINGS:
         return inputs.get(str(Path(value)))
     directory, source = model_directory(value), value.partition(",")[0].rpartition(":")[0]
     if directory or source.endswith(".py"):
@@ -260,13 +263,13 @@ def _digest(name: str, value: Any, inputs: Mapping[str, str]) -> str | None:
     return next((digest for path, digest in inputs.items() if source and path.endswith(ends)), None)
 
 
-def _asked(config: Mapping[str, Any], name: str) -> Asked:
+def _asked(config: Mapping[str, Any], name: str) -> PromptSource:
     value = str(config.get(name))
     return name, value, _digest(name, value, config.get("inputs") or {})
 
 
 def _asking(config: Mapping[str, Any]) -> str:
-    """Return the setting that decides on which prompts a run was measured."""
+    """Return the name of the setting that decides the evaluation prompts of a run."""
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
         return "validation" if config.get("validation") else "data"
@@ -284,68 +287,71 @@ def _measured(
     config: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-) -> dict[str, Reached]:
-    """Return what a finished run reached, by measure; empty if it is not finished."""
+) -> dict[str, Measurement]:
+    """Return the results of a finished run, by measure; empty if it is not finished."""
     if command == "reward-model":
         return _of_preferences(evaluation)
     after = evaluation.get("after")
     if not isinstance(after, dict):
         return {}
     found = {
-        name: Reached.of(estimate_of(after[name], config.get("eval_episodes")))
+        name: Measurement.of(sample_mean(after[name], config.get("eval_episodes")))
         for name in in_short(after)
         if isinstance(after[name], dict) and is_finite(after[name].get("mean"))
     }
     return {**_of_epochs(path, command, rows), **found}
 
 
-def _of_preferences(evaluation: Mapping[str, Any]) -> dict[str, Reached]:
-    judgement = judged({}, evaluation)
+def _of_preferences(evaluation: Mapping[str, Any]) -> dict[str, Measurement]:
+    judgement = heldout_accuracy({}, evaluation)
     found = {"held-out accuracy": judgement.accuracy, "longer text": judgement.longer}
     measured = {
-        name: Reached(share.value, share.low, share.high, judgement.prompts) for name, share in found.items() if share
+        name: Measurement(share.value, share.low, share.high, judgement.prompts)
+        for name, share in found.items()
+        if share
     }
     loss = evaluation.get("loss")
     if measured and loss is not None and is_finite(loss):
-        measured[LOSS_OF_PREFERENCES] = Reached(float(loss))
+        measured[LOSS_OF_PREFERENCES] = Measurement(float(loss))
     return measured
 
 
-def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Reached]:
+def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
     """Return the losses and margins of the model that is kept."""
     if command == "sft":
-        kept = read_object(path / "kept.json").get("epoch")
+        kept = read_run_object(path / "kept.json").get("epoch")
         loss = next((row.get("validation/loss") for row in rows if row.get("iteration") == kept), None)
-        return {"validation loss": Reached(loss)} if isinstance(loss, float) and is_finite(loss) else {}
+        return {"validation loss": Measurement(loss)} if isinstance(loss, float) and is_finite(loss) else {}
     if command != "dpo" or not rows:
         return {}
     last = {name.removeprefix("validation/"): value for name, value in rows[-1].items()}
     names = {"held-out accuracy": "accuracy", "held-out margin": "margin", LOSS_OF_PREFERENCES: "loss"}
     found = {
-        name: Reached.of(Estimate(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
+        name: Measurement.of(SampleMean(float(last[key]), last.get(f"{key}_sem"), last.get("prompts")))
         for name, key in names.items()
         if is_finite(last.get(key))
     }
+    # A share near 0 or 1 has an asymmetric interval, which mean and error cannot express.
     if "accuracy_low" in last and "held-out accuracy" in found:
         ends = float(last["accuracy_low"]), float(last["accuracy_high"])
-        found["held-out accuracy"] = Reached(found["held-out accuracy"].mean, *ends, last.get("prompts"))
+        found["held-out accuracy"] = Measurement(found["held-out accuracy"].mean, *ends, last.get("prompts"))
     return found
 
 
 def _unfinished(command: str, rows: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any], finished: bool) -> str:
-    """Return why a run has no results, or that it was stopped before its end; empty where neither is so."""
-    step = STEPS.get(command, "iteration")
-    reason = stop_reason(stopped, step)
+    """Return why a run has no results, or where it was stopped; empty for a complete run."""
+    step = STEP_NAMES.get(command, "iteration")
+    reason = stop_sentence(stopped, step)
     if finished or reason:
         return reason
     done = max((int(row.get("iteration", 0)) for row in rows), default=0)
-    return f"Not finished: {counted_as(done, step)} so far, and nothing was measured afterwards."
+    return f"Not finished: {count_of(done, step)} so far, and nothing was measured afterwards."
 
 
 # -- Grouping --------------------------------------------------------------------------------------
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
     """Read runs that can be compared with each other.
 
     Raises:
@@ -353,7 +359,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         ValueError: fewer than two, one given twice, no run, other prompts, or rewards that differ without gold.
     """
     if len(paths) < 2:
-        raise ValueError(f"{counted_as(len(paths), 'run')} given; expected at least two to compare")
+        raise ValueError(f"{count_of(len(paths), 'run')} given; expected at least two to compare")
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.resolve() in seen:
@@ -364,7 +370,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return comparable(runs)
 
 
-def _require_one_question(runs: Sequence[Run]) -> None:
+def _require_one_question(runs: Sequence[ComparedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         if not _same(run.questions, first.questions):
@@ -372,8 +378,8 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             why = "the file was edited in between: " if edited else ""
             raise ValueError(
                 f"{str(run.path)!r} was measured on other prompts than {str(first.path)!r} ({why}"
-                f"{_told(run.questions, edited)}; there {_told(first.questions, edited)}); compare runs of one task, "
-                "or of the same files"
+                f"{_source_text(run.questions, edited)}; there {_source_text(first.questions, edited)}); compare runs "
+                "of one task, or of the same files"
             )
         if (run.command == "reward-model") != (first.command == "reward-model"):
             raise ValueError(
@@ -382,19 +388,19 @@ def _require_one_question(runs: Sequence[Run]) -> None:
             )
 
 
-def _same(one: Asked, other: Asked) -> bool:
-    """True for files of equal content, wherever they lie; where that is not known, for the same setting."""
+def _same(one: PromptSource, other: PromptSource) -> bool:
+    """Return True for files of equal content, wherever they are; without digests, for equal settings."""
     (a, ours, held), (b, theirs, holds) = one, other
     return a == b and (held == holds if held and holds else ours == theirs)
 
 
-def _told(asked: Asked, with_content: bool) -> str:
+def _source_text(asked: PromptSource, with_content: bool) -> str:
     name, value, content = asked
     return f"{name}={value!r}" + (f", SHA-256 {content[:12]}…" if with_content and content else "")
 
 
-def comparable(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with the measures and curves that mean the same in all of them.
+def comparable(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return runs with only those measures and curves that have the same meaning in all of them.
 
     Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
     was measured on them differs.
@@ -405,10 +411,10 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
     return _of_one_reward(_of_the_same_pairs(runs))
 
 
-def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
-    """Return runs as they are; where pairs differ, without what was measured on them, each with a note of another's."""
+def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return runs without their measures on held-out pairs if these differ, with a notice."""
 
-    def others(run: Run) -> list[Run]:
+    def others(run: ComparedRun) -> list[ComparedRun]:
         return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
 
     if not any(map(others, runs)):
@@ -416,19 +422,23 @@ def _of_the_same_pairs(runs: Sequence[Run]) -> list[Run]:
     return [run if run.pairs is None else _without_pairs(run, others(run)) for run in runs]
 
 
-def _without_pairs(run: Run, others: Sequence[Run]) -> Run:
-    told = [f"{other.path} held out other pairs ({_told(other.pairs, True)})" for other in others if other.pairs]
-    why = f"Held-out accuracy, margin and loss are left out: {told[0] if told else 'others held out other pairs'}."
+def _without_pairs(run: ComparedRun, others: Sequence[ComparedRun]) -> ComparedRun:
+    reasons = [
+        f"{other.path} held out other pairs ({_source_text(other.pairs, True)})" for other in others if other.pairs
+    ]
+    why = (
+        f"Held-out accuracy, margin and loss are left out: {reasons[0] if reasons else 'others held out other pairs'}."
+    )
     return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
 
 
-def _without(run: Run, measures: Sequence[str], curves: Sequence[str]) -> Run:
+def _without(run: ComparedRun, measures: Sequence[str], curves: Sequence[str]) -> ComparedRun:
     measured = {name: reached for name, reached in run.measured.items() if name not in measures}
     rows = [{name: value for name, value in row.items() if name not in curves} for row in run.rows]
     return replace(run, measured=measured, rows=rows)
 
 
-def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
+def _of_one_reward(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     rewards = {_reward(run) for run in runs if run.command != "reward-model"}
     if len(rewards) < 2:
         return list(runs)
@@ -443,16 +453,16 @@ def _of_one_reward(runs: Sequence[Run]) -> list[Run]:
     return [_without(run, [name for name in run.measured if name not in kept], CURVES_OF_SCORES) for run in runs]
 
 
-def _reward(run: Run) -> str:
-    """Return the reward that gave a run its score."""
+def _reward(run: ComparedRun) -> str:
+    """Return the reward that a run's score is."""
     given, content = run.settings.get(REWARDED), run.settings.get(f"{REWARDED} (content)")
     if given is None:
         return "the task's" if run.settings.get("task") else "none"
     return str(given) if content is None else f"{given}, SHA-256 {content}…"
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Run by their settings, in the order in which they were given, their seeds as repetitions.
+def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
+    """Group runs by their settings, in the order given; seeds are repetitions.
 
     Where two runs differ by nothing but versions, these count as settings.
 
@@ -461,17 +471,18 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """
     runs = _with_stops(runs)
     twins = {key: [run for run in runs if _key(run) == key] for key in map(_key, runs)}
+    # Only then: otherwise an update of a package between two seeds would split every group.
     doubled = any(len({run.seed for run in own}) < len(own) for own in twins.values())
     if doubled:
         runs = [replace(run, settings={**run.settings, **flat({"version": dict(run.versions)})}) for run in runs]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[ComparedRun]] = {}
     for run in runs:
         others = groups.setdefault(_key(run), [])
         twin = next((other for other in others if other.seed == run.seed), None)
         if twin is not None:
             raise ValueError(
                 f"{str(run.path)!r} and {str(twin.path)!r} have the same settings and the same seed, {run.seed}: one "
-                "run done twice would count as two (settings that say where a run is kept or told are not looked at); "
+                "run done twice would count as two (settings of output and logging are ignored); "
                 "leave one of them out"
             )
         others.append(run)
@@ -480,45 +491,50 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return [Group(name, tuple(own)) for name, own in zip(names, ordered, strict=True)]
 
 
-def _key(run: Run) -> str:
-    """Return the settings as text; what is unset is as good as not there."""
+def _key(run: ComparedRun) -> str:
+    """Return the settings as text; a setting that is unset counts as absent."""
     given = {name: value for name, value in run.settings.items() if value is not None}
     return json.dumps(given, sort_keys=True, default=str)
 
 
-def _with_stops(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with the settings that may end them early, where they ended one of those that share all others."""
+def _with_stops(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return runs with their stop settings, where one of the runs with equal other settings was stopped by them."""
+    # A stop rule that never fired cannot have changed a number, so it does not separate runs.
     ended = {_key(run) for run in runs if run.ended_early}
     return [replace(run, settings={**run.settings, **run.stops}) if _key(run) in ended else run for run in runs]
 
 
-FIRST = ("command", "algorithm", "model", "reward", "data", "learning_rate", "beta", "kl_target", "epochs")
+NAMING_SETTINGS = ("command", "algorithm", "model", "reward", "data", "learning_rate", "beta", "kl_target", "epochs")
 """Settings that name a group before others do: those that experiments are about."""
 
 
-def differing(groups: Sequence[Run]) -> list[str]:
-    """Names of the settings in which some of these runs differ: those of FIRST first, then as they stand."""
+def settings_that_differ(groups: Sequence[ComparedRun]) -> list[str]:
+    """Return the settings in which some of these runs differ; those of :data:`NAMING_SETTINGS` come first."""
     names = dict.fromkeys(name for run in groups for name in run.settings)
     found = [name for name in names if len({_shown(run.settings.get(name)) for run in groups}) > 1]
-    return sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return sorted(
+        found, key=lambda name: NAMING_SETTINGS.index(name) if name in NAMING_SETTINGS else len(NAMING_SETTINGS)
+    )
 
 
-def group_names(first: Sequence[Run]) -> list[str]:
-    """A name for each group: its algorithm where algorithms differ, and what tells it from others of that algorithm."""
+def group_names(first: Sequence[ComparedRun]) -> list[str]:
+    """Return a name for each group: its algorithm if algorithms differ, and the settings that distinguish it."""
     kinds = [(run.command, run.settings.get("algorithm")) for run in first]
-    told = []
+    found = []
     for run, kind in zip(first, kinds, strict=True):
         alike = [other for other, own in zip(first, kinds, strict=True) if own == kind]
-        names = [name for name in differing(alike) if name != "algorithm"]
-        told.append(_name(run, [*(["algorithm"] if len(alike) < len(first) or not names else []), *names]))
-    return [name if told.count(name) == 1 else f"{name} ({told[: i + 1].count(name)})" for i, name in enumerate(told)]
+        names = [name for name in settings_that_differ(alike) if name != "algorithm"]
+        found.append(_name(run, [*(["algorithm"] if len(alike) < len(first) or not names else []), *names]))
+    return [
+        name if found.count(name) == 1 else f"{name} ({found[: i + 1].count(name)})" for i, name in enumerate(found)
+    ]
 
 
-def _name(run: Run, names: Sequence[str]) -> str:
-    """An algorithm by its name alone, other settings after theirs; those that the run does not have are left out."""
+def _name(run: ComparedRun, names: Sequence[str]) -> str:
+    """Return an algorithm by its name alone and other settings with theirs; those that the run lacks are left out."""
     own = [name for name in names if name in run.settings and name != "command"]
     parts = [_word(name, run.settings[name]) for name in own[:LISTED]]
-    more = [f"and {counted_as(len(own) - LISTED, 'more setting')}"] if len(own) > LISTED else []
+    more = [f"and {count_of(len(own) - LISTED, 'more setting')}"] if len(own) > LISTED else []
     return ", ".join([*parts, *more]) or str(run.settings.get("algorithm", run.command))
 
 
@@ -535,5 +551,5 @@ def settings_table(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     first = [group.runs[0] for group in groups]
     return [
         (name, *(_shown(run.settings[name]) if name in run.settings else ABSENT for run in first))
-        for name in differing(first)
+        for name in settings_that_differ(first)
     ]

@@ -1,4 +1,4 @@
-"""What several seeds say together: their curves, whether a mean is surely above a number, and words for it."""
+"""Curves over several seeds, one-sided tests of their means, and the wording of both."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from scipy import optimize, stats
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, TAIL, mean_estimate
-from textgym.reports.comparison import number
-from textgym.reports.figures import Line
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
+from textgym.reports.charts.suites import PlotLine
+from textgym.reports.formatting import number
 from textgym.types import FloatArray
 
 BLOCKS = 20
@@ -18,12 +18,12 @@ BLOCKS = 20
 
 
 def surely_above(values: Sequence[float] | FloatArray, floor: float = 0.0) -> bool:
-    """Whether the whole interval of the mean lies above a number; never of too few seeds."""
+    """Return True if the whole interval of the mean is above ``floor``; never for too few seeds."""
     return len(values) >= FEWEST_SEEDS and mean_estimate(values).low > floor
 
 
 def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the groups whose mean is surely above 0 although all of them were tried, the surest first.
+    """Return the groups whose mean is significantly above 0, with Holm's correction, the most significant first.
 
     Student's one-sided tests, at the level of :func:`surely_above`, with the correction of Holm ("A Simple Sequentially
     Rejective Multiple Test Procedure", 1979): naming any group wrongly is no more probable than with a single one.
@@ -31,6 +31,7 @@ def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
     doubts = {name: _doubt(values) for name, values in groups.items()}
     sure: list[str] = []
     for name in sorted(doubts, key=doubts.__getitem__):
+        # Holm: the k-th smallest p-value is compared with α / (m − k + 1), and the first failure ends the search.
         if doubts[name] >= TAIL / (len(doubts) - len(sure)):
             break
         sure.append(name)
@@ -38,26 +39,27 @@ def surely_positive(groups: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def _doubt(values: Sequence[float]) -> float:
-    """How probable so high a mean, for its spread, would be if the true one were 0; 1 of too few seeds."""
+    """Return the one-sided p-value of the mean under a true mean of 0; 1 for too few seeds."""
     if len(values) < FEWEST_SEEDS:
         return 1.0
     mean, error = float(np.mean(values)), float(stats.sem(values))
+    # Without spread Student's statistic is undefined; the sign of the mean decides.
     if error == 0:
         return 0.0 if mean > 0 else 1.0
     return float(stats.t.sf(mean / error, len(values) - 1))
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """``a`` less ``b``, of the seeds that both have, in order."""
+    """Return ``a`` less ``b``, of the seeds that both have, in order."""
     return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def clearly(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
-    """In words, whether one number a seed is surely higher than another one."""
+def clearly_or_not(higher: Mapping[int, float], lower: Mapping[int, float]) -> str:
+    """Return "clearly" if one number per seed is significantly higher than another, else "not clearly"."""
     return "clearly" if surely_above(paired(higher, lower)) else "not clearly"
 
 
-def worded(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
+def with_bounds(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
     """Return a number for a sentence, with its interval where it has one."""
     if not isinstance(value, Estimate):
         return number(value, places, sign)
@@ -65,16 +67,16 @@ def worded(value: Estimate | float, places: int = 3, sign: bool = False) -> str:
     return f"{middle} ({low} … {high})"
 
 
-def mean_line(x: FloatArray, y: FloatArray) -> Line:
-    """The mean way of ``[n_seeds, m]`` points, with the interval of ``y`` where there are seeds enough for one."""
+def mean_line(x: FloatArray, y: FloatArray) -> PlotLine:
+    """Return the mean curve of ``[n_seeds, m]`` points, with the interval of ``y`` if there are enough seeds."""
     if len(y) < FEWEST_SEEDS:
-        return Line(x.mean(0), y.mean(0))
+        return PlotLine(x.mean(0), y.mean(0))
     spans = [mean_estimate(column) for column in y.T]
-    return Line(x.mean(0), y.mean(0), np.array([s.low for s in spans]), np.array([s.high for s in spans]))
+    return PlotLine(x.mean(0), y.mean(0), np.array([s.low for s in spans]), np.array([s.high for s in spans]))
 
 
-def in_blocks(curves: Sequence[Sequence[float]]) -> FloatArray:
-    """Means over consecutive parts of each curve, as equal in length as can be.
+def block_means(curves: Sequence[Sequence[float]]) -> FloatArray:
+    """Average consecutive parts of each curve, as equal in length as possible.
 
     A budget of tokens is spent in more iterations where responses are short, so curves may differ in length.
 
@@ -84,21 +86,23 @@ def in_blocks(curves: Sequence[Sequence[float]]) -> FloatArray:
     Returns:
         ``[n, BLOCKS]``, or as many columns as the shortest curve has points.
     """
+    # The shortest curve limits the number of parts: an empty part has no mean.
     count = min(BLOCKS, *(len(one) for one in curves))
     return np.array([[part.mean() for part in np.array_split(np.asarray(one, np.float64), count)] for one in curves])
 
 
 def by_kl(kl: Sequence[float], gold: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-    """``[m]`` KL that never falls, and ``[m]`` gold there, of a noisy curve of both over time.
+    """Return a noisy curve of gold over KL with a KL that never falls, ``[m]`` each.
 
     KL is made monotone by isotonic regression, which pools neighbours that fall; the gold of a pool is its mean.
     """
     fitted = optimize.isotonic_regression(np.asarray(kl, np.float64))
+    # blocks[i] … blocks[i + 1] are the points of pool i, which share one fitted KL.
     pools = np.split(np.asarray(gold, np.float64), fitted.blocks[1:-1])
     return fitted.x[fitted.blocks[:-1]], np.array([pool.mean() for pool in pools])
 
 
 def root_kl(kl: FloatArray) -> FloatArray:
-    """√KL; a sampled KL of a policy that has hardly moved may come out below 0, and counts as 0."""
+    """Return √KL; a sampled KL below 0, of a policy that has hardly moved, counts as 0."""
     root: FloatArray = np.sqrt(np.maximum(kl, 0))
     return root

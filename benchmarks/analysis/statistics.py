@@ -1,9 +1,9 @@
-"""Intervals over seeds: how far a number would move if the runs were done again with other seeds.
+"""Intervals over seeds: how much a number would vary if the runs were repeated with other seeds.
 
 The quantities are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (NeurIPS 2021): interquartile mean, performance profile, probability of improvement, and stratified bootstrap, which
-draws seeds with replacement within each task. Intervals are at 95 %. Profiles alone need no bootstrap, since what they
-count is binomial.
+draws seeds with replacement within each task. Intervals are at 95 %. Profiles need no bootstrap, as their counts are
+binomial.
 
 The plain percentile bootstrap of that paper is too narrow at the few seeds that one can afford: in each task it
 sees (n − 1)/n of the variance, and it takes that variance as known. On simulated scores it covers the truth in 85–93 %
@@ -12,10 +12,10 @@ and t the quantile of Student's distribution at the degrees of freedom that Welc
 (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, corrects a single stratum so). It then covers
 93–97 % at 3, 5 and 10 seeds of normal, skewed and bimodal scores, also where tasks differ a hundredfold in spread.
 
-No interval from few seeds can know what they have not shown. Where a mean hangs on a single task that is won or lost
-outright while the others hardly vary, n seeds with a chance p of success agree in pⁿ + (1 − p)ⁿ of cases, and in all of
-these the interval misses. At 3, 5 and 10 seeds it covers 75, 94 and 95 % if p is 0.5, 48, 67 and 89 % if it is 0.2 or
-0.8, and 27, 41 and 65 % if it is 0.1 or 0.9. That of an interquartile mean errs on the wide side there.
+No interval can account for outcomes that did not occur in the few seeds. Where a mean depends on a single task that is
+won or lost outright while the others hardly vary, n seeds with a chance p of success agree in pⁿ + (1 − p)ⁿ of cases,
+and the interval misses in all of these. At 3, 5 and 10 seeds it covers 75, 94 and 95 % if p is 0.5, 48, 67 and 89 % if
+it is 0.2 or 0.8, and 27, 41 and 65 % if it is 0.1 or 0.9. The interval of an interquartile mean is too wide there.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from textgym.reports.findings import Estimate
+from textgym.intervals import LEVEL, Estimate, clopper_pearson, quantile
+from textgym.types import FloatArray
 
-Floats: TypeAlias = NDArray[np.float64]
-
-LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 RESAMPLES = 2000
 FEWEST_SEEDS = 3
@@ -50,17 +48,17 @@ class Profile:
         high: ``[m]``, where it ends.
     """
 
-    thresholds: Floats
-    fraction: Floats
-    low: Floats
-    high: Floats
+    thresholds: FloatArray
+    fraction: FloatArray
+    low: FloatArray
+    high: FloatArray
 
 
 # -- Statistics ------------------------------------------------------------------------------------
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> Any:
-    """Return the mean of the middle half: a quarter of the scores, rounded down, is cut off at either end.
+    """Return the mean of the middle half of the scores: a quarter, rounded down, is cut off at either end.
 
     Over all scores together unless an axis is given. It is neither ruled by a few outliers, as the mean is, nor blind
     to all but one score, as the median is.
@@ -77,8 +75,8 @@ def mean_estimate(values: ArrayLike) -> Estimate:
         ValueError: fewer than 3 values, or one that is not finite.
     """
     sample = _checked("values", values, dimensions=1)
-    mean, error = float(sample.mean()), float(stats.sem(sample))
-    half = error * float(stats.t.ppf(1 - TAIL, len(sample) - 1))
+    mean = float(sample.mean())
+    half = quantile(len(sample) - 1) * float(stats.sem(sample))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -95,16 +93,16 @@ def stratified_estimate(scores: ArrayLike, statistic: Callable[..., Any], rng: n
     """
     table = _checked("scores", scores, dimensions=2)
 
-    def pooled(*tasks: Floats, axis: int) -> Any:
+    def pooled(*tasks: FloatArray, axis: int) -> Any:
         return statistic(np.concatenate(tasks, axis), axis=axis)
 
-    strata = list(table.T)
+    strata = list(table.T)  # seeds are resampled within each task: tasks are fixed, seeds are random
     low, high = bootstrap_interval(strata, pooled, strata, rng)
     return Estimate(float(statistic(table, axis=None)), float(low), float(high))
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
-    """Return the share of all runs whose score exceeds each threshold, with Clopper & Pearson's interval of that count.
+    """Return the share of runs whose score exceeds each threshold, with Clopper and Pearson's interval.
 
     Not by a bootstrap: where runs are nearly all above or all below, resamples agree as the runs do, and their bands
     cover as little as a half. Tasks of unlike difficulty only make the count vary less than a binomial one of the same
@@ -120,14 +118,14 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Profile:
     table = _checked("scores", scores, dimensions=2)
     levels = _checked("thresholds", thresholds, dimensions=1, fewest=1)
     runs = table.size
+    # Tasks and seeds together: a run is a Bernoulli trial for each threshold.
     above = (table.ravel() > levels[:, None]).sum(1)
-    low = np.where(above > 0, stats.beta.ppf(TAIL, np.maximum(above, 1), runs - above + 1), 0.0)
-    high = np.where(above < runs, stats.beta.ppf(1 - TAIL, above + 1, np.maximum(runs - above, 1)), 1.0)
+    low, high = np.array([clopper_pearson(count / runs, runs) for count in above.tolist()]).T
     return Profile(levels, above / runs, low, high)
 
 
 def improvement(a: ArrayLike, b: ArrayLike) -> float:
-    """How often a run of ``a`` outscores a run of ``b`` on the same task, averaged over tasks; a tie is half a win.
+    """Return the probability that a run of ``a`` outscores one of ``b``, averaged over tasks; a tie is half a win.
 
     Args:
         a: ``[n_seeds, n_tasks]`` scores.
@@ -137,7 +135,7 @@ def improvement(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, level: float = LEVEL) -> Estimate:
-    """:func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
+    """Return :func:`improvement` of ``a`` over ``b`` with its stratified bootstrap interval.
 
     Where all runs of one beat all runs of the other, resamples do too and show no doubt: at 3 seeds of a single task
     the truth would lie outside in up to nine of ten cases. Such tasks add :func:`unseen_losses`, as independent parts
@@ -154,24 +152,26 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
     """
     ours, theirs = _pair(a, b, fewest=FEWEST_SEEDS)
 
-    def average(*tasks: Floats, axis: int) -> Any:  # noqa: ARG001 - the seeds stand last, as bootstrap_interval says
+    def average(*tasks: FloatArray, axis: int) -> Any:  # noqa: ARG001 - the seeds stand last, as bootstrap_interval says
         half = len(tasks) // 2
         return np.mean([_wins(x, y).mean((-2, -1)) for x, y in zip(tasks[:half], tasks[half:], strict=True)], 0)
 
     # What a seed adds to the average is its own share of wins (DeLong 1988).
+    # Task by task: an [n, m] table of wins of each of our runs over each of theirs.
     wins = [_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
     placements = [won.mean(1) for won in wins] + [won.mean(0) for won in wins]
     low, high = bootstrap_interval([*ours, *theirs], average, placements, rng, level)
     shares = np.array([won.mean() for won in wins])
     unseen = unseen_losses(len(ours[0]), len(theirs[0]), level) / len(shares)
     value = float(shares.mean())
+    # Independent parts of a sum: squared distances to the ends add up (Zou & Donner 2008).
     below = math.hypot(value - float(low), unseen * math.sqrt((shares == 1).sum()))
     above = math.hypot(float(high) - value, unseen * math.sqrt((shares == 0).sum()))
     return Estimate(value, max(value - below, 0.0), min(value + above, 1.0))
 
 
 def unseen_losses(n: int, m: int, level: float = LEVEL) -> float:
-    """How probable losses may be, at a level of confidence, where each of ``n`` runs outscored each of ``m`` others.
+    """Return the upper bound of the probability of losses if ``n`` runs outscored all of ``m`` others.
 
     Newcombe's method 5 for the Mann–Whitney statistic (Statistics in Medicine 25, 2006, pp. 559–573): the interval of
     the wins' probability θ ends where its distance from the estimate, here 1, is z times Hanley & McNeil's standard
@@ -186,8 +186,8 @@ def unseen_losses(n: int, m: int, level: float = LEVEL) -> float:
     return 1 - float(optimize.brentq(beyond, 0.0, 1.0))
 
 
-def _wins(x: Floats, y: Floats) -> Floats:
-    """``[..., n], [..., m] -> [..., n, m]``: 1 where x is above y, ½ where they are equal."""
+def _wins(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return 1 where x is above y and ½ where they are equal, ``[..., n], [..., m] -> [..., n, m]``."""
     return (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2
 
 
@@ -195,14 +195,14 @@ def _wins(x: Floats, y: Floats) -> Floats:
 
 
 def bootstrap_interval(
-    strata: Sequence[Floats],
+    strata: Sequence[FloatArray],
     statistic: Callable[..., Any],
-    contributions: Sequence[Floats],
+    contributions: Sequence[FloatArray],
     rng: np.random.Generator,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
-) -> tuple[Floats, Floats]:
-    """End of the stretched stratified bootstrap interval; the module's docstring tells why it is stretched.
+) -> tuple[FloatArray, FloatArray]:
+    """Return the stretched stratified bootstrap interval; the module's docstring explains the stretching.
 
     Args:
         strata: arrays ``[..., n_i]``; each is drawn from on its own, along its last axis.
@@ -228,25 +228,27 @@ def bootstrap_interval(
         rng=rng,
     ).confidence_interval
     centre = statistic(*strata, axis=-1)
+    # The smallest stratum underestimates its variance most; its factor is applied to all, which is conservative.
     fewest = min(stratum.shape[-1] for stratum in strata)
     student = stats.t.ppf((1 + level) / 2, _degrees_of_freedom(contributions))
     stretch = np.sqrt(fewest / (fewest - 1)) * student / stats.norm.ppf(1 - TAIL)
     return centre + stretch * (drawn.low - centre), centre + stretch * (drawn.high - centre)
 
 
-def _degrees_of_freedom(contributions: Sequence[Floats]) -> Floats:
-    """Those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
+def _degrees_of_freedom(contributions: Sequence[FloatArray]) -> FloatArray:
+    """Return those of a sum of independent means with unequal variances (Satterthwaite 1946, Welch 1947)."""
     sizes = np.array([stratum.shape[-1] for stratum in contributions])
     squares = np.stack([stratum.var(-1, ddof=1) / stratum.shape[-1] for stratum in contributions], -1)
     scale = squares.max(-1, keepdims=True)
-    shares = np.where(scale > 0, squares / np.where(scale > 0, scale, 1), 1)  # all constant: any will do
+    # Relative variances, so that squaring tiny ones does not underflow; where all are 0, any positive number will do.
+    shares = np.where(scale > 0, squares / np.where(scale > 0, scale, 1), 1)
     return np.asarray(shares.sum(-1) ** 2 / (shares**2 / (sizes - 1)).sum(-1), np.float64)
 
 
 # -- Input -----------------------------------------------------------------------------------------
 
 
-def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[Floats]]:
+def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[FloatArray], list[FloatArray]]:
     """Return the scores of both, task by task."""
     ours, theirs = (_checked(name, x, dimensions=2, fewest=fewest) for name, x in (("a", a), ("b", b)))
     if ours.shape[1] != theirs.shape[1]:
@@ -254,7 +256,7 @@ def _pair(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[list[Floats], list[F
     return list(ours.T), list(theirs.T)
 
 
-def _checked(name: str, values: ArrayLike, dimensions: int, fewest: int = FEWEST_SEEDS) -> Floats:
+def _checked(name: str, values: ArrayLike, dimensions: int, fewest: int = FEWEST_SEEDS) -> FloatArray:
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions or 0 in array.shape[1:]:
         shape = "[n]" if dimensions == 1 else "[n_seeds, n_tasks]"

@@ -1,4 +1,4 @@
-"""The experiments by name; none is imported before it is asked for."""
+"""The experiments by name; each is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXPERIMENTS: tuple[str, ...] = (
     "overoptimization",
     "ensembles",
 )
-"""Each is a folder beside this file, whose ``EXPERIMENT`` says what it is."""
+"""Each is a folder beside this file, which defines ``EXPERIMENT``."""
 
 
 def find_experiment(name: str) -> Experiment:

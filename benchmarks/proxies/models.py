@@ -8,8 +8,9 @@ scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import Responses, sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.settings import require
+from textgym.benchmarks.runner.limits import Limit, at_least, not_negative, positive
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import load_causal_lm
 from textgym.registration import task_mdp
@@ -40,15 +42,22 @@ SIZES = (*FRESH, "base")
 
 @dataclass(frozen=True)
 class ProxySettings:
-    """How a proxy is learned.
+    """Settings of a proxy's training.
 
     Attributes:
         completions: K, ranked together.
         temperature: the labeller's noise, in units of the gold reward.
         reward_learning_rate: of the reward model, at its peak.
         reward_batch_size: rankings in a step.
-        min_epochs, max_epochs: passes over the labels; few labels get more of them, see :func:`epochs`.
+        min_epochs, max_epochs: passes over the labels; few labels get more of them, see :func:`label_epochs`.
     """
+
+    LIMITS: ClassVar[Mapping[str, Limit]] = {
+        "completions": at_least(2),  # a ranking compares them
+        "temperature": not_negative,
+        "reward_learning_rate": positive,
+        **dict.fromkeys(("reward_batch_size", "min_epochs", "max_epochs"), at_least(1)),
+    }
 
     completions: int = 4
     temperature: float = 0.1
@@ -60,27 +69,27 @@ class ProxySettings:
 
 @dataclass(frozen=True)
 class Labels:
-    """Rankings by a noisy labeller who sees the gold reward; ``responses`` are what was ranked."""
+    """Rankings by a noisy labeller of the gold reward, and the ``responses`` that were ranked."""
 
     rankings: Sequence[Ranking]
     responses: Responses
 
 
-def check_prompts(name: str, count: int, task: Task, split: str) -> None:
-    """ValueError, naming the setting, where a split of a task has not so many prompts."""
+def require_prompts(name: str, count: int, task: Task, split: str) -> None:
+    """Raise ValueError, naming the setting, if a split of a task has fewer prompts."""
     held = len(task.prompts(split))
     require(0 < count <= held, name, count, f"1 to {held}, one for each {split} prompt of {task.name}")
 
 
-def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
-    """``count`` rankings of the base model's responses to prompts drawn at random.
+def label_responses(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
+    """Return ``count`` rankings of the base model's responses to prompts drawn at random.
 
     Of one seed, a smaller count is the beginning of a larger one.
 
     Raises:
         ValueError: the task has fewer prompts.
     """
-    check_prompts("labels", count, task, "train")
+    require_prompts("labels", count, task, "train")
     mdp = task_mdp(task, "gold")
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))[:count]
     responses = sample_responses(_base_policy(mdp), mdp, order, settings.completions, seed)
@@ -90,12 +99,12 @@ def label(task: Task, count: int, settings: ProxySettings, seed: int) -> Labels:
 
 
 def base_responses(task: Task, prompts: int, k: int, seed: int) -> Responses:
-    """``k`` responses of the base model to each of some validation prompts, paid by gold.
+    """Sample ``k`` responses of the base model to each of some validation prompts, with gold rewards.
 
     Raises:
         ValueError: the task has fewer prompts.
     """
-    check_prompts("prompts", prompts, task, "validation")
+    require_prompts("prompts", prompts, task, "validation")
     mdp = task_mdp(task, "gold", "validation")
     rng = np.random.default_rng([seed, 2])
     chosen = rng.permutation(len(mdp.prompts))[:prompts]
@@ -108,19 +117,19 @@ def _base_policy(mdp: TokenMDP) -> LMPolicy:
     return acting_policy(load_causal_lm(mdp.base_model), mdp)
 
 
-def epochs(labels: int, settings: ProxySettings) -> int:
-    """Pass over the labels: so many that few of them are fitted too, by at least 1,024 rankings seen if possible."""
+def label_epochs(labels: int, settings: ProxySettings) -> int:
+    """Return the number of passes over the labels: more for few labels, so that about 1,024 rankings are seen."""
     return int(np.clip(1024 // labels, settings.min_epochs, settings.max_epochs))
 
 
 def learn_proxy(
     task: Task, rankings: Sequence[Ranking], standard: Responses, size: str, settings: ProxySettings, seed: int
 ) -> RewardModel:
-    """Return a standardised reward model.
+    """Train a reward model, and standardise its scores.
 
     Args:
-        task: whose tokenizer it reads with, and on whose base model the largest size begins.
-        rankings: what it learns.
+        task: with the tokenizer, and the base model that the largest size begins as.
+        rankings: the training data.
         standard: responses on which its scores get mean 0 and standard deviation 1.
         size: one of :data:`SIZES`.
         settings: of the training.
@@ -132,14 +141,16 @@ def learn_proxy(
     generator = torch.Generator().manual_seed(seed)
     trunk = reward_trunk(task, size, seed)
     model = RewardModel.from_causal_lm(trunk, task.tokenizer, generator, batch_size=64)
-    fitted = FitSettings(settings.reward_learning_rate, epochs(len(rankings), settings), settings.reward_batch_size)
+    fitted = FitSettings(
+        settings.reward_learning_rate, label_epochs(len(rankings), settings), settings.reward_batch_size
+    )
     fit(model, encode_preferences(model, rankings, "rankings"), fitted, generator, progress=False)
     standardise(model, standard)
     return model
 
 
 def reward_trunk(task: Task, size: str, seed: int) -> PreTrainedModel:
-    """What a reward model of a size begins as."""
+    """Return the initial trunk of a reward model of a size."""
     if size not in SIZES:
         raise ValueError(f"size={size!r} is not one of {', '.join(SIZES)}")
     if size in FRESH:
@@ -166,33 +177,35 @@ def fresh_gpt2(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # transformers initialises weights from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(config)
 
 
 def standardise(model: RewardModel, responses: Responses) -> None:
-    """Give the scores of these responses mean 0 and standard deviation 1, by the offset and the head's weights."""
+    """Shift and scale the head so that the scores of these responses have mean 0 and standard deviation 1."""
     head = linear_head(model.model)
     assert head is not None, "from_causal_lm gives its models a linear head"
     model.set_offset(0.0)
-    scores = score_responses(model, responses)
+    scores = proxy_scores(model, responses)
     with torch.no_grad():
         head.weight.div_(scores.std())
     model.set_offset(float(scores.mean() / scores.std()))
 
 
-def score_responses(model: RewardModel | RewardEnsemble, responses: Responses) -> FloatArray:
-    """``[N, K]`` scores."""
+def proxy_scores(model: RewardModel | RewardEnsemble, responses: Responses) -> FloatArray:
+    """Return the scores of responses, ``[N, K]``."""
     k = responses.rewards.shape[1]
     prompts: list[str | Messages] = [prompt for prompt in responses.prompts for _ in range(k)]
     texts = [text for own in responses.completions for text in own]
     reasons = ["stop" if stopped else "length" for stopped in responses.stopped.ravel()]
+    # Token ids are not needed: the reward model tokenizes the texts itself.
     scores = model(prompts, texts, completion_ids=[[]] * len(texts), finish_reason=reasons)
     return np.asarray(scores, np.float64).reshape(-1, k)
 
 
 def agreement(scores: FloatArray, gold: FloatArray) -> float:
-    """Share of the pairs of one prompt, unequal in gold, that the scores order as gold does; both ``[N, K]``."""
+    """Return the share of pairs, unequal in gold, that the scores order as gold does; both ``[N, K]``."""
     margins = [pair_margins(own, -true)[0] for own, true in zip(scores, gold, strict=True)]
     return pair_accuracy(np.concatenate(margins)) or 0.0

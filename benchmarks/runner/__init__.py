@@ -1,1 +1,1 @@
-"""Run an experiment's jobs, each once, and keep their results."""
+"""The runner: experiments, their jobs, and the file of their results."""

@@ -1,8 +1,9 @@
-"""What an experiment is: the runs it asks for, how one of them is done, and what their results say.
+"""The parts of an experiment: its plan, its jobs, the function that runs one, and the findings of the results.
 
 Each experiment is a folder of ``task.py`` (one run), ``sweep.py`` (which runs) and ``score.py`` (from results to
-:class:`Findings`), and names itself in its ``__init__.py`` as ``EXPERIMENT``. It knows nothing of processes, files or
-pages: :mod:`textgym.benchmarks.runner.grid` does the runs, and ``textgym bench report`` shows the findings.
+:class:`Findings`), and names itself in its ``__init__.py`` as ``EXPERIMENT``. It does not deal
+with processes, files or pages: :mod:`textgym.benchmarks.runner.jobs` runs the jobs, and ``textgym bench report`` shows
+the findings.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 from textgym.reports.findings import Findings
 
 Result: TypeAlias = Mapping[str, Any]
-"""What a run measured, as JSON values."""
+"""The measurements of a run, as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Job:
 
     Attributes:
         task: its name, without namespace and version.
-        algorithm: its name, or where a user's class stands: ``package.module:Class`` or ``path/to/file.py:Class``.
-        seed: of everything random in training.
-        arm: what the experiment varies beside these: β, a count of labels.
-        settings: everything else that the numbers depend on. Two results of one run with different settings must not
-            stand in one file.
+        algorithm: its name, or the address of a user's class: ``package.module:Class`` or ``path/to/file.py:Class``.
+        seed: random seed of training.
+        arm: the settings that the experiment varies, such as β or the number of labels.
+        settings: all other settings that the numbers depend on. One file must not have two results of one run with
+            different settings.
     """
 
     task: str
@@ -39,9 +40,9 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells the run from others of its experiment, as canonical JSON."""
-        told = {"task": self.task, "algorithm": self.algorithm, "seed": self.seed, "arm": dict(self.arm)}
-        return json.dumps(told, sort_keys=True)
+        """The identity of the run within its experiment, as canonical JSON."""
+        identity = {"task": self.task, "algorithm": self.algorithm, "seed": self.seed, "arm": dict(self.arm)}
+        return json.dumps(identity, sort_keys=True)
 
 
 Results: TypeAlias = Sequence[tuple[Job, Result]]
@@ -49,7 +50,7 @@ Results: TypeAlias = Sequence[tuple[Job, Result]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a user may choose of an experiment.
+    """The part of an experiment that a user may choose.
 
     Attributes:
         algorithms: see :class:`Job`.
@@ -70,12 +71,12 @@ class Experiment:
 
     Attributes:
         name: its folder's.
-        question: what it answers, as a question of one sentence.
-        plan: what it does unless told otherwise.
-        sweep: the runs of a plan, seed by seed, so that what was done of an interrupted sweep compares fairly.
-        run: does one; a function of a module, since other processes import it.
-        findings: what the results of any part of the sweep say.
-        shared: settings that all of its runs have alike, such as the budget. Results in which one of them differs are
+        question: the question that it answers, in one sentence.
+        plan: its defaults.
+        sweep: returns the jobs of a plan, seed by seed, so that an interrupted sweep is still a fair comparison.
+        run: runs one job; a function of a module, as other processes import it.
+        findings: returns the findings about the results of any part of the sweep.
+        shared: settings that are equal in all of its runs, such as the budget. Results that differ in one of them are
             never compared.
     """
 

@@ -1,4 +1,4 @@
-"""How a process of the benchmark behaves."""
+"""Limits of a worker process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from transformers.utils import logging
 
 
-def be_one_of_many() -> None:
-    """One thread, and no bars or hints of transformers between those of the runner."""
+def limit_process() -> None:
+    """Use one thread, and silence transformers' progress bars and hints."""
     torch.set_num_threads(1)  # several threads on small arrays only wait for one another
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Which results may stand beside each other: those of equal budgets and equal settings."""
+"""Checks that results may be compared: equal budgets and equal settings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from textgym.benchmarks.runner.experiment import Job
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names whose values differ once both are JSON; an absent one equals None."""
+    """Return the names whose values differ once both are JSON; an absent one equals None."""
     one, other = (json.loads(json.dumps(dict(each))) for each in (one, other))
     return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
 def require_same(path: Path, there: Job, here: Job) -> None:
-    """Refuses two results of one run with different settings in one file, by ValueError."""
-    told = ", ".join(
+    """Raise ValueError if one run has two results with different settings in one file."""
+    differences = ", ".join(
         f"{name}: {there.settings.get(name)!r} there, {here.settings.get(name)!r} here"
         for name in differing(there.settings, here.settings)
     )
-    if told:
+    if differences:
         raise ValueError(
-            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({told}); repeat "
-            "them, or choose another file"
+            f"{path} holds {here.algorithm} on {here.task}, seed {here.seed}, with other settings ({differences}); "
+            "repeat them, or choose another file"
         )
 
 
 def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -> None:
-    """Refuses runs of one results file that no table may compare.
+    """Raise ValueError if a results file has runs that must not be compared.
 
     Args:
         path: the file, for errors.
@@ -50,13 +50,13 @@ def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -
         _require_equal(path, differing(other.settings, job.settings), other, job, "an algorithm's seeds and tasks")
 
 
-def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, who: str) -> None:
+def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, group: str) -> None:
     for name in names:
         old, new = there.settings.get(name), here.settings.get(name)
         if old != new:
             raise ValueError(
                 f"{path}: {name} is {old!r} for {_called(there)}, and {new!r} for {_called(here)}; expected the same "
-                f"for {who}, which are compared; give those of another {name} a file of their own"
+                f"for {group}, which are compared; give those of another {name} a file of their own"
             )
 
 

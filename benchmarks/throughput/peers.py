@@ -1,4 +1,4 @@
-"""What others would use: transformers' ``generate``, and stable-baselines3's PPO with a transformer policy."""
+"""The alternatives: transformers' ``generate``, and stable-baselines3's PPO with a transformer policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from textgym.agents.loop.slots import SB3VecEnv
-from textgym.benchmarks.throughput.task import EPOCHS, MINIBATCHES, Size, make_env, make_model, prompt_ids
+from textgym.benchmarks.throughput.task import (
+    MINIBATCHES,
+    UPDATE_EPOCHS,
+    Size,
+    make_model,
+    prompt_ids,
+    throughput_env,
+)
 
 
 class Generation:
@@ -39,7 +46,7 @@ class Generation:
 
 
 class PrefixPolicy(ActorCriticPolicy):
-    """The same model and value head under stable-baselines3's contract, which asks for one state at a time.
+    """The same model and value head as a stable-baselines3 policy, which encodes one state at a time.
 
     A transition is an observation, so its whole prefix is encoded for it: in the rollout and in every epoch.
     """
@@ -55,10 +62,11 @@ class PrefixPolicy(ActorCriticPolicy):
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)
 
     def _states(self, observation: Any) -> Tensor:
-        """``[n, d]`` of the last tokens; columns that no row uses are left out."""
+        """Return the hidden states of the last tokens, ``[n, d]``; columns that no row uses are left out."""
         mask = observation["attention_mask"].long()
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * columns).argmax(1)
+        # Padding on the right of all rows costs time and changes nothing.
         used = slice(0, int(last.max()) + 1)
         mask = mask[:, used]
         states = self.lm.transformer(
@@ -96,8 +104,8 @@ class StockIteration:
     """An iteration of stable-baselines3's PPO on a share of the episodes, with as many gradient steps.
 
     Args:
-        size: the model, and what it is asked for.
-        share: one row in so many is played; times are to be multiplied by it.
+        size: of the model and the episodes.
+        share: 1/share of the rows are played; multiply the time by it.
     """
 
     def __init__(self, size: Size, share: int) -> None:
@@ -106,11 +114,11 @@ class StockIteration:
         self.tokens = fewer.prompts * fewer.new_tokens
         self.algorithm = stable_baselines3.PPO(
             PrefixPolicy,
-            SB3VecEnv(make_env(fewer)),
+            SB3VecEnv(throughput_env(fewer)),
             learning_rate=1e-4,
             n_steps=fewer.new_tokens,
             batch_size=self.tokens // MINIBATCHES,
-            n_epochs=EPOCHS,
+            n_epochs=UPDATE_EPOCHS,
             gamma=1.0,
             policy_kwargs={"make_model": lambda: make_model(size)},
             seed=0,

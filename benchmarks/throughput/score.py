@@ -1,4 +1,4 @@
-"""The measures, as rows of a table."""
+"""The measurements, as rows of a table."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from textgym.types import FloatArray
 
 @dataclass(frozen=True)
 class Measure:
-    """A number with its target.
+    """A measurement with its target.
 
     Attributes:
-        name: what was measured.
+        name: of the measurement.
         size: on which model and episodes.
         value: median, lowest and highest over the repetitions.
-        target: what it should be; None where a tiny model says nothing about it.
-        at_least: whether more is better.
-        note: what a reader must know beside.
+        target: the bound for the median; None for tiny models, whose speed means nothing.
+        at_least: True if the target is a lower bound.
+        note: further numbers.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Measure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median keeps the target."""
+        """True if the median meets the target; None without a target."""
         if self.target is None:
             return None
         return self.value.median >= self.target if self.at_least else self.value.median <= self.target
 
 
 def collection_speed(size: Size, repeats: int, target: float | None) -> Measure:
-    """Tokens per second of our loop over those of ``generate``."""
+    """Measure tokens per second of textgym's collection, relative to ``generate``."""
     seconds = in_turns({"ours": Collection(size), "peer": Generation(size)}, repeats)
     tokens = size.prompts * size.new_tokens
     note = f"{tokens / np.median(seconds['ours']):.0f} tokens/s"
@@ -55,9 +55,10 @@ def collection_speed(size: Size, repeats: int, target: float | None) -> Measure:
 
 
 def layer_shares(size: Size, repeats: int, target: float | None) -> list[Measure]:
-    """What collection spends outside the cached decoder and the sampling; and outside the bare forward pass."""
+    """Measure the share of collection outside the cached decoder and sampling, and outside the bare forward pass."""
     run = Collection(size)
     run()
+    # Alternating measurements, so that a drift of the machine's speed affects both alike.
     outside = np.array([_outside(run, bare) for _ in range(repeats) for bare in (False, True)]).reshape(-1, 2)
     return [
         Measure("share of the Gymnasium layer", size.name, Spread.of(outside[:, 0]), target, False),
@@ -82,7 +83,7 @@ def _outside(run: Collection, bare: bool) -> float:
 
 
 def iteration_speed(size: Size, repeats: int, share: int, target: float | None) -> Measure:
-    """Time of a stock PPO iteration over ours."""
+    """Measure the time of a stock PPO iteration, relative to textgym's."""
     stock = StockIteration(size, share)
     seconds = in_turns({"ours": Iteration(size), "peer": stock}, repeats)
     scaled = f"stock timed on 1/{stock.share:g} of the episodes, scaled linearly"
@@ -92,7 +93,7 @@ def iteration_speed(size: Size, repeats: int, share: int, target: float | None) 
 
 
 def frozen_speed(size: Size, repeats: int, target: float | None) -> Measure:
-    """Time of scores and epochs that run frozen layers in every pass, over the time with their activations kept."""
+    """Measure scoring and epochs with frozen layers in every pass, relative to keeping their activations."""
     kept = FrozenUpdate(size, True)
     seconds = in_turns({"kept": kept, "run": FrozenUpdate(size, False)}, repeats)
     note = f"{kept.frozen} of {size.layers} layers frozen; {np.median(seconds['kept']):.2f} s"
@@ -102,7 +103,7 @@ def frozen_speed(size: Size, repeats: int, target: float | None) -> Measure:
 
 
 def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Measure:
-    """Time of a reward model's step that encodes texts in each of their pairs, over the time of encoding them once."""
+    """Measure a reward model's step that encodes texts pair by pair, relative to encoding each text once."""
     once = RankingStep(size, k, True)
     seconds = in_turns({"once": once, "pairs": RankingStep(size, k, False)}, repeats)
     note = f"K = {k}; {np.median(seconds['once']):.2f} s"
@@ -111,7 +112,8 @@ def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Mea
 
 
 def growth(size: Size, lengths: Sequence[int], repeats: int, target: float | None) -> Measure:
-    """Return the exponent with which collection time grows in the response's length."""
+    """Measure the exponent with which collection time grows in the response's length."""
+    # The slope of log time over log length: 1 is linear, 2 is quadratic.
     runs = {str(length): Collection(size.but(new_tokens=length)) for length in lengths}
     seconds = np.array(list(in_turns(runs, repeats).values()))
     exponents = Spread.of(np.array([_exponent(lengths, column) for column in seconds.T]))
@@ -123,8 +125,8 @@ def _exponent(lengths: Sequence[int], seconds: FloatArray) -> float:
     return float(np.polyfit(np.log(lengths), np.log(seconds), 1)[0])
 
 
-def table(measures: Sequence[Measure]) -> str:
-    """Aligned text."""
+def measure_table(measures: Sequence[Measure]) -> str:
+    """Return the measurements as aligned text."""
     verdicts = {None: "", True: "met", False: "MISSED"}
     rows = [("measure", "size", "median", "min–max", "target", "", "")]
     for m in measures:

@@ -1,4 +1,4 @@
-"""Which measures: each on which sizes, how often, and what it must reach."""
+"""The measurements: their sizes, repetitions and targets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from textgym.benchmarks.throughput.score import (
 from textgym.benchmarks.throughput.task import LARGE, SMALL, TINY
 
 
-def sweep(quick: bool) -> Iterator[Measure]:
-    """All measures, one after the other; ``quick`` shows on tiny models that they run, and says nothing about speed."""
+def all_measures(quick: bool) -> Iterator[Measure]:
+    """Yield all measurements, one after the other.
+
+    With ``quick``, tiny models show that the code runs; their times mean nothing.
+    """
     if quick:
         yield collection_speed(TINY, 1, None)
         yield from layer_shares(TINY, 1, None)

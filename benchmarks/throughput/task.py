@@ -1,4 +1,4 @@
-"""What is timed: random GPT-2 models that continue random prompts, all to the same length, for a reward of 0."""
+"""The timed work: random GPT-2 models that continue random prompts, all to the same length, for a reward of 0."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from textgym.types import Episodes, IntArray, Prompt
 
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""
-EPOCHS = 4
+UPDATE_EPOCHS = 4
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model and what it is asked for; all prompts are played at once."""
+    """Sizes of the model and of the episodes; all prompts are played at once."""
 
     layers: int
     width: int
@@ -55,7 +55,7 @@ TINY = Size(layers=1, width=16, heads=2, vocabulary=50, prompts=8, prompt_length
 
 
 def make_model(size: Size) -> GPT2LMHeadModel:
-    """Without end tokens and dropout, so that everyone does the same work."""
+    """Build a GPT-2 without end tokens and dropout, so that every library does the same work."""
     config = GPT2Config(
         n_layer=size.layers,
         n_embd=size.width,
@@ -76,35 +76,37 @@ def make_model(size: Size) -> GPT2LMHeadModel:
 
 
 def prompt_ids(size: Size) -> IntArray:
-    """``[prompts, prompt_length]``."""
+    """Return random prompts, ``[prompts, prompt_length]``."""
     ids: IntArray = np.random.default_rng(0).integers(1, size.vocabulary, (size.prompts, size.prompt_length))
     return ids
 
 
-def nothing(completions: list[str], **_: Any) -> list[float]:
-    """Return a reward that costs nothing."""
+def zero_reward(completions: list[str], **_: Any) -> list[float]:
+    """Return a reward of 0 for each completion."""
     return [0.0] * len(completions)
 
 
 def make_mdp(size: Size) -> TokenMDP:
+    """Build a task of random prompts and a reward of 0."""
     words = {f"w{i}": i for i in range(size.vocabulary)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), pad_token="w0")
     prompts = [Prompt(text := str(tokenizer.decode(ids)), text, tuple(ids)) for ids in prompt_ids(size).tolist()]
-    return TokenMDP(tokenizer, prompts, nothing, (), size.prompt_length, size.new_tokens)
+    return TokenMDP(tokenizer, prompts, zero_reward, (), size.prompt_length, size.new_tokens)
 
 
-def make_env(size: Size) -> TokenVectorEnv:
+def throughput_env(size: Size) -> TokenVectorEnv:
+    """Build a vector environment with a row for every prompt, already reset."""
     env = TokenVectorEnv(make_mdp(size), size.prompts, "Disabled")
     env.reset(seed=0)
     return env
 
 
 class Collection:
-    """Our collection loop; a call plays every prompt once."""
+    """textgym's collection loop; a call plays every prompt once."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self.slots = AdmittingSlots(make_env(size))
+        self.slots = AdmittingSlots(throughput_env(size))
         self.model = make_model(size)
         mdp = self.slots.venv.unwrapped.mdp  # type: ignore[attr-defined]
         self.session = Session(
@@ -119,17 +121,17 @@ class Collection:
 
 
 class Iteration:
-    """A whole iteration of our PPO: collection, scores of policy and reference, four epochs."""
+    """A whole PPO iteration of textgym: collection, scores of policy and reference, four epochs."""
 
     def __init__(self, size: Size, **settings: Any) -> None:
         self.tokens = size.prompts * size.new_tokens
         self.algorithm = PPO(
             "LMPolicy",
-            make_env(size),
+            throughput_env(size),
             model=make_model(size),
             episodes_per_iteration=size.prompts,
             minibatch_size=size.prompts // MINIBATCHES,
-            n_epochs=EPOCHS,
+            n_epochs=UPDATE_EPOCHS,
             seed=0,
             device="cpu",
             **settings,
@@ -144,7 +146,7 @@ class FrozenUpdate:
 
     Args:
         size: model and episodes.
-        shares: whether the frozen layers' activations are computed once for all.
+        shares: True if the frozen layers' activations are computed once and kept.
     """
 
     def __init__(self, size: Size, shares: bool) -> None:
@@ -162,12 +164,12 @@ class FrozenUpdate:
 
 
 class RankingStep:
-    """A gradient of the reward model's loss over rankings of K completions, as many as a minibatch has prompts.
+    """One gradient of the reward model's loss over rankings of K completions.
 
     Args:
         size: model and texts.
         k: the completions of a prompt.
-        once: whether each completion is encoded once, or in each of its pairs.
+        once: True if each completion is encoded once; False if it is encoded in each of its pairs.
     """
 
     def __init__(self, size: Size, k: int, once: bool) -> None:

@@ -1,4 +1,4 @@
-"""Timing in turns."""
+"""Interleaved timing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from textgym.types import FloatArray
 
-Run: TypeAlias = Callable[[], Any]
+Timed: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What several repetitions gave."""
+    """The median and the range of several repetitions."""
 
     median: float
     low: float
@@ -27,12 +27,12 @@ class Spread:
         return cls(float(np.median(values)), float(values.min()), float(values.max()))
 
 
-def in_turns(runs: Mapping[str, Run], repeats: int) -> dict[str, FloatArray]:
-    """``[repeats]`` seconds of each run: A B A B …, after one of each that does not count.
+def in_turns(runs: Mapping[str, Timed], repeats: int) -> dict[str, FloatArray]:
+    """Return the CPU seconds of each run, ``[repeats]``: A B A B …, after one warm-up of each.
 
-    Seconds of this process on the processor, not on the wall: with one thread, what the machine does besides does not
-    count.
+    CPU seconds of this process, not wall-clock time: with one thread, other load on the machine does not count.
     """
+    # The first call pays for allocations and caches.
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -45,7 +45,7 @@ def in_turns(runs: Mapping[str, Run], repeats: int) -> dict[str, FloatArray]:
 
 
 class Stopwatch:
-    """Adds up the time that is spent inside functions."""
+    """Total time spent inside wrapped functions."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

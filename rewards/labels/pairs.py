@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from textgym.rewards.intervals import wins
+from textgym.intervals import wins
 from textgym.types import FloatArray
 
 

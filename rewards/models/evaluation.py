@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from textgym.intervals import clustered, mean_interval, share_interval, wins
 from textgym.prompts import content_key
-from textgym.rewards.intervals import clustered, mean_interval, share_interval, wins
 from textgym.rewards.labels.pairs import accuracy_by_distance, pair_accuracy, pair_margins
 from textgym.rewards.labels.preferences import Judgement, completions_of
 from textgym.rewards.models.ensemble import RewardEnsemble

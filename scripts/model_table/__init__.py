@@ -1,1 +1,1 @@
-"""Tries every architecture of transformers that can be built small, and writes docs/models.md."""
+"""Try every architecture of transformers that can be built small, and write docs/models.md."""

@@ -1,4 +1,4 @@
-"""Tries the architectures, each in a process of its own, and writes the page.
+"""Try the architectures, each in a process of its own, and write the page.
 
 Usage: ``python -m scripts.model_table [--rows FILE] [--page FILE] [model_type ...]``
 """
@@ -15,6 +15,8 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from textgym.files import read_json_lines
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -82,7 +84,7 @@ def main() -> None:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [row for _, row in read_json_lines(file)]
 
 
 def _try(model_types: list[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Playing a model with textgym, beside plain transformers calls: one unpadded row at a time, without a cache."""
+"""Compare a model in textgym with plain transformers calls: one unpadded row at a time, without a cache."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GREEDY = 16
 
 
 def measure(model: PreTrainedModel) -> dict[str, Any]:
-    """Compare a model's computations, then trains it.
+    """Compare a model's computations, then train it.
 
     Returns:
         Largest differences to plain passes over every prefix, in nats: ``whole`` of plain passes over whole episodes,
@@ -127,7 +127,7 @@ def attempt(name: str, found: dict[str, Any], what: Callable[[], Any]) -> Any:
 
 
 def learn(model: PreTrainedModel) -> dict[str, float]:
-    """Trains one iteration of PPO.
+    """Train one iteration of PPO.
 
     Returns:
         The first minibatch's ratio error, and the KL to the model before it was trained, which is the policy still.
@@ -182,7 +182,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Says what became of a configuration, from what :func:`measure` found."""
+    """Return the verdict on a configuration, from the result of :func:`measure`."""
     if "plain_error" in found or "build_error" in found:
         return NOT_BUILT
     if "learn_error" in found:

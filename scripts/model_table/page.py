@@ -111,7 +111,7 @@ def power(value: float) -> str:
 
 
 def _message(row: dict[str, Any], *names: str) -> str:
-    """Quotes the first sentence of what was raised."""
+    """Quote the first sentence of an error."""
     message: str = next(row[name]["message"] for name in names if name in row)
     words = message.partition(": ")[2] if row["verdict"] == REFUSED else message
     return words.partition(". ")[0].removesuffix(".").replace("|", "/")

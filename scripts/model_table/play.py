@@ -34,7 +34,7 @@ class Episode:
 
 
 def episodes(seed: int = 0) -> list[Episode]:
-    """Draws an episode for each row, and a fourth that follows the second's; the first fills the width."""
+    """Draw an episode for each row, and a fourth that follows the second's; the first fills the width."""
     rng = np.random.default_rng(seed)
     sizes = ((P, T), (3, RESTART), (5, T), (6, T - RESTART))
     return [
@@ -116,7 +116,7 @@ def _logits(decoder: Decoder, shown: list[tuple[Episode, int]]) -> Tensor:
 
 
 def _observations(shown: list[tuple[Episode, int]]) -> tuple[IntArray, MaskArray]:
-    """``[n, P+T]`` ids and mask of episodes of which so many tokens are written."""
+    """Return token ids and mask of episodes of which so many tokens are written, ``[n, P+T]`` each."""
     ids: IntArray = np.full((len(shown), P + T), PAD, np.int64)
     mask: MaskArray = np.zeros(ids.shape, np.int8)
     for row, (episode, elapsed) in enumerate(shown):

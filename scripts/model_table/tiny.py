@@ -1,4 +1,4 @@
-"""Builds tiny random instances of the language models that transformers knows."""
+"""Tiny random instances of the language models in transformers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def build(model_type: str, cls: str, seed: int = 0, **fields: Any) -> PreTrained
 
 
 def small_config(model_type: str, **given: Any) -> PreTrainedConfig:
-    """Shrinks an architecture's default config.
+    """Shrink an architecture's default config.
 
     Args:
         model_type: a key of ``CONFIG_MAPPING``.
@@ -114,12 +114,12 @@ def _is_unset(name: str, value: Any) -> bool:
 
 
 def _is_list(name: str, value: Any) -> bool:
-    """Knows the lists of sizes: several end tokens, or a window for each layer."""
+    """Return True for a list of sizes: several end tokens, or a window for each layer."""
     return isinstance(value, list) and name in ("eos_token_id", "attention_window")
 
 
 def _fewer_layers(config: PreTrainedConfig, default: Mapping[str, Any]) -> dict[str, Any]:
-    """Chooses layers of every kind, where a config lists what each of them is."""
+    """Choose layers of every kind, where a config lists the kind of each."""
     depth = getattr(config, "num_hidden_layers", None) or 0
     every = {name: list(value) for name, value in default.items() if isinstance(value, list | tuple)}
     lists = {name: value for name, value in every.items() if len(value) == depth > LAYERS}

@@ -1,4 +1,4 @@
-"""A page for every task, as Markdown: what it asks, what it pays, and what simple policies score in it.
+"""A Markdown page for every task: its description, its reward, and the scores of simple policies.
 
 python -m scripts.task_pages --out docs/tasks
 """

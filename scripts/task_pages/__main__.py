@@ -1,4 +1,4 @@
-"""``python -m scripts.task_pages``: writes one Markdown page for each task, and their list."""
+"""``python -m scripts.task_pages``: write one Markdown page for each task, and their list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textgym.tasks import TASKS
 
 @dataclass(frozen=True)
 class Pages:
-    """Write a page for each task: what it asks, what it pays, and what simple policies score in it."""
+    """Write a page for each task: its description, its reward, and the scores of simple policies."""
 
     out: Path
     """The folder."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scripts.task_pages.policies import Budget, Episode, first_episode, held_out
 from scripts.task_pages.scores import Hack, exact_table, hacks, sampled_table
-from scripts.task_pages.words import told_by_gold, told_by_maker
+from scripts.task_pages.words import gold_docstring, maker_docstring
 from textgym.env.rendering import show_token
-from textgym.exact.exact import Optimum
+from textgym.exact.enumeration import Optimum
 from textgym.registration import load_task, task_maker
 from textgym.rewards.functions import reward_name
 from textgym.tasks.task import Task
@@ -29,7 +29,7 @@ def page(name: str, budget: Budget) -> str:
     parts = [
         f"# {task.name}",
         task.description,
-        told_by_maker(name),
+        maker_docstring(name),
         call(name),
         f"## Sizes\n\n{sizes(task)}",
         f"## Reward and gold\n\n{pays(task)}",
@@ -42,7 +42,7 @@ def page(name: str, budget: Budget) -> str:
 
 
 def sizes(task: Task) -> str:
-    """Return the spaces, in numbers and words."""
+    """Return a table of the task's spaces."""
     ends = ", ".join(f"`{task.tokenizer.convert_ids_to_tokens(i)}` ({i})" for i in task.end_token_ids)
     width = task.max_prompt_length + task.max_new_tokens
     return table(
@@ -58,26 +58,27 @@ def sizes(task: Task) -> str:
 
 
 def tokens(n: int) -> str:
+    """Return a number of tokens in words."""
     return f"{n} token" if n == 1 else f"{n} tokens"
 
 
 def call(name: str) -> str:
-    """How an environment of the task is made, with what may be set."""
+    """Return the call that makes an environment of the task, with its settings."""
     parameters = inspect.signature(task_maker(name)).parameters.values()
     own = "".join(f", {one.name}={one.default!r}" for one in parameters)
     return f'```python\ngym.make("textgym/{name}-v0"{own})\n```'
 
 
 def pays(task: Task) -> str:
-    """What is paid, and what is wanted."""
+    """Return a description of the paid reward and of gold."""
     paid = "the gold reward" if task.reward is None else f"`{reward_name(task.reward)}`, not the gold reward"
     beta = "" if task.beta is None else f" A nat of KL costs β = {task.beta:g}."
-    told = told_by_gold(task.gold)
-    return f"The environment pays {paid}.{beta}" + (f"\n\nGold: {told}" if told else "")
+    docstring = gold_docstring(task.gold)
+    return f"The environment pays {paid}.{beta}" + (f"\n\nGold: {docstring}" if docstring else "")
 
 
 def hack_section(hack: Hack) -> str:
-    """Return a proxy with its hack."""
+    """Return a section about a proxy and its hack."""
     rows = [
         {
             "completion": text(hack.reference),
@@ -93,7 +94,7 @@ def hack_section(hack: Hack) -> str:
 
 
 def episode_table(episode: Episode) -> str:
-    """Tokens over what each was paid, in lines that fit on a page."""
+    """Return tokens over their rewards, in lines that fit on a page."""
     frame = episode.frame
     lines = [("token ", "reward")]
     for token, reward in zip(map(show_token, frame.tokens), frame.rewards, strict=True):
@@ -109,7 +110,7 @@ def episode_table(episode: Episode) -> str:
 
 
 def scores(task: Task, budget: Budget) -> str:
-    """What simple policies reach, and the best there is."""
+    """Return a table of the scores of simple policies, and of the optimum."""
     if task.beta is not None and task.base_model is not None:
         rows, best = exact_table(task)
         return f"{table(rows)}\n\n{exact_words(best)}"
@@ -124,7 +125,7 @@ def scores(task: Task, budget: Budget) -> str:
 
 
 def exact_words(best: Optimum) -> str:
-    """How the numbers of an exact table are to be read."""
+    """Return an explanation of an exact table's numbers."""
     return (
         f"Exact, by enumeration of {best.n_sequences:,} responses: J = E[reward] − β·KL to the base model, in nats a "
         "response; the score is 0 for the base model and 1 at the optimum."
@@ -166,9 +167,10 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def cell(value: str) -> str:
+    """Escape a text for a cell of a Markdown table."""
     return value.replace("|", "\\|").replace("\n", " ")
 
 
 def text(value: str) -> str:
-    """Return a text as it is, in Markdown."""
+    """Return a text as Markdown code."""
     return f"`` {value} ``" if "`" in value else f"`{value}`"

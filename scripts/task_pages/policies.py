@@ -1,4 +1,4 @@
-"""What simple policies answer: by chance, the base model, the base model after imitation, and the references."""
+"""Responses of simple policies: random, the base model before and after imitation, and the references."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMITATION = SFTSettings(epochs=1, learning_rate=1e-3)
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is sampled and imitated for a page.
+    """Sizes of the samples and of the imitated data.
 
     Attributes:
         responses: of each policy.
@@ -43,31 +43,31 @@ class Budget:
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode, and who played it."""
+    """A finished episode and the policy that played it."""
 
     policy: str
     frame: Frame
 
 
 def held_out(task: Task) -> str:
-    """Return the split that scores are taken on: the test prompts, where there are any."""
+    """Return the split that is scored: the test prompts, where there are any."""
     return "test" if "test" in task.splits else "train"
 
 
 def chosen(task: Task, budget: Budget) -> list[int]:
-    """Which held-out prompts are answered, the same by every policy."""
+    """Return the held-out prompts to answer, the same for every policy."""
     order = np.random.default_rng(budget.seed).permutation(len(task.prompts(held_out(task))))
     found: list[int] = order[: budget.responses].tolist()
     return found
 
 
 def has_references(task: Task) -> bool:
-    """Whether every prompt has a reference text."""
+    """Return True if every prompt has a reference text."""
     return all("reference" in prompt.columns for prompts in task.splits.values() for prompt in prompts)
 
 
 def answers(task: Task, budget: Budget) -> dict[str, list[Probe]]:
-    """Responses to the chosen prompts, by policy."""
+    """Return responses to the chosen prompts, by policy."""
     rng = np.random.default_rng(budget.seed)
     prompts = [task.prompts(held_out(task))[index] for index in chosen(task, budget)]
     found = {"uniform random": [random_probe(task, prompt, rng) for prompt in prompts]}
@@ -82,7 +82,7 @@ def answers(task: Task, budget: Budget) -> dict[str, list[Probe]]:
 
 
 def sampled(task: Task, model: PreTrainedModel, budget: Budget) -> list[Probe]:
-    """What a model answers to the chosen prompts."""
+    """Sample a model's responses to the chosen prompts."""
     mdp = task_mdp(task, split=held_out(task))
     episodes = play(acting_policy(model, task_mdp(task)), mdp, np.array(chosen(task, budget)), budget.seed)
     probes = []
@@ -94,7 +94,7 @@ def sampled(task: Task, model: PreTrainedModel, budget: Budget) -> list[Probe]:
 
 
 def imitating(task: Task, budget: Budget) -> tuple[PreTrainedModel, int]:
-    """The base model after supervised fine-tuning on references of the training prompts, and how many those were."""
+    """Fine-tune the base model on references of the training prompts; return it and their number."""
     assert task.base_model is not None
     model = load_causal_lm(task.base_model)
     shown = [demonstration(task, prompt) for prompt in task.prompts()[: budget.references]]
@@ -105,12 +105,12 @@ def imitating(task: Task, budget: Budget) -> tuple[PreTrainedModel, int]:
 
 
 def demonstration(task: Task, prompt: Prompt) -> Demonstration:
-    """Return a prompt with its reference text, to be imitated."""
+    """Return a prompt with its reference text as a demonstration."""
     return Demonstration(prompt, reference_probe(task, prompt).ids)
 
 
 def first_episode(task: Task, budget: Budget) -> Episode:
-    """What the base model answers to the first chosen prompt, and is paid; chance, where there is no base model."""
+    """Play the base model, or a random policy without one, on the first chosen prompt."""
     mdp = task_mdp(task, split=held_out(task))
     index = chosen(task, budget)[0]
     prompt = mdp.prompts[index]
@@ -128,7 +128,7 @@ def first_episode(task: Task, budget: Budget) -> Episode:
 
 @torch.no_grad()
 def uniform(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model itself, its output head now of zeros: it finds all tokens equally likely."""
+    """Set the output head of a model to zeros, which makes all tokens equally likely, and return the model."""
     head = model.get_output_embeddings()
     for parameter in head.parameters():
         parameter.zero_()

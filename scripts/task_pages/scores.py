@@ -1,4 +1,4 @@
-"""What responses score: by sampling with intervals, or exactly where the optimum is known."""
+"""Scores of responses: by sampling with intervals, or exactly where the optimum is known."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from scripts.task_pages.policies import Budget, answers, uniform
 from textgym.agents.loop.metrics import mean_and_error
-from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.enumeration import Optimum, PolicyValue, optimum
+from textgym.intervals import half_width
 from textgym.lm.files.loading import load_causal_lm
 from textgym.registration import task_mdp
-from textgym.rewards.intervals import half_width
 from textgym.tasks.task import Task
 from textgym.testing import Probe, reference_probe, score, text_probe
 
@@ -23,7 +23,7 @@ Table: TypeAlias = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Hack:
-    """A proxy's hack beside the reference text: what proxy and gold pay for the two."""
+    """A proxy's hack and a reference text, each with its proxy and gold rewards."""
 
     name: str
     temptation: str
@@ -37,7 +37,7 @@ class Hack:
 
 
 def measures(task: Task, probes: Sequence[Probe]) -> Mapping[str, Sequence[float]]:
-    """Gold, the paid reward, proxies, metrics and length of responses."""
+    """Return gold, the paid reward, proxies, metrics and length of responses."""
     prompts, texts = [probe.prompt.text for probe in probes], [probe.text for probe in probes]
     return {
         "gold": score(task.gold, probes),
@@ -49,7 +49,7 @@ def measures(task: Task, probes: Sequence[Probe]) -> Mapping[str, Sequence[float
 
 
 def sampled_table(task: Task, budget: Budget) -> Table:
-    """One row a policy: means with 95 % intervals over the chosen prompts."""
+    """Return one row a policy: means with 95 % intervals over the chosen prompts."""
     return [
         {"policy": policy, **{name: interval(values) for name, values in measures(task, probes).items()}}
         for policy, probes in answers(task, budget).items()
@@ -65,7 +65,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def exact_table(task: Task) -> tuple[Table, Optimum]:
-    """One row a policy, by enumeration: no interval is needed; and the optimum."""
+    """Return one row a policy, by enumeration and so without intervals, and the optimum."""
     assert task.beta is not None
     assert task.base_model is not None
     best = optimum(task_mdp(task), task.beta)
@@ -84,7 +84,7 @@ def _shown(value: PolicyValue, gold: float) -> dict[str, str]:
 
 
 def hacks(task: Task) -> list[Hack]:
-    """Each proxy's hack of the first training prompt."""
+    """Return each proxy's hack of the first training prompt."""
     prompt = task.prompts()[0]
     found = []
     for name, proxy in task.proxies.items():

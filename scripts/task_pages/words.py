@@ -1,4 +1,4 @@
-"""What the code itself says of a task: docstrings, as Markdown."""
+"""Docstrings of tasks and of their gold rewards, as Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textgym.tasks import TASKS
 _DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
 
 
-def told_by_maker(name: str) -> str:
+def maker_docstring(name: str) -> str:
     """Return the docstring of a task's function, or of its module where that makes no other.
 
     The head of such a module says what the task's description says, and is left out.
@@ -27,7 +27,7 @@ def told_by_maker(name: str) -> str:
     return markdown(sys.modules[maker.__module__].__doc__).partition("\n\n")[2] if alone else markdown(maker.__doc__)
 
 
-def told_by_gold(gold: Callable[..., Any]) -> str:
+def gold_docstring(gold: Callable[..., Any]) -> str:
     """Return the docstring of the gold function, or of the nearest function that it is made of."""
     # The helpers that turn a score of one text into a reward have docstrings too, which say nothing of the task.
     near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build", ".types")))
@@ -35,7 +35,7 @@ def told_by_gold(gold: Callable[..., Any]) -> str:
 
 
 def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
-    """A function and those of the same package that it holds, encloses or calls, nearest first."""
+    """Yield a function and those of its package that it holds, encloses or calls, nearest first."""
     waiting, seen = deque([function]), set()
     while waiting:
         this = inspect.unwrap(waiting.popleft())

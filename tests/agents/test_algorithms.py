@@ -20,8 +20,8 @@ from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIter
 from textgym.agents.functional.objectives import Advantages
 from textgym.agents.loop.episodes import minibatches
 from textgym.agents.registry import ALGORITHMS
-from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.experiments.diagnostic.task import run
+from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs
+from textgym.benchmarks.experiments.diagnostic.task import run_diagnostic
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
@@ -95,8 +95,8 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
 @pytest.mark.parametrize("name", ["remax", "rloo", "nlpo", "grpo", "a2c", "best-of-n"])
 def test_learns_the_bandit(name: str) -> None:
     settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
-    (job,) = sweep(replace(PLAN, algorithms=(name,), seeds=1, tasks=("Emit",), settings=settings))
-    assert run(job)["score"] > 0.9
+    (job,) = diagnostic_jobs(replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=1, tasks=("Emit",), settings=settings))
+    assert run_diagnostic(job)["score"] > 0.9
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

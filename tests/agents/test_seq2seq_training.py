@@ -20,7 +20,7 @@ from textgym.agents.stock import TokenActorCriticPolicy
 from textgym.env import TokenEnv
 from textgym.env.vector import TokenVectorEnv
 from textgym.env.wrappers import VectorReferenceKL
-from textgym.exact.exact import find_reference
+from textgym.exact.enumeration import find_reference
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
 from textgym.rewards.models.model import RewardModel

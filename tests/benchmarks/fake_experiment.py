@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
-from textgym.benchmarks.runner.grid import append_line, run_grid
+from textgym.benchmarks.runner.jobs import run_jobs
+from textgym.files import append_line
 from textgym.reports.findings import Findings, Table
 
 
 def run(job: Job) -> Result:
     """Squares its seed, and notes that it began in a file that all processes share."""
-    append_line(Path(job.arm["log"]), {"seed": job.seed, "process": os.getpid()})
+    append_line(job.arm["log"], json.dumps({"seed": job.seed, "process": os.getpid()}))
     time.sleep(job.settings.get("seconds", 0))
     if job.algorithm == "broken":
         raise ValueError("this run is broken")
@@ -49,4 +50,4 @@ def begun(log: Path) -> list[int]:
 
 def main(log: str, path: str, count: int, processes: int) -> None:
     """What a test starts, and kills."""
-    run_grid(EXPERIMENT, [job(log, seed, seconds=0.01) for seed in range(count)], Path(path), processes)
+    run_jobs(EXPERIMENT, [job(log, seed, seconds=0.01) for seed in range(count)], Path(path), processes)

@@ -15,7 +15,8 @@ from textgym.benchmarks.experiments.alignment_tax import EXPERIMENT, task
 from textgym.benchmarks.experiments.alignment_tax.ratio import ratio_of_means
 from textgym.benchmarks.experiments.alignment_tax.sweep import make_job
 from textgym.benchmarks.runner.experiment import Job, Plan
-from textgym.reports.findings import Cell, Estimate, Table
+from textgym.intervals import Estimate
+from textgym.reports.findings import Cell, Table
 
 
 def result(gold: float, tax: float, other: float = 0.1) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def test_a_tax_that_is_not_surely_there_is_not_said_to_be_saved() -> None:
     rows = [*runs("Stories", 0.0, (0.9, -0.1), (0.9, 0.2), (0.9, 0.3)), *runs("Stories", 0.3, *[(0.9, 0.05)] * 3)]
     found = EXPERIMENT.findings(rows)
     trade = row(found.tables[0], "Stories", "ppo", "0.3")
-    assert (trade["tax saved"], trade["claim"]) == ("no sure tax", "undecided")
+    assert (trade["tax saved"], trade["claim"]) == ("no significant tax", "undecided")
     assert found.headline == (
-        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not surely rise at "
-        "γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
+        "ppo on Stories: undecided whether any γ saves half of the tax at equal gold (the loss does not significantly "
+        "rise at γ = 0; at γ = 0.3 gold +0.000 (+0.000 … +0.000))."
     )
     spoiled = [*rows[:3], *runs("Stories", 0.3, *[(0.5, 0.05)] * 3)]
     assert row(EXPERIMENT.findings(spoiled).tables[0], "Stories", "ppo", "0.3")["claim"] == "fails"
@@ -197,7 +198,7 @@ def test_the_tax_is_that_of_a_mini_task() -> None:
 
 @pytest.mark.parametrize("algorithm", ["sft", "stable_baselines3:PPO"])
 def test_what_cannot_learn_text_beside_its_reward_is_refused(algorithm: str) -> None:
-    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot learn pretraining text beside its reward"):
+    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot train on pretraining text in addition"):
         EXPERIMENT.sweep(Plan((algorithm,), 1, ("Reviews",)))
 
 
@@ -206,7 +207,7 @@ def test_a_tiny_run(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "REFERENCES", 4)
     job = make_job("Concepts", "rloo", 0, gamma, tokens=100, evaluated=16, slots=16, texts=32, held_out=8)
     job.settings["algorithm"].update(episodes_per_iteration=16, minibatch_size=8)  # type: ignore[index]
-    found = json.loads(json.dumps(task.run(job)))
+    found = json.loads(json.dumps(task.run_alignment_tax(job)))
     assert found["tokens"] >= 100
     assert found["before"]["kl"] == pytest.approx(0, abs=1e-6)
     assert found["after"]["kl"] > 0

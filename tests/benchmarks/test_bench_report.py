@@ -13,17 +13,12 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
-from textgym.benchmarks.analysis.summary import summary
+from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.commands.bench import shown
-from textgym.reports.bench import (
-    csv_table,
-    markdown_page,
-    markdown_table,
-    terminal_table,
-    write_bench_report,
-)
-from textgym.reports.figures import Line, lines
-from textgym.reports.findings import Estimate, Figure, Findings, Table
+from textgym.intervals import Estimate
+from textgym.reports.bench import csv_table, markdown_page, markdown_table, terminal_table, write_bench_report
+from textgym.reports.charts.suites import PlotLine, line_plot
+from textgym.reports.findings import Figure, Findings, Table
 
 TASKS = ("Needle", "Emit", "Copy", "Trap")
 HOSTILE = "<script>alert('x')</script>"
@@ -48,7 +43,7 @@ def scores() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def found() -> Findings:
-    return summary(scores(), TASKS, np.random.default_rng(0))
+    return suite_findings(scores(), TASKS, np.random.default_rng(0))
 
 
 # -- Summary ---------------------------------------------------------------------------------------
@@ -76,7 +71,7 @@ def test_too_few_seeds_are_told_and_get_no_interval(found: Findings) -> None:
     rows = found.tables[0].rows
     assert [row[5] for row in rows] == [4, 5, "2: too few seeds for an interval"]
     assert [isinstance(row[1], Estimate) for row in rows] == [True, True, False]
-    assert "A hollow dot: too few seeds for an interval." in found.figures[0].caption
+    assert "Hollow dots: too few seeds for an interval." in found.figures[0].caption
 
 
 def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Findings) -> None:
@@ -89,14 +84,14 @@ def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Find
 def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Findings) -> None:
     """Wins alone have an interval in closed form; among three algorithms any of three pairs might have come first."""
     golds = {name: np.array([[level], [level], [level]]) for name, level in (("ppo", 0.9), ("a2c", 0.5), ("grpo", 0.1))}
-    three = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    three = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
     for row in three.rows[1:]:
         assert isinstance(row[3], Estimate)
         assert row[3].low == pytest.approx(1 - unseen_losses(3, 3, 1 - 0.05 / 3))
-    assert "The leader was chosen by the same runs" in three.note
-    assert "all 3 pairs hold together" in three.note
+    assert "The leader was selected on the same runs" in three.note
+    assert "corrected for all 3 pairs" in three.note
     del golds["grpo"]
-    two = summary(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
+    two = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
     assert isinstance(two.rows[1][3], Estimate)
     assert two.rows[1][3].low == pytest.approx(1 - unseen_losses(3, 3))
     assert "pairs" not in two.note
@@ -104,24 +99,24 @@ def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Finding
 
 def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
     for seeds, chance in ((4, 0.53), (5, 0.45)):
-        assert f"0 of {seeds} fit a chance of success up to {chance}" in found.tables[1].note
+        assert f"0 of {seeds} seeds fit a success rate up to {chance}" in found.tables[1].note
         assert stats.binom.pmf(0, seeds, chance) == pytest.approx(0.05, abs=0.002)
     assert "0 of 2 " not in found.tables[1].note, "grpo has no interval"
 
 
 def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
-    found = summary(golds, ["Reviews"], np.random.default_rng(0))
+    found = suite_findings(golds, ["Reviews"], np.random.default_rng(0))
     assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
     assert found.tables[0].note.startswith("On Reviews alone.")
-    assert [figure.title for figure in found.figures] == ["How well, and how sure"]
+    assert [figure.title for figure in found.figures] == ["IQM with 95 % interval"]
 
 
 def test_equals_are_not_told_apart() -> None:
     same = np.random.default_rng(0).normal(0.5, 0.1, (5, 4))
-    twins = summary({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
+    twins = suite_findings({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
     assert "not clearly ahead of b" in twins.headline
-    alone = summary({"a": same}, TASKS, np.random.default_rng(0))
+    alone = suite_findings({"a": same}, TASKS, np.random.default_rng(0))
     assert alone.headline.startswith("a has an interquartile mean")
 
 
@@ -134,11 +129,11 @@ def test_tasks_stand_from_easy_to_hard_with_their_own_intervals(found: Findings)
 def test_summary_refuses_what_it_cannot_compare() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"scores\['ppo'\] has shape \(5, 3\); expected \[n_seeds, 4\]"):
-        summary({"ppo": np.zeros((5, 3))}, TASKS, rng)
+        suite_findings({"ppo": np.zeros((5, 3))}, TASKS, rng)
     with pytest.raises(ValueError, match=r"scores\['ppo'\] holds a number that is not finite"):
-        summary({"ppo": np.full((5, 4), math.nan)}, TASKS, rng)
+        suite_findings({"ppo": np.full((5, 4), math.nan)}, TASKS, rng)
     with pytest.raises(ValueError, match="scores is empty"):
-        summary({}, TASKS, rng)
+        suite_findings({}, TASKS, rng)
 
 
 # -- Tables ----------------------------------------------------------------------------------------
@@ -214,7 +209,7 @@ def test_the_page_shows_every_experiment_and_needs_nothing_else(tmp_path: Path, 
     files = {file.name for file in path.parent.glob("*.csv")}
     assert files == {
         "diagnostic-1-over-all-tasks.csv",
-        "diagnostic-2-each-task.csv",
+        "diagnostic-2-by-task.csv",
         "kl-frontier-1-script-alert-x-script.csv",
     }
     assert set(page.addresses) == files | {"#diagnostic", "#kl-frontier"}
@@ -224,10 +219,10 @@ def test_each_figure_is_a_file_that_stands_alone(tmp_path: Path, found: Findings
     write_bench_report({"mini": found}, tmp_path)
     files = sorted(tmp_path.glob("*.svg"))
     assert [file.name for file in files] == [
-        "mini-1-how-well-and-how-sure.svg",
-        "mini-2-how-often-a-score-is-reached.svg",
-        "mini-3-where.svg",
-        "mini-4-profile-of-each.svg",
+        "mini-1-iqm-with-95-interval.svg",
+        "mini-2-performance-profiles.svg",
+        "mini-3-score-per-task.svg",
+        "mini-4-scores-by-algorithm.svg",
     ]
     for file in files:
         text = file.read_text(encoding="utf-8")
@@ -241,7 +236,7 @@ def test_a_figure_must_tell_its_size(tmp_path: Path) -> None:
 
 
 def test_equal_findings_give_equal_bytes(tmp_path: Path, found: Findings) -> None:
-    again = summary(scores(), TASKS, np.random.default_rng(0))
+    again = suite_findings(scores(), TASKS, np.random.default_rng(0))
     assert again == found
     first, second = (write_bench_report({"mini": one}, tmp_path / str(i)) for i, one in enumerate((found, again)))
     for file in first.parent.iterdir():
@@ -279,8 +274,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = NAMES[:4]
     rng = np.random.default_rng(0)
     scores = {name: rng.random((2, len(tasks))) for name in NAMES}
-    found = summary(scores, tasks, rng)
-    line = Figure("Lines", lines({name: Line([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
+    found = suite_findings(scores, tasks, rng)
+    line = Figure("Lines", line_plot({name: PlotLine([0, 1], [i, 1]) for i, name in enumerate(NAMES)}, "x", "y"))
     found = Findings(found.headline, found.tables, (*found.figures, line))
     write_bench_report({NAMES[0]: found}, out)
     (out / "report.md").write_text(markdown_page(NAMES[0], found), encoding="utf-8")

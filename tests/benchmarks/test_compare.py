@@ -17,7 +17,7 @@ from scipy import stats
 from textgym.benchmarks.analysis.compare_findings import compare_groups, difference, mean_curve, pooled, shared_measures
 from textgym.benchmarks.analysis.compare_runs import Group, grouped, read_runs, settings_table
 from textgym.cli import main
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 CONFIG = {"command": "train", "task": "textgym/Emit-v0", "algorithm": "ppo", "eval_episodes": 16}
 HYPER = {"beta": 0.1, "learning_rate": 1e-3}
@@ -115,7 +115,7 @@ def test_settings_that_change_no_number_split_no_seeds(tmp_path: Path) -> None:
     told = {"checkpoint_every": 1, "keep_last": 3, "log": ["wandb"], "skip_bad": 7, "reward_timeout": 9.0}
     (group,) = groups_of(first, make_run(tmp_path / "b", 1, **told, **WATCHED))
     assert [run.seed for run in group.runs] == [0, 1]
-    with pytest.raises(ValueError, match=r"the same seed, 0: .*where a run is kept or told"):
+    with pytest.raises(ValueError, match=r"the same seed, 0: .*output and logging are ignored"):
         groups_of(first, make_run(tmp_path / "c", 0, **told, **WATCHED))
 
 
@@ -309,7 +309,7 @@ def test_one_seed_each_proves_nothing(tmp_path: Path) -> None:
     found = difference(a, b, "gold")
     assert found is not None
     assert (found.half, found.p) == (None, None)
-    assert "other seeds may turn that round" in compare_groups([a, b]).headline
+    assert "other seeds may reverse the order" in compare_groups([a, b]).headline
 
 
 def test_many_groups_raise_the_bar_of_the_headline(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_run_that_died_shortens_no_curve_of_those_that_finished(tmp_path: Path
     np.testing.assert_allclose(np.asarray(line.x), 100 * np.arange(1, 101))
     np.testing.assert_allclose(np.asarray(line.y), 1.0)  # of 0 and 2
     captions = {figure.title: figure.caption for figure in compare_groups(groups).figures}
-    assert "left out of the means of those that are: 1 run." in captions["Score by tokens"]
+    assert "left out of the means of finished ones: 1 run." in captions["Score by tokens"]
     others = groups_of(*finished, make_run(tmp_path / "b", 0, None, [1.0] * 3, beta=0.5))
     assert mean_curve(others[1], "rollout/score", "tokens") is not None  # whose group has no other
     assert all("left out" not in figure.caption for figure in compare_groups(others).figures)
@@ -380,7 +380,7 @@ def test_fine_tuning_is_ranked_by_the_loss_of_the_kept_epoch(tmp_path: Path) -> 
         paths.append(path)
     found = compare_groups(groups_of(*paths))
     assert found.headline.startswith("epochs 2 has the lowest validation loss, 1.50; epochs 1 has 2")
-    assert "Each seed holds out other prompts of the data" in found.tables[0].note
+    assert "Each seed holds out different prompts of the data" in found.tables[0].note
 
 
 def make_dpo(path: Path, seed: int, gold: float, **settings: Any) -> Path:
@@ -419,7 +419,7 @@ def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) 
 def test_seeds_that_hold_out_other_pairs_of_a_file_say_so(tmp_path: Path) -> None:
     groups = groups_of(*(make_dpo(tmp_path / str(seed), seed, 0.5, data="d.jsonl") for seed in (0, 1)))
     assert "held-out accuracy" in shared_measures(groups)
-    assert "Each seed holds out other prompts of the data" in compare_groups(groups).tables[0].note
+    assert "Each seed holds out different prompts of the data" in compare_groups(groups).tables[0].note
 
 
 def test_reward_models_keep_the_interval_of_their_prompts(tmp_path: Path) -> None:

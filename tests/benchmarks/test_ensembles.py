@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from textgym.benchmarks.experiments.ensembles import EXPERIMENT
-from textgym.benchmarks.experiments.ensembles.score import findings
-from textgym.benchmarks.experiments.ensembles.task import Settings, run
+from textgym.benchmarks.experiments.ensembles.score import ensembles_findings
+from textgym.benchmarks.experiments.ensembles.task import EnsembleSettings, run_ensembles
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 
 def made(combine: str, seed: int, gold: float) -> tuple[Job, dict[str, Any]]:
@@ -26,9 +26,9 @@ def test_differences_are_taken_seed_by_seed() -> None:
     rows = [made("single", seed, gold) for seed, gold in enumerate(singles)]
     rows += [made("min", seed, gold + 0.2 + 0.01 * seed) for seed, gold in enumerate(singles)]
     rows += [made("mean", seed, gold) for seed, gold in enumerate(reversed(singles))]
-    found = findings(rows[3:] + rows[:3])
+    found = ensembles_findings(rows[3:] + rows[:3])
     (table,) = found.tables
-    column = {row[0]: row[table.columns.index("less that of the single one")] for row in table.rows}
+    column = {row[0]: row[table.columns.index("gain over single")] for row in table.rows}
     assert list(column) == ["single", "min", "mean"]
     assert column["single"] is None
     # Student's interval of 0.20, 0.21, 0.22 at two degrees of freedom.
@@ -37,9 +37,9 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert (column["min"].value, column["min"].low, column["min"].high) == pytest.approx(
         (0.21, 0.21 - half, 0.21 + half)
     )
-    told = "gold under the min of an ensemble is +0.210 (+0.185 … +0.235) from that under a single reward model"
+    told = "gold under the min of an ensemble differs by +0.210 (+0.185 … +0.235) from gold under a single reward"
     assert told in found.headline
-    assert "surely better at the end: min;" in found.headline
+    assert "min at the end," in found.headline
     assert len(found.figures) == 2
 
 
@@ -52,18 +52,21 @@ def pushed(combine: str, seed: int, last: int) -> tuple[Job, dict[str, Any]]:
 
 def test_less_pressure_is_not_taken_for_robustness() -> None:
     rows = [pushed("single", seed, 14) for seed in range(3)] + [pushed("mean", seed, 10 + seed) for seed in range(3)]
-    found = findings(rows)
+    found = ensembles_findings(rows)
     assert found.headline == (
-        "At the end of RL, gold under the mean of an ensemble is +0.150 (+0.026 … +0.274) from that under a single "
-        "reward model, at a KL of 11.0 nats against 14.0; where both have 10.0 nats, it is +0.000 (+0.000 … +0.000). "
-        "By Holm's correction for 1 ensemble, surely better at the end: mean; at equal KL: none."
+        "At the end of RL, gold under the mean of an ensemble differs by +0.150 (+0.026 … +0.274) from gold under a "
+        "single reward model, with a KL of 11.0 and 14.0 nats; at a common KL of 10.0 nats it differs by +0.000 "
+        "(+0.000 … +0.000). Significantly better, with Holm's correction for 1 ensemble: mean at the end, "
+        "none at equal KL."
     )
     (table,) = found.tables
     both = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    assert [row["KL that all reach"] for row in both] == [10.0, 10.0]
-    assert [row["gold at that KL"].value for row in both] == pytest.approx([0.51, 0.51])  # 1 − 0.5, and the seeds' 0.01
-    assert both[0]["its difference"] is None
-    assert both[1]["its difference"].value == pytest.approx(0, abs=1e-12)
+    assert [row["common KL"] for row in both] == [10.0, 10.0]
+    assert [row["gold at common KL"].value for row in both] == pytest.approx(
+        [0.51, 0.51]
+    )  # 1 − 0.5, and the seeds' 0.01
+    assert both[0]["gain at common KL"] is None
+    assert both[1]["gain at common KL"].value == pytest.approx(0, abs=1e-12)
 
 
 def test_one_of_three_by_chance_is_not_surely_better() -> None:
@@ -71,10 +74,10 @@ def test_one_of_three_by_chance_is_not_surely_better() -> None:
     gains = {"mean": (-0.1, 0.1, 0.3), "min": (0.036, 0.06, 0.084), "uncertainty": (0.0, 0.0, 0.01)}
     rows = [made("single", seed, 0.4) for seed in range(3)]
     rows += [made(name, seed, 0.4 + gain) for name, own in gains.items() for seed, gain in enumerate(own)]
-    found = findings(rows)
-    assert "gold under the mean of an ensemble is +0.100 (−0.397 … +0.597) from" in found.headline
-    assert "correction for 3 ensembles, surely better at the end: none;" in found.headline
-    assert "surely better at the end: min;" in findings([*rows[:3], *rows[6:9]]).headline
+    found = ensembles_findings(rows)
+    assert "gold under the mean of an ensemble differs by +0.100 (−0.397 … +0.597) from" in found.headline
+    assert "correction for 3 ensembles: none at the end," in found.headline
+    assert "min at the end," in ensembles_findings([*rows[:3], *rows[6:9]]).headline
 
 
 def test_several_tasks_are_told_apart() -> None:
@@ -82,8 +85,8 @@ def test_several_tasks_are_told_apart() -> None:
     rows += [
         (replace(job, task="Reviews"), {**result, "after": {**result["after"], "gold": 0.5}}) for job, result in rows
     ]
-    found = findings(rows)
-    assert "under the min (ppo on Concepts) of an ensemble is +0.250" in found.headline
+    found = ensembles_findings(rows)
+    assert "under the min (ppo on Concepts) of an ensemble differs by +0.250" in found.headline
     assert [row[0] for row in found.tables[0].rows] == [
         f"{combine} (ppo on {task})" for task in ("Concepts", "Reviews") for combine in ("single", "min")
     ]
@@ -91,20 +94,22 @@ def test_several_tasks_are_told_apart() -> None:
 
 
 def test_findings_of_a_part_of_the_sweep() -> None:
-    assert findings([]).headline
-    assert "no seed yet" in findings([made("min", 0, 0.5)]).headline
-    told = findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
-    assert told.endswith("surely better at the end: none; at equal KL: none.")
+    assert ensembles_findings([]).headline
+    assert "No seed has both" in ensembles_findings([made("min", 0, 0.5)]).headline
+    told = ensembles_findings([made("min", 0, 0.5), made("single", 0, 0.1)]).headline
+    assert told.endswith("none at the end, none at equal KL.")
 
 
 def tiny(combine: str) -> Job:
-    shared = Settings(tokens=100, slots=8, labels=4, size="tiny", members=2, prompts=2, responses=4, evaluated=4)
+    shared = EnsembleSettings(
+        tokens=100, slots=8, labels=4, size="tiny", members=2, prompts=2, responses=4, evaluated=4
+    )
     settings = job_settings(shared, "ppo", episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
     return Job("Translation", "ppo", 0, {"combine": combine}, settings)
 
 
 def test_the_single_model_is_a_member_of_the_ensemble() -> None:
-    single, ensemble = run(tiny("single")), run(tiny("min"))
+    single, ensemble = run_ensembles(tiny("single")), run_ensembles(tiny("min"))
     assert single["disagreement"] == pytest.approx(0)
     assert ensemble["disagreement"] > 0.01
     assert single["gold"] == ensemble["gold"]
@@ -117,7 +122,7 @@ def test_the_single_model_is_a_member_of_the_ensemble() -> None:
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="'max' is not one of mean, min, uncertainty"):
-        run(tiny("max"))
+        run_ensembles(tiny("max"))
     with pytest.raises(ValueError, match="did you mean 'ppo'"):
         EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=("ppoo",)))
 

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from textgym.reports.curves import SERIES, VARIABLES
-from textgym.reports.figures import Line, heatmap, intervals, lines, radar, typical_places
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
+from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars, typical_places
+from textgym.reports.charts.svg import SERIES_COLOURS, VARIABLES
 
 SCORES = {"ppo": {"Emit": 1.0, "Needle": 0.58}, "a<2>c": {"Emit": 0.99, "Needle": -0.05}}
 
@@ -27,12 +27,12 @@ def drawn() -> dict[str, str]:
 
 
 def draw_all() -> dict[str, str]:
-    line = Line([0, 1, 2], [0.0, 0.5, 0.7], low=[0, 0.4, 0.6], high=[0.1, 0.6, 0.9])
+    line = PlotLine([0, 1, 2], [0.0, 0.5, 0.7], low=[0, 0.4, 0.6], high=[0.1, 0.6, 0.9])
     return {
-        "lines": lines({"ppo": line, "theory": Line([0, 2], [0, 1], dashed=True)}, "KL in nats", "gold"),
-        "intervals": intervals({"worse": Estimate(0.2, 0.1, 0.3), "better": Estimate(0.9, 0.8, 1)}, "IQM"),
+        "lines": line_plot({"ppo": line, "theory": PlotLine([0, 2], [0, 1], dashed=True)}, "KL in nats", "gold"),
+        "intervals": interval_plot({"worse": Estimate(0.2, 0.1, 0.3), "better": Estimate(0.9, 0.8, 1)}, "IQM"),
         "heatmap": heatmap(SCORES),
-        "radar": radar(SCORES),
+        "radar": radars(SCORES),
     }
 
 
@@ -49,32 +49,35 @@ def test_pictures_repeat_to_the_byte_and_follow_the_pages_theme() -> None:
 def test_lines_tell_their_names_and_axes() -> None:
     written = texts(drawn()["lines"])
     assert {"ppo", "theory", "KL in nats", "gold"} <= set(written)
-    alone = lines({"ppo": Line([0, 1], [0, 1])}, "x", "y")
+    alone = line_plot({"ppo": PlotLine([0, 1], [0, 1])}, "x", "y")
     assert "ppo" not in texts(alone)  # a single line needs no legend
 
 
 def test_only_a_band_fills_and_only_a_dashed_line_is_dashed() -> None:
-    plain = lines({"a": Line([0, 1], [0, 1])}, "x", "y")
-    band = lines({"a": Line([0, 1], [0, 1], [0, 0], [1, 1])}, "x", "y")
-    dashed = lines({"a": Line([0, 1], [0, 1], dashed=True)}, "x", "y")
+    plain = line_plot({"a": PlotLine([0, 1], [0, 1])}, "x", "y")
+    band = line_plot({"a": PlotLine([0, 1], [0, 1], [0, 0], [1, 1])}, "x", "y")
+    dashed = line_plot({"a": PlotLine([0, 1], [0, 1], dashed=True)}, "x", "y")
     assert [svg.count("fill: var(--series-0); fill-opacity") for svg in (plain, band, dashed)] == [0, 1, 0]
     assert [svg.count("stroke-dasharray") for svg in (plain, band, dashed)] == [0, 0, 1]
 
 
 def test_a_line_that_follows_has_the_others_colour_and_no_name() -> None:
-    measured, fitted = Line([0, 1], [0, 1]), Line([0, 1], [0, 2], dashed=True, follows="a")
-    without, svg = lines(named := {"a": measured, "b": measured}, "x", "y"), lines({**named, "fit": fitted}, "x", "y")
+    measured, fitted = PlotLine([0, 1], [0, 1]), PlotLine([0, 1], [0, 2], dashed=True, follows="a")
+    without, svg = (
+        line_plot(named := {"a": measured, "b": measured}, "x", "y"),
+        line_plot({**named, "fit": fitted}, "x", "y"),
+    )
     strokes = [[one.count(f"stroke: var(--series-{i})") for i in range(3)] for one in (without, svg)]
     assert [after - before for before, after in zip(*strokes, strict=True)] == [1, 0, 0]
     assert texts(svg).count("a") == 1
     assert "fit" not in texts(svg)
     with pytest.raises(ValueError, match=r"series\['a'\] follows 'c'; expected one of b"):
-        lines({"a": Line([0, 1], [0, 1], follows="c"), "b": measured}, "x", "y")
+        line_plot({"a": PlotLine([0, 1], [0, 1], follows="c"), "b": measured}, "x", "y")
 
 
 def test_tokens_are_told_in_thousands() -> None:
-    assert "100k" in texts(lines({"ppo": Line([0, 100_000], [0, 1])}, "tokens", "gold"))
-    assert "0.50" in texts(lines({"ppo": Line([0, 0.5], [0, 1])}, "β", "gold"))
+    assert "100k" in texts(line_plot({"ppo": PlotLine([0, 100_000], [0, 1])}, "tokens", "gold"))
+    assert "0.50" in texts(line_plot({"ppo": PlotLine([0, 0.5], [0, 1])}, "β", "gold"))
 
 
 def test_intervals_put_the_best_on_top_and_keep_colours_by_order() -> None:
@@ -87,7 +90,7 @@ def test_intervals_put_the_best_on_top_and_keep_colours_by_order() -> None:
 
 
 def test_a_dot_without_an_interval_is_hollow() -> None:
-    hollow = intervals({"few": Estimate(0.5, math.nan, math.nan)}, "IQM")
+    hollow = interval_plot({"few": Estimate(0.5, math.nan, math.nan)}, "IQM")
     assert "fill: none; stroke: var(--series-0)" in hollow
     assert "fill: var(--series-0)" not in hollow
     assert "0.500" in texts(hollow)
@@ -111,8 +114,8 @@ def test_a_radar_each_and_its_failures_named_in_the_bad_colour() -> None:
 
 
 def test_more_algorithms_than_colours_start_again() -> None:
-    many = {f"algorithm {index}": Line([0, 1], [0, index]) for index in range(len(SERIES) + 1)}
-    assert len(set(re.findall(r"var\(--series-\d+\)", lines(many, "x", "y")))) == len(SERIES)
+    many = {f"algorithm {index}": PlotLine([0, 1], [0, index]) for index in range(len(SERIES_COLOURS) + 1)}
+    assert len(set(re.findall(r"var\(--series-\d+\)", line_plot(many, "x", "y")))) == len(SERIES_COLOURS)
 
 
 def test_places_follow_the_typical_interval() -> None:
@@ -125,8 +128,8 @@ def test_places_follow_the_typical_interval() -> None:
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="series is empty"):
-        lines({}, "x", "y")
+        line_plot({}, "x", "y")
     with pytest.raises(ValueError, match=r"series\['ppo'\] has shapes .*'y': \(3,\)"):
-        lines({"ppo": Line([0, 1], np.zeros(3))}, "x", "y")
+        line_plot({"ppo": PlotLine([0, 1], np.zeros(3))}, "x", "y")
     with pytest.raises(ValueError, match=r"scores\['b'\] has \['Copy'\]; expected those of the first: \['Emit'\]"):
         heatmap({"a": {"Emit": 1.0}, "b": {"Copy": 1.0}})

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from textgym.benchmarks.experiments.kl_frontier import EXPERIMENT
-from textgym.benchmarks.experiments.kl_frontier.score import bought, findings
-from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED, run
-from textgym.benchmarks.experiments.mini.sweep import run_settings
+from textgym.benchmarks.experiments.kl_frontier.score import bought, kl_frontier_findings
+from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED, run_kl_frontier
+from textgym.benchmarks.experiments.mini.sweep import mini_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 POOL = (
     Job("Reviews", SAMPLED, 0),
@@ -34,37 +34,43 @@ def test_findings_by_hand() -> None:
     rows = [made(1.0, seed, 0.6, 0.4) for seed in range(3)] + [
         made(0.1, seed, 0.9 + 0.01 * seed, 5) for seed in range(3)
     ]
-    found = findings([*rows, POOL])
+    found = kl_frontier_findings([*rows, POOL])
     (table,) = found.tables
     assert [row[:2] for row in table.rows[:3]] == [("ppo", 0.1), ("ppo", 1.0), (SAMPLED, 1)]
     assert table.rows[0][2].value == pytest.approx(0.91)  # type: ignore[union-attr]
     assert table.rows[0][4] is None
     assert table.rows[1][4] == pytest.approx(0.7)
     assert found.headline == (
-        "On Reviews, ppo earns most at β = 0.1, clearly more than at β = 1: gold 0.91 (0.89 … 0.93) for 5.0 nats, "
-        "beyond the reach of best-of-n, which spends at most 0.6."
+        "On Reviews, ppo reaches the most gold at β = 0.1, clearly more than at β = 1: 0.91 (0.89 … 0.93) at 5.0 "
+        "nats, beyond the KL of best-of-n, at most 0.6."
     )
-    assert "at most" in found.figures[0].caption
+    assert "at the bound of its KL" in found.figures[0].caption
 
 
 def test_an_argmax_over_few_seeds_is_not_called_clear() -> None:
     earned = {0.1: (0.5, 0.7, 0.6), 0.3: (0.55, 0.6, 0.59)}
     rows = [made(beta, seed, gold, 0.4) for beta, golds in earned.items() for seed, gold in enumerate(golds)]
-    assert findings([*rows, POOL]).headline == (
-        "On Reviews, ppo earns most at β = 0.1, not clearly more than at β = 0.3: gold 0.60 (0.35 … 0.85) for 0.4 "
-        "nats, where best-of-n earns 0.70 for at most as many."
+    assert kl_frontier_findings([*rows, POOL]).headline == (
+        "On Reviews, ppo reaches the most gold at β = 0.1, not clearly more than at β = 0.3: 0.60 (0.35 … 0.85) at "
+        "0.4 nats; best-of-n reaches 0.70 at the same KL or less."
     )
 
 
 def test_findings_of_a_part_of_the_sweep() -> None:
-    assert findings([]).headline == findings([POOL]).headline == "No algorithm has been trained yet."
-    assert findings([made(0.1, 0, 0.9, 5)]).headline.endswith("gold 0.90 for 5.0 nats.")  # beside which none stands
+    assert (
+        kl_frontier_findings([]).headline
+        == kl_frontier_findings([POOL]).headline
+        == "No algorithm has been trained yet."
+    )
+    assert kl_frontier_findings([made(0.1, 0, 0.9, 5)]).headline.endswith(
+        "0.90 at 5.0 nats."
+    )  # beside which none stands
     # One β has a seed more than the other.
-    assert findings([made(0.1, 0, 0.9, 5), made(0.1, 1, 0.9, 5), made(1.0, 0, 0.6, 0.4)]).figures
+    assert kl_frontier_findings([made(0.1, 0, 0.9, 5), made(0.1, 1, 0.9, 5), made(1.0, 0, 0.6, 0.4)]).figures
 
 
 def test_best_of_n_by_gold_rises_from_the_base_model() -> None:
-    result = run(Job("Translation", SAMPLED, 0, settings={"prompts": 3, "pool": 8}))
+    result = run_kl_frontier(Job("Translation", SAMPLED, 0, settings={"prompts": 3, "pool": 8}))
     golds = [point["gold"] for point in result["best_of_n"]]
     assert [point["n"] for point in result["best_of_n"]] == [1, 2, 4, 8]
     assert golds == sorted(golds)
@@ -73,8 +79,8 @@ def test_best_of_n_by_gold_rises_from_the_base_model() -> None:
 
 def test_a_run_of_an_algorithm() -> None:
     changed = {"tokens": 60, "beta": 0.3, "slots": 8, "evaluated": 4}
-    own = run_settings("rloo", changed, episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
-    result = run(Job("Translation", "rloo", 0, {"beta": 0.3}, own))
+    own = mini_settings("rloo", changed, episodes_per_iteration=8, minibatch_size=8, n_epochs=1)
+    result = run_kl_frontier(Job("Translation", "rloo", 0, {"beta": 0.3}, own))
     assert 0 <= result["after"]["gold"] <= 1
     assert result["before"]["kl"] == pytest.approx(0, abs=1e-5)
 

@@ -18,13 +18,18 @@ from textgym.benchmarks.experiments.overoptimization.best_of_n import (
     outcomes,
 )
 from textgym.benchmarks.experiments.overoptimization.fits import fit_form
-from textgym.benchmarks.experiments.overoptimization.score import at, findings, peaks
-from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, Settings, run
+from textgym.benchmarks.experiments.overoptimization.score import at, overoptimization_findings, peaks
+from textgym.benchmarks.experiments.overoptimization.task import (
+    ENUMERATION,
+    OveroptimizationSettings,
+    run_overoptimization,
+)
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
+from textgym.intervals import Estimate
 from textgym.registration import load_task, task_mdp
-from textgym.reports.findings import Estimate, Table
+from textgym.reports.findings import Table
 
 D = np.linspace(0.2, 4, 30)
 
@@ -161,12 +166,12 @@ def column(table: Table, name: str) -> list[Any]:
 def test_findings_tell_what_falls_from_what_does_not() -> None:
     rows = [made(seed, 32, lambda d: d * (0.3 - 0.1 * d)) for seed in range(3)]
     rows += [made(seed, 256, lambda d: d * (0.1 - 0.02 * np.log(np.maximum(d, 1e-9)))) for seed in range(3)]
-    found = findings(rows)
+    found = overoptimization_findings(rows)
     assert "for 1 of 2 proxies" in found.headline
     assert "tiny, 32 labels" in found.headline
-    assert found.headline.endswith("surely follows d(α − β log d) for 1, d(α − βd) for 1 of 2.")
+    assert found.headline.endswith("significantly follows d(α − β log d) for 1 and d(α − βd) for 1 of 2.")
     first, rl, best = found.tables
-    falls = column(first, "fall of gold")
+    falls = column(first, "fall of gold since the peak")
     assert falls[0].low > 0.3
     assert column(first, "proxy") == ["tiny, 32 labels", "tiny, 256 labels"]
     assert isinstance(column(rl, "β of d(α − βd)")[0], Estimate)
@@ -186,12 +191,14 @@ def test_proxies_stand_in_the_order_of_their_size() -> None:
     rows += [
         (replace(job, arm={**job.arm, "size": size}), result) for size in ("base", "fresh") for job, result in rows
     ]
-    assert column(findings(rows).tables[0], "proxy") == [f"{size}, 32 labels" for size in ("tiny", "fresh", "base")]
+    assert column(overoptimization_findings(rows).tables[0], "proxy") == [
+        f"{size}, 32 labels" for size in ("tiny", "fresh", "base")
+    ]
 
 
 def test_findings_say_where_nothing_falls() -> None:
-    found = findings([made(seed, 256, lambda d: 0.1 * d) for seed in range(3)])
-    assert found.headline.startswith("Under RL, gold did not clearly fall again for any of 1 proxies")
+    found = overoptimization_findings([made(seed, 256, lambda d: 0.1 * d) for seed in range(3)])
+    assert found.headline.startswith("Under RL, gold did not significantly fall after its peak for any of 1 proxies")
 
 
 def test_noise_alone_is_no_fall() -> None:
@@ -206,22 +213,22 @@ def test_noise_alone_is_no_fall() -> None:
 def test_several_algorithms_are_told_apart() -> None:
     rows = [made(0, 32, lambda d: d * (0.3 - 0.1 * d))]
     rows += [(replace(job, algorithm="rloo"), result) for job, result in rows]
-    found = findings(rows)
+    found = overoptimization_findings(rows)
     assert column(found.tables[0], "proxy") == ["ppo on Concepts, tiny, 32 labels", "rloo on Concepts, tiny, 32 labels"]
     assert len(found.figures) == 6
 
 
 def test_findings_of_a_part_of_the_sweep() -> None:
-    assert findings([]).headline
-    found = findings([made(0, 32, lambda d: d * (0.3 - 0.1 * d))])
-    assert found.headline.startswith("With fewer than 3 seeds it cannot be said")
+    assert overoptimization_findings([]).headline
+    found = overoptimization_findings([made(0, 32, lambda d: d * (0.3 - 0.1 * d))])
+    assert found.headline.startswith("At least 3 seeds are needed to tell")
     assert column(found.tables[0], "seeds") == [1]
 
 
 def test_runs_too_short_for_fits_are_shown_without() -> None:
     rows = [made(seed, 32, lambda d: 0.1 * d) for seed in range(3)]
     short = [(job, {**result, "rl": result["rl"][:4]}) for job, result in rows]
-    found = findings(short)
+    found = overoptimization_findings(short)
     assert found.headline.endswith("; the runs are too short for fits.")
     assert [len(table.rows) for table in found.tables] == [1, 0, 1]
 
@@ -231,23 +238,27 @@ def test_runs_too_short_for_fits_are_shown_without() -> None:
 
 def test_a_run_by_enumeration() -> None:
     job = Job("Emit", ENUMERATION, 0)
-    result = run(job)
+    result = run_overoptimization(job)
     points = {point["n"]: point["kl"] for point in result["best_of_n"]}
     assert points[1] == pytest.approx(0)
     assert 0 < points[64] < kl_bound(64)
-    (table,) = findings([(job, result)]).tables
+    (table,) = overoptimization_findings([(job, result)]).tables
     assert column(table, "KL on Emit") == list(points.values())
-    assert column(table, "its share, Emit")[0] is None
+    assert column(table, "share of the bound, Emit")[0] is None
 
 
 TINY = job_settings(
-    Settings(tokens=100, slots=8, prompts=3, pool=8), "ppo", episodes_per_iteration=8, minibatch_size=8, n_epochs=1
+    OveroptimizationSettings(tokens=100, slots=8, prompts=3, pool=8),
+    "ppo",
+    episodes_per_iteration=8,
+    minibatch_size=8,
+    n_epochs=1,
 )
 
 
 def test_a_tiny_run_repeats_itself() -> None:
     job = Job("Concepts", "ppo", 1, {"size": "tiny", "labels": 4}, TINY)
-    result = run(job)
+    result = run_overoptimization(job)
     assert [point["n"] for point in result["best_of_n"]] == [1, 2, 4, 8]
     assert result["best_of_n"][0]["gold"] == pytest.approx(result["gold"])
     assert result["best_of_n"][0]["proxy"] == pytest.approx(0, abs=1e-6)  # standardised on this very pool
@@ -255,7 +266,7 @@ def test_a_tiny_run_repeats_itself() -> None:
     assert proxies == sorted(proxies)
     assert result["rl"][0]["kl"] == pytest.approx(0, abs=1e-4)
     assert 0 <= result["rl"][0]["gold"] <= 1
-    again = run(job)
+    again = run_overoptimization(job)
     assert {**again, "cpu_seconds": 0} == {**result, "cpu_seconds": 0}
 
 
@@ -268,12 +279,12 @@ def test_a_tiny_run_repeats_itself() -> None:
 )
 def test_bad_arms_are_named(arm: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run(Job("Concepts", "ppo", 0, arm, TINY))
+        run_overoptimization(Job("Concepts", "ppo", 0, arm, TINY))
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "stable_baselines3:PPO"])
 def test_what_cannot_be_watched_is_refused_before_any_run(algorithm: str) -> None:
-    with pytest.raises(ValueError, match=f"{algorithm}.*tells nothing of gold and KL"):
+    with pytest.raises(ValueError, match=f"{algorithm}.*does not log gold and KL"):
         EXPERIMENT.sweep(replace(EXPERIMENT.plan, algorithms=(algorithm,)))
 
 

@@ -15,7 +15,7 @@ from scripts.task_pages.__main__ import main
 from scripts.task_pages.page import episode_table, page, table
 from scripts.task_pages.policies import Budget, Episode, answers, uniform
 from scripts.task_pages.scores import hacks, interval
-from scripts.task_pages.words import markdown, told_by_gold, told_by_maker
+from scripts.task_pages.words import gold_docstring, maker_docstring, markdown
 from tests.helpers import tiny_gpt2
 from textgym.env.rendering import Frame
 from textgym.registration import load_task, task_mdp
@@ -165,6 +165,6 @@ def test_docstrings_become_markdown() -> None:
 
 
 def test_what_is_told_comes_from_the_nearest_docstring() -> None:
-    assert told_by_maker("Noise").startswith("Make Emit with normal noise of standard deviation `sigma`")
-    assert told_by_maker("Reviews").startswith("The miniature of controlled sentiment")
-    assert told_by_gold(lambda: None) == ""
+    assert maker_docstring("Noise").startswith("Make Emit with normal noise of standard deviation `sigma`")
+    assert maker_docstring("Reviews").startswith("The miniature of controlled sentiment")
+    assert gold_docstring(lambda: None) == ""

@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.test_report import HOSTILE, Page, entry, write_lines
-from textgym.reports.comparison import Comparison, Estimate
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import Change
 from textgym.reports.pipeline import (
     Journey,
-    contents,
-    headline,
     journeys_of,
     milestones_of,
     pictured,
+    pipeline_contents,
+    pipeline_headline,
     samples_of,
     write_pipeline_report,
 )
-from textgym.reports.pipeline_stages import SECTIONS, Run
+from textgym.reports.pipeline_stages import SECTIONS, StageRun
 
 STAGES = [
     {"name": "sft", "kind": "sft", "directory": "sft", "iteration": 0},
@@ -112,13 +113,13 @@ def told_by(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
-def runs_of(out: Path) -> list[Run]:
-    return [Run.read(out, stage) for stage in json.loads((out / "stages.json").read_text())]
+def runs_of(out: Path) -> list[StageRun]:
+    return [StageRun.read(out, stage) for stage in json.loads((out / "stages.json").read_text())]
 
 
 def headline_of(out: Path) -> tuple[str, str]:
     runs = runs_of(out)
-    return headline(journeys_of(milestones_of(runs)), runs, "a task")
+    return pipeline_headline(journeys_of(milestones_of(runs)), runs, "a task")
 
 
 # -- What the loop did -----------------------------------------------------------------------------
@@ -135,9 +136,9 @@ def test_the_headline_tells_gold_from_base_to_the_last_policy(html: str) -> None
 def test_milestones_compare_what_can_be_compared(out: Path) -> None:
     journeys = {journey.name: journey.estimates for journey in journeys_of(milestones_of(runs_of(out)))}
     assert journeys == {
-        "gold": {"base": Estimate(0.51, 0.02), "SFT": Estimate(0.7, 0.02), "policy 1": Estimate(0.97, 0.01)},
+        "gold": {"base": SampleMean(0.51, 0.02), "SFT": SampleMean(0.7, 0.02), "policy 1": SampleMean(0.97, 0.01)},
         # Counted from SFT: its distance from the base model, 1.25, is on another scale.
-        "kl": {"base": None, "SFT": Estimate(0.0, 0.0), "policy 1": Estimate(4.9, 0.1)},
+        "kl": {"base": None, "SFT": SampleMean(0.0, 0.0), "policy 1": SampleMean(4.9, 0.1)},
     }
 
 
@@ -164,10 +165,10 @@ def test_without_sft_the_first_policy_begins_at_the_base_model(out: Path) -> Non
 )
 def test_what_fine_tuning_measured_otherwise_is_compared_with_nothing(out: Path, own: dict[str, Any]) -> None:
     dump(out / "config.json", {"command": "pipeline", "task": "a task", **own})
-    found = contents(out)
+    found = pipeline_contents(out)
     # What SFT earns is told by the first policy's stage, 0.69 before training, not by its own, 0.70.
     gold = found["journeys"][0].estimates
-    assert gold == {"SFT": Estimate(0.69, 0.02), "policy 1": Estimate(0.97, 0.01)}
+    assert gold == {"SFT": SampleMean(0.69, 0.02), "policy 1": SampleMean(0.97, 0.01)}
     assert found["title"] == "The loop raised gold from 0.69 to 0.97"
     assert [list(series.samples) for series in found["samples"]] == [["SFT", "policy 1"]]
 
@@ -196,7 +197,7 @@ def test_what_got_worse_is_said(out: Path) -> None:
 
 @pytest.mark.parametrize(("others", "count"), [(0, 1), (1, 2), (2, 3), (3, 3), (4, 3), (5, 6), (7, 6), (8, 9)])
 def test_pictures_fill_their_rows(others: int, count: int) -> None:
-    both = Comparison("gold", Estimate(0.0), Estimate(1.0))
+    both = Change("gold", SampleMean(0.0), SampleMean(1.0))
     journeys = [Journey(replace(both, name=name), {}) for name in ["gold", *map(str, range(others))]]
     assert pictured(journeys) == count
     assert pictured(journeys[1:]) == others  # without gold, all are small
@@ -284,7 +285,7 @@ def test_a_torn_line_costs_only_itself(out: Path) -> None:
             file.write('{"rollout/kl": 3')
     told = told_by(read(out))
     for name in ("metrics.jsonl", "samples.jsonl"):
-        assert f"policy 1: {name}: line 4 is no JSON object and was left out" in told
+        assert f"policy 1: {name}: line 4 is not a JSON object and was left out" in told
     assert "0.700 → 0.900" in told
 
 

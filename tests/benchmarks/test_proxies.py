@@ -7,10 +7,10 @@ from textgym.benchmarks.proxies.models import (
     ProxySettings,
     agreement,
     base_responses,
-    epochs,
-    label,
+    label_epochs,
+    label_responses,
     learn_proxy,
-    score_responses,
+    proxy_scores,
 )
 from textgym.registration import load_task
 
@@ -19,14 +19,14 @@ SETTINGS = ProxySettings()
 
 def test_few_labels_are_the_beginning_of_many() -> None:
     task = load_task("Translation")
-    few, many = (label(task, count, SETTINGS, seed=3).rankings for count in (2, 5))
+    few, many = (label_responses(task, count, SETTINGS, seed=3).rankings for count in (2, 5))
     assert list(many[:2]) == list(few)
     assert {len(ranking.completions) for ranking in many} == {SETTINGS.completions}
-    assert label(task, 2, SETTINGS, seed=4).rankings != few
+    assert label_responses(task, 2, SETTINGS, seed=4).rankings != few
 
 
 def test_a_labeller_without_noise_ranks_by_gold() -> None:
-    labels = label(load_task("Translation"), 4, ProxySettings(temperature=0.0), seed=0)
+    labels = label_responses(load_task("Translation"), 4, ProxySettings(temperature=0.0), seed=0)
     for ranking, gold in zip(labels.rankings, labels.responses.rewards, strict=True):
         by_rank = gold[np.argsort(ranking.ranks, kind="stable")]
         assert (np.diff(by_rank) <= 0).all()
@@ -35,12 +35,12 @@ def test_a_labeller_without_noise_ranks_by_gold() -> None:
 @pytest.mark.parametrize("size", ["tiny", "base"])
 def test_a_proxy_is_standardised_and_repeats_itself(size: str) -> None:
     task = load_task("Translation")
-    rankings = label(task, 4, SETTINGS, seed=0).rankings
+    rankings = label_responses(task, 4, SETTINGS, seed=0).rankings
     pool = base_responses(task, 3, 4, seed=0)
-    scores = score_responses(learn_proxy(task, rankings, pool, size, SETTINGS, seed=1), pool)
+    scores = proxy_scores(learn_proxy(task, rankings, pool, size, SETTINGS, seed=1), pool)
     assert scores.shape == pool.rewards.shape == (3, 4)
     assert (scores.mean(), scores.std()) == pytest.approx((0, 1), abs=1e-5)
-    again = score_responses(learn_proxy(task, rankings, pool, size, SETTINGS, seed=1), pool)
+    again = proxy_scores(learn_proxy(task, rankings, pool, size, SETTINGS, seed=1), pool)
     np.testing.assert_array_equal(scores, again)
 
 
@@ -52,4 +52,4 @@ def test_agreement_by_hand() -> None:
 
 
 def test_few_labels_are_gone_through_more_often() -> None:
-    assert [epochs(labels, SETTINGS) for labels in (8, 128, 256, 2048)] == [16, 8, 4, 2]
+    assert [label_epochs(labels, SETTINGS) for labels in (8, 128, 256, 2048)] == [16, 8, 4, 2]

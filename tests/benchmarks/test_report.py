@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.comparison import Comparison, Estimate, compare, decimals, explain, headline, number
-from textgym.reports.curves import curve
-from textgym.reports.run import column, ends, pair_samples, panels, ratio_check, tables, write_report
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import Change, change_headline, changes_of, explain_changes
+from textgym.reports.charts.runs import training_curve
+from textgym.reports.formatting import decimals, number
+from textgym.reports.run import before_and_after, column, ends, panels, ratio_check, tables, write_report
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -179,7 +181,7 @@ def test_curves_tell_both_ends_alike() -> None:
 
 
 def test_change_and_its_interval() -> None:
-    row = Comparison("score", Estimate(1.0, 0.3), Estimate(2.0, 0.4))
+    row = Change("score", SampleMean(1.0, 0.3), SampleMean(2.0, 0.4))
     assert row.change.mean == 1.0
     assert row.change.half == pytest.approx(1.96 * 0.5, rel=1e-4)  # 3, 4, 5
     assert row.clear
@@ -198,18 +200,18 @@ def test_change_and_its_interval() -> None:
     ],
 )
 def test_verdict(name: str, after: float, sem: float | None, verdict: str) -> None:
-    assert Comparison(name, Estimate(0.0, sem), Estimate(after, sem)).verdict == verdict
+    assert Change(name, SampleMean(0.0, sem), SampleMean(after, sem)).verdict == verdict
 
 
 def test_the_best_known_metrics_come_first() -> None:
-    assert [row.name for row in compare(EVALUATION)] == ["score", "gold", "kl", "length"]
-    assert compare({}) == compare({"before": {"score": entry(1)}}) == []
+    assert [row.name for row in changes_of(EVALUATION)] == ["score", "gold", "kl", "length"]
+    assert changes_of({}) == changes_of({"before": {"score": entry(1)}}) == []
 
 
 def test_words_say_what_was_learned_and_how_sure_that_is() -> None:
-    rows = compare(EVALUATION)
-    assert headline("PPO", rows) == "PPO raised the score from −0.07 to 1.96"
-    told = explain(rows).replace("\u00a0", " ")
+    rows = changes_of(EVALUATION)
+    assert change_headline("PPO", rows) == "PPO raised the score from −0.07 to 1.96"
+    told = explain_changes(rows).replace("\u00a0", " ")
     assert told.startswith(
         "The change is +2.03 ± 0.10, a 95 % interval. The true objective, gold, rose: +0.450 ± 0.044."
     )
@@ -220,13 +222,13 @@ def test_words_say_what_was_learned_and_how_sure_that_is() -> None:
 def test_a_score_that_rises_while_gold_falls_is_called_by_its_name() -> None:
     before = {"score": entry(0, 0.1), "gold": entry(0.9, 0.01)}
     after = {"score": entry(3, 0.1), "gold": entry(0.5, 0.01)}
-    assert "reward hacking" in explain(compare({"before": before, "after": after}))
+    assert "reward hacking" in explain_changes(changes_of({"before": before, "after": after}))
 
 
 def test_nothing_is_claimed_without_intervals() -> None:
-    rows = compare({"before": {"score": entry(0.0)}, "after": {"score": entry(9.0)}})
-    assert headline("PPO", rows) == "No clear change in score: 0.000 before PPO, 9.000 after"
-    assert explain(rows) == "The change is +9.000, its interval is unknown."
+    rows = changes_of({"before": {"score": entry(0.0)}, "after": {"score": entry(9.0)}})
+    assert change_headline("PPO", rows) == "No clear change in score: 0.000 before PPO, 9.000 after"
+    assert explain_changes(rows) == "The change is +9.000, its interval is unknown."
 
 
 # -- Curves ----------------------------------------------------------------------------------------
@@ -239,13 +241,13 @@ def test_headline_curves_stand_apart_from_diagnostics_in_reading_order() -> None
 
 
 def test_a_band_is_drawn_only_where_a_standard_error_exists() -> None:
-    with_band, without = curve([0, 1, 2], [1, 2, 3], [0.1, 0.1, 0.1]), curve([0, 1, 2], [1, 2, 3])
+    with_band, without = training_curve([0, 1, 2], [1, 2, 3], [0.1, 0.1, 0.1]), training_curve([0, 1, 2], [1, 2, 3])
     assert "fill-opacity: 0.18" in with_band
     assert "fill-opacity: 0.18" not in without
 
 
 def test_curves_repeat_to_the_byte_and_escape_their_label() -> None:
-    first, second = (curve([0, 1], [1, math.nan], label='"<b>') for _ in range(2))
+    first, second = (training_curve([0, 1], [1, math.nan], label='"<b>') for _ in range(2))
     assert first == second
     assert 'aria-label="&quot;&lt;b&gt;"' in first
 
@@ -272,13 +274,13 @@ def test_samples_are_paired_by_prompt_and_order() -> None:
     samples = [{"stage": stage, "prompt": prompt, "tokens": [f"{i}"]} for i, (stage, prompt) in enumerate(stages)]
     pairs = [
         (pair.prompt, *(side and side.tokens[0].ink for side in (pair.before, pair.after)))
-        for pair in pair_samples(samples)
+        for pair in before_and_after(samples)
     ]
     assert pairs == [("a", "0", "2"), ("a", "3", None), ("b", None, "1")]
 
 
 def test_tokens_are_coloured_on_one_scale_for_all_samples() -> None:
-    first = pair_samples(SAMPLES)[0]
+    first = before_and_after(SAMPLES)[0]
     assert first.before is not None
     assert first.after is not None
     # The largest reward is 4, so −1 has strength √(1/4), and the deepest tint is 0.72.
@@ -336,7 +338,7 @@ def test_a_torn_line_costs_only_itself(run_dir: Path) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 4, "rollout/sc')
     page = page_of(run_dir)
-    assert "metrics.jsonl: line 5 is no JSON object and was left out" in page.text
+    assert "metrics.jsonl: line 5 is not a JSON object and was left out" in page.text
     assert "iterations 4" in page.text
 
 

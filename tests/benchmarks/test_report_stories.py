@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from textgym.reports.comparison import Comparison, Estimate, compare, headline
-from textgym.reports.curves import curve
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import Change, change_headline, changes_of
+from textgym.reports.charts.runs import training_curve
 from textgym.reports.run import write_report
 
 
@@ -284,41 +285,41 @@ def test_one_row_or_none_is_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -
 
 
 def test_an_interval_is_students_over_the_episodes() -> None:
-    assert Estimate(0.0, 0.1, 8).half == pytest.approx(0.2365, abs=1e-4)  # t of 7 degrees of freedom
-    assert Estimate(0.0, 0.1, 1).half is None
-    (row,) = compare({"before": {"score": entry(0.0, 0.1, 8)}, "after": {"score": entry(0.4, 0.2, 5)}})
+    assert SampleMean(0.0, 0.1, 8).half == pytest.approx(0.2365, abs=1e-4)  # t of 7 degrees of freedom
+    assert SampleMean(0.0, 0.1, 1).half is None
+    (row,) = changes_of({"before": {"score": entry(0.0, 0.1, 8)}, "after": {"score": entry(0.4, 0.2, 5)}})
     # Welch: 0.05² / (0.01² / 7 + 0.04² / 4) = 6.03 degrees of freedom, and t of them is 2.444.
     assert row.change.half == pytest.approx(2.444 * math.hypot(0.1, 0.2), rel=1e-3)
 
 
 def test_an_older_file_has_the_episodes_of_its_settings() -> None:
     old = {"score": {"mean": 0.0, "sem": 0.1}}
-    (row,) = compare({"before": old, "after": old}, "train", episodes=8)
+    (row,) = changes_of({"before": old, "after": old}, "train", episodes=8)
     assert row.before.half == pytest.approx(0.2365, abs=1e-4)
 
 
 def test_a_single_episode_or_few_that_agree_make_nothing_clear() -> None:
-    def of(n: int) -> Comparison:
-        return Comparison("score", Estimate(0.0, 0.0, n), Estimate(1.0, 0.0, n))
+    def of(n: int) -> Change:
+        return Change("score", SampleMean(0.0, 0.0, n), SampleMean(1.0, 0.0, n))
 
     assert [of(n).verdict for n in (1, 3, 4)] == ["unclear", "unclear", "better"]
-    assert headline("PPO", [of(1)]).startswith("No clear change in score")
+    assert change_headline("PPO", [of(1)]).startswith("No clear change in score")
 
 
 def test_a_band_is_as_wide_as_the_episodes_of_an_iteration_leave_it() -> None:
     """Of three episodes it is t(2) = 4.302653 standard errors wide, which many episodes have at a larger error."""
-    many = curve([0, 1], [0.0, 1.0], [0.5 * 4.302653 / 1.959964, 0.5 * 4.302653 / 1.959964])
+    many = training_curve([0, 1], [0.0, 1.0], [0.5 * 4.302653 / 1.959964, 0.5 * 4.302653 / 1.959964])
     numbers = [
         [float(number) for number in re.findall(r"-?\d+\.\d+", svg)]
-        for svg in (curve([0, 1], [0.0, 1.0], [0.5, 0.5], n=3), many)
+        for svg in (training_curve([0, 1], [0.0, 1.0], [0.5, 0.5], n=3), many)
     ]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-3)
-    assert curve([0, 1], [0.0, 1.0], [0.5, 0.5]) != many
+    assert training_curve([0, 1], [0.0, 1.0], [0.5, 0.5]) != many
 
 
 def test_an_axis_does_not_blow_up_a_change_that_is_nothing() -> None:
     """A rise by a millionth of the number itself is drawn flat: both ends stand within a pixel."""
-    svg = curve([0, 1], [1000.0, 1000.001])
+    svg = training_curve([0, 1], [1000.0, 1000.001])
     path = re.search(r'<path d="M [\d.]+ ([\d.]+) \s*L [\d.]+ ([\d.]+) \s*" clip-path', svg)
     assert path is not None
     assert abs(float(path[1]) - float(path[2])) < 1

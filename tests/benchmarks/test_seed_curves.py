@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from textgym.benchmarks.analysis.seeds import (
+    block_means,
     by_kl,
-    clearly,
-    in_blocks,
+    clearly_or_not,
     mean_line,
     paired,
     root_kl,
     surely_above,
     surely_positive,
-    worded,
+    with_bounds,
 )
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
 
 
 def test_blocks_of_curves_of_different_lengths() -> None:
-    np.testing.assert_allclose(in_blocks([[1, 2], [1, 2, 3, 5]]), [[1, 2], [1.5, 4]])
-    long = in_blocks([list(range(40))])
+    np.testing.assert_allclose(block_means([[1, 2], [1, 2, 3, 5]]), [[1, 2], [1.5, 4]])
+    long = block_means([list(range(40))])
     np.testing.assert_allclose(long, [np.arange(0.5, 40, 2)])
 
 
@@ -80,11 +80,13 @@ def test_which_is_better_is_judged_by_the_seeds_that_both_have() -> None:
     low = {0: 0.1, 1: 0.5, 2: 0.9, 3: 0.0}
     high = {2: 0.95, 1: 0.56, 0: 0.14, 9: 7.0}
     assert paired(high, low) == pytest.approx([0.04, 0.06, 0.05])
-    assert clearly(high, low) == "clearly"
-    assert clearly(low, high) == clearly({0: 2.0, 1: 2.0}, low) == clearly({}, low) == "not clearly"
+    assert clearly_or_not(high, low) == "clearly"
+    assert (
+        clearly_or_not(low, high) == clearly_or_not({0: 2.0, 1: 2.0}, low) == clearly_or_not({}, low) == "not clearly"
+    )
 
 
 def test_an_interval_in_words() -> None:
-    assert worded(Estimate(0.0754, -0.07, 0.2204), sign=True) == "+0.075 (−0.070 … +0.220)"
-    assert worded(Estimate(0.5, 0.25, 0.75), 2) == "0.50 (0.25 … 0.75)"
-    assert worded(0.5, 1) == "0.5"
+    assert with_bounds(Estimate(0.0754, -0.07, 0.2204), sign=True) == "+0.075 (−0.070 … +0.220)"
+    assert with_bounds(Estimate(0.5, 0.25, 0.75), 2) == "0.50 (0.25 … 0.75)"
+    assert with_bounds(0.5, 1) == "0.5"

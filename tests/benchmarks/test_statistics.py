@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import (
-    Floats,
     bootstrap_interval,
     improvement,
     interquartile_mean,
@@ -19,9 +18,10 @@ from textgym.benchmarks.analysis.statistics import (
     stratified_estimate,
     unseen_losses,
 )
+from textgym.types import FloatArray
 
 DATA_SETS, RESAMPLES = 600, 200
-Draw = Callable[[np.random.Generator, int, int, int], Floats]
+Draw = Callable[[np.random.Generator, int, int, int], FloatArray]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -69,18 +69,18 @@ def test_profile_counts_the_runs_above_a_threshold() -> None:
 # -- Intervals -------------------------------------------------------------------------------------
 
 
-def normal(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> Floats:
+def normal(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> FloatArray:
     """Tasks of different difficulty, whose spread differs a hundredfold."""
     centres = np.random.default_rng(5).uniform(0, 1, tasks)
     return centres + rng.normal(size=(sets, seeds, tasks)) * np.geomspace(0.003, 0.3, tasks)
 
 
-def bounded(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> Floats:
+def bounded(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> FloatArray:
     """From tasks that are hardly learned to tasks that are nearly solved."""
     return rng.beta(np.linspace(0.5, 8, tasks), np.linspace(5, 0.7, tasks), (sets, seeds, tasks))
 
 
-def won_or_lost(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> Floats:
+def won_or_lost(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> FloatArray:
     """Run that either find the solution or do not."""
     won = rng.random((sets, seeds, tasks)) < np.linspace(0.2, 0.8, tasks)
     return np.where(won, rng.normal(0.95, 0.03, won.shape), rng.normal(0.1, 0.05, won.shape))
@@ -89,7 +89,7 @@ def won_or_lost(rng: np.random.Generator, sets: int, seeds: int, tasks: int) -> 
 def coverage(draw: Draw, statistic: Callable[..., Any], seeds: int, tasks: int) -> float:
     """In which share of data sets the interval holds the statistic of the population."""
 
-    def pooled(*by_task: Floats, axis: int) -> Any:
+    def pooled(*by_task: FloatArray, axis: int) -> Any:
         return statistic(np.concatenate(by_task, axis), axis=axis)
 
     truth = statistic(draw(rng(1), 20_000, 1, tasks), axis=None)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textgym.benchmarks.analysis import suites as suite
-from textgym.benchmarks.analysis.suites import learning_curves, suite_scores
+from textgym.benchmarks.analysis import suite_scores as suite
+from textgym.benchmarks.analysis.suite_scores import learning_curves, suite_scores
 from textgym.benchmarks.experiments import diagnostic, kl_frontier, mini, nlpo_mask
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.proxies.models import base_responses
 from textgym.benchmarks.runner.experiment import Job
+from textgym.intervals import Estimate
 from textgym.registration import load_task
-from textgym.reports.figures import Line
-from textgym.reports.findings import Estimate, Table
+from textgym.reports.charts.suites import PlotLine
+from textgym.reports.findings import Table
 
 
 def scored(task: str, name: str, seed: int, score: float) -> tuple[Job, dict[str, Any]]:
@@ -94,7 +95,7 @@ def test_only_seeds_with_every_task_count() -> None:
     assert scores.by_algorithm["ppo"].tolist() == [[1.0, 0.5]]
     assert scores.left_out == ("trpo",)
     headline = diagnostic.EXPERIMENT.findings(results).headline
-    assert headline.endswith("No seed of trpo has every task yet, so they are left out.")
+    assert headline.endswith("Left out, as no seed has every task yet: trpo.")
 
 
 def test_gold_is_normalised_and_shown_as_it_is() -> None:
@@ -105,7 +106,7 @@ def test_gold_is_normalised_and_shown_as_it_is() -> None:
     gold = table(found, "Gold reward")
     assert row(gold, "base model")["Reviews"] == 0.5  # measured once, whatever the seed: no interval
     assert row(gold, "rloo")["Reviews"] == Estimate(0.75, 0.75, 0.75)
-    cost = row(table(found, "What it costs"), "rloo")
+    cost = row(table(found, "Cost"), "rloo")
     assert cost["gain"].value == 0.125
     assert (cost["grammatical"], cost["KL"], cost["length"], cost["tokens"], cost["CPU s"]) == (
         1.0,
@@ -152,17 +153,17 @@ def test_curves_add_tasks_up_in_their_order() -> None:
 
 
 def test_curves_of_tasks_with_different_scales_and_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: dict[str, Line] = {}
+    shown: dict[str, PlotLine] = {}
 
-    def keep(series: dict[str, Line], x_label: str, y_label: str) -> str:
+    def keep(series: dict[str, PlotLine], x_label: str, y_label: str) -> str:
         shown.update(series)
         return f"{y_label} over {x_label}"
 
-    monkeypatch.setattr(suite, "lines", keep)
+    monkeypatch.setattr(suite, "line_plot", keep)
     results = [climbing("Emit", "ppo", seed, 0.2, 0.6, 400) for seed in range(3)]
     results += [climbing("Copy", "ppo", seed, 0.2, 1.2, 8000) for seed in range(3)]
     *_, figure = diagnostic.EXPERIMENT.findings(results).figures
-    assert (figure.title, figure.svg) == ("Learning curves", "share of the way to J* over share of the tokens")
+    assert (figure.title, figure.svg) == ("Learning curves", "normalised reward over share of the token budget")
     # J(π_ref) = 0.2 is 0 and J* = 0.7 is 1: Emit rises to 0.8, and Copy passes 1 at once. An iteration is a quarter.
     assert (shown["ppo"].x[0], shown["ppo"].x[-1]) == (0.25, 1)
     assert (shown["ppo"].y[0], shown["ppo"].y[-1]) == (pytest.approx(0), pytest.approx(0.9))
@@ -199,7 +200,7 @@ def test_masks_are_compared_seed_by_seed() -> None:
     assert row(found.tables[0], "refreshed every 5 iterations")["gold − β·KL"].value == pytest.approx(0.625 / 2)
     assert difference["seeds"] == 3
     assert found.headline == (
-        "A mask that follows the policy changes gold − β·KL, which is optimised, by +0.050 (+0.050 … +0.050) and gold "
+        "Refreshing NLPO's mask changes the objective, gold − β·KL, by +0.050 (+0.050 … +0.050) and gold "
         "alone by +0.100 (+0.100 … +0.100) on Reviews."
     )
     assert row(found.tables[0], "never refreshed")["seeds"] == 3

@@ -13,7 +13,7 @@ import torch
 
 from textgym.benchmarks.throughput import __main__ as command
 from textgym.benchmarks.throughput.peers import Generation, StockIteration
-from textgym.benchmarks.throughput.score import Measure, _exponent, table
+from textgym.benchmarks.throughput.score import Measure, _exponent, measure_table
 from textgym.benchmarks.throughput.task import TINY, Collection, Iteration, RankingStep
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 
@@ -23,7 +23,7 @@ def test_quick_prints_every_measure(
 ) -> None:
     report = tmp_path / "throughput.json"
     monkeypatch.setattr(sys, "argv", ["throughput", "--quick", "--json", str(report)])
-    command.main()
+    command._main()
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
@@ -96,5 +96,5 @@ def test_targets_are_judged_by_the_median() -> None:
     assert Measure("m", "s", spread, 2.0, True).met
     assert not Measure("m", "s", spread, 1.9, False).met
     assert Measure("m", "s", spread, None, True).met is None
-    line = table([Measure("m", "s", spread, 2.5, True, "note")]).splitlines()[1]
+    line = measure_table([Measure("m", "s", spread, 2.5, True, "note")]).splitlines()[1]
     assert line.split() == ["m", "s", "2.00", "1.00–3.00", "≥", "2.5", "MISSED", "note"]

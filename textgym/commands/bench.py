@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results
-from textgym.benchmarks.runner.grid import experiment_of, read_results, run_grid
+from textgym.benchmarks.runner.jobs import run_jobs
+from textgym.benchmarks.runner.results_file import experiment_of, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
 from textgym.files import write_text
@@ -39,7 +40,7 @@ def run(config: BenchRun) -> Findings:
     experiment = find_experiment(config.experiment)
     jobs = experiment.sweep(make_plan(experiment, config))
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
-    found = experiment.findings(ordered(run_grid(experiment, jobs, out, config.jobs), experiment.plan))
+    found = experiment.findings(ordered(run_jobs(experiment, jobs, out, config.jobs), experiment.plan))
     print(f"\n{shown(found)}\n")
     print(f"results: {out}\nreport:  textgym bench report {out} --out DIR")
     return found

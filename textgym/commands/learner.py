@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.offline.sft_settings import EpochRow
-from textgym.files import remove_directory, replaced_directory, write_json_lines
+from textgym.files import read_json_lines, remove_directory, replaced_directory, write_json_lines
 from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.parts.lora import save_pretrained
 from textgym.lm.trunk import Trunk
@@ -175,8 +174,8 @@ def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
 
 
 def kept_epochs(out: Path) -> list[EpochRow]:
-    """Return the rows that :func:`keep_epochs` wrote last."""
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """What :func:`keep_epochs` wrote last."""
+    return [row for _, row in read_json_lines(out / "metrics.jsonl")]
 
 
 def save_learned(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,9 +10,10 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.train import parse_reward
 from textgym.env.mdp import TokenMDP
-from textgym.exact.bracket import Bracket, Interval, bracket
-from textgym.exact.exact import Optimum, PolicyValue, optimum
+from textgym.exact.bracket import Bracket, bracket
+from textgym.exact.enumeration import Optimum, PolicyValue, optimum
 from textgym.exact.tree import LIMIT
+from textgym.intervals import Estimate
 from textgym.lm.sampling import Sampling
 from textgym.registration import load_task, task_mdp
 from textgym.runs import model_source
@@ -61,10 +62,10 @@ def _show_bracket(
     return found
 
 
-def interval_table(rows: Mapping[str, Interval]) -> str:
-    """Return a line for each policy: J, as sampled."""
+def interval_table(rows: Mapping[str, Estimate]) -> str:
+    """One line a policy: J, as sampled."""
     lines = [f"{'':10}{'J':>12}{'95 % interval':>26}"]
-    lines += [f"{name:10}{v.mean:12.5f}{f'{v.low:.5f} ... {v.high:.5f}':>26}" for name, v in rows.items()]
+    lines += [f"{name:10}{v.value:12.5f}{f'{v.low:.5f} ... {v.high:.5f}':>26}" for name, v in rows.items()]
     return "\n".join(lines)
 
 

@@ -19,7 +19,8 @@ from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
-from textgym.reports.judged import counted_as, judged, judged_headline
+from textgym.reports.formatting import count_of
+from textgym.reports.heldout_accuracy import accuracy_headline, heldout_accuracy
 from textgym.reports.run import write_report
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
@@ -316,9 +317,9 @@ def _for_the_report(evaluation: Mapping[str, Any], losses: list[float]) -> dict[
 def summary(out: Path) -> str:
     """Return the results on held-out prompts, one line a figure."""
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    judgement = judged({}, found)
-    counted = f"{counted_as(found['prompts'], 'prompt')}, {counted_as(found['pairs'], 'pair')}"
-    lines = [f"{judged_headline(judgement)}.", f"held out: {counted}"]
+    judgement = heldout_accuracy({}, found)
+    counted = f"{count_of(found['prompts'], 'prompt')}, {count_of(found['pairs'], 'pair')}"
+    lines = [f"{accuracy_headline(judgement)}.", f"held out: {counted}"]
     lines += [f"  {name:34}{value:8.3f}{_bounds(ends)}" for name, value, ends in _figures(found) if value is not None]
     for i, member in enumerate(found.get("members", [])):
         accuracy = "  none" if member["accuracy"] is None else f"{member['accuracy']:8.3f}"

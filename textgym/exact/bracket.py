@@ -1,4 +1,4 @@
-"""Tasks too large to enumerate: the optimum from below and an estimate of it, both by sampling, both with intervals."""
+"""A lower bound and an estimate of the optimum, both by sampling, for tasks too large to enumerate."""
 
 from __future__ import annotations
 
@@ -15,33 +15,21 @@ from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import play
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
-from textgym.exact.exact import check_beta, find_mdp, find_reference
+from textgym.exact.enumeration import check_beta, find_mdp, find_reference
+from textgym.intervals import Estimate, quantile
 from textgym.lm.files.loading import ModelSource, frozen_copy
 from textgym.lm.sampling import Sampling
-from textgym.rewards.intervals import quantile
 from textgym.types import Episodes, FloatArray
 
-RESAMPLES = 1000
-FEW = 100
-"""Below so many effective samples a prompt, the estimate of J* is not to be trusted."""
-BATCH = 256
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+_RESAMPLES = 1000
+FEWEST_EFFECTIVE = 100
+"""Effective samples per prompt below which the estimate of J* is unreliable."""
+_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Where the optimum lies.
+    """A lower bound and an estimate of J*.
 
     Attributes:
         lower: the best J(π) among the policies tried, the reference included: J* is no less.
@@ -52,10 +40,10 @@ class Bracket:
             see rewards that no sample reached: where nothing was found, all weights are equal.
     """
 
-    lower: Interval
+    lower: Estimate
     best: int
-    values: tuple[Interval, ...]
-    estimate: Interval
+    values: tuple[Estimate, ...]
+    estimate: Estimate
     effective_samples: float
 
 
@@ -69,7 +57,7 @@ def bracket(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> Bracket:
-    """Brackets J* where responses cannot be enumerated.
+    """Bracket J* by sampling, where responses cannot be enumerated.
 
     Args:
         env: as for :func:`textgym.optimum`.
@@ -105,22 +93,22 @@ def bracket(
         objective_interval(_rewards(played, mdp), _log_ratio(policy, prior, played, mdp), beta)
         for policy, played in zip(proposals, plays, strict=True)
     ]
-    best = int(np.argmax([value.mean for value in values]))
+    best = int(np.argmax([value.value for value in values]))
     drawn = [plays[0]] if best == 0 else [plays[0], plays[best]]
     reward = np.concatenate([_rewards(played, mdp) for played in drawn], axis=1)
     log_ratio = np.concatenate([_log_ratio(proposals[best], prior, played, mdp) for played in drawn], axis=1)
     estimate, effective = optimum_interval(reward, log_ratio, beta, np.random.default_rng(seed))
-    if effective < FEW:
+    if effective < FEWEST_EFFECTIVE:
         warnings.warn(
             f"the estimate of J* rests on {effective:.1f} effective samples of {reward.shape[1]} for some prompt; "
-            f"below {FEW} it is likely too low: give a better policy, more samples or a larger beta",
+            f"below {FEWEST_EFFECTIVE} it is likely too low: give a better policy, more samples or a larger beta",
             stacklevel=2,
         )
     return Bracket(values[best], best - 1, tuple(values), estimate, effective)
 
 
-def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Interval:
-    """J(π) = E[R − β·log(π/π_ref)] from samples of π, ``[n_prompts, n]`` each; stratified by prompt.
+def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -> Estimate:
+    """Estimate J(π) = E[R − β·log(π/π_ref)] from samples of π, stratified by prompt, with its interval.
 
     The interval is Student's, at the degrees of freedom of a sum of strata (Satterthwaite 1946).
     """
@@ -129,13 +117,13 @@ def objective_interval(reward: FloatArray, log_ratio: FloatArray, beta: float) -
     error = float(np.sqrt(squares.mean() / len(shaped)))
     freedom = squares.sum() ** 2 / (squares**2).sum() * (shaped.shape[1] - 1) if error > 0 else np.inf
     mean, half = float(shaped.mean()), quantile(float(freedom)) * error
-    return Interval(mean, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def optimum_interval(
     reward: FloatArray, log_ratio: FloatArray, beta: float, rng: np.random.Generator
-) -> tuple[Interval, float]:
-    """J* = β·log E_ref[exp(R/β)] by self-normalised importance sampling, with a bootstrap interval.
+) -> tuple[Estimate, float]:
+    """Estimate J* = β·log E_ref[exp(R/β)] by self-normalised importance sampling, with a bootstrap interval.
 
     Half of the responses come from the reference and half from a policy π (or all from the reference, if π is the
     reference): from the mixture m = (π_ref + π)/2. With v = π_ref/m, which is at most 2, the estimate is
@@ -151,38 +139,38 @@ def optimum_interval(
     Returns:
         the interval, and the effective sample size of the weights v·exp(R/β), least over the prompts.
     """
-    log_v = np.log(2) - np.logaddexp(0, log_ratio)
+    log_v = np.log(2) - np.logaddexp(0, log_ratio)  # log π_ref/m with m = (π_ref + π)/2, from log π − log π_ref alone
     tilted = reward / beta + log_v
-    top = tilted.max(1, keepdims=True)
+    top = tilted.max(1, keepdims=True)  # exp(R/β) overflows for small β; the shift is added back in value()
     weights, v = np.exp(tilted - top), np.exp(log_v)
     effective = float((weights.sum(1) ** 2 / (weights**2).sum(1)).min())
 
     def value(count: FloatArray) -> float:
-        """Return the estimate from responses that count so many times each, ``[n_prompts, m]``."""
+        """Return the estimate if each response counts so many times, ``[n_prompts, m]``."""
         return float((beta * (np.log((weights * count).sum(1) / (v * count).sum(1)) + top[:, 0])).mean())
 
     n_prompts, m = reward.shape
     even = np.full(m, 1 / m)
     # Tiny counts for those left out: a resample without any of the weight would have no logarithm.
-    draws = (np.float64(1e-9) + rng.multinomial(m, even, size=n_prompts) for _ in range(RESAMPLES))
+    draws = (np.float64(1e-9) + rng.multinomial(m, even, size=n_prompts) for _ in range(_RESAMPLES))
     resampled = [value(counts) for counts in draws]
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(value(np.ones(reward.shape)), float(low), float(high)), effective
+    return Estimate(value(np.ones(reward.shape)), float(low), float(high)), effective
 
 
 def _play_all(policy: LMPolicy, mdp: TokenMDP, samples: int, seed: int) -> Episodes:
-    """``samples`` responses to every prompt, prompt by prompt."""
+    """Sample ``samples`` responses to every prompt, prompt by prompt."""
     return play(policy, mdp, np.repeat(np.arange(len(mdp.prompts)), samples), seed)
 
 
 def _rewards(episodes: Episodes, mdp: TokenMDP) -> FloatArray:
-    """``[n_prompts, n]``."""
+    """Return the rewards of whole responses, ``[n_prompts, n]``."""
     rewards: FloatArray = episodes.rewards.sum(1, dtype=np.float64).reshape(len(mdp.prompts), -1)
     return rewards
 
 
 def _log_ratio(policy: LMPolicy, prior: LMPolicy, episodes: Episodes, mdp: TokenMDP) -> FloatArray:
-    """``[n_prompts, n]`` log π − log π_ref of whole responses."""
+    """Return log π − log π_ref of whole responses, ``[n_prompts, n]``."""
     if policy is prior:
         return np.zeros((len(mdp.prompts), len(episodes) // len(mdp.prompts)))
     difference = _log_probs(policy, episodes) - _log_probs(prior, episodes)
@@ -192,10 +180,10 @@ def _log_ratio(policy: LMPolicy, prior: LMPolicy, episodes: Episodes, mdp: Token
 
 @torch.inference_mode()
 def _log_probs(policy: LMPolicy, episodes: Episodes) -> FloatArray:
-    """``[N]`` log-probabilities of whole responses."""
+    """Return the log-probabilities of whole responses, ``[N]``."""
     parts = []
-    for start in range(0, len(episodes), BATCH):
-        rows = slice(start, start + BATCH)
+    for start in range(0, len(episodes), _BATCH):
+        rows = slice(start, start + _BATCH)
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
         parts.append(policy.evaluate(ids, mask).log_probs.double().sum(1).cpu().numpy())

@@ -22,8 +22,8 @@ class Automaton:
 
     Attributes:
         next_state: ``[Q, V]`` where each token leads.
-        reward: ``[Q, V]`` what reading a token pays.
-        final: ``[Q]`` what the state after the last token pays.
+        reward: ``[Q, V]`` reward for reading a token.
+        final: ``[Q]`` reward of the state after the last token.
         start: the state before the first token.
     """
 
@@ -43,7 +43,7 @@ class Automaton:
             raise ValueError(f"next_state and start must hold states from 0 to {states - 1}")
 
     def __call__(self, response: Sequence[int]) -> float:
-        """R(y)."""
+        """Return R(y)."""
         state, total = self.start, 0.0
         for token in response:
             total += float(self.reward[state, token])
@@ -53,7 +53,7 @@ class Automaton:
 
 @dataclass(frozen=True)
 class MarkovOptimum:
-    """What the dynamic programme gives, for one prompt.
+    """The result of the dynamic programme, for one prompt.
 
     Attributes:
         value: J*.
@@ -79,7 +79,7 @@ def markov_optimum(
     end_token_ids: Sequence[int] = (),
     sampling: Sampling | None = None,
 ) -> MarkovOptimum:
-    """Return the optimum of E[R] − β·KL(π‖π_ref).
+    """Compute the optimum of E[R] − β·KL(π‖π_ref) by dynamic programming.
 
     Args:
         log_probs: ``[n_tokens, V]`` of the reference's next token after each token; the prompt's last token may be
@@ -115,6 +115,7 @@ def markov_optimum(
         log_best = weighted - log_sum
         ratio = np.where(np.isneginf(log_best), 0.0, log_best - np.where(np.isneginf(log_ref), 0.0, log_ref))
         best, ref = np.exp(log_best), np.exp(log_ref)
+        # E[R] and KL under π*, and E[R] under the reference, by the same recursion as V but without its log.
         after = [_following(value, automaton, goes_on) for value in found]
         found = np.stack(
             [(best * (paid + after[0])).sum(-1), (best * (ratio + after[1])).sum(-1), (ref * (paid + after[2])).sum(-1)]
@@ -125,7 +126,7 @@ def markov_optimum(
 
 
 def _behaviour(log_probs: FloatArray, sampling: Sampling, ends: BoolArray, elapsed: int) -> FloatArray:
-    """The reference's behaviour distribution after ``elapsed`` tokens: temperature, minimum length, normalised."""
+    """Return the behaviour distribution of the reference after ``elapsed`` tokens, as log-probabilities."""
     scaled = log_probs / sampling.temperature
     if elapsed < sampling.min_new_tokens:
         scaled = np.where(ends, -np.inf, scaled)
@@ -135,7 +136,7 @@ def _behaviour(log_probs: FloatArray, sampling: Sampling, ends: BoolArray, elaps
 
 
 def _following(values: FloatArray, automaton: Automaton, goes_on: BoolArray) -> FloatArray:
-    """``[Q, V]`` the value of where a token leads: its own row, the automaton's next state; 0 after the end."""
+    """Return the value of the state that each token leads to, ``[Q, V]``; 0 after the end."""
     tokens = np.arange(automaton.next_state.shape[1])
     following: FloatArray = np.where(goes_on, values[tokens, automaton.next_state], 0.0)
     return following

@@ -23,7 +23,7 @@ from textgym.types import FloatArray
 
 
 class SoftOptimum(NamedTuple):
-    """What the recursion gives.
+    """The result of the soft backward recursion.
 
     Attributes:
         values: V of the prefixes, ``[n]`` a level; of level 0: of each prompt.
@@ -35,7 +35,7 @@ class SoftOptimum(NamedTuple):
 
 
 def soft_optimum(tree: Tree, ref_log_probs: Sequence[FloatArray], beta: float) -> SoftOptimum:
-    """Return the soft backward recursion.
+    """Compute V and log π* by the soft backward recursion.
 
     Args:
         tree: with rewards.
@@ -54,31 +54,31 @@ def soft_optimum(tree: Tree, ref_log_probs: Sequence[FloatArray], beta: float) -
 
 
 def log_sum_exp(x: FloatArray) -> FloatArray:
-    """``[n, V] -> [n]``; every row has a finite entry."""
+    """Return the log of the sum of exponentials of each row, ``[n, V] -> [n]``; every row has a finite entry."""
     top = x.max(1)
     total: FloatArray = top + np.log(np.exp(x - top[:, None]).sum(1))
     return total
 
 
 def expectation(tree: Tree, log_probs: Sequence[FloatArray], payments: Sequence[FloatArray]) -> FloatArray:
-    """E_π of the sum of payments along a response, for each prompt: ``[n_prompts]``.
+    """Return E_π of the sum of payments along a response, for each prompt: ``[n_prompts]``.
 
     Args:
         tree: the prefixes.
         log_probs: log π, ``[n, V]`` a level.
-        payments: what choosing a token pays, ``[n, V]`` a level.
+        payments: reward or cost of choosing a token, ``[n, V]`` a level.
     """
     value: FloatArray = np.zeros(0)
     for level, log_p, paid in zip(reversed(tree), reversed(log_probs), reversed(payments), strict=True):
         total = paid + np.append(value, 0.0)[level.child]
-        # 0 · ∞ is 0: what is never chosen costs nothing.
+        # 0 · ∞ = 0 here: a token that is never chosen costs nothing.
         probs = np.exp(log_p)
         value = np.where(probs > 0, probs * np.where(probs > 0, total, 0.0), 0.0).sum(1)
     return value
 
 
 def log_ratios(log_p: Sequence[FloatArray], log_q: Sequence[FloatArray]) -> TreeArrays:
-    """Log p − log q at each level; 0 where p is 0, ∞ where q alone is."""
+    """Return log p − log q at each level; 0 where p is 0, ∞ where only q is 0."""
     return tuple(map(_log_ratio, log_p, log_q))
 
 

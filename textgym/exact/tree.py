@@ -1,6 +1,6 @@
 """Every response of a small task as a prefix tree, with the reward of each.
 
-A level holds all live prefixes of one length; what belongs to a token that may follow stands in arrays ``[n, V]``. The
+A level has all live prefixes of one length; properties of the next token are arrays ``[n, V]``. The
 leaves, complete responses, are the tokens that end one: so a tree of a million responses has a few hundred
 thousand rows.
 """
@@ -19,7 +19,7 @@ from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArr
 
 LIMIT = 10**6
 """Responses that are enumerated at most."""
-CHUNK = 2**16
+RESPONSES_PER_CALL = 2**16
 """Responses that are scored in one call of the reward."""
 
 
@@ -47,7 +47,7 @@ class Level:
 
     @property
     def ended(self) -> BoolArray:
-        """``[n, V]`` the tokens that complete a response."""
+        """The tokens that complete a response, ``[n, V]``."""
         ended: BoolArray = self.allowed & (self.child < 0)
         return ended
 
@@ -57,7 +57,7 @@ Tree: TypeAlias = tuple[Level, ...]
 
 
 def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
-    """All responses to all prompts of a task, with their rewards.
+    """Enumerate all responses to all prompts of a task, with their rewards.
 
     Raises:
         ValueError: there are more than ``limit``, or a reward depends on ``episode_seed`` and declares no
@@ -67,7 +67,7 @@ def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
 
 
 def n_sequences(tree: Tree) -> int:
-    """How many responses a tree holds, over all prompts."""
+    """Return the number of responses in a tree, over all prompts."""
     return sum(int(level.ended.sum()) for level in tree)
 
 
@@ -75,7 +75,10 @@ def n_sequences(tree: Tree) -> int:
 
 
 def count_sequences(n_prompts: int, n_actions: int, n_ends: int, horizon: int) -> int:
-    """Responses of a task without masks and stop rules: those that end by a token at each length, and the longest."""
+    """Count the responses of a task without masks and stop rules.
+
+    Those that an end token ends, at each length, and those of full length.
+    """
     going = n_actions - n_ends
     by_end = sum(int(going**t) * n_ends for t in range(horizon - 1))
     return n_prompts * (by_end + int(going ** (horizon - 1)) * n_actions)
@@ -98,8 +101,9 @@ def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
     for t in range(mdp.max_new_tokens):
         allowed = _allowed(mdp, prompt, tokens)
         stopped = allowed & _stops(mdp, tokens, allowed)
-        alive = allowed & ~stopped & (t < mdp.max_new_tokens - 1)
+        alive = allowed & ~stopped & (t < mdp.max_new_tokens - 1)  # the last token ends every response
         complete += int((allowed & ~alive).sum())
+        # Every live prefix has at least one completion, so a tree that is too large is refused before it is built.
         _check_size(complete + int(alive.sum()), limit, "at least ")
         row, token = alive.nonzero()
         child = np.full(alive.shape, -1)
@@ -121,7 +125,7 @@ def _check_size(count: int, limit: int, about: str) -> None:
 
 
 def _allowed(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> BoolArray:
-    """``[n, V]`` what the task's mask admits after each prefix."""
+    """Return the task's mask after each prefix, ``[n, V]``."""
     if mdp.allowed is None:
         return np.ones((len(prompt), mdp.n_actions), bool)
     observations = (_observations(mdp, prompt[i], tokens[i]) for i in _chunks(len(prompt)))
@@ -129,11 +133,12 @@ def _allowed(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> BoolArray:
 
 
 def _observations(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> tuple[IntArray, MaskArray]:
-    """``[n, P+T]`` ids and mask, as the environment shows them."""
+    """Return token ids and attention mask as the environment shows them, ``[n, P+T]`` each."""
     start, end = mdp.max_prompt_length, mdp.max_prompt_length + tokens.shape[1]
     ids = np.full((len(prompt), mdp.width), mdp.filler, np.int64)
     mask = np.zeros((len(prompt), mdp.width), np.int8)
     for which in np.unique(prompt):
+        # Prompts are padded on the left, responses follow at a fixed column.
         rows, given = prompt == which, mdp.prompts[int(which)].ids
         ids[rows, start - len(given) : start] = given
         mask[rows, start - len(given) : start] = 1
@@ -143,7 +148,7 @@ def _observations(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> tuple[In
 
 
 def _stops(mdp: TokenMDP, tokens: IntArray, allowed: BoolArray) -> BoolArray:
-    """``[n, V]`` whether a token is an end token, or the stop rule ends the response with it."""
+    """Return True where a token is an end token or the stop rule ends the response with it, ``[n, V]``."""
     stops = np.broadcast_to(np.isin(np.arange(mdp.n_actions), mdp.end_token_ids), allowed.shape).copy()
     if mdp.stop is not None:
         for row, token in zip(*(allowed & ~stops).nonzero(), strict=True):
@@ -152,7 +157,7 @@ def _stops(mdp: TokenMDP, tokens: IntArray, allowed: BoolArray) -> BoolArray:
 
 
 def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, n, CHUNK))
+    return (slice(start, start + RESPONSES_PER_CALL) for start in range(0, n, RESPONSES_PER_CALL))
 
 
 # --- rewards -------------------------------------------------------------------------------------------------
@@ -166,12 +171,12 @@ def score_tree(tree: Tree, mdp: TokenMDP) -> Tree:
 
 
 def expected_rewards(rewards: WeightedRewards) -> WeightedRewards:
-    """Each component replaced by its ``expected``, where it declares one: a function that gives E[R | y]."""
+    """Replace each component by its ``expected``, where it declares one: a function that returns E[R | y]."""
     return replace(rewards, rewards=tuple(getattr(part, "expected", part) for part in rewards.rewards))
 
 
 def _check_repeatable(tree: Tree, mdp: TokenMDP, rewards: WeightedRewards) -> None:
-    """Scores a few responses under two seeds."""
+    """Check that a few responses score the same under two seeds."""
     level = tree[-1]
     row, token = (index[:64] for index in level.ended.nonzero())
     first, second = (_score(level, row, token, mdp, rewards, seed) for seed in (0, 1))
@@ -197,7 +202,7 @@ def _level_rewards(level: Level, mdp: TokenMDP, rewards: WeightedRewards) -> Flo
 def _score(
     level: Level, row: IntArray, token: IntArray, mdp: TokenMDP, rewards: WeightedRewards, seed: int = 0
 ) -> FloatArray:
-    """``[m]`` rewards of the responses that ``token [m]`` ends after the prefixes ``row [m]``."""
+    """Return the rewards of the responses that ``token [m]`` ends after the prefixes ``row [m]``, ``[m]``."""
     prompts = [mdp.prompts[i] for i in level.prompt[row].tolist()]
     ids = np.concatenate([level.tokens[row], token[:, None]], axis=1).tolist()
     reasons: list[FinishReason] = ["stop" if stop else "length" for stop in level.stopped[row, token]]
@@ -208,7 +213,7 @@ def _score(
 
 
 class LazyTexts(Sequence[Any]):
-    """Completions that are decoded when a reward reads them: most rewards of small tasks look at the ids alone."""
+    """Completions that are decoded only when a reward reads them; most rewards of small tasks read the ids alone."""
 
     def __init__(self, mdp: TokenMDP, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> None:
         self.mdp = mdp

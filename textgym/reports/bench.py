@@ -1,4 +1,4 @@
-"""What experiments found, as one HTML page that needs nothing but a browser, as CSV and SVG, and as plain tables.
+"""The benchmark's report: one self-contained HTML page, CSV and SVG files, and plain tables.
 
 Equal findings give equal bytes.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from textgym.env.rendering import printable
 from textgym.files import write_text
-from textgym.reports.comparison import number
-from textgym.reports.figures import typical_places
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
-from textgym.reports.templating import write_page
+from textgym.intervals import Estimate
+from textgym.reports.charts.suites import typical_places
+from textgym.reports.findings import Cell, Figure, Findings, Table
+from textgym.reports.formatting import number
+from textgym.reports.pages import write_page
 
 WIDE = 500  # points; a picture that is wider takes a row of the page for itself
 
@@ -34,7 +35,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
         Where the page is.
 
     Raises:
-        ValueError: there is nothing to show, or a figure does not tell its size.
+        ValueError: there are no findings, or a figure has no ``viewBox``.
     """
     if not findings:
         raise ValueError("findings is empty; expected those of at least one experiment")
@@ -44,6 +45,7 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
         for table in section.tables:
             write_text(out / table.file, csv_table(table.source))
         for figure in section.figures:
+            # An SVG file has no page around it, so it brings the colours of the palette itself.
             write_page("picture.html", {"box": figure.box, "svg": figure.source.svg}, out / figure.file)
     title = title or f"textgym benchmark: {', '.join(findings)}"
     return write_page("bench.html", {"title": title, "sections": sections}, out / "report.html")
@@ -53,8 +55,8 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell on the page; ``interval`` stands small beside it."""
+class ShownCell:
+    """A cell on the page; ``interval`` is printed small beside it."""
 
     text: str
     interval: str = ""
@@ -62,10 +64,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table on the page, which of its columns hold numbers, and the name of its CSV file."""
+    """A table on the page, the columns that hold numbers, and the name of its CSV file."""
 
     source: Table
-    rows: list[list[Shown]]
+    rows: list[list[ShownCell]]
     numeric: list[bool]
     file: str
 
@@ -106,39 +108,39 @@ def _section(name: str, findings: Findings) -> Section:
 
 
 def _slug(name: str) -> str:
-    """Return a name as part of an address or of a file's name."""
+    """Return a name in the form of an address or a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _shown_figure(figure: Figure, file: str) -> ShownFigure:
     found = re.search(r'viewBox="([^"]+)"', figure.svg)
     if found is None:
-        raise ValueError(f"the figure {figure.title!r} has no viewBox; draw it with textgym.reports.figures")
+        raise ValueError(f"the figure {figure.title!r} has no viewBox; draw it with textgym.reports.charts.suites")
     return ShownFigure(figure, found[1], float(found[1].split()[2]) > WIDE, file)
 
 
 # -- Cells -----------------------------------------------------------------------------------------
 
 
-def shown_rows(table: Table) -> list[list[Shown]]:
-    """Return the cells as a reader sees them; the intervals of a column have equally many decimal places."""
+def shown_rows(table: Table) -> list[list[ShownCell]]:
+    """Return the cells as the page shows them; the intervals of a column have equally many decimal places."""
     places = [_places([row[column] for row in table.rows]) for column in range(len(table.columns))]
     return [[_shown(cell, p) for cell, p in zip(row, places, strict=True)] for row in table.rows]
 
 
 def _places(cells: Sequence[Cell]) -> int | None:
-    """Decimal places that the typical interval of a column deserves; None where it has none."""
+    """Return the decimal places for the typical interval of a column; None if it has no interval."""
     estimates = [cell for cell in cells if isinstance(cell, Estimate)]
     return typical_places(estimates) if estimates else None
 
 
-def _shown(cell: Cell, places: int | None) -> Shown:
+def _shown(cell: Cell, places: int | None) -> ShownCell:
     if isinstance(cell, Estimate):
         bounds = f"{number(cell.low, places)} … {number(cell.high, places)}"
-        return Shown(number(cell.value, places), bounds)
+        return ShownCell(number(cell.value, places), bounds)
     if isinstance(cell, str):
-        return Shown(cell)
-    return Shown(number(cell, places if isinstance(cell, float) else 0))
+        return ShownCell(cell)
+    return ShownCell(number(cell, places if isinstance(cell, float) else 0))
 
 
 def _texts(table: Table) -> list[list[str]]:
@@ -148,7 +150,7 @@ def _texts(table: Table) -> list[list[str]]:
 
 
 def _numeric(table: Table) -> list[bool]:
-    """Which columns hold numbers, and so stand to the right."""
+    """Return True for each column of numbers, which is aligned to the right."""
     return [any(not isinstance(row[i], str | None) for row in table.rows) for i in range(len(table.columns))]
 
 
@@ -161,7 +163,7 @@ def terminal_table(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])
     numeric = _numeric(table)
-    told = [
+    body = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
@@ -169,11 +171,11 @@ def terminal_table(table: Table) -> str:
         for line in lines
     ]
     title, note = one_line(table.title), one_line(table.note)
-    return "\n".join([title, "", *told, *([f"\n{note}"] if note else [])])
+    return "\n".join([title, "", *body, *([f"\n{note}"] if note else [])])
 
 
 def one_line(text: str) -> str:
-    """Return a text without what commands a terminal or begins a new line."""
+    """Return a text as one line, without control characters of a terminal."""
     return " ".join(printable(text).splitlines())
 
 
@@ -181,7 +183,10 @@ _MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "&": "&amp;", "<": "&lt;", ">":
 
 
 def markdown_text(text: str) -> str:
-    """A text that Markdown shows as it is: names come from users, and may look like a tag, a cell, code or a link."""
+    """Escape a text for Markdown.
+
+    Names come from users, and may look like a tag, a cell, code or a link.
+    """
     escaped = "".join(_MARKUP.get(letter, letter) for letter in one_line(text))
     return escaped.replace("](", "]\\(").replace("][", "]\\[")
 
@@ -190,19 +195,22 @@ def markdown_table(table: Table) -> str:
     """Return the table in Markdown, without its title, its note below."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     lines = [list(table.columns), rule, *_texts(table)]
-    told = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
-    return "\n".join([*told, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
+    body = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+    return "\n".join([*body, *([f"\n{markdown_text(table.note)}"] if table.note else [])])
 
 
 def markdown_page(title: str, findings: Findings) -> str:
-    """Return a section in Markdown: the headline, what must be known of the results, and every table."""
+    """Return a section in Markdown: the headline, the notices, and every table."""
     notices = "".join(f"\n> {markdown_text(notice)}\n" for notice in findings.notices)
     tables = (f"### {markdown_text(one.title)}\n\n{markdown_table(one).rstrip()}\n" for one in findings.tables)
     return "\n".join([f"## {markdown_text(title)}\n\n{markdown_text(findings.headline)}\n{notices}", *tables])
 
 
 def csv_table(table: Table) -> str:
-    """The table as CSV with all digits; a column with intervals becomes three: its own name, ``low`` and ``high``."""
+    """Return the table as CSV with all digits.
+
+    A column with intervals becomes three: its own name, ``low`` and ``high``.
+    """
     spread = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -223,6 +231,6 @@ def _fields(cell: Cell, wide: bool) -> list[str | int | float | None]:
 
 
 def csv_text(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula; an apostrophe marks what would begin like one."""
+    """Return a text that no spreadsheet takes for a formula; an apostrophe marks one that begins like a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,26 +1,18 @@
-"""Findings of an experiment or a comparison: a headline, tables and figures, which the reports show."""
+"""Findings of an experiment or a comparison: a headline, tables and figures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
+from textgym.intervals import Estimate
 
 Cell: TypeAlias = str | int | float | Estimate | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns; ``note`` says what a reader must know to read it right."""
+    """Rows of cells under named columns; ``note`` explains how to read them."""
 
     title: str
     columns: tuple[str, ...]
@@ -30,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, as an ``<svg>`` element; the caption says what is to be seen."""
+    """A picture, as an ``<svg>`` element, with its caption."""
 
     title: str
     svg: str
@@ -39,8 +31,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Findings:
-    """What results say. ``headline`` is one sentence, with the number that matters; the first table is the one for a
-    README; ``notices`` tell what a reader must know of the results themselves, such as runs that are not finished.
+    """The result of an experiment or a comparison.
+
+    Attributes:
+        headline: one sentence, with the number that matters most.
+        tables: the first one is short enough for a README.
+        figures: in the order of the page.
+        notices: about the results themselves, such as runs that are not finished.
     """
 
     headline: str

@@ -1,7 +1,7 @@
-"""The page of an InstructGPT loop (Ouyang et al. 2022): one HTML file for all stages, from base model to last policy.
+"""The report of an InstructGPT loop (Ouyang et al. 2022): one page for all stages, from base model to last policy.
 
 :func:`write_pipeline_report` reads the pipeline's directory. ``config.json`` and ``stages.json`` must exist; a stage
-that has not run, or that was cut short, is named as missing, and the page shows what there is.
+that has not run, or that was interrupted, is listed as missing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from textgym.intervals import SampleMean
 from textgym.lm.sampling import Sampling
-from textgym.reports.comparison import Comparison, Estimate, compare, decimals, number, with_interval
-from textgym.reports.pipeline_figures import steps
-from textgym.reports.pipeline_stages import SECTIONS, Run
-from textgym.reports.reading import read_object, read_text
+from textgym.reports.before_after import Change, changes_of, with_interval
+from textgym.reports.charts.runs import stage_steps
+from textgym.reports.formatting import NBSP, decimals, number
+from textgym.reports.pages import write_page
+from textgym.reports.pipeline_stages import SECTIONS, StageRun
 from textgym.reports.run import Sample, shown_sample, tables
-from textgym.reports.templating import write_page
+from textgym.reports.run_files import read_run_object, run_text
 
-NEEDED_BY = "write_pipeline_report"
-SAMPLES_SHOWN = 3  # the others stand folded below
+_NEEDED_BY = "write_pipeline_report"
+_SAMPLES_SHOWN = 3  # the others are folded
 LEARNED = ("score", "reward_model")  # each iteration has a reward model of its own, so these cannot be compared
-FIRST = ("gold", "grammatical", "kl")  # what a reader wants to know first
+LEADING_METRICS = ("gold", "grammatical", "kl")  # the most important first
 COLOURS = ("gold", "kl")
-NBSP = "\u00a0"
 
 
 def write_pipeline_report(out: Path) -> Path:
@@ -34,21 +35,21 @@ def write_pipeline_report(out: Path) -> Path:
 
     Raises:
         FileNotFoundError: ``out`` holds no ``config.json`` or no ``stages.json``.
-        ValueError: one of them does not hold what it must.
+        ValueError: one of them has other content than expected.
     """
     out = Path(out)
-    return write_page("pipeline.html", contents(out), out / "report.html")
+    return write_page("pipeline.html", pipeline_contents(out), out / "report.html")
 
 
-def contents(out: Path) -> dict[str, Any]:
-    """Everything the page shows, read from ``out``."""
-    config = read_object(out / "config.json", NEEDED_BY)
-    runs = [Run.read(out, stage) for stage in read_stages(out / "stages.json")]
+def pipeline_contents(out: Path) -> dict[str, Any]:
+    """Read the contents of the page from a pipeline's directory."""
+    config = read_run_object(out / "config.json", _NEEDED_BY)
+    runs = [StageRun.read(out, stage) for stage in read_stages(out / "stages.json")]
     missing = [run for run in runs if not run.finished]
     alike, begun_with = measured_alike(runs, config)
     milestones = milestones_of(alike, begun_with)
     journeys = journeys_of(milestones)
-    title, explanation = headline(journeys, runs, str(config.get("task") or "prompts of your own"))
+    title, explanation = pipeline_headline(journeys, runs, str(config.get("task") or "prompts of your own"))
     return {
         "title": title,
         "explanation": explanation,
@@ -61,7 +62,7 @@ def contents(out: Path) -> dict[str, Any]:
         "runs": runs,
         "sections": {run.name: SECTIONS[run.kind](run) for run in runs if run.begun},
         "samples": samples_of(alike, begun_with),
-        "shown": SAMPLES_SHOWN,
+        "shown": _SAMPLES_SHOWN,
         "tables": tables(config),
     }
 
@@ -73,7 +74,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is none.
         ValueError: it is no list of stages with a name, a directory and a known kind.
     """
-    stages = json.loads(read_text(path, NEEDED_BY))
+    stages = json.loads(run_text(path, _NEEDED_BY))
     if not isinstance(stages, list):
         raise ValueError(f"{path} must hold a JSON list of stages, got {type(stages).__name__}")
     for index, stage in enumerate(stages):
@@ -83,7 +84,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     return stages
 
 
-def _facts(config: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _facts(config: Mapping[str, Any], runs: Sequence[StageRun]) -> list[tuple[str, str]]:
     found = {
         "task": config.get("task"),
         "seed": config.get("seed"),
@@ -93,7 +94,7 @@ def _facts(config: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, st
     return [(label, str(value)) for label, value in found.items() if value is not None]
 
 
-def _absent(missing: Sequence[Run]) -> list[str]:
+def _absent(missing: Sequence[StageRun]) -> list[str]:
     if not missing:
         return []
     states = ", ".join(f"{run.name} ({run.state})" for run in missing)
@@ -104,7 +105,9 @@ def _absent(missing: Sequence[Run]) -> list[str]:
 
 
 def measures_base(config: Mapping[str, Any]) -> bool:
-    """Whether fine-tuning, before which alone the base model is measured, measures as reinforcement does.
+    """Return True if the SFT stage measures on the same prompts and with the same sampling as the RL stages do.
+
+    Only the SFT stage measures the base model. It uses the task's held-out prompts and plain sampling.
 
     It does on the task's own held-out prompts, with plain sampling.
 
@@ -117,26 +120,27 @@ def measures_base(config: Mapping[str, Any]) -> bool:
     return plain and not any(prompts)
 
 
-def measured_alike(runs: Sequence[Run], config: Mapping[str, Any]) -> tuple[Sequence[Run], str]:
-    """The stages that measured on the same prompts, and what the model is called that the first of them began with."""
+def measured_alike(runs: Sequence[StageRun], config: Mapping[str, Any]) -> tuple[Sequence[StageRun], str]:
+    """Return the stages that measured on the same prompts, and the name of the model that the first began with."""
     if measures_base(config) or all(run.kind != "sft" for run in runs):
         return runs, "base"
     return [run for run in runs if run.kind != "sft"], "SFT"
 
 
-def milestones_of(runs: Sequence[Run], begun_with: str = "base") -> dict[str, dict[str, Estimate]]:
-    """What was measured of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
+def milestones_of(runs: Sequence[StageRun], begun_with: str = "base") -> dict[str, dict[str, SampleMean]]:
+    """Return the measures of each model on the way, by its name, in order: ``base``, ``SFT``, then the policies.
 
     KL counts from the model at which reinforcement learning began, so the base model has one only without SFT.
     """
-    found: dict[str, dict[str, Estimate]] = {}
+    found: dict[str, dict[str, SampleMean]] = {}
     name = begun_with
     for run in runs:
-        rows = [row for row in compare(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
+        rows = [row for row in changes_of(run.evaluation) if row.name not in LEARNED] if run.learns_policy else []
         if not rows:
             continue
         if run.kind == "sft":
             rows = [row for row in rows if row.name != "kl"]
+        # The model after one stage is the model before the next; the earlier measurement of it is kept.
         before, after = ({row.name: getattr(row, side) for row in rows} for side in ("before", "after"))
         found[name] = {**before, **found.get(name, {})}
         name = run.model
@@ -153,20 +157,20 @@ class Journey:
         estimates: by the name of the model; None where it was not measured.
     """
 
-    overall: Comparison
-    estimates: Mapping[str, Estimate | None]
+    overall: Change
+    estimates: Mapping[str, SampleMean | None]
 
     @property
     def name(self) -> str:
         return self.overall.name
 
     @property
-    def known(self) -> dict[str, Estimate]:
+    def known(self) -> dict[str, SampleMean]:
         return {name: estimate for name, estimate in self.estimates.items() if estimate is not None}
 
     @property
     def places(self) -> int:
-        """Decimal places, by the finest known interval."""
+        """Decimal places, by the narrowest known interval."""
         halves = [estimate.half for estimate in self.known.values() if estimate.half]
         return decimals(min(halves)) if halves else 3
 
@@ -177,24 +181,24 @@ class Journey:
     @property
     def svg(self) -> str:
         label = f"{self.overall.metric.label} from stage to stage"
-        return steps(self.estimates, label, self.places, large=self.name == "gold")
+        return stage_steps(self.estimates, label, self.places, large=self.name == "gold")
 
 
-def journeys_of(milestones: Mapping[str, Mapping[str, Estimate]]) -> list[Journey]:
-    """Return the metrics that two models or more were measured by; those of ``FIRST`` lead."""
+def journeys_of(milestones: Mapping[str, Mapping[str, SampleMean]]) -> list[Journey]:
+    """Return the metrics that at least two models have; those of :data:`LEADING_METRICS` come first."""
     names = dict.fromkeys(name for measured in reversed(list(milestones.values())) for name in measured)
     journeys = []
-    ranks = {name: rank for rank, name in enumerate(FIRST)}
+    ranks = {name: rank for rank, name in enumerate(LEADING_METRICS)}
     for name in sorted(names, key=lambda name: ranks.get(name, len(ranks))):
         estimates = {model: measured.get(name) for model, measured in milestones.items()}
         known = [estimate for estimate in estimates.values() if estimate is not None]
         if len(known) > 1:
-            journeys.append(Journey(Comparison(name, known[0], known[-1]), estimates))
+            journeys.append(Journey(Change(name, known[0], known[-1]), estimates))
     return journeys
 
 
 def pictured(journeys: Sequence[Journey]) -> int:
-    """How many of them get a picture: beside gold's stand two, below it rows of three; the table tells the others."""
+    """Return how many journeys get a chart: two beside gold's, below it rows of three; the table has the rest."""
     small = len(journeys) - 1
     if small < 2 or journeys[0].name != "gold":
         return len(journeys)
@@ -206,8 +210,8 @@ def pictured(journeys: Sequence[Journey]) -> int:
 _VERBS = {1: "raised", -1: "lowered"}
 
 
-def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tuple[str, str]:
-    """What the loop did, in one line, and what a reader should know beside it."""
+def pipeline_headline(journeys: Sequence[Journey], runs: Sequence[StageRun], task: str) -> tuple[str, str]:
+    """Return the result of the loop in one line, and its explanation."""
     so_far = "" if all(run.finished for run in runs) else "So far, "
     by_name = {journey.name: journey for journey in journeys}
     policies = [run for run in runs if run.kind == "train" and run.finished]
@@ -215,7 +219,7 @@ def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tup
         sentences = [_shares(gold)]
         title = _title(f"{so_far}the loop", gold.overall, "gold")
     elif policies:
-        last = compare(policies[-1].evaluation)[0]
+        last = changes_of(policies[-1].evaluation)[0]
         label = f"the {last.metric.label.lower()} of its own reward model"
         title = _title(f"{so_far}{policies[-1].name}", last, label)
         sentences = ["No gold reward was measured, and each iteration learns a reward model anew."]
@@ -235,35 +239,35 @@ def headline(journeys: Sequence[Journey], runs: Sequence[Run], task: str) -> tup
     return _capital(title), " ".join(sentences)
 
 
-def _title(subject: str, change: Comparison, label: str) -> str:
-    places = _spoken(change)
+def _title(subject: str, change: Change, label: str) -> str:
+    places = _sentence_places(change)
     before, after = number(change.before.mean, places), number(change.after.mean, places)
     if not change.clear:
         return f"{subject} made no clear change in {label}: {before} before, {after} after"
     return f"{subject} {_VERBS[change.direction]} {label} from {before} to {after}"
 
 
-def _spoken(comparison: Comparison) -> int:
-    """Decimal places of a sentence, by the interval of the change: fewer than a table has."""
+def _sentence_places(comparison: Change) -> int:
+    """Return the decimal places for a sentence, by the interval of the change: fewer than in a table."""
     half = comparison.change.half
     return decimals(half) if half else comparison.places
 
 
 def _shares(journey: Journey) -> str:
-    """Return the whole change with its interval, and what each step gave of it."""
-    known, places = list(journey.known.items()), _spoken(journey.overall)
+    """Return the total change with its interval, and the part of each step."""
+    known, places = list(journey.known.items()), _sentence_places(journey.overall)
     change = with_interval(journey.overall.change, places, sign=True)
     sure = "its interval is unknown" if journey.overall.change.half is None else "a 95 % interval"
-    told = f"From {known[0][0]} to {known[-1][0]}: {change}, {sure}."
+    text = f"From {known[0][0]} to {known[-1][0]}: {change}, {sure}."
     if len(known) > 2:
         pairs = pairwise(known)
         parts = (f"{name} {number(new.mean - old.mean, places, True)}" for (_, old), (name, new) in pairs)
-        told += f" Step by step: {', '.join(part.replace(' ', NBSP) for part in parts)}."
-    return told
+        text += f" Step by step: {', '.join(part.replace(' ', NBSP) for part in parts)}."
+    return text
 
 
-def _hacks(run: Run) -> bool:
-    direction = {row.name: row.direction for row in compare(run.evaluation)}
+def _hacks(run: StageRun) -> bool:
+    direction = {row.name: row.direction for row in changes_of(run.evaluation)}
     return direction.get("score", 0) > 0 > direction.get("gold", 0)
 
 
@@ -276,13 +280,13 @@ def _capital(text: str) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """What each model wrote to one prompt, by the model's name."""
+    """The response of each model to one prompt, by the model's name."""
 
     prompt: str
     samples: Mapping[str, Sample]
 
 
-def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
+def samples_of(runs: Sequence[StageRun], begun_with: str = "base") -> list[Series]:
     """Return the prompts that every model answered, with the first answer of each."""
     written: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in runs:
@@ -301,6 +305,6 @@ def samples_of(runs: Sequence[Run], begun_with: str = "base") -> list[Series]:
 
 
 def _plain(row: Mapping[str, Any]) -> Sample:
-    """Return a sample without the figures that the reward model of its own iteration gave it."""
+    """Return a sample without the scores of its own iteration's reward model, which are not comparable."""
     kept = {key: value for key, value in row.items() if key not in ("score", "token_rewards", "kl")}
     return shown_sample(kept, 0.0)

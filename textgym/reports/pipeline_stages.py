@@ -1,4 +1,4 @@
-"""What the pipeline's page shows of each stage: a few figures, the rest stands in the stage's own report."""
+"""One stage on the pipeline's page: a few figures, with a link to the stage's own report."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from textgym.reports.comparison import METRICS, Estimate, Metric, compare, decimals, number
-from textgym.reports.judged import judged, judged_explained, judged_headline, percent
-from textgym.reports.pipeline_figures import calibration
-from textgym.reports.reading import read_lines, read_object
-from textgym.reports.run import EPOCHS, Panel, column, ends, epoch_panel, loss_curve, panel, warned
-from textgym.reports.stories import STEPS, stop_reason
+from textgym.intervals import SampleMean
+from textgym.reports.before_after import METRICS, Metric, changes_of
+from textgym.reports.charts.runs import calibration_plot
+from textgym.reports.formatting import decimals, number, percent
+from textgym.reports.headlines import STEP_NAMES, stop_sentence
+from textgym.reports.heldout_accuracy import accuracy_explained, accuracy_headline, heldout_accuracy
+from textgym.reports.run import EPOCH_METRICS, Panel, column, ends, epoch_panel, loss_curve, panel, warnings_by_curve
+from textgym.reports.run_files import read_run_lines, read_run_object
 
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
-TO_LABEL = "to_label.jsonl"  # what people fill in
+TO_LABEL = "to_label.jsonl"  # to be filled in by people
 LONGEST_EXAMPLE = 8  # ranked completions that are shown
 
 
 @dataclass(frozen=True)
-class Run:
-    """A stage's directory, as far as it exists.
+class StageRun:
+    """The directory of a stage, as far as it exists.
 
     Attributes:
         name: as ``stages.json`` calls it.
         kind: a key of ``SECTIONS``.
         directory: relative to the page.
-        begun: whether the directory exists.
-        waits: whether people have been asked for labels.
-        finished: whether it holds the stage's result.
+        begun: True if the directory exists.
+        waits: True if it waits for labels by people.
+        finished: True if it has the stage's result.
         link: to the stage's own report, as a URL; empty where there is none.
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
         rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
-        notices: what could not be read.
+        notices: lines that could not be read.
         stopped: where and why it was stopped, or empty.
     """
 
@@ -54,13 +56,13 @@ class Run:
     stopped: str = ""
 
     @classmethod
-    def read(cls, out: Path, stage: Mapping[str, Any]) -> Run:
-        """Read the files of one entry of ``stages.json``; what is not there counts as empty."""
+    def read(cls, out: Path, stage: Mapping[str, Any]) -> StageRun:
+        """Read the files of one entry of ``stages.json``; a missing file counts as empty."""
         directory, kind = str(stage["directory"]), str(stage["kind"])
         path = out / directory
-        evaluation, result = read_object(path / "evaluation.json"), read_object(path / RESULTS[kind])
-        rows, notices = read_lines(path / "metrics.jsonl")
-        samples, more_notices = read_lines(path / ("rankings.jsonl" if kind == "labels" else "samples.jsonl"))
+        evaluation, result = read_run_object(path / "evaluation.json"), read_run_object(path / RESULTS[kind])
+        rows, notices = read_run_lines(path / "metrics.jsonl")
+        samples, more_notices = read_run_lines(path / ("rankings.jsonl" if kind == "labels" else "samples.jsonl"))
         return cls(
             name=str(stage["name"]),
             kind=kind,
@@ -74,7 +76,7 @@ class Run:
             rows=rows,
             samples=samples,
             notices=[*notices, *more_notices],
-            stopped=stop_reason(read_object(path / "stopped.json"), STEPS.get(kind, "iteration")),
+            stopped=stop_sentence(read_run_object(path / "stopped.json"), STEP_NAMES.get(kind, "iteration")),
         )
 
     @property
@@ -83,7 +85,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What the model that the stage leaves behind is called."""
+        """The name of the model that the stage produces."""
         return "SFT" if self.kind == "sft" else self.name
 
     @property
@@ -110,10 +112,10 @@ class Run:
 # -- A section for each kind -----------------------------------------------------------------------
 
 
-def _sft(run: Run) -> dict[str, Any]:
+def _sft(run: StageRun) -> dict[str, Any]:
     kept = run.result.get("epoch")
     judge = next((name for name in ("gold", "score") if _measured(run.rows, f"validation/{name}")), None)
-    panels = [epoch_panel(run.rows, "loss", EPOCHS["sft"]["loss"], kept, "validation")]
+    panels = [epoch_panel(run.rows, "loss", EPOCH_METRICS["sft"]["loss"], kept, "validation")]
     if judge is not None:
         described = replace(METRICS[judge], hint="of samples, by epoch")
         panels.append(epoch_panel(run.rows, judge, described, kept, described.label))
@@ -125,7 +127,7 @@ def _last_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
     return max((int(row.get("iteration", 0)) for row in rows), default=0)
 
 
-def _labels(run: Run) -> dict[str, Any]:
+def _labels(run: StageRun) -> dict[str, Any]:
     found = run.result
     figures = [
         (name, str(found[name]))
@@ -133,7 +135,7 @@ def _labels(run: Run) -> dict[str, Any]:
         if name in found
     ]
     if found.get("gold_mean") is not None:
-        gold = Estimate(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
+        gold = SampleMean(float(found["gold_mean"]), found.get("gold_sem"), found.get("prompts"))
         places = decimals(gold.half) if gold.half else 3
         spread = f" ± {number(gold.half, places)}" if gold.half else ""
         figures.append(("gold of the samples", number(gold.mean, places) + spread))
@@ -144,7 +146,7 @@ def _labels(run: Run) -> dict[str, Any]:
 
 
 def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the first of the rankings that tell most apart: its prompt, and its completions from the best on."""
+    """Return the ranking with the most distinct ranks: its prompt, and its completions, the best first."""
     whole = [row for row in rankings if row.get("completions") and row.get("ranks")]
     if not whole:
         return None
@@ -155,20 +157,20 @@ def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _as_text(prompt: Any) -> str:
-    """Return a text as it is, a conversation turn by turn."""
+    """Return a prompt as text, a conversation turn by turn."""
     turns = [f"{m.get('role')}: {m.get('content')}" for m in prompt] if isinstance(prompt, list) else [str(prompt)]
     return "\n\n".join(turns)
 
 
-def _reward_model(run: Run) -> dict[str, Any]:
+def _reward_model(run: StageRun) -> dict[str, Any]:
     losses = run.result.get("loss_curve") or []
-    found, curve = judged(run.result, run.evaluation), loss_curve(losses)
+    found, curve = heldout_accuracy(run.result, run.evaluation), loss_curve(losses)
     panels = [_calibration(run.evaluation)]
     if curve:
         unit = "of labels, nats per text" if found.labels else "of rankings, nats per pair"
         panels.append(Panel(Metric("Loss", unit), "loss", *ends(losses), curve))
-    told = f"{judged_headline(found)}. {judged_explained(found)}" if found.accuracy else ""
-    return {"judged": found, "told": told, "panels": _drawn(panels)}
+    text = f"{accuracy_headline(found)}. {accuracy_explained(found)}" if found.accuracy else ""
+    return {"judged": found, "text": text, "panels": _drawn(panels)}
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
@@ -178,18 +180,18 @@ def _calibration(evaluation: Mapping[str, Any]) -> Panel | None:
         return None
     described = Metric("Calibration", "share of pairs won: true (up) by predicted (across), %")
     error = f"error {percent(found['expected_error'])}" if found.get("expected_error") is not None else ""
-    return Panel(described, "score", "", error, calibration(bins, "Calibration of the reward model"))
+    return Panel(described, "score", "", error, calibration_plot(bins, "Calibration of the reward model"))
 
 
-def _policy(run: Run) -> dict[str, Any]:
+def _policy(run: StageRun) -> dict[str, Any]:
     keys = [key for key in WHILE_TRAINING if _measured(run.rows, key)]
-    alarmed = warned(run.rows)
+    alarmed = warnings_by_curve(run.rows)
     panels = [panel(key, run.rows, alarm=key in alarmed) for key in keys]
     banded = any(f"{key}_sem" in row for row in run.rows for key in keys)
-    return {"comparisons": compare(run.evaluation, "train"), "panels": panels, "banded": banded}
+    return {"comparisons": changes_of(run.evaluation, "train"), "panels": panels, "banded": banded}
 
 
-SECTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
+SECTIONS: Mapping[str, Callable[[StageRun], dict[str, Any]]] = {
     "sft": _sft,
     "labels": _labels,
     "reward-model": _reward_model,

@@ -1,8 +1,8 @@
-"""The report of a run: one HTML page that needs nothing but a browser.
+"""The report of a run: one self-contained HTML page.
 
-:func:`write_report` reads a run directory and draws what it finds there. ``config.json`` and
-``metrics.jsonl`` must exist; ``evaluation.json``, ``samples.jsonl``, ``kept.json`` and ``reward_model.json`` add what
-they tell. A run that was stopped says so by ``stopped.json``: ``{"iteration": n, "reason": "…"}``.
+:func:`write_report` reads a run directory. ``config.json`` and ``metrics.jsonl`` must exist;
+``evaluation.json``, ``samples.jsonl``, ``kept.json`` and ``reward_model.json`` are optional. A run that was stopped has
+``stopped.json``: ``{"iteration": n, "reason": "…"}``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from textgym.env.rendering import largest, show_token, strength
+from textgym.intervals import SampleMean
 from textgym.lm.guards import alarms
-from textgym.reports.comparison import METRICS, Estimate, Metric, compare, exponent, is_finite, metric, number
-from textgym.reports.curves import curve
-from textgym.reports.judged import judged
-from textgym.reports.pipeline_figures import epochs
-from textgym.reports.reading import read_lines, read_object
-from textgym.reports.stories import STEPS, Told, stop_reason, story
-from textgym.reports.templating import tint, write_page
+from textgym.reports.before_after import METRICS, Metric, changes_of, metric
+from textgym.reports.charts.runs import epoch_curves, training_curve
+from textgym.reports.formatting import exponent, is_finite, number
+from textgym.reports.headlines import STEP_NAMES, RunSummary, run_headline, stop_sentence
+from textgym.reports.heldout_accuracy import heldout_accuracy
+from textgym.reports.pages import css_tint, write_page
+from textgym.reports.run_files import read_run_lines, read_run_object
 from textgym.settings import by_name
 
-TOKENS = "time/total_timesteps"
+TOKENS_KEY = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length
 RATIO_ERROR = "train/first_minibatch_ratio_error"
 RATIO_TOLERANCE = 1e-4
@@ -35,10 +36,10 @@ EVALUATED = [f"validation/{name}" for name in METRICS]
 COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
-NEEDED_BY = "write_report"
-SAMPLES_SHOWN = 6  # the others stand folded below
+_NEEDED_BY = "write_report"
+_SAMPLES_SHOWN = 6  # the others are folded
 BESIDE = ("_sem", "_low", "_high", "/pairs", "/prompts", "/steps")
-"""Ends of the names of numbers that tell of another one, and have no curve."""
+"""Suffixes of numbers that belong to another number, and have no curve of their own."""
 
 ROLLOUT: Mapping[str, Metric] = {
     "rollout/kl_k3": Metric("KL, estimated by k3", "nats per sequence, never negative"),
@@ -49,7 +50,7 @@ ROLLOUT: Mapping[str, Metric] = {
 DIAGNOSTICS: Mapping[str, Metric] = {
     "train/policy_loss": Metric("Policy loss", "as the algorithm defines it"),
     "train/value_loss": Metric("Value loss", "squared error of the critic"),
-    "train/explained_variance": Metric("Explained variance", "1: the critic foresees every return"),
+    "train/explained_variance": Metric("Explained variance", "1: the critic predicts every return"),
     "train/entropy": Metric("Entropy", "nats per token"),
     "train/approx_kl": Metric("KL within an update", "between old and new policy, nats per token"),
     "train/clip_fraction": Metric("Clip fraction", "share of tokens beyond the clip range"),
@@ -58,7 +59,7 @@ DIAGNOSTICS: Mapping[str, Metric] = {
     "train/beta": Metric("β", "price of one nat of KL"),
     RATIO_ERROR: Metric("Ratio error", "distance from 1 at the first minibatch"),
 }
-EPOCHS: Mapping[str, Mapping[str, Metric]] = {
+EPOCH_METRICS: Mapping[str, Mapping[str, Metric]] = {
     "sft": {"loss": Metric("Loss", "nats per token of demonstrations")},
     "dpo": {
         "accuracy": Metric("Accuracy", "share of pairs ordered as labelled; chance is 0.5"),
@@ -73,43 +74,43 @@ ALARMED = {kind: f"train/{kind}" for kind in ("approx_kl", "clip_fraction", "ent
 
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run directory and return its path."""
-    return write_page("report.html", contents(Path(run_dir)), Path(run_dir) / "report.html")
+    return write_page("report.html", run_contents(Path(run_dir)), Path(run_dir) / "report.html")
 
 
-def contents(run_dir: Path) -> dict[str, Any]:
-    """Everything the page shows, read from ``run_dir``."""
-    config = read_object(run_dir / "config.json", NEEDED_BY)
-    stopped = read_object(run_dir / "stopped.json")
-    rows, notices = read_lines(run_dir / "metrics.jsonl", "" if stopped else NEEDED_BY)
-    samples, more_notices = read_lines(run_dir / "samples.jsonl")
-    evaluation, kept = read_object(run_dir / "evaluation.json"), read_object(run_dir / "kept.json")
-    evaluations, evaluation_notices = read_lines(run_dir / "validation.jsonl")
-    reward_model = read_object(run_dir / "reward_model.json")
+def run_contents(run_dir: Path) -> dict[str, Any]:
+    """Read the contents of the page from a run directory."""
+    config = read_run_object(run_dir / "config.json", _NEEDED_BY)
+    stopped = read_run_object(run_dir / "stopped.json")
+    rows, notices = read_run_lines(run_dir / "metrics.jsonl", "" if stopped else _NEEDED_BY)
+    samples, more_notices = read_run_lines(run_dir / "samples.jsonl")
+    evaluation, kept = read_run_object(run_dir / "evaluation.json"), read_run_object(run_dir / "kept.json")
+    evaluations, evaluation_notices = read_run_lines(run_dir / "validation.jsonl")
+    reward_model = read_run_object(run_dir / "reward_model.json")
     command = str(config.get("command") or "")
     episodes = config.get("eval_episodes")
-    comparisons = compare(evaluation, command, episodes)
+    comparisons = changes_of(evaluation, command, episodes)
     finished = bool(comparisons) or (command == "reward-model" and bool(reward_model))
-    judgement = judged(reward_model, evaluation if command == "reward-model" else {})
-    told = Told(
+    accuracy = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
+    summary = RunSummary(
         command=command,
         algorithm=str(config.get("algorithm", "training")).upper() if command != "reward-model" else "Reward model",
         task=str(config.get("task") or config.get("data") or "prompts of your own"),
         rows=rows,
         comparisons=comparisons,
         kept=kept,
-        judged=judgement,
+        judged=accuracy,
         stopped=stopped,
         finished=finished,
     )
     ratio = None if config.get("algorithm") in LEAVES_ITS_SAMPLER else ratio_check(rows)
-    page, warnings = story(told), warned(rows)
+    page, warnings = run_headline(summary), warnings_by_curve(rows)
     alarmed = {*warnings, *([RATIO_ERROR] if ratio is not None and not ratio.passed else [])}
-    headlines, diagnostics = drawn(command, rows, kept.get("epoch"), _episodes(config), alarmed)
-    reason = stop_reason(stopped, told.step)
+    headlines, diagnostics = run_panels(command, rows, kept.get("epoch"), _episodes(config), alarmed)
+    reason = stop_sentence(stopped, summary.step)
     return {
         "title": page.title,
         "explanation": page.explanation,
-        "facts": facts(config, rows, evaluation) + best_kept(read_object(run_dir / "best" / "best.json")),
+        "facts": facts(config, rows, evaluation) + best_kept(read_run_object(run_dir / "best" / "best.json")),
         "notices": notices
         + more_notices
         + evaluation_notices
@@ -119,16 +120,16 @@ def contents(run_dir: Path) -> dict[str, Any]:
         "comparisons": comparisons,
         "before": [] if comparisons else only_before(evaluation, command, episodes),
         "agree": any(0 in (row.before.half, row.after.half) and row.name != "kl" for row in comparisons),
-        "unit": STEPS.get(command, "iteration"),
+        "unit": STEP_NAMES.get(command, "iteration"),
         "headlines": headlines,
         "evaluations": evaluation_panels(evaluations, episodes),
         "diagnostics": diagnostics,
         "banded": any(f"{key}_sem" in row for row in rows for key in HEADLINES),
         "ratio": ratio,
-        "pairs": pair_samples(samples),
+        "pairs": before_and_after(samples),
         "coloured": any(reward for sample in samples for reward in _rewards(sample)),
-        "shown": SAMPLES_SHOWN,
-        "judged": judgement if reward_model else None,
+        "shown": _SAMPLES_SHOWN,
+        "judged": accuracy if reward_model else None,
         "offset": reward_model.get("offset"),
         "epochs": by_name(config).get("epochs"),
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
@@ -137,13 +138,15 @@ def contents(run_dir: Path) -> dict[str, Any]:
 
 
 def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
-    """Says why training ended before its last token, where it did."""
+    """Return a notice of why training ended before its last token, if it did."""
     return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
-def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """List a run's warnings by the curve that they are about, each kind once: those of
-    :func:`textgym.lm.guards.alarms`, and an iteration that was not trained as it was sampled.
+def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the first warning of each kind, by the curve that it is about.
+
+    They are those of :func:`textgym.lm.guards.alarms`; among them is an iteration that was not trained on what
+    was sampled.
     """
     found: dict[str, str] = {}
     for row in rows:
@@ -155,14 +158,14 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def only_before(
     evaluation: Mapping[str, Any], command: str, episodes: int | None
-) -> list[tuple[Metric, Estimate, int | None]]:
-    """Return measures of before training, where there are none of afterwards: description, number, decimal places."""
-    found = compare({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
+) -> list[tuple[Metric, SampleMean, int | None]]:
+    """Return the measures of a run that was evaluated only before training: description, number, decimal places."""
+    found = changes_of({"before": evaluation.get("before"), "after": evaluation.get("before")}, command, episodes)
     return [(row.metric, row.before, row.places) for row in found]
 
 
 def _episodes(config: Mapping[str, Any]) -> int | None:
-    """Episodes behind each number of an iteration."""
+    """Return the episodes behind each number of an iteration."""
     found = (config.get("hyperparameters") or {}).get("episodes_per_iteration")
     return found if isinstance(found, int) else None
 
@@ -172,7 +175,7 @@ def _episodes(config: Mapping[str, Any]) -> int | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve with what stands around it. ``kind`` chooses its colour; ``alarm`` makes it that of what is wrong."""
+    """A curve with its description. ``kind`` chooses its colour; ``alarm`` marks a curve that training warned of."""
 
     metric: Metric
     kind: str
@@ -182,19 +185,19 @@ class Panel:
     alarm: bool = False
 
 
-def drawn(
+def run_panels(
     command: str, rows: Sequence[Mapping[str, Any]], kept: int | None, episodes: int | None, alarmed: set[str]
 ) -> tuple[list[Panel], list[Panel]]:
-    """Return the headline curves and the training diagnostics of a run, by what made it."""
-    if command in EPOCHS:
+    """Return the headline curves and the training diagnostics of a run, by the command that made it."""
+    if command in EPOCH_METRICS:
         names = dict.fromkeys(key.partition("/")[2] for row in rows for key in row if key.startswith("validation/"))
-        known = EPOCHS[command]
+        known = EPOCH_METRICS[command]
         ordered = [*known, *(name for name in names if name not in known and not name.endswith(_BESIDE_NAMES))]
         found = [epoch_panel(rows, name, known.get(name) or _of_samples(name), kept) for name in ordered]
         return [one for one in found if one is not None], []
     if command == "reward-model":  # its loss stands beside its accuracy
         rows = [{key: value for key, value in row.items() if key != "train/loss"} for row in rows]
-    return panels(rows, episodes, alarmed, STEPS.get(command, "iteration"))
+    return panels(rows, episodes, alarmed, STEP_NAMES.get(command, "iteration"))
 
 
 _BESIDE_NAMES = tuple(end.lstrip("/") for end in BESIDE)
@@ -208,7 +211,7 @@ def _of_samples(name: str) -> Metric:
 def epoch_panel(
     rows: Sequence[Mapping[str, Any]], name: str, described: Metric, kept: int | None, validation: str = "held out"
 ) -> Panel | None:
-    """Return a measure by epoch, what is held out and what is trained on; None where it was never measured.
+    """Return a measure by epoch, on held-out and on training data; None if it was never measured.
 
     Its ends are the numbers before training and of the epoch that was kept, or of the last one.
     """
@@ -217,10 +220,11 @@ def epoch_panel(
     if not curves:
         return None
     leading = next(iter(curves.values()))
+    # The caption ends at the kept epoch, since later epochs were discarded.
     until = leading if kept is None or not kept < len(leading) else [*leading[:kept], leading[kept]]
     first, last = ends(until)
     kind = described.label.lower() if described.label.lower() in ("loss", "gold", "score", "kl") else "other"
-    return Panel(described, kind, first, last, epochs(curves, kept, described.label))
+    return Panel(described, kind, first, last, epoch_curves(curves, kept, described.label))
 
 
 def panels(
@@ -241,26 +245,26 @@ def panels(
 
 
 def evaluation_panels(rows: Sequence[Mapping[str, Any]], episodes: int | None) -> list[Panel]:
-    """Return the curves of what was measured on validation prompts while training, in reading order."""
+    """Return the curves of the evaluations on validation prompts during training, in reading order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if _is_series(key, rows)]
     return [panel(key, rows, episodes) for key in _ordered(keys, EVALUATED)]
 
 
 def _ordered(keys: Sequence[str], first: Sequence[str]) -> list[str]:
-    """``first`` in their order, then the rest in theirs; components come last, gold the first of them."""
+    """Return keys in the order of ``first``, then the rest; components come last, gold the first of them."""
     rank = {key: index for index, key in enumerate(first)}
     gold = f"rollout{COMPONENTS}gold"
     return sorted(keys, key=lambda key: (COMPONENTS in key, key != gold, rank.get(key, len(rank))))
 
 
 def _is_series(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    if key in (TOKENS, "iteration", *KNOWN_BY_OTHER_NAMES) or key.endswith(BESIDE):
+    if key in (TOKENS_KEY, "iteration", *KNOWN_BY_OTHER_NAMES) or key.endswith(BESIDE):
         return False
     return any(math.isfinite(value) for value in column(rows, key))
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """One metric over the iterations, NaN where it is missing or no number."""
+    """Return one metric over the iterations, NaN where it is missing or not a number."""
     values = (row.get(key) for row in rows)
     return [float(v) if isinstance(v, int | float) and math.isfinite(v) else math.nan for v in values]
 
@@ -279,33 +283,34 @@ def panel(
         rows: of ``metrics.jsonl``.
         episodes: behind each row's means, which Student's band depends on; None for many.
         alarm: the metric is one that training warned of.
-        step: what a row tells of.
+        step: the unit of a row.
     """
     name = key.rpartition("/")[2]
     described = DIAGNOSTICS.get(key) or ROLLOUT.get(key) or metric(name)
     if COMPONENTS in key and name not in METRICS:
-        described = Metric(name, "logged beside the score")
+        described = Metric(name, "logged with the score")
     y = column(rows, key)
     sem = column(rows, f"{key}_sem") if any(f"{key}_sem" in row for row in rows) else None
-    has_tokens = any(TOKENS in row for row in rows)
-    x = column(rows, TOKENS) if has_tokens else [float(index) for index in range(len(rows))]
+    has_tokens = any(TOKENS_KEY in row for row in rows)
+    x = column(rows, TOKENS_KEY) if has_tokens else [float(index) for index in range(len(rows))]
     first, last = ends(y)
     if is_lost(rows[-1].get(key)):
         last = "NaN"
-    svg = curve(x, y, sem, described.label, "tokens" if has_tokens else f"{step}s", episodes)
+    svg = training_curve(x, y, sem, described.label, "tokens" if has_tokens else f"{step}s", episodes)
     kind = name if key in (*HEADLINES, *EVALUATED) or name == "gold" else "other"
     return Panel(described, kind, first, last, svg, alarm or last == "NaN")
 
 
 def is_lost(value: Any) -> bool:
-    """True of a number that is there, and is NaN or infinite."""
+    """Return True for a logged number that is NaN or infinite."""
     return isinstance(value, float) and not is_finite(value)
 
 
 def ends(y: Sequence[float]) -> tuple[str, str]:
-    """The first and the last finite value, with equally many decimal places; the first is empty of a single one."""
+    """Return the first and the last finite value, with equally many decimal places; a single one is only the last."""
     finite = [value for value in y if math.isfinite(value)]
     pair = finite[0], finite[-1]
+    # Places by the larger of both, so that the pair is aligned.
     size = max(map(abs, pair))
     places = max(2 - exponent(size), 0) if 1e-3 <= size < 1e9 else None
     return number(pair[0], places) if len(finite) > 1 else "", number(pair[1], places)
@@ -315,12 +320,12 @@ def loss_curve(losses: Any) -> str | None:
     """Return the loss of a reward model by step; None where it was not logged."""
     if not losses:
         return None
-    return curve(range(1, len(losses) + 1), losses, label="Loss of the reward model", x_label="steps")
+    return training_curve(range(1, len(losses) + 1), losses, label="Loss of the reward model", x_label="steps")
 
 
 @dataclass(frozen=True)
 class RatioCheck:
-    """Whether what is trained is what was sampled: the ratio of the first minibatch must be 1."""
+    """The check that training uses what was sampled: the ratio of the first minibatch must be 1."""
 
     largest: float
     tolerance: float = RATIO_TOLERANCE
@@ -341,7 +346,7 @@ def ratio_check(rows: Sequence[Mapping[str, Any]]) -> RatioCheck | None:
 
 @dataclass(frozen=True)
 class Token:
-    """A token on the page: ``gap`` is the white space before it, which stays bare."""
+    """A token on the page: ``gap`` is the white space before it, which stays uncoloured."""
 
     gap: str
     ink: str
@@ -366,8 +371,8 @@ class Pair:
     after: Sample | None
 
 
-def pair_samples(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
-    """Sample side by side: the i-th response to a prompt before training beside the i-th after it."""
+def before_and_after(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """Pair the samples: the i-th response to a prompt before training with the i-th after it."""
     scale = largest([reward for sample in samples for reward in _rewards(sample)])
     by_prompt: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
@@ -385,7 +390,10 @@ def _rewards(sample: Mapping[str, Any]) -> list[float]:
 
 
 def shown_sample(sample: Mapping[str, Any], scale: float) -> Sample:
-    """A line of ``samples.jsonl`` as the page shows it; a token is deepest in colour where its reward is ``scale``."""
+    """Return a row of ``samples.jsonl`` as the page shows it.
+
+    A token has the deepest colour where its reward is ``scale``.
+    """
     tokens, rewards = sample.get("tokens", []), sample.get("token_rewards") or []
     shown = [
         _token(token, reward, scale, f"token {index} of {len(tokens)}")
@@ -404,7 +412,7 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
     ink = text.lstrip()
     level = 0.0 if reward is None else strength(reward, scale)
     title = place if reward is None else f"{place}: {number(reward, 4, sign=True)}"
-    return Token(text[: len(text) - len(ink)], ink, tint(level) if level else "", title)
+    return Token(text[: len(text) - len(ink)], ink, css_tint(level) if level else "", title)
 
 
 # -- Settings --------------------------------------------------------------------------------------
@@ -413,15 +421,15 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
 def facts(
     config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Return the line under the title: what was run, and how much of it."""
-    tokens = [value for value in column(rows, TOKENS) if math.isfinite(value)]
+    """Return the facts under the title: the task, the seed, and the amount of training and evaluation."""
+    tokens = [value for value in column(rows, TOKENS_KEY) if math.isfinite(value)]
     command = str(config.get("command") or "")
-    done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEPS else len(rows)
+    done = max((int(row.get("iteration", 0)) for row in rows), default=0) if command in STEP_NAMES else len(rows)
     episodes = max((entry.get("n", 0) for entry in _entries(evaluation)), default=0) or evaluation.get("episodes")
     found = {
         "task": config.get("task"),
         "seed": config.get("seed"),
-        f"{STEPS.get(command, 'iteration')}s": number(done),
+        f"{STEP_NAMES.get(command, 'iteration')}s": number(done),
         "tokens": number(tokens[-1], 0) if tokens else None,
         "held-out prompts": _counted(evaluation.get("prompts")) if command == "reward-model" else None,
         "bad rows left out": evaluation.get("skipped_rows"),
@@ -444,7 +452,7 @@ def _entries(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def best_kept(note: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Says which iteration is kept as the best, where one is; the note stands beside its checkpoint."""
+    """Return the iteration that is kept as the best, from the note beside its checkpoint; empty without one."""
     if not note:
         return []
     name = str(note["metric"]).removeprefix("min-")
@@ -460,7 +468,7 @@ def tables(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
 
 
 def _flat(group: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested objects as dotted names."""
+    """Yield the entries of nested objects under dotted names."""
     for key, value in group.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

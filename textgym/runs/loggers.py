@@ -19,7 +19,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
 from textgym.files import read_json, write_json
-from textgym.reports.reading import read_lines
+from textgym.reports.run_files import read_run_lines
 from textgym.runs.directory import read_rows
 from textgym.runs.recording import EVALUATIONS, ServiceWarning
 from textgym.types import Service
@@ -97,7 +97,7 @@ def kept_rows(out: Path, done: int) -> list[tuple[int, dict[str, Any]]]:
     """Return the iterations and evaluations of a run up to a step, each with its step, as they were logged."""
     found = []
     for name, left_out in (("metrics.jsonl", ("iteration",)), (EVALUATIONS, ("iteration", TOKENS))):
-        for row in read_lines(out / name)[0]:
+        for row in read_run_lines(out / name)[0]:
             if row.get(TOKENS, done + 1) <= done:
                 found.append((int(row[TOKENS]), {key: value for key, value in row.items() if key not in left_out}))
     return sorted(found, key=lambda each: each[0])

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from textgym.agents.functional.stop_rules import Row
 from textgym.env.mdp import TokenMDP
 from textgym.env.rendering import printable
-from textgym.files import append_line, parse_json, read_text, write_json, write_json_lines, write_text
+from textgym.files import append_line, json_lines, read_text, write_json, write_json_lines, write_text
 from textgym.lm.guards import TrainingError, TrainingWarning
 from textgym.reports.run import write_report
 from textgym.runs.directory import read_rows
@@ -45,14 +46,16 @@ class MetricsFile(KVWriter):
 
     def __init__(self, path: Path, iterations: int = 0) -> None:
         self.path = path
-        lines = read_text(path).split("\n") if path.exists() else []
-        # Lines after the checkpoint belong to work that is repeated; without this cut they would appear twice.
-        kept = lines[:iterations]
+        read = json_lines(read_text(path), str(path)) if path.exists() else ()
+        lines = list(islice(read, iterations))
         for number in range(1, iterations + 1):
-            row = parse_json(kept[number - 1], f"{path}, line {number}") if number <= len(kept) else None
+            line = lines[number - 1] if number <= len(lines) else None
+            if line is not None and line.error is not None:
+                raise line.error
+            row = None if line is None else line.value
             if not isinstance(row, dict) or row.get("iteration") != number:
                 raise ValueError(f"{path} is damaged: line {number} is not that of iteration {number}")
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(f"{line.text}\n" for line in lines))
 
     def write(
         self,
@@ -143,8 +146,8 @@ def _iteration_after(metrics: Path) -> int | None:
     """Return the iteration (or epoch) after the last logged one; None if none are logged during training."""
     if not metrics.exists():
         return None
-    rows = [line for line in read_text(metrics).split("\n") if line.strip()]
-    return int(parse_json(rows[-1], str(metrics))["iteration"]) + 1 if rows else 1
+    rows = read_rows(metrics)
+    return int(rows[-1]["iteration"]) + 1 if rows else 1
 
 
 def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from textgym.agents.offline.alignment_tax import OF_TASK, OTHERS, PTX, in_short
 from textgym.env.rendering import printable
 from textgym.files import write_json, write_json_lines
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
 from textgym.rows import Screening
 from textgym.runs.directory import read_kept, read_rows
 

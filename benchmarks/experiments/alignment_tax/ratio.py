@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from textgym.benchmarks.analysis.seeds import surely_above
-from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, TAIL
-from textgym.reports.findings import Estimate
+from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS
+from textgym.intervals import Estimate, quantile
 
 
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike) -> Estimate | float | None:
@@ -32,7 +31,7 @@ def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike) -> Estimate | f
         return float(y.mean() / x.mean()) if x.mean() > 0 else None
     if not surely_above(x):
         return None
-    share = float(stats.t.ppf(1 - TAIL, len(x) - 1)) ** 2 / len(x)
+    share = quantile(len(x) - 1) ** 2 / len(x)
     (yy, xy), (_, xx) = (share * np.cov(y, x)).tolist()
     above, below = float(y.mean()), float(x.mean())
     # The roots of aρ² − 2bρ + c: where the interval of y − ρx ends at 0.

@@ -1,6 +1,6 @@
-"""One run: an algorithm on a mini task's gold reward, with pretraining text of one weight in every update.
+"""One run: RL on a mini task's gold reward, with pretraining text of one weight in every update.
 
-It is kept from forgetting by what the base model of the mini tasks learned from, and measured on more of the same.
+The text is from the corpus that the base model of the mini tasks was trained on, as is the held-out text.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.offline.alignment_tax import PTX, Texts, forgetting, mini_corpus, other_references
 from textgym.agents.offline.pretraining import Pretraining
-from textgym.benchmarks.entries import Own, find_contender, own_settings
+from textgym.benchmarks.entries import TextgymEntry, constructor_settings, find_entry
 from textgym.benchmarks.runner.experiment import Job, Result
-from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.benchmarks.runner.limit_process import limit_process
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.registration import load_task, task_mdp
@@ -25,11 +25,11 @@ GAMMA = "ptx_coef"
 """The arm: the weight of the pretraining text's loss per token. 0 is the algorithm as it is."""
 
 
-def run(job: Job) -> Result:
-    """Trains and measures, before and after: gold, metrics and KL of responses, and losses in nats per token."""
-    be_one_of_many()
+def run_alignment_tax(job: Job) -> Result:
+    """Train and measure, before and after: gold, metrics and KL of responses, and losses in nats per token."""
+    limit_process()
     settings, task = job.settings, load_task(job.task)
-    reward = ["gold", *((name, 0.0) for name in task.metrics)]
+    reward = ["gold", *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
     algorithm, texts = _algorithm(job, training), _texts(job, training)
     before = _measure(algorithm, held_out, texts, settings["evaluated"])
@@ -40,17 +40,17 @@ def run(job: Job) -> Result:
     return {"before": before, "after": after, "tokens": algorithm.num_timesteps, "cpu_seconds": spent}
 
 
-def ptx_contender(algorithm: str) -> Own:
-    """Return an algorithm that can learn text beside its reward, by name.
+def ptx_entry(algorithm: str) -> TextgymEntry:
+    """Return an entry that can train on text in addition to its reward, by name.
 
     Raises:
         ValueError: there is none of that name, or it cannot.
     """
-    found = find_contender(algorithm)
-    if not isinstance(found, Own):
+    found = find_entry(algorithm)
+    if not isinstance(found, TextgymEntry):
         raise ValueError(
-            f"algorithm={algorithm!r} cannot learn pretraining text beside its reward; expected one of textgym's, or a "
-            "subclass of textgym.agents.SequenceAlgorithm"
+            f"algorithm={algorithm!r} cannot train on pretraining text in addition to its reward; expected one of "
+            "textgym's, or a subclass of textgym.agents.SequenceAlgorithm"
         )
     return found
 
@@ -61,15 +61,15 @@ def _algorithm(job: Job, mdp: TokenMDP) -> SequenceAlgorithm:
     if gamma:
         learned = mini_corpus(mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids), 0, settings["texts"])
         pretraining = Pretraining(learned, gamma, settings["ptx_batch_size"])
-    contender = ptx_contender(job.algorithm)
-    return contender.kind(
+    entry = ptx_entry(job.algorithm)
+    return entry.kind(
         "LMPolicy",
         TokenVectorEnv(mdp, settings["slots"], AutoresetMode.DISABLED),
         settings["learning_rate"],
         beta=settings["beta"],
         pretraining=pretraining,
         seed=job.seed,
-        **own_settings(contender, settings["algorithm"]),
+        **constructor_settings(entry, settings["algorithm"]),
     )
 
 

@@ -1,16 +1,16 @@
-"""How close an algorithm comes to the exact optimum of each diagnostic task."""
+"""Distance of each algorithm from the exact optimum of the diagnostic tasks."""
 
-from textgym.benchmarks.experiments.diagnostic.score import findings
-from textgym.benchmarks.experiments.diagnostic.sweep import PLAN, sweep
-from textgym.benchmarks.experiments.diagnostic.task import run
+from textgym.benchmarks.experiments.diagnostic.score import diagnostic_findings
+from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs
+from textgym.benchmarks.experiments.diagnostic.task import run_diagnostic
 from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="diagnostic",
     question="How close does an algorithm come to the exact optimum of tasks that isolate one difficulty each?",
-    plan=PLAN,
-    sweep=sweep,
-    run=run,
-    findings=findings,
+    plan=DIAGNOSTIC_PLAN,
+    sweep=diagnostic_jobs,
+    run=run_diagnostic,
+    findings=diagnostic_findings,
     shared=("episodes", "learning_rate"),
 )

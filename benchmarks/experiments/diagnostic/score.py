@@ -1,4 +1,4 @@
-"""From runs to findings: normalised scores, and how far from the optimum each algorithm stays on each task."""
+"""Normalised scores of the diagnostic suite, and the distance to the optimum on each task."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from textgym.benchmarks.analysis.suites import by_algorithm, curves_figure, over_seeds, suite_scores
-from textgym.benchmarks.analysis.summary import summary
+from textgym.benchmarks.analysis.suite_findings import suite_findings
+from textgym.benchmarks.analysis.suite_scores import by_algorithm, curves_figure, over_seeds, suite_scores
 from textgym.benchmarks.runner.experiment import Result, Results
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
-PASS = 0.95
-COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref)", "J(π)", "J*", "CPU s")
+SOLVED = 0.95
+_COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref)", "J(π)", "J*", "CPU s")
 
 
-def findings(results: Results) -> Findings:
-    """Scores over the suite, and every task by itself. Of a single algorithm the tasks come first."""
+def diagnostic_findings(results: Results) -> Findings:
+    """Return scores over the suite and by task; the tasks come first if there is one algorithm."""
     scores = suite_scores(results, lambda result: float(result["score"]))
     tasks = task_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings(_passed(results), (tasks,)))
-    found = summary(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
     found = replace(found, figures=(*found.figures, *_curves(results)))
     if len(by_algorithm(results)) == 1:
         return replace(found, headline=_passed(results), tables=(tasks, *found.tables))
@@ -29,17 +29,17 @@ def findings(results: Results) -> Findings:
 
 
 def _curves(results: Results) -> tuple[Figure, ...]:
-    """Learning curves in units that all tasks share: their rewards and their budgets differ up to a hundredfold."""
+    """Return learning curves in units that all tasks share, as their rewards and budgets differ up to a hundredfold."""
     note = (
-        "Reward is the share of the way from J(π_ref) to J*, at most 1 in each task, since the cost of KL is not taken"
-        " off: it shows speed, not the score. What samples from the base model, as best-of-n does, stays at 0."
+        "Reward is normalised from J(π_ref) = 0 to J* = 1 and capped at 1, as the cost of KL is not subtracted: the"
+        " curves show speed, not the score. Algorithms that sample from the base model, such as best-of-n, stay at 0."
     )
     shared = [(job, {"curve": _in_shares(result)}) for job, result in results]
-    return curves_figure(shared, "share of the tokens", "share of the way to J*", note)
+    return curves_figure(shared, "share of the token budget", "normalised reward", note)
 
 
 def _in_shares(result: Result) -> list[tuple[float, float]]:
-    """Return a run's curve from tokens and rewards to shares of its tokens and of the way from J(π_ref) to J*.
+    """Return a run's curve as shares of its tokens and of the way from J(π_ref) to J*.
 
     Without the cost of KL a reward may go far beyond J*. Uncut, the task with the least to gain would rule the mean.
     """
@@ -60,14 +60,16 @@ def task_table(results: Results) -> Table:
             optimum = (first["beta"], first["reference"], objective, first["optimum"])
             rows.append((name, task, over_seeds(scores), min(scores), len(runs), *optimum, seconds))
     note = "The score is (J(π) − J(π_ref)) / (J* − J(π_ref)), by enumeration: 1 at the optimum of E[R] − β·KL."
-    return Table("Distance to the exact optimum", COLUMNS, tuple(rows), note)
+    return Table("Distance to the exact optimum", _COLUMNS, tuple(rows), note)
 
 
 def _passed(results: Results) -> str:
-    """How many tasks each algorithm solves, as one sentence."""
-    told = []
+    """Return how many tasks each algorithm solves, as one sentence."""
+    sentences = []
     for name, group in by_algorithm(results).items():
         tasks = dict.fromkeys(job.task for job, _ in group)
         means = [np.mean([result["score"] for job, result in group if job.task == task]) for task in tasks]
-        told.append(f"{name} reaches a mean score of {PASS} on {sum(m >= PASS for m in means)} of {len(means)} tasks")
-    return f"{'; '.join(told)}."
+        sentences.append(
+            f"{name} reaches a mean score of {SOLVED} on {sum(m >= SOLVED for m in means)} of {len(means)} tasks"
+        )
+    return f"{'; '.join(sentences)}."

@@ -1,16 +1,16 @@
-"""Which runs: every algorithm on every task, with one set of hyper-parameters."""
+"""Runs of the diagnostic suite: every algorithm on every task, with one set of hyper-parameters."""
 
 from __future__ import annotations
 
 from textgym.agents.registry import ALGORITHMS
-from textgym.benchmarks.entries import find_contender
-from textgym.benchmarks.experiments.ranges import check_settings
+from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC
 
-SETTINGS = {
-    "episodes": 4096,  # responses in a run: the budget is so many times T tokens
+DIAGNOSTIC_SETTINGS = {
+    "episodes": 4096,  # responses per run: the budget is episodes · T tokens
     "learning_rate": 3e-3,  # decays to 0; large, as the models are tiny
     "episodes_per_iteration": 256,
     "minibatch_size": 128,
@@ -18,13 +18,20 @@ SETTINGS = {
     "samples_per_prompt": None,
     "vf_coef": 0.5,
 }
-"""The same on every task; β alone is the task's. None stands for the algorithm's own value."""
+"""The same on every task, except β, which is the task's. None means the algorithm's own value."""
 
-PLAN = Plan(tuple(ALGORITHMS), 10, DIAGNOSTIC, SETTINGS)
+_LIMITS = {
+    **dict.fromkeys(("episodes", "minibatch_size", "n_epochs", "samples_per_prompt"), at_least(1)),
+    "episodes_per_iteration": at_least(2),
+    "learning_rate": positive,
+    "vf_coef": not_negative,
+}
+
+DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, DIAGNOSTIC, DIAGNOSTIC_SETTINGS)
 
 
-def sweep(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+def diagnostic_jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, one does not fit the other, or a number is out of its range.
@@ -32,14 +39,14 @@ def sweep(plan: Plan) -> list[Job]:
     for task in plan.tasks:
         if task not in DIAGNOSTIC and load_task(task).beta is None:
             raise ValueError(f"task={task!r} has no beta, so it is not scored; expected a diagnostic task")
-    wanted = {**SETTINGS, **plan.settings}
-    check_settings(wanted)
+    wanted = {**DIAGNOSTIC_SETTINGS, **plan.settings}
+    check_limits(wanted, _LIMITS)
     budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}
-    contenders = {name: find_contender(name) for name in plan.algorithms}
-    for name, contender in contenders.items():
-        if contender.imitates:
+    entries = {name: find_entry(name) for name in plan.algorithms}
+    for name, entry in entries.items():
+        if entry.imitates:
             raise ValueError(f"algorithm={name!r} imitates reference texts, and diagnostic tasks have none")
-    settings = {name: {**budget, **contender.settings(wanted)} for name, contender in contenders.items()}
+    settings = {name: {**budget, **entry.settings(wanted)} for name, entry in entries.items()}
     return [
         Job(task, name, seed, settings=settings[name])
         for seed in range(plan.seeds)

@@ -1,22 +1,22 @@
-"""One run: an algorithm learns a diagnostic task, and is measured by enumeration."""
+"""One run: an algorithm learns a diagnostic task, and is scored by enumeration."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
 
-from textgym.benchmarks.entries import Lesson, find_contender
+from textgym.benchmarks.entries import TrainingJob, find_entry
 from textgym.benchmarks.runner.experiment import Job, Result
-from textgym.benchmarks.runner.limit_process import be_one_of_many
-from textgym.exact.exact import optimum
+from textgym.benchmarks.runner.limit_process import limit_process
+from textgym.exact.enumeration import optimum
 from textgym.registration import load_task, task_mdp
 
 SLOTS = 128
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one run reached.
+class DiagnosticResult:
+    """The measurements of one run.
 
     Attributes:
         beta: β.
@@ -39,13 +39,13 @@ class Run:
     cpu_seconds: float
 
 
-def run(job: Job) -> Result:
-    """Trains on a task with a seed, and measures the distance to the optimum.
+def run_diagnostic(job: Job) -> Result:
+    """Train on a task with a seed, and measure the distance to the optimum.
 
     Raises:
         ValueError: the task has no β, so no known optimum.
     """
-    be_one_of_many()
+    limit_process()
     started = time.process_time()
     task = load_task(job.task)
     if task.beta is None:
@@ -56,11 +56,11 @@ def run(job: Job) -> Result:
     episodes, learning_rate = settings.pop("episodes"), settings.pop("learning_rate")
     slots = min(SLOTS, settings.get("episodes_per_iteration", SLOTS))
     tokens = episodes * mdp.max_new_tokens
-    lesson = Lesson(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
-    trained = find_contender(job.algorithm).train(lesson)
+    lesson = TrainingJob(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
+    trained = find_entry(job.algorithm).train(lesson)
     reached = best.evaluate(trained.policy)
     return asdict(
-        Run(
+        DiagnosticResult(
             beta=task.beta,
             optimum=best.value,
             reference=best.reference.objective,

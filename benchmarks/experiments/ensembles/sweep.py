@@ -1,4 +1,4 @@
-"""Which runs: a single reward model, and an ensemble combined in each way."""
+"""Runs of the ensembles experiment: a single reward model, and an ensemble combined in each way."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from dataclasses import asdict
 from typing import get_args
 
 from textgym.agents.settings import require
-from textgym.benchmarks.experiments.ensembles.task import SINGLE, Settings
-from textgym.benchmarks.proxies.models import SIZES, check_prompts
+from textgym.benchmarks.experiments.ensembles.task import SINGLE, EnsembleSettings
+from textgym.benchmarks.proxies.models import SIZES, require_prompts
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.registration import load_task
 from textgym.types import Combine
 
-ARMS = (SINGLE, *get_args(Combine))
-PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(Settings()))
+COMBINATIONS = (SINGLE, *get_args(Combine))
+ENSEMBLES_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(EnsembleSettings()))
 
 
-def sweep(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+def ensembles_jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm, a task or a size is unknown, or a number is out of its range.
     """
-    shared = Settings(**plan.settings)
+    shared = EnsembleSettings(**plan.settings)
     require(shared.size in SIZES, "size", shared.size, f"one of {', '.join(SIZES)}")
     settings = {name: job_settings(shared, name) for name in plan.algorithms}
     for task in map(load_task, plan.tasks):
-        check_prompts("labels", shared.labels, task, "train")
-        check_prompts("prompts", shared.prompts, task, "validation")
+        require_prompts("labels", shared.labels, task, "train")
+        require_prompts("prompts", shared.prompts, task, "validation")
     return [
         Job(task, algorithm, seed, {"combine": combine}, settings[algorithm])
         for seed in range(plan.seeds)
         for task in plan.tasks
         for algorithm in plan.algorithms
-        for combine in ARMS
+        for combine in COMBINATIONS
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from textgym.benchmarks.proxies.models import (
     ProxySettings,
     agreement,
     base_responses,
-    label,
+    label_responses,
     learn_proxy,
-    score_responses,
+    proxy_scores,
 )
-from textgym.benchmarks.proxies.rl import Pressure, measured, optimise, read_settings
+from textgym.benchmarks.proxies.rl import OptimisationSettings, evaluate_policy, optimise, read_settings
 from textgym.benchmarks.runner.experiment import Job, Result
-from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.benchmarks.runner.limit_process import limit_process
+from textgym.benchmarks.runner.limits import Limit, at_least, not_negative
 from textgym.registration import load_task
 from textgym.rewards.models.ensemble import RewardEnsemble
 from textgym.tasks.task import Task
@@ -30,8 +32,8 @@ SINGLE = "single"
 
 
 @dataclass(frozen=True)
-class Settings(Pressure, ProxySettings):
-    """What the numbers of a run depend on, beside its arm and the algorithm's own settings.
+class EnsembleSettings(OptimisationSettings, ProxySettings):
+    """All settings of a run, except its arm and the algorithm's own.
 
     Attributes:
         labels: rankings, the same ones for every member: few, so that the members fill the rest in differently.
@@ -42,6 +44,14 @@ class Settings(Pressure, ProxySettings):
         responses: to each of them.
         evaluated: responses to held-out prompts on which the trained policy is judged.
     """
+
+    LIMITS: ClassVar[Mapping[str, Limit]] = {
+        **OptimisationSettings.LIMITS,
+        **ProxySettings.LIMITS,
+        **dict.fromkeys(("labels", "members", "prompts", "evaluated"), at_least(1)),
+        "responses": at_least(2),  # the agreement with gold compares them
+        "uncertainty_weight": not_negative,
+    }
 
     tokens: int = 40_000
     beta: float = 0.05
@@ -55,37 +65,37 @@ class Settings(Pressure, ProxySettings):
     evaluated: int = 512
 
 
-def run(job: Job) -> Result:
-    """Do a run.
+def run_ensembles(job: Job) -> Result:
+    """Train the reward models and the policy, and measure gold, proxy and KL.
 
     Raises:
         ValueError: the task, algorithm, size or way of combining is unknown, or the task has too few prompts.
     """
-    be_one_of_many()
+    limit_process()
     started = time.process_time()
-    settings, own = read_settings(Settings, job)
+    settings, own = read_settings(EnsembleSettings, job)
     task = load_task(job.task)
     standard = base_responses(task, settings.prompts, settings.responses, job.seed)
     proxy = learn_ensemble(task, job, settings, standard)
-    scores = score_responses(proxy, standard)
+    scores = proxy_scores(proxy, standard)
     learner, curve = optimise(task, proxy, job.algorithm, settings, own, job.seed)
     return {
         "agreement": agreement(scores, standard.rewards),
         "disagreement": _disagreement(proxy, standard),
         "gold": float(standard.rewards.mean()),
-        "after": measured(learner, task, proxy, settings.evaluated),
+        "after": evaluate_policy(learner, task, proxy, settings.evaluated),
         "rl": curve,
         "cpu_seconds": time.process_time() - started,
     }
 
 
-def learn_ensemble(task: Task, job: Job, settings: Settings, standard: Responses) -> RewardEnsemble:
+def learn_ensemble(task: Task, job: Job, settings: EnsembleSettings, standard: Responses) -> RewardEnsemble:
     """Return the run's proxy; a single one is an ensemble of one member, the first of the others' members.
 
     Members learn the same labels, and differ in their heads and in the order of the data, as those of Coste et al. do.
     """
     combine: Combine | Literal["single"] = job.arm["combine"]
-    labels = label(task, settings.labels, settings, job.seed)
+    labels = label_responses(task, settings.labels, settings, job.seed)
     count = 1 if combine == SINGLE else settings.members
     seeds = np.random.SeedSequence(job.seed).generate_state(settings.members)[:count]
     members = tuple(learn_proxy(task, labels.rankings, standard, settings.size, settings, int(seed)) for seed in seeds)
@@ -95,5 +105,5 @@ def learn_ensemble(task: Task, job: Job, settings: Settings, standard: Responses
 
 def _disagreement(proxy: RewardEnsemble, standard: Responses) -> float:
     """Return the standard deviation between members on the base model's responses; 0 for a single one."""
-    scores = [score_responses(member, standard) for member in proxy.members]
+    scores = [proxy_scores(member, standard) for member in proxy.members]
     return float(np.std(scores, axis=0).mean())

@@ -1,31 +1,32 @@
-"""From results to findings: the frontier of gold against KL."""
+"""The frontier of gold over KL."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from textgym.benchmarks.analysis.seeds import clearly, mean_line, worded
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.seeds import clearly_or_not, mean_line, with_bounds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.runner.experiment import Result, Results
-from textgym.reports.figures import Line, lines
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.intervals import Estimate
+from textgym.reports.charts.suites import PlotLine, line_plot
+from textgym.reports.findings import Cell, Figure, Findings, Table
 
-COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n for at most this KL", "seeds")
+_COLUMNS = ("algorithm", "β or n", "gold", "KL, nats", "gold of best-of-n at this KL", "seeds")
 
 
-def findings(results: Results) -> Findings:
-    """What results of any part of the sweep say, task by task."""
+def kl_frontier_findings(results: Results) -> Findings:
+    """Return the findings about any part of the sweep, task by task."""
     tasks = list(dict.fromkeys(job.task for job, _ in results))
     by_task = {task: [(job, result) for job, result in results if job.task == task] for task in tasks}
     tables = tuple(_table(task, own) for task, own in by_task.items())
     figures = tuple(_figure(task, own) for task, own in by_task.items())
-    told = [sentence for task, own in by_task.items() for sentence in _told(task, own)]
-    return Findings(" ".join(told) or "No algorithm has been trained yet.", tables, figures)
+    sentences = [sentence for task, own in by_task.items() for sentence in _sentences(task, own)]
+    return Findings(" ".join(sentences) or "No algorithm has been trained yet.", tables, figures)
 
 
 def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
-    """Results by algorithm, β, which rises, and seed."""
+    """Group results by algorithm, β (rising) and seed."""
     found: dict[str, dict[float, dict[int, Result]]] = {}
     for job, result in sorted(
         ((j, r) for j, r in results if j.algorithm != SAMPLED), key=lambda row: row[0].arm["beta"]
@@ -35,12 +36,12 @@ def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
 
 
 def pools(results: Results) -> list[Result]:
-    """What best-of-n earned, one result for each seed."""
+    """Return the results of best-of-n, one for each seed."""
     return [result for job, result in results if job.algorithm == SAMPLED]
 
 
 def bought(results: Results, kl: float) -> Estimate | float | None:
-    """Gold of best-of-n for at most a KL, between the n that there are, by the bound of its KL.
+    """Return gold of best-of-n at a KL, interpolated between the values of n by the bound of its KL.
 
     None beyond the largest n, or where none was sampled.
     """
@@ -76,14 +77,14 @@ def _table(task: str, results: Results) -> Table:
         for n, kl_of_n, golds in zip(counts, points[0], points[1].T, strict=True):
             rows.append((SAMPLED, n, over_seeds(list(golds)), float(kl_of_n), None, len(golds)))
     note = (
-        "KL of best-of-n is at most what is shown, log n − (n − 1)/n, and less where gold ties; that of the others is "
-        "exact in every visited state."
+        "KL of best-of-n is the bound log n − (n − 1)/n; the true KL is smaller where gold ties. The KL of trained "
+        "policies is exact in every visited state."
     )
-    return Table(f"Gold and KL on {task}", COLUMNS, tuple(rows), note)
+    return Table(f"Gold and KL on {task}", _COLUMNS, tuple(rows), note)
 
 
 def _figure(task: str, results: Results) -> Figure:
-    series: dict[str, Line] = {}
+    series: dict[str, PlotLine] = {}
     for algorithm, by_beta in trained(results).items():
         # A killed sweep leaves arms of unequal seeds: the first ones are those that all have.
         count = min(len(runs) for runs in by_beta.values())
@@ -94,34 +95,34 @@ def _figure(task: str, results: Results) -> Figure:
         series[algorithm] = mean_line(kl, gold)
     points = _best_of_n(results)
     if points is not None:
-        series[SAMPLED] = Line(points[0], points[1].mean(0), dashed=True)
+        series[SAMPLED] = PlotLine(points[0], points[1].mean(0), dashed=True)
     caption = (
-        "Each point is one β; dashed: best-of-n by gold itself, whose KL is at most that at which it is drawn, "
-        "log n − (n − 1)/n nats, and less where gold ties."
+        "Each point is one β. Dashed: best-of-n by gold itself, at the bound of its KL, log n − (n − 1)/n nats; the "
+        "true KL is smaller where gold ties."
     )
-    return Figure(f"The frontier on {task}", lines(series, "KL to the base model, nats", "gold reward"), caption)
+    return Figure(f"The frontier on {task}", line_plot(series, "KL to the base model, nats", "gold reward"), caption)
 
 
-def _told(task: str, results: Results) -> list[str]:
-    """For each algorithm its β with the most gold, whether clearly so, and best-of-n at the same KL."""
-    told = []
+def _sentences(task: str, results: Results) -> list[str]:
+    """Return a sentence for each algorithm: its β with the most gold, and best-of-n at the same KL."""
+    sentences = []
     for algorithm, by_beta in trained(results).items():
         golds = {beta: _after(runs, "gold") for beta, runs in by_beta.items()}
         best, *others = sorted(golds, key=lambda beta: -float(np.mean(list(golds[beta].values()))))
-        sure = f", {clearly(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
+        sure = f", {clearly_or_not(golds[best], golds[others[0]])} more than at β = {others[0]:g}" if others else ""
         kl = float(np.mean(list(_after(by_beta[best], "kl").values())))
-        told.append(
-            f"On {task}, {algorithm} earns most at β = {best:g}{sure}: gold "
-            f"{worded(over_seeds(list(golds[best].values())), 2)} for {kl:.1f} nats{_beside(results, kl)}."
+        sentences.append(
+            f"On {task}, {algorithm} reaches the most gold at β = {best:g}{sure}: "
+            f"{with_bounds(over_seeds(list(golds[best].values())), 2)} at {kl:.1f} nats{_beside(results, kl)}."
         )
-    return told
+    return sentences
 
 
 def _beside(results: Results, kl: float) -> str:
-    """What best-of-n earns for the same KL; nothing where none was sampled."""
+    """Return gold of best-of-n at the same KL, in words; empty if it was not sampled."""
     points, same = _best_of_n(results), bought(results, kl)
     if points is None:
         return ""
     if same is None:
-        return f", beyond the reach of best-of-n, which spends at most {points[0][-1]:.1f}"
-    return f", where best-of-n earns {worded(same, 2)} for at most as many"
+        return f", beyond the KL of best-of-n, at most {points[0][-1]:.1f}"
+    return f"; best-of-n reaches {with_bounds(same, 2)} at the same KL or less"

@@ -1,17 +1,17 @@
-"""Which runs: every algorithm on every mini task, with the same budget of tokens."""
+"""Runs of the mini suite: every algorithm on every mini task, with the same budget of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from textgym.benchmarks.entries import SFT, find_contender
-from textgym.benchmarks.experiments.ranges import check_settings
+from textgym.benchmarks.entries import SFT, find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
+from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import task_maker
 from textgym.tasks import MINI
 
-SETTINGS = {
+MINI_SETTINGS = {
     "tokens": 40_000,
     "learning_rate": 1e-3,
     "beta": 0.05,
@@ -20,18 +20,24 @@ SETTINGS = {
 }
 """The same for all; the rest is each algorithm's own."""
 
-PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MINI, SETTINGS)
+MINI_LIMITS = {
+    **dict.fromkeys(("tokens", "slots", "evaluated"), at_least(1)),
+    "learning_rate": positive,
+    "beta": not_negative,
+}
+
+MINI_PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MINI, MINI_SETTINGS)
 
 
-def sweep(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+def mini_jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
     for task in plan.tasks:
         task_maker(task)
-    settings = {name: run_settings(name, plan.settings) for name in plan.algorithms}
+    settings = {name: mini_settings(name, plan.settings) for name in plan.algorithms}
     return [
         Job(task, name, seed, settings=settings[name])
         for seed in range(plan.seeds)
@@ -40,12 +46,12 @@ def sweep(plan: Plan) -> list[Job]:
     ]
 
 
-def run_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dict[str, Any]:
-    """All that a run's numbers depend on: the shared settings, some of them changed, and the algorithm's ``own``.
+def mini_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+    """Return all settings of a run: the shared ones, some of them changed, and the algorithm's ``own``.
 
     Raises:
         ValueError: the algorithm is unknown, or a number is out of its range.
     """
-    shared = {**SETTINGS, **changed}
-    check_settings(shared)
-    return {**shared, **find_contender(algorithm).settings(own)}
+    shared = {**MINI_SETTINGS, **changed}
+    check_limits(shared, MINI_LIMITS)
+    return {**shared, **find_entry(algorithm).settings(own)}

@@ -7,29 +7,29 @@ import time
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.benchmarks.entries import Lesson, find_contender
+from textgym.benchmarks.entries import TrainingJob, find_entry
 from textgym.benchmarks.runner.experiment import Job, Result
-from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.benchmarks.runner.limit_process import limit_process
 from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
 from textgym.registration import load_task, task_mdp
 
 
-def run(job: Job) -> Result:
-    """Trains, and measures base model and policy on the same prompts with the same random numbers.
+def run_mini(job: Job) -> Result:
+    """Train, and measure base model and policy on the same prompts with the same random numbers.
 
     ``before`` and ``after`` hold means of gold, the task's metrics, KL (nats a response) and length (tokens);
     ``curve`` the mean gold reward of the responses that were sampled.
     """
-    be_one_of_many()
+    limit_process()
     settings = dict(job.settings)
     tokens, learning_rate, beta, slots, evaluated = (
         settings.pop(name) for name in ("tokens", "learning_rate", "beta", "slots", "evaluated")
     )
     task = load_task(job.task)
-    reward = ["gold", *((name, 0.0) for name in task.metrics)]
+    reward = ["gold", *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
-    lesson = Lesson(task, training, tokens, learning_rate, beta, job.seed, slots, settings)
+    lesson = TrainingJob(task, training, tokens, learning_rate, beta, job.seed, slots, settings)
     base = load_causal_lm(lesson.base_model)
     reference = Trunk(base)
 
@@ -39,7 +39,7 @@ def run(job: Job) -> Result:
 
     before = measured(acting_policy(base, held_out))
     started = time.process_time()
-    trained = find_contender(job.algorithm).train(lesson)
+    trained = find_entry(job.algorithm).train(lesson)
     spent = time.process_time() - started
     return {
         "before": before,

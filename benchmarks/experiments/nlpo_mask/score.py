@@ -1,21 +1,21 @@
-"""From runs to findings: a refreshed mask against one that stays."""
+"""Gold and gold − β·KL under a refreshed mask and under a fixed one."""
 
 from __future__ import annotations
 
-from textgym.benchmarks.analysis.seeds import worded
-from textgym.benchmarks.analysis.suites import over_seeds
+from textgym.benchmarks.analysis.seeds import with_bounds
+from textgym.benchmarks.analysis.suite_scores import over_seeds
 from textgym.benchmarks.experiments.nlpo_mask.sweep import NEVER
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.findings import Cell, Findings, Table
 
-COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
+_COLUMNS = ("mask", "task", "seeds", "gold after", "gold before", "KL", "gold − β·KL", "CPU s")
 
 
-def findings(results: Results) -> Findings:
-    """Both arms, and their difference on the seeds that both have."""
+def nlpo_mask_findings(results: Results) -> Findings:
+    """Return both arms, and their difference on the seeds that both have."""
     tasks = dict.fromkeys(job.task for job, _ in results)
     rows: list[tuple[Cell, ...]] = []
-    told = []
+    changes = []
     for task in tasks:
         arms: dict[int, dict[int, Result]] = {}
         for job, result in results:
@@ -23,6 +23,7 @@ def findings(results: Results) -> Findings:
                 kept = {**result, "objective": _objective(job, result)}
                 arms.setdefault(int(job.arm["target_update"]), {})[job.seed] = kept
         rows += [_row(_name(every), task, list(runs.values())) for every, runs in sorted(arms.items())]
+        # Differences need both arms; an interrupted sweep may have one.
         if len(arms) == 2:
             (often, refreshed), (_, stays) = sorted(arms.items())
             seeds = sorted(refreshed.keys() & stays.keys())
@@ -30,11 +31,13 @@ def findings(results: Results) -> Findings:
                 gain = over_seeds([refreshed[seed]["after"]["gold"] - stays[seed]["after"]["gold"] for seed in seeds])
                 whole = over_seeds([refreshed[seed]["objective"] - stays[seed]["objective"] for seed in seeds])
                 rows.append((f"refreshed every {often} − never", task, len(seeds), gain, None, None, whole, None))
-                told.append(f"by {worded(whole, sign=True)} and gold alone by {worded(gain, sign=True)} on {task}")
-    headline = f"A mask that follows the policy changes gold − β·KL, which is optimised, {', '.join(told)}."
+                changes.append(
+                    f"by {with_bounds(whole, sign=True)} and gold alone by {with_bounds(gain, sign=True)} on {task}"
+                )
+    headline = f"Refreshing NLPO's mask changes the objective, gold − β·KL, {', '.join(changes)}."
     return Findings(
-        headline if told else "No pair of runs yet.",
-        (Table("NLPO's mask", COLUMNS, tuple(rows), "Differences are of equal seeds."),),
+        headline if changes else "No pair of runs yet.",
+        (Table("Refreshed and fixed mask", _COLUMNS, tuple(rows), "Differences are paired by seed."),),
     )
 
 
@@ -46,7 +49,7 @@ def _row(mask: str, task: str, runs: list[Result]) -> tuple[Cell, ...]:
 
 
 def _objective(job: Job, result: Result) -> float:
-    """What is optimised: gold less the price of KL."""
+    """Return the objective that is optimised: gold − β·KL."""
     return float(result["after"]["gold"] - job.settings["beta"] * result["after"]["kl"])
 
 

@@ -1,4 +1,4 @@
-"""Best-of-n sampling, from one pool of samples: what it earns, and how far from the reference it is."""
+"""Best-of-n sampling: the value of its response, estimated from one pool of samples, and its KL from the reference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from textgym.exact.models import TreeArrays
 from textgym.exact.tree import Tree
 from textgym.types import FloatArray
 
+BEST_OF_N_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+
 
 def best_of_n_weights(pool: int, n: int) -> FloatArray:
-    """``[pool]`` chances that the i-th worst of a pool is the best of ``n`` drawn from it without replacement.
+    """Return the chances that the i-th worst of a pool is the best of ``n`` drawn without replacement, ``[pool]``.
 
     C(i−1, n−1) / C(pool, n), for i = 1 … pool.
 
@@ -35,8 +37,8 @@ def best_of_n_value(proxy: ArrayLike, value: ArrayLike, n: int) -> float:
     Uses every subset of the pool at once. The mean is over prompts.
 
     Args:
-        proxy: ``[N, K]`` by which the best is chosen; equal scores are told apart by their place.
-        value: ``[N, K]`` what is wanted of it: the gold reward, or the proxy itself.
+        proxy: ``[N, K]`` by which the best is chosen; of equal scores the later one counts as better.
+        value: ``[N, K]`` the quantity to average: the gold reward, or the proxy itself.
         n: at most K.
     """
     by, wanted = np.asarray(proxy, np.float64), np.asarray(value, np.float64)
@@ -46,7 +48,7 @@ def best_of_n_value(proxy: ArrayLike, value: ArrayLike, n: int) -> float:
 
 
 def kl_bound(n: ArrayLike) -> FloatArray:
-    """log n − (n−1)/n nats: at most so far is best-of-n from the reference, and just so far where no two rewards tie.
+    """Return log n − (n−1)/n nats: an upper bound of best-of-n's KL, reached where no two rewards tie.
 
     An equality only for a continuous reward of a continuous distribution; of a discrete one an upper bound (Beirami
     et al. 2024, arXiv 2401.01879).
@@ -57,7 +59,7 @@ def kl_bound(n: ArrayLike) -> FloatArray:
 
 
 def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
-    """KL(best-of-n ‖ reference) in nats, exactly, of a reference with ``m`` outcomes.
+    """Return KL(best-of-n ‖ reference) in nats, exactly, of a reference with ``m`` outcomes.
 
     With q the mass of the outcomes of one reward and F the mass of those up to it, best-of-n shows that reward with
     probability F^n − (F − q)^n, and among outcomes that tie it chooses as the reference does. So
@@ -65,7 +67,7 @@ def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
         KL = Σ_rewards (F^n − (F − q)^n) · log((F^n − (F − q)^n) / q)
 
     Args:
-        log_probs: ``[m]`` of the reference, summing to 1 as probabilities; −∞ for what it never writes.
+        log_probs: ``[m]`` of the reference, summing to 1 as probabilities; −∞ for impossible outcomes.
         rewards: ``[m]`` by which the best is chosen; equal ones tie.
         n: at least 1.
     """
@@ -82,12 +84,13 @@ def best_of_n_kl(log_probs: ArrayLike, rewards: ArrayLike, n: int) -> float:
 
 
 def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Of each prompt: the log-probabilities ``[m]`` of all its responses, and their rewards ``[m]``.
+    """Yield the log-probabilities ``[m]`` and rewards ``[m]`` of all responses, prompt by prompt.
 
     Args:
         tree: every response with its reward.
         log_probs: log π, ``[n, V]`` for each level.
     """
+    # Level by level: a prefix's probability is its parent's times its last token's; responses that end are collected.
     owners, chances, rewards = [], [], []
     before: FloatArray = np.zeros(len(tree[0].prompt))
     for level, following in zip(tree, log_probs, strict=True):
@@ -105,6 +108,6 @@ def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, Fl
 
 
 def enumerated_kl(tree: Tree, log_probs: TreeArrays, counts: Sequence[int]) -> list[float]:
-    """KL of best-of-n for each count, the mean over prompts."""
+    """Return the KL of best-of-n for each count, the mean over prompts."""
     known = list(outcomes(tree, log_probs))
     return [float(np.mean([best_of_n_kl(*outcome, n) for outcome in known])) for n in counts]

@@ -1,4 +1,4 @@
-"""Gao's forms of over-optimisation, and which of them a curve follows.
+"""Gao's forms of over-optimisation, fitted to a curve and compared.
 
 With d = √KL and R the gain over the reference, best-of-n follows R = d·(α − β·d) and RL follows R = d·(α − β·log d): α
 is how fast a little pressure pays, β how fast more of it spoils it. Both are linear in α and β, so least squares find
@@ -49,12 +49,12 @@ class Fit:
 
 
 def design(form: Form, d: FloatArray) -> FloatArray:
-    """``[m, 2]``: what α and β are multiplied by at each ``d``."""
+    """Return the factors of α and β at each ``d``, ``[m, 2]``."""
     return np.stack([d, -(d**2) if form == "best-of-n" else -xlogy(d, d)], axis=-1)
 
 
 def enough_points(d: ArrayLike, start: float | None = None) -> bool:
-    """Whether more points lie above 0 than numbers are fitted; see :func:`fit_form`."""
+    """Return True if more points are above 0 than numbers are fitted; see :func:`fit_form`."""
     return bool((np.asarray(d, np.float64) > 0).sum() > _unknowns(start))
 
 
@@ -63,7 +63,7 @@ def _unknowns(start: float | None) -> int:
 
 
 def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = None) -> Fit:
-    """Least squares.
+    """Fit a form by least squares.
 
     Args:
         form: which.
@@ -93,6 +93,6 @@ def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = 
         begin = start
     squares = float(((rewards - Fit(form, begin, alpha, beta, 0, 0).reward(away)) ** 2).sum())
     spread = float(((rewards - rewards.mean()) ** 2).sum())
-    # A perfect fit of made-up numbers has no errors whose logarithm could be taken.
+    # A perfect fit, as of made-up numbers, has no error to take the logarithm of.
     aic = len(away) * np.log(max(squares / len(away), np.finfo(float).tiny)) + 2 * unknowns
     return Fit(form, begin, alpha, beta, 1 - squares / spread if spread else 1.0, float(aic))

@@ -1,11 +1,11 @@
-"""Which runs: every size of proxy with every count of labels, at both extremes; and best-of-n by enumeration."""
+"""Runs of the over-optimisation experiment: every size of proxy with every count of labels, and exact best-of-n."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, Settings
-from textgym.benchmarks.proxies.models import SIZES, check_prompts
+from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION, OveroptimizationSettings
+from textgym.benchmarks.proxies.models import SIZES, require_prompts
 from textgym.benchmarks.proxies.rl import job_settings
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.registration import load_task
@@ -13,20 +13,20 @@ from textgym.registration import load_task
 LABELS = (32, 256, 2048)
 ENUMERATED = ("Emit", "Dense", "Recall")
 """Diagnostic tasks: sixteen responses of unequal rewards, thousands that share seven, and four that share two."""
-PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(Settings()))
+OVEROPTIMIZATION_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(OveroptimizationSettings()))
 
 
-def sweep(plan: Plan) -> list[Job]:
-    """Return the runs of a plan, seed by seed.
+def overoptimization_jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan, seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
-    shared = Settings(**plan.settings)
+    shared = OveroptimizationSettings(**plan.settings)
     settings = {name: job_settings(shared, name) for name in plan.algorithms}
     for task in map(load_task, plan.tasks):
-        check_prompts("prompts", shared.prompts, task, "validation")
-        check_prompts("labels", max(LABELS), task, "train")
+        require_prompts("prompts", shared.prompts, task, "validation")
+        require_prompts("labels", max(LABELS), task, "train")
     return [Job(task, ENUMERATION, 0) for task in ENUMERATED] + [
         Job(task, algorithm, seed, {"size": size, "labels": labels}, settings[algorithm])
         for seed in range(plan.seeds)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from textgym.agents.loop.evaluation import evaluate
-from textgym.benchmarks.entries import Lesson, find_contender
+from textgym.benchmarks.entries import TrainingJob, find_entry
 from textgym.benchmarks.runner.experiment import Job, Result
-from textgym.benchmarks.runner.limit_process import be_one_of_many
+from textgym.benchmarks.runner.limit_process import limit_process
 from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
 from textgym.registration import load_task, task_mdp
@@ -19,8 +19,8 @@ from textgym.rewards.compose import WeightedRewards, compose
 
 
 @dataclass(frozen=True)
-class NoisyReward:
-    """A reward plus normal noise of standard deviation ``sigma``, one draw for each response, by its episode's seed."""
+class NoisyGold:
+    """A reward plus normal noise of standard deviation ``sigma``, drawn for each response by its episode's seed."""
 
     reward: WeightedRewards
     sigma: float
@@ -30,22 +30,23 @@ class NoisyReward:
         self, prompts: list[Any], completions: list[str], *, completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[float]:
         means = self.reward(prompts, completions, completion_ids=completion_ids, **columns)
+        # One generator per episode: the noise does not depend on how responses are batched.
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [float(np.sum(mean)) + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
 
 
-def run(job: Job) -> Result:
-    """Trains on the noisy reward; ``after`` holds means of gold and of KL (nats a response) on validation prompts."""
-    be_one_of_many()
+def run_reward_noise(job: Job) -> Result:
+    """Train on the noisy reward; ``after`` has mean gold and KL (nats a response) on validation prompts."""
+    limit_process()
     settings = dict(job.settings)
     tokens, learning_rate, beta, slots, evaluated = (
         settings.pop(name) for name in ("tokens", "learning_rate", "beta", "slots", "evaluated")
     )
     task = load_task(job.task)
-    noisy = task_mdp(task, NoisyReward(compose(task.gold), job.arm["sigma"]))
-    lesson = Lesson(task, noisy, tokens, learning_rate, beta, job.seed, slots, settings)
+    noisy = task_mdp(task, NoisyGold(compose(task.gold), job.arm["sigma"]))
+    lesson = TrainingJob(task, noisy, tokens, learning_rate, beta, job.seed, slots, settings)
     started = time.process_time()
-    trained = find_contender(job.algorithm).train(lesson)
+    trained = find_entry(job.algorithm).train(lesson)
     spent = time.process_time() - started
     reference, held_out = Trunk(load_causal_lm(lesson.base_model)), task_mdp(task, "gold", "validation")
     after = evaluate(trained.policy, reference, held_out, evaluated, seed=0).summary()

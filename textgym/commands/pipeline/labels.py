@@ -22,6 +22,7 @@ from textgym.lm.files.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.prompts import plain_content
 from textgym.registration import load_task
+from textgym.reports.pipeline_stages import TO_LABEL
 from textgym.rewards.labels.labelling import (
     Labelled,
     Question,
@@ -37,7 +38,7 @@ from textgym.tokenization import chat_renderer
 from textgym.types import FloatArray, IntArray, Ranking, SpecialTokens, Truncation
 
 PEOPLE = "file"  # the labeller that is a file
-SAMPLES, TO_LABEL = "samples.jsonl", "to_label.jsonl"
+SAMPLES = "samples.jsonl"
 RANKINGS, COMPARISONS = "rankings.jsonl", "comparisons.jsonl"
 SAMPLED_AT_ONCE = 64  # prompts
 

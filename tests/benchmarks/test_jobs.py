@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 from fake_experiment import EXPERIMENT, begun, job
 
 from textgym.benchmarks.runner.experiment import Job
-from textgym.benchmarks.runner.grid import append_line, cut_torn_line, experiment_of, read_results, result_row, run_grid
+from textgym.benchmarks.runner.jobs import run_jobs
+from textgym.benchmarks.runner.results_file import cut_torn_line, experiment_of, read_results, result_line
+from textgym.files import append_line
 
 
 def squares(path: Path) -> dict[int, int]:
@@ -27,8 +30,8 @@ def squares(path: Path) -> dict[int, int]:
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "out" / "results.jsonl"
     jobs = [job(log, seed) for seed in range(4)]
-    run_grid(EXPERIMENT, jobs[:2], path)
-    found = run_grid(EXPERIMENT, [*jobs, jobs[0]], path, processes=2)
+    run_jobs(EXPERIMENT, jobs[:2], path)
+    found = run_jobs(EXPERIMENT, [*jobs, jobs[0]], path, processes=2)
     assert [(done.seed, result["square"]) for done, result in found] == [(0, 0), (1, 1), (2, 4), (3, 9)]
     assert sorted(begun(log)) == [0, 1, 2, 3]
     assert squares(path) == {0: 0, 1: 1, 2: 4, 3: 9}
@@ -37,7 +40,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 def test_a_row_says_what_made_it(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    run_grid(EXPERIMENT, [job(tmp_path / "log", 2)], path)
+    run_jobs(EXPERIMENT, [job(tmp_path / "log", 2)], path)
     row = json.loads(path.read_text())
     assert row.keys() == {"experiment", "version", "job", "result"}
     assert row["job"] == {
@@ -88,13 +91,13 @@ def test_two_runners_do_not_share_a_file(tmp_path: Path) -> None:
         time.sleep(0.002)
     other = tmp_path / "other"
     with pytest.raises(ValueError, match=r"another runner writes to .*results.jsonl; wait for its end, or choose"):
-        run_grid(EXPERIMENT, [job(other, 0, seconds=0.01)], path)
+        run_jobs(EXPERIMENT, [job(other, 0, seconds=0.01)], path)
     assert runner.poll() is None
     assert begun(other) == []
     runner.kill()
     runner.wait()
     cut_torn_line(path)
-    run_grid(EXPERIMENT, [job(other, 0, seconds=0.01)], path)  # the lock ended with its holder
+    run_jobs(EXPERIMENT, [job(other, 0, seconds=0.01)], path)  # the lock ended with its holder
     assert begun(other) == [0]
 
 
@@ -115,66 +118,80 @@ def wait_for_end(process: int) -> None:
 def test_a_torn_last_line_is_done_again(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
     jobs = [job(log, seed) for seed in range(3)]
-    run_grid(EXPERIMENT, jobs, path)
+    run_jobs(EXPERIMENT, jobs, path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     with pytest.warns(UserWarning, match=r"results.jsonl: the last line is torn.*\"experiment\": \"fake\""):
         assert len(read_results(path)) == 2
     assert path.read_bytes() == whole[:-7], "reading changed the file"
     with pytest.warns(UserWarning, match="torn"):
-        run_grid(EXPERIMENT, jobs, path)
+        run_jobs(EXPERIMENT, jobs, path)
     assert len(begun(log)) == 4
     assert squares(path) == {0: 0, 1: 1, 2: 4}
 
 
 def test_results_of_another_version_are_used_and_named(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
-    row = result_row("fake", job(log, 0), {"square": 0})
-    append_line(path, {**row, "version": "0.0.9"})
+    row = json.loads(result_line("fake", job(log, 0), {"square": 0}))
+    append_line(path, json.dumps({**row, "version": "0.0.9"}))
     with pytest.warns(UserWarning, match=r"results.jsonl: 1 results are of textgym 0.0.9"):
-        run_grid(EXPERIMENT, [job(log, 0)], path)
+        run_jobs(EXPERIMENT, [job(log, 0)], path)
     without = {"job": {**row["job"], "seed": 1, "of_tomorrow": True}, "result": {"square": 1}}
-    append_line(path, without)
+    append_line(path, json.dumps(without))
     with pytest.warns(UserWarning, match=r"0.0.9|unknown"):
         assert squares(path) == {0: 0, 1: 1}
     assert begun(log) == []
 
 
+def test_a_results_file_of_0_1_0_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(
+        '{"experiment": "mini", "version": "0.1.0", "job": {"task": "Reviews", "algorithm": "ppo", "seed": 3, '
+        '"arm": {}, "settings": {"tokens": 40000, "beta": 0.05}}, "result": {"after": {"gold": 0.75}, '
+        '"curve": [[1000, 0.5], [40000, 0.75]]}}\n'
+    )
+    monkeypatch.setattr(metadata, "version", lambda _: "0.2.0")
+    with pytest.warns(UserWarning, match="1 results are of textgym 0.1.0, this is 0.2.0; they are used as they are"):
+        ((read, result),) = read_results(path, "mini")
+    assert read == Job("Reviews", "ppo", 3, {}, {"tokens": 40_000, "beta": 0.05})
+    assert result == {"after": {"gold": 0.75}, "curve": [[1000, 0.5], [40_000, 0.75]]}
+
+
 def test_results_of_another_experiment_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    append_line(path, result_row("fake", job("log", 0), {}))
-    append_line(path, result_row("mini", job("log", 1), {}))
+    append_line(path, result_line("fake", job("log", 0), {}))
+    append_line(path, result_line("mini", job("log", 1), {}))
     with pytest.raises(ValueError, match=r"results.jsonl:2: a result of 'mini'; expected one of 'fake'"):
         read_results(path)
     other = replace(EXPERIMENT, name="mini")
     with pytest.raises(ValueError, match=r"results.jsonl:1: a result of 'fake'; expected one of 'mini'"):
-        run_grid(other, [job("log", 0)], path)
+        run_jobs(other, [job("log", 0)], path)
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
-    run_grid(EXPERIMENT, [job(log, 0)], path)
+    run_jobs(EXPERIMENT, [job(log, 0)], path)
     with pytest.raises(
         ValueError, match=r"plain on Square, seed 0, with other settings \(seconds: 0.0 there, 0.5 here"
     ):
-        run_grid(EXPERIMENT, [job(log, 1), job(log, 0, seconds=0.5)], path)
+        run_jobs(EXPERIMENT, [job(log, 1), job(log, 0, seconds=0.5)], path)
     assert begun(log) == [0], "something ran before the refusal"
     with pytest.raises(ValueError, match="two jobs differ in their settings alone"):
-        run_grid(EXPERIMENT, [job(log, 2), job(log, 2, seconds=0.5)], path)
+        run_jobs(EXPERIMENT, [job(log, 2), job(log, 2, seconds=0.5)], path)
 
 
 def test_unequal_budgets_are_refused(tmp_path: Path) -> None:
     log, path = tmp_path / "log", tmp_path / "results.jsonl"
-    run_grid(EXPERIMENT, [job(log, 0)], path)
+    run_jobs(EXPERIMENT, [job(log, 0)], path)
     told = (
         r"results.jsonl: seconds is 0.0 for plain on Square, seed 0, and 0.5 for other on Square, seed 1; expected the "
         "same for all runs"
     )
     with pytest.raises(ValueError, match=told):
-        run_grid(EXPERIMENT, [job(log, 1, "other", seconds=0.5)], path)
+        run_jobs(EXPERIMENT, [job(log, 1, "other", seconds=0.5)], path)
     assert begun(log) == [0], "something ran before the refusal"
     without = replace(job(log, 0, "sampled"), settings={"pool": 8})
-    run_grid(EXPERIMENT, [without], path)  # it has no budget that could differ
+    run_jobs(EXPERIMENT, [without], path)  # it has no budget that could differ
 
 
 def test_an_algorithm_has_the_same_settings_for_all_seeds_of_an_arm(tmp_path: Path) -> None:
@@ -183,13 +200,13 @@ def test_an_algorithm_has_the_same_settings_for_all_seeds_of_an_arm(tmp_path: Pa
     def clipped(seed: int, clip: float, **changes: Any) -> Job:
         return replace(job(log, seed), settings={"seconds": 0.0, "clip": clip}, **changes)
 
-    run_grid(EXPERIMENT, [clipped(0, 0.1)], path)
+    run_jobs(EXPERIMENT, [clipped(0, 0.1)], path)
     for other in (clipped(1, 0.2), clipped(0, 0.2, task="Cube"), job(log, 1)):
         with pytest.raises(ValueError, match=r"clip is 0.1 for plain on Square, seed 0, and (0.2|None) for plain on"):
-            run_grid(EXPERIMENT, [other], path)
+            run_jobs(EXPERIMENT, [other], path)
     assert begun(log) == [0]
     arm = {"log": str(log), "β": 1}
-    run_grid(EXPERIMENT, [clipped(0, 0.2, arm=arm), clipped(2, 0.2, algorithm="other"), clipped(3, 0.1)], path)
+    run_jobs(EXPERIMENT, [clipped(0, 0.2, arm=arm), clipped(2, 0.2, algorithm="other"), clipped(3, 0.1)], path)
     assert begun(log) == [0, 0, 2, 3]
 
 
@@ -201,7 +218,7 @@ def test_a_failed_run_keeps_what_others_did_and_calls_off_those_that_wait(tmp_pa
         *(job(log, seed, seconds=0.2) for seed in range(2, 40)),
     ]
     with pytest.raises(ValueError, match="this run is broken"):
-        run_grid(EXPERIMENT, jobs, path, processes=2)
+        run_jobs(EXPERIMENT, jobs, path, processes=2)
     started = set(begun(log))
     assert len(started) < 20
     assert set(squares(path)) == started - {0}
@@ -210,7 +227,7 @@ def test_a_failed_run_keeps_what_others_did_and_calls_off_those_that_wait(tmp_pa
 @pytest.mark.parametrize("line", ["{", '{"job": 1}', "[]", '{"job": {"task": "a"}, "result": {}}'])
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {}))}\n{line}\n")
+    path.write_text(f"{result_line('fake', job('log', 0), {})}\n{line}\n")
     with pytest.raises(
         ValueError, match=r"results.jsonl:2: expected a job and its result, got " + re.escape(repr(line))
     ):
@@ -220,7 +237,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
 def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     for seconds, square in ((0.0, 1), (0.5, 2)):
-        append_line(path, result_row("fake", job("log", 0, seconds=seconds), {"square": square, "curve": [[1, 2]]}))
+        append_line(path, result_line("fake", job("log", 0, seconds=seconds), {"square": square, "curve": [[1, 2]]}))
     told = r"jsonl:2: this run has a result above.*differ \(result square: 1 above, 2 here, setting seconds: 0.0 above"
     with pytest.raises(ValueError, match=told):
         read_results(path)
@@ -228,22 +245,10 @@ def test_two_results_of_one_run_are_refused(tmp_path: Path) -> None:
 
 def test_a_line_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text(f"{json.dumps(result_row('fake', job('log', 0), {'square': float('nan')}))}\n" * 2)
+    path.write_text(f"{result_line('fake', job('log', 0), {'square': float('nan')})}\n" * 2)
     ((done, result),) = read_results(path)
     assert done == job("log", 0)
     assert np.isnan(result["square"])
-
-
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, write = tmp_path / "results.jsonl", os.write
-    append_line(path, {"first": 1})
-    before = path.read_bytes()
-    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
-    with pytest.raises(OSError, match=r"results.jsonl: 5 of 14 bytes could be written"):
-        append_line(path, {"second": 2})
-    assert path.read_bytes() == before
 
 
 def test_a_file_that_names_no_experiment_has_no_report(tmp_path: Path) -> None:

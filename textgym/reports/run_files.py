@@ -1,4 +1,4 @@
-"""Reading what a run left behind, whole or cut short."""
+"""The files of a run, finished or cut short, as the reports read them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from textgym.files import json_lines
 
-def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
-    """Return a file's JSON object; empty where there is no file, unless something needs it.
+
+def read_run_object(path: Path, needed_by: str = "") -> dict[str, Any]:
+    """Return the JSON object of a file; empty if there is no file, unless a function needs it.
 
     Args:
         path: the file.
@@ -20,13 +22,13 @@ def read_object(path: Path, needed_by: str = "") -> dict[str, Any]:
     """
     if not path.exists() and not needed_by:
         return {}
-    content = json.loads(read_text(path, needed_by))
+    content = json.loads(run_text(path, needed_by))
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
 
 
-def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
+def read_run_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], list[str]]:
     """Return the objects of a JSON Lines file, and a notice for each line that is not one.
 
     A run that was killed leaves half a line behind; that must not cost the report of all that came before.
@@ -42,20 +44,18 @@ def read_lines(path: Path, needed_by: str = "") -> tuple[list[dict[str, Any]], l
     notices: list[str] = []
     if not path.exists() and not needed_by:
         return rows, notices
-    for index, line in enumerate(read_text(path, needed_by).split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif line.strip():
-            notices.append(f"{path.name}: line {index} is no JSON object and was left out. Was the run cut short?")
+    for line in json_lines(run_text(path, needed_by), str(path)):
+        if isinstance(line.value, dict):
+            rows.append(line.value)
+        else:
+            notices.append(
+                f"{path.name}: line {line.number} is not a JSON object and was left out. Was the run cut short?"
+            )
     return rows, notices
 
 
-def read_text(path: Path, needed_by: str) -> str:
-    """Return a file's text; where the file is missing, the error says which function needs it."""
+def run_text(path: Path, needed_by: str) -> str:
+    """Return a file's text; if the file is missing, the error names the function that needs it."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: give {needed_by} the directory of a run, which holds it")
     return path.read_text(encoding="utf-8", errors="replace")

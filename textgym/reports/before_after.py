@@ -1,4 +1,4 @@
-"""Before and after: means with 95 % intervals, how clear their difference is, and words that say so."""
+"""Metrics before and after training: means with 95 % intervals, the clarity of their difference, and its wording."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import OTHERS, PTX, in_short
+from textgym.intervals import SampleMean
 from textgym.lm.guards import alarms
-from textgym.rewards.intervals import half_width
+from textgym.reports.formatting import NBSP, decimals, is_finite, number
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is called and read.
+    """The label of a number, and whether more of it is better.
 
     Attributes:
         label: its name.
-        hint: what it measures, in a few words.
+        hint: its meaning or unit, in a few words.
         better: 1 where more is better, −1 where less is, 0 where neither.
     """
 
@@ -36,13 +37,13 @@ METRICS: Mapping[str, Metric] = {
     PTX: Metric("Pretraining loss", "nats per token of held-out pretraining text", -1),
     OTHERS: Metric("Loss on other tasks", "nats per token of the other mini tasks' references", -1),
 }
-SCORE_OF = {
+SCORE_HINTS = {
     "train": "the reward that the policy is trained on",
     "sft": "a reward that judges samples; nothing is trained on it",
     "dpo": "a reward that judges samples; nothing is trained on it",
 }
 """The score of each command's runs, in a few words."""
-GOLD_PAID = "the true objective of the task, which is the reward here"
+GOLD_IS_REWARD = "the true objective of the task, which is the reward here"
 
 
 def metric(name: str, command: str = "") -> Metric:
@@ -55,66 +56,10 @@ def metric(name: str, command: str = "") -> Metric:
     known = METRICS.get(name)
     if known is None:
         return Metric(name.replace("_", " ").capitalize())
-    return replace(known, hint=SCORE_OF[command]) if name == "score" and command in SCORE_OF else known
+    return replace(known, hint=SCORE_HINTS[command]) if name == "score" and command in SCORE_HINTS else known
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
-
-
-def exponent(value: float) -> int:
-    """Return the power of ten of the first significant digit: 0 for 3.2, −2 for 0.032."""
-    return math.floor(math.log10(abs(value)))
-
-
-def decimals(uncertainty: float) -> int:
-    """Decimal places that an uncertainty deserves: two digits of it if it starts with 1 or 2, else one."""
-    power = exponent(uncertainty)
-    digits = 2 if abs(uncertainty) / 10.0**power < 3 else 1
-    return min(max(digits - 1 - power, 0), 5)
-
-
-def number(value: float | None, places: int | None = None, sign: bool = False) -> str:
-    """Return a number for a reader: three significant digits unless ``places`` is given, and a true minus.
-
-    Very small and very large ones are told by a power of ten.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if places is None:
-        if not 1e-3 <= abs(value) < 1e9 and value:
-            power = exponent(value)
-            return f"{value / 10.0**power:.2g}e{power}".replace("-", "−")
-        places = 0 if value == round(value) else max(2 - exponent(value), 0)
-    value = round(value, places) + 0.0  # adding 0.0 makes a plain zero of a negative one
-    return f"{value:{'+' if sign else ''},.{places}f}".replace("-", "−")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and how sure it is.
-
-    Attributes:
-        mean: of what was measured.
-        sem: its standard error; None where that is not known.
-        n: independent values behind it; None for so many that Student's quantile is the normal one.
-    """
-
-    mean: float
-    sem: float | None = None
-    n: float | None = None
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of Student's 95 % interval; None without an error, and of a single value."""
-        return half_width(self.sem, self.n)
-
-    @property
-    def low(self) -> float:
-        return self.mean - (self.half or 0.0)
-
-    @property
-    def high(self) -> float:
-        return self.mean + (self.half or 0.0)
 
 
 FEWEST_THAT_AGREE = 4
@@ -123,19 +68,19 @@ in more than 1 of 20 cases (of 3 and 3 values, 2 of the 20 ways to part them do)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Change:
     """One metric before and after training.
 
     Attributes:
         name: as ``evaluation.json`` has it.
-        before, after: what was measured.
+        before, after: the two evaluations.
         described: its label and hint, where they are others than usual.
         far: True of a KL so large that training warns of it (:func:`textgym.lm.guards.alarms`).
     """
 
     name: str
-    before: Estimate
-    after: Estimate
+    before: SampleMean
+    after: SampleMean
     described: Metric | None = None
     far: bool = False
 
@@ -145,22 +90,22 @@ class Comparison:
 
     @property
     def places(self) -> int:
-        """Decimal places for the whole row, by its finest known interval."""
-        known = [e.half for e in (self.before, self.after) if e.half]
+        """Decimal places for the whole row, by its narrowest known interval."""
+        known = [e.half for e in (self.before, self.after) if e.half]  # a half of 0 says nothing about precision
         return decimals(min(known)) if known else 3
 
     @property
-    def change(self) -> Estimate:
+    def change(self) -> SampleMean:
         """After minus before, the two evaluations taken as independent; degrees of freedom by Welch (1947)."""
         mean = self.after.mean - self.before.mean
         if self.before.sem is None or self.after.sem is None or self.before.half is None or self.after.half is None:
-            return Estimate(mean)
+            return SampleMean(mean)
         parts = [(e.sem or 0.0, e.n) for e in (self.before, self.after)]
-        return Estimate(mean, math.hypot(*(sem for sem, _ in parts)), _welch(parts))
+        return SampleMean(mean, math.hypot(*(sem for sem, _ in parts)), _welch(parts))
 
     @property
     def clear(self) -> bool:
-        """True if the interval of the change leaves out zero. Without an interval nothing is clear."""
+        """True if the interval of the change excludes zero. Without an interval nothing is clear."""
         half = self.change.half
         if half == 0 and min(e.n or math.inf for e in (self.before, self.after)) < FEWEST_THAT_AGREE:
             return False
@@ -181,14 +126,14 @@ class Comparison:
         return {1: "better", -1: "worse", 0: "changed"}[self.direction * self.metric.better]
 
     def percent(self, value: float) -> float:
-        """Where ``value`` stands in the row's picture: 0 at the lowest interval's end, 100 at the highest."""
+        """Return the place of ``value`` in the row's picture: 0 at the lowest interval's end, 100 at the highest."""
         low = min(self.before.low, self.after.low)
         width = max(self.before.high, self.after.high) - low
         return 100 * (value - low) / width if width else 50.0
 
 
 def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
-    """One more than the degrees of freedom of a difference; None where one side has none to count."""
+    """Return one more than the degrees of freedom of a difference; None if neither side counts its values."""
     total = sum(sem**2 for sem, _ in parts)
     lost = sum(sem**4 / (n - 1) for sem, n in parts if n is not None)
     if lost == 0:
@@ -197,7 +142,7 @@ def _welch(parts: Sequence[tuple[float, float | None]]) -> float | None:
     return 1 + total**2 / lost
 
 
-def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Comparison]:
+def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int | None = None) -> list[Change]:
     """Return the metrics that were evaluated before and after, the best-known first.
 
     Args:
@@ -208,30 +153,31 @@ def compare(evaluation: Mapping[str, Any], command: str = "", episodes: int | No
     before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
     known = [name for name in METRICS if name in before]
     names = known + [name for name in in_short(before) if name not in METRICS]
-    paid = command == "train" and is_gold_paid(before) and is_gold_paid(after)
+    # A run on gold itself has the same score and gold; the headline then speaks of gold.
+    paid = command == "train" and gold_is_the_reward(before) and gold_is_the_reward(after)
     return [
-        Comparison(
+        Change(
             name,
-            estimate_of(before[name], episodes),
-            estimate_of(after[name], episodes),
-            replace(METRICS["gold"], hint=GOLD_PAID) if name == "gold" and paid else metric(name, command),
-            far=name == "kl" and is_far(after),
+            sample_mean(before[name], episodes),
+            sample_mean(after[name], episodes),
+            replace(METRICS["gold"], hint=GOLD_IS_REWARD) if name == "gold" and paid else metric(name, command),
+            far=name == "kl" and kl_is_alarming(after),
         )
         for name in names
         if name in after
     ]
 
 
-def is_gold_paid(measured: Mapping[str, Any]) -> bool:
-    """True if the score is gold and nothing else, but for its rounding to single precision."""
+def gold_is_the_reward(measured: Mapping[str, Any]) -> bool:
+    """Return True if score and gold are equal up to single precision."""
     if "gold" not in measured or "score" not in measured:
         return False
     pairs = [(measured["gold"].get(part, 0.0), measured["score"].get(part, 0.0)) for part in ("mean", "sem")]
     return all(math.isclose(gold or 0.0, score or 0.0, rel_tol=1e-5, abs_tol=1e-6) for gold, score in pairs)
 
 
-def is_far(measured: Mapping[str, Mapping[str, Any]]) -> bool:
-    """True if the KL of a policy is one that training warns of."""
+def kl_is_alarming(measured: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return True if the KL of a policy is one that training warns of."""
     row = {f"rollout/{name}": float(measured[name]["mean"]) for name in ("kl", "length") if name in measured}
     return "kl" in alarms(row, row)
 
@@ -242,33 +188,30 @@ def _objects(found: Any) -> dict[str, Any]:
     return {name: e for name, e in entries if isinstance(e, dict) and is_finite(e.get("mean"))}
 
 
-def is_finite(value: Any) -> bool:
-    """True of a number that is neither NaN nor infinite."""
-    return isinstance(value, int | float) and math.isfinite(value)
+def sample_mean(entry: Mapping[str, Any], episodes: int | None = None) -> SampleMean:
+    """Return an entry of ``evaluation.json`` as a mean with its error.
 
-
-def estimate_of(entry: Mapping[str, Any], episodes: int | None = None) -> Estimate:
-    """Return an entry of ``evaluation.json``; ``episodes`` stands in where an older file has no count."""
+    ``episodes`` is the number of values for older files, which do not have it.
+    """
     sem = entry.get("sem")
-    return Estimate(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
+    return SampleMean(float(entry["mean"]), None if sem is None else float(sem), entry.get("n", episodes))
 
 
 # -- Words -----------------------------------------------------------------------------------------
 
-NBSP = "\u00a0"  # keeps a number and its interval on one line
 _VERBS = {1: "raised", -1: "lowered"}
 _MOVES = {1: "rose", -1: "fell", 0: "did not clearly move"}
 
 
-def leading(comparisons: Sequence[Comparison]) -> Comparison:
-    """Return the metric that the headline tells: gold where that is the score, else the first."""
-    paid = [row for row in comparisons if row.metric.hint == GOLD_PAID]
+def leading_change(comparisons: Sequence[Change]) -> Change:
+    """Return the metric of the headline: gold where that is the reward, else the first."""
+    paid = [row for row in comparisons if row.metric.hint == GOLD_IS_REWARD]
     return paid[0] if paid else comparisons[0]
 
 
-def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
+def change_headline(algorithm: str, comparisons: Sequence[Change]) -> str:
     """Return the change of the leading metric by training, in one line."""
-    first = leading(comparisons)
+    first = leading_change(comparisons)
     label = first.metric.label.lower()
     before, after = (number(e.mean, first.places) for e in (first.before, first.after))
     if not first.clear:
@@ -277,11 +220,11 @@ def headline(algorithm: str, comparisons: Sequence[Comparison]) -> str:
     return f"{algorithm} {_VERBS[first.direction]} {named} from {before} to {after}"
 
 
-def explain(comparisons: Sequence[Comparison]) -> str:
-    """Context of the headline: how sure it is, the true objective, the price in KL."""
+def explain_changes(comparisons: Sequence[Change]) -> str:
+    """Return the context of the headline: its interval, the true objective, and the KL paid."""
     by_name = {comparison.name: comparison for comparison in comparisons}
     sentences = []
-    first = leading(comparisons) if comparisons else None
+    first = leading_change(comparisons) if comparisons else None
     if first is not None:
         sure = "its interval is unknown" if first.change.half is None else "a 95 % interval"
         sentences.append(f"The change is {with_interval(first.change, first.places, sign=True)}, {sure}.")
@@ -293,16 +236,16 @@ def explain(comparisons: Sequence[Comparison]) -> str:
         if score is not None and score.direction > 0 and gold.direction < 0:
             sentences.append("The policy earns reward that the true objective denies: reward hacking.")
     if kl := by_name.get("kl"):
-        sentences.append(ended(kl))
+        sentences.append(kl_sentence(kl))
     return " ".join(sentences)
 
 
-def ended(kl: Comparison) -> str:
-    """Return the distance from the reference at the end, as a sentence."""
+def kl_sentence(kl: Change) -> str:
+    """Return the KL from the reference at the end, as a sentence."""
     return f"The policy ended {with_interval(kl.after, kl.places)} nats per sequence away from its reference."
 
 
-def with_interval(estimate: Estimate, places: int, sign: bool = False) -> str:
-    """Return a number for a sentence, with half its interval where it has one."""
+def with_interval(estimate: SampleMean, places: int, sign: bool = False) -> str:
+    """Return a number for a sentence, ± half its interval where it has one."""
     spread = "" if estimate.half is None else f"{NBSP}±{NBSP}{number(estimate.half, places)}"
     return number(estimate.mean, places, sign) + spread

@@ -1,8 +1,12 @@
-"""95 % intervals of results of one run: of means, and of shares of pairs that are clustered by prompt.
+"""Confidence intervals at 95 %, by one rule for runs, comparisons, benchmarks and the exact optimum.
 
-All intervals use Student's quantile with the degrees of freedom of the independent values. The standard error of a
-share near 0 or 1 cannot be estimated from few values; shares therefore get the Clopper–Pearson interval of the
-effective number of pairs.
+- A mean has Student's interval, at the degrees of freedom that its independent values leave. The normal quantile is
+  its limit, and is used only where the number of values is unknown.
+- A share has Clopper and Pearson's interval; where pairs of one prompt are alike, of as many independent pairs as would
+  have the error that is seen.
+
+Statistics of whole suites, which are neither, are bootstrapped in :mod:`textgym.benchmarks.analysis.statistics`; their
+intervals are stretched to Student's quantile as well.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ UPPER = (1 + LEVEL) / 2
 
 
 def quantile(degrees_of_freedom: float) -> float:
-    """Return half of a 95 % interval in standard errors, by Student's t; infinity gives the normal quantile."""
+    """Return half of Student's interval in standard errors; with infinitely many degrees of freedom, the normal's."""
     return float(stdtrit(min(degrees_of_freedom, 1e9), UPPER))
 
 
@@ -30,15 +34,55 @@ def half_width(error: float | None, n: float | None) -> float | None:
     """Return half of a mean's 95 % interval.
 
     Args:
-        error: the standard error of the mean; None if unknown.
-        n: number of independent values; None for a number so large that the normal quantile applies.
+        error: its standard error; None where that is not known.
+        n: independent values that it comes from; None if unknown, for the normal quantile.
 
     Returns:
-        The half-width; None without an error, and for a single value, whose error is unknown.
+        None without an error, and for a single value, whose error is unknown.
     """
     if error is None or not math.isfinite(error) or (n is not None and n < 2):
         return None
     return quantile(math.inf if n is None else n - 1) * error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; both ends are NaN where it has none."""
+
+    value: float
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class SampleMean:
+    """A mean and its standard error.
+
+    Attributes:
+        mean: of the sample.
+        sem: its standard error; None where that is not known.
+        n: independent values behind it; None if unknown, for the normal quantile.
+    """
+
+    mean: float
+    sem: float | None = None
+    n: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of Student's 95 % interval; None without an error, and of a single value."""
+        return half_width(self.sem, self.n)
+
+    @property
+    def low(self) -> float:
+        return self.mean - (self.half or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.mean + (self.half or 0.0)
 
 
 @dataclass(frozen=True)
@@ -115,13 +159,13 @@ def clopper_pearson(share: float, n: float) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike, prompts: Sequence[Hashable]) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of a :func:`clustered` mean; None for a single prompt."""
+    """Return Student's 95 % interval of :func:`clustered`; None of a single prompt."""
     found = clustered(values, prompts)
     half = half_width(found.error, found.prompts)
     return None if half is None else (found.mean - half, found.mean + half)
 
 
 def wins(margins: ArrayLike) -> FloatArray:
-    """Return ``[n]`` 1 for a positive margin, 0 for a negative one, ½ for a margin of 0."""
+    """Return 1 for a positive margin, 0 for a negative one and ½ for none, ``[n]``."""
     won: FloatArray = (np.sign(np.asarray(margins, np.float64)) + 1) / 2
     return won

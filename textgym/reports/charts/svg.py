@@ -1,4 +1,4 @@
-"""Pictures as SVG that can stand inside a page, and the simplest of them: one training curve.
+"""The style of all charts, and figures as SVG that can be part of a page.
 
 Text stays text and takes the page's font; colours are the page's CSS variables, so a picture can follow a dark
 theme.
@@ -9,109 +9,65 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import ScalarFormatter
 
 from textgym.env.rendering import printable
-from textgym.rewards.intervals import half_width
 
-# matplotlib wants a colour, the page wants a variable: each stand-in is replaced in the finished SVG.
-LINE, TEXT, GRID, INK, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
-SERIES = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
+# matplotlib needs a colour, the page a CSS variable: each placeholder colour is replaced in the finished SVG.
+LINE_COLOUR, TEXT_COLOUR, GRID_COLOUR, INK_COLOUR, GOOD_COLOUR, BAD_COLOUR = (f"#00000{digit}" for digit in range(1, 7))
+SERIES_COLOURS = tuple(f"#0000{number}" for number in range(10, 21))  # as many as there are algorithms
 VARIABLES = {
-    LINE: "var(--line)",
-    TEXT: "var(--muted)",
-    GRID: "var(--rule)",
-    INK: "var(--ink)",
-    GOOD: "var(--good)",
-    BAD: "var(--bad)",
-    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
+    LINE_COLOUR: "var(--line)",
+    TEXT_COLOUR: "var(--muted)",
+    GRID_COLOUR: "var(--rule)",
+    INK_COLOUR: "var(--ink)",
+    GOOD_COLOUR: "var(--good)",
+    BAD_COLOUR: "var(--bad)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES_COLOURS)},
 }
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "textgym",  # equal data give equal bytes
     "font.size": 10,
-    "text.color": TEXT,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": TEXT,
+    "text.color": TEXT_COLOUR,
+    "axes.edgecolor": GRID_COLOUR,
+    "axes.labelcolor": TEXT_COLOUR,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": GRID,
+    "grid.color": GRID_COLOUR,
     "grid.linewidth": 0.8,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
+    "xtick.color": GRID_COLOUR,
+    "ytick.color": GRID_COLOUR,
+    "xtick.labelcolor": TEXT_COLOUR,
+    "ytick.labelcolor": TEXT_COLOUR,
     "ytick.major.size": 0,
 }
 
 
-def curve(
-    x: Sequence[float],
-    y: Sequence[float],
-    sem: Sequence[float] | None = None,
-    label: str = "",
-    x_label: str = "tokens",
-    n: float | None = None,
-) -> str:
-    """``y`` over ``x`` as an ``<svg>`` element, with Student's 95 % band where standard errors are given.
-
-    Args:
-        x: ``[n]`` where the points stand.
-        y: ``[n]`` values; NaN leaves a gap.
-        sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
-        label: names the picture for screen readers.
-        x_label: stands under the axis.
-        n: values behind each of the means; None for many.
-    """
-
-    def draw(axes: Axes) -> None:
-        half = half_width(1.0, n) if sem is not None else None
-        band = None if half is None else half * np.asarray(sem, float)
-        _draw(axes, np.asarray(x, float), np.asarray(y, float), band)
-        axes.set_xlabel(x_label)
-
-    return picture(draw, label)
-
-
 def picture(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = (4.4, 2.3)) -> str:
-    """What ``draw`` puts on empty axes, in the house's style, as an ``<svg>`` element.
+    """Draw on empty axes in the reports' style, and return an ``<svg>`` element.
 
     Args:
         draw: draws; where it names colours, they are those of ``VARIABLES``.
         label: names the picture for screen readers.
         size: width and height in inches, which set how large text is beside the picture.
     """
-    with styled():
+    with svg_style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         return svg(figure, label)
-
-
-def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None) -> None:
-    few = np.isfinite(y).sum() <= 12
-    axes.plot(x, y, color=LINE, linewidth=1.8, marker="o" if few else None, markersize=3.5)
-    if half is not None:
-        axes.fill_between(x, y - half, y + half, color=LINE, alpha=0.18, linewidth=0)
-    whole = bool(np.equal(np.mod(x[np.isfinite(x)], 1), 0).all())
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
-    axes.yaxis.set_major_formatter(plain_numbers())
-    axes.margins(x=0.02, y=0.1)
-    widen(axes)
 
 
 SMALLEST_SPAN = 0.02
@@ -128,7 +84,7 @@ def widen(axes: Axes) -> None:
 
 
 def plain_numbers() -> ScalarFormatter:
-    """Numbers on an axis as they are, unless they are very small or large; none is told as an offset."""
+    """Return a formatter of plain numbers; very small and very large ones get a power of ten, none an offset."""
     formatter = ScalarFormatter(useOffset=False, useMathText=True)
     formatter.set_powerlimits((-3, 4))
     return formatter
@@ -138,7 +94,7 @@ LONGEST_NAME = 32
 
 
 def shown_name(name: str) -> str:
-    """Return a name as a picture can show it: one line, cut before its end where it is long, its dollars no formula."""
+    """Return a name for a chart: one line, shortened in the middle if it is long, its dollars escaped."""
     line = " ".join(printable(name).split())
     if len(line) > LONGEST_NAME:
         end = LONGEST_NAME // 4
@@ -146,8 +102,8 @@ def shown_name(name: str) -> str:
     return line.replace("$", r"\$")
 
 
-def styled() -> AbstractContextManager[None]:
-    """Within it, figures are drawn in the page's style."""
+def svg_style() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the page's style."""
     return matplotlib.rc_context(STYLE)
 
 
@@ -156,18 +112,19 @@ def svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page's font has it
+        # No date, so that equal figures give equal bytes.
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), label)
 
 
 def _inline(svg: str, label: str) -> str:
-    """Return the ``<svg>`` element alone, without what only a file of its own needs."""
+    """Return the ``<svg>`` element alone, without the header of a file."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
-    # Many curves share a page: only the ids that something points to may stay.
+    # A page has many SVGs, whose ids would clash: only ids that are referred to are kept.
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     for stand_in, variable in VARIABLES.items():

@@ -13,17 +13,25 @@ import torch
 
 from tests.helpers import word_tokenizer
 from textgym.agents.offline.data import demonstrate
-from textgym.benchmarks.entries import Imitation, LearningCurve, Lesson, Own, Stock, afforded, find_contender
-from textgym.benchmarks.experiments.diagnostic.sweep import PLAN as DIAGNOSTIC
-from textgym.benchmarks.experiments.diagnostic.sweep import sweep as diagnostic_sweep
-from textgym.benchmarks.experiments.diagnostic.task import run as diagnostic_run
-from textgym.benchmarks.experiments.mini.sweep import PLAN as MINI
-from textgym.benchmarks.experiments.mini.sweep import sweep as mini_sweep
-from textgym.benchmarks.experiments.mini.task import run as mini_run
+from textgym.benchmarks.entries import (
+    LearningCurve,
+    SFTEntry,
+    StockEntry,
+    TextgymEntry,
+    TrainingJob,
+    find_entry,
+    within_budget,
+)
+from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN as DIAGNOSTIC
+from textgym.benchmarks.experiments.diagnostic.sweep import diagnostic_jobs as diagnostic_sweep
+from textgym.benchmarks.experiments.diagnostic.task import run_diagnostic as diagnostic_run
+from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN as MINI
+from textgym.benchmarks.experiments.mini.sweep import mini_jobs as mini_sweep
+from textgym.benchmarks.experiments.mini.task import run_mini as mini_run
 from textgym.benchmarks.proxies.models import reward_trunk
-from textgym.benchmarks.proxies.rl import Pressure, optimise
+from textgym.benchmarks.proxies.rl import OptimisationSettings, optimise
 from textgym.benchmarks.runner.experiment import Result
-from textgym.exact.exact import optimum
+from textgym.exact.enumeration import optimum
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.models.model import RewardModel
@@ -51,9 +59,9 @@ def own_algorithm(folder: Path) -> Path:
 
 
 def test_a_name_finds_its_contender() -> None:
-    assert isinstance(find_contender("sft"), Imitation)
-    assert isinstance(find_contender("textgym.agents:PPO"), Own)
-    assert isinstance(find_contender("stable_baselines3:A2C"), Stock)
+    assert isinstance(find_entry("sft"), SFTEntry)
+    assert isinstance(find_entry("textgym.agents:PPO"), TextgymEntry)
+    assert isinstance(find_entry("stable_baselines3:A2C"), StockEntry)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +77,12 @@ def test_a_name_finds_its_contender() -> None:
 )
 def test_what_is_no_contender_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_contender(name)
+        find_entry(name)
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file 'nowhere.py'"):
-        find_contender("nowhere.py:Mine")
+        find_entry("nowhere.py:Mine")
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -92,39 +100,39 @@ def test_a_run_names_all_that_its_numbers_depend_on() -> None:
 
 def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
     path = own_algorithm(tmp_path)
-    before = find_contender(f"{path}:Ranked").settings({"minibatch_size": 16})
+    before = find_entry(f"{path}:Ranked").settings({"minibatch_size": 16})
     assert before["minibatch_size"] == 16
     path.write_text(path.read_text() + "\n# changed\n")
-    after = find_contender(f"{path}:Ranked").settings({"minibatch_size": 16})
+    after = find_entry(f"{path}:Ranked").settings({"minibatch_size": 16})
     assert {name for name in before if before[name] != after[name]} == {"code"}
 
 
 def test_a_file_that_changed_during_a_sweep_has_no_run_under_its_old_name(tmp_path: Path) -> None:
     path, task = own_algorithm(tmp_path), load_task("Emit")
-    settings = find_contender(f"{path}:Ranked").settings({"episodes_per_iteration": 16, "minibatch_size": 16})
+    settings = find_entry(f"{path}:Ranked").settings({"episodes_per_iteration": 16, "minibatch_size": 16})
     path.write_text(path.read_text() + "\n# changed\n")
     told = rf"Ranked has changed since its runs were planned \(code: '{settings['code']}' then, '.{{12}}' now\)"
     with pytest.raises(ValueError, match=told):
-        find_contender(f"{path}:Ranked").train(Lesson(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, settings))
+        find_entry(f"{path}:Ranked").train(TrainingJob(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, settings))
     proxy = RewardModel.from_causal_lm(reward_trunk(task, "tiny", 0), task.tokenizer, torch.Generator())
     with pytest.raises(ValueError, match=told):
-        optimise(task, proxy, f"{path}:Ranked", Pressure(tokens=8, slots=16), settings, seed=0)
+        optimise(task, proxy, f"{path}:Ranked", OptimisationSettings(tokens=8, slots=16), settings, seed=0)
 
 
 def test_stock_algorithms_are_told_apart_by_version_and_a_users_by_its_file(tmp_path: Path) -> None:
-    trpo = find_contender("sb3_contrib:TRPO").settings({})
+    trpo = find_entry("sb3_contrib:TRPO").settings({})
     assert trpo["library"] == f"sb3_contrib {metadata.version('sb3-contrib')}"
-    assert "code" not in find_contender("stable_baselines3:PPO").settings({})
+    assert "code" not in find_entry("stable_baselines3:PPO").settings({})
     path = tmp_path / "mine.py"
     seen = []
     for note in ("", "# changed\n"):
         path.write_text(f"from stable_baselines3 import PPO\n\n\nclass Mine(PPO):\n    pass\n{note}")
-        seen.append(find_contender(f"{path}:Mine").settings({}))
+        seen.append(find_entry(f"{path}:Mine").settings({}))
     assert {name for name in seen[0] if seen[0][name] != seen[1][name]} == {"code"}
     assert seen[0]["library"] == f"stable_baselines3 {metadata.version('stable-baselines3')}"
     task = load_task("Emit")
     with pytest.raises(ValueError, match="Mine has changed since"):
-        find_contender(f"{path}:Mine").train(Lesson(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, seen[0]))
+        find_entry(f"{path}:Mine").train(TrainingJob(task, task_mdp(task), 8, 3e-3, 0.1, 0, 16, seen[0]))
 
 
 def test_a_sweep_goes_seed_by_seed_and_refuses_before_it_runs() -> None:
@@ -170,11 +178,11 @@ def test_a_stock_algorithm_pays_for_kl() -> None:
     task = load_task("Emit")
     mdp = task_mdp(task)
     best = optimum(mdp, 0.05)
-    stock = find_contender("stable_baselines3:A2C")
+    stock = find_entry("stable_baselines3:A2C")
     settings = stock.settings({"episodes_per_iteration": 64})
 
     def kl(beta: float) -> float:
-        lesson = Lesson(task, mdp, 1024, 3e-3, beta, seed=0, slots=64, settings=settings)
+        lesson = TrainingJob(task, mdp, 1024, 3e-3, beta, seed=0, slots=64, settings=settings)
         return best.evaluate(stock.train(lesson).policy).kl
 
     assert kl(beta=10.0) < 0.1
@@ -197,10 +205,10 @@ def test_a_budget_pays_for_the_first_demonstrations() -> None:
     prompts = encode_prompts(["w0", "w1", "w2"], tokenizer, 4)
     rows = [{"text": text} for text in ("w3", "w3 w4", "w3 w4 w5")]
     shown = list(demonstrate(prompts, rows, "text", tokenizer, 1))  # 2, 3 and 4 tokens with the end
-    assert afforded(shown, 5) == (shown[:2], 1)
-    assert afforded(shown, 8) == (shown[:2], 1)
-    assert afforded(shown, 1) == (shown[:1], 1)
-    assert afforded(shown, 27) == (shown, 3)
+    assert within_budget(shown, 5) == (shown[:2], 1)
+    assert within_budget(shown, 8) == (shown[:2], 1)
+    assert within_budget(shown, 1) == (shown[:1], 1)
+    assert within_budget(shown, 27) == (shown, 3)
 
 
 def test_a_long_curve_is_averaged_to_50_points() -> None:

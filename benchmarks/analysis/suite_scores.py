@@ -1,26 +1,26 @@
-"""What experiments of several algorithms on several tasks have in common: results as arrays over seeds and tasks."""
+"""Results of several algorithms on several tasks, as arrays over seeds and tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from textgym.benchmarks.analysis.statistics import FEWEST_SEEDS, mean_estimate
 from textgym.benchmarks.runner.experiment import Job, Result, Results
-from textgym.reports.figures import Line, lines
-from textgym.reports.findings import Estimate, Figure, Findings
+from textgym.intervals import Estimate
+from textgym.reports.charts.suites import PlotLine, line_plot
+from textgym.reports.findings import Figure, Findings
+from textgym.types import FloatArray
 
-Floats: TypeAlias = NDArray[np.float64]
-POINTS = 25
+_POINTS = 25
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Numbers of whole suites.
+class SuiteScores:
+    """Scores of the seeds that have every task.
 
     Attributes:
         tasks: their names.
@@ -29,32 +29,33 @@ class Scores:
     """
 
     tasks: tuple[str, ...]
-    by_algorithm: Mapping[str, Floats]
+    by_algorithm: Mapping[str, FloatArray]
     left_out: tuple[str, ...]
 
     def remark(self, findings: Findings) -> Findings:
-        """Findings whose headline says what was left out."""
+        """Add the algorithms that were left out to the headline."""
         if not self.left_out:
             return findings
-        told = f"No seed of {', '.join(self.left_out)} has every task yet, so they are left out."
-        return replace(findings, headline=f"{findings.headline} {told}")
+        text = f"Left out, as no seed has every task yet: {', '.join(self.left_out)}."
+        return replace(findings, headline=f"{findings.headline} {text}")
 
 
-def suite_scores(results: Results, score: Callable[[Result], float]) -> Scores:
-    """Results as scores of whole suites; algorithms and tasks in their first order."""
+def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteScores:
+    """Return results as scores of whole suites; algorithms and tasks in their first order."""
     whole = whole_suites(results)
     found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
     left_out = tuple(name for name in by_algorithm(results) if name not in whole)
-    return Scores(tasks_of(results), found, left_out)
+    return SuiteScores(tasks_of(results), found, left_out)
 
 
 def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
-    """Of each algorithm the seeds that have every task, as results in the order of :func:`tasks_of`.
+    """Return the seeds of each algorithm that have every task, as results in the order of :func:`tasks_of`.
 
     Means over tasks compare algorithms only where the tasks are the same; one without such a seed is left out.
     """
     tasks, found = tasks_of(results), {}
     for name, group in by_algorithm(results).items():
+        # A seed with a missing task would change the mean by the task's difficulty, so only whole suites count.
         known = {(job.seed, job.task): result for job, result in group}
         seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
         if seeds:
@@ -63,7 +64,7 @@ def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
 
 
 def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
-    """Results grouped, algorithms in their first order."""
+    """Group results by algorithm, in their first order."""
     groups: dict[str, list[tuple[Job, Result]]] = {}
     for job, result in results:
         groups.setdefault(job.algorithm, []).append((job, result))
@@ -81,22 +82,22 @@ def seeds_of(results: Results) -> list[int]:
 
 
 def over_seeds(values: ArrayLike) -> Estimate | float:
-    """Return the mean of one number a seed, with its interval where there are seeds enough."""
+    """Return the mean of one number per seed, with its interval if there are enough seeds."""
     sample = np.asarray(values, np.float64)
     return mean_estimate(sample) if len(sample) >= FEWEST_SEEDS else float(sample.mean())
 
 
 def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") -> tuple[Figure, ...]:
-    """:func:`learning_curves` as a picture; none where no run has kept its curve."""
+    """Draw :func:`learning_curves`; no figure if no run has a curve."""
     curves = learning_curves(results)
     if not curves:
         return ()
-    caption = f"Means over tasks of the responses that were sampled; bands are 95 % intervals over seeds. {note}"
-    return (Figure("Learning curves", lines(curves, x_label, y_label), caption.strip()),)
+    caption = f"Mean reward of sampled responses, over all tasks; bands are 95 % intervals over seeds. {note}"
+    return (Figure("Learning curves", line_plot(curves, x_label, y_label), caption.strip()),)
 
 
-def learning_curves(results: Results) -> dict[str, Line]:
-    """Mean over all tasks that have curves, for each algorithm that has one of each, with intervals over seeds."""
+def learning_curves(results: Results) -> dict[str, PlotLine]:
+    """Return each algorithm's mean curve over all tasks, with intervals over the seeds that have every task."""
     whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
     return {
         name: _band([[np.asarray(result["curve"]) for result in of_seed] for of_seed in seeds])
@@ -104,13 +105,14 @@ def learning_curves(results: Results) -> dict[str, Line]:
     }
 
 
-def _band(curves: Sequence[Sequence[Floats]]) -> Line:
-    """Return a line from curves of each seed and task."""
+def _band(curves: Sequence[Sequence[FloatArray]]) -> PlotLine:
+    """Return the mean line of the curves of each seed and task, with a band."""
     flat = [curve for of_seed in curves for curve in of_seed]
-    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), POINTS)
+    # Only the range that all curves cover; outside of it np.interp would repeat the last value.
+    tokens = np.linspace(max(curve[0, 0] for curve in flat), min(curve[-1, 0] for curve in flat), _POINTS)
     means = np.array([np.mean([np.interp(tokens, *curve.T) for curve in of_seed], 0) for of_seed in curves])
     if len(means) < FEWEST_SEEDS:
-        return Line(tokens, means.mean(0))
+        return PlotLine(tokens, means.mean(0))
     estimates = [mean_estimate(column) for column in means.T]
     low, high = ([getattr(one, side) for one in estimates] for side in ("low", "high"))
-    return Line(tokens, means.mean(0), low, high)
+    return PlotLine(tokens, means.mean(0), low, high)

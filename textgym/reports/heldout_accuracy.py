@@ -1,4 +1,4 @@
-"""A reward model's worth on held-out preferences: its accuracy beside chance and beside the longer text."""
+"""A reward model's accuracy on held-out preferences, compared with chance and with preferring the longer text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgym.reports.comparison import number
+from textgym.reports.formatting import NBSP, count_of, number, percent
 
 CHANCE = 0.5
-NBSP = "\u00a0"
-
-
-def percent(share: float) -> str:
-    """Return a share in [0, 1] for a reader."""
-    return f"{number(100 * share, 1)}{NBSP}%"
-
-
-def counted_as(count: float, thing: str) -> str:
-    """Return a count of things, in the plural where there is not one: ``1 pair``, ``2 pairs``."""
-    return f"{number(count)} {thing}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -32,31 +21,31 @@ class Share:
     high: float | None = None
 
     @property
-    def told(self) -> str:
-        """The share for a reader, without its interval."""
+    def text(self) -> str:
+        """The share as text, without its interval."""
         return percent(self.value)
 
     @property
     def bounds(self) -> str:
-        """The interval for a reader; empty where it is not known."""
+        """The interval as text; empty where it is not known."""
         if self.low is None or self.high is None:
             return ""
         return f"{number(100 * self.low, 1)} … {number(100 * self.high, 1)}{NBSP}%"
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOutAccuracy:
     """Measurements of a reward model on held-out preferences.
 
     Attributes:
         accuracy: pairs, or with ``labels`` texts, that it judges as the labeller did; None without any.
-        chance: what it is to beat: ½ of pairs; of labels, what always giving the more frequent one reaches.
+        chance: the baseline: ½ for pairs; for labels, the share of the more frequent one.
         longer: pairs in which the longer text is the better one; None where that was not measured.
         over_length: accuracy less that share, with its interval; None where that was not measured.
         ceiling: pairs that gold itself orders as the labeller did; None without gold.
         agreement: pairs that the model orders as gold does; None without gold.
         by_distance: accuracy of pairs by the ranks between them.
-        prompts, pairs: how many were held out; None where that was not told.
+        prompts, pairs: how many were held out; None where that is not known.
         labels: True if single texts were labelled, rather than ranked.
     """
 
@@ -73,12 +62,12 @@ class Judged:
 
     @property
     def things(self) -> str:
-        """The things that are judged, in the plural."""
+        """The judged items, in the plural."""
         return "held-out texts" if self.labels else "held-out pairs"
 
     @property
     def verb(self) -> str:
-        """The judging, in the third person."""
+        """The verb for judging them, in the third person."""
         return "labels" if self.labels else "orders"
 
     @property
@@ -101,14 +90,14 @@ class Judged:
         """Accuracy, baselines and ceiling, as rows of a table."""
         rows = [self.accuracy, self.longer]
         if len(self.by_distance) > 1:  # or it would be the accuracy again
-            rows += [Share(f"{counted_as(int(d), 'rank')} apart", share) for d, share in self.by_distance.items()]
+            rows += [Share(f"{count_of(int(d), 'rank')} apart", share) for d, share in self.by_distance.items()]
         if self.ceiling is not None:
             rows.append(Share("gold itself", self.ceiling))
         return [row for row in rows if row is not None]
 
 
-def judged(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Judged:
-    """Return what ``reward_model.json`` and ``evaluation.json`` of a reward model tell; either may be empty."""
+def heldout_accuracy(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> HeldOutAccuracy:
+    """Return the accuracies in ``reward_model.json`` and ``evaluation.json`` of a run; either may be empty."""
     found = {**evaluation, **reward_model}
     labels = found.get("label_accuracy") is not None
     gold = evaluation.get("gold") or {}
@@ -116,7 +105,7 @@ def judged(reward_model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Ju
     bounds = found.get("label_accuracy_interval" if labels else "accuracy_interval")
     longer, over = found.get("length_baseline"), found.get("accuracy_over_length") or {}
     ends = over.get("interval")
-    return Judged(
+    return HeldOutAccuracy(
         accuracy=_share("reward model", value, bounds),
         chance=found.get("label_baseline", CHANCE) if labels else CHANCE,
         longer=None if labels else _share("the longer text", longer, found.get("length_baseline_interval")),
@@ -140,12 +129,12 @@ def _share(name: str, value: float | None, bounds: Sequence[float] | None) -> Sh
 # -- Words -----------------------------------------------------------------------------------------
 
 
-def judged_headline(found: Judged) -> str:
+def accuracy_headline(found: HeldOutAccuracy) -> str:
     """Return the accuracy with its interval, in one line."""
     share = found.accuracy
     if share is None:
         return "The reward model was trained; no pair was held out to judge it by"
-    did = f"{found.verb} {share.told} of {found.things} as the labeller did"
+    did = f"{found.verb} {share.text} of {found.things} as the labeller did"
     if not share.bounds:
         return f"The reward model {did}{', of a single prompt' if found.prompts == 1 else ''}"
     if found.beats_chance:
@@ -155,13 +144,13 @@ def judged_headline(found: Judged) -> str:
     return f"The reward model is not clearly better than chance: it {did} ({share.bounds} at 95{NBSP}%)"
 
 
-def judged_explained(found: Judged) -> str:
-    """Chance, the length baseline, and what the numbers rest on."""
+def accuracy_explained(found: HeldOutAccuracy) -> str:
+    """Return sentences about chance, the length baseline, the ceiling, and the number of prompts."""
     sentences = [_of_chance(found), _of_length(found), _of_gold(found), _of_prompts(found)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _of_chance(found: Judged) -> str:
+def _of_chance(found: HeldOutAccuracy) -> str:
     if found.accuracy is None:
         return ""
     if found.labels:
@@ -169,36 +158,36 @@ def _of_chance(found: Judged) -> str:
     return f"Chance is {percent(found.chance)}."
 
 
-def _of_length(found: Judged) -> str:
-    """Tell how often the longer text is the better one, and how far above that the model is."""
+def _of_length(found: HeldOutAccuracy) -> str:
+    """Return a sentence about the length baseline, and how far above it the model is."""
     if found.longer is None:
         return ""
-    told = f"The longer text is the better one in {found.longer.told}"
+    text = f"The longer text is the better one in {found.longer.text}"
     if found.over_length is None:
-        return f"{told}."
+        return f"{text}."
     ahead, low, high = found.over_length
     points = f"{number(100 * ahead, 1, sign=True)} points, {number(100 * low, 1, sign=True)} … "
     points += f"{number(100 * high, 1, sign=True)} at 95{NBSP}%"
     if ahead == low == high == 0:
-        return f"{told}: the model is right exactly as often."
+        return f"{text}: the model is right exactly as often."
     way = "clearly above" if low > 0 else "clearly below" if high < 0 else "not clearly apart from"
-    return f"{told}: the model is {way} that ({points})."
+    return f"{text}: the model is {way} that ({points})."
 
 
-def _of_gold(found: Judged) -> str:
+def _of_gold(found: HeldOutAccuracy) -> str:
     if found.ceiling is None:
         return ""
-    told = f"Gold itself orders {percent(found.ceiling)} as the labeller did"
+    text = f"Gold itself orders {percent(found.ceiling)} as the labeller did"
     reached = found.of_ceiling
-    return f"{told}." if reached is None else f"{told}: of what it gains on chance, the model has {percent(reached)}."
+    return f"{text}." if reached is None else f"{text}: of what it gains on chance, the model has {percent(reached)}."
 
 
-def _of_prompts(found: Judged) -> str:
+def _of_prompts(found: HeldOutAccuracy) -> str:
     if found.prompts is None:
         noted = "; their prompts were not counted, so there is no interval"
         return "" if found.pairs is None else f"It was judged on {number(found.pairs)} held-out pairs{noted}."
-    counted = counted_as(found.prompts, "held-out prompt")
-    pairs = "" if found.pairs is None else f" with {counted_as(found.pairs, 'pair')}"
+    counted = count_of(found.prompts, "held-out prompt")
+    pairs = "" if found.pairs is None else f" with {count_of(found.pairs, 'pair')}"
     if found.prompts == 1:
         return f"It was judged on {counted}{pairs}: there is no interval of a single prompt."
     return f"It was judged on {counted}{pairs}; intervals are over prompts, as pairs of one prompt are alike."

@@ -1,4 +1,4 @@
-"""The exact optimum of a small task's KL-regularised objective, and how far a policy is from it."""
+"""The exact optimum of a small task's KL-regularised objective, by enumeration, and the regret of a policy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from textgym.rewards.specs.resolve import resolve_reward
 from textgym.types import FloatArray
 
 Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
-"""A causal model, or an ``LMPolicy``, whose own top-k and top-p then hold."""
+"""A causal model, or an ``LMPolicy``, whose own top-k and top-p apply."""
 
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """How good a policy is, exactly; means over the prompts, KL in nats per response.
+    """The exact value of a policy; means over the prompts, KL in nats per response.
 
     Attributes:
         objective: J(π) = E[R] − β·KL(π‖π_ref).
@@ -75,17 +75,17 @@ class Optimum:
 
     @property
     def n_sequences(self) -> int:
-        """How many responses were enumerated."""
+        """The number of responses that were enumerated."""
         return n_sequences(self.tree)
 
     @property
     def reference(self) -> PolicyValue:
-        """The reference's own value; its score is 0."""
+        """The value of the reference; its score is 0."""
         return self._measure(self.ref_log_probs)
 
     @property
     def best(self) -> PolicyValue:
-        """π*'s own value: J*, and what it is made of."""
+        """The value of π*: J*, and its reward and KL."""
         return self._measure(self.log_probs)
 
     def evaluate(self, policy: Policy) -> PolicyValue:
@@ -98,16 +98,16 @@ class Optimum:
         return self._measure(self.policy_log_probs(policy))
 
     def expect(self, policy: Policy | None, reward: Any) -> float:
-        """E_π of another reward, such as the gold one: a callable, or a list as environments take it.
+        """Return E_π of another reward, such as gold: a callable, or a list as environments take it.
 
-        ``policy=None`` stands for π*.
+        ``policy=None`` means π*.
         """
         tree = score_tree(self.tree, self._paying(reward))
         log_probs = self.log_probs if policy is None else self.policy_log_probs(policy)
         return float(expectation(tree, log_probs, [level.reward for level in tree]).mean())
 
     def policy_log_probs(self, policy: Policy) -> TreeArrays:
-        """Log π, ``[n, V]`` for each level of the tree."""
+        """Return log π, ``[n, V]`` for each level of the tree."""
         model, sampling = _model_and_sampling(policy, self.sampling)
         if sampling.shared != self.sampling:
             raise ValueError(
@@ -119,7 +119,7 @@ class Optimum:
         return tree_log_probs(self.tree, self.mdp, model, sampling, getattr(policy, "mask", None))
 
     def next_token_probs(self, prompt_index: int, response: tuple[int, ...] = ()) -> FloatArray:
-        """``[V]`` π*(·| prompt, response so far).
+        """Return π*(·| prompt, response so far), ``[V]``.
 
         Raises:
             ValueError: the response has ended before, or the task forbids it.
@@ -142,6 +142,7 @@ class Optimum:
         by_prompt = reward - self.beta * kl
         objective = float(by_prompt.mean())
         base = float(expectation(self.tree, self.ref_log_probs, [level.reward for level in self.tree]).mean())
+        # Room between reference and optimum; the score is undefined where there is none.
         room = self.value - base
         score = (objective - base) / room if room > 1e-12 else math.nan
         return PolicyValue(objective, float(reward.mean()), float(kl.mean()), float(regret.mean()), score, by_prompt)
@@ -155,7 +156,7 @@ def optimum(
     sampling: Sampling | None = None,
     limit: int = LIMIT,
 ) -> Optimum:
-    """Return the best that any policy can do in a task, by enumerating every response.
+    """Compute the optimum of a task over all policies, by enumerating every response.
 
     Works for any causal model and reward. A dense reward counts as its sum; a stochastic one must declare
     ``expected``, a function of its own signature that returns E[R | y]. Masks, stop rules, several prompts and
@@ -208,7 +209,7 @@ def _model_and_sampling(policy: Policy, shared: Sampling) -> tuple[PreTrainedMod
 
 
 def _check_sizes(policy: Policy, mdp: TokenMDP) -> None:
-    """ValueError where a policy was made for another task; a model by itself has no sizes of a task."""
+    """Raise ValueError if a policy was made for a task of other sizes; a bare model has no sizes of a task."""
     names = ("prompt_length", "width", "n_actions")
     own = tuple(getattr(policy, name, None) for name in names)
     task = (mdp.max_prompt_length, mdp.width, mdp.n_actions)
@@ -218,5 +219,6 @@ def _check_sizes(policy: Policy, mdp: TokenMDP) -> None:
 
 
 def check_beta(beta: float) -> None:
+    """Raise ValueError unless β is finite and above 0."""
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta={beta}; expected a finite number above 0: without the KL there is no soft optimum")

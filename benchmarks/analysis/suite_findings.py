@@ -1,4 +1,4 @@
-"""Scores of several algorithms on the same tasks, and what may be said of them."""
+"""Findings about several algorithms on the same tasks: aggregates, tables by task, and charts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 
 from textgym.benchmarks.analysis.statistics import (
     FEWEST_SEEDS,
-    LEVEL,
-    Floats,
     improvement,
     interquartile_mean,
     mean_estimate,
@@ -20,15 +18,17 @@ from textgym.benchmarks.analysis.statistics import (
     probability_of_improvement,
     stratified_estimate,
 )
-from textgym.reports.comparison import number
-from textgym.reports.figures import Line, heatmap, intervals, lines, radar
-from textgym.reports.findings import Cell, Estimate, Figure, Findings, Table
+from textgym.intervals import LEVEL, Estimate
+from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars
+from textgym.reports.findings import Cell, Figure, Findings, Table
+from textgym.reports.formatting import number
+from textgym.types import FloatArray
 
 THRESHOLDS = 101
-TOO_FEW = "too few seeds for an interval"
+NO_INTERVAL = "too few seeds for an interval"
 
 
-def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
+def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
     """Compare algorithms by their scores.
 
     Args:
@@ -48,10 +48,11 @@ def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.G
     if not scores:
         raise ValueError("scores is empty; expected at least one algorithm")
     suite = _easiest_first({name: _checked(name, array, tasks) for name, array in scores.items()}, tasks)
+    # The order of the draws is fixed by the order of the algorithms, so equal results give equal intervals.
     iqm = {name: _with_interval(array, interquartile_mean, rng) for name, array in suite.scores.items()}
     ranked = sorted(iqm, key=lambda name: -_value(iqm[name]))
     best, *others = ranked
-    # The leader is known from the same runs: what is said of it must hold for whichever pair might have been picked.
+    # The leader was selected on the same runs, so its intervals must hold for every pair that could have been selected.
     level = 1 - (1 - LEVEL) / max(suite.pairs, 1)
     over = {name: _improvement(suite.scores[best], suite.scores[name], rng, level) for name in others}
     tables = (_overall(suite, ranked, iqm, over, rng), _each_task(suite, ranked))
@@ -60,26 +61,26 @@ def summary(scores: Mapping[str, Floats], tasks: Sequence[str], rng: np.random.G
 
 @dataclass(frozen=True)
 class _Suite:
-    """``scores`` are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
+    """Scores of a suite; they are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
 
     tasks: tuple[str, ...]
-    scores: Mapping[str, Floats]
+    scores: Mapping[str, FloatArray]
 
     @property
     def pairs(self) -> int:
-        """How many comparisons of two algorithms there are."""
+        """The number of pairs of algorithms."""
         return math.comb(len(self.scores), 2)
 
     def means(self, name: str) -> dict[str, float]:
-        """Over the seeds, by task."""
+        """Return the mean over seeds of each task."""
         return dict(zip(self.tasks, self.scores[name].mean(0).tolist(), strict=True))
 
     def enough(self, name: str) -> bool:
-        """Whether there are seeds enough for an interval."""
+        """Return True if there are enough seeds for an interval."""
         return len(self.scores[name]) >= FEWEST_SEEDS
 
 
-def _checked(name: str, scores: Floats, tasks: Sequence[str]) -> Floats:
+def _checked(name: str, scores: FloatArray, tasks: Sequence[str]) -> FloatArray:
     array = np.asarray(scores, np.float64)
     if array.ndim != 2 or array.shape[1] != len(tasks) or not array.size:
         raise ValueError(f"scores[{name!r}] has shape {array.shape}; expected [n_seeds, {len(tasks)}], a column a task")
@@ -88,8 +89,8 @@ def _checked(name: str, scores: Floats, tasks: Sequence[str]) -> Floats:
     return array
 
 
-def _easiest_first(scores: Mapping[str, Floats], tasks: Sequence[str]) -> _Suite:
-    """Tasks by their mean over all algorithms, so that what is hard stands together."""
+def _easiest_first(scores: Mapping[str, FloatArray], tasks: Sequence[str]) -> _Suite:
+    """Sort the tasks by their mean over all algorithms, the easiest first."""
     order = np.argsort(-np.mean([array.mean(0) for array in scores.values()], 0), kind="stable")
     return _Suite(tuple(tasks[task] for task in order), {name: array[:, order] for name, array in scores.items()})
 
@@ -97,14 +98,14 @@ def _easiest_first(scores: Mapping[str, Floats], tasks: Sequence[str]) -> _Suite
 # -- Numbers ---------------------------------------------------------------------------------------
 
 
-def _with_interval(scores: Floats, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
-    """Return a statistic of all scores together, with its interval where there are seeds enough for one."""
+def _with_interval(scores: FloatArray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
+    """Return a statistic of all scores together, with its interval if there are enough seeds."""
     if len(scores) < FEWEST_SEEDS:
         return float(statistic(scores))
     return stratified_estimate(scores, statistic, rng)
 
 
-def _improvement(best: Floats, other: Floats, rng: np.random.Generator, level: float) -> Estimate | float:
+def _improvement(best: FloatArray, other: FloatArray, rng: np.random.Generator, level: float) -> Estimate | float:
     if min(len(best), len(other)) < FEWEST_SEEDS:
         return improvement(best, other)
     return probability_of_improvement(best, other, rng, level)
@@ -123,35 +124,36 @@ def _headline(
     iqm: Mapping[str, Estimate | float],
     over: Mapping[str, Estimate | float],
 ) -> str:
-    """Who leads, how sure that is, and of several tasks, where the leader is worst."""
+    """Return the leading algorithm, the certainty of its lead, and its worst task."""
     best = ranked[0]
     leads = "leads with" if over else "has"
-    told = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
+    text = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
     if over:
-        told += f", {_verdict(ranked[1], over[ranked[1]])}"
+        text += f", {_verdict(ranked[1], over[ranked[1]])}"
     if len(suite.tasks) == 1:
-        return f"{told}, on {suite.tasks[0]}."
+        return f"{text}, on {suite.tasks[0]}."
     means = suite.means(best)
     worst = min(means, key=means.__getitem__)
+    # The best other algorithm there shows that the task can be solved.
     strongest = max(ranked, key=lambda name: suite.means(name)[worst])
-    told += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
+    text += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
     if strongest != best:
-        told += f", where {strongest} has {number(suite.means(strongest)[worst], 2)}"
-    return f"{told})."
+        text += f", where {strongest} has {number(suite.means(strongest)[worst], 2)}"
+    return f"{text})."
 
 
 def _verdict(second: str, over: Estimate | float) -> str:
     if not isinstance(over, Estimate):
-        return f"ahead of {second}, by {TOO_FEW}"
+        return f"ahead of {second} ({NO_INTERVAL})"
     sure = "clearly ahead of" if round(over.low, 2) > 0.5 else "not clearly ahead of"  # by the digits that are shown
     return f"{sure} {second}, whose runs it beats with probability {_with_bounds(over, 2)}"
 
 
 def _with_bounds(estimate: Estimate | float, places: int = 3) -> str:
-    told = number(_value(estimate), places)
+    text = number(_value(estimate), places)
     if isinstance(estimate, Estimate):
-        told += f" [{number(estimate.low, places)}, {number(estimate.high, places)}]"
-    return told
+        text += f" [{number(estimate.low, places)}, {number(estimate.high, places)}]"
+    return text
 
 
 # -- Tables ----------------------------------------------------------------------------------------
@@ -176,18 +178,19 @@ def _overall(
             _with_interval(suite.scores[name], np.mean, rng),
             over.get(name),
             f"{worst} {number(means[worst], 2)}",
-            seeds if suite.enough(name) else f"{seeds}: {TOO_FEW}",
+            seeds if suite.enough(name) else f"{seeds}: {NO_INTERVAL}",
         )
         rows.append(row)
     over_tasks = f"Over {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else f"On {suite.tasks[0]} alone"
     note = (
-        f"{over_tasks}. IQM: the mean of the middle half of all runs. P: how often a run of {best}"
-        " beats one of this algorithm on the same task. Intervals at 95 %, by a stratified bootstrap over seeds."
+        f"{over_tasks}. IQM: mean of the middle half of all runs. P: probability that a run of {best}"
+        " scores higher than a run of this algorithm on the same task. 95 % intervals by stratified bootstrap over"
+        " seeds."
     )
     if suite.pairs > 1:
         note += (
-            f" The leader was chosen by the same runs, and of {len(suite.scores)} equal algorithms the last would look"
-            f" worse by chance: so P's intervals are wider, such that those of all {suite.pairs} pairs hold together."
+            " The leader was selected on the same runs, so P's intervals are corrected for all"
+            f" {suite.pairs} pairs of algorithms (Bonferroni)."
         )
     return Table(
         "Over all tasks", ("algorithm", "IQM", "mean", f"P({best} better)", "worst task", "seeds"), tuple(rows), note
@@ -201,17 +204,17 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
         means = [mean_estimate(column) if suite.enough(name) else float(column.mean()) for column in columns]
         rows.append((name, *means))
     note = (
-        "Means over seeds with Student's 95 % interval; the easiest task of all algorithms comes first."
+        "Means over seeds with Student's 95 % interval; tasks are sorted by mean score, the easiest first."
         f" {_unshown_doubt(suite)}"
     ).strip()
-    return Table("Each task", ("algorithm", *suite.tasks), tuple(rows), note)
+    return Table("By task", ("algorithm", *suite.tasks), tuple(rows), note)
 
 
 def _unshown_doubt(suite: _Suite) -> str:
-    """What chance of success still gives nothing but failures in one case of twenty, by the number of seeds."""
+    """Return the chance of success that still gives only failures in one case of twenty, by number of seeds."""
     counts = sorted({len(scores) for name, scores in suite.scores.items() if suite.enough(name)})
-    fits = "; ".join(f"0 of {n} fit a chance of success up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
-    return f"Seeds that agree show no doubt, but leave one: {fits} (one-sided, 95 %)." if fits else ""
+    fits = "; ".join(f"0 of {n} seeds fit a success rate up to {1 - (1 - LEVEL) ** (1 / n):.2f}" for n in counts)
+    return f"An interval of width 0 does not exclude rare successes: {fits} (one-sided, 95 %)." if fits else ""
 
 
 # -- Figures ---------------------------------------------------------------------------------------
@@ -221,45 +224,45 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
     known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in iqm.items()}
     means = {name: suite.means(name) for name in suite.scores}
     how_well = Figure(
-        "How well, and how sure",
-        intervals(known, "interquartile mean"),
+        "IQM with 95 % interval",
+        interval_plot(known, "interquartile mean"),
         f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
     )
-    if len(suite.tasks) == 1:  # there is no "where", and so few runs that bands of profiles hide all lines
+    if len(suite.tasks) == 1:  # no tasks to compare, and bands of profiles from so few runs would hide the lines
         return (how_well,)
     return (
         how_well,
         Figure(
-            "How often a score is reached",
-            lines(_profiles(suite), "score", "share of runs above it"),
-            "The higher the line, the better; bands are 95 % intervals. Where it drops on the left, runs have failed.",
+            "Performance profiles",
+            line_plot(_profiles(suite), "score", "share of runs above it"),
+            "Higher is better; bands are 95 % intervals. A line that drops at the left has failed runs.",
         ),
         Figure(
-            "Where",
+            "Score per task",
             heatmap({name: means[name] for name in ranked}),
-            "Mean scores; the best algorithm on top, the hardest task on the right. Green is near 1, orange near 0.",
+            "Mean scores; the best algorithm at the top, the hardest task at the right. Green: near 1; orange: near 0.",
         ),
         Figure(
-            "Profile of each",
-            radar(means),
-            "From 0 in the middle to 1 on the rim; orange names are scores below one half.",
+            "Scores by algorithm",
+            radars(means),
+            "Mean score per task, from 0 at the centre to 1 at the rim. Tasks named in orange score below 0.5.",
         ),
     )
 
 
 def _hollow(suite: _Suite) -> str:
-    return "" if all(map(suite.enough, suite.scores)) else f"A hollow dot: {TOO_FEW}."
+    return "" if all(map(suite.enough, suite.scores)) else f"Hollow dots: {NO_INTERVAL}."
 
 
-def _profiles(suite: _Suite) -> Mapping[str, Line]:
-    """Performance profiles, from the lowest to the highest score, 0 and 1 included."""
+def _profiles(suite: _Suite) -> Mapping[str, PlotLine]:
+    """Return performance profiles from the lowest to the highest score, 0 and 1 included."""
     everything = np.concatenate([scores.ravel() for scores in suite.scores.values()])
     thresholds = np.linspace(min(everything.min(), 0.0), max(everything.max(), 1.0), THRESHOLDS)
     drawn = {}
     for name, scores in suite.scores.items():
         if suite.enough(name):
             profile = performance_profile(scores, thresholds)
-            drawn[name] = Line(thresholds, profile.fraction, profile.low, profile.high)
+            drawn[name] = PlotLine(thresholds, profile.fraction, profile.low, profile.high)
         else:
-            drawn[name] = Line(thresholds, (scores.ravel() > thresholds[:, None]).mean(1))
+            drawn[name] = PlotLine(thresholds, (scores.ravel() > thresholds[:, None]).mean(1))
     return drawn

@@ -1,4 +1,4 @@
-"""The headline of a run and the sentences below it, by the command that made it and by how far it came."""
+"""The headline of a run's report and its explanation, by the command and by the state of the run."""
 
 from __future__ import annotations
 
@@ -6,81 +6,73 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgym.reports.comparison import (
-    NBSP,
-    Comparison,
-    ended,
-    explain,
-    headline,
-    is_finite,
-    number,
-    with_interval,
-)
-from textgym.reports.judged import CHANCE, Judged, counted_as, judged_explained, judged_headline, percent
-from textgym.rewards.intervals import half_width
+from textgym.intervals import half_width
+from textgym.reports.before_after import Change, change_headline, explain_changes, kl_sentence, with_interval
+from textgym.reports.formatting import NBSP, count_of, is_finite, number, percent
+from textgym.reports.heldout_accuracy import CHANCE, HeldOutAccuracy, accuracy_explained, accuracy_headline
 
-Row = Mapping[str, Any]
-STEPS = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
-"""Names of the steps that rows of ``metrics.jsonl`` tell of, where these are not iterations."""
+_Row = Mapping[str, Any]
+STEP_NAMES = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
+"""The unit of a row of ``metrics.jsonl`` by command, where it is not an iteration."""
 
 
 @dataclass(frozen=True)
-class Story:
-    """A page's title and what stands below it."""
+class Headline:
+    """The title of a page and its explanation."""
 
     title: str
     explanation: str
 
 
 @dataclass(frozen=True)
-class Told:
-    """Contents of a run directory, as far as its story needs them.
+class RunSummary:
+    """The contents of a run directory that the headline depends on.
 
     Attributes:
         command: that made the run, or empty.
         algorithm: as a reader calls it.
-        task: what was learned.
+        task: its name.
         rows: of ``metrics.jsonl``.
-        comparisons: what was evaluated before and after.
-        kept: of ``kept.json``: the ``epoch`` whose model was kept, and ``by`` what.
+        comparisons: metrics before and after.
+        kept: of ``kept.json``: the ``epoch`` whose model was kept, and the criterion ``by``.
         judged: of a reward model.
         stopped: of ``stopped.json``: the ``iteration`` and the ``reason``; empty if the run was not stopped.
-        finished: True if the run measured what it made.
+        finished: True if the run has its final evaluation.
     """
 
     command: str
     algorithm: str
     task: str
-    rows: Sequence[Row]
-    comparisons: Sequence[Comparison]
+    rows: Sequence[_Row]
+    comparisons: Sequence[Change]
     kept: Mapping[str, Any]
-    judged: Judged
+    judged: HeldOutAccuracy
     stopped: Mapping[str, Any]
     finished: bool
 
     @property
     def step(self) -> str:
-        """The name of the step that a row tells of."""
-        return STEPS.get(self.command, "iteration")
+        """The unit that a row of metrics is about."""
+        return STEP_NAMES.get(self.command, "iteration")
 
 
-def story(told: Told) -> Story:
-    """Return the headline of a run and its context."""
-    if not told.finished and (told.stopped or told.command):
-        return _cut_short(told)
-    if told.command == "reward-model":
-        return Story(judged_headline(told.judged), judged_explained(told.judged))
-    if told.command == "sft" and (found := _losses(told)):
-        return _sft(told, *found)
-    if told.command == "dpo" and _measured(told.rows, "validation/accuracy"):
-        return _dpo(told)
-    if told.comparisons and told.comparisons[0].name != "kl":
-        return Story(headline(told.algorithm, told.comparisons), explain(told.comparisons))
-    return Story(f"{told.algorithm} on {told.task}", explain(told.comparisons) if told.comparisons else "")
+def run_headline(run: RunSummary) -> Headline:
+    """Return the headline of a run and its explanation."""
+    if not run.finished and (run.stopped or run.command):
+        return _cut_short(run)
+    if run.command == "reward-model":
+        return Headline(accuracy_headline(run.judged), accuracy_explained(run.judged))
+    if run.command == "sft" and (found := _losses(run)):
+        return _sft(run, *found)
+    if run.command == "dpo" and _measured(run.rows, "validation/accuracy"):
+        return _dpo(run)
+    if run.comparisons and run.comparisons[0].name != "kl":
+        return Headline(change_headline(run.algorithm, run.comparisons), explain_changes(run.comparisons))
+    return Headline(f"{run.algorithm} on {run.task}", explain_changes(run.comparisons) if run.comparisons else "")
 
 
-def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
-    """Tell where and why a run stopped, in one sentence; empty if it did not."""
+def stop_sentence(stopped: Mapping[str, Any], step: str) -> str:
+    """Return a sentence about where and why a run stopped; empty if it did not."""
     if not stopped:
         return ""
     reason = str(stopped.get("reason") or "no reason is noted").rstrip(". \n")
@@ -88,60 +80,60 @@ def stop_reason(stopped: Mapping[str, Any], step: str) -> str:
 
 
 def _at(stopped: Mapping[str, Any], step: str) -> str:
-    """Tell where a run stopped; empty if that was not noted."""
+    """Return the step at which a run stopped, for a sentence; empty if that is unknown."""
     iteration = stopped.get("iteration")
     return "" if iteration is None else f" at {step} {iteration}"
 
 
-def _cut_short(told: Told) -> Story:
-    rows = max((int(row.get("iteration", 0)) for row in told.rows), default=0)
-    done = counted_as(rows, told.step)
-    if told.stopped:
-        title = f"{told.algorithm} stopped{_at(told.stopped, told.step)}"
-        return Story(title, f"It logged {done}; what it would have learned was not measured.")
-    title = f"{told.algorithm} on {told.task}: not finished"
-    return Story(title, f"It has logged {done} so far; what it learned has not been measured yet.")
+def _cut_short(run: RunSummary) -> Headline:
+    rows = max((int(row.get("iteration", 0)) for row in run.rows), default=0)
+    done = count_of(rows, run.step)
+    if run.stopped:
+        title = f"{run.algorithm} stopped{_at(run.stopped, run.step)}"
+        return Headline(title, f"It logged {done}; what it would have learned was not measured.")
+    title = f"{run.algorithm} on {run.task}: not finished"
+    return Headline(title, f"It has logged {done} so far; what it learned has not been measured yet.")
 
 
 # -- SFT ---------------------------------------------------------------------------------------------
 
 
-def _losses(told: Told) -> tuple[float, float, int] | None:
-    """Validation loss before training and of the kept epoch, and that epoch; None where one is missing."""
-    known = _loss_by_epoch(told.rows)
-    kept = told.kept.get("epoch", max(known, default=0))
+def _losses(run: RunSummary) -> tuple[float, float, int] | None:
+    """Return the validation loss before training and of the kept epoch, and that epoch; None if one is missing."""
+    known = _loss_by_epoch(run.rows)
+    kept = run.kept.get("epoch", max(known, default=0))
     return (known[0], known[kept], kept) if 0 in known and kept in known else None
 
 
-def _loss_by_epoch(rows: Sequence[Row]) -> dict[int, float]:
+def _loss_by_epoch(rows: Sequence[_Row]) -> dict[int, float]:
     found = {int(row.get("iteration", 0)): row.get("validation/loss") for row in rows}
     return {epoch: float(loss) for epoch, loss in found.items() if loss is not None and is_finite(loss)}
 
 
-def _sft(told: Told, before: float, after: float, kept: int) -> Story:
+def _sft(run: RunSummary, before: float, after: float, kept: int) -> Headline:
     first, last = number(before, 3), number(after, 3)
     if first == last:
         title = f"No change in validation loss: {first} nats per token before SFT, {last} after"
     else:
         way = "lowered" if after < before else "raised"
         title = f"SFT {way} the validation loss from {first} to {last} nats per token"
-    epochs = max(int(row.get("iteration", 0)) for row in told.rows)
-    by = {"loss": "validation loss", "score": "the score of its samples"}.get(str(told.kept.get("by")))
+    epochs = max(int(row.get("iteration", 0)) for row in run.rows)
+    by = {"loss": "validation loss", "score": "the score of its samples"}.get(str(run.kept.get("by")))
     sentences = []
     if kept == 0:
         sentences.append(f"No epoch of {epochs} was better: the model as it was before training is kept.")
     elif by is not None:
         sentences.append(f"Epoch {kept} of {epochs} is kept, chosen by {by}.")
-        losses = _loss_by_epoch(told.rows)
+        losses = _loss_by_epoch(run.rows)
         lowest = min(losses, key=losses.__getitem__)
         if lowest != kept:
             sentences.append(f"The loss was lowest after epoch {lowest}: {number(losses[lowest], 3)}.")
-    sentences += _samples_moved(told.comparisons)
-    return Story(title, " ".join(sentences))
+    sentences += _samples_moved(run.comparisons)
+    return Headline(title, " ".join(sentences))
 
 
-def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
-    """Tell what a reward says of samples, where one judged, and the distance that was travelled."""
+def _samples_moved(comparisons: Sequence[Change]) -> list[str]:
+    """Return sentences about the reward of samples and their KL, where these were measured."""
     by_name = {row.name: row for row in comparisons}
     found = []
     judge = by_name.get("gold") or by_name.get("score")
@@ -151,19 +143,19 @@ def _samples_moved(comparisons: Sequence[Comparison]) -> list[str]:
         change = with_interval(judge.change, judge.places, sign=True)
         found.append(f"The {judge.metric.label.lower()} of samples {moved}, from {before} to {after} ({change}).")
     if kl := by_name.get("kl"):
-        found.append(ended(kl))
+        found.append(kl_sentence(kl))
     return found
 
 
 # -- DPO ---------------------------------------------------------------------------------------------
 
 
-def _measured(rows: Sequence[Row], key: str) -> bool:
+def _measured(rows: Sequence[_Row], key: str) -> bool:
     return any(is_finite(row.get(key)) for row in rows)
 
 
-def _dpo(told: Told) -> Story:
-    last = [row for row in told.rows if is_finite(row.get("validation/accuracy"))][-1]
+def _dpo(run: RunSummary) -> Headline:
+    last = [row for row in run.rows if is_finite(row.get("validation/accuracy"))][-1]
     margin = float(last["validation/margin"])
     half = half_width(last.get("validation/margin_sem"), last.get("validation/prompts"))
     spread = "" if half is None else f"{NBSP}±{NBSP}{number(half, 3)}"
@@ -172,15 +164,15 @@ def _dpo(told: Told) -> Story:
         f"The margin of implicit rewards, chosen less rejected, is {number(margin, 3, sign=True)}{spread}.",
     ]
     if prompts := last.get("validation/prompts"):
-        counted = f"{counted_as(prompts, 'held-out prompt')} with {counted_as(last['validation/pairs'], 'pair')}"
+        counted = f"{count_of(prompts, 'held-out prompt')} with {count_of(last['validation/pairs'], 'pair')}"
         sure = "there is no interval of a single prompt" if prompts == 1 else "intervals are over prompts"
         sentences.append(f"Measured on {counted}; {sure}.")
-    sentences += _samples_moved(told.comparisons)
-    return Story(_dpo_title(last), " ".join(sentences))
+    sentences += _samples_moved(run.comparisons)
+    return Headline(_dpo_title(last), " ".join(sentences))
 
 
-def _dpo_title(last: Row) -> str:
-    """Return the held-out accuracy, and what its interval says of it."""
+def _dpo_title(last: _Row) -> str:
+    """Return the held-out accuracy with its interval, as a title."""
     accuracy = percent(float(last["validation/accuracy"]))
     ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]
     low, high = (None if end is None else float(end) for end in ends)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.rewards.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
+from textgym.intervals import clopper_pearson, clustered, half_width, mean_interval, share_interval, wins
 from textgym.rewards.models.evaluation import ScoredGroup, evaluate_scores
 
 

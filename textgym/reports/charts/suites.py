@@ -1,4 +1,4 @@
-"""The benchmark's pictures: each is an ``<svg>`` element in the style of :mod:`textgym.reports.curves`.
+"""Charts of benchmarks and comparisons, as ``<svg>`` elements in the style of :mod:`textgym.reports.charts.svg`.
 
 An entry's place in a mapping chooses its colour: give several pictures the same order, and an algorithm looks the same
 in all of them.
@@ -20,21 +20,33 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from textgym.reports.comparison import decimals, number
-from textgym.reports.curves import BAD, GOOD, GRID, INK, SERIES, TEXT, plain_numbers, shown_name, styled, svg, widen
-from textgym.reports.findings import Estimate
+from textgym.intervals import Estimate
+from textgym.reports.charts.svg import (
+    BAD_COLOUR,
+    GOOD_COLOUR,
+    GRID_COLOUR,
+    INK_COLOUR,
+    SERIES_COLOURS,
+    TEXT_COLOUR,
+    plain_numbers,
+    shown_name,
+    svg,
+    svg_style,
+    widen,
+)
+from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
 ROW = 0.32  # inches for a line of text
-FEW = 15  # up to so many points are marked one by one
+MARKED_POINTS = 15  # lines with at most this many points get markers
 RADARS_PER_ROW = 4
-FAILED = 0.5  # a score below it is told in the colour of what is bad
-MOST_PLACES = 3  # of numbers that stand beside an interval
+FAILED = 0.5  # scores below it get the colour for bad
+MOST_PLACES = 3  # of numbers with an interval
 DEEPEST = 0.6  # how opaque the strongest colour behind a number may be
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """One line of a picture.
 
     Attributes:
@@ -42,7 +54,7 @@ class Line:
         y: ``[n]``; NaN leaves a gap.
         low: ``[n]``, where the band around it begins; none is drawn without both ends.
         high: ``[n]``, where it ends.
-        dashed: for what was computed or fitted rather than measured.
+        dashed: True for a line that was computed or fitted, not measured.
         follows: the line that it belongs to: it takes that one's colour, and the legend does not name it.
     """
 
@@ -54,15 +66,15 @@ class Line:
     follows: str | None = None
 
 
-def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
-    """Lines by name over a common axis, with bands where they have them.
+def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str:
+    """Draw lines by name over a common axis, with bands where they have them.
 
     Raises:
         ValueError: there is none, the numbers of a line are not equally many, or it follows one that is not there.
     """
     _expect_some("series", series)
     colours = _colours(name for name, line in series.items() if line.follows is None)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(HALF, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, line in series.items():
@@ -81,16 +93,16 @@ def lines(series: Mapping[str, Line], x_label: str, y_label: str) -> str:
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(colours) > 1:
-            figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.4, labelcolor=INK)
+            figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.4, labelcolor=INK_COLOUR)
         return svg(figure, f"{y_label} over {x_label}")
 
 
-def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
+def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str) -> None:
     arrays = {part: np.asarray(getattr(line, part), float) for part in ("x", "y", "low", "high")}
     shapes = {part: array.shape for part, array in arrays.items() if getattr(line, part) is not None}
     if set(shapes.values()) != {arrays["x"].shape} or arrays["x"].ndim != 1 or not arrays["x"].size:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
-    marker = "o" if arrays["x"].size <= FEW and not line.dashed else None
+    marker = "o" if arrays["x"].size <= MARKED_POINTS and not line.dashed else None
     style = (0, (4, 2)) if line.dashed else "-"
     label = _legend_name(name) if line.follows is None else "_nolegend_"
     axes.plot(arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
@@ -99,13 +111,13 @@ def _draw_line(axes: Axes, name: str, line: Line, colour: str) -> None:
 
 
 def _legend_name(name: str) -> str:
-    """Return a name for the legend, which leaves out what begins with an underscore."""
+    """Return a name for the legend; matplotlib leaves out names that begin with an underscore."""
     shown = shown_name(name)
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
-def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
-    """Return a dot and a whisker for each name, the best on top, the number beside it.
+def interval_plot(estimates: Mapping[str, Estimate], label: str, lowest_first: bool = False) -> str:
+    """Draw a dot and a whisker for each name, the best on top, the number beside it.
 
     An estimate whose ends are NaN has no interval: its dot is hollow. The best is the highest, or the lowest if
     ``lowest_first``.
@@ -118,7 +130,7 @@ def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool 
     ranked = sorted(
         estimates.items(), key=lambda item: item[1].value if lowest_first else -item[1].value
     )  # stable: ties keep their order
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(HALF, ROW * len(ranked) + 0.7), layout="constrained")
         axes = figure.subplots()
         for row, (name, estimate) in enumerate(ranked):
@@ -126,10 +138,14 @@ def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool 
             axes.plot(*whisker, color=colours[name], lw=5, alpha=0.35, solid_capstyle="round")
             fill = "full" if math.isfinite(estimate.low + estimate.high) else "none"
             axes.plot([estimate.value], [row], color=colours[name], marker="o", ms=6.5, ls="none", fillstyle=fill)
-        axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK, fontsize=10)
+        axes.set_yticks(range(len(ranked)), [shown_name(name) for name, _ in ranked], color=INK_COLOUR, fontsize=10)
+        # A second axis at the right, whose tick labels are the numbers.
         values = axes.secondary_yaxis("right")
         values.set_yticks(
-            range(len(ranked)), [number(estimate.value, places) for _, estimate in ranked], color=TEXT, fontsize=9
+            range(len(ranked)),
+            [number(estimate.value, places) for _, estimate in ranked],
+            color=TEXT_COLOUR,
+            fontsize=9,
         )
         values.spines["right"].set_visible(False)
         values.tick_params(length=0)
@@ -143,34 +159,34 @@ def intervals(estimates: Mapping[str, Estimate], label: str, lowest_first: bool 
 
 
 def typical_places(estimates: Iterable[Estimate]) -> int:
-    """Decimal places that the typical interval deserves, at most 3; as many where none is wider than nothing."""
+    """Return the decimal places for the typical interval, at most 3, which also holds if no interval has a width."""
     halves = [half for one in estimates if (half := (one.high - one.low) / 2) > 0]
     return min(decimals(median(halves)), MOST_PLACES) if halves else MOST_PLACES
 
 
 def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Scores as a coloured table, a row for each name and a column for each of its entries.
+    """Draw scores as a coloured table, a row for each name and a column for each of its entries.
 
-    A score of 1 is deep in the good colour, 0 in the bad one, and what lies half-way has none.
+    A score of 1 has the deepest good colour, 0 the deepest bad one, and 0.5 none.
 
     Raises:
         ValueError: there is none, or the rows have different columns.
     """
     columns = _columns(scores)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(WHOLE, 0.4 * len(scores) + 0.6), layout="constrained")
         axes = figure.subplots()
         for row, by_column in enumerate(scores.values()):
             for column, score in enumerate(by_column[name] for name in columns):
                 strength = DEEPEST * min(abs(2 * score - 1), 1)
-                colour = GOOD if score > FAILED else BAD
+                colour = GOOD_COLOUR if score > FAILED else BAD_COLOUR
                 box = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, alpha=strength, linewidth=0)
                 axes.add_patch(box)
-                axes.text(column, row, number(score, 2), color=INK, ha="center", va="center", fontsize=10)
+                axes.text(column, row, number(score, 2), color=INK_COLOUR, ha="center", va="center", fontsize=10)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(scores) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT)
-        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK)
+        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT_COLOUR)
+        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK_COLOUR)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -179,11 +195,11 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
         return svg(figure, f"Scores of {', '.join(scores)} on {', '.join(columns)}")
 
 
-def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
+def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Draw a small radar for each name: its scores as a polygon, from 0 in the middle to 1 on the rim.
 
-    The one with the highest mean comes first. Scores below 0 stand in the middle. A spoke below one half is named in
-    the colour of what is bad.
+    The one with the highest mean comes first. Scores below 0 are drawn at the centre. A spoke below one half is named
+    in the colour for bad.
 
     Raises:
         ValueError: there is none, or they have different spokes.
@@ -191,7 +207,7 @@ def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
     spokes, colours = _columns(scores), _colours(scores)
     columns = min(len(scores), RADARS_PER_ROW)
     rows = -(-len(scores) // columns)
-    with styled():
+    with svg_style():
         figure = Figure(figsize=(WHOLE * columns / RADARS_PER_ROW, 2.75 * rows), layout="constrained")
         places = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"}).flat
         for axes, name in zip_longest(places, sorted(scores, key=lambda name: -fmean(scores[name].values()))):
@@ -204,6 +220,7 @@ def radar(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colour: str) -> None:
     angles = np.linspace(0, 2 * np.pi, len(by_spoke), endpoint=False)
+    # A negative radius would be drawn on the opposite side.
     radii = np.maximum(list(by_spoke.values()), 0.0)
     axes.fill(angles, radii, facecolor=colour, alpha=0.25, linewidth=0)
     axes.plot(np.append(angles, angles[0]), np.append(radii, radii[0]), color=colour, lw=1.7)
@@ -213,21 +230,21 @@ def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colou
     axes.set_yticks([0.5, 1.0], [])
     axes.set_xticks(angles, [shown_name(name) for name in by_spoke], fontsize=7.5)
     axes.tick_params(axis="x", pad=-1)
-    axes.grid(visible=True, axis="both", color=GRID, linewidth=0.7)
+    axes.grid(visible=True, axis="both", color=GRID_COLOUR, linewidth=0.7)
     axes.spines["polar"].set_visible(False)
     for text, angle, score in zip(axes.get_xticklabels(), angles, by_spoke.values(), strict=True):
         side = np.sin(angle)
         text.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
-        text.set_color(BAD if score < FAILED else TEXT)
+        text.set_color(BAD_COLOUR if score < FAILED else TEXT_COLOUR)
     axes.set_title(shown_name(name), color=colour, fontsize=11, fontweight="bold", pad=6)
 
 
 def _colours(names: Iterable[str]) -> Mapping[str, str]:
-    return dict(zip(names, cycle(SERIES)))
+    return dict(zip(names, cycle(SERIES_COLOURS)))
 
 
 def _columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the entries that all have in common, in the order of the first."""
+    """Return the entries that all names have, in the order of the first."""
     _expect_some("scores", scores)
     first = next(iter(scores.values()))
     for name, entries in scores.items():

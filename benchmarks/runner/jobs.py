@@ -1,0 +1,130 @@
+"""Run many jobs in parallel, each kept as a line of a results file; an interrupted sweep continues where it stopped.
+
+Each run has a process of its own. Where the system can fork, that begins as a copy of a server which has imported what
+the experiment needs and has computed nothing: it is fresh, without the seconds that the imports take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from threading import Lock, Thread
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from textgym.benchmarks.runner.experiment import Experiment, Job, Result, Results
+from textgym.benchmarks.runner.results_file import cut_torn_line, read_results, result_line
+from textgym.benchmarks.runner.same_settings import require_comparable, require_same
+from textgym.files import append_line
+
+
+def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
+    """Run every job that is missing in the results file, and append its result.
+
+    Args:
+        experiment: that the jobs belong to.
+        jobs: equal jobs are one.
+        path: the results file, JSON Lines; made where there is none.
+        processes: runs at once. What a run measures does not depend on it.
+
+    Returns:
+        The results, each once, in the order of the jobs.
+
+    Raises:
+        ValueError: another runner writes to the file, or it is another experiment's, is damaged, or holds runs with
+            which these cannot be compared; nothing is run then. Or what a run raised; those that were running beside
+            it are kept.
+    """
+    wanted = {job.key: job for job in jobs}
+    if len({_line(job) for job in jobs}) > len(wanted):
+        raise ValueError("two jobs differ in their settings alone; expected the difference in their arm")
+    with _sole_writer(path):
+        # All checks come before the first run: a sweep of hours must not fail at the end.
+        done = {job.key: (job, result) for job, result in read_results(path, experiment.name)}
+        for key in wanted.keys() & done.keys():
+            require_same(path, done[key][0], wanted[key])
+        require_comparable(path, [*(job for job, _ in done.values()), *wanted.values()], experiment.shared)
+        cut_torn_line(path)
+        waiting = [job for key, job in wanted.items() if key not in done]
+        done |= {job.key: (job, result) for job, result in _do(experiment, waiting, path, processes, len(wanted))}
+    return [done[key] for key in wanted]
+
+
+def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: int, total: int) -> Results:
+    """Run the jobs; each result is in the file before the next job of its thread begins. The first failure ends all."""
+    appending = Lock()
+
+    def do(job: Job) -> tuple[Job, Result]:
+        result = _in_fresh_process(experiment.run, job)
+        with appending:
+            append_line(path, result_line(experiment.name, job, result))
+        return job, result
+
+    with ThreadPoolExecutor(processes) as threads:
+        runs = [threads.submit(do, job) for job in waiting]
+        try:
+            shown = tqdm(as_completed(runs), desc="runs", initial=total - len(waiting), total=total, disable=None)
+            return [run.result() for run in shown]
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _sole_writer(path: Path) -> Iterator[None]:
+    """Lock a results file against other runners; the system releases the lock with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path.resolve()}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"another runner writes to {path}; wait for its end, or choose another file") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+def _in_fresh_process(run: Callable[[Job], Result], job: Job) -> Result:
+    with ProcessPoolExecutor(1, _context(run.__module__), initializer=_end_with_parent) as process:
+        return process.submit(run, job).result()
+
+
+def _context(preloaded: str) -> BaseContext:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    # Children are forks of a server that has done nothing but import the experiment's module, so each run is fresh.
+    chosen = get_context("forkserver")
+    chosen.set_forkserver_preload([preloaded])
+    return chosen
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent dies, as nobody would take its result."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+# --- the file ------------------------------------------------------------------------------------------------
+
+
+def _line(job: Job) -> str:
+    return json.dumps(asdict(job), sort_keys=True)
