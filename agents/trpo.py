@@ -79,11 +79,11 @@ class TrustRegion:
         # F is the Hessian of the KL at π_old. F·v is the gradient of ∇KL·v, so that F itself is never built; the graph
         # of the first derivatives serves every product.
         kls = self._kls(self.curved)
-        gradients = [flat(torch.autograd.grad(kl, self.parameters, create_graph=True)) for kl in kls]
+        gradients = [flattened(torch.autograd.grad(kl, self.parameters, create_graph=True)) for kl in kls]
 
         def product(vector: Tensor) -> Tensor:
             parts = [torch.autograd.grad(g @ vector, self.parameters, retain_graph=True) for g in gradients]
-            return sum(map(flat, parts), damping * vector)
+            return sum(map(flattened, parts), damping * vector)
 
         return product
 
@@ -138,7 +138,7 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate tensors into one vector."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
@@ -229,13 +229,13 @@ class TRPO(SequenceAlgorithm):
         settings, parameters = self.settings, [p for p in self.policy.lm.parameters() if p.requires_grad]
         region = TrustRegion(self.policy, batches, parameters, settings.curvature_share)
         anchor, text = self.pretraining_loss()
-        gradient = flat(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
+        gradient = flattened(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
         loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
         # The gradient is that of the whole iteration; minibatches only bound the memory.
         for batch in batches:
             part, logs = self._surrogate(batch, total)
             self.check_ratio(logs)
-            gradient = gradient + flat(torch.autograd.grad(part, parameters))
+            gradient = gradient + flattened(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
             watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)

@@ -167,7 +167,7 @@ def as_list(result: Any, count: int) -> list[Any]:
         raise ValueError(f"must return a list with one score for each completion, {error}") from error
     if not isinstance(values, list | tuple):
         raise TypeError(
-            f"must return a list with one score for each completion, got {type(result).__name__}: {shown(result)}"
+            f"must return a list with one score for each completion, got {type(result).__name__}: {beginning(result)}"
         )
     if len(values) != count:
         raise ValueError(
@@ -204,7 +204,7 @@ def as_number(value: Any) -> float:
     """
     value = _plain(value)
     if not isinstance(value, numbers.Real | np.bool_):
-        raise TypeError(f"expected a number, a list of numbers or None, got {type(value).__name__}: {shown(value)}")
+        raise TypeError(f"expected a number, a list of numbers or None, got {type(value).__name__}: {beginning(value)}")
     try:
         number = float(value)
     except OverflowError as error:
@@ -226,7 +226,7 @@ def trainable(number: float) -> float:
     return number
 
 
-def shown(value: Any) -> str:
+def beginning(value: Any) -> str:
     """Return the beginning of a value's ``repr``, if it has one."""
     try:
         return f"{value!r:.200}"

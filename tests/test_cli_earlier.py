@@ -14,8 +14,8 @@ from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.cli import main
+from textgym.reports.settings import by_name, changed_settings
 from textgym.rewards import RewardModel
-from textgym.settings import by_name, changed_settings
 
 LATER = (
     *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations, layout_of
+from textgym.agents.offline.data import encode_comparisons, encode_demonstrations, row_layout
 from textgym.prompts import cut_left, encode_prompts
 from textgym.rewards import RewardModel
 from textgym.rewards.labels.preferences import Judgement, read_placed_preferences
@@ -404,7 +404,7 @@ def test_whatever_rows_hold_they_are_used_or_left_out(
         _, counted = account(lambda s: encode_prompts(placed(rows, "x"), tokenizer, 4, screening=s))
         assert counted == len(rows)
         used, counted = account(lambda s: encode_demonstrations(rows, tokenizer, END, 6, screening=s))
-        passed_over = sum(layout_of(row) == "label" and row["label"] is False for row in rows)
+        passed_over = sum(row_layout(row) == "label" and row["label"] is False for row in rows)
         assert counted <= len(rows) <= counted + (passed_over if used else 0)
         _, counted = account(lambda s: read_placed_preferences(path, chat_renderer(tokenizer), s))
         assert counted == len(rows)

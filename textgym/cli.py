@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "sft": (SFTConfig, "textgym.commands.sft:sft"),
     "reward-model": (RewardModelConfig, "textgym.commands.reward_model:reward_model"),
     "dpo": (DPOConfig, "textgym.commands.dpo:dpo"),
-    "train": (TrainConfig, "textgym.commands.train:train"),
+    "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.excepthook = _print_traceback
         warnings.showwarning = _print_warning  # type: ignore[assignment]
     sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
-    with explained():
+    with explained_exit():
         try:
             argv = readable(list(sys.argv[1:] if arguments is None else arguments))
             if argv == ["--version"]:
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained_exit() -> Iterator[None]:
     """End the process with a message where input is bad or the machine fails; errors of our own pass, as tracebacks.
 
     Raises:

@@ -28,7 +28,7 @@ from textgym.tokenization import (
 from textgym.types import Messages, Prompt, Ranking, SpecialTokens
 
 UNTRAINED = -100  # the label that transformers' losses ignore
-Layout: TypeAlias = Literal["completion", "messages", "pair", "ranking", "label", "text"]
+RowLayout: TypeAlias = Literal["completion", "messages", "pair", "ranking", "label", "text"]
 """Kind of a data row, determined by its columns; see :func:`encode_demonstrations`."""
 
 
@@ -93,7 +93,7 @@ def encode_demonstrations(
     said: dict[Place, list[str]] = {}
     for place, row in given.items():
         with screening.row(place):
-            if layout_of(row) == "text":
+            if row_layout(row) == "text":
                 shown[place] = _running(row, tokenizer, end_token_id, max_length, special_tokens)
                 said[place] = [row["text"]]
             elif (fields := demonstration_fields(row, tokenizer)) is not None:
@@ -154,7 +154,7 @@ def require_references(task: Task, split: str = "train") -> None:
         )
 
 
-def layout_of(row: Mapping[str, Any]) -> Layout:
+def row_layout(row: Mapping[str, Any]) -> RowLayout:
     """Return the layout of a row of demonstrations by its columns; ``"completion"`` if they match no other.
 
     Null columns count as missing, as in tables whose rows have several layouts.
@@ -178,7 +178,7 @@ def demonstration_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
     Raises:
         BadRowError: the messages do not end with the assistant's reply, or the row is not a valid preference.
     """
-    layout = layout_of(row)
+    layout = row_layout(row)
     if layout == "messages":
         return _from_messages(row)
     if layout == "completion":

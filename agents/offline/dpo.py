@@ -63,7 +63,7 @@ def pair_log_probs(trunk: Trunk, comparisons: Sequence[Comparison]) -> Tensor:
     return log_likelihood(trunk, shown)[0].sum(1).view(-1, 2)
 
 
-def summary(margins: Tensor) -> dict[str, float]:
+def margin_summary(margins: Tensor) -> dict[str, float]:
     """Compute mean loss, mean margin and accuracy: the share of positive margins, of which zeros count ½."""
     return {name: float(values.mean()) for name, values in _measures(margins).items()}
 
@@ -127,7 +127,7 @@ class _Learning:
         log_probs = log_probs_of(self.trunk, self.held_out, self.settings.batch_size)
         margins = implicit_margin(log_probs, self.held_out_reference, self.settings.beta)
         prompts = [content_key(pair.chosen.prompt.content) for pair in self.held_out]
-        found = summary(margins) | surety(margins, prompts)
+        found = margin_summary(margins) | surety(margins, prompts)
         return {f"validation/{name}": value for name, value in found.items()}
 
     def epoch(self, order: IntArray) -> Tensor:
@@ -225,7 +225,7 @@ def train_dpo(
     bar = Progress(settings.epochs, "DPO", "epoch", done=len(rows) - 1, silent=not progress)
     for epoch in range(len(rows) - 1, settings.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(comparisons))
-        met = {f"train/{name}": value for name, value in summary(learning.epoch(order)).items()}
+        met = {f"train/{name}": value for name, value in margin_summary(learning.epoch(order)).items()}
         with naming_batch(learning.last):
             check_trained(trunk.model, settings.learning_rate, learning.optimizer)
             rows.append({"iteration": epoch + 1, **met, **learning.measured()})

@@ -20,8 +20,8 @@ from textgym.reports.formatting import count_of, is_finite
 from textgym.reports.headlines import STEP_NAMES, stop_sentence
 from textgym.reports.heldout_accuracy import heldout_accuracy
 from textgym.reports.run_files import read_run_lines, read_run_object
+from textgym.reports.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 from textgym.rewards.specs.addresses import model_directory
-from textgym.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 
 _NEEDED_BY = "textgym compare"
 COMPARED_COMMANDS = ("train", "sft", "dpo", "reward-model")

@@ -15,7 +15,7 @@ from textgym.rewards.labels.pairs import accuracy_by_distance, pair_accuracy, pa
 from textgym.rewards.labels.preferences import Judgement, completions_of
 from textgym.rewards.models.ensemble import RewardEnsemble
 from textgym.rewards.models.model import RewardModel
-from textgym.rewards.models.training import Example, mean_loss, sequences_of, split_like
+from textgym.rewards.models.training import EncodedPreference, mean_preference_loss, sequences_of, split_like
 from textgym.types import FloatArray, Ranking
 
 BINS = 10
@@ -97,7 +97,7 @@ def sigmoid(x: ArrayLike) -> FloatArray:
 
 def evaluate_reward_model(
     model: RewardModel | RewardEnsemble,
-    heldout: Sequence[Example],
+    heldout: Sequence[EncodedPreference],
     gold: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """Compare a model's scores of held-out preferences with labels, length and gold.
@@ -118,7 +118,7 @@ def evaluate_reward_model(
     # Training fitted scores before the offset; a shift cancels in pairs, but not in σ(score) of single texts.
     raw = [[score + offset for score in own] for own in scores]
     report = {
-        "loss": mean_loss(heldout, raw),
+        "loss": mean_preference_loss(heldout, raw),
         "offset": offset,
         **evaluate_scores(_groups(heldout, scores, gold)),
     }
@@ -209,7 +209,7 @@ def _offset(model: RewardModel | RewardEnsemble) -> float:
 
 
 def _groups(
-    heldout: Sequence[Example], scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]] | None
+    heldout: Sequence[EncodedPreference], scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]] | None
 ) -> list[ScoredGroup]:
     """Return a group for each ranking; labelled texts are all compared with one another."""
     truths: Sequence[Sequence[float] | None] = gold or [None] * len(heldout)
@@ -228,7 +228,7 @@ def _groups(
     ]
 
 
-def _compared(example: Example, scores: Sequence[float], gold: Sequence[float] | None) -> ScoredGroup:
+def _compared(example: EncodedPreference, scores: Sequence[float], gold: Sequence[float] | None) -> ScoredGroup:
     preference = example.preference
     ranks = preference.ranks if isinstance(preference, Ranking) else (int(not preference.good),)
     lengths = [len(text) for text in completions_of(preference)]

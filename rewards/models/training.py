@@ -150,7 +150,7 @@ def train_reward_model(
         train_loss=tuple(losses),
         train_pairs=sum(untied_pairs(r.ranks) for r in train),
         heldout_pairs=len(margins),
-        heldout_loss=mean_loss(examples_aside, scores),
+        heldout_loss=mean_preference_loss(examples_aside, scores),
         heldout_accuracy=pair_accuracy(margins) or 0.0,
         accuracy_by_rank_distance=accuracy_by_distance(margins, distances),
         offset=model.offset,
@@ -158,7 +158,7 @@ def train_reward_model(
 
 
 @dataclass(frozen=True)
-class Example:
+class EncodedPreference:
     """Preference as a reward model reads it: each completion is encoded once.
 
     Attributes:
@@ -180,7 +180,7 @@ def encode_preferences(
     preferences: Sequence[Preference] | Mapping[Place, Preference],
     source: str,
     screening: Screening | None = None,
-) -> list[Example]:
+) -> list[EncodedPreference]:
     """Encode preferences as the model reads them.
 
     Args:
@@ -196,7 +196,7 @@ def encode_preferences(
     given = placed(preferences, source)
     if not given:
         raise ValueError(f"{source}: got no rankings, expected at least one")
-    examples: dict[Place, Example] = {}
+    examples: dict[Place, EncodedPreference] = {}
     for place, preference in given.items():
         with screening.row(place):
             try:
@@ -210,14 +210,14 @@ def encode_preferences(
     return list(examples.values())
 
 
-def _example(model: RewardModel, preference: Preference, screening: Screening) -> Example:
+def _example(model: RewardModel, preference: Preference, screening: Screening) -> EncodedPreference:
     completions = completions_of(preference)
     if isinstance(preference, Ranking) and not untied_pairs(preference.ranks):
         raise BadRowError("all ranks are tied, which teaches nothing; drop the row")
     if not all(completions) and model.tokenizer.eos_token_id is None:
         raise BadRowError("a completion is empty, and the tokenizer has no end token to read")
     sequences = fitted_sequences(model, preference.prompt, completions, screening)
-    return Example(preference, sequences)
+    return EncodedPreference(preference, sequences)
 
 
 def fitted_sequences(
@@ -258,7 +258,7 @@ def fitted_sequences(
 
 def fit(
     model: RewardModel,
-    examples: Sequence[Example],
+    examples: Sequence[EncodedPreference],
     settings: FitSettings,
     generator: torch.Generator,
     progress: bool = True,
@@ -306,18 +306,18 @@ def center(model: RewardModel, sequences: Sequence[Sequence[int]]) -> None:
     model.set_offset(math.fsum(model.score_ids(sequences)) / len(sequences))
 
 
-def sequences_of(examples: Sequence[Example]) -> list[list[int]]:
+def sequences_of(examples: Sequence[EncodedPreference]) -> list[list[int]]:
     """Return all sequences, in the order of their examples."""
     return [sequence for example in examples for sequence in example.sequences]
 
 
-def split_like(examples: Sequence[Example], values: Sequence[Value]) -> list[list[Value]]:
+def split_like(examples: Sequence[EncodedPreference], values: Sequence[Value]) -> list[list[Value]]:
     """Group one value for each of :func:`sequences_of` into one list for each example."""
     rest = iter(values)
     return [list(islice(rest, len(example.sequences))) for example in examples]
 
 
-def mean_loss(examples: Sequence[Example], scores: Sequence[Sequence[float]]) -> float:
+def mean_preference_loss(examples: Sequence[EncodedPreference], scores: Sequence[Sequence[float]]) -> float:
     """Compute the loss of scores on preferences; log 2 is chance."""
     return _loss(examples, torch.tensor([score for own in scores for score in own])).item()
 
@@ -330,7 +330,7 @@ def _schedule(step: int, steps: int) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def _loss(examples: Sequence[Example], scores: Tensor) -> Tensor:
+def _loss(examples: Sequence[EncodedPreference], scores: Tensor) -> Tensor:
     """Return the mean of the losses of examples; K may differ between them."""
     parts = torch.split(scores, [len(example.sequences) for example in examples])
     losses = [_example_loss(example.preference, own) for example, own in zip(examples, parts, strict=True)]

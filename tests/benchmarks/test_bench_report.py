@@ -14,7 +14,7 @@ from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
 from textgym.benchmarks.analysis.suite_findings import suite_findings
-from textgym.commands.bench import shown
+from textgym.commands.bench import terminal_findings
 from textgym.intervals import Estimate
 from textgym.reports.bench import csv_table, markdown_page, markdown_table, terminal_table, write_bench_report
 from textgym.reports.charts.suites import PlotLine, line_plot
@@ -279,7 +279,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = Findings(found.headline, found.tables, (*found.figures, line))
     write_bench_report({NAMES[0]: found}, out)
     (out / "report.md").write_text(markdown_page(NAMES[0], found), encoding="utf-8")
-    (out / "terminal.txt").write_text(shown(found), encoding="utf-8")
+    (out / "terminal.txt").write_text(terminal_findings(found), encoding="utf-8")
     return out
 
 

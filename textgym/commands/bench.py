@@ -41,12 +41,12 @@ def run(config: BenchRun) -> Findings:
     jobs = experiment.sweep(make_plan(experiment, config))
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
     found = experiment.findings(ordered(run_jobs(experiment, jobs, out, config.jobs), experiment.plan))
-    print(f"\n{shown(found)}\n")
+    print(f"\n{terminal_findings(found)}\n")
     print(f"results: {out}\nreport:  textgym bench report {out} --out DIR")
     return found
 
 
-def shown(findings: Findings) -> str:
+def terminal_findings(findings: Findings) -> str:
     """Return the headline and the first table, for a terminal."""
     return "\n\n".join([one_line(findings.headline), *map(terminal_table, findings.tables[:1])])
 
@@ -113,7 +113,7 @@ def report(config: BenchReport) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
     write_text(config.out / "report.md", "\n".join(markdown_page(title, one) for title, one in found.items()))
-    print("\n\n".join(f"{one_line(title)}: {shown(one)}" for title, one in found.items()))
+    print("\n\n".join(f"{one_line(title)}: {terminal_findings(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
 

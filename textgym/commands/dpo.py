@@ -57,7 +57,7 @@ def dpo(config: DPOConfig) -> Path:
             _train(config, learner, learned, held_out, keep)
 
         report = run_learning(config, described, standing.resumed, learner.model, evaluator, train, screening)
-    table = epoch_table(kept_epochs(config.out))
+    table = dpo_epoch_table(kept_epochs(config.out))
     print(f"\n{table}\n\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     print(f"model:  {config.out / runs.CHECKPOINT}\nreport: {report}")
     return report
@@ -84,7 +84,7 @@ def _train(
     save_learned(config.out, learner.model, learner.tokenizer)
 
 
-def epoch_table(rows: Sequence[EpochRow]) -> str:
+def dpo_epoch_table(rows: Sequence[EpochRow]) -> str:
     """Return loss, implicit reward margin and accuracy on the held-out comparisons, a line an epoch."""
     names = ("loss", "margin", "accuracy")
     lines = ["epoch" + "".join(f"{f'held-out {name}':>19}" for name in names)]

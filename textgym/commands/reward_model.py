@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.offline.data import demonstration_fields, layout_of, row_completion
+from textgym.agents.offline.data import demonstration_fields, row_completion, row_layout
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.learner import Learner, open_learner
 from textgym.files import write_json, write_json_lines
@@ -30,7 +30,7 @@ from textgym.rewards.models.ensemble import RewardEnsemble
 from textgym.rewards.models.evaluation import evaluate_reward_model
 from textgym.rewards.models.model import RewardModel
 from textgym.rewards.models.training import (
-    Example,
+    EncodedPreference,
     center,
     encode_preferences,
     fit,
@@ -70,8 +70,8 @@ class Material:
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    learned: Sequence[Example]
-    heldout: Sequence[Example]
+    learned: Sequence[EncodedPreference]
+    heldout: Sequence[EncodedPreference]
     shown: Sequence[list[int]]
     gold: Sequence[Sequence[float]] | None
     special_tokens: SpecialTokens
@@ -161,7 +161,7 @@ def begin(config: RewardModelConfig, screening: Screening) -> Groundwork:
     return Groundwork(learner, reader, shown, gold, asked)
 
 
-def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list[Example]:
+def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list[EncodedPreference]:
     """Read the preferences of a file as a reward model does.
 
     Raises:
@@ -199,7 +199,7 @@ def _demonstrations(
 
 
 def _shown_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    if layout_of(row) == "text":
+    if row_layout(row) == "text":
         raise BadRowError(f"running text, without a prompt; expected a prompt and a completion, got {sorted(row)}")
     return demonstration_fields(row, tokenizer)
 
@@ -227,7 +227,10 @@ def _asked(
 
 
 def _gold_scores(
-    gold: WeightedRewards, heldout: Sequence[Example], tokenizer: PreTrainedTokenizerBase, asked: Mapping[Any, Prompt]
+    gold: WeightedRewards,
+    heldout: Sequence[EncodedPreference],
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Mapping[Any, Prompt],
 ) -> list[list[float]]:
     """Return the true reward of every held-out completion; prompts that are known bring their columns."""
     texts = [(e.prompt, text) for e in heldout for text in completions_of(e.preference)]

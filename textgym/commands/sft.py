@@ -18,8 +18,8 @@ from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.offline.data import (
     Demonstration,
     encode_demonstrations,
-    layout_of,
     require_references,
+    row_layout,
     task_demonstrations,
 )
 from textgym.agents.offline.sft import Judge, check_precision, fine_tune
@@ -51,7 +51,7 @@ HELD_OUT = 0.1  # share of the prompts that validate, where no file of their own
 
 
 @dataclass(frozen=True)
-class Material:
+class Demonstrations:
     """Model and data of a run.
 
     Attributes:
@@ -90,17 +90,17 @@ def run_sft(config: SFTConfig) -> Path:
     _check(config)
     described = _described(config)
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
-        material = gather(config)
+        material = gather_demonstrations(config)
         evaluator = runs.Evaluator(config.out, material.mdp, config.eval_episodes, config.seed)
         print("".join(f"{printable(line)}\n" for line in material.origins), end="")
 
         def learn(reference: Trunk, keep: OnEpoch) -> None:
-            train(config, material, reference, keep)
+            train_sft(config, material, reference, keep)
 
         return run_learning(config, described, standing.resumed, material.model, evaluator, learn, material.screening)
 
 
-def train(config: SFTConfig, material: Material, reference: Trunk, on_epoch: OnEpoch) -> None:
+def train_sft(config: SFTConfig, material: Demonstrations, reference: Trunk, on_epoch: OnEpoch) -> None:
     """Train, or resume training, and save the model of the best epoch."""
     judged = config.reward is not None or config.task is not None
 
@@ -150,7 +150,7 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 # --- what is learned ---------------------------------------------------------------------------------------
 
 
-def gather(config: SFTConfig) -> Material:
+def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     """Return model, demonstrations and judge, checked against each other."""
     if config.task is not None and config.data is None:
         require_references(load_task(config.task))
@@ -182,7 +182,7 @@ def gather(config: SFTConfig) -> Material:
         max_new_tokens=new,
         vocabulary_size=shipped.vocabulary_size if shipped else None,
     )
-    return Material(model, demonstrations, validation, mdp, reader.screening, tuple(reader.origins))
+    return Demonstrations(model, demonstrations, validation, mdp, reader.screening, tuple(reader.origins))
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ class _Reader:
 
 def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
     """Say what is learned from rows that are no demonstrations, a sentence for each of their layouts."""
-    labels = [row["label"] for row in rows if layout_of(row) == "label"]
-    counts = Counter(map(layout_of, rows))
+    labels = [row["label"] for row in rows if row_layout(row) == "label"]
+    counts = Counter(map(row_layout, rows))
     found = {
         "pair": "{} pairs, of which the chosen completion is imitated",
         "ranking": "{} rankings, of which the best completion is imitated",

@@ -21,16 +21,17 @@ from textgym.agents.offline.data import Demonstration
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import find_algorithm
-from textgym.commands.configs.hyperparameters import cautious
+from textgym.agents.settings import Common
+from textgym.commands.configs.hyperparameters import Hyperparameters, cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.pretraining import measured_texts, pretraining_texts
-from textgym.commands.settings import build
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
 from textgym.tasks.task import Task
@@ -43,7 +44,7 @@ UNLIMITED = 10**9
 Rows: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[Place, Mapping[str, Any]]
 
 
-def train(config: TrainConfig) -> Path:
+def train_command(config: TrainConfig) -> Path:
     """Train a policy (see :func:`run_train`), print the result and return the report's path."""
     report = run_train(begun(config))
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
@@ -163,7 +164,7 @@ def make_algorithm(
     if resumed:
         return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
     model = config.model or mdp.base_model
-    return build(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
+    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
@@ -309,3 +310,46 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
             )
     named = named_rewards(task)
     return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]
+
+
+def build_algorithm(
+    algorithm: str,
+    env: Any,
+    model: Any,
+    settings: Hyperparameters,
+    seed: int,
+    pretraining: Pretraining | None = None,
+    reference: str | None = None,
+) -> SequenceAlgorithm:
+    """Return an algorithm in an environment.
+
+    Args:
+        algorithm: its name.
+        env: an environment of textgym.
+        model: the language model to train.
+        settings: its hyperparameters.
+        seed: the random seed.
+        pretraining: text that every update learns beside the reward.
+        reference: the model that the KL is measured to; None for the model as it is.
+    """
+    kind = find_algorithm(algorithm)
+    return kind(
+        "LMPolicy",
+        env,
+        settings.learning_rate,
+        model=model,
+        reference=reference,
+        value=settings.value,
+        beta=controller(settings),
+        sampling=settings.sampling,
+        pretraining=pretraining,
+        seed=seed,
+        **settings.settings(kind.settings_class),
+    )
+
+
+def controller(settings: Common) -> KLController:
+    """Return a fixed β, or one that is steered to ``kl_target``."""
+    if settings.kl_target is None:
+        return FixedKL(settings.beta)
+    return AdaptiveKL(settings.beta, settings.kl_target)

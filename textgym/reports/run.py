@@ -25,7 +25,7 @@ from textgym.reports.headlines import STEP_NAMES, RunSummary, run_headline, stop
 from textgym.reports.heldout_accuracy import heldout_accuracy
 from textgym.reports.pages import css_tint, write_page
 from textgym.reports.run_files import read_run_lines, read_run_object
-from textgym.settings import by_name
+from textgym.reports.settings import by_name
 
 TOKENS_KEY = "time/total_timesteps"
 KNOWN_BY_OTHER_NAMES = ("rollout/ep_rew_mean", "rollout/ep_len_mean")  # stable-baselines3's, of score and length

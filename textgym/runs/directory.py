@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from textgym.env.rendering import printable
 from textgym.files import is_leftover, read_json, read_json_lines, remove_directory, settle_all, write_json
+from textgym.reports.settings import EXTENDED, LATER, MAY_DIFFER, by_name, changed_settings
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
-from textgym.settings import EXTENDED, LATER, MAY_DIFFER, by_name, changed_settings
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
@@ -345,7 +345,7 @@ def read_kept(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_kept_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a JSON Lines file that the run keeps; none if it does not exist yet.
 
     Raises:

@@ -11,7 +11,7 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.lm.trunk import Trunk
-from textgym.runs.directory import read_kept, read_rows
+from textgym.runs.directory import read_kept, read_kept_rows
 
 SAMPLES_KEPT = 24
 
@@ -50,7 +50,7 @@ class Evaluator:
         evaluation = read_kept(self.out / "evaluation.json")
         if evaluation.pop(stage, None) is not None:
             write_json(self.out / "evaluation.json", evaluation)
-            others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
+            others = [row for row in read_kept_rows(self.out / "samples.jsonl") if row["stage"] != stage]
             write_json_lines(self.out / "samples.jsonl", others)
 
     def measure(
@@ -59,7 +59,7 @@ class Evaluator:
         """Evaluate a policy; with ``beta``, samples show the rewards of their tokens less the KL penalty."""
         report = report or evaluate(policy, reference, self.mdp, self.n_episodes, self.seed)
         rows = samples(report, self.mdp, stage, beta, SAMPLES_KEPT)
-        others = [row for row in read_rows(self.out / "samples.jsonl") if row["stage"] != stage]
+        others = [row for row in read_kept_rows(self.out / "samples.jsonl") if row["stage"] != stage]
         write_json_lines(self.out / "samples.jsonl", [*others, *rows])
         # Written last: a stage that is listed here counts as complete, and is not evaluated again.
         evaluation = read_kept(self.out / "evaluation.json")

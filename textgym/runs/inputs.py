@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from textgym.files import fingerprint
+from textgym.reports.settings import flat
 from textgym.rewards.specs.addresses import model_directory
-from textgym.settings import flat
 
 FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
 WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # values of such settings that are not paths

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
 from textgym.files import read_json, write_json
 from textgym.reports.run_files import read_run_lines
-from textgym.runs.directory import read_rows
+from textgym.runs.directory import read_kept_rows
 from textgym.runs.recording import EVALUATIONS, ServiceWarning
 from textgym.types import Service
 
@@ -40,7 +40,7 @@ class Samples:
     @classmethod
     def of(cls, out: Path, stage: str) -> Samples:
         """Read a run's samples of a stage, ``"before"`` or ``"after"``."""
-        return cls([row for row in read_rows(out / "samples.jsonl") if row["stage"] == stage])
+        return cls([row for row in read_kept_rows(out / "samples.jsonl") if row["stage"] == stage])
 
     @property
     def cells(self) -> list[list[Any]]:

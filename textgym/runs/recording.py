@@ -22,7 +22,7 @@ from textgym.env.rendering import printable
 from textgym.files import append_line, json_lines, read_text, write_json, write_json_lines, write_text
 from textgym.lm.guards import TrainingError, TrainingWarning
 from textgym.reports.run import write_report
-from textgym.runs.directory import read_rows
+from textgym.runs.directory import read_kept_rows
 from textgym.types import Episodes
 
 EVALUATIONS = "validation.jsonl"
@@ -85,7 +85,7 @@ def kept_evaluations(out: Path, iteration: int, every: int) -> list[Row]:
     Raises:
         ValueError: the file is damaged: an evaluation that was due until then is missing or cannot be read.
     """
-    rows: list[Row] = [row for row in read_rows(out / EVALUATIONS) if row.get("iteration", math.inf) <= iteration]
+    rows: list[Row] = [row for row in read_kept_rows(out / EVALUATIONS) if row.get("iteration", math.inf) <= iteration]
     known = {row["iteration"] for row in rows}
     missing = next((due for due in range(0, iteration + 1, every) if iteration and due not in known), None)
     if missing is not None:
@@ -146,7 +146,7 @@ def _iteration_after(metrics: Path) -> int | None:
     """Return the iteration (or epoch) after the last logged one; None if none are logged during training."""
     if not metrics.exists():
         return None
-    rows = read_rows(metrics)
+    rows = read_kept_rows(metrics)
     return int(rows[-1]["iteration"]) + 1 if rows else 1
 
 

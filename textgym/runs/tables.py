@@ -11,7 +11,7 @@ from textgym.env.rendering import printable
 from textgym.files import write_json, write_json_lines
 from textgym.intervals import half_width
 from textgym.rows import Screening
-from textgym.runs.directory import read_kept, read_rows
+from textgym.runs.directory import read_kept, read_kept_rows
 
 SKIPPED = "skipped.jsonl"
 
@@ -75,7 +75,7 @@ def sample_pairs(out: Path, count: int, since: Path | None = None) -> str:
     """
 
     def written(run: Path, stage: str) -> list[dict[str, Any]]:
-        return [row for row in read_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
+        return [row for row in read_kept_rows(run / "samples.jsonl") if row["stage"] == stage][:count]
 
     pairs = zip(written(since or out, "before"), written(out, "after"), strict=False)
     scored = _scored if since in (None, out) else lambda _: ""  # another run's reward may differ

@@ -89,7 +89,9 @@ def test_training_learns_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def losses(steps: int) -> list[float]:
         return [
-            base_model.train(base_model.build_model(tokenizer, 0), tokenizer, np.random.default_rng(1), steps)
+            base_model.train_base_model(
+                base_model.build_model(tokenizer, 0), tokenizer, np.random.default_rng(1), steps
+            )
             for _ in range(2)
         ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.mini.rules import reachable
 from textgym.tasks.mini.miniature import Example
-from textgym.tasks.mini.summaries import COMPLETE, FACTS, LANGUAGE, PADDING, SUMMARIES, faithfulness, recall
+from textgym.tasks.mini.summaries import COMPLETE, FACTS, LANGUAGE, PADDING, SUMMARIES, fact_recall, faithfulness
 from textgym.types import Prompt
 
 PROMPT = (
@@ -151,8 +151,8 @@ def test_careless_summaries_leave_something_to_learn(examples: list[Example], pa
 
 
 def test_recall_counts_the_words_of_the_post() -> None:
-    assert recall("Anna lost a hat", "Anna lost a hat. We lost a hat.") == 4 / 5
-    assert recall("", "Anna lost a hat.") == 0
+    assert fact_recall("Anna lost a hat", "Anna lost a hat. We lost a hat.") == 4 / 5
+    assert fact_recall("", "Anna lost a hat.") == 0
 
 
 def test_repeated_padding_beats_the_reference_on_the_proxy_only(examples: list[Example]) -> None:

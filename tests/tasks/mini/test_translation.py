@@ -17,7 +17,7 @@ from textgym.tasks.mini.languages.translation import (
     Participant,
     english,
     foreign,
-    parse,
+    parse_sentence,
     swapped,
 )
 from textgym.tasks.mini.translation import TRANSLATION
@@ -95,7 +95,7 @@ def test_parsing_undoes_writing() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
         example = TRANSLATION.draw(rng)
-        event = parse(example.reference)
+        event = parse_sentence(example.reference)
         assert event is not None
         assert english(event) == example.reference
 

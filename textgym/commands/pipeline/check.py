@@ -11,7 +11,7 @@ from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
 from textgym.commands.reward_model import read_examples
-from textgym.commands.sft import gather as gather_sft
+from textgym.commands.sft import gather_demonstrations
 from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import context_length
@@ -73,7 +73,7 @@ def check_materials(config: PipelineConfig) -> None:
     algorithm = make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
     _check_reward_models_context(mdp, context_length(algorithm.policy.lm))
     if config.sft.enabled:
-        gather_sft(sft_config(config))
+        gather_demonstrations(sft_config(config))
     _check_preferences(config)
 
 

@@ -14,7 +14,7 @@ from textgym.commands.pipeline.check import check_materials, check_settings
 from textgym.commands.pipeline.labels import LabelsConfig, run_labels
 from textgym.commands.pipeline.ledger import Ledger
 from textgym.commands.pipeline.plan import Stage, plan
-from textgym.commands.pipeline.summary import sample_pairs, stage_line, stage_table
+from textgym.commands.pipeline.summary import pipeline_sample_pairs, stage_line, stage_table
 from textgym.commands.reward_model import run_reward_model
 from textgym.commands.sft import run_sft
 from textgym.commands.train import run_train
@@ -49,7 +49,8 @@ def pipeline(config: PipelineConfig) -> Path | None:
                 return None
             runs.first_result(config.out)
     report = write_pipeline_report(config.out)
-    print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages, about)}\n\n{sample_pairs(stages, 3)}\n")
+    print(f"\nheld-out prompts, mean ± 95 % interval\n{stage_table(stages, about)}")
+    print(f"\n{pipeline_sample_pairs(stages, 3)}\n")
     print(f"{time.monotonic() - started:.0f} s; report: {report}")
     return report
 

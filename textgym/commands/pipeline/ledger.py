@@ -9,8 +9,8 @@ from typing import Any
 
 from textgym.commands.pipeline.plan import Stage
 from textgym.files import sha256, write_json
+from textgym.reports.settings import changed_settings
 from textgym.runs import settings_of
-from textgym.settings import changed_settings
 
 FILE = "stages.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 from textgym import runs
 from textgym.commands.pipeline.plan import Stage
 from textgym.reports.pipeline import LEARNED, measures_base
-from textgym.runs.directory import read_rows
+from textgym.runs.directory import read_kept_rows
 
 UNLIKE = ("score", "kl")  # of the first model they are measured otherwise: by gold, and to itself
 Measured = Mapping[str, Mapping[str, float]]
@@ -66,7 +66,7 @@ def models(stages: Sequence[Stage], config: Mapping[str, Any]) -> dict[str, Meas
     return columns | {stage.name: _read(stage.config.out / "evaluation.json")["after"] for stage in policies}
 
 
-def sample_pairs(stages: Sequence[Stage], count: int) -> str:
+def pipeline_sample_pairs(stages: Sequence[Stage], count: int) -> str:
     """Return some prompts with samples from before the first and after the last reinforcement."""
     policies = [stage.config.out for stage in stages if stage.kind == "train"]
     return runs.sample_pairs(policies[-1], count, since=policies[0])
@@ -92,7 +92,7 @@ def _reward_model_line(found: Mapping[str, Any]) -> str:
 
 def _kept_loss(out: Path) -> tuple[float, float] | None:
     """Return the validation loss before training and of the epoch that was kept."""
-    rows = {row.get("iteration"): row.get("validation/loss") for row in read_rows(out / "metrics.jsonl")}
+    rows = {row.get("iteration"): row.get("validation/loss") for row in read_kept_rows(out / "metrics.jsonl")}
     before, after = rows.get(0), rows.get(_read(out / "kept.json")["epoch"])
     return None if before is None or after is None else (before, after)
 

@@ -107,7 +107,9 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
     return model
 
 
-def train(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int) -> float:
+def train_base_model(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int
+) -> float:
     """Minimise the cross-entropy of continuations of new texts; the learning rate warms up, then decays linearly to 0.
 
     Returns:
@@ -190,7 +192,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     tokenizer = build_tokenizer("".join(text) for text in corpus(rng, VOCABULARY_TEXTS))
     model = build_model(tokenizer, arguments.seed)
-    loss = train(model, tokenizer, rng, arguments.steps)
+    loss = train_base_model(model, tokenizer, rng, arguments.steps)
     sharpen(model, SHARPNESS)
     tokenizer.save_pretrained(arguments.out)
     model.save_pretrained(arguments.out)

@@ -120,7 +120,7 @@ def faithfulness(text: str, facts: Sequence[str]) -> float:
     return 2 * len(right) / (len(named) + len(facts)) * min(1.0, _BRIEF / max(1, len(said)))
 
 
-def recall(text: str, post: str) -> float:
+def fact_recall(text: str, post: str) -> float:
     """Compute the share of the post's distinct words that the text repeats (ROUGE-1 recall)."""
     wanted = set(_words(post))
     return len(wanted.intersection(_words(text))) / len(wanted)
@@ -187,7 +187,7 @@ def _accepts(prompt: str, completion: str) -> bool:
 
 
 def _post_recall(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
-    return recall(completion, " ".join(_sentences(prompt)))
+    return fact_recall(completion, " ".join(_sentences(prompt)))
 
 
 def _repeat_padding(prompt: Prompt) -> str:

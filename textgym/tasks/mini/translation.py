@@ -25,7 +25,7 @@ from textgym.tasks.mini.languages.translation import (
     Participant,
     english,
     foreign,
-    parse,
+    parse_sentence,
     swapped,
 )
 from textgym.tasks.mini.languages.words import pick
@@ -49,7 +49,7 @@ def adequacy(completion: str, meant: Event) -> float:
     >>> [adequacy(text, meant) for text in (" The dog bit the baker.", " The baker bit the dog.", " The dog.")]
     [1.0, 0.3333333333333333, 0.0]
     """
-    said = parse(completion)
+    said = parse_sentence(completion)
     if said is None:
         return 0.0
     right = (
@@ -145,7 +145,7 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
 
 
 def _accepts(prompt: str, completion: str) -> bool:
-    return parse(completion) is not None
+    return parse_sentence(completion) is not None
 
 
 def _word_overlap(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:

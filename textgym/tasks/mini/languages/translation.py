@@ -117,7 +117,7 @@ def english(event: Event) -> str:
     return _sentence(event, event.subject, event.object)
 
 
-def parse(text: str) -> Event | None:
+def parse_sentence(text: str) -> Event | None:
     """Return the event of the English sentence ``text``; None if it is not exactly a sentence."""
     match = _SENTENCE.fullmatch(text)
     if match is None:
