@@ -174,7 +174,7 @@ def keep_epochs(out: Path, rows: Sequence[EpochRow]) -> None:
 
 
 def kept_epochs(out: Path) -> list[EpochRow]:
-    """What :func:`keep_epochs` wrote last."""
+    """Return the rows that :func:`keep_epochs` wrote last."""
     return [row for _, row in read_json_lines(out / "metrics.jsonl")]
 
 

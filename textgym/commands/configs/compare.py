@@ -10,8 +10,11 @@ import tyro
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Compare finished or running runs of train, sft, dpo or reward-model; runs that differ in their seed only are
-    repetitions. Print a table with intervals, and write report.html, report.md, tables as CSV and figures as SVG."""
+    """Compare finished or running runs of train, sft, dpo or reward-model.
+
+    Runs that differ in their seed only are repetitions. Print a table with intervals, and write report.html, report.md,
+    tables as CSV and figures as SVG.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of the runs, at least two. Of a pipeline, name its stages one by one."""

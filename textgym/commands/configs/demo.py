@@ -11,8 +11,10 @@ from textgym.numbers import check, check_given, check_words, finite, random_seed
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Watch a GPT learn: imitate a few texts, rank samples, train a reward model on the rankings, train the GPT
-    against it."""
+    """Watch a GPT learn.
+
+    Imitate a few texts, rank samples, train a reward model on the rankings, and train the GPT against it.
+    """
 
     out: Path = Path("runs/demo")
     """Directory of the run."""

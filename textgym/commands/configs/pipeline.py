@@ -91,8 +91,10 @@ class RewardModelPart(RewardModelSettings):
 
 @dataclass(frozen=True)
 class TrainPart:
-    """In each iteration: train the current policy by reinforcement learning, as 'textgym train' does. The KL is
-    measured to the model of the first stage."""
+    """In each iteration: train the current policy by reinforcement learning, as 'textgym train' does.
+
+    The KL is measured to the model of the first stage.
+    """
 
     algorithm: str = DEFAULT_ALGORITHM
     """Training algorithm, by its name in 'textgym train'; the flags below are its settings."""
@@ -129,7 +131,8 @@ class PipelineConfig:
     """Run the loop of InstructGPT: imitate, then rank samples, train a reward model, train the policy against it.
 
     The settings of the training algorithm are listed last; 'textgym pipeline --train.algorithm NAME --help' lists those
-    of another."""
+    of another.
+    """
 
     out: Path
     """Directory of the run: a run for each stage, and a report of all."""

@@ -47,7 +47,8 @@ from textgym.numbers import LONGEST_WAIT, MOST_TOKENS, check, check_given, check
 class TrainConfig:
     """Train a language model by reinforcement learning against any reward, with a KL penalty to its starting point.
 
-    The algorithm's own settings are listed last; 'textgym train --algorithm NAME --help' lists those of another."""
+    The algorithm's own settings are listed last; 'textgym train --algorithm NAME --help' lists those of another.
+    """
 
     out: Path
     """Directory of the run: configuration, metrics, samples, checkpoint, report."""
