@@ -75,7 +75,7 @@ def _measures(margins: Tensor) -> dict[str, Tensor]:
 
 
 def surety(margins: Tensor, prompts: Sequence[Hashable]) -> dict[str, float]:
-    """Compute the uncertainty of :func:`summary`, with margins of the same prompt as one cluster.
+    """Compute the uncertainty of :func:`margin_summary`, with margins of the same prompt as one cluster.
 
     Args:
         margins: ``[n]``.

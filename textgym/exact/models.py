@@ -30,7 +30,7 @@ TOKENS_AT_ONCE = 2**13
 def tree_log_probs(
     tree: Tree, mdp: TokenMDP, model: PreTrainedModel, sampling: Sampling, mask: NucleusMask | None = None
 ) -> TreeArrays:
-    """Log-probabilities of the behaviour distribution, NLPO's mask included; -inf where a token is left out.
+    """Compute log-probabilities of the behaviour distribution, NLPO's mask included; -inf for excluded tokens.
 
     Computed by the model in its own precision and normalised in float64, so that each row sums to 1 to the last bit
     that matters.
@@ -51,7 +51,7 @@ def tree_log_probs(
 
 @torch.inference_mode()
 def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Float32Array, ...]:
-    """``[n, V]`` logits after each prefix.
+    """Compute the logits ``[n, V]`` after each prefix of every level of the tree.
 
     Depth first, with a key-value cache: every prefix costs one token, and what is cached at once is a batch at each
     depth. There is no padding, as a batch holds prefixes of one length.
