@@ -153,7 +153,7 @@ def find_moved(package: str, name: str) -> Any:
 
 
 def _warn(old: str, new: str) -> None:
-    """Warn at the line that used the old name, which the frames of the import system stand before."""
+    """Warn at the line that used the old name, past the frames of the import system."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(
         (__file__, importlib.__file__, "<frozen importlib")

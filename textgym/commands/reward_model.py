@@ -178,7 +178,7 @@ def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list
 def _demonstrations(
     config: RewardModelConfig, task: Task | None, reader: RewardModel, screening: Screening
 ) -> list[list[int]]:
-    """Return texts that shall score 0 on average, as tokens."""
+    """Return the texts whose mean score is set to 0, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
         return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]

@@ -195,7 +195,7 @@ def run_panels(
         ordered = [*known, *(name for name in names if name not in known and not name.endswith(_BESIDE_NAMES))]
         found = [epoch_panel(rows, name, known.get(name) or _of_samples(name), kept) for name in ordered]
         return [one for one in found if one is not None], []
-    if command == "reward-model":  # its loss stands beside its accuracy
+    if command == "reward-model":  # its loss is shown beside its accuracy
         rows = [{key: value for key, value in row.items() if key != "train/loss"} for row in rows]
     return panels(rows, episodes, alarmed, STEP_NAMES.get(command, "iteration"))
 

@@ -129,7 +129,7 @@ def earlier_rankings(config: LabelsConfig, mdp: TokenMDP) -> list[Ranking]:
 
 
 def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> IntArray:
-    """``[count]`` which prompts an iteration asks: others than those before it, until all were asked."""
+    """Return the indices ``[count]`` of an iteration's prompts; none recurs before all were used."""
     order = np.random.default_rng([seed, 0]).permutation(n_prompts)
     return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
 
