@@ -245,7 +245,9 @@ def train_dpo(
 def _check_comparisons(trunk: Trunk, comparisons: Sequence[Comparison], argument: str) -> None:
     if not comparisons:
         raise ValueError(f"{argument} is empty; expected at least one comparison")
-    check_readable(trunk, [one for pair in comparisons for one in (pair.chosen, pair.rejected)], f"{argument}, text")
+    check_readable(
+        trunk.model, [one for pair in comparisons for one in (pair.chosen, pair.rejected)], f"{argument}, text"
+    )
 
 
 def _first_rows(learning: _Learning, directory: Path | None, resume: bool) -> list[EpochRow]:

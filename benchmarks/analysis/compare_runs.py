@@ -180,7 +180,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = read_run_object(path / "config.json", _NEEDED_BY)
     except FileNotFoundError as error:
-        raise ValueError(f"{str(path)!r} is no run: it has no config.json") from error
+        raise ValueError(f"{str(path)!r} is not a run: it has no config.json") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path / 'config.json')!r} is damaged: {error}") from error
     if config.get("command") not in COMPARED_COMMANDS:

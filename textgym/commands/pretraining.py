@@ -68,7 +68,7 @@ def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstrati
     """
     if not held_out:
         return {}
-    check_readable(trunk, held_out, "held-out text")
+    check_readable(trunk.model, held_out, "held-out text")
     if task is None or task.name not in MINI or mdp.tokenizer.get_vocab() != shared_tokenizer().get_vocab():
         return {PTX: held_out}
     others = other_references(task.name, mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids))

@@ -95,6 +95,9 @@ def run_train(config: TrainConfig) -> Path:
         return runs.train(algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing)
 
 
+# --- settings --------------------------------------------------------------------------------------------------
+
+
 def keeping(config: TrainConfig) -> runs.Keeping:
     """Return the run's settings of checkpoints, loggers and early stopping.
 
@@ -144,6 +147,9 @@ def described(config: TrainConfig) -> dict[str, Any]:
     return {"command": "train", **settings}
 
 
+# --- the task and its texts ------------------------------------------------------------------------------------
+
+
 def gather_pretraining(
     config: TrainConfig, mdp: TokenMDP, screening: Screening
 ) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
@@ -157,18 +163,6 @@ def gather_pretraining(
     task = None if config.task is None else load_task(config.task)
     learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens, screening)
     return Pretraining(learned, **given), held_out
-
-
-def make_algorithm(
-    config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
-) -> SequenceAlgorithm:
-    """Return the algorithm in its environment: new, or from the run's checkpoint."""
-    settings = config.hyperparameters
-    env = admitting_env(mdp, settings.episodes_per_iteration)
-    if resumed:
-        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
-    model = config.model or mdp.base_model
-    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
@@ -277,6 +271,9 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
     return task.tokenizer
 
 
+# --- the reward ------------------------------------------------------------------------------------------------
+
+
 def watched_reward(spec: Any, task: Task | None) -> Any:
     """Parse a ``--reward`` specification; log the task's gold and metrics beside the reward.
 
@@ -314,6 +311,21 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
             )
     named = named_rewards(task)
     return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]
+
+
+# --- the algorithm ---------------------------------------------------------------------------------------------
+
+
+def make_algorithm(
+    config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
+) -> SequenceAlgorithm:
+    """Return the algorithm in its environment: new, or from the run's checkpoint."""
+    settings = config.hyperparameters
+    env = admitting_env(mdp, settings.episodes_per_iteration)
+    if resumed:
+        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
+    model = config.model or mdp.base_model
+    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def build_algorithm(

@@ -142,6 +142,9 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
+# --- warnings --------------------------------------------------------------------------------------------------
+
+
 def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the first warning of each kind, by the curve that it is about.
 
@@ -171,6 +174,9 @@ def _episodes(config: Mapping[str, Any]) -> int | None:
 
 
 # -- Curves ----------------------------------------------------------------------------------------
+
+
+# --- curves ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -344,6 +350,9 @@ def ratio_check(rows: Sequence[Mapping[str, Any]]) -> RatioCheck | None:
 # -- Samples ---------------------------------------------------------------------------------------
 
 
+# --- samples ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Token:
     """A token on the page: ``gap`` is the white space before it, which stays uncoloured."""
@@ -416,6 +425,9 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
 
 
 # -- Settings --------------------------------------------------------------------------------------
+
+
+# --- figures and settings --------------------------------------------------------------------------------------
 
 
 def facts(
