@@ -315,7 +315,7 @@ def former_beta(given: dict[str, Any], beta: Beta) -> Beta:
 
     Args:
         given: further keyword arguments of a constructor, from which ``kl`` is taken out.
-        beta: what the constructor got as ``beta``.
+        beta: the constructor's argument ``beta``.
     """
     if "kl" not in given:
         return beta

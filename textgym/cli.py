@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run a command.
 
     Args:
-        arguments: of the command; None for those of the process, whose streams and warnings are then made safe, too.
+        arguments: command line; None for that of the process, whose streams and warnings are then made safe, too.
 
     Raises:
         SystemExit: with status 2 and one message for bad input, with 1 where something failed on the way.

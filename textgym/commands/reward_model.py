@@ -60,11 +60,11 @@ class Material:
     Attributes:
         lm: the members begin as copies of it.
         tokenizer: its own.
-        learned: what is trained on.
-        heldout: what is measured on.
+        learned: preferences to train on.
+        heldout: preferences to measure on.
         shown: demonstrations, as tokens.
         gold: the true reward of each completion of ``heldout``, where it is known.
-        special_tokens: how strings of special tokens are read.
+        special_tokens: treatment of strings of special tokens.
         screening: rows that were left out or shortened.
     """
 

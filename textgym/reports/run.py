@@ -285,8 +285,8 @@ def panel(
     """Return the curve of one metric, which must be a number in some row.
 
     Args:
-        key: of the metric.
-        rows: of ``metrics.jsonl``.
+        key: key of the metric.
+        rows: rows of ``metrics.jsonl``.
         episodes: behind each row's means, which Student's band depends on; None for many.
         alarm: the metric is one that training warned of.
         step: the unit of a row.

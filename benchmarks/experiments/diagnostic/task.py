@@ -24,7 +24,7 @@ class DiagnosticResult:
         reference: J(π_ref).
         objective: J(π) of the trained policy, by enumeration.
         score: (J(π) − J(π_ref)) / (J* − J(π_ref)).
-        tokens: that were generated.
+        tokens: number of generated tokens.
         curve: pairs of tokens and mean reward.
         cpu_seconds: for optimum, training and scoring.
     """

@@ -21,7 +21,7 @@ class Ledger:
     Args:
         out: the run.
         stages: as the settings plan them.
-        resumed: whether what the file says still holds.
+        resumed: True if the entries of the file still apply.
     """
 
     def __init__(self, out: Path, stages: Sequence[Stage], resumed: bool) -> None:
