@@ -144,7 +144,7 @@ def append_line(path: str | Path, line: str) -> None:
         OSError: not all of it could be written; the file is as it was.
     """
     data = f"{line}\n".encode()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     try:
         before = os.fstat(handle).st_size
         written = os.write(handle, data)
