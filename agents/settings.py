@@ -154,6 +154,11 @@ class ClipSettings(Settings):
         check_given(self, finite, "clip_range_high", above=0)
         check_given(self, finite, "target_kl", low=0)
 
+    @property
+    def clip_high(self) -> float:
+        """Version 0.1's place of what the algorithm computes now."""
+        raise AttributeError("settings.clip_high is the algorithm's own now; write self.clip_high")
+
 
 # --- algorithms ------------------------------------------------------------------------------------------------
 

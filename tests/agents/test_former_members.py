@@ -96,3 +96,10 @@ def test_a_policy_still_tells_if_it_truncates() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(make_ppo().policy.lm, torch.nn.Module)
+
+
+def test_the_upper_clip_range_says_where_it_is() -> None:
+    algorithm = make_ppo(clip_range=0.2, clip_range_high=0.3)
+    with pytest.raises(AttributeError, match=r"write self\.clip_high"):
+        _ = algorithm.settings.clip_high
+    assert algorithm.clip_high == 0.3
