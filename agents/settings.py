@@ -8,8 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
+from textgym.moved import find_moved
 from textgym.names import suggest
 from textgym.numbers import LARGEST_RATE, check, check_given, check_words, count, finite
 
@@ -151,6 +153,11 @@ class ClipSettings(Settings):
         check(self, finite, "clip_range", above=0, high=1)
         check_given(self, finite, "clip_range_high", above=0)
         check_given(self, finite, "target_kl", low=0)
+
+    @property
+    def clip_high(self) -> float:
+        """Version 0.1's place of what the algorithm computes now."""
+        raise AttributeError("settings.clip_high is the algorithm's own now; write self.clip_high")
 
 
 # --- algorithms ------------------------------------------------------------------------------------------------
@@ -316,12 +323,17 @@ def former_beta(given: dict[str, Any], beta: Beta) -> Beta:
     Args:
         given: further keyword arguments of a constructor, from which ``kl`` is taken out.
         beta: the constructor's argument ``beta``.
+
+    Raises:
+        TypeError: both names are given.
     """
     if "kl" not in given:
         return beta
+    former: Beta = given.pop("kl")
+    if beta is not None and beta != Common.beta:
+        raise TypeError(f"kl={former!r} and beta={beta!r}; they are the same argument: write beta=… alone")
     message = "the argument kl is called beta now, and this is the last version that takes the old name; write beta=…"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
-    former: Beta = given.pop("kl")
     return former
 
 
@@ -340,3 +352,7 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
             near = f"; did you mean {ELSEWHERE[name]!r}?" if name in ELSEWHERE else suggest(name, known, before="; ")
             raise TypeError(f"{algorithm} has no setting {name!r}{near}; it has {', '.join(known)}")
     return kind(**given)
+
+
+if not TYPE_CHECKING:  # a type checker must not take every name for one of this module
+    __getattr__ = partial(find_moved, __name__)

@@ -229,6 +229,13 @@ def test_a_command_without_algorithms_has_one_class() -> None:
         ("demo --kl-coef 1", "demo --beta 1", "is called --beta now"),
         ("train --kl-in-loss False", "train --no-kl-in-loss", "--kl-in-loss False is written --no-kl-in-loss now"),
         ("train --scale-by-std True", "train --scale-by-std", "is written --scale-by-std now"),
+        ("train --kl-in-loss=False", "train --no-kl-in-loss", "--kl-in-loss False is written --no-kl-in-loss now"),
+        ("pipeline --train.scale-by-std=True", "pipeline --train.scale-by-std", "is written --train.scale-by-std now"),
+        # None stood for the algorithm's default, and for settings that an algorithm does not have.
+        ("train --clip-range None --seed 1", "train --seed 1", "--clip-range None is left out now"),
+        ("train --kl-in-loss=None", "train", "--kl-in-loss None is left out now"),
+        ("pipeline --train.n-epochs None", "pipeline", "--train.n-epochs None is left out now"),
+        ("train --target-kl None --keep-best None", "train --target-kl None --keep-best None", None),  # both mean "off"
         ("train --beta 0.1 --no-kl-in-loss", "train --beta 0.1 --no-kl-in-loss", None),
         ("dpo --kl-coef 0.1", "dpo --kl-coef 0.1", None),  # it never had one
     ],
@@ -245,7 +252,9 @@ def test_a_yaml_file_of_the_version_before_is_read(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(cli, "run_command", seen.append)
-    (tmp_path / "t.yaml").write_text("algorithm: grpo\nkl_coef: 0.2\nkl_in_loss: false\nscale_by_std: true\n")
+    (tmp_path / "t.yaml").write_text(
+        "algorithm: grpo\nkl_coef: 0.2\nkl_in_loss: false\nscale_by_std: true\ngae_lambda: null\n"
+    )
     main(["train", "--config", str(tmp_path / "t.yaml"), "--out", str(tmp_path / "run")])
     found = seen[0].hyperparameters
     assert (found.beta, found.kl_in_loss, found.scale_by_std) == (0.2, False, True)

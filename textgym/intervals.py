@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv, stdtrit
 
+from textgym.moved import FormerMember
 from textgym.types import FloatArray
 
 LEVEL = 0.95
@@ -52,6 +53,8 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    mean = FormerMember("value")
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high

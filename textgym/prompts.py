@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from textgym.moved import find_moved
 from textgym.rows import BadRowError, Place, Screening, TooLongError, in_file_order, placed, read_placed_rows
 from textgym.tokenization import encode_content, is_conversation, render_chat, warn_of_special_strings, words_of
 from textgym.types import Messages, Prompt, SpecialTokens, Truncation
@@ -154,3 +156,7 @@ def content_key(content: str | Messages) -> str | tuple[tuple[str, str], ...]:
 def plain_content(content: str | Messages) -> str | list[dict[str, str]]:
     """Return a prompt's content in the types that JSON writes and reads."""
     return content if isinstance(content, str) else [dict(message) for message in content]
+
+
+if not TYPE_CHECKING:  # a type checker must not take every name for one of this module
+    __getattr__ = partial(find_moved, __name__)

@@ -668,6 +668,8 @@ class SequenceAlgorithm(BaseAlgorithm):
             ValueError: a file is damaged, the checkpoint is of another algorithm or another ``pretraining``, or the
                 environment has other sizes or another vocabulary than the one of the checkpoint.
         """
+        if "kl" in changes:
+            changes["beta"] = former_beta(changes, changes.get("beta"))
         directory = standing(_directory(path))
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:

@@ -34,6 +34,7 @@ from textgym.lm.parts.freezing import freeze, untie
 from textgym.lm.parts.lora import add_lora, is_adapted, train_adapters, unwrapped, without_adapters
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk, make_backbone, trunk_of
+from textgym.moved import FormerMember
 from textgym.rewards.models.last_token import linear_head
 from textgym.rewards.models.model import RewardModel
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
@@ -325,6 +326,14 @@ class Evaluation(NamedTuple):
     values: Tensor | None
 
 
+def _read_only(name: str) -> AttributeError:
+    """Return the error for setting a part of the behaviour distribution by itself, as version 0.1 did."""
+    return AttributeError(
+        f"policy.{name} is read-only, as sampling and training share one distribution; write "
+        f"policy.behaviour = dataclasses.replace(policy.behaviour, {name}=…)"
+    )
+
+
 class LMPolicy(BasePolicy):
     """Language model policy: it acts with a key-value cache, and training evaluates whole sequences in one pass.
 
@@ -430,10 +439,20 @@ class LMPolicy(BasePolicy):
         """Temperature, minimum length, top-k and top-p of the behaviour distribution."""
         return self.behaviour.sampling
 
+    @sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        raise _read_only("sampling")
+
     @property
     def mask(self) -> NucleusMask | None:
         """NLPO's mask; None without one."""
         return self.behaviour.mask
+
+    @mask.setter
+    def mask(self, mask: NucleusMask | None) -> None:
+        raise _read_only("mask")
+
+    truncates = FormerMember("behaviour.truncates")
 
     def saved_arguments(self) -> dict[str, Any]:
         """Return the constructor arguments that a saved model does not hold by itself."""

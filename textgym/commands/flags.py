@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from textgym.agents.settings import SETTINGS, setting_names
@@ -19,6 +20,9 @@ FORMER = {"kl-coef": "beta"}
 """Names of flags and YAML settings of version 0.1, with those of today."""
 FORMER_WORDS = ("kl-in-loss", "scale-by-std")
 """Flags that took True or False in version 0.1."""
+_DEFAULTS = [(field.name.replace("_", "-"), field.default) for kind in SETTINGS.values() for field in fields(kind)]
+FORMER_NONE = {name for name, _ in _DEFAULTS} - {name for name, default in _DEFAULTS if default is None}
+"""Flags that took None in version 0.1, for the algorithm's default, and for settings that it does not have."""
 OF_ALGORITHMS = ("train", "pipeline", "demo")
 """Commands whose flags include those of algorithms."""
 
@@ -78,7 +82,7 @@ def with_names_of_today(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         return list(argv), []
     made: list[str] = []
     notes: list[str] = []
-    for text in argv:
+    for text in (part for joined in argv for part in _words_apart(joined)):
         flag, equals, value = text.partition("=")
         part, name = _split(flag)
         if flag.startswith("--") and name in FORMER:
@@ -91,9 +95,18 @@ def with_names_of_today(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             part, name = _split(made[-1])
             made[-1] = f"{part}{name}" if text == "True" else f"{part}no-{name}"
             notes.append(f"{part}{name} {text} is written {made[-1]} now; this is the last version that takes a word")
+        elif text == "None" and made and _split(made[-1])[1] in FORMER_NONE:
+            notes.append(f"{made.pop()} None is left out now; this is the last version that takes the word")
         else:
             made.append(text)
     return made, list(dict.fromkeys(notes))
+
+
+def _words_apart(text: str) -> list[str]:
+    """Return ``--kl-in-loss=False`` as a flag and its word, as version 0.1 took both forms; other arguments whole."""
+    flag, _, value = text.partition("=")
+    former = value in ("True", "False", "None") and _split(flag)[1] in FORMER_NONE
+    return [flag, value] if flag.startswith("--") and former else [text]
 
 
 def _split(flag: str) -> tuple[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
+from textgym.moved import find_moved
 from textgym.numbers import TEMPERATURES, check, count, finite
 
 
@@ -36,3 +39,7 @@ class Sampling:
     def shared(self) -> Sampling:
         """Part that also defines the reference's distribution: temperature and minimum length."""
         return Sampling(self.temperature, self.min_new_tokens)
+
+
+if not TYPE_CHECKING:  # a type checker must not take every name for one of this module
+    __getattr__ = partial(find_moved, __name__)

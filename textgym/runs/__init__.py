@@ -4,6 +4,15 @@ The names are listed in ``__init__.pyi``; each is imported on first use, so that
 is loaded.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from textgym.moved import find_moved
+
+_get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name; find one of the last version by its old name."""
+    return _get(name) if name in __all__ else find_moved(__name__, name)
