@@ -28,7 +28,7 @@ class ExpertIteration(SequenceAlgorithm):
     mean_bt is the mean over all response tokens of the minibatch (``normalisation="token"``): the negative
     log-likelihood.
 
-    - score_i is the sum of the rewards of response i; β is the coefficient of ``kl``, and the KL estimator is k1 summed
+    - score_i is the sum of the rewards of response i; β is the coefficient ``beta``, and the KL estimator is k1 summed
       over the response. All distributions are behaviour distributions, after temperature and masks of ``sampling``.
     - c_H is ``ent_coef``, 0 by default.
 

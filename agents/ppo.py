@@ -95,7 +95,7 @@ class PPO(ClippedAlgorithm):
     - s_t is the prompt with the tokens before y_t; score_t is the reward of the environment, usually the whole score at
       the last token. V(s_{T+1}) is 0, unless a wrapper outside the task truncated the response.
     - π, π_old and π_ref are behaviour distributions, after the temperature and masks of ``sampling``. The KL estimator
-      is k1, the log-ratio of the sampled token; β is the coefficient of the controller ``kl``.
+      is k1, the log-ratio of the sampled token; β is the coefficient ``beta``.
     - λ is ``gae_lambda``; ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 

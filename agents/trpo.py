@@ -172,8 +172,8 @@ class TRPO(SequenceAlgorithm):
     mean_t of L, D and the advantages goes over all response tokens of the iteration. D is exact over the vocabulary, or
     over the tokens that top-k or top-p kept. The discount γ is 1.
 
-    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient of
-      ``kl``, and the KL estimator in r_t is k1. λ is ``gae_lambda``, c_H is ``ent_coef``.
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient
+      ``beta``, and the KL estimator in r_t is k1. λ is ``gae_lambda``, c_H is ``ent_coef``.
     - δ_KL is ``target_kl`` in nats per token, μ is ``cg_damping``; the conjugate gradient makes ``cg_steps``
       iterations. F is estimated on a ``curvature_share`` of the minibatches, at least one; D in the line search on all.
     - ``n_epochs`` shuffled passes of Adam (ε = 1e-5) over minibatches of ``minibatch_size`` responses descend L_V in

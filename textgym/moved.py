@@ -53,7 +53,7 @@ _MODULES = {
     "agents.values": "agents.policy.lm_policy",
     "benchmarks.optimum": "exact",
     "benchmarks.optimum.bracket": "exact.bracket",
-    "benchmarks.optimum.exact": "exact.exact",
+    "benchmarks.optimum.exact": "exact.enumeration",
     "benchmarks.optimum.markov": "exact.markov",
     "benchmarks.optimum.models": "exact.models",
     "benchmarks.optimum.soft": "exact.soft",
