@@ -152,9 +152,9 @@ class A2C(SequenceAlgorithm):
     mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
     minibatch. The discount γ is 1.
 
-    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient of
-      ``kl``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks of
-      ``sampling``.
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient
+      ``beta``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks
+      of ``sampling``.
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The

@@ -1,4 +1,4 @@
-"""GRPO on a language model, the whole algorithm in one file of plain torch.
+"""GRPO by hand: the whole algorithm in plain PyTorch
 
 A GPT-2 of two layers learns to repeat the two words of its prompt (``textgym/Copy-v0``), in a few seconds on one core:
 
