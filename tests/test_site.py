@@ -105,8 +105,12 @@ def test_marks_of_docstrings_become_links_and_code() -> None:
     assert readable("<p>a::</p>\n<p>b: <code>c</code></p>") == "<p>a::</p>\n<p>b: <code>c</code></p>"
 
 
-def test_an_algorithm_s_page_has_its_objective_once_and_a_meaning_for_each_setting() -> None:
-    made = pytest.importorskip("scripts.site_pages.algorithms", reason="the extra docs is missing").algorithms()
+def test_an_algorithm_s_page_has_its_objective_once_and_a_meaning_for_each_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages = pytest.importorskip("scripts.site_pages.algorithms", reason="the extra docs is missing")
+    monkeypatch.setattr(pages, "learning_curves", lambda _: None)  # which take long to draw, and have a test
+    made = pages.algorithms()
     assert [page.uri for page in made] == [f"algorithms/{kind.__name__}.md" for kind in ALGORITHMS.values()]
     for page, kind in zip(made, ALGORITHMS.values(), strict=True):
         assert len(re.findall(r"^    L(?:\(θ\))? +=", page.content, re.MULTILINE)) == 1, page.uri
