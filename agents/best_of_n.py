@@ -28,8 +28,9 @@ class ExpertIteration(SequenceAlgorithm):
     mean_bt is the mean over all response tokens of the minibatch (``normalisation="token"``): the negative
     log-likelihood.
 
-    - score_i is the sum of the rewards of response i; β is the coefficient ``beta``, and the KL estimator is k1 summed
-      over the response. All distributions are behaviour distributions, after temperature and masks of ``sampling``.
+    - score_i is the sum of the rewards of response i; β is the present value of ``beta``, and the KL estimator is k1
+      summed over the response. All distributions are behaviour distributions, after temperature and masks of
+      ``sampling``.
     - c_H is ``ent_coef``, 0 by default.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The

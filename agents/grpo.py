@@ -28,7 +28,7 @@ class GRPO(ClippedAlgorithm):
     - R_i is the score of response i, the sum of its rewards; mean and std (with divisor k) are those of
       its group. Every token of a response has the same advantage.
     - ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
-    - β is the coefficient ``beta``; c_H is ``ent_coef``, 0 by default and as published.
+    - β is the present value of ``beta``; c_H is ``ent_coef``, 0 by default and as published.
     - π, π_old and π_ref are behaviour distributions, after the temperature and masks of ``sampling``. π_ref does not
       change during training.
 
@@ -78,7 +78,7 @@ class GSPO(GRPO):
     - ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None. s_i is a geometric mean over tokens,
       which moves less the longer the response is: for responses of thousands of tokens the authors publish
       ``clip_range=3e-4, clip_range_high=4e-4``.
-    - β is the coefficient ``beta``; c_H is ``ent_coef``.
+    - β is the present value of ``beta``; c_H is ``ent_coef``.
 
     Sources: L without the k3 term is equation 5 of Zheng 2025, s_i its equation 7. The paper leaves the KL out of its
     equations; ``beta=0`` does the same here.
@@ -103,9 +103,9 @@ class RLOO(SequenceAlgorithm):
 
     mean_it is the mean over all response tokens of the minibatch (``normalisation="token"``).
 
-    - score_i is the sum of the rewards of response i; β is the coefficient ``beta``, and the KL
-      estimator is k1 summed over the response. All distributions are behaviour distributions, after temperature and
-      masks of ``sampling``.
+    - score_i is the sum of the rewards of response i; β is the present value of ``beta``, and the KL estimator is k1
+      summed over the response. All distributions are behaviour distributions, after temperature and masks of
+      ``sampling``.
     - c_H is ``ent_coef``, 0 by default and as published.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The

@@ -95,7 +95,7 @@ class PPO(ClippedAlgorithm):
     - s_t is the prompt with the tokens before y_t; score_t is the reward of the environment, usually the whole score at
       the last token. V(s_{T+1}) is 0, unless a wrapper outside the task truncated the response.
     - π, π_old and π_ref are behaviour distributions, after the temperature and masks of ``sampling``. The KL estimator
-      is k1, the log-ratio of the sampled token; β is the coefficient ``beta``.
+      is k1, the log-ratio of the sampled token; β is ``beta``, or its present value if it is a controller.
     - λ is ``gae_lambda``; ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None.
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.
 
@@ -152,7 +152,7 @@ class A2C(SequenceAlgorithm):
     mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
     minibatch. The discount γ is 1.
 
-    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the present value of
       ``beta``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks
       of ``sampling``.
     - ε_V is ``clip_range_vf``, c_V is ``vf_coef``, c_H is ``ent_coef``.

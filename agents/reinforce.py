@@ -24,7 +24,7 @@ class Reinforce(SequenceAlgorithm):
     mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
     minibatch (``normalisation="token"``). The discount γ is 1.
 
-    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the present value of
       ``beta``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks
       of ``sampling``.
     - c_H is ``ent_coef``, 0 by default.
@@ -65,8 +65,8 @@ class ReMax(SequenceAlgorithm):
     mean_it is the mean over all response tokens of the minibatch (``normalisation="token"``).
 
     - score is the sum of the rewards of a response; as published, the companion's is taken without a KL penalty. β is
-      the coefficient ``beta``, and the KL estimator is k1 summed over the response. All distributions are behaviour
-      distributions, after temperature and masks of ``sampling``.
+      the present value of ``beta``, and the KL estimator is k1 summed over the response. All distributions are
+      behaviour distributions, after temperature and masks of ``sampling``.
     - c_H is ``ent_coef``, 0 by default.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The

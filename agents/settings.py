@@ -301,7 +301,7 @@ FIXED = {
     **dict.fromkeys(("use_sde", "sde_sample_freq"), "tokens are discrete, so there is no state-dependent exploration"),
     **dict.fromkeys(("use_rms_prop", "rms_prop_eps"), "the optimiser is Adam"),
     **dict.fromkeys(("force_reset", "print_system_info"), "it changes nothing here"),
-    "custom_objects": "nothing is unpickled; give what shall differ by its own name, as learning_rate=1e-5",
+    "custom_objects": "nothing is unpickled; pass what should differ by its own name, as learning_rate=1e-5",
     **dict.fromkeys(("rollout_buffer_class", "rollout_buffer_kwargs"), "whole responses are kept, in no such buffer"),
 }
 """Settings of stable-baselines3's algorithms that these do not have, and why."""
@@ -315,7 +315,7 @@ def former_beta(given: dict[str, Any], beta: Beta) -> Beta:
 
     Args:
         given: further keyword arguments of a constructor, from which ``kl`` is taken out.
-        beta: what the constructor got as ``beta``.
+        beta: the constructor's argument ``beta``.
     """
     if "kl" not in given:
         return beta

@@ -2,9 +2,10 @@
 
     PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
 
-They play in any of our environments: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind :class:`SB3VecEnv`. A stock
-algorithm asks for one state at a time. Acting is still cheap: each state extends the row's previous one, so that the
-cache decodes one token. Training encodes the whole prefix of each transition again, which our own algorithms avoid.
+They play in any of our environments: an id, a ``TokenEnv``, or a ``TokenVectorEnv`` behind
+:class:`textgym.agents.SB3VecEnv`. A stock algorithm asks for one state at a time. Acting is still cheap: each state
+extends the row's previous one, so that the cache decodes one token. Training encodes the whole prefix of each
+transition again, which our own algorithms avoid.
 
 Saving is stable-baselines3's: the zip holds a pickle of ``policy_kwargs``. Open only files that you wrote, and name the
 model by its directory or by a function rather than passing a loaded one.

@@ -79,11 +79,11 @@ class TrustRegion:
         # F is the Hessian of the KL at π_old. F·v is the gradient of ∇KL·v, so that F itself is never built; the graph
         # of the first derivatives serves every product.
         kls = self._kls(self.curved)
-        gradients = [flattened(torch.autograd.grad(kl, self.parameters, create_graph=True)) for kl in kls]
+        gradients = [flatten(torch.autograd.grad(kl, self.parameters, create_graph=True)) for kl in kls]
 
         def product(vector: Tensor) -> Tensor:
             parts = [torch.autograd.grad(g @ vector, self.parameters, retain_graph=True) for g in gradients]
-            return sum(map(flattened, parts), damping * vector)
+            return sum(map(flatten, parts), damping * vector)
 
         return product
 
@@ -138,13 +138,13 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def flattened(tensors: Sequence[Tensor]) -> Tensor:
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate tensors into one vector."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Cut a vector into tensors shaped like those of ``like``: the inverse of :func:`flat`."""
+    """Cut a vector into tensors shaped like those of ``like``: the inverse of :func:`flatten`."""
     ends = np.cumsum([0, *(tensor.numel() for tensor in like)]).tolist()
     return [vector[a:b].view_as(tensor) for (a, b), tensor in zip(pairwise(ends), like, strict=True)]
 
@@ -172,7 +172,7 @@ class TRPO(SequenceAlgorithm):
     mean_t of L, D and the advantages goes over all response tokens of the iteration. D is exact over the vocabulary, or
     over the tokens that top-k or top-p kept. The discount γ is 1.
 
-    - score_t is the reward of the environment, usually the whole score at the last token; β is the coefficient
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the present value of
       ``beta``, and the KL estimator in r_t is k1. λ is ``gae_lambda``, c_H is ``ent_coef``.
     - δ_KL is ``target_kl`` in nats per token, μ is ``cg_damping``; the conjugate gradient makes ``cg_steps``
       iterations. F is estimated on a ``curvature_share`` of the minibatches, at least one; D in the line search on all.
@@ -198,7 +198,7 @@ class TRPO(SequenceAlgorithm):
         """Compute generalised advantages, whitened over the iteration, and value targets."""
         return whitened_gae(scored, self.settings.gae_lambda)
 
-    def policy_loss(self, log_probs: torch.Tensor, batch: Minibatch) -> torch.Tensor:
+    def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the unclipped surrogate loss −ρ·A of each token, ``[n, T]``."""
         return -batch.log_ratio(log_probs).exp() * batch.advantages
 
@@ -211,7 +211,7 @@ class TRPO(SequenceAlgorithm):
         self._n_updates += 1
         return logged
 
-    def _surrogate(self, batch: Minibatch, total: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _surrogate(self, batch: Minibatch, total: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a minibatch's contribution to the loss over the iteration, and its logs.
 
         ``total`` is the sum of the minibatches' weights.
@@ -229,13 +229,13 @@ class TRPO(SequenceAlgorithm):
         settings, parameters = self.settings, [p for p in self.policy.lm.parameters() if p.requires_grad]
         region = TrustRegion(self.policy, batches, parameters, settings.curvature_share)
         anchor, text = self.pretraining_loss()
-        gradient = flattened(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
+        gradient = flatten(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
         loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
         # The gradient is that of the whole iteration; minibatches only bound the memory.
         for batch in batches:
             part, logs = self._surrogate(batch, total)
             self.check_ratio(logs)
-            gradient = gradient + flattened(torch.autograd.grad(part, parameters))
+            gradient = gradient + flatten(torch.autograd.grad(part, parameters))
             loss += float(part.detach())
             watched.append({name: float(value.detach()) for name, value in {**logs, **text}.items()})
         step = region.direction(-gradient, settings.target_kl, settings.cg_steps, settings.cg_damping)

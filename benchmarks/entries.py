@@ -115,7 +115,7 @@ class Entry(Protocol):
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return all of its settings as JSON values; ``wanted`` are those to change (None for its own value)."""
 
-    def train(self, lesson: TrainingJob) -> TrainingResult:
+    def train(self, job: TrainingJob) -> TrainingResult:
         """Train on a job."""
 
 
@@ -203,13 +203,13 @@ class TextgymEntry:
             **self.identity,
         }
 
-    def train(self, lesson: TrainingJob) -> TrainingResult:
-        settings = constructor_settings(self, lesson.settings)
+    def train(self, job: TrainingJob) -> TrainingResult:
+        settings = constructor_settings(self, job.settings)
         # Disabled autoreset: the loop admits the prompts of each iteration itself.
-        env = TokenVectorEnv(lesson.mdp, lesson.slots, AutoresetMode.DISABLED)
-        algorithm = self.kind("LMPolicy", env, lesson.learning_rate, beta=lesson.beta, seed=lesson.seed, **settings)
+        env = TokenVectorEnv(job.mdp, job.slots, AutoresetMode.DISABLED)
+        algorithm = self.kind("LMPolicy", env, job.learning_rate, beta=job.beta, seed=job.seed, **settings)
         curve = LearningCurve()
-        algorithm.learn(lesson.tokens, curve, log_interval=0)
+        algorithm.learn(job.tokens, curve, log_interval=0)
         return TrainingResult(algorithm.policy, algorithm.num_timesteps, curve.points())
 
 
@@ -248,33 +248,33 @@ class StockEntry:
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
         return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
-    def train(self, lesson: TrainingJob) -> TrainingResult:
-        settings, horizon = constructor_settings(self, lesson.settings), lesson.mdp.max_new_tokens
+    def train(self, job: TrainingJob) -> TrainingResult:
+        settings, horizon = constructor_settings(self, job.settings), job.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
-        rows = min(lesson.slots, episodes)
+        rows = min(job.slots, episodes)
         settings["n_steps"] = episodes * horizon // rows  # SB3 counts steps of each row, textgym episodes
         if minibatch is not None:
             settings["batch_size"] = minibatch * horizon
-        model = load_causal_lm(lesson.base_model)
+        model = load_causal_lm(job.base_model)
         if issubclass(self.kind, TRPO):
             model.set_attn_implementation("eager")  # it differentiates twice
-        venv = TokenVectorEnv(lesson.mdp, rows, AutoresetMode.DISABLED)
-        reference = load_causal_lm(lesson.base_model)
-        paid = VectorReferenceKL(venv, reference, lesson.beta, policy=_Acting(model, Sampling()))
+        venv = TokenVectorEnv(job.mdp, rows, AutoresetMode.DISABLED)
+        reference = load_causal_lm(job.base_model)
+        paid = VectorReferenceKL(venv, reference, job.beta, policy=_Acting(model, Sampling()))
         make: Any = self.kind
         algorithm: OnPolicyAlgorithm = make(
             MaskableTokenActorCriticPolicy if issubclass(self.kind, MaskablePPO) else TokenActorCriticPolicy,
             SB3VecEnv(paid),
-            learning_rate=linear_decay(lesson.learning_rate),
+            learning_rate=linear_decay(job.learning_rate),
             gamma=1.0,
             policy_kwargs={"model": model},
-            seed=lesson.seed,
+            seed=job.seed,
             device="cpu",
             **settings,
         )
         curve = LearningCurve()
-        algorithm.learn(lesson.tokens, curve)
-        return TrainingResult(acting_policy(model, lesson.mdp), algorithm.num_timesteps, curve.points())
+        algorithm.learn(job.tokens, curve)
+        return TrainingResult(acting_policy(model, job.mdp), algorithm.num_timesteps, curve.points())
 
 
 @dataclass(frozen=True)
@@ -291,20 +291,20 @@ class SFTEntry:
         made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
         return {name: made[name] for name in sorted(known) if made[name] or name not in OMITTED_IF_UNUSED}
 
-    def train(self, lesson: TrainingJob) -> TrainingResult:
-        model, mdp = load_causal_lm(lesson.base_model), lesson.mdp
+    def train(self, job: TrainingJob) -> TrainingResult:
+        model, mdp = load_causal_lm(job.base_model), job.mdp
         end = trained_end(mdp.tokenizer, mdp.end_token_ids)
-        shown, validation = (task_demonstrations(lesson.task, split, end) for split in ("train", "validation"))
+        shown, validation = (task_demonstrations(job.task, split, end) for split in ("train", "validation"))
         # The budget may not pay for all references, so the seed decides which ones are used.
-        order = np.random.default_rng(lesson.seed).permutation(len(shown))
-        chosen, epochs = within_budget([shown[i] for i in order], lesson.tokens)
-        settings = SFTSettings(epochs=epochs, learning_rate=lesson.learning_rate, **lesson.settings)
+        order = np.random.default_rng(job.seed).permutation(len(shown))
+        chosen, epochs = within_budget([shown[i] for i in order], job.tokens)
+        settings = SFTSettings(epochs=epochs, learning_rate=job.learning_rate, **job.settings)
         fine_tune(
             model,
             chosen,
             validation=validation[:VALIDATION_REFERENCES],
             settings=settings,
-            seed=lesson.seed,
+            seed=job.seed,
             progress=False,
         )
         used = epochs * sum(len(one.response_ids) for one in chosen)

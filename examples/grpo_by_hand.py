@@ -67,7 +67,7 @@ class Settings:
 
 
 class Episodes(NamedTuple):
-    """What an iteration collected, ``N`` responses of up to ``T`` tokens, those to one prompt in a row.
+    """Responses of an iteration: ``N`` of up to ``T`` tokens, those to one prompt in a row.
 
     ``input_ids`` and ``attention_mask`` are ``[N, P+T]``, the prompt padded on the left, the response on the right;
     ``log_probs`` (of the sampled tokens, as they were sampled) and ``rewards`` are ``[N, T]``, 0 after the end.

@@ -34,6 +34,9 @@ FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 """Exceptions that count as a failure of the code that was called; KeyboardInterrupt is the user's, and passes."""
 
 
+# --- calls within a time limit ---------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Raised:
     """Exception that an awaitable raised instead of returning a result."""
@@ -155,6 +158,9 @@ def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: f
     return outcome.result()
 
 
+# --- scores from what a reward returns -------------------------------------------------------------------------
+
+
 def as_list(result: Any, count: int) -> list[Any]:
     """Return the ``count`` entries of a list, a tuple, an array or a tensor.
 
@@ -167,7 +173,7 @@ def as_list(result: Any, count: int) -> list[Any]:
         raise ValueError(f"must return a list with one score for each completion, {error}") from error
     if not isinstance(values, list | tuple):
         raise TypeError(
-            f"must return a list with one score for each completion, got {type(result).__name__}: {beginning(result)}"
+            f"must return a list with one score for each completion, got {type(result).__name__}: {short_repr(result)}"
         )
     if len(values) != count:
         raise ValueError(
@@ -204,7 +210,9 @@ def as_number(value: Any) -> float:
     """
     value = _plain(value)
     if not isinstance(value, numbers.Real | np.bool_):
-        raise TypeError(f"expected a number, a list of numbers or None, got {type(value).__name__}: {beginning(value)}")
+        raise TypeError(
+            f"expected a number, a list of numbers or None, got {type(value).__name__}: {short_repr(value)}"
+        )
     try:
         number = float(value)
     except OverflowError as error:
@@ -226,7 +234,7 @@ def trainable(number: float) -> float:
     return number
 
 
-def beginning(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return the beginning of a value's ``repr``, if it has one."""
     try:
         return f"{value!r:.200}"
@@ -246,6 +254,8 @@ def _plain(value: Any) -> Any:
             f"got a {type(value).__name__} that cannot be read ({reason}); return numbers, or a dense tensor"
         ) from error
 
+
+# --- a batch and its rewards -----------------------------------------------------------------------------------
 
 Scores: TypeAlias = Sequence[Score] | Awaitable[Sequence[Score]]
 Reward: TypeAlias = Callable[..., Scores]

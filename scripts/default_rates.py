@@ -4,8 +4,8 @@ Usage: python scripts/default_rates.py OUT LEXICON MODEL PROMPTS [MODEL PROMPTS 
     [--target-kls 0 ...] [--warmups 0 ...] [--rewards length ...] [--seeds 0 ...]
 
 LEXICON has a word, a tab and its valence a line (VADER's). A MODEL is a directory with its tokenizer, PROMPTS are JSON
-Lines with the field 'prompt'. OUT is a file of JSON Lines, one a run; what stands there is not run again, so the same
-command goes on where it was cut off. Without a MODEL the table of what stands in OUT is printed.
+Lines with the field 'prompt'. OUT is a file of JSON Lines, one a run; runs that it already holds are skipped, so the
+same command continues where it was cut off. Without a MODEL the table of the runs in OUT is printed.
 
 A run begins as ``textgym train`` does (128 responses of up to 48 tokens an iteration, minibatches of 32, four epochs,
 β = 0.05, a rate that would reach 0 after 200,000 tokens) and stops after ten iterations. It is *destroyed* where the KL

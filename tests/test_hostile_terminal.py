@@ -17,7 +17,7 @@ import pytest
 
 from tests.command_lines import DEEP, ESCAPE, GOOD, place
 from textgym import cli
-from textgym.cli import explained_exit, main, parse, read_yaml, readable
+from textgym.cli import exit_on_error, main, parse, read_yaml, readable
 from textgym.env.rendering import PrintableStream, printable, styled
 from textgym.numbers import SettingError
 
@@ -116,7 +116,7 @@ def test_html_in_texts_is_text(folder: Path) -> None:
 
 
 def status_of(error: BaseException) -> int:
-    with pytest.raises(SystemExit) as end, contextlib.redirect_stderr(io.StringIO()), explained_exit():
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stderr(io.StringIO()), exit_on_error():
         raise error
     assert isinstance(end.value.code, int)
     return end.value.code
@@ -145,9 +145,9 @@ def test_what_is_wrong_outside_ends_with_a_message(error: BaseException, status:
     "error", [TypeError("x"), KeyError("x"), AssertionError(), RuntimeError("x"), RecursionError(), AttributeError("x")]
 )
 def test_a_bug_is_a_traceback(error: BaseException) -> None:
-    with pytest.raises(type(error)), explained_exit():
+    with pytest.raises(type(error)), exit_on_error():
         raise error
-    with pytest.raises(ModuleNotFoundError), explained_exit():
+    with pytest.raises(ModuleNotFoundError), exit_on_error():
         __import__("textgym.nothing")
 
 

@@ -67,17 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run a command.
 
     Args:
-        arguments: of the command; None for those of the process, whose streams and warnings are then made safe, too.
+        arguments: command line; None for that of the process, whose streams and warnings are then made safe, too.
 
     Raises:
         SystemExit: with status 2 and one message for bad input, with 1 where something failed on the way.
     """
     if arguments is None:
-        mend_streams()
+        make_streams_safe()
         sys.excepthook = _print_traceback
         warnings.showwarning = _print_warning  # type: ignore[assignment]
     sys.path.insert(0, "")  # as with python -m: module:name finds modules in the current folder
-    with explained_exit():
+    with exit_on_error():
         try:
             argv = readable(list(sys.argv[1:] if arguments is None else arguments))
             if argv == ["--version"]:
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def explained_exit() -> Iterator[None]:
-    """End the process with a message where input is bad or the machine fails; errors of our own pass, as tracebacks.
+def exit_on_error() -> Iterator[None]:
+    """End the process with one message if input is bad or the machine fails; other errors pass through.
 
     Raises:
         SystemExit: instead of what was raised inside.
@@ -148,7 +148,7 @@ def run_command(config: Any) -> None:
 
 
 def _kept(config: Any, interrupt: KeyboardInterrupt) -> str:
-    """Say what a command that was stopped has kept."""
+    """Return a sentence on the files that a stopped command has kept."""
     from textgym.runs.directory import BACK, is_run
 
     if BACK in getattr(interrupt, "__notes__", ()):
@@ -231,7 +231,7 @@ def _size(node: Any, known: dict[int, float]) -> float:
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
-    """Give every setting by its name on the command line; those of a part after the part's name and a dot."""
+    """Yield settings with their names on the command line, such as ``train.beta`` for those of a part."""
     for key, value in settings.items():
         name = part + str(key).replace("_", "-")
         if isinstance(value, dict):
@@ -291,7 +291,7 @@ def parse(argv: list[str]) -> Any:
 
 @contextmanager
 def legible_width() -> Iterator[None]:
-    """Let tyro lay out its help for :data:`NARROWEST` columns where the terminal has fewer: in 5 it never ends."""
+    """Make tyro lay out its help for at least :data:`NARROWEST` columns; in 5 columns it never ends."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(max(NARROWEST, shutil.get_terminal_size().columns))
     try:
@@ -308,8 +308,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def mend_streams() -> None:
-    """Make streams print every text, whatever the locale, and whether or not somebody reads."""
+def make_streams_safe() -> None:
+    """Let standard streams accept every text in any locale, and replace closed ones."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
@@ -319,7 +319,7 @@ def mend_streams() -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Tell a broken pipe of standard output from others, and close it, as the interpreter would complain later."""
+    """Return True if standard output is a broken pipe, and close it, as the interpreter would complain at its end."""
     try:
         out = sys.stdout.fileno()
     except OSError:  # it is no file, but a text in memory

@@ -296,11 +296,11 @@ class JsonLine:
     """One line of a JSON Lines text.
 
     Attributes:
-        number: its place, from 1.
-        text: as it stands there, without its line feed.
-        value: of the JSON; None where it is damaged.
-        error: the reason why it is not JSON; None where it is.
-        torn: True if no line feed ends it, as a process leaves it that dies while it writes.
+        number: the number of the line, from 1.
+        text: the line, without its line feed.
+        value: the JSON value; None if the line is damaged.
+        error: the reason why the line is not JSON; None if it is.
+        torn: True if no line feed ends it, as after a process died while writing.
     """
 
     number: int
@@ -313,8 +313,8 @@ class JsonLine:
 def json_lines(text: str, source: str) -> Iterator[JsonLine]:
     """Yield the lines of a JSON Lines text, damaged ones with their error; blank lines are left out.
 
-    Every reader of JSON Lines goes through here and decides for itself what a damaged or torn line costs. Lines end at
-    line feeds alone: ``str.splitlines`` would also cut at U+2028 and its like, which may stand in JSON strings.
+    All readers of JSON Lines use this function; each decides how to treat damaged and torn lines. Lines end at line
+    feeds alone: ``str.splitlines`` would also cut at U+2028 and similar characters, which may occur in JSON strings.
 
     Args:
         text: the lines.

@@ -62,7 +62,7 @@ class SampleMean:
     """A mean and its standard error.
 
     Attributes:
-        mean: of the sample.
+        mean: mean of the sample.
         sem: its standard error; None where that is not known.
         n: independent values behind it; None if unknown, for the normal quantile.
     """

@@ -6,6 +6,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -81,6 +82,7 @@ _MODULES = {
     "rewards.ensemble": "rewards.models.ensemble",
     "rewards.evaluation": "rewards.models.evaluation rewards.labels.pairs",
     "rewards.imports": "rewards.specs.imports",
+    "rewards.intervals": "intervals",
     "rewards.labellers": "rewards.labels.labelling",
     "rewards.measuring": "rewards.models.evaluation",
     "rewards.metrics": "rewards.hf_metrics",
@@ -93,6 +95,7 @@ _MODULES = {
     "rewards.running": "rewards.functions",
     "rewards.scores": "rewards.functions",
     "rewards.training": "rewards.models.training",
+    "settings": "reports.settings",
     "vector": "env.vector",
     "wrappers": "env.wrappers env.vector",
 }
@@ -103,6 +106,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
 
 NAMES: Mapping[str, str] = {
     "textgym.agents.SlotVecEnv": "textgym.agents.SB3VecEnv",
+    "textgym.agents.bridge.SlotVecEnv": "textgym.agents.SB3VecEnv",
 }
 """By the public name in 0.1.0, the public name of the same thing now."""
 
@@ -128,6 +132,7 @@ class MovedFinder(MetaPathFinder, Loader):
         for name in reversed(now):  # the first has the last word
             found = vars(importlib.import_module(name))
             vars(module).update({key: value for key, value in found.items() if not key.startswith("__")})
+        vars(module)["__getattr__"] = partial(find_moved, module.__name__)
 
 
 def install() -> None:
@@ -153,7 +158,7 @@ def find_moved(package: str, name: str) -> Any:
 
 
 def _warn(old: str, new: str) -> None:
-    """Warn at the line that used the old name, which the frames of the import system stand before."""
+    """Warn at the line that used the old name, past the frames of the import system."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(
         (__file__, importlib.__file__, "<frozen importlib")

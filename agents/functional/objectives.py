@@ -1,4 +1,4 @@
-"""Advantage estimators and losses: pure functions of arrays."""
+"""Advantage estimators, ratios and losses: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Advantages(NamedTuple):
     returns: Float32Array
 
 
-# --- one number per token ----------------------------------------------------------------------------------
+# --- advantages of each token ----------------------------------------------------------------------------------
 
 
 def gae(
@@ -87,7 +87,7 @@ def monte_carlo(
     return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
 
 
-# --- one number per response -------------------------------------------------------------------------------
+# --- advantages of each response -------------------------------------------------------------------------------
 
 
 def leave_one_out(returns: FloatArray, k: int) -> FloatArray:
@@ -147,8 +147,7 @@ def spread(advantages: FloatArray, valid: BoolArray) -> Advantages:
     return Advantages(tokens, np.zeros_like(tokens))
 
 
-# --- over a batch ------------------------------------------------------------------------------------------
-
+# --- whitening -------------------------------------------------------------------------------------------------
 
 ROUNDING = 1e-6
 """Differences below this are rounding: log-probabilities of the rollout and of a batched pass differ by as much."""
@@ -161,14 +160,14 @@ def whiten(x: Float32Array, valid: BoolArray) -> Float32Array:
     (arXiv 2501.03262).
     """
     inside = x[valid].astype(np.float64)
-    spread = inside.std()
-    if spread < ROUNDING:  # otherwise rounding noise would be scaled to unit variance
+    deviation = inside.std()
+    if deviation < ROUNDING:  # otherwise rounding noise would be scaled to unit variance
         return np.zeros_like(x, np.float32)
-    whitened: Float32Array = np.where(valid, (x - inside.mean()) / (spread + 1e-8), 0.0).astype(np.float32)
+    whitened: Float32Array = np.where(valid, (x - inside.mean()) / (deviation + 1e-8), 0.0).astype(np.float32)
     return whitened
 
 
-# --- ratios --------------------------------------------------------------------------------------------------
+# --- ratios ----------------------------------------------------------------------------------------------------
 
 
 def token_ratio(log_ratio: Tensor) -> Tensor:
@@ -196,7 +195,7 @@ def sequence_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
     return mean.exp().expand_as(log_ratio)
 
 
-# --- losses of each token ------------------------------------------------------------------------------------
+# --- losses of each token --------------------------------------------------------------------------------------
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
@@ -237,7 +236,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
 
 
-# --- one number ----------------------------------------------------------------------------------------------
+# --- means of a minibatch --------------------------------------------------------------------------------------
 
 Normalise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``normalise(x [n, T], valid [n, T])`` reduces the losses of a minibatch's tokens to one number."""

@@ -203,8 +203,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             ValueError: there is no environment, or it writes tokens that were not chosen.
             textgym.rewards.RewardError: an error in the reward.
         """
-        if self.ep_info_buffer is None:  # learn() was never called, so logger and buffers do not exist yet
-            self._begin(1, CallbackList([]), reset_num_timesteps=False)
+        self._begin_without_learn()
         running = self._init_callback(CallbackList([])) if callback is None else callback
         monitored = False
 
@@ -250,6 +249,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         Raises:
             TrainingError: the policy is not the one that sampled the episodes, or a number is not finite.
         """
+        self._begin_without_learn()
         with naming_batch(episodes):
             rate = self._set_learning_rate(progress_remaining)
             scored = self.score(episodes)
@@ -441,6 +441,11 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.ep_info_buffer.clear()
         self.ep_info_buffer.extend({"r": r, "l": n} for r, n in self.boundary_episodes)
         return total, running
+
+    def _begin_without_learn(self) -> None:
+        """Make logger and buffers ready where :meth:`learn` has never done so."""
+        if self.ep_info_buffer is None:
+            self._begin(1, CallbackList([]), reset_num_timesteps=False)
 
     def _note_episodes(self, episodes: Episodes) -> None:
         """Add returns and lengths of sampled episodes to ``ep_info_buffer``, as a ``Monitor`` would."""

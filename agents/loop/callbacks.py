@@ -231,7 +231,7 @@ def log_evaluation(algorithm: SequenceAlgorithm, row: Row, tokens: int) -> None:
     algorithm.logger.dump(step=tokens)
 
 
-# --- stopping and saving: decided by the rows of evaluations------------------------------------------------------
+# --- stopping and saving, decided by the rows of evaluations ---------------------------------------------------
 
 
 class StopEarly(BetweenIterations):

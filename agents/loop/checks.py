@@ -198,7 +198,7 @@ def restricts_actions(env: VecEnv) -> bool:
 
 
 def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
-    """Check that a policy fits an environment, the first one or one that :meth:`set_env` names.
+    """Check that a policy fits an environment, the first one or one passed to ``set_env``.
 
     Raises:
         ValueError: the model is too small for the task; the task ends responses with other tokens; both task and policy

@@ -315,8 +315,8 @@ class Minibatch:
     prefix: Tensor | None
 
     def log_ratio(self, log_probs: Tensor) -> Tensor:
-        """Return log π − log π_old, ``[n, T]``, given log π; 0 beyond each response."""
-        return (log_probs - self.log_probs).masked_fill(~self.valid, 0.0)
+        """Return log π − log π_old, ``[n, T]``, given log π; 0 beyond each response, as both are 0 there."""
+        return log_probs - self.log_probs
 
 
 @torch.no_grad()

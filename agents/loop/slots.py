@@ -1,4 +1,8 @@
-"""Slots: one interface to the rows of any vector environment, ours, Gymnasium's and stable-baselines3's."""
+"""Slots: one interface to the rows of any vector environment, ours, Gymnasium's and stable-baselines3's.
+
+The collection plays in :class:`Slots`. :class:`SB3VecEnv` adapts a vector environment of Gymnasium to
+stable-baselines3.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,19 @@ from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, FloatArray, IntArray
 
 InfoDict = dict[str, Any]
+Observation = dict[str, NDArray[Any]]
+MaskSource: TypeAlias = Callable[[], BoolArray | None]
+
+MAX_SLOTS = 64
+"""Number of rows that play at once in environments that this package makes."""
+
+
+# --- rows of Gymnasium's vector environments -------------------------------------------------------------------
+
+
+def is_vector(env: Any) -> bool:
+    """Return True for a Gymnasium vector environment."""
+    return isinstance(env, VectorEnv)
 
 
 def row_info(infos: InfoDict | Sequence[InfoDict], row: int) -> InfoDict:
@@ -70,15 +87,18 @@ def resets_rows(venv: VectorEnv[Any, Any, Any]) -> bool:
     )
 
 
+# --- the adapter to stable-baselines3 --------------------------------------------------------------------------
+
+
 class SB3VecEnv(VecEnv):
     """Adapter from a Gymnasium vector environment to stable-baselines3's ``VecEnv``.
 
     It makes the result of ``gym.make_vec`` usable for whatever takes a ``VecEnv``: stock algorithms,
     ``evaluate_policy``, ``EvalCallback``, ``VecMonitor``. A ``VecEnv`` restarts finished rows in the step in which they
-    end. This class resets them, unless the environment's
-    autoreset mode is SAME_STEP, in which the environment has done so. Mode NEXT_STEP works with environments of this
-    package and of Gymnasium only: others restart in a step that ignores its action, from which stable-baselines3 would
-    learn. Our own algorithms collect from :attr:`venv` directly, in any mode.
+    end. This class resets them, unless the environment's autoreset mode is SAME_STEP, in which the environment has done
+    so. Mode NEXT_STEP works with environments of this package and of Gymnasium only: others restart in a step that
+    ignores its action, from which stable-baselines3 would learn. Our own algorithms collect from ``venv`` directly, in
+    any mode.
 
     Args:
         venv: the vector environment.
@@ -131,9 +151,8 @@ class SB3VecEnv(VecEnv):
     def reset_row(self, row: int, options: Mapping[str, Any]) -> tuple[Any, InfoDict]:
         """Restart one row, with options of one value each; return its observation and info."""
         mask = np.arange(self.num_envs) == row
-        one_each = isinstance(
-            self.venv.unwrapped, TokenVectorEnv
-        )  # Gymnasium's environments pass the same options to every row
+        # Gymnasium's environments pass the same options to every row; ours read one value for each.
+        one_each = isinstance(self.venv.unwrapped, TokenVectorEnv)
         given = {name: np.full(self.num_envs, value) if one_each else value for name, value in options.items()}
         observation, infos = self.venv.reset(options={"reset_mask": mask, **given})
         return row_of(observation, row), row_info(infos, row)
@@ -195,16 +214,7 @@ def env_attribute(env: VecEnv, name: str, *default: Any) -> Any:
         ) from error
 
 
-def is_vector(env: Any) -> bool:
-    """Return True for a Gymnasium vector environment."""
-    return isinstance(env, VectorEnv)
-
-
-Observation = dict[str, NDArray[Any]]
-MaskSource: TypeAlias = Callable[[], BoolArray | None]
-
-MAX_SLOTS = 64
-"""Number of rows that play at once in environments that this package makes."""
+# --- slots -----------------------------------------------------------------------------------------------------
 
 
 def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
@@ -283,8 +293,13 @@ def _mask_source(venv: VectorEnv[Any, Any, Any]) -> MaskSource:
         return lambda: None  # a foreign environment, without action masks
 
 
-class _ScoredInStep:
-    """Slots whose environment scores a response in the step in which it ends."""
+class _RestartingSlots:
+    """Slots whose rows restart by themselves, and whose responses are scored in the step in which they end."""
+
+    admits = False
+
+    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
+        raise NotImplementedError("rows of this environment restart by themselves")
 
     def judge(self, batch: Batch) -> list[dict[str, Any]]:
         raise NotImplementedError("this environment scores every response in its last step")
@@ -361,10 +376,8 @@ class AdmittingSlots:
         return np.zeros(self.n, bool)
 
 
-class AutoresetSlots(_ScoredInStep):
+class AutoresetSlots(_RestartingSlots):
     """Any Gymnasium vector environment that resets finished rows by itself, in the same or in the next step."""
-
-    admits = False
 
     def __init__(self, venv: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> None:
         self.venv = venv
@@ -377,9 +390,6 @@ class AutoresetSlots(_ScoredInStep):
         self._ended = np.zeros(self.n, bool)
         observation: Observation = self.venv.reset()[0]
         return observation
-
-    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
-        raise NotImplementedError("rows of this environment restart by themselves")
 
     def step(self, actions: IntArray) -> SlotStep:
         observation, rewards, terminated, truncated, infos = self.venv.step(actions)
@@ -399,10 +409,8 @@ class AutoresetSlots(_ScoredInStep):
         return self._ended if self.next_step else np.zeros(self.n, bool)
 
 
-class VecEnvSlots(_ScoredInStep):
+class VecEnvSlots(_RestartingSlots):
     """A ``VecEnv`` of stable-baselines3, whose rows restart in the same step."""
-
-    admits = False
 
     def __init__(self, venv: VecEnv) -> None:
         self.venv = venv
@@ -413,9 +421,6 @@ class VecEnvSlots(_ScoredInStep):
     def start(self) -> Observation:
         observation: Any = self.venv.reset()
         return dict(observation)
-
-    def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
-        raise NotImplementedError("rows of this environment restart by themselves")
 
     def step(self, actions: IntArray) -> SlotStep:
         observation: Any
@@ -507,6 +512,9 @@ def make_slots(env: VecEnv, score_together: bool = False, assign: bool = False) 
     if bridged is not None and not waits:
         return AutoresetSlots(bridged.venv, bridged.mode)
     return VecEnvSlots(env)  # rows that wait are restarted by the adapter
+
+
+# --- callbacks of stable-baselines3 ----------------------------------------------------------------------------
 
 
 class FunctionCallback(ConvertCallback):

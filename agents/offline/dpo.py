@@ -75,7 +75,7 @@ def _measures(margins: Tensor) -> dict[str, Tensor]:
 
 
 def surety(margins: Tensor, prompts: Sequence[Hashable]) -> dict[str, float]:
-    """Compute the uncertainty of :func:`summary`, with margins of the same prompt as one cluster.
+    """Compute the uncertainty of :func:`margin_summary`, with margins of the same prompt as one cluster.
 
     Args:
         margins: ``[n]``.
@@ -245,7 +245,9 @@ def train_dpo(
 def _check_comparisons(trunk: Trunk, comparisons: Sequence[Comparison], argument: str) -> None:
     if not comparisons:
         raise ValueError(f"{argument} is empty; expected at least one comparison")
-    check_readable(trunk, [one for pair in comparisons for one in (pair.chosen, pair.rejected)], f"{argument}, text")
+    check_readable(
+        trunk.model, [one for pair in comparisons for one in (pair.chosen, pair.rejected)], f"{argument}, text"
+    )
 
 
 def _first_rows(learning: _Learning, directory: Path | None, resume: bool) -> list[EpochRow]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from textgym.agents.offline.data import Demonstration
 from textgym.lm.agreement import check_whole_passes
@@ -55,16 +56,16 @@ def check_causal(trunk: Trunk, shown: Sequence[Demonstration]) -> None:
     check_whole_passes(trunk, longest.n_tokens, len(longest.prompt.ids))
 
 
-def check_readable(trunk: Trunk, shown: Sequence[Demonstration], what: str) -> None:
+def check_readable(model: PreTrainedModel, shown: Sequence[Demonstration], what: str) -> None:
     """Check that every text fits into the model's context and vocabulary; ``what`` names the texts in errors.
 
     Raises:
         ValueError: a text does not fit; rows are counted from 1.
     """
-    limit, tokens = context_length(trunk.model), embedding_rows(trunk.model)
+    limit, tokens = context_length(model), embedding_rows(model)
     for number, one in enumerate(shown, start=1):
         if not one.prompt.ids or not one.response_ids:
-            raise ValueError(f"{what} {number}: prompt or continuation has no tokens")
+            raise ValueError(f"{what} {number}: prompt or response has no tokens")
         if limit is not None and one.n_tokens > limit:
             raise ValueError(f"{what} {number} has {one.n_tokens} tokens, more than the model's context of {limit}")
         if max(*one.prompt.ids, *one.response_ids) >= tokens:

@@ -155,4 +155,4 @@ def check_pretraining(pretraining: Pretraining, trunk: Trunk) -> None:
     Raises:
         ValueError: a text does not fit into its context or vocabulary.
     """
-    check_readable(trunk, pretraining.texts, "pretraining text")
+    check_readable(trunk.model, pretraining.texts, "pretraining text")

@@ -21,12 +21,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.agents.offline.data import UNTRAINED, Demonstration, collate, next_token_loss
-from textgym.agents.offline.likelihood import check_causal
+from textgym.agents.offline.likelihood import check_causal, check_readable
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.lm.files.loading import (
     accepted,
-    context_length,
-    embedding_rows,
     frozen_dropout,
     in_full_precision,
     require_causal,
@@ -174,17 +172,7 @@ def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demon
     """
     if not demonstrations:
         raise ValueError(f"{argument} is empty; expected at least one demonstration")
-    limit, tokens = context_length(model), embedding_rows(model)
-    for number, shown in enumerate(demonstrations, start=1):
-        if not shown.prompt.ids or not shown.response_ids:
-            raise ValueError(f"{argument}, row {number}: prompt or response has no tokens")
-        if limit is not None and shown.n_tokens > limit:
-            raise ValueError(f"{argument}, row {number} has {shown.n_tokens} tokens, the model's context {limit}")
-        if max(*shown.prompt.ids, *shown.response_ids) >= tokens:
-            raise ValueError(
-                f"{argument}, row {number} holds tokens beyond the {tokens} that the model embeds; encode it with the "
-                "model's own tokenizer"
-            )
+    check_readable(model, demonstrations, f"{argument}, row")
 
 
 @torch.no_grad()

@@ -42,6 +42,9 @@ UNPLANNED = 2**63
 """First number of unplanned episodes, so that they share no random stream with those of a plan."""
 
 
+# --- a session: cache and random streams -----------------------------------------------------------------------
+
+
 class Acted(NamedTuple):
     """Decisions of one step.
 
@@ -203,6 +206,9 @@ class Session:
         )
 
 
+# --- value functions -------------------------------------------------------------------------------------------
+
+
 class ValueHead(nn.Module):
     """Linear map from states ``[..., d]`` to values ``[...]``, zero at first."""
 
@@ -300,6 +306,9 @@ def make_value(kind: str | Path | nn.Module | None, model: PreTrainedModel) -> n
     if not Path(kind).is_dir():
         raise ValueError(f"value={str(kind)!r}; expected 'trunk', 'separate' or the directory of a reward model")
     return value_from_reward_model(kind)
+
+
+# --- the policy ------------------------------------------------------------------------------------------------
 
 
 class Evaluation(NamedTuple):

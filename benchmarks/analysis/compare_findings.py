@@ -93,7 +93,7 @@ class Pooled:
     Attributes:
         cell: the mean over seeds, with its 95 % interval where there is one.
         over: the units that the interval is over, in words.
-        seeds: how many have the measure.
+        seeds: number of seeds that have the measure.
     """
 
     cell: Estimate | float
@@ -129,9 +129,9 @@ class Difference:
     """The difference of two groups in one measure.
 
     Attributes:
-        mean: of the differences.
-        half: of Student's 95 % interval; None where there is none.
-        p: how probable so large a difference would be by chance; None without an interval.
+        mean: mean of the differences.
+        half: half-width of Student's 95 % interval; None without one.
+        p: probability of so large a difference by chance; None without an interval.
         basis: the kind of comparison, in words.
     """
 

@@ -76,16 +76,16 @@ class ComparedRun:
 
     Attributes:
         path: the directory.
-        command: that made it.
+        command: the command that made it.
         settings: by dotted name, without those of :data:`LEFT_OUT`.
-        seed: of the run.
-        versions: of the packages that made it.
+        seed: random seed of the run.
+        versions: versions of the packages that made it.
         stops: settings that may end it early, by name.
         ended_early: True if they did.
         questions: the source of its evaluation prompts.
         pairs: the source of the comparisons that ``dpo`` was evaluated on; None for other commands.
         measured: its results, by the name of the measure; empty if it is not finished.
-        rows: of ``metrics.jsonl``.
+        rows: rows of ``metrics.jsonl``.
         note: why it is not finished, or empty.
         notices: lines that could not be read.
     """
@@ -180,7 +180,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = read_run_object(path / "config.json", _NEEDED_BY)
     except FileNotFoundError as error:
-        raise ValueError(f"{str(path)!r} is no run: it has no config.json") from error
+        raise ValueError(f"{str(path)!r} is not a run: it has no config.json") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path / 'config.json')!r} is damaged: {error}") from error
     if config.get("command") not in COMPARED_COMMANDS:

@@ -145,7 +145,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
         a: ``[n_seeds, n_tasks]`` scores.
         b: ``[m_seeds, n_tasks]`` scores of the other.
         rng: draws the resamples.
-        level: how often the interval is to hold the truth; higher where several are to hold it together.
+        level: coverage of the interval; higher if several are to hold together.
 
     Raises:
         ValueError: fewer than 3 seeds of either, a score that is not finite, or different numbers of tasks.
@@ -210,8 +210,8 @@ def bootstrap_interval(
         contributions: arrays ``[..., n_i]`` whose variances over n_i are how much each stratum adds to the
             variance of the statistic, up to a common factor.
         rng: draws the resamples.
-        level: of confidence. It is Student's quantile that follows it: the far tails of few resamples are noise.
-        resamples: how many.
+        level: level of confidence. Student's quantile follows it, as the far tails of few resamples are noise.
+        resamples: number of resamples.
 
     Returns:
         ``[...]`` low and ``[...]`` high.

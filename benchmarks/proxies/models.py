@@ -47,7 +47,7 @@ class ProxySettings:
     Attributes:
         completions: K, ranked together.
         temperature: the labeller's noise, in units of the gold reward.
-        reward_learning_rate: of the reward model, at its peak.
+        reward_learning_rate: peak learning rate of the reward model.
         reward_batch_size: rankings in a step.
         min_epochs, max_epochs: passes over the labels; few labels get more of them, see :func:`label_epochs`.
     """
@@ -132,8 +132,8 @@ def learn_proxy(
         rankings: the training data.
         standard: responses on which its scores get mean 0 and standard deviation 1.
         size: one of :data:`SIZES`.
-        settings: of the training.
-        seed: of its weights and of the order of the rankings.
+        settings: settings of the training.
+        seed: random seed of its weights and of the order of the rankings.
 
     Raises:
         ValueError: the size is unknown.

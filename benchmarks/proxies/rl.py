@@ -29,7 +29,7 @@ class OptimisationSettings:
     Attributes:
         tokens: the budget.
         beta: β, the price of a nat in units of the proxy.
-        learning_rate: of the policy, decaying linearly to 0.
+        learning_rate: learning rate of the policy, decaying linearly to 0.
         slots: responses that are written at once.
     """
 
@@ -82,7 +82,7 @@ def optimise(
         algorithm: its name, or the address of a user's class.
         pressure: budget and settings.
         own: the algorithm's settings.
-        seed: of everything random.
+        seed: random seed.
 
     Returns:
         the algorithm, and for each iteration the measurements on its own responses: ``tokens`` up to their end, ``kl``

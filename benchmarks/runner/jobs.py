@@ -31,7 +31,7 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
     """Run every job that is missing in the results file, and append its result.
 
     Args:
-        experiment: that the jobs belong to.
+        experiment: the experiment of the jobs.
         jobs: equal jobs are one.
         path: the results file, JSON Lines; made where there is none.
         processes: runs at once. What a run measures does not depend on it.

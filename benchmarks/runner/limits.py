@@ -17,12 +17,12 @@ def at_least(fewest: int) -> Limit:
 
 
 def positive(name: str, value: Any) -> None:
-    """Refuse what is not a finite number above 0."""
+    """Check that a setting is a finite number above 0."""
     finite(name, value, above=0)
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Refuse what is not a finite number from 0."""
+    """Check that a setting is a finite number of at least 0."""
     finite(name, value, low=0)
 
 

@@ -34,7 +34,7 @@ def require_comparable(path: Path, jobs: Iterable[Job], shared: Iterable[str]) -
 
     Args:
         path: the file, for errors.
-        jobs: its runs, and those that shall join them.
+        jobs: its runs, and those to be added.
         shared: the settings that all have alike; runs that lack one of them, since they train nothing, may.
 
     Raises:

@@ -104,7 +104,7 @@ class StockIteration:
     """An iteration of stable-baselines3's PPO on a share of the episodes, with as many gradient steps.
 
     Args:
-        size: of the model and the episodes.
+        size: size of the model and the episodes.
         share: 1/share of the rows are played; multiply the time by it.
     """
 

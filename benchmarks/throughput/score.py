@@ -22,7 +22,7 @@ class Measure:
     """A measurement with its target.
 
     Attributes:
-        name: of the measurement.
+        name: name of the measurement.
         size: on which model and episodes.
         value: median, lowest and highest over the repetitions.
         target: the bound for the median; None for tiny models, whose speed means nothing.

@@ -277,7 +277,7 @@ class RewardModel:
         return scores
 
     def raw_scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Return ``[N]`` differentiable scores before the offset; see :func:`.last_token.read_logits`."""
+        """Return ``[N]`` differentiable scores before the offset, as ``read_logits`` reads them."""
         return read_logits(self.model, sequences)[:, 0]
 
     def save(self, directory: str | Path) -> None:

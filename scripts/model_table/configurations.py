@@ -189,7 +189,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def configurations() -> list[Configuration]:
-    """Every architecture, each followed by its variants."""
+    """Return every architecture, each followed by its variants."""
     both = [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items()]
     found = []
     for model_type, cls in dict.fromkeys(both):

@@ -250,21 +250,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "episodes-5",
         "agents/loop/episodes.py",
-        "(log_probs - self.log_probs).masked_fill(~self.valid, 0.0)",
-        "(log_probs - self.log_probs)",
-        "the ratio of columns after the end counts",
-        ("tests/agents/test_by_hand.py", "tests/agents/test_losses.py", "tests/agents/test_algorithms.py"),
-    ),
-    Mutation(
-        "episodes-6",
-        "agents/loop/episodes.py",
         'self.rewards[episode, self.length[episode] - 1] = info["score"]',
         'self.rewards[episode, 0] = info["score"]',
         "the score is paid at the first token",
         ("tests/agents/test_collect.py",),
     ),
     Mutation(
-        "episodes-7",
+        "episodes-6",
         "agents/loop/episodes.py",
         'self.rewards[episode, length - 1] -= sum(info["token_rewards"])',
         "pass",
@@ -272,7 +264,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("tests/agents/test_collect.py",),
     ),
     Mutation(
-        "episodes-8",
+        "episodes-7",
         "agents/loop/episodes.py",
         'longest = int(tensors["valid"][rows].sum(1).max())',
         'longest = int(tensors["valid"][rows].sum(1).min())',
@@ -688,7 +680,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("tests/test_wrappers.py",),
     ),
     Mutation(
-        "episodes-9",
+        "episodes-8",
         "agents/loop/episodes.py",
         "[seed, epoch]",
         "[seed, 0]",

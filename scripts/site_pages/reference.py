@@ -26,8 +26,12 @@ MODULES = {
     "textgym.types": "The records that the floors hand to each other.",
 }
 """Modules that are public as they stand."""
-HEADLESS = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
-"""For a page whose title is the object already."""
+HEADLESS = """    options:
+      show_root_heading: false
+      show_root_toc_entry: false
+      filters: ["!^_", "!^[A-Z][A-Z_]+$"]
+"""
+"""For a page whose title is the object already; constants are left out."""
 TOP = ("register_task", "load_task", "jsonl_task", "Task", "Proxy", "per_text", "optimum")
 """Names of ``textgym`` itself; each is loaded when it is asked for, so that no stub lists them."""
 REPORTS = ("run.write_report", "pipeline.write_pipeline_report", "bench.write_bench_report")

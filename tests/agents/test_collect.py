@@ -515,3 +515,14 @@ def test_an_algorithm_scores_together_unless_told_otherwise(tmp_path):
         algorithm.save(tmp_path / str(together))
         assert PPO.load(tmp_path / str(together), env).score_together is together
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(("group", "samples"), [(1, 1), (2, 2), (2, 1)])
+def test_iterations_go_through_the_prompts_one_after_another(group: int, samples: int) -> None:
+    """Eight prompts in iterations of four: two of them are an epoch, which holds each prompt once."""
+    plans = [sampling_plan(3, 8, begun, 4 * group, group, samples) for begun in (0, 4 * group)]
+    shown = np.concatenate([plan.prompt_index for plan in plans]).reshape(-1, group)
+    assert sorted(shown[:, 0].tolist()) == list(range(8))
+    assert (shown == shown[:, :1]).all()
+    numbers = np.concatenate([plan.episode for plan in plans])
+    assert numbers.tolist() == list(range(8 * group))

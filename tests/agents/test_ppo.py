@@ -322,6 +322,15 @@ def test_an_iteration_is_collected_anew_until_it_was_trained_on() -> None:
     assert (after.episode == first.episode + len(first)).all()
 
 
+def test_episodes_of_another_process_can_be_trained_on(tmp_path: Path) -> None:
+    """As where one process plays and another learns."""
+    player, learner = make_ppo(), make_ppo()
+    episodes = player.collect()
+    assert episodes is not None
+    assert learner.train(episodes) == player.train(episodes)
+    assert equal(parameters(player), parameters(learner))
+
+
 def test_collecting_needs_an_environment(tmp_path: Path) -> None:
     make_ppo().save(tmp_path)
     with pytest.raises(ValueError, match=r"no environment to learn in; call set_env\(env\) first"):

@@ -13,7 +13,7 @@ from tests.agents.test_ppo import equal
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, minibatches
 from textgym.agents.loop.evaluation import visited_kl
-from textgym.agents.trpo import TRPO, TrustRegion, flattened, twice_differentiable
+from textgym.agents.trpo import TRPO, TrustRegion, flatten, twice_differentiable
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk
 
@@ -49,7 +49,7 @@ def test_the_curvature_is_that_of_the_kl() -> None:
     algorithm, batches = collected(8)
     weights = list(algorithm.policy.lm.parameters())
     region = TrustRegion(algorithm.policy, batches, weights)
-    vector = torch.randn(flattened(weights).shape, generator=torch.Generator().manual_seed(0))
+    vector = torch.randn(flatten(weights).shape, generator=torch.Generator().manual_seed(0))
     with twice_differentiable():
         curvature = float(vector @ region.curvature(0.0)(vector))
     assert region.kl() == pytest.approx(0, abs=1e-7)
@@ -66,7 +66,7 @@ def test_a_share_of_the_curvature_is_that_of_the_first_batches() -> None:
     algorithm, batches = collected(2)
     weights = list(algorithm.policy.lm.parameters())
     half, first = TrustRegion(algorithm.policy, batches, weights, 0.5), batches[: len(batches) // 2]
-    vector = torch.randn(flattened(weights).shape, generator=torch.Generator().manual_seed(0))
+    vector = torch.randn(flatten(weights).shape, generator=torch.Generator().manual_seed(0))
     with twice_differentiable():
         expected = TrustRegion(algorithm.policy, first, weights).curvature(0.0)(vector)
         torch.testing.assert_close(half.curvature(0.0)(vector), expected)

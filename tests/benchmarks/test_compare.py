@@ -507,7 +507,7 @@ def test_one_run_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is given twice"):
         read_runs([path, tmp_path / "b" / ".." / "a"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"is no run: it has no config.json"):
+    with pytest.raises(ValueError, match=r"is not a run: it has no config.json"):
         read_runs([path, tmp_path / "empty"])
     (tmp_path / "empty" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json' is damaged"):

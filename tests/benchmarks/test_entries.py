@@ -182,8 +182,8 @@ def test_a_stock_algorithm_pays_for_kl() -> None:
     settings = stock.settings({"episodes_per_iteration": 64})
 
     def kl(beta: float) -> float:
-        lesson = TrainingJob(task, mdp, 1024, 3e-3, beta, seed=0, slots=64, settings=settings)
-        return best.evaluate(stock.train(lesson).policy).kl
+        training_job = TrainingJob(task, mdp, 1024, 3e-3, beta, seed=0, slots=64, settings=settings)
+        return best.evaluate(stock.train(training_job).policy).kl
 
     assert kl(beta=10.0) < 0.1
     assert kl(beta=0.0) > 1

@@ -274,7 +274,9 @@ def test_adapters_that_move_the_base_are_refused() -> None:
     layer = model.model.layers[1].self_attn.q_proj
     forward = layer.forward
     layer.forward = lambda x: forward(x) + 0.1
-    with pytest.raises(ValueError, match="LORA: with its adapters switched off the model is not what it was"):
+    with pytest.raises(
+        ValueError, match="LORA: with its adapters switched off the model differs from the original one"
+    ):
         train_adapters(model)
 
 

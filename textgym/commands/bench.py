@@ -21,7 +21,7 @@ Chosen: TypeAlias = BenchRun | BenchReport | BenchList
 
 
 def bench(config: BenchConfig) -> None:
-    """Do what was asked for.
+    """Run, report or list experiments, as the settings say.
 
     Raises:
         ValueError, FileNotFoundError: something is unknown, or a file does not fit; nothing was run then.
@@ -65,7 +65,7 @@ def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
         raise ValueError("algorithms or tasks are empty; expected at least one of each")
     for flag, names in (("algorithms", algorithms), ("tasks", tasks)):
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{flag}: {', '.join(twice)} stands there more than once; expected each once")
+            raise ValueError(f"{flag}: {', '.join(twice)} is given more than once; expected each once")
     return Plan(algorithms, seeds, tasks, {**own.settings, **_settings(experiment, config.settings)})
 
 

@@ -19,7 +19,7 @@ def check_early(config: Any) -> None:
     Raises:
         FileNotFoundError: a file or directory of the settings does not exist; the setting is named.
         ValueError: a service that metrics are to be sent to cannot get them.
-        FileExistsError: something stands in ``out``, and neither ``overwrite`` nor ``resume`` is set.
+        FileExistsError: ``out`` is not empty, and neither ``overwrite`` nor ``resume`` is set.
     """
     for name, path in _inputs(config):
         if not path.exists():

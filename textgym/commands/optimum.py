@@ -63,7 +63,7 @@ def _show_bracket(
 
 
 def interval_table(rows: Mapping[str, Estimate]) -> str:
-    """One line a policy: J, as sampled."""
+    """Return a line for each policy: J and its interval."""
     lines = [f"{'':10}{'J':>12}{'95 % interval':>26}"]
     lines += [f"{name:10}{v.value:12.5f}{f'{v.low:.5f} ... {v.high:.5f}':>26}" for name, v in rows.items()]
     return "\n".join(lines)

@@ -38,8 +38,8 @@ def pretraining_texts(
         source: a file of texts; ``"task"`` for the task's references; or ``"mini"`` for what the base model of the
             mini tasks learned from.
         task: the run's, where it has one.
-        mdp: gives tokenizer, end token, and the length of a piece of text: P + T.
-        special_tokens: how strings of special tokens in a file are read.
+        mdp: source of the tokenizer, the end token, and the length P + T of a piece of text.
+        special_tokens: treatment of strings of special tokens in a file.
         screening: accounts for rows without text; without it they are errors.
 
     Raises:
@@ -68,7 +68,7 @@ def measured_texts(task: Task | None, mdp: TokenMDP, held_out: tuple[Demonstrati
     """
     if not held_out:
         return {}
-    check_readable(trunk, held_out, "held-out text")
+    check_readable(trunk.model, held_out, "held-out text")
     if task is None or task.name not in MINI or mdp.tokenizer.get_vocab() != shared_tokenizer().get_vocab():
         return {PTX: held_out}
     others = other_references(task.name, mdp.tokenizer, trained_end(mdp.tokenizer, mdp.end_token_ids))

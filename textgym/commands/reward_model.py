@@ -60,11 +60,11 @@ class Material:
     Attributes:
         lm: the members begin as copies of it.
         tokenizer: its own.
-        learned: what is trained on.
-        heldout: what is measured on.
+        learned: preferences to train on.
+        heldout: preferences to measure on.
         shown: demonstrations, as tokens.
         gold: the true reward of each completion of ``heldout``, where it is known.
-        special_tokens: how strings of special tokens are read.
+        special_tokens: treatment of strings of special tokens.
         screening: rows that were left out or shortened.
     """
 
@@ -178,7 +178,7 @@ def read_examples(reader: RewardModel, path: Path, screening: Screening) -> list
 def _demonstrations(
     config: RewardModelConfig, task: Task | None, reader: RewardModel, screening: Screening
 ) -> list[list[int]]:
-    """Return texts that shall score 0 on average, as tokens."""
+    """Return the texts whose mean score is set to 0, as tokens."""
     if config.demonstrations is None:
         prompts = [] if task is None else [p for p in task.prompts("train")[:REFERENCES] if p.columns.get("reference")]
         return [reader.encode(prompt.content, str(prompt.columns["reference"])) for prompt in prompts]

@@ -211,7 +211,7 @@ class _Reader:
 
 
 def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
-    """Say what is learned from rows that are no demonstrations, a sentence for each of their layouts."""
+    """Return a sentence for each layout of rows that are not demonstrations: the part of them that is learned."""
     labels = [row["label"] for row in rows if row_layout(row) == "label"]
     counts = Counter(map(row_layout, rows))
     found = {

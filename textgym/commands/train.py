@@ -57,7 +57,7 @@ def train_command(config: TrainConfig) -> Path:
 
 
 def begun(config: TrainConfig) -> TrainConfig:
-    """Return the settings of a run; one to resume keeps its own where those of the command line are the defaults."""
+    """Return the settings of a run; a resumed one keeps its own where the command line leaves the defaults."""
     kept, given = runs.begun_with(config), config.hyperparameters
     if kept is None:
         return config
@@ -71,7 +71,7 @@ def run_train(config: TrainConfig) -> Path:
     """Check everything, then train; return the report's path.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: something does not fit; nothing was written then.
+        ValueError, FileNotFoundError, FileExistsError: a setting or an input does not fit; nothing was written then.
     """
     config = resolved(config)
     about = described(config)
@@ -95,8 +95,11 @@ def run_train(config: TrainConfig) -> Path:
         return runs.train(algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing)
 
 
+# --- settings --------------------------------------------------------------------------------------------------
+
+
 def keeping(config: TrainConfig) -> runs.Keeping:
-    """Return what the run keeps, where it tells of itself, and when it ends early.
+    """Return the run's settings of checkpoints, loggers and early stopping.
 
     Raises:
         ValueError: a setting is out of its range, or needs evaluations and there are none.
@@ -111,7 +114,11 @@ def keeping(config: TrainConfig) -> runs.Keeping:
 
 
 def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
-    """Raise ValueError where the metric that chooses the best checkpoint is not measured."""
+    """Check that the metric that chooses the best checkpoint is measured.
+
+    Raises:
+        ValueError: it is not.
+    """
     known = ("score", *named_parts(dict.fromkeys(mdp.rewards.names, np.zeros(0))), "kl", "length")
     if keep_best is not None and keep_best.removeprefix(LEAST) not in known:
         raise ValueError(
@@ -120,7 +127,7 @@ def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """Return the settings with runs replaced by the models that they left.
+    """Return the settings with the directories of runs replaced by those of their models.
 
     Raises:
         ValueError: a setting is out of its range, or lacks another one.
@@ -134,10 +141,13 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 
 def described(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings as ``config.json`` keeps them; where the run stands and how it was begun is left out."""
+    """Return the settings as ``config.json`` keeps them, without the run's directory and the flags that start it."""
     settings = runs.settings_of(config)
-    del settings["reward_timeout"]  # which changes no number, and may be another when a run is resumed
+    del settings["reward_timeout"]  # it changes no number, and may differ when a run is resumed
     return {"command": "train", **settings}
+
+
+# --- the task and its texts ------------------------------------------------------------------------------------
 
 
 def gather_pretraining(
@@ -153,18 +163,6 @@ def gather_pretraining(
     task = None if config.task is None else load_task(config.task)
     learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens, screening)
     return Pretraining(learned, **given), held_out
-
-
-def make_algorithm(
-    config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
-) -> SequenceAlgorithm:
-    """Return the algorithm in its environment: new, or from the run's checkpoint."""
-    settings = config.hyperparameters
-    env = admitting_env(mdp, settings.episodes_per_iteration)
-    if resumed:
-        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
-    model = config.model or mdp.base_model
-    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
@@ -228,13 +226,13 @@ def _encoded_mdp(
 
 
 def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """Return P where none is given: the tokens that fit beside a response, or no limit where none do."""
+    """Return the default of P: the tokens that fit beside a response, or no limit if none do."""
     room = prompt_room(model, max_new_tokens)
     return UNLIMITED if room is None or room < 1 else room
 
 
 def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening) -> TokenMDP:
-    """Return the token MDP with the prompts that only measure; as it is where there are none.
+    """Return the token MDP with validation prompts, or unchanged if there are none.
 
     Raises:
         ValueError, FileNotFoundError: the file of ``validation`` does not fit.
@@ -271,6 +269,9 @@ def _tokenizer(config: TrainConfig, task: Task | None) -> PreTrainedTokenizerBas
         return load_tokenizer(config.model)
     assert task is not None
     return task.tokenizer
+
+
+# --- the reward ------------------------------------------------------------------------------------------------
 
 
 def watched_reward(spec: Any, task: Task | None) -> Any:
@@ -310,6 +311,21 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
             )
     named = named_rewards(task)
     return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]
+
+
+# --- the algorithm ---------------------------------------------------------------------------------------------
+
+
+def make_algorithm(
+    config: TrainConfig, mdp: TokenMDP, resumed: bool, pretraining: Pretraining | None = None
+) -> SequenceAlgorithm:
+    """Return the algorithm in its environment: new, or from the run's checkpoint."""
+    settings = config.hyperparameters
+    env = admitting_env(mdp, settings.episodes_per_iteration)
+    if resumed:
+        return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
+    model = config.model or mdp.base_model
+    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
 
 
 def build_algorithm(

@@ -24,16 +24,15 @@ TreeArrays: TypeAlias = tuple[FloatArray, ...]
 """One array ``[n, V]`` for each level of a tree."""
 
 TOKENS_AT_ONCE = 2**13
-"""So many tokens are cached for one batch; large enough for the arithmetic to outweigh the calls."""
+"""Number of tokens cached for one batch; large enough for the arithmetic to outweigh the calls."""
 
 
 def tree_log_probs(
     tree: Tree, mdp: TokenMDP, model: PreTrainedModel, sampling: Sampling, mask: NucleusMask | None = None
 ) -> TreeArrays:
-    """Log-probabilities of the behaviour distribution, NLPO's mask included; -inf where a token is left out.
+    """Compute log-probabilities of the behaviour distribution, NLPO's mask included; -inf for excluded tokens.
 
-    Computed by the model in its own precision and normalised in float64, so that each row sums to 1 to the last bit
-    that matters.
+    The model computes logits in its own precision. They are normalised in float64, so that each row sums to 1.
     """
     behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling, mask)
     judged = [None] * len(tree) if mask is None else tree_logits(tree, mdp, mask.model)
@@ -51,7 +50,7 @@ def tree_log_probs(
 
 @torch.inference_mode()
 def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Float32Array, ...]:
-    """``[n, V]`` logits after each prefix.
+    """Compute the logits ``[n, V]`` after each prefix of every level of the tree.
 
     Depth first, with a key-value cache: every prefix costs one token, and what is cached at once is a batch at each
     depth. There is no padding, as a batch holds prefixes of one length.
@@ -107,7 +106,7 @@ def _batches(rows: IntArray, width: int) -> Iterator[IntArray]:
 
 
 def _forward(model: PreTrainedModel, ids: Tensor, cache: Cache, width: int, n_actions: int) -> Float32Array:
-    """``[b, V]`` logits after the last of ``width`` tokens; the cache holds those before ``ids``, and gains these."""
+    """Compute ``[b, V]`` logits after the last of ``width`` tokens; the cache gains ``ids``, and holds all before."""
     further = {str(cache_argument(model)): cache, **accepted(model, logits_to_keep=1)}
     mask = torch.ones(len(ids), width, dtype=torch.long, device=model.device)
     output = model(input_ids=ids.to(model.device), attention_mask=mask, use_cache=True, **further)

@@ -147,7 +147,7 @@ def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
     response. The cost is about a dozen forward passes of one sequence.
 
     Args:
-        trunk: of the model that will sample.
+        trunk: trunk of the model that will sample.
         width: ``P + T``.
         prompt_length: ``P``.
 
@@ -181,7 +181,7 @@ def check_whole_passes(trunk: Trunk, width: int, prompt_length: int) -> tuple[li
     """Check that training passes agree with plain ones, which suffices for a model that is only trained or evaluated.
 
     Args:
-        trunk: of that model.
+        trunk: trunk of that model.
         width: ``P + T``.
         prompt_length: ``P``.
 

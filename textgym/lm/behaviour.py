@@ -219,6 +219,9 @@ class Behaviour:
         return TokenScores(empty.masked_scatter(valid, log_probs), empty.masked_scatter(valid, entropy))
 
 
+# --- functions of logits ---------------------------------------------------------------------------------------
+
+
 def nucleus(logits: Tensor, mass: float) -> Tensor:
     """Return the smallest set of most probable tokens with this mass, ``[n, V]`` bool (Holtzman 2019); 1 for all.
 

@@ -23,6 +23,9 @@ SPARE_COLUMNS = 16
 but memory that lies close together is read up to twice as fast, so spare columns should be few."""
 
 
+# --- the cache -------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Window:
     """Range of the cache that a forward pass reads and writes; shared by all layers.
@@ -183,6 +186,8 @@ class SlotCache(Cache):
         window.slots, window.first, window.start, window.end = slots, first, start, self.end
 
 
+# --- changes of the weights ------------------------------------------------------------------------------------
+
 _optimizer_steps = 0
 
 
@@ -214,6 +219,9 @@ class WeightsWatch:
         state = (_optimizer_steps, *((p._version, p.data_ptr()) for p in self._parameters))
         changed, self._seen = state != self._seen, state
         return changed
+
+
+# --- the decoder -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def naming_batch(batch: Any) -> Iterator[None]:
         raise
 
 
+# --- finite numbers --------------------------------------------------------------------------------------------
+
+
 def not_finite(module: nn.Module) -> list[str]:
     """Return the names of parameters that hold a NaN or an infinity."""
     return [name for name, parameter in module.named_parameters() if not torch.isfinite(parameter).all()]
@@ -104,33 +107,14 @@ def _several(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
+# --- the policy that sampled -----------------------------------------------------------------------------------
+
 RATIO_BOUND = 1e-2
 """Allowed |ratio − 1| in fp32. Cached and whole passes differ by about 1e-5; real errors are far larger."""
 HALF_PRECISION_STEPS = 64
 """The bound in bf16 and fp16, in multiples of the dtype's eps: two passes with logits of magnitude up to 32 have a
 rounding error of 32·eps each. That is 0.5 in bf16 (measured on three small models: 0.05 to 0.23) and 0.0625 in fp16
 (0.006 to 0.023)."""
-
-FAR = 0.1
-"""Bound on ``approx_kl`` in nats per token, averaged over an iteration. A ratio at PPO's clip of 0.2 has 0.02."""
-FAR_PER_RESPONSE = 4.0
-"""The same bound in nats per response. Tasks of a few tokens are learned well even at 0.5 nats per token."""
-CLIPPED = 0.5
-"""Bound on the share of tokens beyond the clip range, where most gradients are 0; used beyond FAR_PER_RESPONSE only.
-Healthy runs have 0.05 to 0.2."""
-COLLAPSED = 0.1
-"""Bound on the entropy as a share of the first iteration's, unless the score has risen: on a task with one answer the
-entropy falls while the score rises."""
-EXPLODED = 30.0
-"""Bound on the KL to the reference in nats per response, if it also exceeds EXPLODED_PER_TOKEN per token."""
-EXPLODED_PER_TOKEN = 0.5
-
-
-class TrainingWarning(UserWarning):
-    """Warning that the policy moves so far that it is probably collapsing."""
-
-
-# --- errors ----------------------------------------------------------------------------------------------------
 
 
 def ratio_bound(model: nn.Module) -> float:
@@ -162,6 +146,24 @@ def check_first_ratio(error: float, model: nn.Module) -> None:
 
 
 # --- warnings --------------------------------------------------------------------------------------------------
+
+FAR = 0.1
+"""Bound on ``approx_kl`` in nats per token, averaged over an iteration. A ratio at PPO's clip of 0.2 has 0.02."""
+FAR_PER_RESPONSE = 4.0
+"""The same bound in nats per response. Tasks of a few tokens are learned well even at 0.5 nats per token."""
+CLIPPED = 0.5
+"""Bound on the share of tokens beyond the clip range, where most gradients are 0; used beyond FAR_PER_RESPONSE only.
+Healthy runs have 0.05 to 0.2."""
+COLLAPSED = 0.1
+"""Bound on the entropy as a share of the first iteration's, unless the score has risen: on a task with one answer the
+entropy falls while the score rises."""
+EXPLODED = 30.0
+"""Bound on the KL to the reference in nats per response, if it also exceeds EXPLODED_PER_TOKEN per token."""
+EXPLODED_PER_TOKEN = 0.5
+
+
+class TrainingWarning(UserWarning):
+    """Warning that the policy moves so far that it is probably collapsing."""
 
 
 def alarms(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, str]:

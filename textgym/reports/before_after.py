@@ -51,7 +51,7 @@ def metric(name: str, command: str = "") -> Metric:
 
     Args:
         name: as ``evaluation.json`` has it.
-        command: that made the run, which decides what the score is.
+        command: the command that made the run, which decides the meaning of the score.
     """
     known = METRICS.get(name)
     if known is None:
@@ -147,8 +147,8 @@ def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int |
 
     Args:
         evaluation: as ``evaluation.json`` keeps it.
-        command: that made the run.
-        episodes: how many were evaluated, where the file does not say.
+        command: the command that made the run.
+        episodes: number of evaluated episodes, if the file does not hold it.
     """
     before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
     known = [name for name in METRICS if name in before]

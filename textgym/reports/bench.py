@@ -27,12 +27,12 @@ def write_bench_report(findings: Mapping[str, Findings], out: Path, title: str |
     """Write ``report.html``, and beside it each table as CSV and each figure as SVG.
 
     Args:
-        findings: by experiment, in the order of the page.
-        out: a directory; made where there is none.
-        title: of the browser's window; the experiments unless given.
+        findings: findings by experiment, in the order of the page.
+        out: a directory, which is created if it does not exist.
+        title: title of the browser's window; by default the names of the experiments.
 
     Returns:
-        Where the page is.
+        The path of the page.
 
     Raises:
         ValueError: there are no findings, or a figure has no ``viewBox``.

@@ -29,13 +29,13 @@ class RunSummary:
     """The contents of a run directory that the headline depends on.
 
     Attributes:
-        command: that made the run, or empty.
+        command: the command that made the run, or empty.
         algorithm: as a reader calls it.
         task: its name.
-        rows: of ``metrics.jsonl``.
+        rows: rows of ``metrics.jsonl``.
         comparisons: metrics before and after.
-        kept: of ``kept.json``: the ``epoch`` whose model was kept, and the criterion ``by``.
-        judged: of a reward model.
+        kept: contents of ``kept.json``: the ``epoch`` whose model was kept, and the criterion ``by``.
+        judged: held-out accuracy of a reward model.
         stopped: of ``stopped.json``: the ``iteration`` and the ``reason``; empty if the run was not stopped.
         finished: True if the run has its final evaluation.
     """

@@ -38,7 +38,7 @@ class StageRun:
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
         rows, samples: of ``metrics.jsonl`` and of ``samples.jsonl``; for labels, of ``rankings.jsonl``.
         notices: lines that could not be read.
-        stopped: where and why it was stopped, or empty.
+        stopped: sentence on the place and reason of a stop, or empty.
     """
 
     name: str

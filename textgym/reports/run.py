@@ -142,6 +142,9 @@ def stopped_early(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Training stopped early: {evaluation['stopped_early']}."] if "stopped_early" in evaluation else []
 
 
+# --- warnings --------------------------------------------------------------------------------------------------
+
+
 def warnings_by_curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the first warning of each kind, by the curve that it is about.
 
@@ -173,6 +176,9 @@ def _episodes(config: Mapping[str, Any]) -> int | None:
 # -- Curves ----------------------------------------------------------------------------------------
 
 
+# --- curves ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Panel:
     """A curve with its description. ``kind`` chooses its colour; ``alarm`` marks a curve that training warned of."""
@@ -195,7 +201,7 @@ def run_panels(
         ordered = [*known, *(name for name in names if name not in known and not name.endswith(_BESIDE_NAMES))]
         found = [epoch_panel(rows, name, known.get(name) or _of_samples(name), kept) for name in ordered]
         return [one for one in found if one is not None], []
-    if command == "reward-model":  # its loss stands beside its accuracy
+    if command == "reward-model":  # its loss is shown beside its accuracy
         rows = [{key: value for key, value in row.items() if key != "train/loss"} for row in rows]
     return panels(rows, episodes, alarmed, STEP_NAMES.get(command, "iteration"))
 
@@ -279,8 +285,8 @@ def panel(
     """Return the curve of one metric, which must be a number in some row.
 
     Args:
-        key: of the metric.
-        rows: of ``metrics.jsonl``.
+        key: key of the metric.
+        rows: rows of ``metrics.jsonl``.
         episodes: behind each row's means, which Student's band depends on; None for many.
         alarm: the metric is one that training warned of.
         step: the unit of a row.
@@ -342,6 +348,9 @@ def ratio_check(rows: Sequence[Mapping[str, Any]]) -> RatioCheck | None:
 
 
 # -- Samples ---------------------------------------------------------------------------------------
+
+
+# --- samples ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -416,6 +425,9 @@ def _token(token: str, reward: float | None, scale: float, place: str) -> Token:
 
 
 # -- Settings --------------------------------------------------------------------------------------
+
+
+# --- figures and settings --------------------------------------------------------------------------------------
 
 
 def facts(

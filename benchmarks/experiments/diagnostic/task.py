@@ -24,7 +24,7 @@ class DiagnosticResult:
         reference: J(π_ref).
         objective: J(π) of the trained policy, by enumeration.
         score: (J(π) − J(π_ref)) / (J* − J(π_ref)).
-        tokens: that were generated.
+        tokens: number of generated tokens.
         curve: pairs of tokens and mean reward.
         cpu_seconds: for optimum, training and scoring.
     """
@@ -56,8 +56,8 @@ def run_diagnostic(job: Job) -> Result:
     episodes, learning_rate = settings.pop("episodes"), settings.pop("learning_rate")
     slots = min(SLOTS, settings.get("episodes_per_iteration", SLOTS))
     tokens = episodes * mdp.max_new_tokens
-    lesson = TrainingJob(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
-    trained = find_entry(job.algorithm).train(lesson)
+    training_job = TrainingJob(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
+    trained = find_entry(job.algorithm).train(training_job)
     reached = best.evaluate(trained.policy)
     return asdict(
         DiagnosticResult(

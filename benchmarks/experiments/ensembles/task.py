@@ -37,7 +37,7 @@ class EnsembleSettings(OptimisationSettings, ProxySettings):
 
     Attributes:
         labels: rankings, the same ones for every member: few, so that the members fill the rest in differently.
-        size: of each member.
+        size: size of each member.
         members: m of an ensemble.
         uncertainty_weight: λ, the price of the members' variance, in squared standard deviations of a proxy.
         prompts: held-out prompts whose responses standardise the members.

@@ -29,8 +29,8 @@ def run_mini(job: Job) -> Result:
     task = load_task(job.task)
     reward = ["gold", *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     training, held_out = (task_mdp(task, reward, split) for split in ("train", "validation"))
-    lesson = TrainingJob(task, training, tokens, learning_rate, beta, job.seed, slots, settings)
-    base = load_causal_lm(lesson.base_model)
+    training_job = TrainingJob(task, training, tokens, learning_rate, beta, job.seed, slots, settings)
+    base = load_causal_lm(training_job.base_model)
     reference = Trunk(base)
 
     def measured(policy: LMPolicy) -> dict[str, float]:
@@ -39,7 +39,7 @@ def run_mini(job: Job) -> Result:
 
     before = measured(acting_policy(base, held_out))
     started = time.process_time()
-    trained = find_entry(job.algorithm).train(lesson)
+    trained = find_entry(job.algorithm).train(training_job)
     spent = time.process_time() - started
     return {
         "before": before,

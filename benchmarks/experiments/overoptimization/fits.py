@@ -27,7 +27,7 @@ class Fit:
     """A form fitted to a curve.
 
     Attributes:
-        form: which.
+        form: form of the curve.
         start: the reference's reward.
         alpha: α, gain per √nat.
         beta: β.
@@ -66,7 +66,7 @@ def fit_form(form: Form, d: ArrayLike, reward: ArrayLike, start: float | None = 
     """Fit a form by least squares.
 
     Args:
-        form: which.
+        form: form of the curve.
         d: ``[m]`` √KL.
         reward: ``[m]``.
         start: the reference's reward, where it is known; then points at 0 say nothing and are left out. Else it is

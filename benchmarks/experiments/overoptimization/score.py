@@ -30,8 +30,8 @@ class ProxyArm:
 
     Attributes:
         group: names the task and the algorithm where there are several of either; else empty.
-        size: of the proxy.
-        labels: that it learned.
+        size: size of the proxy.
+        labels: number of labels that it was trained on.
         runs: their results.
     """
 

@@ -44,11 +44,11 @@ def run_reward_noise(job: Job) -> Result:
     )
     task = load_task(job.task)
     noisy = task_mdp(task, NoisyGold(compose(task.gold), job.arm["sigma"]))
-    lesson = TrainingJob(task, noisy, tokens, learning_rate, beta, job.seed, slots, settings)
+    training_job = TrainingJob(task, noisy, tokens, learning_rate, beta, job.seed, slots, settings)
     started = time.process_time()
-    trained = find_entry(job.algorithm).train(lesson)
+    trained = find_entry(job.algorithm).train(training_job)
     spent = time.process_time() - started
-    reference, held_out = Trunk(load_causal_lm(lesson.base_model)), task_mdp(task, "gold", "validation")
+    reference, held_out = Trunk(load_causal_lm(training_job.base_model)), task_mdp(task, "gold", "validation")
     after = evaluate(trained.policy, reference, held_out, evaluated, seed=0).summary()
     return {
         "after": {"gold": after["score"]["mean"], "kl": after["kl"]["mean"]},

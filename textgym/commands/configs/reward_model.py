@@ -32,7 +32,7 @@ class RewardModelConfig:
     """Preferences held out for evaluation, in a file like 'data'. Default: the share 'heldout' of the prompts of
     'data'."""
     demonstrations: Path | None = None
-    """Texts that shall score 0 on average, in a file with the fields 'prompt' and 'completion'. Default: the task's
+    """Texts that score 0 on average, in a file with the fields 'prompt' and 'completion'. Default: the task's
     reference texts."""
     gold: str | None = None
     """True reward to compare with: 'module:function', 'path/to/file.py:function', 'rm:DIR' or a NAME. Default: the

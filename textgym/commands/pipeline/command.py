@@ -62,7 +62,7 @@ def _require_pipeline(out: Path) -> None:
 
 
 def _carried_out(stage: Stage, ledger: Ledger, title: str) -> bool:
-    """Do a stage, or what is left of it; False where people have to do their part first."""
+    """Run a stage, or the rest of it; return False if people have to fill in a file first."""
     if ledger.is_complete(stage):
         print(f"{title}: complete; {stage_line(stage)}")
         return True

@@ -49,22 +49,22 @@ class LabelsConfig:
 
     Attributes:
         out: its directory.
-        task: gives prompts, gold and a base model.
-        model: writes: a directory; None for the task's base model.
+        task: source of prompts, gold and a base model.
+        model: directory of the model that samples; None for the task's base model.
         prompts: the user's own prompts, or None.
         max_prompt_length: ``P``, or None for its default.
         max_new_tokens: ``T``, or None for its default.
         truncation: treatment of the user's prompts that are too long.
-        skip_bad: how many bad rows of the user's files may be left out.
-        special_tokens: how strings of special tokens in the user's prompts are read.
-        skip_special_tokens: whether completions are without all special tokens.
-        sampling: how the model writes.
-        labeller: a reward in the words of a user, or ``"file"``.
-        count: prompts.
+        skip_bad: number of bad rows of the user's files that may be left out.
+        special_tokens: treatment of strings of special tokens in the user's prompts.
+        skip_special_tokens: True to decode completions without any special token.
+        sampling: settings of the distribution that is sampled from.
+        labeller: specification of a reward, or ``"file"``.
+        count: number of prompts.
         completions: ``K``.
-        temperature: the labeller's noise.
-        iteration: counts from 1, and with the seed decides which prompts are asked.
-        seed: of everything random.
+        temperature: noise of the labeller.
+        iteration: number of the iteration, from 1; with the seed it determines the prompts.
+        seed: random seed.
         previous: the comparisons so far, or None.
     """
 
@@ -129,7 +129,7 @@ def earlier_rankings(config: LabelsConfig, mdp: TokenMDP) -> list[Ranking]:
 
 
 def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> IntArray:
-    """``[count]`` which prompts an iteration asks: others than those before it, until all were asked."""
+    """Return the indices ``[count]`` of an iteration's prompts; none recurs before all were used."""
     order = np.random.default_rng([seed, 0]).permutation(n_prompts)
     return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
 
@@ -155,7 +155,7 @@ def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
 
 
 def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict[str, Any]]:
-    """Return a row for each prompt: what the policy wrote, and how good it truly is where that is known."""
+    """Return a row for each prompt: the sampled completions, and their gold scores if known."""
     policy = _policy(config, mdp)
     rng = np.random.default_rng([config.seed, config.iteration, 0])
     rows: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ class Ledger:
     Args:
         out: the run.
         stages: as the settings plan them.
-        resumed: whether what the file says still holds.
+        resumed: True if the entries of the file still apply.
     """
 
     def __init__(self, out: Path, stages: Sequence[Stage], resumed: bool) -> None:
@@ -53,13 +53,13 @@ class Ledger:
         return bool(self.entries[stage.name]["complete"])
 
     def begin(self, stage: Stage) -> None:
-        """Note what a stage is told, and what it reads."""
+        """Record the settings and inputs of a stage that begins."""
         entry = self.entries[stage.name]
         entry |= {"settings": settings_of(stage.config), "inputs": self._fingerprints(stage.inputs)}
         self.save()
 
     def complete(self, stage: Stage) -> None:
-        """Note that a stage is done, and what it left behind."""
+        """Record a stage as complete, with its outputs."""
         self.entries[stage.name] |= {"complete": True, "outputs": self._fingerprints(_outputs(stage))}
         self.save()
 

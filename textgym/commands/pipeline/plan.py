@@ -25,12 +25,12 @@ class Stage:
     """Stage of a pipeline.
 
     Attributes:
-        name: what messages call it.
-        kind: what it does.
+        name: name in messages.
+        kind: kind of stage.
         iteration: counts from 1; 0 before the first.
-        config: of the command that does it; ``config.out`` is the stage's directory.
+        config: settings of its command; ``config.out`` is the stage's directory.
         inputs: files and directories that it reads.
-        outputs: what later stages read, inside of its directory.
+        outputs: files in its directory that later stages read.
     """
 
     name: str

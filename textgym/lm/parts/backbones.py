@@ -116,5 +116,5 @@ def tokens_first(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
+    """Return ``[n, w]`` positions under left padding: the cumulative sum of the mask, minus 1."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

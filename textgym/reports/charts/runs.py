@@ -126,7 +126,7 @@ def training_curve(
         y: ``[n]`` values; NaN leaves a gap.
         sem: ``[n]`` standard errors of ``y``; NaN leaves a gap in the band.
         label: names the picture for screen readers.
-        x_label: of the horizontal axis.
+        x_label: label of the horizontal axis.
         n: values behind each of the means; None for many.
     """
 
