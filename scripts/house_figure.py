@@ -58,7 +58,8 @@ def summary(root: Path, module: str) -> str:
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
     first = " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("``", "")
-    return first.split(": ", 1)[1] if first.startswith("textgym.") and ": " in first else first
+    said = first.split(": ", 1)[1] if first.startswith("textgym.") and ": " in first else first
+    return said[:1].upper() + said[1:]
 
 
 def draw(lines: Sequence[Line]) -> str:

@@ -1,11 +1,13 @@
-"""The house: one import name for every module, and nothing in the repository that binds it to one machine."""
+"""The house: one import name for every module, its figure, and nothing that binds the repository to one machine."""
 
 import ast
 import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -81,6 +83,19 @@ def test_modules_import_each_other_under_the_one_name() -> None:
         return {name for name in names if name.split(".")[0] in (*LINKED, "")}
 
     assert {str(path): names for path in modules() if (names := foreign_names(path))} == {}
+
+
+def test_the_figure_names_the_floors_and_rooms_of_the_contracts() -> None:
+    """Names are bold in the figure; rooms follow the floor that they are in."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    floors = next(one["layers"] for one in contracts if "containers" not in one)
+    rooms = {one["containers"][0]: one["layers"] for one in contracts if "containers" in one}
+    assert rooms.keys() <= set(floors)
+    expected = [
+        line.replace("textgym.", "").replace(" | ", ", ") for floor in floors for line in (floor, *rooms.get(floor, []))
+    ]
+    texts = ElementTree.parse(ROOT / "docs" / "figures" / "house.svg").iter("{http://www.w3.org/2000/svg}text")
+    assert [text.text for text in texts if "font-weight: 700" in text.get("style", "")] == expected
 
 
 def test_no_file_names_this_machine_or_a_package_registry() -> None:

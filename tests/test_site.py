@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import posixpath
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scripts.site_pages.objectives import OBJECTIVES
+from scripts.site_pages.page import readable
 from scripts.site_pages.pictures import equation, learning_curves
 from scripts.site_pages.tutorials import tutorial, tutorials
 from textgym.agents.registry import ALGORITHMS
@@ -68,7 +69,7 @@ def test_an_example_is_title_text_and_code(tmp_path: Path) -> None:
     made = tutorial(file)
     assert made.uri == "examples/101_hello.md"
     assert made.content == (
-        "# 101 Say hello\n\nMore of `textgym.env.TokenEnv`, as in:\n\n    python hello.py\n\n"
+        "# 101 Say hello\n\nMore of :class:`~textgym.env.TokenEnv`, as in::\n\n    python hello.py\n\n"
         '```python title="examples/101_hello.py"\nprint("hello")\n```\n'
     )
     file.write_text("print()", "utf-8")
@@ -82,16 +83,40 @@ def test_every_example_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_algorithm_has_an_objective_and_the_published_curves(algorithm: str) -> None:
-    """mathtext refuses what it cannot read; published runs have curves of five seeds on each of twelve tasks."""
-    assert equation(OBJECTIVES[algorithm]).startswith('<svg role="img"')
+def test_an_algorithm_has_the_published_curves(algorithm: str) -> None:
+    """Published runs have curves of five seeds on each of twelve tasks."""
     drawn = learning_curves(algorithm)
     assert drawn is not None
     assert drawn.count("stroke-width: 0.7") == 5 * drawn.count("stroke-width: 2;") == 60
 
 
-def test_objectives_are_of_algorithms() -> None:
-    assert OBJECTIVES.keys() == ALGORITHMS.keys()
+def test_an_equation_is_a_picture_that_is_read_out() -> None:
+    assert equation(r"J = E[R] - \beta\,KL").startswith('<svg role="img" aria-label="J = E[R] - \\beta\\,KL"')
+    with pytest.raises(ValueError, match="Unknown symbol"):
+        equation(r"\nosuchsymbol")
+
+
+def test_marks_of_docstrings_become_links_and_code() -> None:
+    env = '<autoref optional identifier="textgym.env.TokenEnv">{}</autoref>'.format
+    assert readable(":class:<code>~textgym.env.TokenEnv</code>") == env("<code>TokenEnv</code>")
+    assert readable(":class:<code>textgym.env.TokenEnv</code>") == env("<code>textgym.env.TokenEnv</code>")
+    assert readable("as :meth:<code>Slots.judge</code> does") == "as <code>Slots.judge</code> does"
+    assert readable('<p>as in::</p>\n<div class="highlight">') == '<p>as in:</p>\n<div class="highlight">'
+    assert readable("<p>a::</p>\n<p>b: <code>c</code></p>") == "<p>a::</p>\n<p>b: <code>c</code></p>"
+
+
+def test_an_algorithm_s_page_has_its_objective_once_and_a_meaning_for_each_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages = pytest.importorskip("scripts.site_pages.algorithms", reason="the extra docs is missing")
+    monkeypatch.setattr(pages, "learning_curves", lambda _: None)  # which take long to draw, and have a test
+    made = pages.algorithms()
+    assert [page.uri for page in made] == [f"algorithms/{kind.__name__}.md" for kind in ALGORITHMS.values()]
+    for page, kind in zip(made, ALGORITHMS.values(), strict=True):
+        assert len(re.findall(r"^    L(?:\(θ\))? +=", page.content, re.MULTILINE)) == 1, page.uri
+        rows = [line.strip("| ").split(" | ") for line in page.content.splitlines() if line.startswith("| `")]
+        assert {name.strip("`") for name, _, _ in rows} == {field.name for field in fields(kind.settings_class)}
+        assert all(meaning.endswith((".", ".)")) for _, _, meaning in rows), page.uri
 
 
 def test_links_of_the_repository_lead_to_the_same_pages_of_the_site() -> None:

@@ -1,4 +1,4 @@
-"""A page for each algorithm: its docstring, equation, settings and published learning curves."""
+"""A page for each algorithm: its docstring, which holds the objective, its settings and published learning curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import griffe
 
-from scripts.site_pages.objectives import OBJECTIVES
-from scripts.site_pages.page import Made, prose, table
+from scripts.site_pages.page import Made, table
 from scripts.site_pages.pictures import learning_curves
 from textgym.agents.registry import ALGORITHMS
 
@@ -30,12 +29,13 @@ def algorithms() -> list[Made]:
 
 def _page(name: str, kind: type[Any]) -> Made:
     curves = learning_curves(name)
+    summary, _, objective = (inspect.getdoc(kind) or "").partition("\n\n")
     parts = [
         f"# {kind.__name__}",
         f"`textgym train --algorithm {name}`, in Python [`textgym.agents.{kind.__name__}`][]. "
         f"How it differs from the others: [the table of all algorithms](../algorithms.md).",
-        prose(inspect.getdoc(kind) or ""),
-        f"## Objective\n\n```math\n{OBJECTIVES[name]}\n```\n\nThe symbols: [Concepts](../concepts.md#symbols).",
+        summary,
+        f"## Objective\n\n{objective}",
         f"## Settings\n\nEach is an argument of `{kind.__name__}(…)` and a flag of `textgym train`. Model, "
         f"environment, learning rate, β, sampling and the critic are arguments of every algorithm:\n"
         f"[`SequenceAlgorithm`][textgym.agents.SequenceAlgorithm].\n\n{settings(kind.settings_class)}",

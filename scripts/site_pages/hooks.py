@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parents[2]))  # mkdocs runs this file as a module of its own
 
 from scripts.site_pages.algorithms import algorithms
-from scripts.site_pages.page import ROOT, Made
+from scripts.site_pages.page import ROOT, Made, readable
 from scripts.site_pages.pictures import equation, frames
 from scripts.site_pages.reference import reference
 from scripts.site_pages.results import results
@@ -68,6 +68,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if uri in {one.uri.replace(".png", ".md") for one in sections()["Tasks"]}:
         markdown = markdown.replace("## An episode\n", f"## An episode\n\n{EPISODE.format(name=Path(uri).stem)}\n", 1)
     return drawn(relinked(markdown, uri))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Turn what docstrings say in reStructuredText into links and code; references are resolved after this."""
+    return readable(html)
 
 
 def drawn(markdown: str) -> str:

@@ -29,7 +29,17 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def prose(docstring: str) -> str:
-    """Return a docstring as Markdown: roles such as ``:class:`PPO``` become code, ``::`` before a listing a colon."""
-    plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring)
-    return re.sub(r"::\n(?=\n[ ]{4})", ":\n", plain)
+def readable(html: str) -> str:
+    """Return a page without the marks of reStructuredText that docstrings hold.
+
+    Roles such as ``:class:`~textgym.env.TokenEnv``` become links where the API has the name, and code elsewhere; ``::``
+    before a listing becomes a colon.
+    """
+
+    def linked(found: re.Match[str]) -> str:
+        short, name = found.groups()
+        shown = f"<code>{name.rpartition('.')[2] if short else name}</code>"
+        return f'<autoref optional identifier="{name}">{shown}</autoref>' if name.startswith("textgym.") else shown
+
+    plain = re.sub(r":(?:class|meth|func|attr|data|mod|exc):<code>(~?)([^<]+)</code>", linked, html)
+    return re.sub(r"::</p>(?=\s*<(?:div|pre))", ":</p>", plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from scripts.site_pages.page import ROOT, Made, prose
+from scripts.site_pages.page import ROOT, Made
 
 EXAMPLES = ROOT / "examples"
 
@@ -23,10 +23,10 @@ def tutorial(path: Path) -> Made:
         raise ValueError(f"{path.name} has no docstring; expected one, since its first line is the page's title")
     title, _, text = told.partition("\n")
     number = path.stem.partition("_")[0]
-    heading = f"# {number} {prose(title)}" if number.isdigit() else f"# {prose(title)}"
+    heading = f"# {number} {title}" if number.isdigit() else f"# {title}"
     code = "\n".join(source.splitlines()[module.body[0].end_lineno :]).strip()
     listing = f'```python title="examples/{path.name}"\n{code}\n```'
-    return Made(f"examples/{path.stem}.md", f"{heading.rstrip('.')}\n\n{prose(text.strip())}\n\n{listing}\n")
+    return Made(f"examples/{path.stem}.md", f"{heading.rstrip('.')}\n\n{text.strip()}\n\n{listing}\n")
 
 
 def tutorials() -> list[Made]:

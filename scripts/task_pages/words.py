@@ -24,14 +24,22 @@ def maker_docstring(name: str) -> str:
     maker = task_maker(name)
     modules = Counter(source.split(":")[0] for source in TASKS.values())
     alone = modules[maker.__module__] == 1
-    return markdown(sys.modules[maker.__module__].__doc__).partition("\n\n")[2] if alone else markdown(maker.__doc__)
+    if alone:
+        return markdown(sys.modules[maker.__module__].__doc__).partition("\n\n")[2]
+    told = without_verb(markdown(maker.__doc__))
+    return told[:1].upper() + told[1:]
 
 
 def gold_docstring(gold: Callable[..., Any]) -> str:
     """Return the docstring of the gold function, or of the nearest function that it is made of."""
     # The helpers that turn a score of one text into a reward have docstrings too, which say nothing of the task.
     near = (function for function in _made_of(gold) if not function.__module__.endswith((".task", ".build", ".types")))
-    return markdown(next((function.__doc__ for function in near if function.__doc__), None))
+    return without_verb(markdown(next((function.__doc__ for function in near if function.__doc__), None)))
+
+
+def without_verb(docstring: str) -> str:
+    """Return a docstring without the verb that it begins with: a page is about the thing, not about its function."""
+    return re.sub(r"^(?:Compute|Make|Return|Score)(?: the)? ", "", docstring)
 
 
 def _made_of(function: Callable[..., Any]) -> Iterator[Any]:

@@ -68,7 +68,7 @@ def test_a_diagnostic_page_is_exact() -> None:
     assert row(text, "uniform random")[1] == "0.5000"
     assert row(text, "base model, the reference") == ["0.4632", "0.4632", "0.0000", "0.4632", "0.0000"]
     assert row(text, "optimum") == ["0.8636", "0.9809", "2.3461", "0.9809", "1.0000"]
-    assert "Make a bandit: each of `arms` words has a value" in text
+    assert "A bandit: each of `arms` words has a value" in text
     best = textgym.optimum(task_mdp(load_task("Emit")), 0.05)
     assert f"{best.value:.4f}" == row(text, "optimum")[0]
 
@@ -83,7 +83,7 @@ def test_a_proxy_that_is_paid_stands_beside_gold() -> None:
 def test_a_page_of_texts_tells_what_the_code_tells() -> None:
     text = page("Reviews", SMALL)
     assert text.count("Continue a film review so that it is favourable.") == 1
-    assert "Gold: Compute good / (good + bad), counting sentiment words" in text
+    assert "Gold: good / (good + bad), counting sentiment words" in text
     assert '```python\n>>> sentiment("Although' in text
     assert "| actions, V | `Discrete(" in text
     assert "| prompts, test | 1,000 |" in text
@@ -165,6 +165,6 @@ def test_docstrings_become_markdown() -> None:
 
 
 def test_what_is_told_comes_from_the_nearest_docstring() -> None:
-    assert maker_docstring("Noise").startswith("Make Emit with normal noise of standard deviation `sigma`")
+    assert maker_docstring("Noise").startswith("Emit with normal noise of standard deviation `sigma`")
     assert maker_docstring("Reviews").startswith("The miniature of controlled sentiment")
     assert gold_docstring(lambda: None) == ""

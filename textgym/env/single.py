@@ -38,7 +38,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
 
     @property
     def prompt_length(self) -> int:
-        """``P``."""
+        """Columns of the prompt, ``P``."""
         return self._row.prompt_length
 
     @property

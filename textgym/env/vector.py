@@ -120,7 +120,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     @property
     def prompt_length(self) -> int:
-        """``P``."""
+        """Columns of the prompt, ``P``."""
         return self.mdp.max_prompt_length
 
     @property
