@@ -20,9 +20,11 @@ class GRPO(ClippedAlgorithm):
 
         A_i   = (R_i − mean(R_1 … R_k)) / (std(R_1 … R_k) + 1e-4)
         ρ_it  = π(y_it|s_it) / π_old(y_it|s_it)
-        k3_it = π_ref(y_it|s_it) / π(y_it|s_it) − 1 − log(π_ref(y_it|s_it) / π(y_it|s_it))
+        r_it  = π_ref(y_it|s_it) / π(y_it|s_it)
+        k3_it = r_it − 1 − log r_it
 
-        L = 1/n Σ_i 1/|y_i| Σ_t [ −min(ρ_it·A_i, clip(ρ_it, 1 − ε, 1 + ε')·A_i) + β·k3_it − c_H·H(π(·|s_it)) ]
+        L = 1/n Σ_i 1/|y_i| Σ_t [ −min(ρ_it·A_i, clip(ρ_it, 1 − ε, 1 + ε')·A_i)
+                                  + β·k3_it − c_H·H(π(·|s_it)) ]
 
     - s_it is the prompt with the tokens before y_it; |y_i| counts the tokens of response i, its end token included.
     - R_i is the score of response i, the sum of its rewards; mean and std (with divisor k) are those of
@@ -70,9 +72,11 @@ class GSPO(GRPO):
 
         A_i   = (R_i − mean(R_1 … R_k)) / (std(R_1 … R_k) + 1e-4)
         s_i   = exp( 1/|y_i| Σ_t log(π(y_it|s_it) / π_old(y_it|s_it)) )
-        k3_it = π_ref(y_it|s_it) / π(y_it|s_it) − 1 − log(π_ref(y_it|s_it) / π(y_it|s_it))
+        r_it  = π_ref(y_it|s_it) / π(y_it|s_it)
+        k3_it = r_it − 1 − log r_it
 
-        L = 1/n Σ_i [ −min(s_i·A_i, clip(s_i, 1 − ε, 1 + ε')·A_i) + 1/|y_i| Σ_t (β·k3_it − c_H·H(π(·|s_it))) ]
+        L = 1/n Σ_i [ −min(s_i·A_i, clip(s_i, 1 − ε, 1 + ε')·A_i)
+                      + 1/|y_i| Σ_t (β·k3_it − c_H·H(π(·|s_it))) ]
 
     - R_i is the score of response i; k is ``samples_per_prompt``.
     - ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None. s_i is a geometric mean over tokens,

@@ -28,7 +28,9 @@ class NLPO(PPO):
     passes take a gradient step on L for each minibatch of ``minibatch_size`` responses:
 
         r_t  = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
-        Â_t  = Σ_l λ^l·δ_{t+l},  δ_t = r_t + V_old(s_{t+1}) − V_old(s_t),  G_t = Â_t + V_old(s_t)
+        δ_t  = r_t + V_old(s_{t+1}) − V_old(s_t)
+        Â_t  = Σ_l λ^l·δ_{t+l}
+        G_t  = Â_t + V_old(s_t)
         A_t  = (Â_t − mean(Â)) / (std(Â) + 1e-8)
         ρ_t  = π(y_t|s_t) / π_old(y_t|s_t)
         V'_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε_V, ε_V)

@@ -156,7 +156,9 @@ class TRPO(SequenceAlgorithm):
     natural-gradient step on the policy, bounded in KL(π_old‖π); then the critic is fitted:
 
         r_t = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
-        Â_t = Σ_l λ^l·δ_{t+l},  δ_t = r_t + V_old(s_{t+1}) − V_old(s_t),  G_t = Â_t + V_old(s_t)
+        δ_t = r_t + V_old(s_{t+1}) − V_old(s_t)
+        Â_t = Σ_l λ^l·δ_{t+l}
+        G_t = Â_t + V_old(s_t)
         A_t = (Â_t − mean(Â)) / (std(Â) + 1e-8)
 
         L(θ) = mean_t[ −π_θ(y_t|s_t)/π_old(y_t|s_t)·A_t − c_H·H(π_θ(·|s_t)) ]
@@ -164,7 +166,8 @@ class TRPO(SequenceAlgorithm):
         g    = ∇L(θ_old),  F = ∇²D(θ_old)
         x    = (F + μI)⁻¹·(−g)                    by the conjugate gradient method
         Δ    = x·√(2·δ_KL / xᵀ(F + μI)x)
-        θ    = θ_old + 0.8^m·Δ                    smallest m in 0 … 9 with D(θ) ≤ δ_KL and L(θ) < L(θ_old); else θ_old
+        θ    = θ_old + 0.8^m·Δ     for the smallest m in 0 … 9 with
+                                     D(θ) ≤ δ_KL and L(θ) < L(θ_old); else θ_old
 
         L_V  = c_V·mean_t[ ½·max((V(s_t) − G_t)², (V'_t − G_t)²) ]
         V'_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε_V, ε_V)
