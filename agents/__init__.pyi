@@ -1,5 +1,6 @@
 from .best_of_n import BestOfN as BestOfN
 from .best_of_n import ExpertIteration as ExpertIteration
+from .functional.objectives import Advantages as Advantages
 from .functional.stop_rules import StopRules as StopRules
 from .grpo import GRPO as GRPO
 from .grpo import GSPO as GSPO
@@ -8,6 +9,10 @@ from .loop.algorithm import SequenceAlgorithm as SequenceAlgorithm
 from .loop.callbacks import EvaluateEvery as EvaluateEvery
 from .loop.callbacks import SaveCheckpoints as SaveCheckpoints
 from .loop.callbacks import StopEarly as StopEarly
+from .loop.episodes import Minibatch as Minibatch
+from .loop.episodes import Scored as Scored
+from .loop.evaluation import evaluate as evaluate
+from .loop.evaluation import sample_responses as sample_responses
 from .loop.slots import SB3VecEnv as SB3VecEnv
 from .nlpo import NLPO as NLPO
 from .offline.data import Comparison as Comparison

@@ -55,8 +55,7 @@ import numpy as np
 import torch
 
 import textgym  # noqa: F401 - importing it registers the tasks
-from textgym.agents import PPO
-from textgym.agents.loop.evaluation import evaluate, sample_responses
+from textgym.agents import PPO, evaluate, sample_responses
 from textgym.rewards import (
     RewardModel,
     RewardModelReport,

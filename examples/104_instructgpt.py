@@ -48,8 +48,7 @@ import torch
 from transformers import PreTrainedModel
 
 import textgym
-from textgym.agents import PPO, LMPolicy, Pretraining, SFTSettings, fine_tune, task_demonstrations
-from textgym.agents.loop.evaluation import sample_responses
+from textgym.agents import PPO, LMPolicy, Pretraining, SFTSettings, fine_tune, sample_responses, task_demonstrations
 from textgym.agents.offline.sft import mean_loss
 from textgym.lm import load_causal_lm
 from textgym.rewards import RewardModel, plackett_luce_ranks, train_reward_model

@@ -47,9 +47,8 @@ import numpy as np
 from torch import Tensor
 
 import textgym
-from textgym.agents import PPO, SequenceAlgorithm
-from textgym.agents.functional.objectives import Advantages, spread
-from textgym.agents.loop.episodes import Minibatch, Scored
+from textgym.agents import PPO, Advantages, Minibatch, Scored, SequenceAlgorithm
+from textgym.agents.functional.objectives import spread
 from textgym.agents.settings import GroupSettings
 
 TASK = "textgym/Copy-v0"

@@ -51,8 +51,7 @@ from typing import Any
 import gymnasium as gym
 
 import textgym
-from textgym.agents import PPO
-from textgym.agents.loop.evaluation import evaluate
+from textgym.agents import PPO, evaluate
 from textgym.prompts import encode_prompts
 from textgym.testing import check_task
 

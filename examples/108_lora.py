@@ -50,8 +50,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import textgym
-from textgym.agents import PPO
-from textgym.agents.loop.evaluation import evaluate
+from textgym.agents import PPO, evaluate
 from textgym.env import TokenMDP
 from textgym.files import write_json_lines
 from textgym.lm.parts.lora import merged
