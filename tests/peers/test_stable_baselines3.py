@@ -387,7 +387,7 @@ def test_settings_may_be_changed_at_loading(tmp_path: Path) -> None:
     words().save(tmp_path / "saved", exclude=["verbose"], include=["policy"])  # which mean nothing here
     loaded = PPO.load(tmp_path / "saved", word_env(), n_epochs=1, verbose=1, learning_rate=2e-5)
     assert (loaded.settings.n_epochs, loaded.verbose, loaded.learning_rate) == (1, 1, 2e-5)
-    with pytest.raises(TypeError, match="'custom_objects': nothing is unpickled; give what shall differ by its own na"):
+    with pytest.raises(TypeError, match="'custom_objects': nothing is unpickled; pass what should differ by its own"):
         PPO.load(tmp_path / "saved", word_env(), custom_objects={"learning_rate": 1e-5})
 
 
