@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: generated pages join the files of ``docs/``, and links follow."""
+"""Hooks for mkdocs: generated pages join the files of ``docs/``, and links follow."""
 
 from __future__ import annotations
 

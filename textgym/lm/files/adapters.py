@@ -28,7 +28,6 @@ from transformers import PreTrainedModel
 from textgym.files import write_json
 from textgym.lm.files.weights import ADAPTER_CONFIG, ADAPTERS, check_weight_files
 
-CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTERS
 BASE = "base"
 NAME = "default"
 """Name of the one adapter that a directory holds."""
@@ -50,7 +49,7 @@ def base_of(source: str | Path) -> str | None:
         ValueError: the directory names no model, or one that does not exist.
     """
     directory = Path(source)
-    if not (directory / CONFIG).is_file():
+    if not (directory / ADAPTER_CONFIG).is_file():
         return None
     if (directory / BASE / "config.json").is_file():
         return str(directory / BASE)
@@ -60,14 +59,14 @@ def base_of(source: str | Path) -> str | None:
     if not named:
         raise ValueError(
             f"{str(source)!r} holds adapters but does not say of which model; write its directory or hub id into "
-            f"base_model_name_or_path of {CONFIG}"
+            f"base_model_name_or_path of {ADAPTER_CONFIG}"
         )
     # peft writes the path as it was at training time; relative paths are tried from the adapters' directory too.
     found = next((path for path in (Path(named), directory / named, directory.parent / named) if path.is_dir()), None)
     if found is None and (Path(named).is_absolute() or len(Path(named).parts) != 2):
         raise ValueError(
             f"{str(source)!r} holds adapters of the model {named!r}, and there is no such directory; put the model "
-            f"there, or write where it is into base_model_name_or_path of {CONFIG}"
+            f"there, or write where it is into base_model_name_or_path of {ADAPTER_CONFIG}"
         )
     return str(found or named)
 
@@ -81,7 +80,7 @@ def _read_config(directory: Path) -> Any:
         return PeftConfig.from_pretrained(str(directory))
     except Exception as error:  # a config may hold anything
         raise ValueError(
-            f"{directory / CONFIG} cannot be read by the installed peft: {type(error).__name__}: {error}"
+            f"{directory / ADAPTER_CONFIG} cannot be read by the installed peft: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -111,7 +110,7 @@ def read_tensors(directory: str | Path) -> dict[str, Tensor]:
     """
     check_weight_files(directory)
     try:
-        return load_file(Path(directory) / WEIGHTS)
+        return load_file(Path(directory) / ADAPTERS)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"the adapters in {str(directory)!r} cannot be read: {type(error).__name__}: {error}"
@@ -235,7 +234,7 @@ def write_adapters(model: PreTrainedModel, directory: Path, base: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     written_config(model, str(base.resolve())).save_pretrained(str(directory))
     named = {PREFIX + name: tensor.detach().clone().contiguous() for name, tensor in adapter_tensors(model).items()}
-    save_file(named, directory / WEIGHTS, metadata={"format": "pt"})
+    save_file(named, directory / ADAPTERS, metadata={"format": "pt"})
 
 
 def lead_to_base(directory: Path) -> None:
