@@ -23,6 +23,7 @@ from textgym.rewards.functions import Reward
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.tasks import TASKS
 from textgym.tasks.task import Task, TextMetric
+from textgym.tokenization import turn_end_id
 from textgym.types import completion_text
 
 Maker: TypeAlias = Task | Callable[..., Any]
@@ -234,8 +235,24 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
         "max_new_tokens": task.max_new_tokens,
         "vocabulary_size": task.vocabulary_size,
         "base_model": task.base_model,
+        "world": task.world,
+        "turn_end_ids": task.turn_end_ids,
+        "max_turn_tokens": task.max_turn_tokens,
+        "glue": task.glue,
     }
-    return TokenMDP(**{**fields, **overrides})
+    return TokenMDP(**{**fields, **_turns(task, overrides), **overrides})
+
+
+def _turns(task: Task, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of turns for a world that was given to a task without one.
+
+    The token that ends the assistant's turn in the chat template then ends a turn, and no longer the response.
+    """
+    end = turn_end_id(task.tokenizer)
+    if overrides.get("world") is None or task.world is not None or "turn_end_ids" in overrides or end is None:
+        return {}
+    ends = tuple(i for i in overrides.get("end_token_ids", task.end_token_ids) if i != end)
+    return {"turn_end_ids": (end,), "end_token_ids": ends}
 
 
 def made_mdp(task: str, settings: dict[str, Any]) -> TokenMDP:

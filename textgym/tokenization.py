@@ -392,15 +392,38 @@ def _encode_templated(
         return list(_tokenized(tokenizer, text, add_special_tokens=False)["input_ids"])
     # In the rendered text, special tokens of the template and equal strings of users look the same. So each string of a
     # user is replaced by a character of Unicode's private use area before rendering, and put back afterwards.
+    mark, unmarked = _marks(held, written)
+    marked = [{key: mark(value) if isinstance(value, str) else value for key, value in m.items()} for m in messages]
+    return _encode_marked(tokenizer, render_chat(tokenizer, marked) + mark(completion), unmarked)
+
+
+def encode_following(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, SpecialTokens]]) -> list[int]:
+    """Encode texts that follow other tokens, as one text without the tokenizer's own start and end tokens.
+
+    Strings of special tokens become tokens where a text comes with ``"parse"``, and stay text where it comes with
+    ``"text"``.
+    """
+    users = [text for text, special_tokens in texts if special_tokens == "text"]
+    mark, unmarked = _marks(_strings(tokenizer, users), [text for text, _ in texts])
+    joined = "".join(mark(text) if special_tokens == "text" else text for text, special_tokens in texts)
+    return _encode_marked(tokenizer, joined, unmarked, begins=False)
+
+
+def _marks(held: Sequence[str], written: Sequence[str]) -> tuple[Callable[[str], str], dict[int, str]]:
+    """Return a function that replaces strings of special tokens by characters no text holds, and the way back."""
     letters = (letter for letter in map(chr, range(0xE000, 0xF900)) if not any(letter in text for text in written))
     marks = dict(zip(held, letters, strict=False))
     mark = partial(_any_of(tuple(held)).sub, lambda found: marks[found[0]])
-    marked = [{key: mark(value) if isinstance(value, str) else value for key, value in m.items()} for m in messages]
-    rendered = render_chat(tokenizer, marked) + mark(completion)
-    unmarked = {ord(letter): text for text, letter in marks.items()}
+    return mark, {ord(letter): text for text, letter in marks.items()}
+
+
+def _encode_marked(
+    tokenizer: PreTrainedTokenizerBase, text: str, unmarked: Mapping[int, str], begins: bool = True
+) -> list[int]:
+    """Encode a text whose special tokens become tokens; strings that were replaced by marks stay text."""
     ids: list[int] = []
-    for text, token in _between(rendered, _special(tokenizer)):
-        ids += _encode_following(tokenizer, text.translate(unmarked), first=not ids)
+    for piece, token in _between(text, _special(tokenizer)):
+        ids += _encode_following(tokenizer, piece.translate(unmarked), first=begins and not ids)
         ids += [] if token is None else encode_text(tokenizer, token, "parse", add_special_tokens=False)
     return ids
 
@@ -422,10 +445,10 @@ def _encode_following(tokenizer: PreTrainedTokenizerBase, text: str, first: bool
     if not text:
         return []
     encode = partial(encode_text, tokenizer, add_special_tokens=False)
-    own = next(iter(_special(tokenizer).tokens))
+    own = next(iter(_special(tokenizer).tokens), None)
     # Does the tokenizer treat "a" after a special token like "a" at the beginning? If not (SentencePiece's dummy
     # prefix), encode the text behind a line feed, and cut that off.
-    if first or encode("a") == encode(own + "a", "parse")[1:]:
+    if first or (own is not None and encode("a") == encode(own + "a", "parse")[1:]):
         return encode(text)
     line, together = encode("\n"), encode("\n" + text)
     return together[len(line) :] if together[: len(line)] == line else encode(text)

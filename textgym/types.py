@@ -60,7 +60,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """Finished response.
+    """Finished response, or one turn of a response to which a world replies.
 
     Attributes:
         text: the text that the response adds to its prompt, without its end token.
@@ -82,8 +82,9 @@ class RewardFunction(Protocol):
     permitted source of randomness) and ``finish_reason``.
 
     A completion is the text that follows a text, including its first space. After a conversation, the completion is a
-    conversation too: ``[{"role": "assistant", "content": text}]``. A reward for both kinds calls
-    :func:`completion_text`.
+    conversation too: ``[{"role": "assistant", "content": text}]``. In a task with a world it always is one, with the
+    world's messages between the policy's; ``completion_ids`` are then the policy's own tokens of all turns. A reward
+    for all kinds calls :func:`completion_text`.
 
     It returns one score per completion: a float; None where the reward does not apply; or, as an extension, a list with
     one float per token of ``completion_ids`` (a dense reward). It may be a coroutine function; a large batch is then
@@ -108,8 +109,10 @@ def as_completion(content: str | Messages, text: str) -> Any:
 
 
 def completion_text(completion: str | Messages) -> str:
-    """Return the text of a completion, which is a text or the assistant's message."""
-    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+    """Return the policy's text: the completion itself, or the assistant's messages, one a line."""
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(message["content"] for message in completion if message["role"] == "assistant")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.files.loading import ModelSource
-from textgym.numbers import MOST_TOKENS, check, check_given, count, finite
+from textgym.numbers import MOST_TOKENS, check, check_given, count, finite, shown
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
+from textgym.worlds.glue import Glue, template_glue
+from textgym.worlds.world import World
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 """``stop(response_ids)``: True if the response ends here, in addition to the end tokens."""
@@ -31,7 +33,7 @@ ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 """Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
 
 
-CODE = frozenset({"reward", "stop", "allowed", "base_model"})
+CODE = frozenset({"reward", "stop", "allowed", "base_model", "world"})
 """Fields of :class:`TokenMDP` that hold functions, which may be user code."""
 
 
@@ -71,6 +73,11 @@ class TokenMDP:
         skip_special_tokens: leave all special tokens out of the completions that rewards receive, as TRL does.
             Otherwise only the end token, padding and the tokenizer's start token are left out, so that a reward sees
             ``<think>`` or a second end token.
+        world: the other side of an episode, which replies to the policy's turns; None for a single turn.
+        turn_end_ids: tokens that end a turn of the policy; none of them ends the response.
+        max_turn_tokens: greatest number of tokens in a turn; None for no limit but T.
+        glue: what stands around a reply; by default that of the tokenizer's chat template. See
+            :func:`textgym.worlds.template_glue`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -85,16 +92,21 @@ class TokenMDP:
     missing_end_score: float | None = None
     base_model: ModelSource | None = None
     skip_special_tokens: bool = False
+    world: World | None = None
+    turn_end_ids: tuple[int, ...] = ()
+    max_turn_tokens: int | None = None
+    glue: Glue | None = None
 
     def __post_init__(self) -> None:
         # Composed and bound once; ``bind`` lets reward models find out whether they share the policy's token ids.
         object.__setattr__(self, "reward", compose(self.reward).bind(self.tokenizer))
         check(self, count, "max_prompt_length", "max_new_tokens", most=MOST_TOKENS)
-        check_given(self, count, "vocabulary_size", most=MOST_TOKENS)
+        check_given(self, count, "vocabulary_size", "max_turn_tokens", most=MOST_TOKENS)
         check_given(self, finite, "missing_end_score")
         outside = [i for i in self.end_token_ids if not 0 <= i < self.n_actions]
         if outside:
             raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
+        self._check_world()
         if not self.prompts:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
@@ -110,6 +122,30 @@ class TokenMDP:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: value.fn if name in CODE else value for name, value in state.items()})
+
+    def _check_world(self) -> None:
+        """Check the settings of turns, and find the glue."""
+        if self.world is None:
+            given = [name for name in ("turn_end_ids", "max_turn_tokens", "glue") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]} is given without a world; pass world=WORLD, or leave it out")
+            return
+        for method in ("begin", "reply"):
+            if isinstance(self.world, type) or not callable(getattr(self.world, method, None)):
+                raise TypeError(f"world={shown(self.world)}; expected an object with the methods begin and reply")
+        if not self.turn_end_ids and self.max_turn_tokens is None:
+            raise ValueError("turn_end_ids is empty and max_turn_tokens is None; a world needs one of them")
+        outside = [i for i in self.turn_end_ids if not 0 <= i < self.n_actions]
+        if outside:
+            raise ValueError(f"turn_end_ids={outside} lie outside the {self.n_actions} actions")
+        if both := sorted(set(self.turn_end_ids) & set(self.end_token_ids)):
+            raise ValueError(
+                f"turn_end_ids and end_token_ids both hold {both}; a token ends the turn or the response: leave it out "
+                "of one of them"
+            )
+        if self.glue is None:
+            role = getattr(self.world, "role", "user")
+            object.__setattr__(self, "glue", template_glue(self.tokenizer, self.turn_end_ids, role))
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from textgym.lm.files.loading import ModelSource
 from textgym.rewards.functions import reward_name
 from textgym.types import Prompt, RewardFunction, completion_text
+from textgym.worlds.glue import Glue
+from textgym.worlds.world import World
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
 """``metric(prompts, completions)``: one number per completion."""
@@ -90,6 +92,10 @@ class Task:
         vocabulary_size: ``V``, if prompts use tokens that are no actions; None for the tokenizer's length.
         proxies: rewards that look like the gold one and can be hacked; environments know them by name.
         beta: the KL coefficient at which the task is scored, if its optimum is known.
+        world: the other side of an episode, which replies to the policy's turns; None for a single turn.
+        turn_end_ids: tokens that end a turn of the policy.
+        max_turn_tokens: greatest number of tokens in a turn; None for no limit but T.
+        glue: what stands around a reply; None for that of the tokenizer's chat template.
     """
 
     name: str
@@ -106,6 +112,10 @@ class Task:
     vocabulary_size: int | None = None
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
     beta: float | None = None
+    world: World | None = None
+    turn_end_ids: tuple[int, ...] = ()
+    max_turn_tokens: int | None = None
+    glue: Glue | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {len(prompts)}" for name, prompts in self.splits.items())

@@ -1,0 +1,8 @@
+"""The other side of an episode: worlds that reply to the policy's turns.
+
+The names are listed in ``__init__.pyi``; each is imported on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

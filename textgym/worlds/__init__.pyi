@@ -1,0 +1,9 @@
+from .glue import Glue as Glue
+from .glue import template_glue as template_glue
+from .world import KnownWorld as KnownWorld
+from .world import Outcome as Outcome
+from .world import Reply as Reply
+from .world import State as State
+from .world import World as World
+from .world import WorldError as WorldError
+from .world import turn_generator as turn_generator
