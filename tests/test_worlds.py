@@ -190,6 +190,15 @@ def test_the_vector_environment_equals_single_ones(mode: AutoresetMode):
     assert ended > 10
 
 
+def test_a_single_row_restarts_in_the_step_after_its_end():
+    env = TokenVectorEnv(talking_mdp(), 1, AutoresetMode.NEXT_STEP)
+    env.reset(seed=0)
+    assert env.step(np.array([1]))[2][0]
+    observation, reward, *_ = env.step(np.array([7]))  # no row is live: its action is ignored
+    assert reward[0] == 0
+    assert observation["attention_mask"][0, 4:].sum() == 0
+
+
 def test_replies_are_keyed_by_seed_episode_and_turn():
     def responses(slots: int, order: Sequence[int]) -> dict[int, list[int]]:
         env = TokenVectorEnv(talking_mdp(), slots, "Disabled")
