@@ -24,9 +24,9 @@ def lookup(keys: int = 3, hops: int = 1, cost: float = 0.05) -> Task:
 
     The turn "call b ." looks up the key b; the reply is its entry, one of ``keys`` letters at random, which is the key
     of the next call or, after ``hops`` calls, the answer. A call of a wrong key replies "none". Every call costs
-    ``cost``. The turn "b ." answers b and ends the episode; the right answer is worth 1, and before all calls are made
-    no letter is more likely to be it than another. A turn of another form ends the episode without pay, and there are
-    ``hops`` + 2 turns at most. The reference follows the syntax, at random: J* → 1 − ``hops``·``cost`` as β → 0.
+    ``cost``. The turn "b ." answers b and ends the episode; the right answer is worth 1, a guess before all calls are
+    made nothing. A turn of another form ends the episode without pay, and there are ``hops`` + 2 turns at most. The
+    reference follows the syntax, at random: J* → 1 − ``hops``·``cost`` as β → 0.
     """
     _check(2 <= keys <= 24, "keys", keys, "a number from 2 to 24")
     turns = hops + 1 + SPARE
@@ -120,8 +120,7 @@ class Table(KnownWorld):
         word, needed, turns = state
         said, last = turn.text.split(), turns == 1
         if len(said) == 1 and said[0] in self.keys and turn.finish_reason == "stop":
-            chance = 1 / len(self.keys) if needed else float(said[0] == word)
-            return [(p, state, Reply("", reward, done=True)) for p, reward in ((chance, 1.0), (1 - chance, 0.0))]
+            return [(1.0, state, Reply("", float(said[0] == word and not needed), done=True))]
         if len(said) != 2 or said[0] != "call" or said[1] not in self.keys or turn.finish_reason != "stop":
             return [(1.0, state, Reply("", done=True))]
         if not needed or said[1] != word:
