@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -228,3 +228,315 @@ def test_the_environment_walked_through_gives_the_same(case: str) -> None:
     assert found.best.objective == pytest.approx(found.value, abs=1e-9)
     assert value.kl > 0.05
     assert found.value - value.objective > 0.05
+
+
+# --- numerical optimisation --------------------------------------------------------------------------------------
+
+
+def leaves(walk: Walk, prompt: int) -> list[tuple[list[tuple[Any, int]], float, float]]:
+    """Return choices (state, action), chance and reward of every transcript."""
+    found = []
+
+    def descend(choices: list[Any], script: Any, seen: Seen, chance: float, paid: float) -> None:
+        if seen.done:
+            found.append((choices, chance, paid))
+            return
+        actions = [action for _, action in choices]
+        state = (*actions, seen.tokens)
+        for action in np.flatnonzero(seen.allowed).tolist():
+            for probability, longer, after in walk.after(prompt, [*actions, action], script):
+                chosen = [*choices, (state, action)]
+                descend(chosen, longer, after, chance * probability, paid + after.reward)
+
+    descend([], [], walk.to(prompt, [], []), 1.0, 0.0)
+    return found
+
+
+def test_no_table_of_probabilities_does_better() -> None:
+    """Gradient ascent on a softmax of every state; transcripts are listed by stepping the environment."""
+    mdp = talk(Whimsical(4, most=2), turn_end_ids=(), max_turn_tokens=1, horizon=4, prompts=["w0 w1"])
+    reference, _ = models()
+    beta, transcripts = 0.4, leaves(Walk(mdp), 0)
+    states = list(dict.fromkeys(state for choices, _, _ in transcripts for state, _ in choices))
+    everywhere = np.ones(V, bool)
+    log_ref = torch.tensor(
+        np.array([behaviour(reference, s[-1], len(s) - 1, mdp, Sampling(), everywhere) for s in states])
+    )
+    chosen = torch.zeros(len(transcripts), len(states), V, dtype=torch.float64)
+    for i, (choices, _, _) in enumerate(transcripts):
+        for state, action in choices:
+            chosen[i, states.index(state), action] = 1
+    chance, reward = (torch.tensor([each[k] for each in transcripts], dtype=torch.float64) for k in (1, 2))
+
+    def objective(scores: torch.Tensor) -> torch.Tensor:
+        log_pi = scores.log_softmax(-1)
+        log_prob, log_prior = (chosen * log_pi).sum((1, 2)), (chosen * log_ref).sum((1, 2))
+        return (chance * log_prob.exp() * (reward - beta * (log_prob - log_prior))).sum()
+
+    scores = torch.zeros(len(states), V, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [scores], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = -objective(scores)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    found = optimum(mdp, beta, reference=reference)
+    assert (len(states), len(transcripts)) == (34, found.n_sequences)
+    assert any(len(belief) > 1 for level in found.tree for belief in level.states.beliefs)
+    assert objective(torch.zeros_like(scores)).item() < found.value - 0.1
+    assert objective(scores).item() == pytest.approx(found.value, abs=1e-6)
+
+
+# --- numbers known on paper --------------------------------------------------------------------------------------
+
+
+def uniform() -> Any:
+    """Return a model that gives every token the same probability."""
+    model = tiny_gpt2(WORDS + 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
+
+
+class Gamble(KnownWorld):
+    """0.5 for token 0, an even chance of 1 for token 1."""
+
+    def start(self, prompt: Prompt) -> None:
+        return None
+
+    def outcomes(self, state: None, turn: Completion) -> list[Outcome]:
+        if turn.ids == (0,):
+            return [(1.0, None, Reply("w0", 0.5, done=True))]
+        return [(0.5, None, Reply("w1", reward, done=True)) for reward in (0.0, 1.0)]
+
+
+def bets(world: KnownWorld, n_actions: int = 2, turns: int = 1, **settings: Any) -> TokenMDP:
+    """One token a turn, and a reply of one token."""
+    settings = {"vocabulary_size": n_actions, "end_token_ids": (), "prompts": ["w0 w1"], **settings}
+    return talk(world, no_reward, 2 * turns, turn_end_ids=(), max_turn_tokens=1, **settings)
+
+
+def test_the_optimum_does_not_bet_on_the_worlds_luck() -> None:
+    beta = 0.05
+    found = optimum(bets(Gamble()), beta, reference=uniform())
+    assert found.value == pytest.approx(0.5, abs=1e-9)
+    np.testing.assert_allclose(found.next_token_probs(0), [0.5, 0.5], atol=1e-9)
+    by_product = beta * math.log(0.5 * math.exp(0.5 / beta) + 0.25 * (1 + math.exp(1 / beta)))
+    assert by_product == pytest.approx(0.9307, abs=1e-4)
+    assert found.n_sequences == 3
+
+
+class Echo(KnownWorld):
+    """Says any of its words with equal probability; pays for saying it back."""
+
+    def __init__(self, words: int, turns: int) -> None:
+        self.words = words
+        self.turns = turns
+
+    def start(self, prompt: Prompt) -> tuple[int, int | None]:
+        return 0, None
+
+    def outcomes(self, state: tuple[int, int | None], turn: Completion) -> list[Outcome]:
+        turns, said = state
+        reward = (turn.ids == (said,)) / (self.turns - 1)
+        if turns + 1 == self.turns:
+            return [(1.0, None, Reply("", reward, done=True))]
+        return [(1 / self.words, (turns + 1, word), Reply((word,), reward)) for word in range(self.words)]
+
+
+def test_echo_has_a_closed_form() -> None:
+    words, turns, beta = 3, 3, 0.1
+    found = optimum(bets(Echo(words, turns), words, turns), beta, reference=uniform())
+    gain = math.log(1 - 1 / words + math.exp(1 / ((turns - 1) * beta)) / words)
+    assert found.value == pytest.approx((turns - 1) * beta * gain, abs=1e-9)
+    tilted = np.exp(np.array([0, 0, 1]) / ((turns - 1) * beta))
+    np.testing.assert_allclose(found.next_token_probs(0, (0, 2)), tilted / tilted.sum(), atol=1e-9)
+    np.testing.assert_allclose(found.next_token_probs(0, (0, 1, 0, 2)), tilted / tilted.sum(), atol=1e-9)
+    for response in ((0,), (0, 2, 1), (0, 3), (0, 1, 2, 2, 1)):  # within a reply, of another reply, ended
+        with pytest.raises(ValueError, match="expected a live prefix"):
+            found.next_token_probs(0, response)
+
+
+class Hidden(KnownWorld):
+    """Throws a coin, tells it or does not, and pays 1 for a right guess."""
+
+    def __init__(self, tells: bool) -> None:
+        self.tells = tells
+
+    def start(self, prompt: Prompt) -> None:
+        return None
+
+    def outcomes(self, state: int | None, turn: Completion) -> list[Outcome]:
+        if state is None:
+            chances = enumerate((0.7, 0.3))
+            return [(p, coin, Reply(f"w{coin}" if self.tells else "w2")) for coin, p in chances]
+        return [(1.0, state, Reply("w2", float(turn.ids == (state,)), done=True))]
+
+
+@pytest.mark.parametrize(("tells", "right"), [(True, 1.0), (False, 0.7)])
+def test_the_policy_does_not_see_what_the_world_hides(tells: bool, right: float) -> None:
+    found = optimum(bets(Hidden(tells), turns=2), 0.001, reference=uniform())
+    assert found.best.reward == pytest.approx(right, abs=1e-9)
+    assert found.value == pytest.approx(right, abs=2e-3)  # a nat or so of KL, at 0.001 each
+
+
+# --- the environment, sampled ------------------------------------------------------------------------------------
+
+
+def test_sampled_episodes_agree() -> None:
+    mdp = talk(Whimsical(3), max_turn_tokens=2, prompts=["w0 w1 w2"])
+    _, model = models()
+    found = optimum(mdp, 0.3, reference=model).reference
+    n = 4000
+    env = TokenVectorEnv(mdp, n, AutoresetMode.DISABLED)
+    observation, _ = env.reset(seed=0)
+    generator, rewards, done = torch.Generator().manual_seed(0), np.zeros(n), np.zeros(n, bool)
+    while not done.all():
+        with torch.no_grad():
+            logits = model(torch.from_numpy(observation["input_ids"])).logits
+        last = torch.from_numpy(observation["attention_mask"].sum(1).astype(np.int64)) - 1
+        probs = logits[torch.arange(n), last, :V].softmax(-1)
+        actions = torch.multinomial(probs, 1, generator=generator)[:, 0].numpy()
+        observation, paid, ended, _, _ = env.step(actions)
+        rewards, done = rewards + paid, done | ended
+    assert abs(rewards.mean() - found.reward) < 4 * rewards.std() / math.sqrt(n)
+
+
+# --- what else the environment does ------------------------------------------------------------------------------
+
+
+class Silent(KnownWorld):
+    """Says nothing, and pays nothing."""
+
+    def start(self, prompt: Prompt) -> None:
+        return None
+
+    def outcomes(self, state: None, turn: Completion) -> list[Outcome]:
+        return [(1.0, None, Reply(""))]
+
+
+def test_a_silent_world_changes_no_bit() -> None:
+    """A turn as long as the horizon is a response; after it nothing fits."""
+
+    def hashed(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [math.sin(number(ids)) for ids in completion_ids]
+
+    reference, model = models()
+    mdp = talk(Silent(), hashed, turn_end_ids=(), max_turn_tokens=5)
+    alone = replace(mdp, world=None, turn_end_ids=(), max_turn_tokens=None, glue=None)
+    found, expected = (optimum(task, 0.3, reference=reference) for task in (mdp, alone))
+    assert found.n_sequences == expected.n_sequences == 2 * (1 + 3 + 9 + 27 + 81 * 4)
+    np.testing.assert_array_equal(found.prompt_values, expected.prompt_values)
+    for ours, theirs in zip(found.log_probs, expected.log_probs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.evaluate(model).objective == expected.evaluate(model).objective
+    assert found.next_token_probs(1, (2, 3)).tolist() == expected.next_token_probs(1, (2, 3)).tolist()
+
+
+def test_another_reward_replaces_the_tasks_and_the_worlds_stays() -> None:
+    reference, model = models()
+    mdp = talk(Whimsical(4), max_turn_tokens=2)
+    found, bare = (optimum(task, 0.3, reference=reference) for task in (mdp, replace(mdp, reward=no_reward)))
+    world = found.expect(model, no_reward)
+    assert world == pytest.approx(bare.evaluate(model).reward, abs=1e-12)
+    assert abs(world) > 0.01
+    assert found.expect(model, everything) == pytest.approx(found.evaluate(model).reward, abs=1e-12)
+    paid = found.expect(model, lambda turn_rewards, **_: [sum(turn) for turn in turn_rewards])
+    assert paid == pytest.approx(2 * world, abs=1e-12)
+
+
+def test_other_architectures_and_a_policys_own_truncation() -> None:
+    mdp = talk(Whimsical(6), max_turn_tokens=2)
+    reference, model = models(tiny_llama)
+    found = optimum(mdp, 0.3, reference=reference)
+    hand = ByHand(mdp, reference, model, 0.3, Sampling())
+    np.testing.assert_allclose(found.prompt_values, [hand.values(p)[0] for p in range(2)], atol=1e-5)
+    top = found.evaluate(policy_of(mdp, model, Sampling(top_k=2)))
+    assert found.value - top.objective == pytest.approx(0.3 * top.kl_to_optimum, abs=1e-9)
+    assert top.kl > 0.3
+
+
+def test_a_reward_may_change_the_messages_that_it_receives() -> None:
+    def careless(completions: list[Any], **columns: Any) -> list[float]:
+        scores = [len("".join(message["content"] for message in talk)) / 10 for talk in completions]
+        for conversation in completions:
+            for message in conversation:
+                message["content"] = ""
+        return scores
+
+    reference, _ = models()
+    found = optimum(talk(Whimsical(4), careless, max_turn_tokens=2), 0.3, reference=reference)
+    assert found.expect(None, careless) == found.best.reward
+
+
+# --- sizes and bad input -----------------------------------------------------------------------------------------
+
+
+class Broken(Gamble):
+    def __init__(self, start: Any = None, outcomes: Any = ()) -> None:
+        self.begins = start
+        self.answers = outcomes
+
+    def start(self, prompt: Prompt) -> Any:
+        return self.begins()
+
+    def outcomes(self, state: Any, turn: Completion) -> Any:
+        return self.answers
+
+
+def test_replies_count_for_the_limit() -> None:
+    reference = uniform()
+    assert optimum(bets(Echo(3, 2), 3, 2), 0.1, reference=reference, limit=27).n_sequences == 27
+    with pytest.raises(ValueError, match=r"at least 27 responses, and at most limit=26 .*fewer outcomes$"):
+        optimum(bets(Echo(3, 2), 3, 2), 0.1, reference=reference, limit=26)
+    crowd = Broken(int, [(1 / 500, 0, Reply("w0", done=True))] * 500)
+    with pytest.raises(ValueError, match=r"at least 1,500 responses"):  # not all 2,000 were asked for
+        optimum(bets(crowd, 4), 0.1, reference=reference, limit=1200)
+
+
+class Unknown:
+    def begin(self, prompts: list[Prompt], seeds: list[int]) -> list[None]:
+        return [None] * len(prompts)
+
+    def reply(self, states: list[None], turns: list[Completion]) -> list[tuple[None, Reply]]:
+        return [(None, Reply("w0")) for _ in states]
+
+
+def test_a_world_without_outcomes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"world=Unknown has no outcomes.*derive it from textgym\.worlds\.KnownWorld"):
+        optimum(talk(Unknown()), 0.1)
+
+
+def test_a_bracket_refuses_worlds() -> None:
+    with pytest.raises(ValueError, match=r"has a world \(Gamble\).*count on the world's luck; use textgym\.optimum"):
+        bracket(bets(Gamble()), 0.1)
+
+
+def test_a_reward_that_depends_on_the_seed_is_refused() -> None:
+    def noisy(episode_seed: list[int], **_: Any) -> list[float]:
+        return [float(seed) for seed in episode_seed]
+
+    with pytest.raises(ValueError, match=r"noisy.*depends on episode_seed"):
+        optimum(talk(reward=noisy), 0.1, reference=models()[0])
+
+
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        (Broken(lambda: 1 / 0), r"Broken\.start raised ZeroDivisionError: .* on prompt 'w0 w1'"),
+        (Broken(int, [(0.5, 0, Reply("w0"))]), r"(?s)probabilities \[0\.5\], with sum 0\.5.*state: 0.*turn: ''"),
+        (Broken(int, [(0.5, 0)]), r"(?s)Broken\.outcomes raised ValueError: .*state: 0.*turn: ''"),
+        (Broken(int, [(1.0, 0, Reply("w0", math.nan))]), r"returned reward=nan; expected a finite number"),
+        (Broken(int, [(1.0, 0, Reply((99,)))]), r"says the token 99"),
+        (Broken(int, [(1.0, 0, "w0")]), r"returned 'w0'; expected a Reply"),
+    ],
+)
+def test_a_mistake_in_the_world_is_named(world: KnownWorld, message: str) -> None:
+    with pytest.raises(WorldError, match=message):
+        optimum(bets(world), 0.1, reference=uniform())

@@ -170,8 +170,8 @@ def optimum(
     ``expected``, a function of its own signature that returns E[R | y]. Masks, stop rules, several prompts and
     ``missing_end_score`` are those of the task.
 
-    A task's world must be a :class:`textgym.worlds.KnownWorld`. Its outcomes are enumerated and enter as their mean, see
-    ``textgym.exact.soft``. The policy knows the tokens that it has seen, not the world's state.
+    A task's world must be a :class:`textgym.worlds.KnownWorld`. Its outcomes are enumerated and enter as their mean, as
+    ``textgym.exact.soft`` explains. The policy knows the tokens that it has seen, not the world's state.
 
     Args:
         env: an environment, a vector environment, a :class:`textgym.env.mdp.TokenMDP`, or an id.
