@@ -762,8 +762,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "soft-1",
         "textgym/exact/soft.py",
-        "weighted = log_ref + (level.reward + following[level.child]) / beta",
-        "weighted = log_ref + (level.reward + following[level.child]) * beta",
+        "weighted = log_ref + (level.reward + following(level, after, values[-1])) / beta",
+        "weighted = log_ref + (level.reward + following(level, after, values[-1])) * beta",
         "the optimum takes β for 1/β",
         ("tests/benchmarks/test_optimum.py",),
     ),
