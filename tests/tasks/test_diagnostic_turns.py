@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 
+import textgym
 from textgym.env.turns import Conversation, present_turn
 from textgym.registration import load_task, task_mdp
 from textgym.tasks import DIAGNOSTIC
-
-SIX = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo")
+from textgym.tasks import DIAGNOSTIC_TURNS as SIX
 
 
 def told(name: str, *turns: str, prompt: int = 0, **parameters: Any) -> list[tuple[float, str, float, bool]]:
@@ -97,9 +99,9 @@ def test_the_world_ends_every_episode(name: str) -> None:
         ("Relay", ["later", "now"], [(1, "", 1, True)]),
         ("Relay", ["now", "later"], [(1, "", 0, True)]),
         ("Echo", ["a"], [(1 / 3, f"{word} x x", 0, False) for word in "bcd"]),
-        ("Echo", ["a", "b"], [(1 / 3, f"{word} x x", 0.25, False) for word in "acd"]),
+        ("Echo", ["a", "b"], [(1 / 3, f"{word} x x", 1 / 3, False) for word in "acd"]),
         ("Echo", ["a", "a"], [(1 / 3, f"{word} x x", 0, False) for word in "bcd"]),
-        ("Echo", ["a", "b", "a", "b", "a"], [(1, "", 0.25, True)]),
+        ("Echo", ["a", "b", "a", "b"], [(1, "", 1 / 3, True)]),
     ],
 )
 def test_answers_by_hand(name: str, turns: list[str], answers: list[tuple[float, str, float, bool]]) -> None:
@@ -166,6 +168,129 @@ def test_the_reference_after_words_of_the_other_side(name: str, last: str, chanc
     with torch.no_grad():
         found = model()(ids).logits[0, 0, : len(chances)].softmax(-1)
     np.testing.assert_allclose(found, chances, atol=1e-4)
+
+
+# --- optimum -------------------------------------------------------------------------------------------------
+
+SMALL = 1e-3
+"""A β at which a nat costs next to nothing: the optimum is the greatest return, but for a few nats."""
+
+
+def optimum_of(name: str, beta: float, **parameters: Any) -> float:
+    value: float = textgym.optimum(task_mdp(load_task(name, **parameters)), beta).value
+    return value
+
+
+def soft(beta: float, chances: ArrayLike, values: ArrayLike) -> float:
+    """Return β·log Σ p·exp(v/β)."""
+    return float(beta * np.logaddexp.reduce(np.log(chances) + np.asarray(values) / beta))
+
+
+def bisect_by_hand(beta: float, hypotheses: int = 8, questions: int = 3, cost: float = 0.05) -> float:
+    @cache
+    def value(n: int, left: int) -> float:
+        if not left:
+            return 1 / n
+        asked = [-cost + k / n * value(k, left - 1) + (1 - k / n) * value(n - k, left - 1) for k in range(1, n)]
+        return soft(beta, [1 / n] * n, [*asked, 1 / n])
+
+    return value(hypotheses, questions)
+
+
+def clarify_by_hand(beta: float, prior: float, reliability: float, cost: float) -> float:
+    says_a = prior * reliability + (1 - prior) * (1 - reliability)
+    after = {"a": prior * reliability / says_a}
+    if says_a < 1:
+        after["b"] = prior * (1 - reliability) / (1 - says_a)
+    third = [1 / 3] * 3
+    answered = {said: soft(beta, third, [belief, 1 - belief, -cost]) for said, belief in after.items()}
+    asked = -cost + says_a * answered["a"] + (1 - says_a) * answered.get("b", 0.0)
+    return soft(beta, third, [prior, 1 - prior, asked])
+
+
+def lookup_by_hand(beta: float, keys: int = 3, hops: int = 1, cost: float = 0.05) -> float:
+    slip = 0.04 / (keys + 2)
+    begins, called = [0.48 + slip] + [0.48 / keys + slip] * keys + [slip], [0.96 / keys + slip] * keys + [2 * slip]
+    named = [0.96 + slip, 1 - 0.96 - slip]  # the turn's end, or something that spoils it
+
+    @cache
+    def value(needed: int, turns: int) -> float:
+        if not turns:
+            return 0.0
+        wrong_call = soft(beta, named, [-cost + value(needed, turns - 1), 0])
+        right_call = soft(beta, named, [-cost + value(needed - 1, turns - 1), 0]) if needed else wrong_call
+        called_value = soft(beta, called, [right_call, *[wrong_call] * (keys - 1), 0])
+        answers = [soft(beta, named, [float(not needed), 0]), *[0.0] * (keys - 1)]
+        return soft(beta, begins, [called_value, *answers, 0])
+
+    return value(hops, hops + 2)
+
+
+def test_gamble_does_not_take_luck_for_skill() -> None:
+    beta = 0.05
+    assert optimum_of("Gamble", beta, safe=0.5, rounds=1) == pytest.approx(0.5, abs=1e-6)
+    # The formula for a response without another side, over whole transcripts: kept, won and lost.
+    naive = soft(beta, [1 / 2, 1 / 4, 1 / 4], [0.5, 1, 0])
+    assert naive == pytest.approx(0.9307, abs=5e-5)
+    assert optimum_of("Gamble", beta, rounds=3) == pytest.approx(3 * soft(beta, [0.5] * 2, [0.25, 0.5 / 3]), abs=1e-6)
+    assert optimum_of("Gamble", beta) == pytest.approx(2 * soft(beta, [0.5] * 2, [0.375, 0.25]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "known"), [(0.01, 0.8084), (0.05, 0.6633)])
+def test_bisect_is_worth_what_is_known(beta: float, known: float) -> None:
+    value = bisect_by_hand(beta)
+    assert value == pytest.approx(known, abs=5e-5)
+    assert optimum_of("Bisect", beta) == pytest.approx(value, abs=1e-6)
+
+
+def test_bisect_tends_to_the_price_of_three_halvings() -> None:
+    # Halving 8, 4 and 2 has the probability 1/8·1/4·1/2 under the reference, and no other way identifies the truth.
+    assert optimum_of("Bisect", SMALL) == pytest.approx(0.85 - SMALL * np.log(64), abs=1e-6)
+    assert optimum_of("Bisect", 0.05, hypotheses=5, questions=2, cost=0.1) == pytest.approx(
+        bisect_by_hand(0.05, 5, 2, 0.1), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("prior", "reliability", "cost", "limit"), [(0.5, 1.0, 0.2, 0.8), (0.7, 0.9, 0.1, 0.8), (0.7, 0.75, 0.1, 0.7)]
+)
+def test_clarify_asks_if_it_pays(prior: float, reliability: float, cost: float, limit: float) -> None:
+    settings: dict[str, Any] = {"priors": (prior,), "reliability": reliability, "cost": cost}
+    small = optimum_of("Clarify", SMALL, **settings)
+    assert small == pytest.approx(limit, abs=3 * SMALL)
+    assert small == pytest.approx(clarify_by_hand(SMALL, prior, reliability, cost), abs=1e-6)
+    assert optimum_of("Clarify", 0.05, **settings) == pytest.approx(
+        clarify_by_hand(0.05, prior, reliability, cost), abs=1e-6
+    )
+
+
+def test_clarify_is_the_mean_over_its_prompts() -> None:
+    both = [clarify_by_hand(0.05, prior, 0.9, 0.1) for prior in (0.5, 0.9)]
+    assert optimum_of("Clarify", 0.05) == pytest.approx(np.mean(both), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"keys": 2, "hops": 2, "cost": 0.2}, {"keys": 2, "cost": 0.0}])
+def test_lookup_costs_its_calls(settings: dict[str, Any]) -> None:
+    assert optimum_of("Lookup", 0.05, **settings) == pytest.approx(lookup_by_hand(0.05, **settings), abs=1e-6)
+    limit = 1 - settings.get("hops", 1) * settings.get("cost", 0.05)
+    assert limit - 0.01 < optimum_of("Lookup", SMALL, **settings) < limit
+
+
+@pytest.mark.parametrize("settings", [{}, {"gap": 3, "now": 0.9}])
+def test_relay_does_not_depend_on_its_gap(settings: dict[str, Any]) -> None:
+    value = soft(0.05, [0.5, 0.5], [settings.get("now", 0.5), 1])
+    assert optimum_of("Relay", 0.05, **settings) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(("turns", "words", "beta", "known"), [(5, 4, 0.02, 0.88910), (3, 6, 0.05, None)])
+def test_echo_is_worth_its_closed_form(turns: int, words: int, beta: float, known: float | None) -> None:
+    share = 1 / (turns - 1)
+    value = beta * (turns - 1) * np.log(1 - 1 / words + np.exp(share / beta) / words)
+    assert known is None or value == pytest.approx(known, abs=5e-6)
+    assert optimum_of("Echo", beta, turns=turns, words=words) == pytest.approx(value, abs=1e-6)
+
+
+# --- bad parameters ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

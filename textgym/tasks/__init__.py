@@ -37,3 +37,6 @@ MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." 
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""
+
+DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo")
+"""Those of them in which another side replies."""

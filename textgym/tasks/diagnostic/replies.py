@@ -68,7 +68,7 @@ def relay(gap: int = 20, now: float = 0.5) -> Task:
     )
 
 
-def echo(turns: int = 5, words: int = 4, gap: int = 2) -> Task:
+def echo(turns: int = 4, words: int = 4, gap: int = 2) -> Task:
     """Make a conversation of ``turns`` turns: say the first word that the other side said last.
 
     The other side says one of ``words`` words at random, but not the policy's last one, and ``gap`` words of filler.
