@@ -10,7 +10,7 @@ from textgym.registration import load_task
 from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_TURNS
 
 DIAGNOSTIC_SETTINGS = {
-    "episodes": 4096,  # per run: the budget is episodes · T tokens, or with turns the policy's tokens of the longest one
+    "episodes": 4096,  # per run; the budget is episodes · own tokens of the longest one, T without a world
     "learning_rate": 3e-3,  # decays to 0; large, as the models are tiny
     "episodes_per_iteration": 256,
     "minibatch_size": 128,
