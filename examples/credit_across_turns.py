@@ -33,9 +33,9 @@ from textgym.intervals import half_width
 
 TASK = "textgym/Relay-v0"
 BETA = 0.05
-GAPS = (1, 5, 10, 20, 40)
+GAPS = (5, 10, 20)
 SEEDS = (0, 1, 2, 3, 4)
-TOTAL_TIMESTEPS = 8_192  # the policy's tokens, two an episode
+TOTAL_TIMESTEPS = 4_096  # the policy's tokens, two an episode
 EPISODES_PER_ITERATION, MINIBATCH_SIZE = 256, 128
 
 
