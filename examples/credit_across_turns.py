@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import textgym
 from textgym.agents import PPO, Advantages, Scored
@@ -64,12 +65,12 @@ def main() -> dict[int, dict[str, list[float]]]:
 
 def scores(kind: type[PPO], gap: int) -> list[float]:
     """Train with each seed, and return the normalised scores."""
-    env = gym.make(TASK, gap=gap)
+    env = gym.make_vec(TASK, num_envs=128, gap=gap, autoreset_mode=AutoresetMode.DISABLED)
     best = textgym.optimum(env, BETA)
     return [best.evaluate(train(kind, env, seed).policy).score for seed in SEEDS]
 
 
-def train(kind: type[PPO], env: gym.Env, seed: int) -> PPO:
+def train(kind: type[PPO], env: VectorEnv, seed: int) -> PPO:
     """Return an algorithm after training."""
     algorithm = kind(
         "LMPolicy",

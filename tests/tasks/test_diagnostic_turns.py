@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -288,6 +289,24 @@ def test_echo_is_worth_its_closed_form(turns: int, words: int, beta: float, know
     value = beta * (turns - 1) * np.log(1 - 1 / words + np.exp(share / beta) / words)
     assert known is None or value == pytest.approx(known, abs=5e-6)
     assert optimum_of("Echo", beta, turns=turns, words=words) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_the_guide_tells_sizes_and_optimum(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "diagnostic.md").read_text("utf-8")
+    row = re.search(rf"^\| `{name}` \|(.*) \|$", page, re.MULTILINE)
+    assert row is not None
+    task = load_task(name)
+    mdp = task_mdp(task)
+    found = textgym.optimum(mdp, task.beta)
+    sizes = (mdp.n_actions, mdp.max_new_tokens, len(found.tree), len(mdp.prompts), found.n_sequences)
+    values = (found.reference.objective, found.value, found.best.reward)
+    assert row[1].split(" | ")[1:] == [
+        *(f"{size:,}" for size in sizes),
+        f"{task.beta:g}",
+        *(f"{value:.4f}" for value in values),
+        f"{found.best.kl:.3f}",
+    ]
 
 
 # --- bad parameters ------------------------------------------------------------------------------------------
