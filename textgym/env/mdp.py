@@ -18,7 +18,7 @@ from textgym.numbers import MOST_TOKENS, check, check_given, count, finite, show
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.tokenization import decode_response, filler_id
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt
+from textgym.types import BoolArray, FinishReason, IntArray, MaskArray, Prompt
 from textgym.worlds.glue import Glue, template_glue
 from textgym.worlds.world import World
 
@@ -32,6 +32,11 @@ ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
 """Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
 
+TURN_COLUMNS = ("response_ids", "turn_rewards")
+"""Further columns in tasks with a world: every token of the response, the world's included; the turns' rewards."""
+WORLD = "world"
+"""Name under which the sum of the turns' rewards is logged."""
+
 
 CODE = frozenset({"reward", "stop", "allowed", "base_model", "world"})
 """Fields of :class:`TokenMDP` that hold functions, which may be user code."""
@@ -42,12 +47,12 @@ class Verdict:
     """Reward of one response.
 
     Attributes:
-        token_rewards: ``[T]`` reward of each token; a scalar is at the last token; 0 after the end.
-        info: entries for its ``info``: ``score``, ``components`` (those that apply), and ``token_rewards`` if the
-            reward is dense.
+        paid: the task's reward; a dense one's sum. It is paid at the end, in addition to the rewards of turns.
+        info: entries for its ``info``: ``score`` of the whole episode, ``components`` (those that apply), and
+            ``token_rewards`` of the policy's own tokens if the reward is dense.
     """
 
-    token_rewards: FloatArray
+    paid: float
     info: dict[str, Any]
 
 
@@ -112,7 +117,7 @@ class TokenMDP:
         for number, prompt in enumerate(self.prompts, start=1):
             self._check_prompt(number, prompt)
         # Checked here, before any episode, rather than at the end of the first one.
-        self.rewards.check_columns(self.columns)
+        self.rewards.check_columns((*self.columns, *self._turn_columns))
         self.rewards.check_lengths(self.prompts, self.max_new_tokens, self.end_token_ids, self.stop is not None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,6 +151,11 @@ class TokenMDP:
         if self.glue is None:
             role = getattr(self.world, "role", "user")
             object.__setattr__(self, "glue", template_glue(self.tokenizer, self.turn_end_ids, role))
+        assert self.glue is not None
+        for name in ("before", "after", "closing"):
+            piece = getattr(self.glue, name)
+            if outside := [i for i in (() if isinstance(piece, str) else piece) if not 0 <= i < self.n_tokens]:
+                raise ValueError(f"glue.{name} holds ids {outside}, the vocabulary has {self.n_tokens} tokens")
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:
@@ -159,7 +169,7 @@ class TokenMDP:
                 f"{self.n_tokens} tokens; encode prompts with the task's own tokenizer"
             )
         # Such a column would be passed to rewards twice, or hide what the environment passes.
-        if taken := sorted(prompt.columns.keys() & ENVIRONMENT_COLUMNS):
+        if taken := sorted(prompt.columns.keys() & {*ENVIRONMENT_COLUMNS, *self._turn_columns}):
             raise ValueError(f"prompt {number} has columns {taken}, names of reward arguments; rename them")
 
     @property
@@ -167,6 +177,10 @@ class TokenMDP:
         """The reward as composed components."""
         composed: WeightedRewards = self.reward
         return composed
+
+    @property
+    def _turn_columns(self) -> tuple[str, ...]:
+        return () if self.world is None else TURN_COLUMNS
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -181,19 +195,19 @@ class TokenMDP:
         """
         scored = self.rewards.score_batch(batch)
         verdicts = []
-        for i, (total, ids) in enumerate(zip(scored.totals, batch.completion_ids, strict=True)):
-            token_rewards = np.zeros(self.max_new_tokens)
-            if isinstance(total, float):
-                # The score is known only when the response is complete, so it is paid for the last token.
-                token_rewards[len(ids) - 1] = total
-            else:
-                token_rewards[: len(total)] = total
+        for i, total in enumerate(scored.totals):
+            dense = {} if isinstance(total, float) else {"token_rewards": list(total)}
             scores = {name: column[i] for name, column in scored.components.items()}
             # A component that does not apply is left out; the mask of its key in the batched infos shows that.
             components = {name: score for name, score in scores.items() if not math.isnan(score)}
-            dense = {} if isinstance(total, float) else {"token_rewards": list(total)}
-            info = {"score": float(token_rewards.sum()), "components": components, **dense}
-            verdicts.append(Verdict(token_rewards, info))
+            padded = np.zeros(self.max_new_tokens)  # the sum must not depend on the place of the tokens
+            padded[: 1 if isinstance(total, float) else len(total)] = total
+            paid = float(padded.sum())
+            score = paid
+            if self.world is not None:
+                turns = math.fsum(batch.columns["turn_rewards"][i])
+                score, components = paid + turns, {WORLD: turns, **components}
+            verdicts.append(Verdict(paid, {"score": score, "components": components, **dense}))
         return verdicts
 
     @property

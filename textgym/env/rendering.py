@@ -47,6 +47,7 @@ class Frame:
         finish_reason: the reason why the episode ended; None while it runs.
         horizon: the greatest possible number of response tokens, if known.
         title: heading of the picture, usually the task's id.
+        own: True for tokens of the policy, False for those of the other side; None if all are the policy's.
         scale: the reward that is shown in full colour; by default the largest one in ``rewards``. Set it if several
             frames should share one scale, as in a video.
     """
@@ -58,6 +59,7 @@ class Frame:
     horizon: int | None = None
     title: str = "textgym"
     scale: float | None = None
+    own: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.rewards):
@@ -65,6 +67,12 @@ class Frame:
                 f"a frame needs one reward for each token, got {len(self.tokens)} tokens "
                 f"and {len(self.rewards)} rewards"
             )
+        if self.own is not None and len(self.own) != len(self.tokens):
+            raise ValueError(f"own has {len(self.own)} entries; expected one for each of the {len(self.tokens)} tokens")
+
+    def is_own(self, token: int) -> bool:
+        """Return True if a response token, given by its index, is the policy's; the prompt's are not."""
+        return token != PROMPT and (self.own is None or self.own[token])
 
     @property
     def full_scale(self) -> float:
@@ -161,19 +169,26 @@ def show_token(token: str) -> str:
 
 def describe(frame: Frame) -> list[tuple[str, str]]:
     """Return the numbers under a picture, as (label, value)."""
-    length = f"{len(frame.tokens)}" + (f" / {frame.horizon}" if frame.horizon is not None else "")
+    count = len(frame.tokens) if frame.own is None else sum(frame.own)
+    others = "" if frame.own is None else f" + {len(frame.tokens) - count}"
+    length = f"{count}{others}" + (f" / {frame.horizon}" if frame.horizon is not None else "")
     return [
         ("return", f"{sum(frame.rewards):+.3f}"),
-        ("length", length),
+        ("length" if frame.own is None else "own + other", length),
         ("finish", frame.finish_reason or "running"),
     ]
 
 
 def ansi(frame: Frame) -> str:
-    """Render the episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers."""
+    """Render the episode for a terminal with 24-bit colours: dim prompt, tinted tokens, and a line of numbers.
+
+    Tokens of the other side are dim and in italics.
+    """
     tokens = "".join(
         _ansi_token(show_token(token), strength(reward, frame.full_scale))
-        for token, reward in zip(frame.tokens, frame.rewards, strict=True)
+        if frame.is_own(i)
+        else f"\x1b[2;3m{printable(token)}\x1b[0m"
+        for i, (token, reward) in enumerate(zip(frame.tokens, frame.rewards, strict=True))
     )
     numbers = "  ".join(f"{label} {value}" for label, value in describe(frame))
     return f"\x1b[2m{printable(frame.prompt)}\x1b[0m{tokens}\n\x1b[2m──\x1b[0m {numbers}"
@@ -345,8 +360,10 @@ def _draw_text(pen: _Pen, frame: Frame) -> None:
                 left, right = MARGIN + run[0].left, MARGIN + run[-1].right
                 right = max(right - 1, left + 2)  # some tokens, such as a soft hyphen, have no width
                 pen.box(left, baseline - 23, right, baseline + 9, tint(level), radius=5)
+            if token != PROMPT and not frame.is_own(token):  # what the other side says is underlined
+                pen.box(MARGIN + run[0].left, baseline + 6, MARGIN + run[-1].right, baseline + 8, FAINT)
             for placed in run:
-                colour = GREY if token == PROMPT else INK
+                colour = INK if frame.is_own(token) else GREY
                 pen.text(MARGIN + placed.left, baseline, placed.piece.text, colour)
 
 
@@ -357,6 +374,8 @@ def _draw_bars(pen: _Pen, frame: Frame) -> None:
     # At least 48 slots, so that the bars of a short episode do not become blocks.
     slot = (WIDTH - 2 * MARGIN) / max(frame.horizon or 0, len(frame.tokens), 48)
     for index, reward in enumerate(frame.rewards):
+        if not frame.is_own(index):
+            continue  # the other side earns nothing
         level = strength(reward, frame.full_scale)
         height = max(half * min(abs(reward) / frame.full_scale, 1.0), 1.5) if level else 1.0
         left = MARGIN + slot * index

@@ -16,10 +16,21 @@ from numpy.typing import NDArray
 
 from textgym.env.mdp import TokenMDP, reward_columns
 from textgym.env.rendering import Frame, ansi, rgb_array
+from textgym.env.turns import Conversation, answered, begin, ends_turn, messages_at_end, present_turn
 from textgym.numbers import count
 from textgym.rewards.functions import Batch
 from textgym.tokenization import token_strings
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
+from textgym.types import (
+    BoolArray,
+    FinishReason,
+    FloatArray,
+    IntArray,
+    MaskArray,
+    Prompt,
+    as_completion,
+    completion_text,
+)
+from textgym.worlds.world import ask
 
 Observation = dict[str, NDArray[Any]]
 RowInfos: TypeAlias = dict[int, dict[str, Any]]
@@ -53,7 +64,8 @@ def with_horizon(spec: EnvSpec | None, mdp: TokenMDP) -> EnvSpec | None:
 class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     """Vector environment of ``num_envs`` slots that each generate a response.
 
-    A step appends one token to every live row.
+    A step appends one token to every live row. In a task with a world, a step that ends the policy's turn also appends
+    the world's reply: the observation that it returns is again one in which the policy chooses.
 
     The observation is ``{"input_ids": [N, P+T], "attention_mask": [N, P+T]}``: the prompt left-padded into the first P
     columns, response token t in column P+t.
@@ -106,6 +118,9 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._finish_reason: list[FinishReason | None] = [None] * num_envs
         self._admitted: BoolArray | None = None  # cached action masks of the present state
         self._started: BoolArray = np.zeros(num_envs, bool)
+        # Only used with a world: the turns of each row, and the columns that hold the policy's own tokens.
+        self._conversations: list[Conversation | None] = [None] * num_envs
+        self._own: BoolArray = np.zeros((num_envs, mdp.max_new_tokens), bool)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -229,7 +244,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._token_rewards[rows] = 0.0
         self._live[rows] = self._started[rows] = True
         self._admitted = None
+        if self.mdp.world is not None:
+            self._begin_conversations(rows)
         return {row: self._start_info(row) for row in rows}
+
+    def _begin_conversations(self, rows: list[int]) -> None:
+        begun = begin(self.mdp, [self._prompt(row) for row in rows], self._episode_seed[rows].tolist())
+        for row, conversation in zip(rows, begun, strict=True):
+            self._conversations[row] = conversation
+        self._own[rows] = False
 
     def _draw_start(self, row: int, given: Mapping[str, IntArray]) -> None:
         """Set a row's prompt and ``episode_seed``: as given, otherwise from the row's generator."""
@@ -280,12 +303,15 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         # Rows that are idle before the step: under NEXT_STEP they ended in the last one, and are reset in this one.
         live, idle = np.flatnonzero(self._live), np.flatnonzero(~self._live).tolist()
         self._append(live, self._checked(actions, live))
-        final_infos = self._finish(self._ended(live), score)
-        finished = list(final_infos)
+        turned, ended = self._ended(live)
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        rewards[finished] = [info.get("score", 0.0) for info in final_infos.values()]
-        terminated[finished] = True
-        infos = self._autoreset(idle, final_infos)
+        infos: RowInfos = {}
+        if turned:
+            infos = self._answer(turned, rewards)
+            ended += [row for row in turned if self._finish_reason[row] is not None]
+        final_infos = self._finish(ended, score, rewards)
+        terminated[ended] = True
+        infos = self._autoreset(idle, {row: {**infos.get(row, {}), **info} for row, info in final_infos.items()}, infos)
         self._show()
         return rewards, terminated, infos
 
@@ -307,24 +333,57 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         columns = self.mdp.max_prompt_length + self._length[live]
         self._ids[live, columns] = actions[live]
         self._mask[live, columns] = 1
+        if self.mdp.world is not None:
+            self._own[live, self._length[live]] = True
         self._length[live] += 1
         self._admitted = None
 
-    def _ended(self, live: NDArray[np.intp]) -> list[int]:
-        """Return the rows that their last token has ended, and note the reasons."""
+    def _ended(self, live: NDArray[np.intp]) -> tuple[list[int], list[int]]:
+        """Return the rows whose turn their last token has ended, and those whose episode it has; note the reasons."""
         last = self._ids[live, self.mdp.max_prompt_length + self._length[live] - 1]
         stopped = self._is_end[last]
         if self.mdp.stop is not None:
             # A stop rule is the task's own code and sees one response at a time.
-            stopped |= np.array([bool(self.mdp.stop(self.response(int(row)))) for row in live], bool)
+            stopped |= np.array([bool(self.mdp.stop(self.own_tokens(int(row)))) for row in live], bool)
         ended = stopped | (self._length[live] == self.mdp.max_new_tokens)
+        turned: list[int] = []
+        if self.mdp.world is not None:
+            turns = ~stopped & [self._ends_turn(row, token) for row, token in zip(live, last, strict=True)]
+            turned, ended = live[turns].tolist(), ended & ~turns
         rows: list[int] = live[ended].tolist()
         for row, stop in zip(rows, stopped[ended], strict=True):
             self._finish_reason[row] = "stop" if stop else "length"
-        return rows
+        return turned, rows
 
-    def _finish(self, rows: list[int], score: bool) -> RowInfos:
-        """Score the rows that ended, and return their infos."""
+    def _ends_turn(self, row: int, token: int) -> bool:
+        return ends_turn(self.mdp, int(token), int(self._length[row]) - self._conversation(row).begun)
+
+    def _answer(self, rows: list[int], rewards: FloatArray) -> RowInfos:
+        """Ask the world about the turns that ended; write its replies, and add their rewards to ``rewards [N]``."""
+        world = self.mdp.world
+        assert world is not None
+        before = [self._conversation(row) for row in rows]
+        turns = [
+            present_turn(self.mdp, conversation, self.response(row))
+            for row, conversation in zip(rows, before, strict=True)
+        ]
+        answers = ask(world, [conversation.state for conversation in before], turns, self.mdp.n_tokens)
+        infos: RowInfos = {}
+        for row, conversation, turn, (state, reply) in zip(rows, before, turns, answers, strict=True):
+            length = int(self._length[row])
+            rewards[row] += reply.reward
+            self._token_rewards[row, length - 1] += reply.reward
+            after, appended, self._finish_reason[row] = answered(self.mdp, conversation, turn, length, state, reply)
+            self._conversations[row] = after
+            columns = slice(self.mdp.max_prompt_length + length, self.mdp.max_prompt_length + length + len(appended))
+            self._ids[row, columns] = appended
+            self._mask[row, columns] = 1
+            self._length[row] += len(appended)
+            infos[row] = {"reply": after.messages[-1]["content"], "turn": len(after.rewards)}
+        return infos
+
+    def _finish(self, rows: list[int], score: bool, rewards: FloatArray) -> RowInfos:
+        """Score the rows that ended, add the scores to ``rewards [N]``, and return their infos."""
         if not rows:
             return {}
         self._live[rows] = False
@@ -333,13 +392,14 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         unended: list[int] = []
         if self.mdp.missing_end_score is not None:
             unended = [row for row in rows if self._finish_reason[row] == "length"]
-            self._token_rewards[unended, self._length[unended] - 1] = self.mdp.missing_end_score
         for row in unended:
+            self._token_rewards[row, self._columns(row)[-1]] += self.mdp.missing_end_score
+            rewards[row] += self.mdp.missing_end_score
             infos[row]["score"] = float(self._token_rewards[row].sum())
-        self._score([row for row in rows if row not in unended], infos, score)
+        self._score([row for row in rows if row not in unended], infos, score, rewards)
         return infos
 
-    def _score(self, rows: list[int], infos: RowInfos, score: bool) -> None:
+    def _score(self, rows: list[int], infos: RowInfos, score: bool, rewards: FloatArray) -> None:
         """Call the reward once for all rows and store its verdicts.
 
         Without ``score``, store its arguments for later.
@@ -349,30 +409,42 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         prompts = [self._prompt(row) for row in rows]
         reasons = [self._finish_reason[row] for row in rows]
         columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons, self.mdp.columns)
-        texts = [infos[row]["completion"] for row in rows]
-        completions = [as_completion(prompt.content, text) for prompt, text in zip(prompts, texts, strict=True)]
-        responses = [self.response(row) for row in rows]
+        if self.mdp.world is None:
+            texts = [infos[row]["completion"] for row in rows]
+            completions = [as_completion(prompt.content, text) for prompt, text in zip(prompts, texts, strict=True)]
+        else:
+            completions = [list(infos[row]["conversation"]) for row in rows]
+            columns["response_ids"] = [self.response(row) for row in rows]
+            columns["turn_rewards"] = [list(self._conversation(row).rewards) for row in rows]
+        responses = [self.own_tokens(row) for row in rows]
         batch = Batch([prompt.content for prompt in prompts], completions, responses, columns)
         if not score:
             for i, row in enumerate(rows):
                 infos[row]["unscored"] = batch.row(i)
             return
         for row, verdict in zip(rows, self.mdp.judge(batch), strict=True):
-            self._token_rewards[row] = verdict.token_rewards
+            own = self._columns(row)
+            if "token_rewards" in verdict.info:
+                self._token_rewards[row, own] += verdict.info["token_rewards"]
+            else:
+                # The score is known only when the response is complete, so it is paid for the last token.
+                self._token_rewards[row, own[-1]] += verdict.paid
+            rewards[row] += verdict.paid
             infos[row] |= verdict.info
 
-    def _autoreset(self, idle: list[int], final_infos: RowInfos) -> RowInfos:
+    def _autoreset(self, idle: list[int], final_infos: RowInfos, turn_infos: RowInfos) -> RowInfos:
         """Begin the episodes that the autoreset mode begins in this step, and return every row's info."""
-        infos = final_infos
+        infos = {**turn_infos, **final_infos}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             # Collected before the rows are reset, which overwrites their observations and masks.
             finals: RowInfos = {
                 row: {"final_obs": self._row_observation(row), "final_info": {**info, **self._mask_info(row)}}
                 for row, info in final_infos.items()
             }
-            infos = {row: {**info, **finals[row]} for row, info in self._begin(list(finals)).items()}
+            begun = self._begin(list(finals))
+            infos = {**turn_infos, **{row: {**info, **finals[row]} for row, info in begun.items()}}
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            infos = {**final_infos, **self._begin(idle)}
+            infos = {**infos, **self._begin(idle)}
         if self.mdp.allowed is not None:
             # With a restricted action set every row needs the mask of its present state, whether or not anything else
             # happened.
@@ -397,10 +469,28 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {"input_ids": self._ids.copy(), "attention_mask": self._mask.copy()}
 
     def response(self, row: int) -> list[int]:
-        """Return the tokens that a row has generated so far."""
+        """Return the tokens of a row's response so far, the world's included."""
         start = self.mdp.max_prompt_length
         ids: list[int] = self._ids[row, start : start + self._length[row]].tolist()
         return ids
+
+    def own_tokens(self, row: int) -> list[int]:
+        """Return the tokens that a row has generated so far."""
+        if self.mdp.world is None:
+            return self.response(row)
+        ids: list[int] = self._ids[row, self.mdp.max_prompt_length + self._columns(row)].tolist()
+        return ids
+
+    def _columns(self, row: int) -> IntArray:
+        """Return the response columns of a row's own tokens."""
+        if self.mdp.world is None:
+            return np.arange(self._length[row])
+        return np.flatnonzero(self._own[row])
+
+    def _conversation(self, row: int) -> Conversation:
+        conversation = self._conversations[row]
+        assert conversation is not None, "a row has a conversation from its first reset on"
+        return conversation
 
     def action_masks(self) -> BoolArray:
         """Return ``[N, V]``: True for tokens that the task admits; all True for rows that have ended."""
@@ -446,6 +536,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             rewards=tuple(self._token_rewards[row, : len(response)].tolist()),
             finish_reason=self._finish_reason[row],
             horizon=self.mdp.max_new_tokens,
+            own=None if self.mdp.world is None else tuple(self._own[row, : len(response)].tolist()),
         )
 
     def _prompt(self, row: int) -> Prompt:
@@ -458,8 +549,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return {"prompt": self._prompt(row).text, "prompt_index": int(self._prompt_index[row]), **self._mask_info(row)}
 
     def _final_info(self, row: int) -> dict[str, Any]:
-        text = self.mdp.completion(self._prompt(row), self.response(row))
-        return {"finish_reason": self._finish_reason[row], "completion": text}
+        reason = self._finish_reason[row]
+        if self.mdp.world is None:
+            return {"finish_reason": reason, "completion": self.mdp.completion(self._prompt(row), self.response(row))}
+        messages = messages_at_end(self.mdp, self._conversation(row), self.response(row))
+        return {"finish_reason": reason, "completion": completion_text(messages), "conversation": messages}
 
     def _mask_info(self, row: int) -> dict[str, Any]:
         return {} if self.mdp.allowed is None else {"action_mask": self._admits()[row].astype(np.int8)}
