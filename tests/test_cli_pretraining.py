@@ -70,8 +70,8 @@ def test_a_task_and_the_mini_tasks_give_texts(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from textgym.commands import train
-    from textgym.runs import pretraining_texts
     from textgym.registration import load_task
+    from textgym.runs import pretraining_texts
 
     task = load_task("textgym/Reviews-v0")
     few = {split: prompts[:24] for split, prompts in task.splits.items()}

@@ -369,7 +369,7 @@ def tools(
         shown: classes of exceptions that answer a call, such as ``(ZeroDivisionError,)``.
         time_limit: seconds for one call; None for no limit. A call that takes longer is raised and never shown, as the
             speed of a machine would then decide what the policy reads. It goes on in a daemon thread, which cannot be
-            killed.
+            killed; so it must not hold the interpreter's lock, as ``10**10**9`` does.
         cost: reward that each turn with a call loses, malformed or not.
         parse: finds a call in the text of a turn: :func:`parse_call`, :func:`parse_hermes_call`, or your own.
         role: role of the results in the conversation.
