@@ -449,7 +449,11 @@ def test_the_schemas_for_a_chat_template() -> None:
     }
 
 
-def test_pythons_compiler_stays_silent_about_the_policys_text() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def test_pythons_parser_stays_silent_about_the_policys_text() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert parse_call("<call>f('\\d')</call>") == Call("f", ("\\d",), {})
+        for body in ("f(1if 2else 3)", "f(1or 2)", "f(0x1for x in y)", "f('\\777' 1)", "f(1_000is 2)", "f(1jin 2)"):
+            with pytest.raises(CallError):
+                parse_call(f"<call>{body}</call>")
+    assert caught == []

@@ -14,8 +14,8 @@ from textgym.numbers import check, check_words, random_seed
 class PlayConfig:
     """Play a task yourself, at the terminal: read the prompt, write what the model would, see the reward.
 
-    A line is a turn. In a task with another side, such as a user or tools, its reply follows. An empty line, or the end
-    of the input, ends the game.
+    A line is a turn. It goes on behind the prompt as it stands, so begin it with a space where one belongs. In a task
+    with another side, such as a user or tools, its reply follows. An empty line or the end of the input ends the game.
     """
 
     task: tyro.conf.Positional[str]
