@@ -768,6 +768,22 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("tests/benchmarks/test_optimum.py",),
     ),
     Mutation(
+        "soft-2",
+        "textgym/exact/soft.py",
+        "states.own[:, -1], states.chance * values)",
+        "states.own[:, -1], values)",
+        "a reply counts as if it were certain",
+        ("tests/benchmarks/test_optimum_worlds.py",),
+    ),
+    Mutation(
+        "growth-1",
+        "textgym/exact/growth.py",
+        "(weight / chance, conversation)",
+        "(weight, conversation)",
+        "what a reply says of the world's state is counted twice",
+        ("tests/benchmarks/test_optimum_worlds.py",),
+    ),
+    Mutation(
         "enumeration-1",
         "textgym/exact/enumeration.py",
         "by_prompt = reward - self.beta * kl",

@@ -15,10 +15,12 @@ from gymnasium.vector import AutoresetMode
 
 from tests.benchmarks.test_optimum import policy_of
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
+from textgym.agents.loop.evaluation import evaluate
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.exact import bracket, optimum
 from textgym.lm.sampling import Sampling
+from textgym.lm.trunk import Trunk
 from textgym.rewards.builtin import no_reward
 from textgym.types import Completion, Prompt
 from textgym.worlds import Glue, KnownWorld, Outcome, Reply, WorldError
@@ -297,7 +299,7 @@ def test_no_table_of_probabilities_does_better() -> None:
 
 def uniform() -> Any:
     """Return a model that gives every token the same probability."""
-    model = tiny_gpt2(WORDS + 2)
+    model = tiny_gpt2()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -406,6 +408,16 @@ def test_sampled_episodes_agree() -> None:
         observation, paid, ended, _, _ = env.step(actions)
         rewards, done = rewards + paid, done | ended
     assert abs(rewards.mean() - found.reward) < 4 * rewards.std() / math.sqrt(n)
+
+
+def test_the_collectors_episodes_agree() -> None:
+    mdp, sampling = talk(Whimsical(3), max_turn_tokens=2, end_token_ids=(0, 1)), Sampling(0.8, 1)
+    reference, model = models()
+    policy = policy_of(mdp, model, sampling)
+    exact = optimum(mdp, 0.2, reference=reference, sampling=sampling).evaluate(policy)
+    report = evaluate(policy, Trunk(reference), mdp, 1500, seed=1)
+    for sampled, expected in ((report.episodes.rewards.sum(1), exact.reward), (report.kl.sum(1), exact.kl)):
+        assert abs(sampled.mean() - expected) < 4 * sampled.std() / math.sqrt(len(sampled))
 
 
 # --- what else the environment does ------------------------------------------------------------------------------
