@@ -765,10 +765,26 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "soft-1",
         "textgym/exact/soft.py",
-        "weighted = log_ref + (level.reward + following[level.child]) / beta",
-        "weighted = log_ref + (level.reward + following[level.child]) * beta",
+        "weighted = log_ref + (level.reward + following(level, after, values[-1])) / beta",
+        "weighted = log_ref + (level.reward + following(level, after, values[-1])) * beta",
         "the optimum takes β for 1/β",
         ("tests/benchmarks/test_optimum.py",),
+    ),
+    Mutation(
+        "soft-2",
+        "textgym/exact/soft.py",
+        "states.own[:, -1], states.chance * values)",
+        "states.own[:, -1], values)",
+        "a reply counts as if it were certain",
+        ("tests/benchmarks/test_optimum_worlds.py",),
+    ),
+    Mutation(
+        "growth-1",
+        "textgym/exact/growth.py",
+        "(weight / chance, conversation)",
+        "(weight, conversation)",
+        "what a reply says of the world's state is counted twice",
+        ("tests/benchmarks/test_optimum_worlds.py",),
     ),
     Mutation(
         "enumeration-1",
