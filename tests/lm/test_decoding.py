@@ -277,6 +277,21 @@ def test_a_reply_to_what_was_rewritten_is_prefilled(monkeypatch):
     assert read == [(1, 3), (1, rows.end(1) - begin)]
 
 
+@pytest.mark.parametrize("growth", [1, 3])
+def test_a_row_that_is_not_requested_is_not_taken_for_its_twin(growth, monkeypatch):
+    """Rows of a group begin alike, and only the second goes on."""
+    model, twin = tiny_gpt2(), tiny_gpt2()
+    rows = Rows(16, np.random.default_rng(0), n=2, width=LONG)
+    rows.ids[0], rows.mask[0] = rows.ids[1], rows.mask[1]
+    decoder = PrefixDecoder(model, 2, LONG)
+    decoder.logits(rows.ids, rows.mask, np.arange(2))
+    read = record_shapes(model, monkeypatch)
+    rows.grow(1, growth)
+    got = decoder.logits(rows.ids, rows.mask, np.array([1]))
+    assert_same(got, uncached(twin, rows.ids[1:], rows.mask[1:]))
+    assert read == [(1, growth)]
+
+
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_a_rows_logits_do_not_depend_on_how_the_others_grew(make):
     """The first row is played alone, and beside others whose replies are shorter, longer, or none."""
