@@ -1,5 +1,6 @@
 from .glue import Glue as Glue
 from .glue import template_glue as template_glue
+from .menu import Menu as Menu
 from .world import KnownWorld as KnownWorld
 from .world import Outcome as Outcome
 from .world import Reply as Reply
