@@ -45,7 +45,9 @@ def value(turns: int, k: int, of: Callable[[np.ndarray, State], float]) -> float
         now = np.zeros(3)
         for mood in (COLD, WARM):
             offers = list(product(UTTERANCES, repeat=k))
-            now[mood] = np.mean([of(np.array([q[mood, one] for one in offer]), (mood, left, offer)) for offer in offers])
+            now[mood] = np.mean(
+                [of(np.array([q[mood, one] for one in offer]), (mood, left, offer)) for offer in offers]
+            )
         after = now
     return float(after[COLD])
 

@@ -94,7 +94,8 @@ class CandidateEnv(gym.Env[Float32Array, np.int64]):
             raise gym.error.ResetNeeded("no episode is going on: call reset() first")
         if np.ndim(action) != 0 or not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; expected an integer from 0 to {self.k - 1}")
-        total, terminated, truncated, info = 0.0, False, False, {}
+        total, terminated, truncated = 0.0, False, False
+        info: dict[str, Any] = {}
         for token in self._candidates[int(action)]:
             self._conversation, reward, terminated, truncated, info = self.env.step(np.int64(token))
             total += float(reward)
@@ -104,7 +105,7 @@ class CandidateEnv(gym.Env[Float32Array, np.int64]):
         self._turn += 1
         if terminated:
             self._candidates = []
-            return np.zeros(self.observation_space.shape, np.float32), total, True, truncated, info
+            return np.zeros((self.k + 1) * self._generator.size, np.float32), total, True, truncated, info
         return self._propose(), total, False, truncated, {**info, "candidates": self._texts()}
 
     def render(self) -> Any:
@@ -129,9 +130,7 @@ class CandidateEnv(gym.Env[Float32Array, np.int64]):
         mdp, end = self.mdp, _end(self._conversation)
         before = self._conversation["input_ids"][:end][self._conversation["attention_mask"][:end] == 1].tolist()
         ends = (*mdp.end_token_ids, *mdp.turn_end_ids)
-        return [
-            decode_response(mdp.tokenizer, before, ids, ends, mdp.skip_special_tokens) for ids in self._candidates
-        ]
+        return [decode_response(mdp.tokenizer, before, ids, ends, mdp.skip_special_tokens) for ids in self._candidates]
 
 
 def candidate_generator(seed: int, turn: int, candidate: int) -> np.random.Generator:
@@ -159,7 +158,10 @@ class _Generator:
         self.behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling)
         self.decoder = make_decoder(model, k, mdp.width, mdp.max_prompt_length)
         self.trunk = Trunk(model)
-        prompt = {"input_ids": np.zeros(mdp.width, np.int64), "attention_mask": np.ones(mdp.width, np.int8)}
+        prompt: Observation = {
+            "input_ids": np.zeros(mdp.width, np.int64),
+            "attention_mask": np.ones(mdp.width, np.int8),
+        }
         self.size = self.embed(prompt, []).shape[-1]
 
     @torch.inference_mode()
@@ -192,8 +194,8 @@ class _Generator:
         """Return ``[1+k, d]``: the last state of the conversation, and the mean state of each utterance in it."""
         ids, mask = _rows(conversation, [(), *utterances])
         prompt_length, end = self.mdp.max_prompt_length, _end(conversation)
-        given = (torch.from_numpy(array).to(self.device) for array in (ids, mask))
-        states = self.trunk.hidden_states(*given, prompt_length).float()
+        shown, seen = (torch.from_numpy(array).to(self.device) for array in (ids, mask))
+        states = self.trunk.hidden_states(shown, seen, prompt_length).float()
         # Column t of the states is the one before response token t, so that the conversation's last one comes first.
         after = states[:, end - prompt_length :]
         means = [after[row, 1 : 1 + len(utterance)].mean(0) for row, utterance in enumerate(utterances, start=1)]
@@ -244,9 +246,7 @@ def _end(conversation: Observation) -> int:
 
 def _rows(conversation: Observation, utterances: Sequence[Utterance]) -> tuple[IntArray, MaskArray]:
     """Return ids and mask ``[n, P+T]`` of the conversation, continued by each utterance."""
-    ids, mask = (
-        np.tile(conversation[name], (len(utterances), 1)) for name in ("input_ids", "attention_mask")
-    )
+    ids, mask = (np.tile(conversation[name], (len(utterances), 1)) for name in ("input_ids", "attention_mask"))
     end = _end(conversation)
     for row, utterance in enumerate(utterances):
         columns = slice(end, end + len(utterance))

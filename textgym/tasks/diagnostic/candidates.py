@@ -144,12 +144,13 @@ def _task(
     spoken = " ".join([GREETING, COLD, WARM, GONE, *UTTERANCES])
     tokenizer = word_tokenizer([*words, *sorted(set(spoken.split()) - set(words)), PAD], None)
     longest = max(len(row["prompt"].split()) for row in prompts)
+    paid_by_world: Any = no_reward
     return Task(
         name="Candidates",
         description=description,
         tokenizer=tokenizer,
         splits={"train": encode_prompts(prompts, tokenizer, longest)},
-        gold=no_reward,
+        gold=paid_by_world,
         end_token_ids=(),
         max_prompt_length=longest,
         max_new_tokens=horizon,
