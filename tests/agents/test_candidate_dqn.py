@@ -19,12 +19,11 @@ from textgym.env import CandidateEnv
 SETTINGS: dict[str, Any] = {
     "gamma": 1.0,
     "learning_rate": 1e-3,
-    "learning_starts": 200,
+    "learning_starts": 100,
     "buffer_size": 5_000,
     "train_freq": 1,
     "target_update_interval": 200,
     "exploration_fraction": 0.5,
-    "batch_size": 64,
     "seed": 0,
     "device": "cpu",
 }
@@ -38,7 +37,7 @@ def choices(dqn: DQN, env: CandidateEnv) -> dict[table.State, int]:
     """Return the action in each state, which random play visits."""
     env.action_space.seed(0)
     found = {}
-    for seed in range(400):
+    for seed in range(300):
         observation, info = env.reset(seed=seed)
         mood, left, terminated = table.COLD, 3, False
         while not terminated:
@@ -53,7 +52,7 @@ def choices(dqn: DQN, env: CandidateEnv) -> dict[table.State, int]:
 def test_dqn_reaches_the_optimum() -> None:
     env = chat()
     dqn = DQN(CandidateDQNPolicy, env, **SETTINGS)
-    dqn.learn(1_000)
+    dqn.learn(600)
     reached = table.value(3, 2, table.played(choices(dqn, env)))
     assert reached == pytest.approx(table.value(3, 2, table.best))
     assert reached > table.value(3, 2, table.without_planning(3)) + 0.05
