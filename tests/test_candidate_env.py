@@ -67,39 +67,51 @@ def parts(env: CandidateEnv, observation: np.ndarray) -> np.ndarray:
 
 
 def by_hand(
-    model: PreTrainedModel, before: list[int], generator: np.random.Generator, most: int, ends: tuple[int, ...]
+    model: PreTrainedModel,
+    before: list[int],
+    generator: np.random.Generator,
+    most: int,
+    ends: tuple[int, ...],
+    least: int,
 ) -> tuple[int, ...]:
-    """Sample an utterance with uncached passes, by inverting the cumulative distribution."""
+    """Sample an utterance with uncached passes, by inverting the cumulative distribution; no EOS before ``least``."""
     found: list[int] = []
     while len(found) < most and not set(found[-1:]) & set(ends):
-        probs = next_logits(model, before, found).double().softmax(0).detach().numpy()
-        found.append(int(np.searchsorted(np.cumsum(probs), generator.random())))
+        logits = next_logits(model, before, found).detach()
+        logits[EOS] = -torch.inf if len(found) < least else logits[EOS]
+        found.append(int(np.searchsorted(np.cumsum(logits.double().softmax(0).numpy()), generator.random())))
     return tuple(found)
 
 
 @pytest.mark.parametrize("model", [GPT2, LLAMA])
-def test_the_generator_samples_a_turn_with_each_candidates_own_numbers(model: PreTrainedModel) -> None:
-    env = CandidateEnv(talk(), 3, model)
-    turns = set()
+@pytest.mark.parametrize("least", [0, 7])
+def test_the_generator_samples_a_turn_with_each_candidates_own_numbers(model: PreTrainedModel, least: int) -> None:
+    """The minimum length counts the policy's tokens of all turns."""
+    env = CandidateEnv(talk(), 3, model, sampling=Sampling(min_new_tokens=least))
+    turns, early = set(), []
     for episode in range(6):
         env.reset(seed=4, options={"episode": episode})
         seed = env.env.unwrapped.episode_seed  # type: ignore[attr-defined]
-        turn, terminated = 0, False
+        turn, own, terminated = 0, 0, False
         while not terminated:
             generators = [candidate_generator(seed, turn, candidate) for candidate in range(3)]
-            expected = [by_hand(model, tokens(env), generator, 4, (EOS, STOP)) for generator in generators]
-            assert env._candidates == expected
+            assert env._candidates == [
+                by_hand(model, tokens(env), generator, 4, (EOS, STOP), least - own) for generator in generators
+            ]
+            early += [EOS in utterance for utterance in env._candidates if own + len(utterance) <= least]
             turns.add(turn)
+            own += len(env._candidates[turn % 3])
             _, _, terminated, _, _ = env.step(turn % 3)
             turn += 1
     assert turns == {0, 1, 2}
+    assert not any(early)
 
 
 def test_a_response_without_a_world_is_one_candidate() -> None:
     env = CandidateEnv(TokenEnv(word_mdp(emit(W0))), 5, GPT2)
     env.reset(seed=1)
     seed = env.env.unwrapped.episode_seed  # type: ignore[attr-defined]
-    found = [by_hand(GPT2, tokens(env), candidate_generator(seed, 0, one), 6, (EOS,)) for one in range(5)]
+    found = [by_hand(GPT2, tokens(env), candidate_generator(seed, 0, one), 6, (EOS,), 0) for one in range(5)]
     assert env._candidates == found
     expected = found[3]
     _, reward, terminated, truncated, info = env.step(3)
@@ -135,10 +147,6 @@ def test_the_generators_sampling_is_as_asked() -> None:
     while len(found) < 4 and found[-1:] not in ([EOS], [STOP]):
         found.append(int(next_logits(GPT2, before, found).argmax()))
     assert greedy._candidates == [tuple(found)] * 3
-    small = TokenEnv(word_mdp(prompts=("w0",), n_words=1, end_token_ids=(1, 2)))
-    late = CandidateEnv(small, 8, GPT2, sampling=Sampling(min_new_tokens=3))
-    late.reset(seed=0)
-    assert {min(len(utterance), 4) for utterance in late._candidates} == {4}
 
 
 def test_a_tasks_mask_holds_for_the_generator() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import tests.dialogue_values as table
-from textgym.registration import load_task
+import textgym
+from textgym.registration import load_task, task_mdp
 from textgym.tasks.diagnostic.candidates import Chat, Mood
 from textgym.types import Completion, Prompt
 from textgym.worlds import Menu, WorldError
@@ -81,6 +82,14 @@ def test_planning_pays() -> None:
     """As the page says."""
     values = [table.value(3, 2, of) for of in (lambda q, _: q.mean(), table.without_planning(3), table.best)]
     assert values == pytest.approx([0.2385, 0.3172, 0.4089], abs=1e-4)
+
+
+def test_the_optimum_is_that_of_soft_value_iteration() -> None:
+    found = textgym.optimum(task_mdp(load_task("Candidates")), 0.05)
+    assert found.value == pytest.approx(table.value(3, 2, table.soft(0.05)))
+    assert found.reference.objective == pytest.approx(table.value(3, 2, lambda q, _: q.mean()))
+    shorter = textgym.optimum(gym.make("textgym/Candidates-v0", turns=2, k=3), 0.2)
+    assert shorter.value == pytest.approx(table.value(2, 3, table.soft(0.2)))
 
 
 def test_a_reply_shows_the_next_offer() -> None:
