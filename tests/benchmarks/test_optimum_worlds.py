@@ -525,6 +525,15 @@ def test_a_world_without_outcomes_is_refused() -> None:
         optimum(talk(Unknown()), 0.1)
 
 
+def test_prompts_that_only_the_world_can_tell_apart_are_refused() -> None:
+    mdp = bets(Gamble(), prompts=["w0", "w1", "w0"])
+    assert optimum(mdp, 0.1, reference=uniform()).value == pytest.approx(0.5)
+    first, second, _ = mdp.prompts
+    secret = replace(first, columns={"answer": 1})
+    with pytest.raises(ValueError, match=r"prompts 1 and 3 have the same tokens, 'w0'.*outcomes draw what is hidden"):
+        optimum(replace(mdp, prompts=[first, second, secret]), 0.1, reference=uniform())
+
+
 def test_a_bracket_refuses_worlds() -> None:
     with pytest.raises(ValueError, match=r"has a world \(Gamble\).*count on the world's luck; use textgym\.optimum"):
         bracket(bets(Gamble()), 0.1)
