@@ -502,6 +502,11 @@ class Broken(Gamble):
         return self.answers
 
 
+def test_rounded_probabilities_are_scaled_as_in_the_simulator() -> None:
+    sure = Broken(int, [(0.4999995, 0, Reply("w0", 1.0, done=True)), (0.5, 0, Reply("w1", 1.0, done=True))])
+    assert optimum(bets(sure), 0.1, reference=uniform()).value == pytest.approx(1, abs=1e-9)
+
+
 def test_replies_count_for_the_limit() -> None:
     reference = uniform()
     assert optimum(bets(Echo(3, 2), 3, 2), 0.1, reference=reference, limit=27).n_sequences == 27
