@@ -12,7 +12,7 @@ import pytest
 from tests.command_lines import ESCAPE
 from textgym.cli import main
 from textgym.commands.configs.play import PlayConfig
-from textgym.commands.play import play
+from textgym.commands.play import play_task
 
 OWN = f"""
 from tests.helpers import emit, word_tokenizer
@@ -68,7 +68,7 @@ def test_prompts_and_scores_are_those_of_the_environment(
     for seed in (5, None):
         prompts.append(env.reset(seed=seed)[1]["prompt"])
     typed(monkeypatch, *texts)
-    scores = play(PlayConfig("Reviews", reward="length", seed=5))
+    scores = play_task(PlayConfig("Reviews", reward="length", seed=5))
     said = capsys.readouterr().out.replace("␣", " ")
     assert "Tokens:" not in said  # as there are hundreds
     assert "Continue a film review so that it is favourable." in said
@@ -82,7 +82,7 @@ def test_prompts_and_scores_are_those_of_the_environment(
 def test_a_conversation(own_task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # One of the seven own tokens is w4, with the id 6; each call costs 0.125.
     typed(monkeypatch, "w1 w5", "w2", "w4")
-    assert play(PlayConfig(own_task)) == [pytest.approx(1 / 7 - 0.25)]
+    assert play_task(PlayConfig(own_task)) == [pytest.approx(1 / 7 - 0.25)]
     said = capsys.readouterr().out
     assert "w9 w9w5 w5\n> " in said
     assert "length" not in said  # of a single turn
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_said(
     monkeypatch: pytest.MonkeyPatch, own_task: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, "w1 w5 w13 w4 w4", "w4")
-    assert len(play(PlayConfig(own_task))) == 1
+    assert len(play_task(PlayConfig(own_task))) == 1
     assert "(the last 2 tokens were left out: turn or response had ended)\nw5 w5\n> " in capsys.readouterr().out
 
 
@@ -102,7 +102,7 @@ def test_a_word_that_is_no_action_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, "nonsense", "\ud800", "b")
-    assert len(play(PlayConfig("Emit"))) == 1
+    assert len(play_task(PlayConfig("Emit"))) == 1
     said = capsys.readouterr().out
     assert "Tokens: a b c d e f g h i j k l m n o p\n" in said
     assert "action 'nonsense' has the token '<pad>', which is no action of this task\n> " in said

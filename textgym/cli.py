@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
-    "play": (PlayConfig, "textgym.commands.play:play"),
+    "play": (PlayConfig, "textgym.commands.play:play_task"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),

@@ -14,13 +14,13 @@ from textgym.env.single import TokenEnv
 from textgym.env.text_view import TextView
 from textgym.registration import task_mdp
 
-PROMPT = "> "
+_MARK = "> "
 FEW_TOKENS = 64
 """Size of a vocabulary that is shown to the player."""
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
-def play(config: PlayConfig) -> list[float]:
+def play_task(config: PlayConfig) -> list[float]:
     """Play episodes until the player stops; return their scores.
 
     Raises:
@@ -59,14 +59,14 @@ def _episode(view: TextView, seed: int | None) -> Mapping[str, Any] | None:
         try:
             reply, _, terminated, _, info = view.step(line)
         except ValueError as error:  # a word that is no action, say, which changes nothing
-            print(f"{error}\n{PROMPT}", end="", flush=True)
+            print(f"{error}\n{_MARK}", end="", flush=True)
             continue
         if info["cut"]:
             print(f"(the last {info['cut']} tokens were left out: turn or response had ended)")
         if reply:
             print(reply)
         if not terminated:
-            print(PROMPT, end="", flush=True)
+            print(_MARK, end="", flush=True)
     return info
 
 

@@ -1,5 +1,6 @@
 from .glue import Glue as Glue
 from .glue import template_glue as template_glue
+from .menu import Menu as Menu
 from .toolbox import Call as Call
 from .toolbox import CallError as CallError
 from .toolbox import Toolbox as Toolbox
