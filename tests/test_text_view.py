@@ -208,6 +208,14 @@ def test_texts_that_cannot_be_played_change_nothing() -> None:
         env.step("w0")
 
 
+def test_actions_must_be_tokens() -> None:
+    fewer = gym.wrappers.TransformAction(TokenEnv(word_mdp()), lambda action: action + 2, gym.spaces.Discrete(3))
+    with pytest.raises(
+        ValueError, match=r"env has the actions Discrete\(3\); expected those of tokens, Discrete\(16\)"
+    ):
+        TextView(fewer)
+
+
 # --- Gymnasium ---------------------------------------------------------------------------------------------------
 
 

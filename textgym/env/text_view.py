@@ -58,7 +58,10 @@ class TextView(gym.Wrapper[str, str, Observation, np.int64], RecordConstructorAr
     played, and ``cut``, the number of tokens of the text that were not played since turn or episode ended before them.
 
     Args:
-        env: a single environment of this package.
+        env: a single environment of this package, whose actions are tokens.
+
+    Raises:
+        ValueError: its actions are others, such as candidates.
     """
 
     env: gym.Env[Any, Any]  # Gymnasium annotates it with the wrapper's own types
@@ -67,6 +70,8 @@ class TextView(gym.Wrapper[str, str, Observation, np.int64], RecordConstructorAr
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         mdp: TokenMDP = find_attribute(env, "mdp")
+        if env.action_space != mdp.action_space():
+            raise ValueError(f"env has the actions {env.action_space}; expected those of tokens, {mdp.action_space()}")
         self._mdp = mdp
         ends = mdp.end_token_ids if mdp.world is None else mdp.turn_end_ids
         self._closing = [trained_end(mdp.tokenizer, ends)] if ends else []
