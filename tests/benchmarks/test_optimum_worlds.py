@@ -15,10 +15,12 @@ from gymnasium.vector import AutoresetMode
 
 from tests.benchmarks.test_optimum import policy_of
 from tests.helpers import tiny_gpt2, tiny_llama, word_mdp
+from textgym.agents.loop.evaluation import evaluate
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.exact import bracket, optimum
 from textgym.lm.sampling import Sampling
+from textgym.lm.trunk import Trunk
 from textgym.rewards.builtin import no_reward
 from textgym.types import Completion, Prompt
 from textgym.worlds import Glue, KnownWorld, Outcome, Reply, WorldError
@@ -297,7 +299,7 @@ def test_no_table_of_probabilities_does_better() -> None:
 
 def uniform() -> Any:
     """Return a model that gives every token the same probability."""
-    model = tiny_gpt2(WORDS + 2)
+    model = tiny_gpt2()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -408,6 +410,16 @@ def test_sampled_episodes_agree() -> None:
     assert abs(rewards.mean() - found.reward) < 4 * rewards.std() / math.sqrt(n)
 
 
+def test_the_collectors_episodes_agree() -> None:
+    mdp, sampling = talk(Whimsical(3), max_turn_tokens=2, end_token_ids=(0, 1)), Sampling(0.8, 1)
+    reference, model = models()
+    policy = policy_of(mdp, model, sampling)
+    exact = optimum(mdp, 0.2, reference=reference, sampling=sampling).evaluate(policy)
+    report = evaluate(policy, Trunk(reference), mdp, 1500, seed=1)
+    for sampled, expected in ((report.episodes.rewards.sum(1), exact.reward), (report.kl.sum(1), exact.kl)):
+        assert abs(sampled.mean() - expected) < 4 * sampled.std() / math.sqrt(len(sampled))
+
+
 # --- what else the environment does ------------------------------------------------------------------------------
 
 
@@ -490,6 +502,11 @@ class Broken(Gamble):
         return self.answers
 
 
+def test_rounded_probabilities_are_scaled_as_in_the_simulator() -> None:
+    sure = Broken(int, [(0.4999995, 0, Reply("w0", 1.0, done=True)), (0.5, 0, Reply("w1", 1.0, done=True))])
+    assert optimum(bets(sure), 0.1, reference=uniform()).value == pytest.approx(1, abs=1e-9)
+
+
 def test_replies_count_for_the_limit() -> None:
     reference = uniform()
     assert optimum(bets(Echo(3, 2), 3, 2), 0.1, reference=reference, limit=27).n_sequences == 27
@@ -511,6 +528,15 @@ class Unknown:
 def test_a_world_without_outcomes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"world=Unknown has no outcomes.*derive it from textgym\.worlds\.KnownWorld"):
         optimum(talk(Unknown()), 0.1)
+
+
+def test_prompts_that_only_the_world_can_tell_apart_are_refused() -> None:
+    mdp = bets(Gamble(), prompts=["w0", "w1", "w0"])
+    assert optimum(mdp, 0.1, reference=uniform()).value == pytest.approx(0.5)
+    first, second, _ = mdp.prompts
+    secret = replace(first, columns={"answer": 1})
+    with pytest.raises(ValueError, match=r"prompts 1 and 3 have the same tokens, 'w0'.*outcomes draw what is hidden"):
+        optimum(replace(mdp, prompts=[first, second, secret]), 0.1, reference=uniform())
 
 
 def test_a_bracket_refuses_worlds() -> None:

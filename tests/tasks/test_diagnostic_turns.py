@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike
 import textgym
 from textgym.env.turns import Conversation, present_turn
 from textgym.registration import load_task, task_mdp
-from textgym.tasks import DIAGNOSTIC
-from textgym.tasks import DIAGNOSTIC_TURNS as SIX
+from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_TURNS
+
+SIX = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo")
 
 
 def told(name: str, *turns: str, prompt: int = 0, **parameters: Any) -> list[tuple[float, str, float, bool]]:
@@ -51,7 +52,8 @@ def transcript(name: str, words: str) -> tuple[str, list[float]]:
 
 
 def test_the_six_are_registered() -> None:
-    assert tuple(name for name in DIAGNOSTIC if load_task(name).world is not None) == SIX
+    assert tuple(name for name in DIAGNOSTIC if load_task(name).world is not None) == DIAGNOSTIC_TURNS
+    assert set(SIX) < set(DIAGNOSTIC_TURNS)
     assert {f"textgym/{name}-v0" for name in SIX} <= set(gym.registry)
 
 

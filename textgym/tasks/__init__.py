@@ -30,6 +30,7 @@ TASKS: dict[str, str] = {
     "Lookup": "textgym.tasks.diagnostic.replies:lookup",
     "Relay": "textgym.tasks.diagnostic.replies:relay",
     "Echo": "textgym.tasks.diagnostic.replies:echo",
+    "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
 
 MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker)
@@ -38,5 +39,5 @@ MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""
 
-DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo")
+DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo", "Candidates")
 """Those of them in which another side replies."""
