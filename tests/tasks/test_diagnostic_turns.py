@@ -118,6 +118,8 @@ def test_difficulties() -> None:
     assert told("Clarify", "ask", priors=(0.7,), reliability=0.75)[0][0] == pytest.approx(0.7 * 0.75 + 0.3 * 0.25)
     assert told("Clarify", "ask", priors=(0.5,), reliability=1.0, cost=0.2)[0] == (0.5, "a", -0.2, False)
     assert told("Lookup", "call b .", prompt=1, keys=2) == [(0.5, "a ?", -0.05, False), (0.5, "b ?", -0.05, False)]
+    assert told("Lookup", "call b .", "a .", prompt=1) == [(1, "", 1, True)]  # the entry, a, and not the key
+    assert told("Lookup", "call b .", "b .", prompt=1) == [(1, "", 0, True)]
     assert told("Lookup", "call a .", "a .", hops=2) == [(1, "", 0, True)]  # a second call is needed
     assert told("Lookup", "call a .", "call a .", "a .", hops=2) == [(1, "", 1, True)]
     assert told("Bisect", "2", "1", hypotheses=4, questions=1)[0][::2] == (1 / 2, 1)
