@@ -9,16 +9,21 @@ script measures what that mistake costs:
 
 In `textgym/Relay-v0` the first word takes 0.5 at once, or 1 later: after `gap` words of the other side. Generalised
 advantages (GAE) over own tokens give the first word λ = 0.95 of the later reward; over all tokens it is λ^(gap + 1).
-Where that is below 0.5, the mistake does not only slow learning down: it prefers the wrong word. The score is 0 for
-the reference model and 1 at the exact optimum.
+Where that is below 0.5, the mistake prefers the wrong word. The score is 0 for the reference model and 1 at the exact
+optimum.
 
 Expected output:
 
 ```text
-EXPECTED
+gap   λ^(gap + 1)   own tokens          all tokens
+  5          0.74    0.99 ± 0.01         0.98 ± 0.01
+ 10          0.57    0.99 ± 0.01         0.74 ± 0.15
+ 20          0.34    0.99 ± 0.00        -1.19 ± 0.04
+Mean scores of 5 seeds with half their 95 % intervals.
 ```
 
-The critic is the reason why the step is not at once.
+With a gap of 10 the later reward still counts for a little more than 0.5, and the same budget gets less far. With 20 the
+policy takes the 0.5, which is worse than what the reference does. Over own tokens the gap makes no difference.
 """
 
 from __future__ import annotations
@@ -60,6 +65,7 @@ def main() -> dict[int, dict[str, list[float]]]:
         found[gap] = {kind.__name__: scores(kind, gap) for kind in (PPO, NaivePPO)}
         shown = [f"{np.mean(own):5.2f} ± {margin(own):.2f}" for own in found[gap].values()]
         print(f"{gap:3d} {0.95 ** (gap + 1):13.2f}   {shown[0]:17s}   {shown[1]}")
+    print(f"Mean scores of {len(SEEDS)} seeds with half their 95 % intervals.")
     return found
 
 

@@ -46,7 +46,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "107": {"TOTAL_TIMESTEPS": 4_096},
     "108": {"TOTAL_TIMESTEPS": 2_000, "EVALUATION_EPISODES": 32},
     "109": {"TOTAL_TIMESTEPS": 2_400},
-    "credit": {"GAPS": (20,), "SEEDS": (0,), "TOTAL_TIMESTEPS": 2_048},
+    "credit": {"GAPS": (20,), "SEEDS": (0, 1), "TOTAL_TIMESTEPS": 2_048},
 }
 
 

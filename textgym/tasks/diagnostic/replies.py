@@ -119,9 +119,9 @@ class Table(KnownWorld):
     def outcomes(self, state: tuple[str, int, int], turn: Completion) -> Sequence[Outcome]:
         word, needed, turns = state
         said, last = turn.text.split(), turns == 1
-        if len(said) == 1 and said[0] in self.keys and turn.finish_reason == "stop":
+        if len(said) == 1 and said[0] in self.keys:
             return [(1.0, state, Reply("", float(said[0] == word and not needed), done=True))]
-        if len(said) != 2 or said[0] != "call" or said[1] not in self.keys or turn.finish_reason != "stop":
+        if len(said) != 2 or said[0] != "call" or said[1] not in self.keys:
             return [(1.0, state, Reply("", done=True))]
         if not needed or said[1] != word:
             return [(1.0, (word, needed, turns - 1), Reply("none ?", -self.cost, last))]
