@@ -1,5 +1,9 @@
 from .glue import Glue as Glue
 from .glue import template_glue as template_glue
+from .text_env import Opponent as Opponent
+from .text_env import TextEnvWorld as TextEnvWorld
+from .text_env import from_text_env as from_text_env
+from .text_env import random_move as random_move
 from .world import KnownWorld as KnownWorld
 from .world import Outcome as Outcome
 from .world import Reply as Reply
