@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tests.helpers import tiny_gpt2
-from tests.test_tokenization import byte_tokenizer
+from tests.helpers import byte_tokenizer, save_byte_model
 from textgym import cli
 from textgym.env.single import TokenEnv
 from textgym.registration import load_task, task_mdp
@@ -33,28 +32,14 @@ RG, TA = "textgym/ReasoningGym-v0", "textgym/TextArena-v0"
 SHORT = "--total-timesteps 60 --episodes-per-iteration 4 --minibatch-size 4 --eval-episodes 4"
 
 
-def save_model(directory: Path, template: str | None = None, positions: int = 1024) -> Path:
-    """Save a tiny random model, which reads and writes bytes."""
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>"})
-    if template is not None:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>", "<end>"]})
-        tokenizer.chat_template = template
-    tokenizer.save_pretrained(directory)
-    model = tiny_gpt2(len(tokenizer), positions=positions, n_embd=8, n_layer=1, n_head=1)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(directory)
-    return directory
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("bytes"))
+    return save_byte_model(tmp_path_factory.mktemp("bytes"))
 
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("chat"), TEMPLATE)
+    return save_byte_model(tmp_path_factory.mktemp("chat"), TEMPLATE)
 
 
 @pytest.fixture
