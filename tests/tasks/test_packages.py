@@ -229,6 +229,11 @@ def test_an_episode_is_played_through_its_tokens(chat_model: Path) -> None:
     assert len(set(asked)) > 1
 
 
+def test_environments_pass_every_check(model: Path, chat_model: Path) -> None:
+    check_task(say(model))
+    check_task(say(chat_model))
+
+
 def test_environments_are_pickled_with_their_task(model: Path) -> None:
     mdp = task_mdp(say(model))
     twin = pickle.loads(pickle.dumps(mdp))
@@ -257,8 +262,8 @@ def test_a_small_real_model_plays_a_game(tmp_path: Path, assets: Path) -> None:
 @pytest.mark.usefixtures("textarena")
 def test_games_are_made_by_their_id(model: Path) -> None:
     settings = {"game": "TicTacToe-v0", "players": 2, "size": 4, "model": model, "max_new_tokens": 400}
-    envs = gym.make_vec(TA, num_envs=2, **settings)
-    envs.reset(seed=0)
+    check_task(TA, **settings)
+    assert gym.make_vec(TA, num_envs=2, **settings).num_envs == 2
     task = load_task("TextArena", **settings)
     assert task.name == "TicTacToe"
     assert task.world.opponent is random_move  # type: ignore[union-attr]

@@ -164,6 +164,18 @@ def test_a_reply_stops_at_the_models_end_or_at_max_tokens() -> None:
     assert min(lengths) < 8 == max(lengths)
 
 
+def test_a_conversation_that_is_full_ends_the_episode() -> None:
+    world = world_of(max_length=16)
+    states = begin_episodes(world, prompts("w0", "w1"), [1, 2])
+    full = "w0 w1 w2 w3 w4 w5 w6"
+    (end, ended), (other, goes_on) = ask(world, states, turns(full, "w2"), V)
+    assert ended == worlds.Reply("", done=True)
+    assert len(end.ids) > 11
+    assert [(other, goes_on)] == ask(world, states[1:], turns("w2"), V)
+    assert not goes_on.done
+    assert ask(world, states[:1], turns(full), V) == [(end, ended)]
+
+
 @MODELS
 def test_batch_order_and_forks_change_nothing(make: Any) -> None:
     world = world_of(make(V))
@@ -229,9 +241,10 @@ def test_bad_input_is_named() -> None:
     world = world_of(max_length=16, persona="who")
     with pytest.raises(worlds.WorldError, match="persona='who': the prompt's column holds None"):
         begin_episodes(world, prompts("w0"), [1])
-    (state,) = begin_episodes(world, prompts("w0", who="w1"), [1])
-    with pytest.raises(worlds.WorldError, match="has 21 tokens to read, max_length=16 with max_tokens=5 leaves 11"):
-        ask(world, [state], turns("w0 " * 12), V)
+    with pytest.raises(
+        worlds.WorldError, match="has 13 tokens for the world's model, max_length=16 with max_tokens=5 "
+    ):
+        begin_episodes(world, prompts("w0 " * 9, who="w1"), [1])
     (prompt,) = encode_prompts([{"prompt": [message("user", "w0"), message("assistant", "w1")]}], chat_tokenizer(), 9)
     with pytest.raises(worlds.WorldError, match="ends with a message of role 'assistant'"):
         begin_episodes(world_of(), [prompt], [1])

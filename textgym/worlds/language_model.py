@@ -6,7 +6,6 @@ The roles are swapped: to the world's model the policy is the user, and what the
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from textgym.lm.files.loading import (
 from textgym.lm.sampling import Sampling
 from textgym.numbers import MOST_TOKENS, count, shown
 from textgym.tokenization import decode_response, encode_content, end_token_ids, load_tokenizer
-from textgym.types import Completion, IntArray, MaskArray, Prompt
+from textgym.types import Completion, FloatArray, IntArray, MaskArray, Prompt
 from textgym.worlds.glue import Glue, template_glue
 from textgym.worlds.world import Reply, turn_generator
 
@@ -58,8 +57,8 @@ def policy(
             it may differ from the policy's.
         sampling: temperature, top-k, top-p and minimum length of replies.
         max_tokens: greatest number of tokens of a reply.
-        max_length: greatest number of tokens of a conversation with its last reply; by default the model's context, but
-            at most 1024.
+        max_length: greatest number of tokens of a conversation for the world's model; by default its context, but at
+            most 1024. A conversation that leaves no room for a further reply ends the episode.
         persona: the column of the prompts that holds the system message of the world's model.
 
     Raises:
@@ -131,12 +130,15 @@ class PolicyWorld:
 
     def reply(self, states: list[Heard], turns: list[Completion]) -> list[tuple[Heard, Reply]]:
         asked = [self._asked(state, turn) for state, turn in zip(states, turns, strict=True)]
-        uniforms = [turn_generator(state.seed, state.turn).random(self.max_tokens) for state in states]
-        said = self._say(asked, np.array(uniforms))
-        return [
-            (replace(state, turn=state.turn + 1, ids=before + ids), Reply(self._text(before, ids)))
-            for state, before, ids in zip(states, asked, said, strict=True)
-        ]
+        fits = [row for row, ids in enumerate(asked) if len(ids) <= self._most_read]
+        uniforms = [turn_generator(states[row].seed, states[row].turn).random(self.max_tokens) for row in fits]
+        said = dict(zip(fits, self._say([asked[row] for row in fits], uniforms), strict=True))
+        answers = []
+        for row, (state, before) in enumerate(zip(states, asked, strict=True)):
+            reply = Reply(self._text(before, said[row])) if row in said else Reply("", done=True)
+            ids = (*before, *said.get(row, ()))
+            answers.append((replace(state, turn=state.turn + 1, ids=ids), reply))
+        return answers
 
     def _opening(self, prompt: Prompt) -> tuple[int, ...]:
         """Encode what precedes the policy's first turn: the persona, and the prompt with swapped roles."""
@@ -153,30 +155,32 @@ class PolicyWorld:
             if not isinstance(text, str):
                 raise ValueError(f"persona={self.persona!r}: the prompt's column holds {shown(text)}; expected a text")
             messages.insert(0, {"role": "system", "content": text})
-        return tuple(encode_content(self.tokenizer, messages))
+        ids = tuple(encode_content(self.tokenizer, messages))
+        if len(ids) >= self._most_read:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens for the world's model, max_length={self.max_length} with max_tokens="
+                f"{self.max_tokens} leaves {self._most_read} for a conversation; raise max_length"
+            )
+        return ids
 
     def _asked(self, state: Heard, turn: Completion) -> tuple[int, ...]:
         """Return the tokens before a reply; those so far are not encoded again."""
         closed = state.ids[-1] in self.behaviour.end_ids
-        ids = (*state.ids, *self.glue.around(self.tokenizer, turn.text.strip(), closed))
-        if len(ids) > self._most_read:
-            raise ValueError(
-                f"the world's model has {len(ids)} tokens to read, max_length={self.max_length} with max_tokens="
-                f"{self.max_tokens} leaves {self._most_read}; raise max_length, or make the episodes shorter"
-            )
-        return ids
+        return (*state.ids, *self.glue.around(self.tokenizer, turn.text.strip(), closed))
 
-    def _say(self, asked: list[tuple[int, ...]], uniforms: Any) -> list[tuple[int, ...]]:
+    def _say(self, asked: list[tuple[int, ...]], uniforms: list[FloatArray]) -> list[tuple[int, ...]]:
         """Sample replies.
 
         Args:
             asked: tokens before each of ``n`` replies.
-            uniforms: ``[n, max_tokens]`` random numbers in [0, 1).
+            uniforms: ``[max_tokens]`` random numbers in [0, 1) for each of them.
 
         Returns:
             The tokens of each reply, its end token included.
         """
-        first = self._most_read
+        if not asked:
+            return []
+        first, chances = self._most_read, torch.from_numpy(np.stack(uniforms))
         ids: IntArray = np.zeros((len(asked), self.max_length), np.int64)
         mask: MaskArray = np.zeros(ids.shape, np.int8)
         for row, before in enumerate(asked):
@@ -187,8 +191,8 @@ class PolicyWorld:
         for column in range(first, self.max_length):
             logits = decoder.logits(ids, mask, going)
             elapsed = torch.full((len(going),), column - first, device=logits.device)
-            chances = torch.from_numpy(uniforms[going, column - first]).to(logits.device)
-            tokens, log_probs = draw(self.behaviour.logits(logits, elapsed), chances)
+            own = chances[going, column - first].to(logits.device)
+            tokens, log_probs = draw(self.behaviour.logits(logits, elapsed), own)
             if log_probs.isnan().any():
                 raise ValueError("the logits of the world's model are NaN")
             ids[going, column], mask[going, column] = tokens.cpu().numpy(), 1
