@@ -1,3 +1,4 @@
+from .candidates import CandidateEnv as CandidateEnv
 from .mdp import TokenMDP as TokenMDP
 from .single import TokenEnv as TokenEnv
 from .vector import TokenVectorEnv as TokenVectorEnv

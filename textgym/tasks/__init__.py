@@ -24,6 +24,7 @@ TASKS: dict[str, str] = {
     "Length": "textgym.tasks.diagnostic.credit:length",
     "Prior": "textgym.tasks.diagnostic.tradeoffs:prior",
     "Trap": "textgym.tasks.diagnostic.tradeoffs:trap",
+    "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
 
 PACKAGES: dict[str, str] = {
