@@ -128,6 +128,7 @@ def run_command(config: Any) -> None:
     from textgym.lm.guards import TrainingError
     from textgym.rewards.functions import RewardError
     from textgym.runs import stopped_by
+    from textgym.worlds.world import WorldError
 
     quieten_transformers()
     module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
@@ -139,7 +140,7 @@ def run_command(config: Any) -> None:
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)
         _stop(f"{signal.Signals(number).name}: {_kept(config, interrupt)}", 128 + number)
-    except RewardError as error:
+    except (RewardError, WorldError) as error:
         if error.__cause__:
             print(printable("".join(traceback.format_exception(error.__cause__))), end="", file=sys.stderr)
         _stop(error, 1)

@@ -16,7 +16,7 @@ import pytest
 from gymnasium import spaces
 
 from tests.helpers import byte_tokenizer, save_byte_model
-from textgym import cli
+from textgym import cli, registration
 from textgym.env.single import TokenEnv
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.builtin import no_reward
@@ -238,6 +238,28 @@ def test_environments_are_pickled_with_their_task(model: Path) -> None:
     mdp = task_mdp(say(model))
     twin = pickle.loads(pickle.dumps(mdp))
     assert (twin.prompts, twin.world, twin.glue) == (mdp.prompts, mdp.world, Glue("\n", "\n"))
+
+
+class Falling(Say):
+    """Fall over at the second action."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if len(self.shown) == 2:
+            raise RuntimeError("it fell over")
+        return super().step(action)
+
+
+def test_a_fault_of_an_environment_ends_a_command_with_state_and_turn(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Task.from_text_env(Falling, 12, model=model, name="Fall", description="Fall.", max_turn_tokens=2)
+    monkeypatch.setattr(registration, "_own", {"acme/Fall-v0": made})
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["train", "--task", "acme/Fall-v0", "--out", str(tmp_path / "run"), *SHORT.split()])
+    said = capsys.readouterr().err
+    assert "error: TextEnvWorld.reply raised RuntimeError: it fell over" in said
+    assert "state: Played(env_seed=" in said
+    assert 'raise RuntimeError("it fell over")' in said  # the user's own line
 
 
 # --- games -----------------------------------------------------------------------------------------------------
