@@ -28,6 +28,7 @@ from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
+from textgym.commands.configs.play import PlayConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
@@ -45,6 +46,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
+    "play": (PlayConfig, "textgym.commands.play:play_task"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),

@@ -24,7 +24,6 @@ from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import Common
 from textgym.commands.configs.hyperparameters import Hyperparameters, cautious
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
@@ -34,6 +33,7 @@ from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
+from textgym.runs.pretraining_texts import measured_texts, pretraining_texts
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt
@@ -323,6 +323,18 @@ def watched_reward(spec: Any, task: Task | None) -> Any:
         ValueError, FileNotFoundError: there is no such reward.
     """
     return _with_metrics(parse_reward(spec, task), task)
+
+
+def load_variant(task_id: str, parameters: Mapping[str, Any]) -> Task:
+    """Load a task with parameters from the command line.
+
+    Raises:
+        ValueError: there is no such task, or no such parameter.
+    """
+    try:
+        return load_task(task_id, **parameters)
+    except TypeError as error:
+        raise ValueError(f"parameters={dict(parameters)}: {error}") from error
 
 
 def parse_reward(spec: Any, task: Task | None) -> WeightedRewards:

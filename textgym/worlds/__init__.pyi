@@ -7,6 +7,12 @@ from .text_env import Opponent as Opponent
 from .text_env import TextEnvWorld as TextEnvWorld
 from .text_env import from_text_env as from_text_env
 from .text_env import random_move as random_move
+from .toolbox import Call as Call
+from .toolbox import CallError as CallError
+from .toolbox import Toolbox as Toolbox
+from .toolbox import parse_call as parse_call
+from .toolbox import parse_hermes_call as parse_hermes_call
+from .toolbox import tools as tools
 from .world import KnownWorld as KnownWorld
 from .world import Outcome as Outcome
 from .world import Reply as Reply
