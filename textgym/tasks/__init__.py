@@ -24,6 +24,12 @@ TASKS: dict[str, str] = {
     "Length": "textgym.tasks.diagnostic.credit:length",
     "Prior": "textgym.tasks.diagnostic.tradeoffs:prior",
     "Trap": "textgym.tasks.diagnostic.tradeoffs:trap",
+    "Gamble": "textgym.tasks.diagnostic.uncertainty:gamble",
+    "Bisect": "textgym.tasks.diagnostic.uncertainty:bisect",
+    "Clarify": "textgym.tasks.diagnostic.uncertainty:clarify",
+    "Lookup": "textgym.tasks.diagnostic.replies:lookup",
+    "Relay": "textgym.tasks.diagnostic.replies:relay",
+    "Echo": "textgym.tasks.diagnostic.replies:echo",
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
 
@@ -38,3 +44,6 @@ MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." 
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""
+
+DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo", "Candidates")
+"""Those of them in which another side replies."""
