@@ -33,6 +33,12 @@ TASKS: dict[str, str] = {
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
 
+PACKAGES: dict[str, str] = {
+    "ReasoningGym": "textgym.tasks.task:Task.from_reasoning_gym",
+    "TextArena": "textgym.tasks.task:Task.from_textarena",
+}
+"""Tasks of other packages, by the same rule. They need parameters: a data set or a game, and a model."""
+
 MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker)
 """Tasks in English, from our own grammars."""
 

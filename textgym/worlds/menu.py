@@ -29,7 +29,8 @@ class Menu(KnownWorld):
 
     Each of the ``k`` utterances of an offer is drawn from a list, all with equal chance and independently of the
     others. A reply shows the next offer (Cohen 2022, arXiv 2208.02294: dynamic planning over candidate utterances). The
-    first offer stands in the prompt, so that it is part of the data: its column ``offer`` holds the utterances.
+    first offer stands in the prompt, so that it is part of the data: its column ``offer`` holds the utterances. A turn
+    that is no number of the offer is played as it stands.
 
     Attributes:
         world: the world that is played; its replies are texts.
@@ -71,13 +72,11 @@ def numbered(utterances: Sequence[str]) -> str:
     return " ".join(f"{number} {utterance}" for number, utterance in enumerate(utterances, start=1))
 
 
-def chosen(number: str, utterances: Sequence[str]) -> str:
-    """Return the utterance with a number.
+def chosen(turn: str, utterances: Sequence[str]) -> str:
+    """Return the utterance whose number a turn is; a turn that is no number of the offer itself.
 
-    Raises:
-        ValueError: there is none.
+    >>> chosen(" 2", ["a fact", "a joke"])
+    'a joke'
     """
-    numbers = [str(i) for i in range(1, len(utterances) + 1)]
-    if number.strip() not in numbers:
-        raise ValueError(f"the turn is {number!r}; expected one of {', '.join(numbers)}")
-    return utterances[int(number) - 1]
+    by_number = {str(number): utterance for number, utterance in enumerate(utterances, start=1)}
+    return by_number.get(turn.strip(), turn)
