@@ -29,7 +29,7 @@ COMMON = {
     *("kl_in_loss", "warmup_iterations", "ent_coef"),
 }
 CRITIC, CLIP = {"clip_range_vf", "vf_coef"}, {"clip_range", "clip_range_high", "target_kl"}
-GAE = CRITIC | {"gae_lambda"}
+GAE = CRITIC | {"gae_lambda", "credit"}
 OWN = {
     "ppo": GAE | CLIP,
     "nlpo": GAE | CLIP | {"top_mask", "min_tokens_to_keep", "target_update"},

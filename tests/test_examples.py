@@ -114,7 +114,7 @@ def check_105(lesson: ModuleType, found: dict[str, list[float]]) -> None:
     new = torch.log(torch.tensor([[0.4, 0.5]])).requires_grad_()  # ratios 4 and 1
     advantages = torch.tensor([[1.0, -3.0]])
     batch: Any = SimpleNamespace(
-        advantages=advantages, valid=torch.ones(1, 2, dtype=torch.bool), log_ratio=lambda log_probs: log_probs - old
+        advantages=advantages, own=torch.ones(1, 2, dtype=torch.bool), log_ratio=lambda log_probs: log_probs - old
     )
     gradients = {}
     for kind in (PPO, lesson.CISPO):
@@ -163,7 +163,7 @@ def check_109(_: ModuleType, found: dict[str, dict[str, float]]) -> None:
 
 def check_110(_: ModuleType, found: dict[str, Any]) -> None:
     assert found["best"].value == pytest.approx(guessing_optimum(frozenset(range(1, 9)), 4), abs=1e-5)
-    assert 0.3 < found["value"].score <= 1
+    assert 0.1 < found["value"].score <= 1
     assert found["first"]["optimum"][[3, 4]] == pytest.approx(0.284, abs=5e-4)
 
 
@@ -284,7 +284,11 @@ def test_it_uses_public_names_from_where_they_are_public(path: Path) -> None:
         parents = module.split(".")[:-1]
         while parents:
             package = importlib.import_module(".".join(parents))
-            assert not hasattr(package, name), f"{name} is public in {package.__name__}, imported from {module}"
+            public = getattr(package, name, None)
+            # A module may have the name of a function that is defined elsewhere.
+            assert public is None or isinstance(public, ModuleType), (
+                f"{name} is public in {package.__name__}, imported from {module}"
+            )
             parents.pop()
     private = {
         node.attr
@@ -296,5 +300,5 @@ def test_it_uses_public_names_from_where_they_are_public(path: Path) -> None:
 
 def test_constants_of_size_are_where_they_are_expected() -> None:
     """A lesson without a short form would run in full with every test."""
-    assert {path.name[:3] for path in LESSONS} == set(SHORT) == set(CHECKS)
+    assert {*(path.name[:3] for path in LESSONS), "credit"} == set(SHORT) == set(CHECKS)
     assert np.all([check.__name__ == f"check_{number}" for number, check in CHECKS.items()])

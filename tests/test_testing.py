@@ -225,7 +225,8 @@ def test_each_check_finds_something() -> None:
     def finds(check: testing.Check, changes: dict[str, Any]) -> bool:
         return any(testing._found(check, replace(sound(), **changes)))
 
-    idle = [check for check in testing.CHECKS if not any(finds(check, changes) for changes, _ in BROKEN.values())]
+    broken = [*(changes for changes, _ in BROKEN.values()), vars(talking(Forgetful()))]
+    idle = [check for check in testing.CHECKS if not any(finds(check, changes) for changes in broken)]
     assert idle == []
 
 

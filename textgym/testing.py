@@ -25,15 +25,16 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from textgym.env.mdp import reward_columns
+from textgym.env.mdp import TokenMDP, reward_columns
 from textgym.env.single import TokenEnv
+from textgym.env.turns import begin, present_turn
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.files.loading import check_fits, load_causal_lm
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.functions import Batch, Reward, call_reward, check_signature
 from textgym.tasks.task import Task
 from textgym.tokenization import decode_response
-from textgym.types import Completion, FinishReason, Prompt, as_completion
+from textgym.types import FinishReason, Prompt, as_completion
 from textgym.worlds.world import World
 
 PROMPTS = 64
@@ -180,16 +181,16 @@ def check_world(task: Task) -> Iterator[str]:
                 f"the world answers prompt {prompt.text[:80]!r} in two ways with one seed; take random numbers from "
                 "textgym.worlds.turn_generator(seed, turn), and keep nothing outside the state"
             )
-    yield from _check_states(task.world, prompts)
+    yield from _check_states(task_mdp(task), task.world, prompts, next(silent_turns(task)))
 
 
-def _check_states(world: World, prompts: list[Prompt]) -> Iterator[str]:
-    """Check that a state can be answered again, alone, in a batch and in another order."""
-    states = world.begin(list(prompts), list(range(len(prompts))))
-    turns = [Completion("", (), "length")] * len(prompts)
-    together, backwards = world.reply(list(states), turns), world.reply(states[::-1], turns)[::-1]
-    for prompt, state, (_, reply), (_, other) in zip(prompts, states, together, backwards, strict=True):
-        if not reply == other == world.reply([state], turns[:1])[0][1]:
+def _check_states(mdp: TokenMDP, world: World, prompts: list[Prompt], ids: Sequence[int]) -> Iterator[str]:
+    """Check that a state can be answered again, alone, in a batch and in another order; a turn is ``ids``."""
+    begun = begin(mdp, prompts, range(len(prompts)))
+    states, turns = [each.state for each in begun], [present_turn(mdp, each, ids) for each in begun]
+    together, backwards = world.reply(list(states), turns), world.reply(states[::-1], turns[::-1])[::-1]
+    for prompt, state, turn, (_, reply), (_, other) in zip(prompts, states, turns, together, backwards, strict=True):
+        if not reply == other == world.reply([state], [turn])[0][1]:
             yield (
                 f"the reply to prompt {prompt.text[:80]!r} depends on the batch, or changes when a state is answered "
                 "again; return a new state instead of changing the old one"
