@@ -17,8 +17,9 @@ from textgym.agents.loop.slots import SB3VecEnv
 from textgym.benchmarks.throughput.task import (
     MINIBATCHES,
     UPDATE_EPOCHS,
-    Conversations,
+    Collection,
     Size,
+    conversations,
     make_model,
     prompt_ids,
     throughput_env,
@@ -57,10 +58,10 @@ class PrefillingDecoder(PrefixDecoder):
         return growth
 
 
-def prefilled_conversations(size: Size) -> Conversations:
-    """Build the same conversations, with each reply prefilled together with all before it."""
-    played = Conversations(size)
-    played.session.decoder = PrefillingDecoder(played.model, size.prompts, size.prompt_length + size.new_tokens)
+def prefilled_conversations(size: Size) -> Collection:
+    """Return the same conversations, with each reply prefilled together with all before it."""
+    played = conversations(size)
+    played.session.decoder = PrefillingDecoder(played.model, size.prompts, played.session.width)
     return played
 
 

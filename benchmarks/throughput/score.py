@@ -14,11 +14,11 @@ from textgym.benchmarks.throughput.peers import Generation, StockIteration, pref
 from textgym.benchmarks.throughput.task import (
     TURNS,
     Collection,
-    Conversations,
     FrozenUpdate,
     Iteration,
     RankingStep,
     Size,
+    conversations,
 )
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 from textgym.lm.behaviour import Behaviour, draw
@@ -64,7 +64,7 @@ def collection_speed(size: Size, repeats: int, target: float | None) -> Measure:
 
 def reply_speed(size: Size, repeats: int, target: float | None) -> Measure:
     """Measure conversations whose replies are prefilled with all before them, relative to decoding the new tokens."""
-    seconds = in_turns({"ours": Conversations(size), "peer": prefilled_conversations(size)}, repeats)
+    seconds = in_turns({"ours": conversations(size), "peer": prefilled_conversations(size)}, repeats)
     length = size.new_tokens // (2 * TURNS)
     note = f"{TURNS} × ({length} own + {length} replied); {np.median(seconds['ours']):.2f} s"
     ratio = Spread.of(seconds["peer"] / seconds["ours"])

@@ -21,7 +21,8 @@ from textgym.lm.behaviour import Behaviour
 from textgym.lm.trunk import make_backbone
 from textgym.rewards.models.model import RewardModel
 from textgym.rewards.models.training import kwise_loss
-from textgym.types import Episodes, IntArray, Prompt
+from textgym.types import Completion, Episodes, IntArray, Prompt
+from textgym.worlds import Glue, KnownWorld, Outcome, Reply
 
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""
@@ -96,9 +97,9 @@ def make_mdp(size: Size) -> TokenMDP:
     return TokenMDP(tokenizer, prompts, zero_reward, (), size.prompt_length, size.new_tokens)
 
 
-def throughput_env(size: Size) -> TokenVectorEnv:
-    """Build a vector environment with a row for every prompt, already reset."""
-    env = TokenVectorEnv(make_mdp(size), size.prompts, "Disabled")
+def throughput_env(size: Size, mdp: TokenMDP | None = None) -> TokenVectorEnv:
+    """Build a vector environment with a row for every prompt, already reset; ``mdp`` is by default :func:`make_mdp`."""
+    env = TokenVectorEnv(mdp or make_mdp(size), size.prompts, "Disabled")
     env.reset(seed=0)
     return env
 
@@ -106,14 +107,12 @@ def throughput_env(size: Size) -> TokenVectorEnv:
 class Collection:
     """textgym's collection loop; a call plays every prompt once."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, mdp: TokenMDP | None = None) -> None:
         self.size = size
-        self.slots = AdmittingSlots(throughput_env(size))
+        self.slots = AdmittingSlots(throughput_env(size, mdp))
         self.model = make_model(size)
-        mdp = self.slots.venv.unwrapped.mdp  # type: ignore[attr-defined]
-        self.session = Session(
-            self.model, Behaviour(mdp.n_actions), size.prompts, mdp.width, mdp.max_prompt_length, seed=0
-        )
+        width = size.prompt_length + size.new_tokens
+        self.session = Session(self.model, Behaviour(size.vocabulary), size.prompts, width, size.prompt_length, seed=0)
 
     def __call__(self) -> Episodes:
         numbers = np.arange(self.size.prompts)
@@ -122,32 +121,31 @@ class Collection:
         return episodes
 
 
-class Conversations:
-    """Turns of the policy's tokens, each followed by a reply of as many random ones; a call plays every prompt once.
+@dataclass(frozen=True)
+class Talker(KnownWorld):
+    """Other side that says random tokens, as many as the policy in a turn."""
 
-    All rows take their turns together, on observations that are written here.
-    """
+    vocabulary: int
+    length: int
 
-    def __init__(self, size: Size) -> None:
-        self.size = size
-        self.model = make_model(size)
-        width = size.prompt_length + size.new_tokens
-        self.session = Session(self.model, Behaviour(size.vocabulary), size.prompts, width, size.prompt_length, seed=0)
-        self.replies = np.random.default_rng(1).integers(1, size.vocabulary, (size.prompts, width))
+    def start(self, prompt: Prompt) -> int:
+        return int(prompt.ids[0])
 
-    def __call__(self) -> IntArray:
-        size, numbers = self.size, np.arange(self.size.prompts)
-        ids, mask = np.zeros_like(self.replies), np.zeros(self.replies.shape, np.int8)
-        ids[:, : size.prompt_length], mask[:, : size.prompt_length] = prompt_ids(size), 1
-        self.session.begin(numbers, numbers)
-        length = size.new_tokens // (2 * TURNS)
-        for start in range(size.prompt_length, ids.shape[1], 2 * length):
-            for column in range(start, start + length):
-                ids[:, column] = self.session.act({"input_ids": ids, "attention_mask": mask}).actions
-                mask[:, column] = 1
-            reply = slice(start + length, start + 2 * length)
-            ids[:, reply], mask[:, reply] = self.replies[:, reply], 1
-        return ids
+    def outcomes(self, state: int, turn: Completion) -> list[Outcome]:
+        ids = np.random.default_rng(state).integers(1, self.vocabulary, self.length).tolist()
+        return [(1.0, state + 1, Reply(tuple(ids)))]
+
+
+def conversations(size: Size) -> Collection:
+    """Return the collection of conversations: turns, each with a reply of its length, and one more token."""
+    length = size.new_tokens // (2 * TURNS)
+    mdp = replace(
+        make_mdp(size.but(new_tokens=size.new_tokens + 1)),
+        world=Talker(size.vocabulary, length),
+        max_turn_tokens=length,
+        glue=Glue(),
+    )
+    return Collection(size.but(new_tokens=size.new_tokens + 1), mdp)
 
 
 class Iteration:
