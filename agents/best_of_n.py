@@ -55,7 +55,7 @@ class ExpertIteration(SequenceAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Return an advantage of 1 for every token, which makes the policy gradient imitation."""
-        return spread(np.ones(len(scored.episodes)), scored.episodes.valid)
+        return spread(np.ones(len(scored.episodes)), scored.episodes.own)
 
 
 class BestOfN(ExpertIteration):

@@ -62,7 +62,7 @@ class GRPO(ClippedAlgorithm):
         """Standardise the responses' returns within each prompt's group."""
         settings = self.settings
         advantages = group_relative(scored.returns, settings.samples_per_prompt, settings.scale_by_std)
-        return spread(advantages, scored.episodes.valid)
+        return spread(advantages, scored.episodes.own)
 
 
 class GSPO(GRPO):
@@ -129,4 +129,4 @@ class RLOO(SequenceAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Subtract from each return the mean of the other responses to the prompt."""
-        return spread(leave_one_out(scored.returns, self.settings.samples_per_prompt), scored.episodes.valid)
+        return spread(leave_one_out(scored.returns, self.settings.samples_per_prompt), scored.episodes.own)

@@ -16,12 +16,13 @@ from textgym.agents.functional.objectives import (
     masked_mean,
     monte_carlo,
     token_ratio,
+    turn_gae,
     whiten,
 )
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
-from textgym.agents.settings import A2CSettings, ClipSettings, PPOSettings
+from textgym.agents.settings import A2CSettings, ClipSettings, GAESettings, PPOSettings
 
 BEYOND_TARGET = 1.5  # as in stable-baselines3
 
@@ -47,7 +48,7 @@ class ClippedAlgorithm(SequenceAlgorithm):
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the clipped surrogate loss of each token, ``[n, T]``."""
-        ratio = self.ratio(batch.log_ratio(log_probs), batch.valid)
+        ratio = self.ratio(batch.log_ratio(log_probs), batch.own)
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.clip_high)
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
@@ -58,16 +59,17 @@ class ClippedAlgorithm(SequenceAlgorithm):
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
         """Return the logs of the base class, and ``clip_fraction``, the share of tokens outside the clip range."""
-        ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.valid)
+        ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.own)
         outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
-        return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.valid)}
+        return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.own)}
 
 
-def whitened_gae(scored: Scored, lam: float) -> Advantages:
+def whitened_gae(scored: Scored, settings: GAESettings) -> Advantages:
     """Compute generalised advantages of the shaped rewards, whitened over the iteration's tokens."""
     episodes = scored.episodes
-    estimated = gae(scored.shaped, scored.values, episodes.valid, lam, episodes.truncated)
-    return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)
+    estimate = turn_gae if settings.credit == "turn" else gae
+    estimated = estimate(scored.shaped, scored.values, episodes.own, settings.gae_lambda, episodes.truncated)
+    return Advantages(whiten(estimated.advantages, episodes.own), estimated.returns)
 
 
 class PPO(ClippedAlgorithm):
@@ -104,6 +106,10 @@ class PPO(ClippedAlgorithm):
     i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. ``target_kl`` ends the iteration's
     updates before the first step on a minibatch in which mean_t[ρ_t − 1 − log ρ_t] is above 1.5·``target_kl``.
 
+    In a conversation, t runs over the tokens that the policy chose; s_{t+1} of a turn's last token is the state before
+    the next turn's first. ``credit="turn"`` makes each turn one action: r is then the sum over its tokens, V_old that
+    of its first state, and all its tokens have its Â and G.
+
     Options of all algorithms: ``normalisation`` replaces mean_t in the policy and entropy terms by a mean per response
     (``"sequence"``) or by a sum over each response divided by the horizon (``"constant"``), averaged over responses.
     ``kl_in_loss=True`` leaves the KL out of r_t and adds β·mean_t[k3_t] to L, with k3_t = π_ref/π − 1 − log(π_ref/π) at
@@ -129,7 +135,7 @@ class PPO(ClippedAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Compute generalised advantages, whitened over the iteration, and value targets."""
-        return whitened_gae(scored, self.settings.gae_lambda)
+        return whitened_gae(scored, self.settings)
 
 
 class A2C(SequenceAlgorithm):
@@ -174,5 +180,5 @@ class A2C(SequenceAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Compute return minus value, whitened over the iteration, and returns as value targets."""
         episodes = scored.episodes
-        estimated = monte_carlo(scored.shaped, scored.values, episodes.valid, episodes.truncated)
-        return Advantages(whiten(estimated.advantages, episodes.valid), estimated.returns)
+        estimated = monte_carlo(scored.shaped, scored.values, episodes.own, episodes.truncated)
+        return Advantages(whiten(estimated.advantages, episodes.own), estimated.returns)

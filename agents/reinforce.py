@@ -44,7 +44,7 @@ class Reinforce(SequenceAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Whiten the returns-to-go over the iteration's tokens."""
-        valid = scored.episodes.valid
+        valid = scored.episodes.own
         estimated = monte_carlo(scored.shaped, scored.values, valid)
         return Advantages(whiten(estimated.advantages, valid), estimated.returns)
 
@@ -88,4 +88,4 @@ class ReMax(SequenceAlgorithm):
         """Subtract from each return the score of the greedy response to the prompt."""
         assert scored.companions is not None
         greedy_scores = scored.companions.rewards.sum(1)
-        return spread(greedy_baseline(scored.returns, greedy_scores), scored.episodes.valid)
+        return spread(greedy_baseline(scored.returns, greedy_scores), scored.episodes.own)

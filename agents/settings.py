@@ -16,6 +16,7 @@ from textgym.names import suggest
 from textgym.numbers import LARGEST_RATE, check, check_given, check_words, count, finite
 
 Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
+Credit: TypeAlias = Literal["token", "turn"]
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,14 @@ class GAESettings(CriticSettings):
 
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation; γ is 1. Published: 0.95."""
+    credit: Credit = "token"
+    """Unit of an action in advantages: each 'token', or each 'turn' of a conversation as a whole, whose tokens then
+    share one advantage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, finite, "gae_lambda", low=0, high=1)
+        require(self.credit in get_args(Credit), "credit", repr(self.credit), "'token' or 'turn'")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from textgym.agents.loop.episodes import Minibatch, Scored, minibatches
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.ppo import whitened_gae
 from textgym.agents.settings import TRPOSettings
+from textgym.lm.behaviour import chosen_before
 from textgym.rewards.kl import exact_kl
 
 LINE_SEARCH_STEPS = 10
@@ -25,12 +26,11 @@ SHRINKING = 0.8
 
 
 def behaviour_logits(policy: LMPolicy, batch: Minibatch) -> Tensor:
-    """Compute behaviour logits ``[m, V]`` at the m valid tokens; ``[m, M]`` over the kept ones, if any were stored."""
-    p, valid = policy.prompt_length, batch.valid
+    """Compute behaviour logits ``[m, V]`` at the m chosen tokens; ``[m, M]`` over the kept ones, if any were stored."""
+    p, own = policy.prompt_length, batch.own
     states = policy.trunk.hidden_states(batch.input_ids, batch.attention_mask, p, batch.prefix)[:, :-1]
-    elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
-    head = policy.trunk.head(states[valid])
-    return policy.behaviour.kept_logits(head, elapsed, None if batch.kept is None else batch.kept[valid])
+    head = policy.trunk.head(states[own])
+    return policy.behaviour.kept_logits(head, chosen_before(own)[own], None if batch.kept is None else batch.kept[own])
 
 
 class TrustRegion:
@@ -61,7 +61,7 @@ class TrustRegion:
     def _kls(self, count: int) -> Iterator[Tensor]:
         """Yield each of the first ``count`` minibatches' contribution to their mean KL."""
         batches = self.batches[:count]
-        n_tokens = sum(int(batch.valid.sum()) for batch in batches)
+        n_tokens = sum(int(batch.own.sum()) for batch in batches)
         for batch, old in zip(batches, self.old, strict=False):
             yield exact_kl(old, behaviour_logits(self.policy, batch)).sum() / n_tokens
 
@@ -199,7 +199,7 @@ class TRPO(SequenceAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Compute generalised advantages, whitened over the iteration, and value targets."""
-        return whitened_gae(scored, self.settings.gae_lambda)
+        return whitened_gae(scored, self.settings)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the unclipped surrogate loss −ρ·A of each token, ``[n, T]``."""
@@ -219,8 +219,8 @@ class TRPO(SequenceAlgorithm):
 
         ``total`` is the sum of the minibatches' weights.
         """
-        evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
-        share = weight(self.settings.normalisation, batch.valid) / total
+        evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own)
+        share = weight(self.settings.normalisation, batch.own) / total
         return share * self.actor_loss(evaluation, batch)[0], self.watch(evaluation, batch)
 
     def _objective(self, batches: list[Minibatch], total: int) -> float:
@@ -233,7 +233,7 @@ class TRPO(SequenceAlgorithm):
         region = TrustRegion(self.policy, batches, parameters, settings.curvature_share)
         anchor, text = self.pretraining_loss()
         gradient = flatten(torch.autograd.grad(anchor, parameters)) if anchor.requires_grad else anchor
-        loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.valid) for batch in batches)
+        loss, watched, total = 0.0, [], sum(weight(settings.normalisation, batch.own) for batch in batches)
         # The gradient is that of the whole iteration; minibatches only bound the memory.
         for batch in batches:
             part, logs = self._surrogate(batch, total)

@@ -80,7 +80,7 @@ class CISPO(SequenceAlgorithm):
         # `returns` is [N]: reward minus β times the KL, summed over each response; groups are consecutive.
         groups = scored.returns.reshape(-1, self.settings.samples_per_prompt)
         centred = (groups - groups.mean(axis=1, keepdims=True)).ravel()
-        return spread(centred / (scored.returns.std() + 1e-4), scored.episodes.valid)
+        return spread(centred / (scored.returns.std() + 1e-4), scored.episodes.own)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the loss of each token, [n, T]; the loop averages over tokens that are part of a response."""

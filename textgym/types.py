@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from textgym.moved import FormerMember
+
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
 Float32Array: TypeAlias = NDArray[np.float32]
@@ -146,8 +148,9 @@ class Episodes:
     Attributes:
         input_ids: ``[N, P+T]`` int64; the prompt left-padded into the first P columns, response token t in column P+t.
         attention_mask: ``[N, P+T]`` int8; 1 for tokens, 0 for padding.
-        log_probs: ``[N, T]`` float32, of the sampled tokens under the behaviour distribution; 0 after the end.
-        rewards: ``[N, T]`` float32, rewards from the environment; 0 after the end.
+        own: ``[N, T]`` bool; True for tokens that the policy chose, False for those of the other side and padding.
+        log_probs: ``[N, T]`` float32, of the chosen tokens under the behaviour distribution; 0 elsewhere.
+        rewards: ``[N, T]`` float32, rewards from the environment; 0 where nothing was chosen.
         prompt_length: ``P``.
         prompt_index: ``[N]`` the prompt of each episode.
         episode: ``[N]`` running numbers, which key the random streams.
@@ -160,6 +163,7 @@ class Episodes:
 
     input_ids: IntArray
     attention_mask: MaskArray
+    own: BoolArray
     log_probs: Float32Array
     rewards: Float32Array
     prompt_length: int
@@ -175,16 +179,19 @@ class Episodes:
 
     @property
     def actions(self) -> IntArray:
-        """``[N, T]`` the response tokens."""
+        """``[N, T]`` the response tokens, the other side's included."""
         return self.input_ids[:, self.prompt_length :]
 
-    @property
-    def valid(self) -> BoolArray:
-        """``[N, T]`` True for response tokens."""
-        return self.attention_mask[:, self.prompt_length :].astype(bool)
+    valid = FormerMember("own")
 
     @property
     def lengths(self) -> IntArray:
-        """``[N]`` number of response tokens of each episode, the end token included."""
-        lengths: IntArray = self.valid.sum(axis=1, dtype=np.int64)
+        """``[N]`` number of tokens that the policy chose, the end token included."""
+        lengths: IntArray = self.own.sum(axis=1, dtype=np.int64)
         return lengths
+
+    @property
+    def extents(self) -> IntArray:
+        """``[N]`` number of response tokens, the other side's included."""
+        extents: IntArray = self.attention_mask[:, self.prompt_length :].sum(axis=1, dtype=np.int64)
+        return extents

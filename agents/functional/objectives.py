@@ -15,7 +15,7 @@ from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 
 class Advantages(NamedTuple):
-    """Advantages and the critic's targets, ``[N, T]`` each; 0 beyond each response.
+    """Advantages and the critic's targets, ``[N, T]`` each; 0 where the policy chose no token.
 
     Attributes:
         advantages: the weight of each token in the policy loss.
@@ -30,17 +30,20 @@ class Advantages(NamedTuple):
 
 
 def gae(
-    rewards: Float32Array, values: Float32Array, valid: BoolArray, lam: float, truncated: BoolArray | None = None
+    rewards: Float32Array, values: Float32Array, own: BoolArray, lam: float, truncated: BoolArray | None = None
 ) -> Advantages:
     """Compute generalised advantages with γ = 1: A_t = Σ_l λ^l δ_{t+l}, δ_t = r_t + V(s_{t+1}) − V(s_t).
 
-    Schulman 2015 (arXiv 1506.02438), eq. 16. The value after the last token is 0, as the horizon is a termination. Only
-    where a wrapper truncated the response, V of the state after the last token is used.
+    Schulman 2015 (arXiv 1506.02438), eq. 16. Steps are the policy's own tokens alone: the state after a turn's last
+    token is the one before the next turn's first, so no credit decays through the other side's tokens. The value after
+    the last token is 0, as the horizon is a termination. Only where a wrapper truncated the response, V of the state
+    after it is used.
 
     Args:
         rewards: ``[N, T]``.
-        values: ``[N, T+1]`` values of the states before each token, and after the last.
-        valid: ``[N, T]`` bool, True for response tokens.
+        values: ``[N, T+1]`` values of the states before each token; behind the last own token, of the state after the
+            response.
+        own: ``[N, T]`` bool, True for tokens that the policy chose.
         lam: λ in [0, 1]; 1 gives return minus value.
         truncated: ``[N]`` bool; None for no truncation.
 
@@ -48,24 +51,46 @@ def gae(
         Advantages A_t, and returns A_t + V(s_t).
     """
     n, horizon = rewards.shape
-    last = valid.sum(1) - 1
-    columns = np.arange(horizon)
-    ends = columns == last[:, None]
-    cut = np.zeros(n, bool) if truncated is None else truncated
-    following = np.where(ends & ~cut[:, None], 0.0, values[:, 1:])
-    deltas = np.where(valid, rewards + following - values[:, :-1], 0.0)
+    deltas = np.where(own, rewards + _next_values(values, own, truncated) - values[:, :-1], 0.0)
     advantages = np.zeros((n, horizon), np.float64)
     running = np.zeros(n)
     for t in reversed(range(horizon)):
-        # Columns after the end carry zeros, so nothing flows back from them.
-        running = deltas[:, t] + lam * running
+        # Columns that are not the policy's pass on what comes after them, unchanged.
+        running = np.where(own[:, t], deltas[:, t] + lam * running, running)
         advantages[:, t] = running
-    returns = np.where(valid, advantages + values[:, :-1], 0.0)
+    advantages = np.where(own, advantages, 0.0)
+    returns = np.where(own, advantages + values[:, :-1], 0.0)
     return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
 
 
+def turn_gae(
+    rewards: Float32Array, values: Float32Array, own: BoolArray, lam: float, truncated: BoolArray | None = None
+) -> Advantages:
+    """Compute generalised advantages of whole turns: each token of a turn gets its turn's advantage.
+
+    A turn is one action: a run of own tokens, in the state before its first one, with the sum of its tokens' rewards.
+    Turn-level credit as in MT-GRPO (Zeng 2025, arXiv 2505.11821) and ArCHer (Zhou 2024, arXiv 2402.19446). Arguments
+    as for :func:`gae`.
+
+    Returns:
+        Advantages of the turns, and as every token's value target the return of its turn.
+    """
+    n, first = len(rewards), turn_starts(own)
+    turn = np.maximum(first.cumsum(1) - 1, 0)  # number of each token's turn
+    exists = np.arange(turn.max() + 1) < first.sum(1)[:, None]
+    paid = np.zeros(exists.shape, np.float32)
+    np.add.at(paid, (np.arange(n)[:, None], turn), np.where(own, rewards, 0.0).astype(np.float32))
+    before = np.zeros((n, exists.shape[1] + 1), np.float32)
+    before[:, :-1][exists] = values[:, :-1][first]
+    rows = np.arange(n)
+    before[rows, exists.sum(1)] = values[rows, after_last(own)]
+    turns = gae(paid, before, exists, lam, truncated)
+    advantages, returns = (np.where(own, np.take_along_axis(x, turn, 1), 0.0).astype(np.float32) for x in turns)
+    return Advantages(advantages, returns)
+
+
 def monte_carlo(
-    rewards: Float32Array, values: Float32Array, valid: BoolArray, truncated: BoolArray | None = None
+    rewards: Float32Array, values: Float32Array, own: BoolArray, truncated: BoolArray | None = None
 ) -> Advantages:
     """Compute return minus value: A_t = Σ_{u ≥ t} r_u − V(s_t).
 
@@ -73,18 +98,44 @@ def monte_carlo(
 
     Args:
         rewards: ``[N, T]``.
-        values: ``[N, T+1]`` values of the states before each token, and after the last; zeros give the return itself.
-        valid: ``[N, T]`` bool.
+        values: ``[N, T+1]`` as for :func:`gae`; zeros give the return itself.
+        own: ``[N, T]`` bool.
         truncated: ``[N]`` bool, True where a wrapper cut the episode short: V of its last state replaces the rest.
     """
-    paid = np.where(valid, rewards, 0.0).astype(np.float64)
+    paid = np.where(own, rewards, 0.0).astype(np.float64)
     if truncated is not None:
         rows = np.flatnonzero(truncated)
-        lengths = valid[rows].sum(1)
-        paid[rows, lengths - 1] += values[rows, lengths]
-    returns = np.where(valid, paid[:, ::-1].cumsum(1)[:, ::-1], 0.0)
-    advantages = np.where(valid, returns - values[:, :-1], 0.0)
+        after = after_last(own[rows])
+        paid[rows, after - 1] += values[rows, after]
+    returns = np.where(own, paid[:, ::-1].cumsum(1)[:, ::-1], 0.0)
+    advantages = np.where(own, returns - values[:, :-1], 0.0)
     return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
+
+
+def turn_starts(own: BoolArray) -> BoolArray:
+    """Return True at the first token of each turn, ``[N, T]``: a turn is a run of own tokens."""
+    return own & ~np.pad(own, ((0, 0), (1, 0)))[:, :-1]
+
+
+def after_last(own: BoolArray) -> IntArray:
+    """Return the column behind the last own token of each row, ``[N, T] -> [N]``."""
+    after: IntArray = own.shape[1] - own[:, ::-1].argmax(1)
+    return after
+
+
+def _next_values(values: Float32Array, own: BoolArray, truncated: BoolArray | None) -> Float32Array:
+    """Return V of the state in which the policy chooses next, ``[N, T]``; 0 at the last token if the task ended."""
+    n, horizon = own.shape
+    column = np.where(own, np.arange(horizon), horizon)
+    # Reversed, the running minimum is the first own column from t on.
+    nearest = np.minimum.accumulate(column[:, ::-1], axis=1)[:, ::-1]
+    following = np.concatenate([nearest[:, 1:], np.full((n, 1), horizon)], axis=1)
+    found: Float32Array = np.where(following < horizon, np.take_along_axis(values, following, 1), np.float32(0))
+    if truncated is not None:
+        rows = np.flatnonzero(truncated)
+        after = after_last(own[rows])
+        found[rows, after - 1] = values[rows, after]
+    return found
 
 
 # --- advantages of each response -------------------------------------------------------------------------------
@@ -141,9 +192,9 @@ def best_of_groups(returns: FloatArray, k: int) -> IntArray:
     return rows
 
 
-def spread(advantages: FloatArray, valid: BoolArray) -> Advantages:
+def spread(advantages: FloatArray, own: BoolArray) -> Advantages:
     """Give every token its response's advantage: ``[N]`` to ``[N, T]``."""
-    tokens = np.where(valid, advantages[:, None], 0.0).astype(np.float32)
+    tokens = np.where(own, advantages[:, None], 0.0).astype(np.float32)
     return Advantages(tokens, np.zeros_like(tokens))
 
 
@@ -153,17 +204,17 @@ ROUNDING = 1e-6
 """Differences below this are rounding: log-probabilities of the rollout and of a batched pass differ by as much."""
 
 
-def whiten(x: Float32Array, valid: BoolArray) -> Float32Array:
-    """Scale to zero mean and unit variance over the valid tokens of the batch; 0 elsewhere, and if all are equal.
+def whiten(x: Float32Array, own: BoolArray) -> Float32Array:
+    """Scale to zero mean and unit variance over the batch's own tokens; 0 elsewhere, and if all are equal.
 
     Ziegler 2019 (arXiv 1909.08593); with returns instead of advantages it is the baseline of REINFORCE++, Hu 2025
     (arXiv 2501.03262).
     """
-    inside = x[valid].astype(np.float64)
+    inside = x[own].astype(np.float64)
     deviation = inside.std()
     if deviation < ROUNDING:  # otherwise rounding noise would be scaled to unit variance
         return np.zeros_like(x, np.float32)
-    whitened: Float32Array = np.where(valid, (x - inside.mean()) / (deviation + 1e-8), 0.0).astype(np.float32)
+    whitened: Float32Array = np.where(own, (x - inside.mean()) / (deviation + 1e-8), 0.0).astype(np.float32)
     return whitened
 
 
@@ -179,19 +230,19 @@ def token_ratio(log_ratio: Tensor) -> Tensor:
     return log_ratio.exp()
 
 
-def sequence_ratio(log_ratio: Tensor, valid: Tensor) -> Tensor:
+def sequence_ratio(log_ratio: Tensor, own: Tensor) -> Tensor:
     """Compute GSPO's ratio s = (π(y|x) / π_old(y|x))^(1/|y|), the same for all tokens of a response.
 
     Zheng 2025 (arXiv 2507.18071), eq. 7.
 
     Args:
         log_ratio: ``[n, T]`` log π − log π_old, 0 beyond each response.
-        valid: ``[n, T]``.
+        own: ``[n, T]``.
 
     Returns:
         ``[n, T]``, equal along T.
     """
-    mean = log_ratio.sum(1, keepdim=True) / valid.sum(1, keepdim=True)
+    mean = log_ratio.sum(1, keepdim=True) / own.sum(1, keepdim=True)
     return mean.exp().expand_as(log_ratio)
 
 
@@ -239,33 +290,33 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 # --- means of a minibatch --------------------------------------------------------------------------------------
 
 Normalise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``normalise(x [n, T], valid [n, T])`` reduces the losses of a minibatch's tokens to one number."""
+"""``normalise(x [n, T], own [n, T])`` reduces the losses of a minibatch's tokens to one number."""
 
 
-def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Average over the valid tokens of the batch: all tokens have the same weight (DAPO, arXiv 2503.14476)."""
-    return x[valid].mean()
+def masked_mean(x: Tensor, own: Tensor) -> Tensor:
+    """Average over the policy's own tokens of the batch: all tokens have the same weight (DAPO, arXiv 2503.14476)."""
+    return x[own].mean()
 
 
-def sequence_mean(x: Tensor, valid: Tensor) -> Tensor:
+def sequence_mean(x: Tensor, own: Tensor) -> Tensor:
     """Average over responses of each one's mean: all responses have the same weight (GRPO, arXiv 2402.03300)."""
-    return (x.masked_fill(~valid, 0.0).sum(1) / valid.sum(1)).mean()
+    return (x.masked_fill(~own, 0.0).sum(1) / own.sum(1)).mean()
 
 
-def constant_mean(x: Tensor, valid: Tensor, tokens: int) -> Tensor:
+def constant_mean(x: Tensor, own: Tensor, tokens: int) -> Tensor:
     """Average over responses of each one's sum divided by a constant (Dr. GRPO, arXiv 2503.20783).
 
     The gradient is proportional to that of the expected return, independent of the lengths.
     """
-    return x.masked_fill(~valid, 0.0).sum(1).mean() / tokens
+    return x.masked_fill(~own, 0.0).sum(1).mean() / tokens
 
 
-def weight(kind: Normalisation, valid: Tensor) -> int:
-    """Return the weight of a minibatch with ``valid [n, T]`` in a mean over minibatches.
+def weight(kind: Normalisation, own: Tensor) -> int:
+    """Return the weight of a minibatch with ``own [n, T]`` in a mean over minibatches.
 
     The weight is its number of tokens if tokens are averaged, otherwise its number of responses.
     """
-    return int(valid.sum()) if kind == "token" else len(valid)
+    return int(own.sum()) if kind == "token" else len(own)
 
 
 def make_normalise(kind: Normalisation, horizon: int) -> Normalise:

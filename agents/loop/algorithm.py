@@ -200,7 +200,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             The episodes, or None if the callback stopped the collection.
 
         Raises:
-            ValueError: there is no environment, or it writes tokens that were not chosen.
+            ValueError: there is no environment, or it rewrites what it has shown.
             textgym.rewards.RewardError: an error in the reward.
         """
         self._begin_without_learn()
@@ -301,7 +301,9 @@ class SequenceAlgorithm(BaseAlgorithm):
         size, epochs = self.settings.minibatch_size, self.settings.n_epochs
         logged: list[dict[str, float]] = []
         for batch in minibatches(scored, estimated, size, epochs, order, self.device):
-            evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix)
+            evaluation = self.policy.evaluate(
+                batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own
+            )
             loss, logs = self.loss(evaluation, batch)
             # Before the first step the policy is still the one that sampled, so every ratio must be 1.
             if not logged:
@@ -335,12 +337,12 @@ class SequenceAlgorithm(BaseAlgorithm):
     def actor_loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of policy, entropy bonus and, with ``kl_in_loss``, KL; return it with its logs."""
         log_probs = evaluation.log_probs
-        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.valid)
+        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.own)
         logs = {"policy_loss": policy_loss}
         if self.settings.ent_coef:
-            loss = loss - self.settings.ent_coef * self.normalise(evaluation.entropy, batch.valid)
+            loss = loss - self.settings.ent_coef * self.normalise(evaluation.entropy, batch.own)
         if self.settings.kl_in_loss:
-            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), batch.valid)
+            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), batch.own)
             loss = loss + self.kl.beta * logs["kl_loss"]
         return loss, logs
 
@@ -348,7 +350,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         """Compute the critic's clipped loss, a mean over tokens; ``values`` is ``[n, T]``."""
         assert isinstance(self.settings, CriticSettings)
         clip = self.settings.clip_range_vf
-        return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.valid)
+        return masked_mean(clipped_value_loss(values, batch.values, batch.returns, clip), batch.own)
 
     def pretraining_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute γ times the loss on the update's pretraining text, or 0 without any; return it with its logs."""
@@ -367,8 +369,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         ratio = log_ratio.exp()
         return {
             "ratio_error": (ratio - 1).abs().max(),
-            "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.valid),
-            "entropy": masked_mean(evaluation.entropy, batch.valid),
+            "approx_kl": masked_mean(ratio - 1 - log_ratio, batch.own),
+            "entropy": masked_mean(evaluation.entropy, batch.own),
         }
 
     def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:

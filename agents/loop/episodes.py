@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from textgym.agents.functional.objectives import Advantages
+from textgym.agents.functional.objectives import Advantages, after_last
 from textgym.agents.loop.slots import Final, Observation, Slots, SlotStep
 from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
+from textgym.env.mdp import Verdict
 from textgym.lm.trunk import Trunk
+from textgym.moved import FormerMember
 from textgym.rewards.functions import Batch
 from textgym.rewards.kl import shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
@@ -68,7 +70,9 @@ def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int,
 class Recorder:
     """Recorder of steps into the ``[N, T]`` arrays of :class:`textgym.types.Episodes`.
 
-    A sequence is its first observation followed by the chosen tokens, so that training sees exactly what was sampled.
+    A sequence is its first observation, followed by the chosen tokens and by what the environment wrote behind them:
+    training sees exactly what was sampled. A chosen token stands where the observation that it was chosen on ends. All
+    other tokens are the other side's.
     """
 
     def __init__(self, plan: EpisodePlan, width: int, prompt_length: int) -> None:
@@ -77,9 +81,11 @@ class Recorder:
         self.prompt_length = prompt_length
         self.input_ids: IntArray = np.zeros((n, width), np.int64)
         self.attention_mask = np.zeros((n, width), np.int8)
+        self.own = np.zeros((n, horizon), bool)
         self.log_probs = np.zeros((n, horizon), np.float32)
         self.rewards = np.zeros((n, horizon), np.float32)
-        self.length: IntArray = np.zeros(n, np.int64)
+        self.length: IntArray = np.zeros(n, np.int64)  # response columns in use
+        self.last: IntArray = np.zeros(n, np.int64)  # column of the last chosen token
         self.stopped = np.zeros(n, bool)
         self.truncated = np.zeros(n, bool)
         self.components: dict[str, Any] = {}
@@ -104,18 +110,42 @@ class Recorder:
         # The chosen token is written, not the observed one; _check_sequence compares the two at the end.
         self.input_ids[episodes, self.prompt_length + t] = acted.actions[rows]
         self.attention_mask[episodes, self.prompt_length + t] = 1
+        self.own[episodes, t] = True
         self.log_probs[episodes, t] = acted.log_probs[rows]
         self.rewards[episodes, t] = step.rewards[rows]
         if acted.kept is not None:
             self._kept.append((episodes, t, acted.kept[np.searchsorted(asked, rows)]))
+        self.last[episodes] = t
         self.length[episodes] += 1
+
+    def extend(self, rows: IntArray, episodes: IntArray, observation: Observation) -> None:
+        """Record what the environment wrote behind the chosen tokens of episodes that go on.
+
+        Args:
+            rows: ``[n]`` their rows.
+            episodes: ``[n]`` their places in the plan.
+            observation: the observation after the step, of all rows.
+        """
+        column = self.prompt_length + self.length[episodes]
+        mask = observation["attention_mask"]
+        for i in np.flatnonzero(mask[rows, np.minimum(column, mask.shape[1] - 1)] & (column < mask.shape[1])):
+            self._copy(int(episodes[i]), {key: value[rows[i]] for key, value in observation.items()})
+
+    def _copy(self, episode: int, observation: Observation) -> None:
+        """Record the columns of one row's observation that are not recorded yet."""
+        mask = observation["attention_mask"]
+        self.length[episode], begin = mask[self.prompt_length :].sum(), self.prompt_length + self.length[episode]
+        new = slice(begin, self.prompt_length + self.length[episode])
+        self.input_ids[episode, new] = observation["input_ids"][new]
+        self.attention_mask[episode, new] = mask[new]
 
     def finish(self, episode: int, final: Final, truncated: bool) -> None:
         """Record an episode's end and, unless it is still to be scored, its reward.
 
         Raises:
-            ValueError: the environment wrote tokens that were not chosen.
+            ValueError: the environment changed what it had shown, or a chosen token.
         """
+        self._copy(episode, final.observation)
         self._check_sequence(episode, final.observation)
         info = final.info
         self.truncated[episode] = truncated
@@ -124,18 +154,17 @@ class Recorder:
         if final.unscored is None:
             self._note_reward(episode, info)
 
-    def pay(self, episode: int, info: dict[str, Any]) -> None:
+    def pay(self, episode: int, verdict: Verdict) -> None:
         """Record the reward of an episode that was scored after its end."""
-        self.rewards[episode, self.length[episode] - 1] = info["score"]
-        self._note_reward(episode, info)
+        self.rewards[episode, self.last[episode]] += verdict.paid
+        self._note_reward(episode, verdict.info)
 
     def _note_reward(self, episode: int, info: dict[str, Any]) -> None:
-        length = self.length[episode]
         if "token_rewards" in info:
             # A dense reward becomes known at the end, when its sum already stands on the last token; whatever a wrapper
             # added to that sum stays there.
-            self.rewards[episode, :length] += info["token_rewards"]
-            self.rewards[episode, length - 1] -= sum(info["token_rewards"])
+            self.rewards[episode, self.own[episode]] += info["token_rewards"]
+            self.rewards[episode, self.last[episode]] -= sum(info["token_rewards"])
         for name, value in info.get("components", {}).items():
             self.components.setdefault(name, np.full(len(self.length), np.nan))[episode] = value
 
@@ -144,8 +173,8 @@ class Recorder:
         differs = (self.input_ids[episode] != last["input_ids"]) & (mask != 0)
         if differs.any() or (mask != last["attention_mask"]).any():
             raise ValueError(
-                f"the last observation of episode {self.plan.episode[episode]} is not its first one followed by the "
-                "chosen tokens; an environment that inserts or rewrites tokens can be played (policy.act) but not "
+                f"the last observation of episode {self.plan.episode[episode]} does not extend the ones before it by "
+                "the chosen tokens; an environment that rewrites what it has shown can be played (policy.act) but not "
                 "trained on"
             )
 
@@ -154,6 +183,7 @@ class Recorder:
         return Episodes(
             self.input_ids,
             self.attention_mask,
+            self.own,
             self.log_probs,
             self.rewards,
             self.prompt_length,
@@ -197,7 +227,7 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
         The episodes, or None if ``on_step`` stopped the collection.
 
     Raises:
-        ValueError: the environment writes tokens that were not chosen.
+        ValueError: the environment rewrites what it has shown.
         textgym.rewards.RewardError: an error in the reward.
     """
     n = len(plan.episode)
@@ -235,6 +265,8 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
                     aside.append((int(playing[row]), final))
                 playing[row] = -1
                 finished += 1
+        rows = np.flatnonzero(acting & (playing >= 0))
+        recorder.extend(rows, playing[rows], observation)
         if on_step is not None and not on_step(step, acted, acting):
             return None
     score_aside(slots, recorder, aside)
@@ -247,9 +279,9 @@ def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]
     for start in range(0, len(aside), SCORED_AT_ONCE):
         part = aside[start : start + SCORED_AT_ONCE]
         found = slots.judge(Batch.joined([final.unscored for _, final in part if final.unscored is not None]))
-        for (episode, final), info in zip(part, found, strict=True):
-            final.info.update(info)
-            recorder.pay(episode, info)
+        for (episode, final), verdict in zip(part, found, strict=True):
+            final.info.update(verdict.info)
+            recorder.pay(episode, verdict)
 
 
 @dataclass(frozen=True)
@@ -259,7 +291,8 @@ class Scored:
     Attributes:
         episodes: the collected episodes.
         ref_log_probs: ``[N, T]`` log-probabilities of the sampled tokens under the reference.
-        values: ``[N, T+1]`` the critic's values before the update; zeros without a critic.
+        values: ``[N, T+1]`` the critic's values before the update, of the state before each token; behind the last
+            chosen token, of the state after the response; zeros without a critic.
         shaped: ``[N, T]`` rewards; less the KL penalty, unless the KL is in the loss.
         companions: the greedy responses, one for each prompt in the order of the episodes; None without any.
         prefix: ``[N, L, d]`` activations of the policy's frozen layers; None without such layers.
@@ -300,12 +333,13 @@ def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
 class Minibatch:
     """Some episodes of an iteration as tensors: ``[n, P+T]`` for ids and mask, ``[n, T]`` for the rest.
 
-    T is the length of the longest response among them. ``kept`` is ``[n, T, M]`` and ``prefix`` ``[n, L, d]``, or None.
+    T is the length of the longest response among them. ``own`` is True for tokens that the policy chose. ``kept`` is
+    ``[n, T, M]`` and ``prefix`` ``[n, L, d]``, or None.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
-    valid: Tensor
+    own: Tensor
     log_probs: Tensor
     ref_log_probs: Tensor
     values: Tensor
@@ -314,8 +348,10 @@ class Minibatch:
     kept: Tensor | None
     prefix: Tensor | None
 
+    valid = FormerMember("own")
+
     def log_ratio(self, log_probs: Tensor) -> Tensor:
-        """Return log π − log π_old, ``[n, T]``, given log π; 0 beyond each response, as both are 0 there."""
+        """Return log π − log π_old, ``[n, T]``, given log π; 0 where nothing was chosen, as both are 0 there."""
         return log_probs - self.log_probs
 
 
@@ -355,11 +391,14 @@ def score_episodes(
             reference.head,
             reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1],
             ids[:, policy.prompt_length :],
-            mask[:, policy.prompt_length :].bool(),
+            torch.from_numpy(episodes.own[rows]).to(policy.device),
             None if kept is None else torch.from_numpy(kept[rows]).to(policy.device),
         )
         ref_log_probs[rows] = scores.log_probs.cpu().numpy()
-    shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.valid, beta)
+    # Behind the last chosen token, advantages expect the value of the state after the response.
+    every = np.arange(len(episodes))
+    values[every, after_last(episodes.own)] = values[every, episodes.extents]
+    shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.own, beta)
     return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions, _joined(prefixes))
 
 
@@ -395,7 +434,7 @@ def minibatches(
     arrays = {
         "input_ids": episodes.input_ids,
         "attention_mask": episodes.attention_mask,
-        "valid": episodes.valid,
+        "own": episodes.own,
         "log_probs": episodes.log_probs,
         "ref_log_probs": scored.ref_log_probs,
         "values": scored.values[:, :-1],
@@ -404,12 +443,13 @@ def minibatches(
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     kept = None if episodes.kept is None else torch.from_numpy(episodes.kept)
+    extents = torch.from_numpy(episodes.extents)
     for _ in range(n_epochs):
         order = generator.permutation(len(episodes))
         for start in range(0, len(episodes), size):
             rows = torch.from_numpy(order[start : start + size])
             # Columns beyond the longest response of the minibatch hold no token: left out, they cost nothing.
-            longest = int(tensors["valid"][rows].sum(1).max())
+            longest = int(extents[rows].max())
             columns = dict.fromkeys(tensors, longest)
             columns["input_ids"] = columns["attention_mask"] = episodes.prompt_length + longest
             cut = {name: tensor[rows][:, : columns[name]].to(device) for name, tensor in tensors.items()}

@@ -15,6 +15,7 @@ from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.slots import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
+from textgym.lm.behaviour import chosen_before
 from textgym.lm.trunk import Trunk
 from textgym.numbers import count, random_seed
 from textgym.rewards.builtin import no_reward
@@ -34,7 +35,7 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
 
 
 OF_EVALUATION = ("score", "kl", "length")
-OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "finish_reason")
+OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "own", "finish_reason")
 """Names that an evaluation, and a row of samples, reserve for their own columns."""
 
 
@@ -121,23 +122,23 @@ def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | 
 
 @torch.no_grad()
 def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
-    """Compute KL(π‖π_ref) of the behaviour distributions in every visited state, ``[N, T]``; 0 after the end."""
+    """Compute KL(π‖π_ref) of the behaviour distributions in every state of a choice, ``[N, T]``; 0 elsewhere."""
     kl = np.zeros(episodes.rewards.shape)
     behaviour = policy.behaviour.for_reference()  # the policy's own restriction is in the ids that were kept
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
-        valid = mask[:, policy.prompt_length :].bool()
-        elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
+        own = torch.from_numpy(episodes.own[rows]).to(policy.device)
+        elapsed = chosen_before(own)[own]
         kept = kept_mask(episodes, rows, policy)
-        inside = None if kept is None else kept.to(valid.device)[valid]
+        inside = None if kept is None else kept.to(own.device)[own]
 
         def logits(trunk: Trunk, allowed: Tensor | None) -> Tensor:
-            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][valid]  # noqa: B023
+            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][own]  # noqa: B023
             return behaviour.logits(trunk.head(states), elapsed, allowed)  # noqa: B023
 
-        part = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
-        part[valid] = exact_kl(
+        part = torch.zeros(own.shape, dtype=torch.float32, device=own.device)
+        part[own] = exact_kl(
             logits(policy.trunk, inside), logits(reference, policy.behaviour.kept_for_reference(inside))
         )
         kl[rows] = part.cpu().numpy()
@@ -149,7 +150,7 @@ def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) 
     episodes = report.episodes
     rows = []
     for i in range(min(count, len(episodes))):
-        length = int(episodes.lengths[i])
+        length = int(episodes.extents[i])
         ids = episodes.actions[i, :length].tolist()
         prompt = mdp.prompts[int(episodes.prompt_index[i])]
         rows.append(
@@ -159,6 +160,7 @@ def samples(report: Report, mdp: TokenMDP, stage: str, beta: float, count: int) 
                 "completion": mdp.completion(prompt, ids),
                 "tokens": token_strings(mdp.tokenizer, ids, before=prompt.ids),
                 "token_rewards": (episodes.rewards[i, :length] - beta * report.kl[i, :length]).round(4).tolist(),
+                **({} if mdp.world is None else {"own": episodes.own[i, :length].tolist()}),
                 "kl": round(float(report.kl[i].sum()), 4),
                 "finish_reason": "stop" if episodes.stopped[i] else "length",
                 **{name: round(value, 4) for name, value in report.row_scores(i).items()},
@@ -199,7 +201,7 @@ def sample_responses(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, k:
         seed: random seed of the samples.
     """
     episodes = play(policy, mdp, np.repeat(prompt_index, k), seed)
-    written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    written = zip(episodes.prompt_index, episodes.actions, episodes.extents, strict=True)
     texts = [mdp.completion(mdp.prompts[int(i)], ids[:n].tolist()) for i, ids, n in written]
     return Responses(
         prompts=[mdp.prompts[int(i)].content for i in prompt_index],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from textgym.agents.functional.objectives import turn_starts
 from textgym.agents.loop.episodes import Scored
 from textgym.rewards.kl import k1, k3
 from textgym.types import Float32Array, FloatArray
@@ -37,24 +38,26 @@ def named_parts(components: Mapping[str, FloatArray]) -> Mapping[str, FloatArray
 
 
 def explained_variance(scored: Scored, returns: Float32Array) -> float:
-    """Return 1 − Var(returns − values) / Var(returns) over the valid tokens; 0 if the returns do not vary.
+    """Return 1 − Var(returns − values) / Var(returns) over the chosen tokens; 0 if the returns do not vary.
 
     1 is a perfect critic, 0 one that predicts a constant.
     """
-    valid = scored.episodes.valid
-    targets, residual = returns[valid], (returns - scored.values[:, :-1])[valid]
+    own = scored.episodes.own
+    targets, residual = returns[own], (returns - scored.values[:, :-1])[own]
     return float(1 - residual.var() / targets.var()) if targets.var() > 0 else 0.0
 
 
 def rollout_metrics(scored: Scored) -> dict[str, float]:
     """Compute score, KL (nats per sequence), length in tokens and share of ended responses, with standard errors.
 
+    If another side spoke, also the numbers of the policy's turns and of that side's tokens.
+
     ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative).
     """
     episodes, ref_log_probs = scored.episodes, scored.ref_log_probs
-    valid = episodes.valid
-    # After the end both log-probabilities are 0, so that nothing is added there.
-    per_token = [np.where(valid, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
+    own = episodes.own
+    # Where nothing was chosen both log-probabilities are 0, so that nothing is added there.
+    per_token = [np.where(own, f(episodes.log_probs, ref_log_probs), 0.0).sum(1) for f in (k1, k3)]
     parts = named_parts(episodes.components)
     components = (mean_and_error(f"components/{name}", np.asarray(x)) for name, x in parts.items())
     metrics = {
@@ -64,6 +67,9 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
         **mean_and_error("length", episodes.lengths.astype(np.float64)),
         "stopped": float(episodes.stopped.mean()),
     }
+    if (foreign := episodes.extents - episodes.lengths).any():
+        metrics |= mean_and_error("turns", turn_starts(own).sum(1).astype(np.float64))
+        metrics |= mean_and_error("foreign_tokens", foreign.astype(np.float64))
     for component in components:
         metrics |= component
     if scored.companions is not None:

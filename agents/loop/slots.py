@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.env.mdp import TokenMDP
+from textgym.env.mdp import TokenMDP, Verdict
 from textgym.env.vector import TokenVectorEnv, find_action_masks, find_attribute
 from textgym.rewards.functions import Batch
 from textgym.types import BoolArray, FloatArray, IntArray
@@ -225,7 +225,8 @@ def admitting_env(mdp: TokenMDP, n_episodes: int) -> TokenVectorEnv:
 class Final(NamedTuple):
     """A finished row's last observation and info.
 
-    ``unscored`` is the response if it is still to be scored; :meth:`Slots.judge` returns what completes ``info``.
+    ``unscored`` is the response if it is still to be scored; :meth:`Slots.judge` returns its reward, and what completes
+    ``info``.
     """
 
     observation: Observation
@@ -239,7 +240,7 @@ class SlotStep:
 
     Attributes:
         observation: the observation to act upon next.
-        rewards: ``[N]``; 0 for rows that are still to be scored.
+        rewards: ``[N]``; without the task's reward for rows that are still to be scored.
         terminated: ``[N]`` bool.
         truncated: ``[N]`` bool, never True where ``terminated`` is, as a terminal state has no value to bootstrap from.
         finals: last observation and info of each finished row.
@@ -276,8 +277,8 @@ class Slots(Protocol):
     def step(self, actions: IntArray) -> SlotStep:
         """Append the tokens ``actions [N]`` in all rows that play."""
 
-    def judge(self, batch: Batch) -> list[dict[str, Any]]:
-        """Score deferred responses; return their infos."""
+    def judge(self, batch: Batch) -> list[Verdict]:
+        """Score deferred responses."""
 
     def restarting(self) -> BoolArray:
         """Return ``[N]`` bool, True for rows that the next step merely resets."""
@@ -301,7 +302,7 @@ class _RestartingSlots:
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         raise NotImplementedError("rows of this environment restart by themselves")
 
-    def judge(self, batch: Batch) -> list[dict[str, Any]]:
+    def judge(self, batch: Batch) -> list[Verdict]:
         raise NotImplementedError("this environment scores every response in its last step")
 
 
@@ -368,9 +369,9 @@ class AdmittingSlots:
         self._playing &= ~terminated
         return SlotStep(observation, rewards, terminated, np.zeros(self.n, bool), finals)
 
-    def judge(self, batch: Batch) -> list[dict[str, Any]]:
-        core: Any = self.venv.unwrapped
-        return [verdict.info for verdict in core.mdp.judge(batch)]
+    def judge(self, batch: Batch) -> list[Verdict]:
+        mdp: TokenMDP = find_attribute(self.venv, "mdp")
+        return mdp.judge(batch)
 
     def restarting(self) -> BoolArray:
         return np.zeros(self.n, bool)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.agreement import check_agreement, make_decoder
-from textgym.lm.behaviour import Behaviour, NucleusMask, draw, kept_ids
+from textgym.lm.behaviour import Behaviour, ChosenCounter, NucleusMask, draw, kept_ids
 from textgym.lm.files.generation import make_saveable
 from textgym.lm.files.loading import (
     check_context,
@@ -86,24 +86,24 @@ class RowStreams:
         # One more than there are tokens, since a policy may also be asked to act on a complete response.
         self._uniforms: FloatArray = np.zeros((n_rows, horizon + 1))
         # Length of each row's response at its last draw; at first above all, so that the first draw begins an episode.
-        self._elapsed: IntArray = np.full(n_rows, horizon + 1)
+        self._length: IntArray = np.full(n_rows, horizon + 1)
         self._unplanned = count(UNPLANNED)
 
     def begin(self, rows: Iterable[int], episodes: Iterable[int]) -> None:
         """Assign the streams of the given episodes to the given rows."""
         for row, episode in zip(rows, episodes, strict=True):
             self._uniforms[row] = episode_uniforms(self.seed, int(episode), self._uniforms.shape[1])
-            self._elapsed[row] = -1
+            self._length[row] = -1
 
-    def draw(self, rows: IntArray, elapsed: IntArray) -> FloatArray:
-        """Return uniforms ``[n]`` for responses of ``elapsed [n]`` tokens.
+    def draw(self, rows: IntArray, length: IntArray) -> FloatArray:
+        """Return uniforms ``[n]`` for responses of ``length [n]`` tokens, the other side's included.
 
         A row whose response has not grown since its last draw must have begun another episode, and gets a new stream.
         """
-        anew = rows[elapsed <= self._elapsed[rows]]
+        anew = rows[length <= self._length[rows]]
         self.begin(anew, (next(self._unplanned) for _ in anew))
-        self._elapsed[rows] = elapsed
-        uniforms: FloatArray = self._uniforms[rows, elapsed]
+        self._length[rows] = length
+        uniforms: FloatArray = self._uniforms[rows, length]
         return uniforms
 
 
@@ -134,6 +134,7 @@ class Session:
         mask = behaviour.mask
         self.mask_decoder = None if mask is None else make_decoder(mask.model, n_rows, width, prompt_length)
         self.streams = RowStreams(seed, n_rows, width - prompt_length)
+        self.chosen = ChosenCounter(n_rows)
         self.n_rows = n_rows
         self.width = width
         self.prompt_length = prompt_length
@@ -142,6 +143,7 @@ class Session:
     def begin(self, rows: IntArray, episodes: IntArray) -> None:
         """Announce which episodes begin in which rows; unannounced episodes are numbered in order."""
         self.streams.begin(rows, episodes)
+        self.chosen.begin(rows)
 
     @torch.inference_mode()
     def act(
@@ -168,11 +170,12 @@ class Session:
         log_probs = np.zeros(self.n_rows, np.float32)
         if len(rows) == 0:
             return Acted(actions, log_probs, None)
-        # The length of each response so far, which decides about the minimum length and the position of the stream.
-        elapsed = observation["attention_mask"][rows, self.prompt_length :].sum(1)
+        # The length of each response so far is the position in the row's stream. The minimum length counts only the
+        # tokens that the policy chose.
+        length = observation["attention_mask"][rows, self.prompt_length :].sum(1)
         allowed = None if action_masks is None else action_masks[rows]
-        logits = self._logits(observation, rows, elapsed, allowed)
-        tokens, chosen = self._choose(logits, rows, elapsed, np.broadcast_to(deterministic, rows.shape))
+        logits = self._logits(observation, rows, self.chosen.count(rows, length), allowed)
+        tokens, chosen = self._choose(logits, rows, length, np.broadcast_to(deterministic, rows.shape))
         actions[rows], log_probs[rows] = tokens.cpu().numpy(), chosen.cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError("the model's logits are NaN; if training has diverged, lower the learning rate")
@@ -180,13 +183,13 @@ class Session:
         restricted = allowed is not None or self.behaviour.truncates
         return Acted(actions, log_probs, kept_ids(logits).cpu().numpy() if restricted else None)
 
-    def _choose(self, logits: Tensor, rows: IntArray, elapsed: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits: Tensor, rows: IntArray, length: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
         """Choose tokens ``[n]``, the most probable where ``greedy [n]``, else samples; return them and their log π."""
         if greedy.any():
             best = logits.log_softmax(-1).max(-1)
             if greedy.all():  # nothing is drawn, so that greedy evaluation consumes no random numbers
                 return best.indices, best.values
-        uniforms = self.streams.draw(rows, elapsed)
+        uniforms = self.streams.draw(rows, length)
         tokens, chosen = draw(logits, torch.from_numpy(uniforms).to(logits.device))
         if greedy.any():
             is_greedy = torch.from_numpy(greedy.copy()).to(logits.device)
@@ -316,8 +319,8 @@ class Evaluation(NamedTuple):
     """Result of one pass over whole sequences.
 
     Attributes:
-        log_probs: ``[n, T]`` log-probabilities of the response tokens under the behaviour distribution.
-        entropy: ``[n, T]`` entropy of that distribution, in nats.
+        log_probs: ``[n, T]`` log-probabilities of the chosen tokens under the behaviour distribution; 0 elsewhere.
+        entropy: ``[n, T]`` entropy of that distribution, in nats; 0 elsewhere.
         values: ``[n, T+1]`` values of the states before each token, and after the last; None without a critic.
     """
 
@@ -553,7 +556,12 @@ class LMPolicy(BasePolicy):
     # --- training ------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, input_ids: Tensor, attention_mask: Tensor, kept: Tensor | None = None, prefix: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        kept: Tensor | None = None,
+        prefix: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Evaluation:
         """Compute log-probabilities, entropies and values of whole sequences in one pass.
 
@@ -562,10 +570,11 @@ class LMPolicy(BasePolicy):
             attention_mask: ``[n, P+T]``.
             kept: ``[n, T, M]`` ids that the behaviour distribution kept at the rollout, -1 for none; None for all.
             prefix: ``[n, L, d]`` activations of the frozen layers, if they were stored.
+            own: ``[n, T]`` bool, True for tokens that the policy chose; None for all response tokens.
         """
-        valid = attention_mask[:, self.prompt_length :].bool()
+        chosen = attention_mask[:, self.prompt_length :].bool() if own is None else own
         states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length, prefix)
-        scores = self.behaviour.score(self.trunk.head, states[:, :-1], input_ids[:, self.prompt_length :], valid, kept)
+        scores = self.behaviour.score(self.trunk.head, states[:, :-1], input_ids[:, self.prompt_length :], chosen, kept)
         values = None
         if self.value is not None:
             values = self.value(states, input_ids, attention_mask, self.prompt_length)

@@ -148,7 +148,7 @@ def test_the_best_of_each_group_is_imitated() -> None:
     batch = next(minibatches(chosen, algorithm.estimate_advantages(chosen), 4, 1, np.random.default_rng(0), "cpu"))
     evaluation = algorithm.policy.evaluate(batch.input_ids, batch.attention_mask)
     loss, _ = algorithm.loss(evaluation, batch)
-    torch.testing.assert_close(loss, -evaluation.log_probs[batch.valid].mean())
+    torch.testing.assert_close(loss, -evaluation.log_probs[batch.own].mean())
 
 
 def test_best_of_n_goes_on_sampling_from_the_reference() -> None:

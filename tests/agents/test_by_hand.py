@@ -249,7 +249,7 @@ def kept_mask(episodes: Episodes) -> Tensor | None:
         return None
     found = torch.zeros(*episodes.kept.shape[:2], V + 1, dtype=torch.bool)
     found.scatter_(2, torch.from_numpy(episodes.kept).long() % (V + 1), True)  # -1 becomes the column that is cut off
-    return found[..., :V] | ~torch.from_numpy(episodes.valid)[..., None]
+    return found[..., :V] | ~torch.from_numpy(episodes.own)[..., None]
 
 
 def repeat(
@@ -265,7 +265,7 @@ def repeat(
         warm = min(1.0, (i + 1) / recipe.warmup) if recipe.warmup else 1.0
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - tokens / total) * warm
-        tokens += int(episodes.valid.sum())
+        tokens += int(episodes.own.sum())
 
         p, kept = episodes.prompt_length, kept_mask(episodes)
         everything = torch.from_numpy(episodes.input_ids), torch.from_numpy(episodes.attention_mask).long()
@@ -505,7 +505,7 @@ def test_nlpo_masks_by_a_copy_that_follows_every_other_iteration() -> None:
         if i % 2 == 0:
             copies.append(copy.deepcopy(policy))
         episodes = done.episodes[i]
-        valid, kept = torch.from_numpy(episodes.valid), kept_mask(episodes)
+        valid, kept = torch.from_numpy(episodes.own), kept_mask(episodes)
         assert kept is not None
         shown = torch.from_numpy(episodes.input_ids), torch.from_numpy(episodes.attention_mask).long()
         stored = [set(row.nonzero()[:, 0].tolist()) for row in kept[valid]]
@@ -601,7 +601,7 @@ def test_trpo_is_its_step_by_the_explicit_fisher_matrix(bound: float, damping: f
     for i, episodes in enumerate(done.episodes):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - tokens / TOKENS)
-        tokens += int(episodes.valid.sum())
+        tokens += int(episodes.own.sum())
         ids, mask, old, rewards, p = as_example(ppo, episodes)
         valid = mask[:, p:].bool()
         with torch.no_grad():

@@ -114,8 +114,8 @@ def assert_complete(episodes: Episodes, mdp: TokenMDP) -> None:
         assert 1 not in response[:-1]
         assert bool(episodes.stopped[i]) == (response[-1] == 1)
         assert episodes.stopped[i] or episodes.truncated[i] or len(response) == mdp.max_new_tokens
-    assert not episodes.log_probs[~episodes.valid].any()
-    assert not episodes.rewards[~episodes.valid].any()
+    assert not episodes.log_probs[~episodes.own].any()
+    assert not episodes.rewards[~episodes.own].any()
 
 
 # --- our own environment -----------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def test_a_tasks_masks_hold_everywhere(kind):
     episodes = play(slots, mdp, 12)
     assert episodes.kept is not None
     inside = (episodes.kept == episodes.actions[:, :, None]).any(-1)
-    assert (inside == episodes.valid).all()
-    assert (episodes.kept[~episodes.valid] == -1).all()
+    assert (inside == episodes.own).all()
+    assert (episodes.kept[~episodes.own] == -1).all()
     np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(MODEL, episodes, mdp, Sampling()), atol=1e-5)
 
 
@@ -325,7 +325,7 @@ class Whisper(gym.ObservationWrapper[Any, Any, Any]):
 
 def test_an_environment_that_rewrites_tokens_cannot_be_trained_on():
     mdp = word_mdp(prompts=PROMPTS)
-    with pytest.raises(ValueError, match="inserts or rewrites tokens can be played"):
+    with pytest.raises(ValueError, match="rewrites what it has shown can be played"):
         play(dummy(mdp, 2, Whisper), mdp, 4)
 
 

@@ -38,7 +38,7 @@ class Ranked(SequenceAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         k = self.settings.samples_per_prompt
         ranks = scored.returns.reshape(-1, k).argsort(1).argsort(1)
-        return spread(self.settings.sharpness * ranks.ravel() / (k - 1) - 1.0, scored.episodes.valid)
+        return spread(self.settings.sharpness * ranks.ravel() / (k - 1) - 1.0, scored.episodes.own)
 """
 
 

@@ -118,7 +118,7 @@ def test_exactly_the_planned_episodes_are_played(name: str, restricted: bool) ->
     np.testing.assert_allclose(wrapped.rewards, 2 * bare.rewards, rtol=1e-6)
     assert bare.rewards.any()
     if restricted:
-        assert not (wrapped.actions[wrapped.valid] == 2).any()
+        assert not (wrapped.actions[wrapped.own] == 2).any()
 
 
 @pytest.mark.parametrize("name", DOUBLED)

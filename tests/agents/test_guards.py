@@ -142,7 +142,7 @@ def steps_and_distances(algorithm: SequenceAlgorithm, tokens: int) -> tuple[list
     watch, step = algorithm.watch, algorithm.policy.optimizer.step
 
     def noted(evaluation: Evaluation, batch: Any) -> dict[str, torch.Tensor]:
-        log_ratio = (evaluation.log_probs - batch.log_probs)[batch.valid].detach().double()
+        log_ratio = (evaluation.log_probs - batch.log_probs)[batch.own].detach().double()
         distances.append(float((log_ratio.exp() - 1 - log_ratio).mean()))
         return watch(evaluation, batch)
 

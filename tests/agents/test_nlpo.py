@@ -52,7 +52,7 @@ def masks(model: Any, episodes: Episodes, top_mask: float, keep: int) -> list[se
 
 def stored(episodes: Episodes) -> list[set[int]]:
     assert episodes.kept is not None
-    return [{int(i) for i in kept if i >= 0} for kept in episodes.kept[episodes.valid]]
+    return [{int(i) for i in kept if i >= 0} for kept in episodes.kept[episodes.own]]
 
 
 def agreement(a: list[set[int]], b: list[set[int]]) -> float:
@@ -74,7 +74,7 @@ def test_after_a_refresh_the_mask_is_the_current_policys_and_between_refreshes_t
         current = agreement(own, masks(algorithm.policy.lm, episodes, 0.7, 3))
         assert current > 0.99 if refreshed else current < 0.9, "the update is large, so the two differ"
         inside = (episodes.kept == episodes.actions[:, :, None]).any(-1)
-        assert (inside == episodes.valid).all()
+        assert (inside == episodes.own).all()
         algorithm.train(episodes)
 
 

@@ -63,7 +63,9 @@ def every_response(algorithm: PPO) -> Episodes:
         log_probs = algorithm.policy.evaluate(torch.from_numpy(ids), torch.from_numpy(mask)).log_probs
     index = np.arange(n)
     flags = np.zeros(n, bool)
-    return Episodes(ids, mask, log_probs.numpy(), rewards, start, index * 0, index, flags, flags)
+    return Episodes(
+        ids, mask, mask[:, start:].astype(bool), log_probs.numpy(), rewards, start, index * 0, index, flags, flags
+    )
 
 
 def gradient(algorithm: PPO, loss: torch.Tensor) -> torch.Tensor:
@@ -90,14 +92,14 @@ def test_policy_gradient_equals_enumeration(sampling: Sampling) -> None:
 
     def policy_gradient(shaped: np.ndarray[Any, Any]) -> torch.Tensor:
         zeros = np.zeros((len(shaped), shaped.shape[1] + 1), np.float32)
-        to_go = torch.from_numpy(gae(shaped, zeros, episodes.valid, 1.0).advantages)
+        to_go = torch.from_numpy(gae(shaped, zeros, episodes.own, 1.0).advantages)
         surrogate = (probability.detach() * (log_probs * to_go).sum(1)).sum()
         return gradient(algorithm, surrogate)
 
     scale = truth.abs().max()
     assert (policy_gradient(scored.shaped) - truth).abs().max() < 1e-4 * scale
     # k3 as a reward follows the gradient of something else: why only k1 may shape it.
-    wrong = episodes.rewards - BETA * np.where(episodes.valid, k3(episodes.log_probs, scored.ref_log_probs), 0)
+    wrong = episodes.rewards - BETA * np.where(episodes.own, k3(episodes.log_probs, scored.ref_log_probs), 0)
     assert (policy_gradient(wrong.astype(np.float32)) - truth).abs().max() > 0.05 * scale
 
 
@@ -105,10 +107,10 @@ def test_shaped_rewards_are_conserved() -> None:
     algorithm = make_ppo(Sampling(temperature=0.7, min_new_tokens=2), n_words=6, horizon=5)
     episodes = play(algorithm.policy, algorithm._env_attribute("mdp"), np.zeros(64, int), seed=3)
     scored = algorithm.score(episodes)
-    penalty = np.where(episodes.valid, episodes.log_probs - scored.ref_log_probs, 0).sum(1)
+    penalty = np.where(episodes.own, episodes.log_probs - scored.ref_log_probs, 0).sum(1)
     np.testing.assert_allclose(scored.shaped.sum(1), episodes.rewards.sum(1) - BETA * penalty, atol=1e-5)
     assert episodes.lengths.min() < episodes.lengths.max()
-    assert not scored.shaped[~episodes.valid].any()
+    assert not scored.shaped[~episodes.own].any()
 
 
 def test_wrapper_and_agent_pay_the_same() -> None:
@@ -136,7 +138,7 @@ def test_exact_kl_is_the_mean_of_k1() -> None:
     report = evaluate(algorithm.policy, algorithm.reference_trunk, algorithm._env_attribute("mdp"), 4000, seed=0)
     episodes = report.episodes
     reference = algorithm.score(episodes).ref_log_probs
-    sampled = np.where(episodes.valid, k1(episodes.log_probs, reference), 0).sum(1)
+    sampled = np.where(episodes.own, k1(episodes.log_probs, reference), 0).sum(1)
     difference = sampled - report.kl.sum(1)
     assert report.kl.sum(1).mean() > 0.5
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
@@ -195,7 +197,7 @@ def test_kl_of_a_truncated_policy_counts_the_truncation() -> None:
     )
     report = evaluate(algorithm.policy, algorithm.reference_trunk, mdp, 3000, seed=0)
     reference = algorithm.score(report.episodes).ref_log_probs
-    sampled = np.where(report.episodes.valid, k1(report.episodes.log_probs, reference), 0).sum(1)
+    sampled = np.where(report.episodes.own, k1(report.episodes.log_probs, reference), 0).sum(1)
     difference = sampled - report.kl.sum(1)
     assert report.kl.sum(1).mean() > 0.1  # before truncation counted it was 0
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))

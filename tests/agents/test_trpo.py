@@ -29,7 +29,7 @@ def test_the_exact_kl_of_a_step_is_at_most_the_target(sampling: Sampling) -> Non
         steps.append(algorithm.train(episodes)["train/step_kl"])
         kl = visited_kl(twin.policy, Trunk(algorithm.policy.lm), episodes)
         if not sampling.truncates:  # there, the new policy's own kept tokens count
-            found.append(kl[episodes.valid].mean())
+            found.append(kl[episodes.own].mean())
     assert 0.001 < max(steps) <= 0.01
     np.testing.assert_allclose(found, steps[: len(found)], atol=1e-5)
 

@@ -156,7 +156,7 @@ def test_models_without_a_column_cache_are_trained(uncached):
     episodes = algorithm.collect()
     assert episodes is not None
     scored = algorithm.score(episodes)
-    valid = episodes.valid
+    valid = episodes.own
     np.testing.assert_allclose(episodes.log_probs[valid], scored.ref_log_probs[valid], atol=1e-4)
     algorithm.train(episodes)
     assert any(not torch.equal(p, before[name]) for name, p in algorithm.policy.lm.named_parameters())

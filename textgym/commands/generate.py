@@ -63,7 +63,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         top_p=config.top_p,
     )
     episodes = play(policy, mdp, np.repeat(np.arange(len(prompts)), config.samples), config.seed)
-    written = zip(episodes.prompt_index, episodes.actions, episodes.lengths, strict=True)
+    written = zip(episodes.prompt_index, episodes.actions, episodes.extents, strict=True)
     answered = [(mdp.prompts[int(index)], actions[:length].tolist()) for index, actions, length in written]
     found = [{"prompt": prompt.text, "completion": mdp.completion(prompt, ids)} for prompt, ids in answered]
     _deliver(found, config.out)

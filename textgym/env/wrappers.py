@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import find_action_masks, find_attribute
 from textgym.lm.agreement import make_decoder
-from textgym.lm.behaviour import Behaviour
+from textgym.lm.behaviour import Behaviour, ChosenCounter
 from textgym.lm.files.loading import check_fits, frozen_dropout
 from textgym.lm.sampling import Sampling
 from textgym.types import BoolArray, FloatArray, IntArray
@@ -43,13 +43,15 @@ class _TokenLogProbs:
         self.prompt_length = mdp.max_prompt_length
         self.behaviour = Behaviour(mdp.n_actions, mdp.end_token_ids, sampling)
         self.decoder = make_decoder(model, n_rows, mdp.width, mdp.max_prompt_length)
+        self.chosen = ChosenCounter(n_rows)
 
     @torch.inference_mode()
     def of(self, observation: Observation, actions: IntArray, rows: IntArray, masks: BoolArray | None) -> FloatArray:
         """Return ``[n]`` log-probabilities of ``actions [N]`` in the given rows."""
         logits = self.decoder.logits(observation["input_ids"], observation["attention_mask"], rows)
-        # The minimum length counts response tokens only.
-        elapsed = torch.from_numpy(observation["attention_mask"][rows, self.prompt_length :].sum(1))
+        # The minimum length counts the chosen tokens only.
+        length = observation["attention_mask"][rows, self.prompt_length :].sum(1)
+        elapsed = torch.from_numpy(self.chosen.count(rows, length))
         behaviour = self.behaviour.logits(
             logits,
             elapsed.to(logits.device),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from textgym.lm.files.loading import frozen_copy
 from textgym.lm.sampling import Sampling
+from textgym.types import IntArray
 
 PLAIN = Sampling()
 """The model's own distribution: temperature 1, no token excluded."""
@@ -121,7 +123,7 @@ class Behaviour:
 
         Args:
             logits: ``[n, V']`` logits of the model; a head wider than the action space is cut.
-            elapsed: ``[n]`` number of tokens in each response so far; required if ``min_new_tokens`` is set.
+            elapsed: ``[n]`` number of tokens chosen so far in each response; required if ``min_new_tokens`` is set.
             allowed: ``[n, V]`` bool, the task's own mask; None for all.
             mask_logits: ``[n, V']`` logits of the mask's model; required if there is a mask.
 
@@ -162,7 +164,7 @@ class Behaviour:
 
         Args:
             logits: ``[n, V']`` logits of the model.
-            elapsed: ``[n]`` number of tokens in each response so far.
+            elapsed: ``[n]`` number of tokens chosen so far in each response.
             kept: ``[n, M]`` ids, -1 for none; None for all.
 
         Returns:
@@ -179,19 +181,19 @@ class Behaviour:
         head: Callable[[Tensor], Tensor],
         states: Tensor,
         actions: Tensor,
-        valid: Tensor,
+        own: Tensor,
         kept: Tensor | None = None,
     ) -> TokenScores:
-        """Compute log-probability and entropy of every valid token, without holding ``[n, T, V]`` in memory.
+        """Compute log-probability and entropy of every chosen token, without holding ``[n, T, V]`` in memory.
 
         Args:
             head: maps hidden states to logits.
             states: ``[n, T, d]`` the states in which the tokens were chosen.
             actions: ``[n, T]`` the chosen tokens.
-            valid: ``[n, T]`` bool, True for response tokens.
+            own: ``[n, T]`` bool, True for tokens that the policy chose.
             kept: ``[n, T, M]`` ids that the distribution kept at the rollout, -1 for none; None for all.
         """
-        elapsed = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        elapsed = chosen_before(own)
 
         def chunk(states: Tensor, actions: Tensor, elapsed: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
             log_probs = self.kept_logits(head(states), elapsed, kept).log_softmax(-1)
@@ -205,7 +207,7 @@ class Behaviour:
             finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
             return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
 
-        inputs = (states[valid], actions[valid], elapsed[valid], None if kept is None else kept[valid])
+        inputs = (states[own], actions[own], elapsed[own], None if kept is None else kept[own])
         # Chunks are recomputed in the backward pass: a second product with the head instead of an [n, T, V] tensor.
         size = max(1, CHUNK_ELEMENTS // self.n_actions)
         if len(inputs[0]) <= size:
@@ -215,8 +217,48 @@ class Behaviour:
             slices = [[None if x is None else x[i : i + size] for x in inputs] for i in starts]
             parts = [checkpoint(chunk, *one, use_reentrant=False, preserve_rng_state=False) for one in slices]
         log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        empty = torch.zeros(valid.shape, dtype=log_probs.dtype, device=valid.device)
-        return TokenScores(empty.masked_scatter(valid, log_probs), empty.masked_scatter(valid, entropy))
+        empty = torch.zeros(own.shape, dtype=log_probs.dtype, device=own.device)
+        return TokenScores(empty.masked_scatter(own, log_probs), empty.masked_scatter(own, entropy))
+
+
+# --- numbers of chosen tokens ----------------------------------------------------------------------------------
+
+
+def chosen_before(own: Tensor) -> Tensor:
+    """Return how many tokens the policy chose before each column, ``[n, T]`` int64, given its own tokens ``[n, T]``."""
+    return own.long().cumsum(1) - own.long()
+
+
+class ChosenCounter:
+    """Counter of the tokens that a policy has chosen in the present episodes of N rows.
+
+    Each time that a row acts, its response has grown by the token chosen before; whatever else it has grown by is the
+    other side's. A response that has not grown is a new one's.
+
+    Args:
+        n_rows: ``N``.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self._seen: IntArray = np.full(n_rows, np.iinfo(np.int64).max)  # length at the row's last token
+        self._foreign: IntArray = np.zeros(n_rows, np.int64)
+
+    def begin(self, rows: IntArray) -> None:
+        """Announce that new episodes begin in rows."""
+        self._seen[rows] = np.iinfo(np.int64).max
+
+    def count(self, rows: IntArray, length: IntArray) -> IntArray:
+        """Return ``[n]`` numbers of chosen tokens; call it once for every token.
+
+        Args:
+            rows: ``[n]`` the acting rows.
+            length: ``[n]`` numbers of their response tokens, all included.
+        """
+        goes_on = length > self._seen[rows]
+        self._foreign[rows] = np.where(goes_on, self._foreign[rows] + length - self._seen[rows] - 1, 0)
+        self._seen[rows] = length
+        chosen: IntArray = length - self._foreign[rows]
+        return chosen
 
 
 # --- functions of logits ---------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def episode_rows(episodes: Episodes, mdp: TokenMDP) -> list[dict[str, Any]]:
     """Return episodes as rows: prompt, completion, its token ids, and each token's reward and log-probability."""
     rows = []
     for i in range(len(episodes)):
-        length = int(episodes.lengths[i])
+        length = int(episodes.extents[i])
         ids = episodes.actions[i, :length].tolist()
         prompt = mdp.prompts[int(episodes.prompt_index[i])]
         per_token = {name: getattr(episodes, name)[i, :length].tolist() for name in ("rewards", "log_probs")}
