@@ -1,162 +1,24 @@
-"""Calls of reward functions: their signature, their execution within a time limit, and checks of what they return."""
+"""Calls of reward functions: their signature, their arguments, and checks of what they return."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import contextvars
 import copy
-import functools
 import inspect
 import math
 import numbers
-import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import torch
 
+from textgym.calls import IN_FLIGHT, OvertimeError, Raised, call_all
 from textgym.names import suggest
 from textgym.numbers import LARGEST_FLOAT
 from textgym.types import Score
-
-T = TypeVar("T")
-
-IN_FLIGHT = 8
-"""Awaitables that run at the same time."""
-
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
-"""Exceptions that count as a failure of the code that was called; KeyboardInterrupt is the user's, and passes."""
-
-
-# --- calls within a time limit ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Raised:
-    """Exception that an awaitable raised instead of returning a result."""
-
-    error: BaseException
-
-
-class OvertimeError(Exception):
-    """Time limit of a call exceeded.
-
-    Attributes:
-        which: the index of the call among those that ran together.
-    """
-
-    def __init__(self, which: int) -> None:
-        super().__init__(which)
-        self.which = which
-
-
-def call_in_time(function: Callable[[], T], seconds: float | None) -> T:
-    """Call a function; with a limit in a daemon thread, which is abandoned when the time is over.
-
-    Raises:
-        OvertimeError: the function did not return in time.
-    """
-    if seconds is None:
-        return function()
-    return _in_thread(function, {0: time.monotonic()}, seconds)
-
-
-def await_all(awaitables: Sequence[Awaitable[Any]], seconds: float | None = None) -> list[Any]:
-    """Await ``N`` awaitables, at most :data:`IN_FLIGHT` at the same time.
-
-    This also works if an event loop already runs in this thread, as in a notebook.
-
-    Args:
-        awaitables: the awaitables.
-        seconds: time limit of each, counted from its start; None for no limit.
-
-    Returns:
-        ``N`` results, in their order; :class:`Raised` for those that raised.
-
-    Raises:
-        OvertimeError: one took too long; the others are cancelled.
-    """
-    begun: dict[int, float] = {}  # start times of those in flight
-    places: dict[asyncio.Task[Any] | None, int] = {}
-    whole: list[asyncio.Task[Any]] = []
-
-    async def one(i: int, awaitable: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
-        places[asyncio.current_task()] = i
-        try:
-            async with gate:
-                begun[i] = time.monotonic()
-                return await awaitable
-        except FAILURES as error:
-            return Raised(error)
-        finally:
-            begun.pop(i, None)
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()  # a coroutine that was cancelled before it started would warn
-
-    async def every() -> list[Any]:
-        task = asyncio.current_task()
-        assert task is not None
-        whole.append(task)
-        gate = asyncio.Semaphore(IN_FLIGHT)
-        return await asyncio.gather(*(one(i, awaitable, gate) for i, awaitable in enumerate(awaitables)))
-
-    if seconds is None and not _loop_runs():
-        return asyncio.run(every())
-    try:
-        return _in_thread(lambda: asyncio.run(every()), begun, seconds)
-    except OvertimeError as late:
-        loop = whole[0].get_loop()
-        # A task that blocks the loop also delays older tasks, whose limits may run out first. The error must name the
-        # task that the loop is executing.
-        blocking = asyncio.current_task(loop)
-        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
-            loop.call_soon_threadsafe(whole[0].cancel)
-        raise OvertimeError(places.get(blocking, late.which)) from None
-
-
-def _loop_runs() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _in_thread(function: Callable[[], T], begun: Mapping[int, float], seconds: float | None) -> T:
-    """Run a function in a daemon thread, which does not keep the process from ending.
-
-    Args:
-        function: the function.
-        begun: start times of its parts that still run; it may change in the meantime.
-        seconds: time limit of each part.
-    """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(function())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    # Context variables (of tracing, say) are per thread; the copy gives the reward those of its caller.
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="textgym-reward", daemon=True).start()
-    while not outcome.done():
-        left = None
-        if seconds is not None:
-            now = time.monotonic()
-            which, since = min(dict(begun).items(), key=lambda part: part[1], default=(0, now))
-            left = since + seconds - now
-            if left <= 0:
-                raise OvertimeError(which)
-        wait([outcome], left)
-    return outcome.result()
-
 
 # --- scores from what a reward returns -------------------------------------------------------------------------
 
@@ -365,7 +227,7 @@ def _copied(value: Any) -> Any:
 
 def reward_name(reward: Callable[..., object]) -> str:
     """Return the name of a reward in logs: its ``.name``, its ``__name__``, or the name of its class."""
-    if isinstance(reward, functools.partial):
+    if isinstance(reward, partial):
         return reward_name(reward.func)
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
     return name.strip("<>").lstrip("_") if isinstance(name, str) else type(reward).__name__
@@ -403,7 +265,7 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
     """Score a batch with several rewards.
 
     A coroutine function is called with parts of a large batch. The calls of all async rewards are awaited together, up
-    to :data:`textgym.rewards.functions.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
+    to :data:`textgym.calls.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
     offending completion.
 
     Args:
@@ -502,7 +364,7 @@ def _parts(reward: Reward, batch: Batch) -> list[Batch]:
 
 
 def _is_async(reward: Reward) -> bool:
-    while isinstance(reward, functools.partial):
+    while isinstance(reward, partial):
         reward = reward.func
     # Decorators that set ``__wrapped__``, and objects with an async ``__call__``, count as async too.
     function = inspect.unwrap(reward)
@@ -511,54 +373,23 @@ def _is_async(reward: Reward) -> bool:
 
 def _answers(calls: Sequence[tuple[Reward, Batch]], timeout: float | None) -> list[Any]:
     """Call rewards: first the sync ones in turn, then the async ones concurrently."""
-    answers: list[Any] = []
     try:
-        for reward, batch in calls:
-            answers.append(_started(reward, batch, timeout))
-    except BaseException:
-        # A failed start must not leave coroutines of other rewards behind.
-        for answer in answers:
-            if inspect.iscoroutine(answer):
-                answer.close()  # a coroutine that is never awaited would warn
-        raise
-    # A sync function may also return an awaitable, so the answers decide, not the signatures.
-    pending = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
-    for i, answer in zip(pending, _awaited(calls, answers, pending, timeout), strict=True):
+        answers = call_all([partial(batch.send, reward) for reward, batch in calls], timeout)
+    except OvertimeError as late:
+        _raise_for_time(*calls[late.which], timeout)
+    for call, answer in zip(calls, answers, strict=True):
         if isinstance(answer, Raised):
-            _raise_for_offender(*calls[i], answer.error, timeout)
-        answers[i] = answer
+            _raise_for_offender(*call, answer.error, timeout)
     return answers
-
-
-def _started(reward: Reward, batch: Batch, timeout: float | None) -> Scores:
-    try:
-        return call_in_time(lambda: batch.send(reward), timeout)
-    except OvertimeError:
-        _raise_for_time(reward, batch, timeout)
-    except FAILURES as error:
-        _raise_for_offender(reward, batch, error, timeout)
-
-
-def _awaited(
-    calls: Sequence[tuple[Reward, Batch]], answers: Sequence[Any], pending: Sequence[int], timeout: float | None
-) -> list[Any]:
-    if not pending:
-        return []
-    try:
-        return await_all([answers[i] for i in pending], timeout)
-    except OvertimeError as error:
-        _raise_for_time(*calls[pending[error.which]], timeout)
 
 
 def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException | None:
     """Return the exception that a reward raises on a batch; None if it returns."""
     try:
-        answer = call_in_time(lambda: batch.send(reward), timeout)
-        if inspect.isawaitable(answer):
-            (answer,) = await_all([answer], timeout)
-        return answer.error if isinstance(answer, Raised) else None
-    except FAILURES as error:
-        return error
+        (answer,) = call_all([partial(batch.send, reward)], timeout)
+    except OvertimeError as late:
+        return late
+    return answer.error if isinstance(answer, Raised) else None
 
 
 def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, timeout: float | None) -> NoReturn:

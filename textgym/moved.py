@@ -155,7 +155,7 @@ _MODULES = {
     "rewards.rankings": "rewards.labels.rankings rewards.labels.labelling",
     "rewards.reading": "rewards.models.last_token",
     "rewards.resolve": "rewards.specs.resolve",
-    "rewards.running": "rewards.functions",
+    "rewards.running": "calls",
     "rewards.scores": "rewards.functions",
     "rewards.training": "rewards.models.training",
     "settings": "reports.settings",

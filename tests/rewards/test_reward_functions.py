@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from textgym.calls import IN_FLIGHT
 from textgym.rewards import RewardError, call_reward, reward_name
-from textgym.rewards.functions import IN_FLIGHT, Batch, call_rewards, check_columns, check_signature
+from textgym.rewards.functions import Batch, call_rewards, check_columns, check_signature
 
 LARGEST = 3.4028234663852886e38  # (2 − 2⁻²³) · 2¹²⁷
 PROMPTS, TEXTS, IDS = ["one", "two", "three"], ["a", "b b", "c c c"], [[1], [2, 2], [3, 3, 3]]

@@ -1,5 +1,11 @@
 from .glue import Glue as Glue
 from .glue import template_glue as template_glue
+from .toolbox import Call as Call
+from .toolbox import CallError as CallError
+from .toolbox import Toolbox as Toolbox
+from .toolbox import parse_call as parse_call
+from .toolbox import parse_hermes_call as parse_hermes_call
+from .toolbox import tools as tools
 from .world import KnownWorld as KnownWorld
 from .world import Outcome as Outcome
 from .world import Reply as Reply

@@ -189,7 +189,7 @@ def checked_reply(world: Any, reply: Any, state: State, turn: Completion, n_toke
         problem = f"says the token {outside[0]}, which lies outside the {n_tokens} tokens of the vocabulary"
     else:
         return Reply(tuple(int(i) for i in reply.says), float(reward), bool(reply.done))
-    raise WorldError(f"{_name(world)}.reply {problem}\n{_described(state, turn)}")
+    raise WorldError(f"{_name(world)}.reply {problem}\n{described(state, turn)}")
 
 
 def checked_outcomes(outcomes: Sequence[Outcome], state: State, turn: Completion) -> list[Outcome]:
@@ -203,7 +203,7 @@ def checked_outcomes(outcomes: Sequence[Outcome], state: State, turn: Completion
     if len(numbers) < len(chances) or not abs(math.fsum(numbers) - 1) <= ROUNDING:
         raise WorldError(
             f"outcomes have the probabilities {chances}, with sum {math.fsum(numbers):g}; expected numbers from 0 that "
-            f"sum to 1\n{_described(state, turn)}"
+            f"sum to 1\n{described(state, turn)}"
         )
     return [outcome for outcome, chance in zip(outcomes, numbers, strict=True) if chance > 0]
 
@@ -218,7 +218,7 @@ def _raise_for_turn(world: World, states: Sequence[State], turns: Sequence[Compl
             place, cause = i, alone
             break
     raise WorldError(
-        f"{_name(world)}.reply raised {type(cause).__name__}: {cause}\n{_described(states[place], turns[place])}"
+        f"{_name(world)}.reply raised {type(cause).__name__}: {cause}\n{described(states[place], turns[place])}"
     ) from cause
 
 
@@ -238,7 +238,8 @@ def _pair(world: World) -> Any:
     return checked
 
 
-def _described(state: State, turn: Completion) -> str:
+def described(state: State, turn: Completion) -> str:
+    """Return a state and a turn for a message, shortened if they are long."""
     return f"state: {_short(state)}\nturn: {_short(turn.text)}"
 
 
