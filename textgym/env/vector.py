@@ -348,7 +348,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         ended = stopped | (self._length[live] == self.mdp.max_new_tokens)
         turned: list[int] = []
         if self.mdp.world is not None:
-            turns = ~stopped & [self._ends_turn(row, token) for row, token in zip(live, last, strict=True)]
+            # With its type: under NEXT_STEP there may be no live row.
+            turns = ~stopped & np.array([self._ends_turn(*pair) for pair in zip(live, last, strict=True)], bool)
             turned, ended = live[turns].tolist(), ended & ~turns
         rows: list[int] = live[ended].tolist()
         for row, stop in zip(rows, stopped[ended], strict=True):
