@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 
 from scripts.task_pages.policies import Budget, Episode, first_episode, held_out
-from scripts.task_pages.scores import Hack, exact_table, hacks, sampled_table
+from scripts.task_pages.scores import Hack, exact_table, hacks, played_table, sampled_table
 from scripts.task_pages.words import gold_docstring, maker_docstring
 from textgym.env.rendering import show_token
 from textgym.exact.enumeration import Optimum
@@ -43,7 +43,7 @@ def page(name: str, budget: Budget) -> str:
 
 def sizes(task: Task) -> str:
     """Return a table of the task's spaces."""
-    ends = ", ".join(f"`{task.tokenizer.convert_ids_to_tokens(i)}` ({i})" for i in task.end_token_ids)
+    ends = named_tokens(task, task.end_token_ids)
     width = task.max_prompt_length + task.max_new_tokens
     return table(
         [
@@ -52,9 +52,24 @@ def sizes(task: Task) -> str:
             {"what": "longest response, T", "value": tokens(task.max_new_tokens)},
             {"what": "observation", "value": f"`input_ids` and `attention_mask`, `[{width}]` each"},
             {"what": "end tokens", "value": ends or "none: every response has T tokens"},
+            *turn_sizes(task),
             *({"what": f"prompts, {split}", "value": f"{len(own):,}"} for split, own in task.splits.items()),
         ]
     )
+
+
+def turn_sizes(task: Task) -> list[dict[str, str]]:
+    """Return rows about the turns of a task with a world, in which T is that of all turns and replies."""
+    if task.world is None:
+        return []
+    longest = [] if task.max_turn_tokens is None else [("longest turn", tokens(task.max_turn_tokens))]
+    rows = [("the other side", f"`{type(task.world).__name__}`"), ("turn ends", named_tokens(task, task.turn_end_ids))]
+    return [{"what": what, "value": value} for what, value in (*rows, *longest)]
+
+
+def named_tokens(task: Task, ids: Sequence[int]) -> str:
+    """Return tokens as text, with their ids."""
+    return ", ".join(f"`{task.tokenizer.convert_ids_to_tokens(i)}` ({i})" for i in ids)
 
 
 def tokens(n: int) -> str:
@@ -97,8 +112,9 @@ def episode_table(episode: Episode) -> str:
     """Return tokens over their rewards, in lines that fit on a page."""
     frame = episode.frame
     lines = [("token ", "reward")]
-    for token, reward in zip(map(show_token, frame.tokens), frame.rewards, strict=True):
-        pair = (token.replace("\n", ""), f"{reward:.3g}")
+    for place, token in enumerate(map(show_token, frame.tokens)):
+        # Tokens of the other side have no reward.
+        pair = (token.replace("\n", ""), f"{frame.rewards[place]:.3g}" if frame.is_own(place) else "")
         width = max(map(len, pair))
         if len(lines[-1][0]) + 1 + width > WIDTH:
             lines.append(("token ", "reward"))
@@ -114,7 +130,7 @@ def scores(task: Task, budget: Budget) -> str:
     if task.beta is not None and task.base_model is not None:
         rows, best = exact_table(task)
         return f"{table(rows)}\n\n{exact_words(best)}"
-    rows = sampled_table(task, budget)
+    rows = sampled_table(task, budget) if task.world is None else played_table(task, budget)
     reached = rows[-1] if rows[-1]["policy"] == "reference texts" else None
     ceiling = "No response has more gold than 1" + (
         f"; the reference texts reach {reached['gold']}." if reached else "."

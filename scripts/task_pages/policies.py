@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -117,10 +117,12 @@ def first_episode(task: Task, budget: Budget) -> Episode:
     if task.base_model is None:
         policy, ids = "A uniform random policy", random_probe(task, prompt, np.random.default_rng(budget.seed)).ids
     else:
-        model = load_causal_lm(task.base_model)
-        policy, ids = "The base model", sampled(task, model, replace(budget, responses=1))[0].ids
+        acting = acting_policy(load_causal_lm(task.base_model), task_mdp(task))
+        episodes = play(acting, mdp, np.array([index]), budget.seed)
+        policy, ids = "The base model", tuple(episodes.actions[0, episodes.own[0]].tolist())
     env = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED)
-    env.reset(seed=budget.seed, options={"prompt_index": np.array([index])})
+    # As episode 0, in which a world says again what it said above.
+    env.reset(seed=budget.seed, options={"prompt_index": np.array([index]), "episode": np.array([0])})
     for action in ids:
         env.step(np.array([action]))
     return Episode(policy, env.frame(0))

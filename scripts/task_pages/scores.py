@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scripts.task_pages.policies import Budget, answers, uniform
+from scripts.task_pages.policies import Budget, answers, held_out, uniform
+from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.metrics import mean_and_error
 from textgym.exact.enumeration import Optimum, PolicyValue, optimum
 from textgym.intervals import half_width
 from textgym.lm.files.loading import load_causal_lm
+from textgym.lm.trunk import Trunk
 from textgym.registration import task_mdp
 from textgym.tasks.task import Task
 from textgym.testing import Probe, reference_probe, score, text_probe
@@ -56,7 +60,24 @@ def sampled_table(task: Task, budget: Budget) -> Table:
     ]
 
 
-def interval(values: Sequence[float]) -> str:
+def played_table(task: Task, budget: Budget) -> Table:
+    """Return one row a policy: means with 95 % intervals over episodes with the task's world."""
+    assert task.base_model is not None
+    mdp = task_mdp(task, ["gold", *((name, 0.0) for name in task.metrics)], held_out(task))
+    models = {"uniform random": uniform(load_causal_lm(task.base_model)), "base model": load_causal_lm(task.base_model)}
+    reference = Trunk(load_causal_lm(task.base_model))
+    rows = []
+    for policy, model in models.items():
+        report = evaluate(acting_policy(model, mdp), reference, mdp, budget.responses, budget.seed)
+        parts = report.episodes.components
+        values = {"gold": report.episodes.rewards.sum(1), **{name: parts[name] for name in task.metrics}}
+        own = report.episodes.own
+        values |= {"turns": (np.diff(own.astype(int), prepend=0) == 1).sum(1), "own tokens": own.sum(1)}
+        rows.append({"policy": policy, **{name: interval(column) for name, column in values.items()}})
+    return rows
+
+
+def interval(values: Sequence[float] | NDArray[Any]) -> str:
     """Return a mean with half its 95 % interval, by Student."""
     array = np.asarray(values, np.float64)
     found = mean_and_error("it", array)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -331,7 +331,7 @@ def test_simulators_differ_in_what_they_say_and_do() -> None:
     first, second = SIMULATORS.values()
     assert not {p.text for p in waiter("first").prompts()} & {p.text for p in waiter("second").prompts()}
     assert (first.corrects, first.changes, first.adds) != (second.corrects, second.changes, second.adds)
-    with pytest.raises(ValueError, match="simulator='secnd' is not one of .*second"):
+    with pytest.raises(ValueError, match=r"simulator='secnd' is not one of .*did you mean 'second'"):
         waiter("secnd")
 
 
@@ -341,7 +341,7 @@ def test_the_corpus_is_tokens_of_words_that_concatenate() -> None:
         for _ in range(200):
             parts = talk(rng, care)
             ids = [tokenizer(text)["input_ids"] for text, _ in parts]
-            assert sum(ids, []) == tokenizer("".join(text for text, _ in parts))["input_ids"]
+            assert list(chain(*ids)) == tokenizer("".join(text for text, _ in parts))["input_ids"]
             assert max(len(one) for one, (_, own) in zip(ids, parts, strict=True) if own) <= 16
             assert len(ids[0]) <= waiter().max_prompt_length
             assert parts[-1][1]

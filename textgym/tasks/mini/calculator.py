@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from textgym import worlds
-from textgym.tasks.mini.arithmetic import Equation, Problem, Solution, answers, draw_problem, written, wrong_solution
+from textgym.tasks.mini.arithmetic import Problem, Solution, answers, draw_problem, written, wrong_solution
 from textgym.tasks.mini.conversation import TURNS_MODEL, Piece, converse, line_end_id, pieces, turns_tokenizer
 from textgym.tasks.mini.languages.words import NUMBER
 from textgym.tasks.mini.miniature import Row, draw_splits
@@ -88,6 +88,7 @@ def prompt_text(problem: Problem, tool: bool) -> str:
 def turns(solution: Solution) -> list[str]:
     """Return a solution as turns: a call for each line of the working, and the answer.
 
+    >>> from textgym.tasks.mini.arithmetic import Equation
     >>> turns(([Equation(7, "plus", 3, 10)], 10))
     [' <call>plus(seven, three)</call>', ' The answer is ten.']
     """

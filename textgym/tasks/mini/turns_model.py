@@ -22,7 +22,7 @@ from textgym.tasks.mini.base_model import IGNORED, SHARPNESS, build_model, build
 from textgym.tasks.mini.conversation import Piece
 
 VOCABULARY_TALKS = 5_000
-STEPS, BATCH = 3_000, 32
+STEPS, BATCH = 2_000, 32
 WIDTH, POSITIONS = 96, 160
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
@@ -54,12 +54,12 @@ def batches(
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, talk: Sequence[Piece]) -> tuple[list[int], list[bool]]:
-    """Return the tokens of a dialogue, and which of them are the policy's own."""
-    ids, own = [], list[bool]()
+    """Return the tokens of a dialogue as far as the model reads, and which of them are the policy's own."""
+    ids, own = list[int](), list[bool]()
     for piece, (_, is_own) in zip(tokenizer([text for text, _ in talk])["input_ids"], talk, strict=True):
         ids += piece
         own += [is_own] * len(piece)
-    return ids, own
+    return ids[:POSITIONS], own[:POSITIONS]
 
 
 def _shifted(rows: Sequence[tuple[list[int], list[bool]]], end: int) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def main() -> None:
 
     rng = np.random.default_rng(arguments.seed)
     texts = ("".join(text for text, _ in talk) for talk in corpus(rng, VOCABULARY_TALKS))
-    tokenizer = build_tokenizer([*texts, f"error: {calculator.NO_NUMBER}"], POSITIONS)
+    tokenizer = build_tokenizer([*texts, f" error: ValueError: {calculator.NO_NUMBER}"], POSITIONS)
     model = build_model(tokenizer, arguments.seed, WIDTH)
     loss = imitate(model, batches(tokenizer, rng, arguments.steps), arguments.steps)
     sharpen(model, SHARPNESS)
