@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.talking import Chatter
 from textgym import testing
 from textgym.prompts import encode_prompts
 from textgym.tasks import TASKS
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.testing import TaskError, check_task
+from textgym.worlds import Glue, Reply
 
 PAD, EOS = 0, 1
 WORDS = {f"w{i}" for i in range(14)}
@@ -58,6 +60,12 @@ def sound() -> Task:
 
 def words(prompt: str, completion: str, columns: Any) -> float:
     return float(len(completion.split()))
+
+
+def talking(world: Any = None, **changes: Any) -> Task:
+    """Return a task of turns without a fault: say w0 in each of them."""
+    turns = {"turn_end_ids": (15,), "max_turn_tokens": 3, "glue": Glue(), "max_new_tokens": 16, "base_model": None}
+    return replace(sound(), **{**turns, "world": world or Chatter(last=3), "proxies": {}, "metrics": {}, **changes})
 
 
 # --- tasks that pass ---------------------------------------------------------------------------------------------
@@ -219,3 +227,50 @@ def test_each_check_finds_something() -> None:
 
     idle = [check for check in testing.CHECKS if not any(finds(check, changes) for changes, _ in BROKEN.values())]
     assert idle == []
+
+
+# --- worlds ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_task_of_turns_passes() -> None:
+    check_task(talking())
+    # References of several turns, and turns without an end token of their own.
+    data = [{"prompt": "w1", "reference": ["w0", "w0 w0"]}, {"prompt": "w2", "reference": ["w0"]}]
+    check_task(talking(splits={"train": encoded(data)}, metrics={"grammatical": grammatical}))
+    check_task(talking(turn_end_ids=()))
+
+
+class Forgetful(Chatter):
+    """Counts its calls outside the states."""
+
+    calls = 0
+
+    def outcomes(self, state: Any, turn: Any) -> Any:
+        type(self).calls += 1
+        return [(1.0, state + 1, Reply(f"w{self.calls % 5}", 0.0, state == 2))]
+
+
+class Mutable:
+    """Changes its states instead of returning new ones."""
+
+    def begin(self, prompts: Any, seeds: Any) -> Any:
+        return [[0] for _ in prompts]
+
+    def reply(self, states: Any, turns: Any) -> Any:
+        for state in states:
+            state[0] += 1
+        return [(state, Reply(f"w{state[0] % 10}", 0.0, state[0] > 2)) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (talking(Forgetful()), "answers prompt 'w1' in two ways with one seed"),
+        (talking(Mutable()), "changes when a state is answered again; return a new state"),
+        (talking(turn_end_ids=(), max_turn_tokens=5, max_new_tokens=4), "the world is never asked about prompt 'w1'"),
+        (talking(turn_end_ids=(1,)), r"turn_end_ids and end_token_ids both hold \[1\]"),
+    ],
+)
+def test_a_broken_world_is_found(task: Task, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        check_task(task)

@@ -14,24 +14,27 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from gymnasium.envs.registration import EnvCreator, EnvSpec
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from textgym.env.mdp import reward_columns
 from textgym.env.single import TokenEnv
+from textgym.env.vector import TokenVectorEnv
 from textgym.lm.files.loading import check_fits, load_causal_lm
 from textgym.registration import load_task, task_mdp
-from textgym.rewards.functions import Reward, call_reward, check_signature
+from textgym.rewards.functions import Batch, Reward, call_reward, check_signature
 from textgym.tasks.task import Task
 from textgym.tokenization import decode_response
-from textgym.types import FinishReason, Prompt, as_completion
+from textgym.types import Completion, FinishReason, Prompt, as_completion
+from textgym.worlds.world import World
 
 PROMPTS = 64
 """Number of prompts of each split that are tried, evenly spaced."""
@@ -157,30 +160,79 @@ def check_environment(task: Task) -> Iterator[str]:
         yield f"the environment's checker warns: {text}"
 
 
+def check_world(task: Task) -> Iterator[str]:
+    """Check that the world's replies depend on state, turn and seed alone, in any batch, and that turns fit into T."""
+    if task.world is None:
+        return
+    prompts = _some(task.prompts())[:8]
+    for prompt in prompts:
+        first, answered = play_turns(task, prompt, silent_turns(task))
+        again, _ = play_turns(task, prompt, silent_turns(task))
+        if not answered:
+            yield (
+                f"the world is never asked about prompt {prompt.text[:80]!r}: a turn of {task.max_turn_tokens} tokens "
+                f"does not fit into max_new_tokens={task.max_new_tokens}"
+            )
+        if first.played != again.played:
+            yield (
+                f"the world answers prompt {prompt.text[:80]!r} in two ways with one seed; take random numbers from "
+                "textgym.worlds.turn_generator(seed, turn), and keep nothing outside the state"
+            )
+    yield from _check_states(task.world, prompts)
+
+
+def _check_states(world: World, prompts: list[Prompt]) -> Iterator[str]:
+    """Check that a state can be answered again, alone, in a batch and in another order."""
+    states = world.begin(list(prompts), list(range(len(prompts))))
+    turns = [Completion("", (), "length")] * len(prompts)
+    together, backwards = world.reply(list(states), turns), world.reply(states[::-1], turns)[::-1]
+    for prompt, state, (_, reply), (_, other) in zip(prompts, states, together, backwards, strict=True):
+        if not reply == other == world.reply([state], turns[:1])[0][1]:
+            yield (
+                f"the reply to prompt {prompt.text[:80]!r} depends on the batch, or changes when a state is answered "
+                "again; return a new state instead of changing the old one"
+            )
+
+
 # --- gold reward, metrics and references -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Response that the gold reward must be able to score."""
+    """Response that the gold reward must be able to score.
+
+    Attributes:
+        prompt: its prompt.
+        ids: the policy's tokens.
+        text: the policy's text.
+        finish_reason: the reason why it ended.
+        played: in a task with a world, the arguments that the environment calls a reward with.
+    """
 
     prompt: Prompt
     ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
+    played: Batch | None = None
+
+    def arguments(self, names: Sequence[str], episode_seed: int) -> Batch:
+        """Return the arguments of a reward, with the data's columns of the given names."""
+        prompts = [self.prompt]
+        columns = reward_columns(prompts, [episode_seed], [self.finish_reason], names)
+        if self.played is None:
+            completion = as_completion(self.prompt.content, self.text)
+            return Batch([self.prompt.content], [completion], [list(self.ids)], columns)
+        return replace(self.played, columns={**self.played.columns, **columns})
 
 
 def score(
     reward: Reward, probes: Sequence[Probe], episode_seed: int = 0, extra: Mapping[str, Any] | None = None
 ) -> list[Any]:
     """Return a reward's scores of probes, called as an environment calls it."""
-    n = len(probes)
     names = sorted({name for probe in probes for name in probe.prompt.columns})
-    columns = reward_columns([p.prompt for p in probes], [episode_seed] * n, [p.finish_reason for p in probes], names)
-    columns |= {name: [value] * n for name, value in (extra or {}).items()}
-    contents: list[Any] = [p.prompt.content for p in probes]
-    completions = [as_completion(p.prompt.content, p.text) for p in probes]
-    return call_reward(reward, contents, completions, [list(p.ids) for p in probes], columns)
+    batch = Batch.joined([probe.arguments(names, episode_seed) for probe in probes])
+    columns = {**batch.columns, **{name: [value] * len(probes) for name, value in (extra or {}).items()}}
+    return call_reward(reward, batch.prompts, batch.completions, batch.completion_ids, columns)
 
 
 def check_rewards_accept_columns(task: Task) -> Iterator[str]:
@@ -231,7 +283,10 @@ def check_gold_keeps_order(task: Task) -> Iterator[str]:
 
 
 def check_references(task: Task) -> Iterator[str]:
-    """Check that references, if there are any, exist for every prompt, fit into T and are grammatical."""
+    """Check that references, if there are any, exist for every prompt, fit into T and are grammatical.
+
+    In a task with a world, a reference is the text of one turn, or a list of the turns' texts.
+    """
     grammatical = task.metrics.get("grammatical")
     for split, prompts in task.splits.items():
         with_reference = [prompt for prompt in prompts if "reference" in prompt.columns]
@@ -240,7 +295,8 @@ def check_references(task: Task) -> Iterator[str]:
                 f"{len(prompts) - len(with_reference)} of {len(prompts)} prompts of {split!r} lack the column "
                 "'reference'; give it to all, or to none"
             )
-        for prompt in with_reference:
+        # In a task with a world references are played, and the environment keeps them within T.
+        for prompt in with_reference if task.world is None else ():
             probe = reference_probe(task, prompt)
             if len(probe.ids) > task.max_new_tokens:
                 yield (
@@ -248,7 +304,7 @@ def check_references(task: Task) -> Iterator[str]:
                     f"{task.max_new_tokens}: {_for(probe)}; raise it, or shorten the reference"
                 )
         for prompt in _some(with_reference):
-            text = prompt.columns["reference"]
+            text = reference_probe(task, prompt).text
             if grammatical is not None and grammatical([prompt.text], [text]) != [1.0]:
                 yield f"the reference {text!r} of {prompt.text!r} is not grammatical; fix one of the two"
 
@@ -292,6 +348,7 @@ CHECKS: tuple[Check, ...] = (
     check_end_tokens,
     check_base_model,
     check_environment,
+    check_world,
     check_rewards_accept_columns,
     check_gold_range,
     check_gold_is_deterministic,
@@ -306,8 +363,47 @@ CHECKS: tuple[Check, ...] = (
 # --- responses to try --------------------------------------------------------------------------------------------
 
 
-def text_probe(task: Task, prompt: Prompt, text: str) -> Probe:
-    """Return a text as a response, with an end token if the task has one."""
+def play_turns(task: Task, prompt: Prompt, turns: Iterator[Sequence[int]], seed: int = 0) -> tuple[Probe, int]:
+    """Play a conversation in a task's world; return it, and the number of turns that the world has answered.
+
+    Args:
+        task: the task.
+        prompt: the prompt.
+        turns: the policy's tokens in each turn, as long as the episode goes on; the last turn ends by an end token.
+        seed: seed of the world.
+    """
+    env = TokenVectorEnv(task_mdp(task, prompts=(prompt,)), 1, AutoresetMode.DISABLED)
+    env.reset(seed=seed, options={"prompt_index": np.zeros(1, int), "episode": np.zeros(1, int)})
+    info: dict[str, Any] = {}
+    for turn in turns:
+        for token in turn:
+            _, terminated, infos = env.advance(np.array([token]), score=False)
+            info = infos.get(0, {})
+            if terminated[0]:
+                batch: Batch = info["unscored"]
+                ids = tuple(batch.completion_ids[0])
+                played = len(batch.columns["turn_rewards"][0])
+                return Probe(prompt, ids, info["completion"], info["finish_reason"], batch), played
+            if "reply" in info:
+                break  # the rest of a turn that the task's limit has ended is not said
+    raise ValueError("the turns ended before the episode; expected turns up to its end")
+
+
+def silent_turns(task: Task) -> Iterator[Sequence[int]]:
+    """Yield turns of an end token alone; if turns have none, of one action as often as the limit allows."""
+    other = next(i for i in range(n_actions(task)) if i not in task.end_token_ids)
+    return repeat(task.turn_end_ids[:1] or (other,) * (task.max_turn_tokens or 1))
+
+
+def text_probe(task: Task, prompt: Prompt, text: str | Sequence[str]) -> Probe:
+    """Return a text as a response, with an end token if the task has one; of turns, a list of texts."""
+    if task.world is not None:
+        words = [text] if isinstance(text, str) else text
+        said = [
+            (*task.tokenizer(each, add_special_tokens=False)["input_ids"], *task.turn_end_ids[:1]) for each in words
+        ]
+        return play_turns(task, prompt, chain(said, silent_turns(task)))[0]
+    assert isinstance(text, str), "turns need a world"
     ids = (*task.tokenizer(text, add_special_tokens=False)["input_ids"], *task.end_token_ids[:1])
     return Probe(prompt, ids, text, "stop" if task.end_token_ids else "length")
 
@@ -321,6 +417,8 @@ def random_probe(task: Task, prompt: Prompt, rng: np.random.Generator, may_end: 
     """Sample a response of a uniform random policy; without an end token unless it ``may_end``."""
     ends = set(task.end_token_ids)
     actions = [i for i in range(n_actions(task)) if may_end or i not in ends]
+    if task.world is not None:
+        return play_turns(task, prompt, ([int(rng.choice(actions))] for _ in range(task.max_new_tokens)))[0]
     ids: list[int] = rng.choice(actions, task.max_new_tokens).tolist()
     end = next((place for place, i in enumerate(ids) if i in ends), None)
     ids = ids if end is None else ids[: end + 1]
@@ -336,7 +434,7 @@ def _probes(task: Task) -> list[Probe]:
     rng = np.random.default_rng(0)
     probes: list[Probe] = []
     for prompt in (prompt for prompts in task.splits.values() for prompt in _some(prompts)):
-        probes += [text_probe(task, prompt, "")] if task.end_token_ids else []
+        probes += [text_probe(task, prompt, "")] if task.end_token_ids or task.world is not None else []
         probes += [random_probe(task, prompt, rng), random_probe(task, prompt, rng, may_end=False)]
         probes += [reference_probe(task, prompt)] if "reference" in prompt.columns else []
     return probes

@@ -117,6 +117,21 @@ def completion_text(completion: str | Messages) -> str:
     return "\n".join(message["content"] for message in completion if message["role"] == "assistant")
 
 
+def before_last_turn(prompt: str | Messages, completion: str | Messages) -> tuple[str | Messages, str]:
+    """Split a conversation before the policy's last words: return what stood before them, and them.
+
+    Of a single turn, that is the prompt and the completion's text. What the other side says after the last words is
+    left out.
+    """
+    if isinstance(completion, str):
+        return prompt, completion
+    own = [place for place, message in enumerate(completion) if message["role"] == "assistant"]
+    before, words = (completion[: own[-1]], completion[own[-1]]["content"]) if own else (completion, "")
+    if isinstance(prompt, str):
+        return "\n".join([prompt, *(message["content"] for message in before)]) + ("\n" if before else ""), words
+    return [*prompt, *before], words
+
+
 @dataclass(frozen=True)
 class Ranking:
     """K completions of one prompt, ranked by a labeller.

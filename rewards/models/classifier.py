@@ -17,7 +17,7 @@ from textgym.numbers import check, count
 from textgym.rewards.models.last_token import linear_head, longest_readable, read_logits
 from textgym.rewards.models.opening import classifier_config, open_classifier
 from textgym.tokenization import encode_content, encode_fields, render_chat, with_special_strings_spaced
-from textgym.types import Messages, Prompt, completion_text
+from textgym.types import Messages, Prompt, before_last_turn, completion_text
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -235,7 +235,10 @@ class ClassifierReward:
 
     def _tokens(self, prompt: str | Messages, completion: Any) -> Encoding:
         """Tokenize as transformers does for a single text, except that written special tokens stay text."""
-        text, readable = completion_text(completion), partial(with_special_strings_spaced, self.tokenizer)
+        readable = partial(with_special_strings_spaced, self.tokenizer)
+        text = completion_text(completion)
+        if self.reads == "whole":
+            prompt, text = before_last_turn(prompt, completion)
         if self.reads == "whole" and not isinstance(prompt, str) and self.tokenizer.chat_template:
             messages = [{**message, "content": readable(message["content"])} for message in prompt]
             ids = encode_content(self.tokenizer, messages, readable(text))  # the template writes the special tokens

@@ -28,7 +28,7 @@ from textgym.numbers import check, count
 from textgym.rewards.models.last_token import linear_head, longest_readable, read_logits
 from textgym.rewards.models.opening import open_classifier
 from textgym.tokenization import encode_content, reply_end_id, special_ids
-from textgym.types import Messages, Prompt, SpecialTokens, completion_text
+from textgym.types import Messages, Prompt, SpecialTokens, before_last_turn
 
 if TYPE_CHECKING:  # a model class costs seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -205,18 +205,21 @@ class RewardModel:
         completion_ids: list[list[int]],
         prompt_ids: list[list[int]] | None = None,
         finish_reason: list[str] | None = None,
+        response_ids: list[list[int]] | None = None,
         **_: Any,
     ) -> list[float]:
         """Score ``N`` completions.
 
         Args:
             prompts: ``N`` texts, or conversations, which :func:`textgym.tokenization.render_chat` renders.
-            completions: ``N`` texts, or the assistant's messages.
+            completions: ``N`` texts, or the messages that follow.
             completion_ids: ``N`` lists of sampled tokens; used if the tokenizers are the same and ``prompt_ids`` is
                 given.
             prompt_ids: ``N`` lists of prompt tokens, without padding.
             finish_reason: ``"length"`` for a text that was cut off. Without this column every text counts as ended, and
                 ids are taken unchanged.
+            response_ids: in tasks with a world, ``N`` lists of all tokens that follow the prompts; they are then read
+                in place of ``completion_ids``.
 
         Returns:
             ``N`` scores, less the offset.
@@ -225,11 +228,16 @@ class RewardModel:
         if self.same_tokenizer and prompt_ids is not None:
             # Without ``finish_reason`` the ids may already be closed, so no end token is added to them.
             closed = ended if finish_reason is not None else [False] * len(prompts)
-            ids = zip(prompts, prompt_ids, completion_ids, closed, strict=True)
+            replies = completion_ids if response_ids is None else response_ids
+            ids = zip(prompts, prompt_ids, replies, closed, strict=True)
             sequences = [[*start, *(self._with_end(reply, p) if end else reply)] for p, start, reply, end in ids]
             rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
-            # A response with a special token inside is encoded again from its text, as in training: see _reads_ids.
-            read = [self._fitted(s) if self._reads_ids(reply) else self.encode(*row) for *row, reply, s in rows]
+            # A response with a special token inside is encoded again from its text, as in training: see _reads_ids. A
+            # conversation is never encoded again: the template has written special tokens between its turns.
+            read = [
+                self._fitted(s) if response_ids is not None or self._reads_ids(reply) else self.encode(*row)
+                for *row, reply, s in rows
+            ]
             return self.score_ids(read)
         return self.score_ids([self.encode(*row) for row in zip(prompts, completions, ended, strict=True)])
 
@@ -255,10 +263,11 @@ class RewardModel:
         Raises:
             ValueError: the chat template rejects the conversation.
         """
+        before, words = before_last_turn(prompt, completion)
         ids = encode_content(
             self.tokenizer,
-            prompt,
-            completion_text(completion),
+            before,
+            words,
             special_tokens=self.special_tokens,
             closing=linear_head(self.model) is None,
         )
