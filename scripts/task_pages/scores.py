@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.task_pages.policies import Budget, answers, held_out, uniform
+from scripts.task_pages.policies import Budget, answers, chosen, has_references, held_out, uniform
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate
 from textgym.agents.loop.metrics import mean_and_error
@@ -74,7 +74,20 @@ def played_table(task: Task, budget: Budget) -> Table:
         own = report.episodes.own
         values |= {"turns": (np.diff(own.astype(int), prepend=0) == 1).sum(1), "own tokens": own.sum(1)}
         rows.append({"policy": policy, **{name: interval(column) for name, column in values.items()}})
-    return rows
+    return rows + reference_rows(task, budget)
+
+
+def reference_rows(task: Task, budget: Budget) -> Table:
+    """Return the row of the references of a task with a world, if it has any."""
+    if not has_references(task):
+        return []
+    prompts = [task.prompts(held_out(task))[index] for index in chosen(task, budget)]
+    probes = [reference_probe(task, prompt) for prompt in prompts]
+    turns = [float(probe.text.count("\n") + 1) for probe in probes]
+    measured = measures(task, probes)
+    columns = {"gold": measured["gold"], **{name: measured[name] for name in task.metrics}, "turns": turns}
+    columns["own tokens"] = measured["length"]
+    return [{"policy": "reference texts", **{name: interval(values) for name, values in columns.items()}}]
 
 
 def interval(values: Sequence[float] | NDArray[Any]) -> str:

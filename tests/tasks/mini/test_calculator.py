@@ -11,6 +11,7 @@ from textgym.tasks.mini.arithmetic import ARITHMETIC, Equation, draw_problem
 from textgym.tasks.mini.calculator import CALCULATOR, NO_NUMBER, calculator, prompt_text, talk, turns
 from textgym.tasks.mini.conversation import converse
 from textgym.tasks.mini.languages.words import NUMBER
+from textgym.testing import reference_probe, score
 from textgym.types import Completion, Prompt
 from textgym.worlds.world import Reply
 
@@ -96,11 +97,9 @@ def test_references_are_right_with_and_without_the_tool() -> None:
         results = [message["content"] for message in messages if message["role"] == "tool"]
         assert results[-2:] == [NUMBER[answer], ""]
         assert gold(*lines, answer=NUMBER[answer]) == 1
-    plain = calculator(tool=False)
-    prompts = plain.prompts("test")
-    columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
-    texts = columns.pop("reference")
-    assert set(plain.gold([""] * len(texts), texts, completion_ids=[], **columns)) == {1.0}
+    for tool in (True, False):
+        task = calculator(tool)
+        assert score(task.gold, [reference_probe(task, prompt) for prompt in task.prompts("test")[:50]]) == [1.0] * 50
 
 
 def test_the_problems_are_the_same_with_and_without_the_tool() -> None:

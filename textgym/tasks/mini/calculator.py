@@ -139,8 +139,8 @@ def calculator(tool: bool = True) -> Task:
     def draw(rng: np.random.Generator) -> Row:
         problem = draw_problem(rng)
         solution = problem.solution()
-        columns = {"answer": NUMBER[solution[1]]}
-        return prompt_text(problem, tool), columns if tool else {**columns, "reference": written(solution)}
+        reference = turns(solution) if tool else written(solution)
+        return prompt_text(problem, tool), {"answer": NUMBER[solution[1]], "reference": reference}
 
     tokenizer = turns_tokenizer()
     line_end = line_end_id(tokenizer)
