@@ -63,7 +63,7 @@ def test_the_model_takes_every_part_badly(name: str, parameters: dict[str, Any],
     mdp = task_mdp(task, split="test")
     episodes = play(acting_policy(model, mdp), mdp, np.arange(200), seed=0)
     assert np.mean(episodes.stopped) >= 0.95
-    assert 0.2 < episodes.rewards.sum(1).mean() < 0.55
+    assert 0.2 < episodes.rewards.sum(1).mean() < 0.65
 
 
 def test_only_the_policys_own_tokens_are_targets() -> None:
