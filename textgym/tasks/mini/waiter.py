@@ -253,12 +253,12 @@ def careless(rng: np.random.Generator) -> Speaker:
     def speak(said: Sequence[str]) -> str:
         known = heard(" ".join(said))
         missing = [slot for slot in SLOTS if slot not in known]
-        if rng.random() < (0.3 if missing else 0.6):
+        if rng.random() < (0.2 if missing else 0.8):
             return f" {fill(ORDER, _misheard(rng, known, tuple(SLOTS)))}"
         mentioned = _misheard(rng, known, _some_slots(rng))
         if rng.random() < 0.1:
             return f" {fill(CHECK, mentioned)}"
-        asked = pick(rng, missing) if missing and rng.random() < 0.6 else pick(rng, tuple(QUESTIONS))
+        asked = pick(rng, missing) if missing and rng.random() < 0.8 else pick(rng, tuple(QUESTIONS))
         question = pick(rng, QUESTIONS[asked])
         return f" {fill(REPEAT, mentioned)} {question}" if rng.random() < 0.3 else f" {question}"
 
@@ -270,8 +270,8 @@ def _some_slots(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def _misheard(rng: np.random.Generator, known: Mapping[str, str], slots: Sequence[str]) -> dict[str, str]:
-    """Return values for these slots: about half of those heard, otherwise guesses."""
-    return {slot: known[slot] if slot in known and rng.random() < 0.5 else pick(rng, SLOTS[slot]) for slot in slots}
+    """Return values for these slots: some of those heard, otherwise guesses."""
+    return {slot: known[slot] if slot in known and rng.random() < 0.6 else pick(rng, SLOTS[slot]) for slot in slots}
 
 
 # --- rewards ---------------------------------------------------------------------------------------------------
