@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
+from tests.benchmarks.test_optimum_worlds import Hidden, uniform
+from tests.helpers import word_tokenizer
+from textgym import registration
 from textgym.agents import NLPO, PPO
 from textgym.cli import main
 from textgym.exact import optimum
 from textgym.lm.sampling import Sampling
-from textgym.registration import load_task
+from textgym.prompts import encode_prompts
+from textgym.registration import load_task, register_task
+from textgym.rewards.builtin import no_reward
+from textgym.tasks.task import Task
+from textgym.worlds import Glue
 
 
 def numbers(line: str) -> list[float]:
@@ -76,6 +85,41 @@ def test_a_checkpoint_is_measured_as_it_was_trained(tmp_path: Path, capsys: pyte
         assert said == pytest.approx(
             [exact.objective, exact.reward, exact.kl, exact.kl_to_optimum, exact.score], abs=1e-4
         )
+
+
+def test_a_task_with_a_world_counts_its_replies(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coin is told and said back: 16 tokens, 2 replies, 16 tokens."""
+    monkeypatch.setattr(registration, "_own", {})
+    tokenizer = word_tokenizer()
+    task = Task(
+        name="Told",
+        description="Say what the world has said.",
+        tokenizer=tokenizer,
+        splits={"train": encode_prompts(["w1"], tokenizer, 1)},
+        gold=no_reward,
+        end_token_ids=(),
+        max_prompt_length=1,
+        max_new_tokens=4,
+        base_model=uniform,
+        world=Hidden(tells=True),
+        max_turn_tokens=1,
+        glue=Glue(),
+    )
+    try:
+        register_task("acme/Told-v0", task)
+        main(["optimum", "--task", "acme/Told-v0", "--beta", "0.1"])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "acme/Told-v0: 512 conversations from 1 prompts, beta 0.1"
+        rows = {line.split()[0]: numbers(line) for line in lines[3:]}
+        assert rows["reference"] == pytest.approx([1 / 16, 1 / 16, 0, numbers(lines[3])[3], 0], abs=1e-4)
+        assert rows["optimum"][0] == pytest.approx(0.1 * math.log((15 + math.exp(10)) / 16), abs=1e-4)
+        with pytest.raises(SystemExit):
+            main(["optimum", "--task", "acme/Told-v0", "--beta", "0.1", "--samples", "8"])
+        assert "count on the world's luck" in capsys.readouterr().err
+    finally:
+        gym.registry.pop("acme/Told-v0", None)
 
 
 @pytest.mark.parametrize(

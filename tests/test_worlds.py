@@ -136,6 +136,7 @@ def test_a_missing_end_is_paid_beside_the_turns_rewards():
     steps = play(TokenEnv(talking_mdp(world, max_new_tokens=5, missing_end_score=-1.0)), [7, TURN_END])
     assert steps[-1][1] == -0.5
     assert steps[-1][3]["score"] == -0.5
+    assert steps[-1][3]["components"] == {"world": 0.5}
 
 
 def test_a_dense_reward_has_one_number_for_each_own_token():

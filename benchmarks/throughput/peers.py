@@ -1,4 +1,4 @@
-"""The alternatives: transformers' ``generate``, and stable-baselines3's PPO with a transformer policy."""
+"""The alternatives: ``generate`` of transformers, stable-baselines3's PPO, and replies that are prefilled."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from textgym.agents.loop.slots import SB3VecEnv
 from textgym.benchmarks.throughput.task import (
     MINIBATCHES,
     UPDATE_EPOCHS,
+    Conversations,
     Size,
     make_model,
     prompt_ids,
     throughput_env,
 )
+from textgym.lm.decoding import Observed, PrefixDecoder
+from textgym.types import IntArray
 
 
 class Generation:
@@ -43,6 +46,22 @@ class Generation:
             min_new_tokens=self.new_tokens,
         )
         return generated
+
+
+class PrefillingDecoder(PrefixDecoder):
+    """Decode rows that grew by one token; prefill those that grew by a reply, as all others."""
+
+    def _growth(self, known: IntArray, observed: Observed, at: IntArray) -> IntArray:
+        growth = super()._growth(known, observed, at)
+        growth[growth > 1] = 0
+        return growth
+
+
+def prefilled_conversations(size: Size) -> Conversations:
+    """Build the same conversations, with each reply prefilled together with all before it."""
+    played = Conversations(size)
+    played.session.decoder = PrefillingDecoder(played.model, size.prompts, size.prompt_length + size.new_tokens)
+    return played
 
 
 class PrefixPolicy(ActorCriticPolicy):

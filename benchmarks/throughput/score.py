@@ -10,8 +10,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from textgym.benchmarks.throughput.peers import Generation, StockIteration
-from textgym.benchmarks.throughput.task import Collection, FrozenUpdate, Iteration, RankingStep, Size
+from textgym.benchmarks.throughput.peers import Generation, StockIteration, prefilled_conversations
+from textgym.benchmarks.throughput.task import (
+    TURNS,
+    Collection,
+    Conversations,
+    FrozenUpdate,
+    Iteration,
+    RankingStep,
+    Size,
+)
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 from textgym.lm.behaviour import Behaviour, draw
 from textgym.types import FloatArray
@@ -52,6 +60,15 @@ def collection_speed(size: Size, repeats: int, target: float | None) -> Measure:
     note = f"{tokens / np.median(seconds['ours']):.0f} tokens/s"
     ratio = Spread.of(seconds["peer"] / seconds["ours"])
     return Measure("collection over generate()", size.name, ratio, target, True, note)
+
+
+def reply_speed(size: Size, repeats: int, target: float | None) -> Measure:
+    """Measure conversations whose replies are prefilled with all before them, relative to decoding the new tokens."""
+    seconds = in_turns({"ours": Conversations(size), "peer": prefilled_conversations(size)}, repeats)
+    length = size.new_tokens // (2 * TURNS)
+    note = f"{TURNS} × ({length} own + {length} replied); {np.median(seconds['ours']):.2f} s"
+    ratio = Spread.of(seconds["peer"] / seconds["ours"])
+    return Measure("replies prefilled over decoded", size.name, ratio, target, True, note)
 
 
 def layer_shares(size: Size, repeats: int, target: float | None) -> list[Measure]:

@@ -12,6 +12,7 @@ from textgym.benchmarks.throughput.score import (
     iteration_speed,
     layer_shares,
     ranking_speed,
+    reply_speed,
 )
 from textgym.benchmarks.throughput.task import LARGE, SMALL, TINY
 
@@ -28,6 +29,7 @@ def all_measures(quick: bool) -> Iterator[Measure]:
         yield iteration_speed(TINY, 1, 2, None)
         yield frozen_speed(TINY, 1, None)
         yield ranking_speed(TINY, 3, 1, None)
+        yield reply_speed(TINY.but(new_tokens=16), 1, None)
         return
     yield collection_speed(SMALL, 15, 1.1)
     yield collection_speed(LARGE, 7, 1.0)
@@ -39,3 +41,5 @@ def all_measures(quick: bool) -> Iterator[Measure]:
     yield frozen_speed(SMALL, 5, 1.1)
     yield frozen_speed(LARGE, 3, 1.1)
     yield ranking_speed(SMALL, 6, 5, 2.0)
+    yield reply_speed(SMALL.but(prompts=32, new_tokens=64), 7, 1.5)
+    yield reply_speed(LARGE, 3, 1.5)

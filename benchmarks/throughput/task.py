@@ -26,6 +26,8 @@ from textgym.types import Episodes, IntArray, Prompt
 MINIBATCHES = 4
 """Gradient steps of an epoch, for everyone."""
 UPDATE_EPOCHS = 4
+TURNS = 4
+"""Turns of a conversation: half of its new tokens are the policy's, half the replies'."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,34 @@ class Collection:
         episodes = collect(self.slots, self.session, EpisodePlan(numbers, numbers))
         assert episodes is not None
         return episodes
+
+
+class Conversations:
+    """Turns of the policy's tokens, each followed by a reply of as many random ones; a call plays every prompt once.
+
+    All rows take their turns together, on observations that are written here.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.model = make_model(size)
+        width = size.prompt_length + size.new_tokens
+        self.session = Session(self.model, Behaviour(size.vocabulary), size.prompts, width, size.prompt_length, seed=0)
+        self.replies = np.random.default_rng(1).integers(1, size.vocabulary, (size.prompts, width))
+
+    def __call__(self) -> IntArray:
+        size, numbers = self.size, np.arange(self.size.prompts)
+        ids, mask = np.zeros_like(self.replies), np.zeros(self.replies.shape, np.int8)
+        ids[:, : size.prompt_length], mask[:, : size.prompt_length] = prompt_ids(size), 1
+        self.session.begin(numbers, numbers)
+        length = size.new_tokens // (2 * TURNS)
+        for start in range(size.prompt_length, ids.shape[1], 2 * length):
+            for column in range(start, start + length):
+                ids[:, column] = self.session.act({"input_ids": ids, "attention_mask": mask}).actions
+                mask[:, column] = 1
+            reply = slice(start + length, start + 2 * length)
+            ids[:, reply], mask[:, reply] = self.replies[:, reply], 1
+        return ids
 
 
 class Iteration:

@@ -6,15 +6,16 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from textgym.benchmarks.throughput import __main__ as command
-from textgym.benchmarks.throughput.peers import Generation, StockIteration
+from textgym.benchmarks.throughput.peers import Generation, StockIteration, prefilled_conversations
 from textgym.benchmarks.throughput.score import Measure, _exponent, measure_table
-from textgym.benchmarks.throughput.task import TINY, Collection, Iteration, RankingStep
+from textgym.benchmarks.throughput.task import TINY, Collection, Conversations, Iteration, RankingStep
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 
 
@@ -27,7 +28,7 @@ def test_quick_prints_every_measure(
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
-    assert len(found["measures"]) == 7
+    assert len(found["measures"]) == 8
     assert found["versions"]["torch"] == metadata.version("torch")
 
 
@@ -55,6 +56,29 @@ def test_a_ranking_has_the_same_loss_at_once_and_pair_by_pair() -> None:
     assert len(pairs.sequences) == 3 * len(once.sequences)
     pairs.model.model.load_state_dict(once.model.model.state_dict())
     assert once() == pytest.approx(pairs(), rel=1e-5)
+
+
+def test_replies_are_read_with_and_without_what_stands_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens are drawn. Prompts have 4 tokens, turns and replies 2: a reply is read as 3 tokens, or as all."""
+    size = TINY.but(new_tokens=16)
+    written, read = [], []
+    for played in (Conversations(size), prefilled_conversations(size)):
+        widths: list[int] = []
+        forward = played.model.forward
+
+        def counting(input_ids: torch.Tensor, *, forward=forward, widths=widths, **arguments: Any) -> Any:
+            widths.append(input_ids.shape[1])
+            return forward(input_ids, **arguments)
+
+        monkeypatch.setattr(played.model, "forward", counting)
+        written.append(played())
+        read.append(widths)
+    assert read == [[4, 1, 3, 1, 3, 1, 3, 1], [4, 1, 8, 1, 12, 1, 16, 1]]
+    np.testing.assert_array_equal(*written)
+    columns = np.arange(written[0].shape[1])
+    replied = (columns >= 4) & ((columns - 4) % 4 >= 2)
+    np.testing.assert_array_equal(written[0][:, replied], played.replies[:, replied])
+    assert (written[0][:, ~replied] != played.replies[:, ~replied]).any()
 
 
 def test_everyone_takes_as_many_gradient_steps() -> None:

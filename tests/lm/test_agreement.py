@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -210,8 +211,8 @@ def test_cached_columns_that_are_read_wrongly_are_noticed(monkeypatch):
     """Mutations of the cached path: it is then left for the slower one, and says why."""
     model = loud(tiny_llama)
 
-    def without_mask(self: SlotCache, n: int, longest: int) -> torch.Tensor:
-        return torch.ones_like(append(self, n, longest))
+    def without_mask(self: SlotCache, *arguments: Any) -> torch.Tensor:
+        return torch.ones_like(append(self, *arguments))
 
     append = SlotCache.append
     monkeypatch.setattr(SlotCache, "append", without_mask)
@@ -231,15 +232,76 @@ def test_a_window_that_only_the_end_of_the_width_reaches_is_noticed(monkeypatch)
     """The last columns are looked at too: here every cached row forgets what stands 9 columns back."""
     model = loud(tiny_gpt2)
 
-    def short_sighted(self: SlotCache, n: int, longest: int) -> torch.Tensor:
-        mask = append(self, n, longest).clone()
-        mask[:, :-9] = False
-        return mask
+    def short_sighted(self: SlotCache, start: int, longest: int, mask: torch.Tensor) -> torch.Tensor:
+        whole = append(self, start, longest, mask).clone()
+        if mask.shape[1] == 1:
+            whole[:, :-9] = False
+        return whole
 
     append = SlotCache.append
     monkeypatch.setattr(SlotCache, "append", short_sighted)
     with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
         assert not check_agreement(Trunk(model), 16, 8)
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama, tiny_t5, tiny_bart])
+def test_columns_that_do_not_move_are_noticed(make, monkeypatch):
+    """A mutation of rows that grow by several tokens, while others grow by fewer."""
+    model = loud(make)
+    monkeypatch.setattr(SlotCache, "_shift", lambda *_: None)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+class FromTheStart(torch.nn.Module):
+    """Positions of a pass that count from its first token; right when rows begin, and for one token as it is."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.inner(positions if positions.shape[-1] == 1 else positions - positions[..., :1])
+
+
+def test_a_model_that_continues_by_single_tokens_only_is_noticed():
+    model = loud(tiny_gpt2)
+    model.transformer.wpe = FromTheStart(model.transformer.wpe)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), P + T, P)
+
+
+def test_a_window_that_only_replies_at_the_end_reach_is_noticed(monkeypatch):
+    """As above, but only passes of several tokens forget."""
+    model = loud(tiny_gpt2)
+
+    def short_sighted(self: SlotCache, start: int, longest: int, mask: torch.Tensor) -> torch.Tensor:
+        whole = append(self, start, longest, mask).clone()
+        if 1 < mask.shape[1] < longest:
+            whole[:, : -mask.shape[1] - 20] = False
+        return whole
+
+    append = SlotCache.append
+    monkeypatch.setattr(SlotCache, "append", short_sighted)
+    with pytest.warns(SlowActingWarning, match="differs from plain passes by"):
+        assert not check_agreement(Trunk(model), 40, 8)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7, 40])
+def test_what_is_played_lies_in_the_response(horizon):
+    shown = list(agreement._schedule(horizon))
+    assert all(0 <= t < horizon for rows in shown for _, t in rows)
+    assert shown[-1] == ((2, horizon - 1), (0, horizon - 1))
+
+
+def test_what_is_played_has_every_kind_of_growth():
+    """Both rows by several tokens, unlike numbers of them; one by several beside one; both by one."""
+    shown = list(agreement._schedule(40))
+    grown = [
+        tuple(t - before for (which, t), (former, before) in zip(now, then, strict=True) if which == former)
+        for then, now in pairwise(shown)
+    ]
+    assert grown == [(1, 1), (1,), (1, 1), (3, 2), (1, 5), (1, 1), (), (3, 5), (1, 1)]
 
 
 def test_training_passes_that_read_other_tokens_are_noticed(monkeypatch):
@@ -385,7 +447,7 @@ def test_what_is_compared_is_small():
     sequences, _ = check_whole_passes(Trunk(model), 512, 8)
     assert all(s.log_probs.shape == (len(s.positions), 16) for s in sequences)
     assert len(sequences[0].positions) < 45
-    assert {0, 252, 502, 503} <= set(sequences[0].positions.tolist())
+    assert {0, 252, 497, 499, 502, 503} <= set(sequences[0].positions.tolist())
     ids = torch.from_numpy(np.concatenate([sequences[0].prompt, sequences[0].response]))[None]
     plain = model(ids).logits[0, 7:].log_softmax(-1)
     torch.testing.assert_close(sequences[0].before(252), plain[252], atol=1e-5, rtol=1e-5)

@@ -43,7 +43,8 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     rows = {"reference": found.reference, "optimum": found.best}
     if policy is not None:
         rows["policy"] = found.evaluate(policy)
-    print(f"{config.task}: {found.n_sequences:,} responses to {len(mdp.prompts)} prompts, beta {beta:g}\n")
+    counted = "responses to" if mdp.world is None else "conversations from"
+    print(f"{config.task}: {found.n_sequences:,} {counted} {len(mdp.prompts)} prompts, beta {beta:g}\n")
     print(table(rows))
     return found
 

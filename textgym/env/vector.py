@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
@@ -14,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textgym.env.mdp import TokenMDP, reward_columns
+from textgym.env.mdp import WORLD, TokenMDP, reward_columns
 from textgym.env.rendering import Frame, ansi, rgb_array
 from textgym.env.turns import Conversation, answered, begin, ends_turn, messages_at_end, present_turn
 from textgym.numbers import count
@@ -397,6 +398,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self._token_rewards[row, self._columns(row)[-1]] += self.mdp.missing_end_score
             rewards[row] += self.mdp.missing_end_score
             infos[row]["score"] = float(self._token_rewards[row].sum())
+            if self.mdp.world is not None:
+                infos[row]["components"] = {WORLD: math.fsum(self._conversation(row).rewards)}
         self._score([row for row in rows if row not in unended], infos, score, rewards)
         return infos
 

@@ -69,12 +69,19 @@ def bracket(
         seed: of the samples and of the bootstrap.
 
     Raises:
-        ValueError: β is not above 0, fewer than 2 samples, or a policy samples otherwise than the reference.
+        ValueError: β is not above 0, fewer than 2 samples, a policy samples otherwise than the reference, or the task
+            has a world.
     """
     check_beta(beta)
     if samples < 2:
         raise ValueError(f"samples={samples}; expected at least 2")
     mdp, shared = find_mdp(env), (sampling or Sampling()).shared
+    if mdp.world is not None:
+        raise ValueError(
+            f"the task has a world ({type(mdp.world).__name__}), which a bracket does not support: its estimate weighs "
+            "whole responses by exp(R/β), and so would count on the world's luck; use textgym.optimum, or compare "
+            "policies with textgym.agents.evaluate"
+        )
     for policy in policies:
         if policy.sampling != shared:
             raise ValueError(

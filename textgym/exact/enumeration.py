@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import find_attribute
 from textgym.env.wrappers import ActingPolicy
+from textgym.exact.growth import check_known
 from textgym.exact.models import TreeArrays, tree_log_probs
 from textgym.exact.soft import expectation, log_ratios, soft_optimum
 from textgym.exact.tree import LIMIT, Tree, n_sequences, prefix_tree, score_tree
@@ -27,7 +28,7 @@ Policy: TypeAlias = "PreTrainedModel | ActingPolicy"
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """The exact value of a policy; means over the prompts, KL in nats per response.
+    """The exact value of a policy; means over the prompts and the world's replies, KL in nats per response.
 
     Attributes:
         objective: J(π) = E[R] − β·KL(π‖π_ref).
@@ -75,7 +76,7 @@ class Optimum:
 
     @property
     def n_sequences(self) -> int:
-        """The number of responses that were enumerated."""
+        """The number of responses that were enumerated; those to another reply of the world count as others."""
         return n_sequences(self.tree)
 
     @property
@@ -100,7 +101,7 @@ class Optimum:
     def expect(self, policy: Policy | None, reward: Any) -> float:
         """Return E_π of another reward, such as gold: a callable, or a list as environments take it.
 
-        ``policy=None`` means π*.
+        It replaces the task's reward; what a world pays for turns is added to either. ``policy=None`` means π*.
         """
         tree = score_tree(self.tree, self._paying(reward))
         log_probs = self.log_probs if policy is None else self.policy_log_probs(policy)
@@ -121,16 +122,23 @@ class Optimum:
     def next_token_probs(self, prompt_index: int, response: tuple[int, ...] = ()) -> FloatArray:
         """Return π*(·| prompt, response so far), ``[V]``.
 
+        Args:
+            prompt_index: number of the prompt.
+            response: the tokens after the prompt as an observation shows them, the world's included.
+
         Raises:
-            ValueError: the response has ended before, or the task forbids it.
+            ValueError: the response has ended before, the task or its world forbids it, or it stops within a reply.
         """
-        row = prompt_index
-        for t, token in enumerate(response):
-            row = int(self.tree[t].child[row, token])
-            if row < 0:
-                raise ValueError(f"response={response}: token {t} is forbidden or ends it; expected a live prefix")
-        probs: FloatArray = np.exp(self.log_probs[len(response)][row])
-        return probs
+        for level, log_probs in zip(self.tree, self.log_probs, strict=True):
+            states = level.states
+            for row in np.flatnonzero((states.prompt == prompt_index) & (states.lengths == len(response))).tolist():
+                if states.response(row) == list(response):
+                    probs: FloatArray = np.exp(log_probs[row])
+                    return probs
+        raise ValueError(
+            f"response={response}: after prompt {prompt_index} it is forbidden, has ended, or stops within a reply; "
+            "expected a live prefix"
+        )
 
     def _paying(self, reward: Any) -> TokenMDP:
         return replace(self.mdp, reward=resolve_reward(reward, {}), missing_end_score=None)
@@ -162,6 +170,9 @@ def optimum(
     ``expected``, a function of its own signature that returns E[R | y]. Masks, stop rules, several prompts and
     ``missing_end_score`` are those of the task.
 
+    A task's world must be a :class:`textgym.worlds.KnownWorld`. Its outcomes are enumerated and enter as their mean, as
+    ``textgym.exact.soft`` explains. The policy knows the tokens that it has seen, not the world's state.
+
     Args:
         env: an environment, a vector environment, a :class:`textgym.env.mdp.TokenMDP`, or an id.
         beta: β > 0, the price of a nat.
@@ -170,11 +181,13 @@ def optimum(
         limit: responses that are enumerated at most.
 
     Raises:
-        ValueError: β is not above 0, there are more than ``limit`` responses, there is no reference, or a reward is
-            stochastic and does not declare ``expected``.
+        ValueError: β is not above 0, there are more than ``limit`` responses, there is no reference, a reward is
+            stochastic and does not declare ``expected``, or the world does not know its ``outcomes``.
+        textgym.worlds.WorldError: a mistake in the world.
     """
     check_beta(beta)
     mdp = find_mdp(env)
+    check_known(mdp)
     model = find_reference(mdp, reference)
     shared = (sampling or Sampling()).shared
     tree = prefix_tree(mdp, limit)

@@ -79,7 +79,7 @@ def markov_optimum(
     end_token_ids: Sequence[int] = (),
     sampling: Sampling | None = None,
 ) -> MarkovOptimum:
-    """Compute the optimum of E[R] − β·KL(π‖π_ref) by dynamic programming.
+    """Compute the optimum of E[R] − β·KL(π‖π_ref) by dynamic programming, for a single turn without a world.
 
     Args:
         log_probs: ``[n_tokens, V]`` of the reference's next token after each token; the prompt's last token may be

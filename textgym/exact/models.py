@@ -1,4 +1,4 @@
-"""A model's next-token distribution after every prefix of a tree."""
+"""A model's next-token distribution in every state of a tree."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def tree_log_probs(
 
 @torch.inference_mode()
 def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Float32Array, ...]:
-    """Compute the logits ``[n, V]`` after each prefix of every level of the tree.
+    """Compute the logits ``[n, V]`` in each state of every level of the tree.
 
-    Depth first, with a key-value cache: every prefix costs one token, and what is cached at once is a batch at each
-    depth. There is no padding, as a batch holds prefixes of one length.
+    Depth first, with a key-value cache: every state costs the tokens that its parent lacks, and what is cached at once
+    is a batch at each depth. There is no padding, as a batch holds responses of one length.
 
     Raises:
         ValueError: the model keeps no cache of columns.
     """
     if (reason := no_column_cache(model)) is not None:
         raise ValueError(f"{reason}, which walking the tree of responses needs; estimate J by sampling instead")
-    found = tuple(np.zeros(level.child.shape, np.float32) for level in tree)
+    found = tuple(np.zeros(level.allowed.shape, np.float32) for level in tree)
     lengths = np.array([len(prompt.ids) for prompt in mdp.prompts])
     training = model.training
     model.eval()  # dropout would make each pass another policy
@@ -70,7 +70,7 @@ def tree_logits(tree: Tree, mdp: TokenMDP, model: PreTrainedModel) -> tuple[Floa
                 ids = torch.tensor([mdp.prompts[row].ids for row in rows.tolist()])
                 cache = DynamicCache(config=model.config)
                 found[0][rows] = _forward(model, ids, cache, int(length), mdp.n_actions)
-                _descend(tree, 1, rows, cache, int(length), model, found)
+                _descend(tree, 1, rows, cache, int(length), 0, model, found)
     finally:
         model.train(training)
     return found
@@ -82,22 +82,40 @@ def _descend(
     parents: IntArray,
     cache: Cache,
     prompt_length: int,
+    read: int,
     model: PreTrainedModel,
     found: tuple[Float32Array, ...],
 ) -> None:
-    """Fill in the logits of all prefixes that extend ``parents``, rows of level t − 1 whose states are cached."""
+    """Fill in the logits of all states that follow ``parents``.
+
+    A state reads the tokens that its parent lacks: the policy's one, and those of the reply, if there was one.
+
+    Args:
+        tree: the tree.
+        t: level of the states.
+        parents: rows of level t − 1 whose tokens are cached.
+        cache: of the parents.
+        prompt_length: number of tokens of the prompt.
+        read: number of response tokens of the parents.
+        model: the model.
+        found: is filled in.
+    """
     if t == len(tree):
         return
-    level, width = tree[t], prompt_length + t
-    children = tree[t - 1].child[parents]
-    place, token = (children >= 0).nonzero()
-    rows = children[place, token]
-    for batch in _batches(np.arange(len(rows)), width):
-        extended = copy.deepcopy(cache)
-        extended.batch_select_indices(torch.from_numpy(place[batch]).to(model.device))
-        ids = torch.from_numpy(level.tokens[rows[batch], -1:])
-        found[t][rows[batch]] = _forward(model, ids, extended, width, level.child.shape[1])
-        _descend(tree, t + 1, rows[batch], extended, prompt_length, model, found)
+    states = tree[t].states
+    first = np.searchsorted(states.parent, parents)
+    count = np.searchsorted(states.parent, parents, "right") - first
+    place = np.repeat(np.arange(len(parents)), count)
+    rows = first[place] + np.arange(len(place)) - np.repeat(count.cumsum() - count, count)
+    for length in np.unique(states.lengths[rows]).tolist():
+        alike = np.flatnonzero(states.lengths[rows] == length)
+        width = prompt_length + length
+        for batch in _batches(alike, width):
+            extended = copy.deepcopy(cache)
+            extended.batch_select_indices(torch.from_numpy(place[batch]).to(model.device))
+            ids = torch.from_numpy(states.tokens[rows[batch], read:length])
+            found[t][rows[batch]] = _forward(model, ids, extended, width, found[t].shape[1])
+            _descend(tree, t + 1, rows[batch], extended, prompt_length, length, model, found)
 
 
 def _batches(rows: IntArray, width: int) -> Iterator[IntArray]:

@@ -1,13 +1,23 @@
-"""Soft optimality on a prefix tree: pure functions of arrays, float64, nats.
+"""Soft optimality on a tree of states: pure functions of arrays, float64, nats.
 
-The objective is J(π) = E_π[R] − β·KL(π‖π_ref). With V = 0 beyond a response's end, and r its reward at the last token:
+The objective is J(π) = E[R] − β·E[Σ KL(π(·|x)‖π_ref(·|x))], a sum over the states x in which the policy chooses. A
+token a has outcomes o with probabilities p_o: the world's replies if it ends a turn, otherwise one. r_o is what an
+outcome pays: the reward of the turn, and the task's reward if the response ends. V_o is the value of the state that it
+leads to, 0 after the end:
 
-    Q(x, a)  = r(x, a) + V(x·a)
+    Q(x, a)  = Σ_o p_o·(r_o + V_o)
     V(x)     = β·log Σ_a π_ref(a|x)·exp(Q(x, a)/β)
     π*(a|x)  = π_ref(a|x)·exp((Q(x, a) − V(x))/β)
 
-Source: Ziebart 2010 (maximum causal entropy), Levine 2018 (arXiv 1805.00909) for the recursion; Rafailov 2023
-(arXiv 2305.18290), eq. 4, for π*(y) ∝ π_ref(y)·exp(R(y)/β), which is its product over a response.
+The policy's tokens enter by a log of a mean of exponentials, the world's replies by a plain mean, as the policy can
+tilt its own choices alone. For every policy J* − J(π) = β·E_π[Σ KL(π(·|x)‖π*(·|x))].
+
+Without chance, the product of π* over a response y is π*(y) ∝ π_ref(y)·exp(R(y)/β). With chance that formula is wrong:
+it tilts the world as well, and so counts on its luck.
+
+Source: Ziebart 2010 (maximum *causal* entropy: a choice knows the past alone); Levine 2018 (arXiv 1805.00909) for the
+recursion, and for the optimism of inference over whole trajectories; Rafailov 2023 (arXiv 2305.18290), eq. 4, for the
+product formula.
 """
 
 from __future__ import annotations
@@ -18,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from textgym.exact.models import TreeArrays
-from textgym.exact.tree import Tree
+from textgym.exact.tree import Level, Tree, summed_at
 from textgym.types import FloatArray
 
 
@@ -44,9 +54,8 @@ def soft_optimum(tree: Tree, ref_log_probs: Sequence[FloatArray], beta: float) -
     """
     values: list[FloatArray] = [np.zeros(0)]
     log_probs: list[FloatArray] = []
-    for level, log_ref in zip(reversed(tree), reversed(ref_log_probs), strict=True):
-        following = np.append(values[-1], 0.0)  # child -1, no further prefix, reads the 0
-        weighted = log_ref + (level.reward + following[level.child]) / beta
+    for level, after, log_ref in zip(reversed(tree), _afters(tree), reversed(ref_log_probs), strict=True):
+        weighted = log_ref + (level.reward + following(level, after, values[-1])) / beta
         log_sum = log_sum_exp(weighted)
         values.append(beta * log_sum)
         log_probs.append(weighted - log_sum[:, None])
@@ -69,12 +78,33 @@ def expectation(tree: Tree, log_probs: Sequence[FloatArray], payments: Sequence[
         payments: reward or cost of choosing a token, ``[n, V]`` a level.
     """
     value: FloatArray = np.zeros(0)
-    for level, log_p, paid in zip(reversed(tree), reversed(log_probs), reversed(payments), strict=True):
-        total = paid + np.append(value, 0.0)[level.child]
+    for level, after, log_p, paid in zip(
+        reversed(tree), _afters(tree), reversed(log_probs), reversed(payments), strict=True
+    ):
+        total = paid + following(level, after, value)
         # 0 · ∞ = 0 here: a token that is never chosen costs nothing.
         probs = np.exp(log_p)
         value = np.where(probs > 0, probs * np.where(probs > 0, total, 0.0), 0.0).sum(1)
     return value
+
+
+def following(level: Level, after: Level | None, values: FloatArray) -> FloatArray:
+    """Return the mean value of the states that each token leads to, ``[n, V]``; 0 where the response ends.
+
+    Args:
+        level: the states in which the token is chosen.
+        after: the next level; None for the last one.
+        values: ``[n']`` of the next level's states.
+    """
+    if after is None:
+        return np.zeros(level.allowed.shape)
+    states = after.states
+    return summed_at(level.allowed.shape, states.parent, states.own[:, -1], states.chance * values)
+
+
+def _afters(tree: Tree) -> tuple[Level | None, ...]:
+    """Return the level after each one, from the last to the first."""
+    return (None, *reversed(tree[1:]))
 
 
 def log_ratios(log_p: Sequence[FloatArray], log_q: Sequence[FloatArray]) -> TreeArrays:

@@ -1,21 +1,25 @@
-"""Every response of a small task as a prefix tree, with the reward of each.
+"""Every response of a small task as a tree, with the reward of each.
 
-A level has all live prefixes of one length; properties of the next token are arrays ``[n, V]``. The
-leaves, complete responses, are the tokens that end one: so a tree of a million responses has a few hundred
-thousand rows.
+A level has all states after one number of own tokens; properties of the next token are arrays ``[n, V]``. Without a
+world these are all live prefixes of one length. The leaves, complete responses, are the tokens that end one: so a tree
+of a million responses has a few hundred thousand rows. With a world, each reply that can follow a turn has a branch of
+its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 
 from textgym.env.mdp import TokenMDP, reward_columns
+from textgym.env.turns import messages_at_end
+from textgym.exact.growth import Endings, States, check_known, first_states, grow
 from textgym.rewards.compose import WeightedRewards
-from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, Prompt, as_completion
+from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, as_completion
 
 LIMIT = 10**6
 """Responses that are enumerated at most."""
@@ -25,30 +29,28 @@ RESPONSES_PER_CALL = 2**16
 
 @dataclass(frozen=True)
 class Level:
-    """The ``n`` live prefixes of one length ``t``.
+    """The ``n`` states after ``t`` own tokens, and what follows them.
 
     Attributes:
-        prompt: ``[n]`` which prompt each follows.
-        tokens: ``[n, t]`` the response so far.
-        parent: ``[n]`` its row in the level before; -1 at the root.
+        states: the states.
         allowed: ``[n, V]`` the tokens that the task admits.
-        stopped: ``[n, V]`` the tokens that end the response by an end token or the task's stop rule.
-        child: ``[n, V]`` the row in the next level; -1 where the token is forbidden or ends the response.
-        reward: ``[n, V]`` of the response that the token ends; 0 elsewhere.
+        endings: the responses that end with the next token.
+        paid: ``[n, V]`` mean reward that the world pays for the turn which a token ends; 0 elsewhere.
+        reward: ``[n, V]`` mean reward of choosing a token: what the world pays, and the task's reward of the responses
+            that end with it.
     """
 
-    prompt: IntArray
-    tokens: IntArray
-    parent: IntArray
+    states: States
     allowed: BoolArray
-    stopped: BoolArray
-    child: IntArray
+    endings: Endings
+    paid: FloatArray
     reward: FloatArray
 
     @property
     def ended(self) -> BoolArray:
         """The tokens that complete a response, ``[n, V]``."""
-        ended: BoolArray = self.allowed & (self.child < 0)
+        ended = np.zeros(self.allowed.shape, bool)
+        ended[self.endings.row, self.endings.token] = True
         return ended
 
 
@@ -60,22 +62,29 @@ def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
     """Enumerate all responses to all prompts of a task, with their rewards.
 
     Raises:
-        ValueError: there are more than ``limit``, or a reward depends on ``episode_seed`` and declares no
-            ``expected``.
+        ValueError: there are more than ``limit``, a reward depends on ``episode_seed`` and declares no ``expected``, or
+            the task's world does not know its ``outcomes``.
     """
     return score_tree(grow_tree(mdp, limit), mdp)
 
 
 def n_sequences(tree: Tree) -> int:
-    """Return the number of responses in a tree, over all prompts."""
-    return sum(int(level.ended.sum()) for level in tree)
+    """Return the number of responses in a tree, over all prompts and all replies of the world."""
+    return sum(len(level.endings.row) for level in tree)
+
+
+def summed_at(shape: tuple[int, ...], row: IntArray, token: IntArray, amounts: FloatArray) -> FloatArray:
+    """Return ``[n, V]`` the sum of the amounts at each place; 0 where there are none."""
+    n, n_actions = shape
+    sums = np.bincount(row * n_actions + token, amounts, n * n_actions)
+    return np.asarray(sums, np.float64).reshape(shape)
 
 
 # --- shape ---------------------------------------------------------------------------------------------------
 
 
 def count_sequences(n_prompts: int, n_actions: int, n_ends: int, horizon: int) -> int:
-    """Count the responses of a task without masks and stop rules.
+    """Count the responses of a task without masks, stop rules and a world.
 
     Those that an end token ends, at each length, and those of full length.
     """
@@ -88,47 +97,41 @@ def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
     """Return the tree without rewards.
 
     Raises:
-        ValueError: it has more than ``limit`` responses.
+        ValueError: it has more than ``limit`` responses, or the task's world does not know its ``outcomes``.
     """
-    if mdp.allowed is None and mdp.stop is None:
+    check_known(mdp)
+    if mdp.allowed is None and mdp.stop is None and mdp.world is None:
         ends = len(set(mdp.end_token_ids))
-        _check_size(count_sequences(len(mdp.prompts), mdp.n_actions, ends, mdp.max_new_tokens), limit, "")
+        _check_size(mdp, limit, "", count_sequences(len(mdp.prompts), mdp.n_actions, ends, mdp.max_new_tokens))
     levels: list[Level] = []
-    prompt = np.arange(len(mdp.prompts))
-    parent = np.full(len(prompt), -1)
-    tokens = np.zeros((len(prompt), 0), np.int64)
     complete = 0
-    for t in range(mdp.max_new_tokens):
-        allowed = _allowed(mdp, prompt, tokens)
-        stopped = allowed & _stops(mdp, tokens, allowed)
-        alive = allowed & ~stopped & (t < mdp.max_new_tokens - 1)  # the last token ends every response
-        complete += int((allowed & ~alive).sum())
-        # Every live prefix has at least one completion, so a tree that is too large is refused before it is built.
-        _check_size(complete + int(alive.sum()), limit, "at least ")
-        row, token = alive.nonzero()
-        child = np.full(alive.shape, -1)
-        child[row, token] = np.arange(len(row))
-        levels.append(Level(prompt, tokens, parent, allowed, stopped, child, np.zeros(alive.shape)))
-        prompt, parent, tokens = prompt[row], row, np.concatenate([tokens[row], token[:, None]], axis=1)
-        if not len(row):
-            break
+    states = first_states(mdp)
+    while len(states):
+        check_size = partial(_check_size, mdp, limit, "at least ", complete)
+        allowed = _allowed(mdp, states)
+        # Every token leads to at least one response, so a tree that is too large is refused before it is built.
+        check_size(int(allowed.sum()))
+        stopped = allowed & _stops(mdp, states.own, allowed)
+        after, endings, paid = grow(mdp, states, allowed, stopped, check_size)
+        levels.append(Level(states, allowed, endings, paid, paid))
+        states, complete = after, complete + len(endings.row)
     return tuple(levels)
 
 
-def _check_size(count: int, limit: int, about: str) -> None:
-    if count > limit:
+def _check_size(mdp: TokenMDP, limit: int, about: str, *counts: int) -> None:
+    if (count := sum(counts)) > limit:
         number = f"{count:,}" if count < 10**12 else f"more than 10^{len(str(count)) - 1}"
-        raise ValueError(
-            f"the task has {about}{number} responses, and at most limit={limit:,} are enumerated; take fewer prompts, "
-            "a smaller vocabulary or a shorter horizon, or estimate with textgym.exact.bracket"
-        )
+        ways = "take fewer prompts, a smaller vocabulary or a shorter horizon, or estimate with textgym.exact.bracket"
+        if mdp.world is not None:
+            ways = "take fewer prompts, a smaller vocabulary, a shorter horizon, or a world of fewer outcomes"
+        raise ValueError(f"the task has {about}{number} responses, and at most limit={limit:,} are enumerated; {ways}")
 
 
-def _allowed(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> BoolArray:
-    """Return the task's mask after each prefix, ``[n, V]``."""
+def _allowed(mdp: TokenMDP, states: States) -> BoolArray:
+    """Return the task's mask in each state, ``[n, V]``."""
     if mdp.allowed is None:
-        return np.ones((len(prompt), mdp.n_actions), bool)
-    observations = (_observations(mdp, prompt[i], tokens[i]) for i in _chunks(len(prompt)))
+        return np.ones((len(states), mdp.n_actions), bool)
+    observations = (_observations(mdp, states.prompt[i], states.tokens[i]) for i in _chunks(len(states)))
     return np.concatenate([mdp.allowed(*observation) for observation in observations])
 
 
@@ -142,8 +145,8 @@ def _observations(mdp: TokenMDP, prompt: IntArray, tokens: IntArray) -> tuple[In
         rows, given = prompt == which, mdp.prompts[int(which)].ids
         ids[rows, start - len(given) : start] = given
         mask[rows, start - len(given) : start] = 1
-    ids[:, start:end] = tokens
-    mask[:, start:end] = 1
+    ids[:, start:end] = np.where(tokens >= 0, tokens, mdp.filler)
+    mask[:, start:end] = tokens >= 0
     return ids, mask
 
 
@@ -178,8 +181,8 @@ def expected_rewards(rewards: WeightedRewards) -> WeightedRewards:
 def _check_repeatable(tree: Tree, mdp: TokenMDP, rewards: WeightedRewards) -> None:
     """Check that a few responses score the same under two seeds."""
     level = tree[-1]
-    row, token = (index[:64] for index in level.ended.nonzero())
-    first, second = (_score(level, row, token, mdp, rewards, seed) for seed in (0, 1))
+    few = np.arange(len(level.endings.row))[:64]
+    first, second = (_score(level, few, mdp, rewards, seed) for seed in (0, 1))
     if not np.array_equal(first, second):
         raise ValueError(
             f"the reward ({', '.join(rewards.names)}) depends on episode_seed, so a response has no one reward; give "
@@ -188,47 +191,57 @@ def _check_repeatable(tree: Tree, mdp: TokenMDP, rewards: WeightedRewards) -> No
 
 
 def _level_rewards(level: Level, mdp: TokenMDP, rewards: WeightedRewards) -> FloatArray:
-    found = np.zeros(level.child.shape)
-    pays = level.ended
+    ends = level.endings
+    scores = np.zeros(len(ends.row))
+    pays = np.arange(len(scores))
     if mdp.missing_end_score is not None:
-        found[pays & ~level.stopped] = mdp.missing_end_score
-        pays = pays & level.stopped
-    row, token = pays.nonzero()
-    for part in _chunks(len(row)):
-        found[row[part], token[part]] = _score(level, row[part], token[part], mdp, rewards)
-    return found
+        scores[~ends.stopped] = mdp.missing_end_score
+        pays = np.flatnonzero(ends.stopped)
+    for part in _chunks(len(pays)):
+        scores[pays[part]] = _score(level, pays[part], mdp, rewards)
+    return level.paid + summed_at(level.paid.shape, ends.row, ends.token, ends.chance * scores)
 
 
-def _score(
-    level: Level, row: IntArray, token: IntArray, mdp: TokenMDP, rewards: WeightedRewards, seed: int = 0
-) -> FloatArray:
-    """Return the rewards of the responses that ``token [m]`` ends after the prefixes ``row [m]``, ``[m]``."""
-    prompts = [mdp.prompts[i] for i in level.prompt[row].tolist()]
-    ids = np.concatenate([level.tokens[row], token[:, None]], axis=1).tolist()
-    reasons: list[FinishReason] = ["stop" if stop else "length" for stop in level.stopped[row, token]]
-    columns = reward_columns(prompts, [seed] * len(ids), reasons, mdp.columns)
-    texts = cast(list[str], LazyTexts(mdp, prompts, ids))
-    totals = rewards.score([prompt.content for prompt in prompts], texts, ids, columns).totals
+def _score(level: Level, which: IntArray, mdp: TokenMDP, rewards: WeightedRewards, seed: int = 0) -> FloatArray:
+    """Return the task's rewards of the endings ``which [m]``, as the environment asks for them, ``[m]``."""
+    states, ends = level.states, level.endings
+    row, token = ends.row[which], ends.token[which]
+    prompts = [mdp.prompts[i] for i in states.prompt[row].tolist()]
+    own = np.concatenate([states.own[row], token[:, None]], axis=1).tolist()
+    reasons: list[FinishReason] = ["stop" if stop else "length" for stop in ends.stopped[which]]
+    columns = reward_columns(prompts, [seed] * len(own), reasons, mdp.columns)
+    if mdp.world is None:
+        completions = LazyList(
+            len(own), lambda i: as_completion(prompts[i].content, mdp.completion(prompts[i], own[i]))
+        )
+    else:
+        conversations = [ends.conversations[i] for i in which.tolist()]
+        responses = [[*states.response(i), last] for i, last in zip(row.tolist(), token.tolist(), strict=True)]
+        columns["response_ids"] = responses
+        columns["turn_rewards"] = [list(conversation.rewards) for conversation in conversations]
+        completions = LazyList(
+            len(own),
+            # Copies: endings share the messages of their common past, and a reward may change what it receives.
+            lambda i: [dict(message) for message in messages_at_end(mdp, conversations[i], responses[i])],
+        )
+    totals = rewards.score([prompt.content for prompt in prompts], cast(list[str], completions), own, columns).totals
     return np.array([total if isinstance(total, float | int) else sum(total) for total in totals], np.float64)
 
 
-class LazyTexts(Sequence[Any]):
-    """Completions that are decoded only when a reward reads them; most rewards of small tasks read the ids alone."""
+class LazyList(Sequence[Any]):
+    """Completions that are made only when a reward reads them; most rewards of small tasks read the ids alone."""
 
-    def __init__(self, mdp: TokenMDP, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> None:
-        self.mdp = mdp
-        self.prompts = prompts
-        self.ids = ids
+    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
+        self.length = length
+        self.make = make
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        prompt = self.prompts[index]
-        return as_completion(prompt.content, self.mdp.completion(prompt, self.ids[index]))
+        places = range(self.length)[index]
+        return self.make(places) if isinstance(places, int) else [self.make(i) for i in places]

@@ -143,8 +143,8 @@ class Sequence:
 def check_agreement(trunk: Trunk, width: int, prompt_length: int) -> bool:
     """Check that plain passes, training passes and sampling agree, over the whole width that will be played.
 
-    Two ragged rows are played: both begin, one restarts while the other goes on, and both jump to the end of the
-    response. The cost is about a dozen forward passes of one sequence.
+    Two ragged rows are played: both begin, one restarts while the other goes on, both grow by several tokens at once,
+    and all this again at the end of the response. The cost is about a dozen forward passes of one sequence.
 
     Args:
         trunk: trunk of the model that will sample.
@@ -351,12 +351,14 @@ def _plain(model: PreTrainedModel, prompt: IntArray, response: IntArray, positio
 def _schedule(horizon: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yield the observations of two rows: for each row the index of its sequence and the number of response tokens."""
     last = horizon - 1
-    plan = [(0, 0), (1, 1)]  # both begin
-    restarted = [(2, 0), (3, 1), (4, 2), (5, 3)]  # the second row restarts with a different sequence
-    end = [(last - 1, last - 1), (last, last)]
-    for rows, other in ((plan, 1), (restarted, 2), (end, 2)):
-        for first, second in rows:
-            yield (0, min(max(first, 0), last)), (other, min(max(second, 0), last))
+    begun = [((0, 0), (1, 0)), ((0, 1), (1, 1))]
+    restarted = [((0, 2), (2, 0)), ((0, 3), (2, 1))]
+    # A reply may be shorter than that to the other row, or come while the other row writes.
+    replies = [((0, 6), (2, 3)), ((0, 7), (2, 8)), ((0, 8), (2, 9))]
+    # The rows exchange their sequences, so that both begin again with much behind them.
+    end = [((2, last - 4), (0, last - 6)), ((2, last - 1), (0, last - 1)), ((2, last), (0, last))]
+    for (first, m), (second, n) in (*begun, *restarted, *replies, *end):
+        yield (first, min(max(m, 0), last)), (second, min(max(n, 0), last))
 
 
 def _played_gap(decoder: Decoder, sequences: list[Sequence], width: int, prompt_length: int) -> float:

@@ -106,7 +106,8 @@ class SlotCache(Cache):
 
     When a row begins, its tokens are placed so that they end in the column where all other rows end. To the model this
     is an ordinary left-padded batch: decoding writes one column and reads a view, and the model's own code handles
-    masks, sliding windows and relative positions. Most steps copy nothing.
+    masks, sliding windows and relative positions. Most steps copy nothing. Rows that gain more tokens than others move
+    to the left by the difference, so that all rows still end in one column and none has a gap.
 
     Args:
         n_slots: ``N``.
@@ -121,22 +122,28 @@ class SlotCache(Cache):
         self.end = 0
         """The column where every slot's tokens end."""
 
-    def align(self, n: int, longest: int, longest_new: int) -> None:
+    def align(self, spans: IntArray, growth: IntArray, longest: int) -> None:
         """Choose the column where the next tokens end, and make room for them.
 
         Args:
-            n: the first n slots gain one token each; all other slots are forgotten.
-            longest: columns of the longest of them.
-            longest_new: columns of the longest row that begins in a different slot.
+            spans: ``[n]`` columns of the first n slots, the new ones included; all other slots are forgotten.
+            growth: ``[n]`` number of new columns of each; slots that gain only one come first.
+            longest: columns of the longest row, in these slots or beginning in a different one.
         """
-        # Usually the next column is free and everything stays in place. Otherwise (no column left, a new row that is
+        # Usually the next columns are free and everything stays in place. Otherwise (no column left, a row that is
         # longer than all before it, or nothing to keep) the cached columns move to the left end of new buffers.
-        end = self.end + 1
-        if n == 0 or not longest_new <= end <= self.window.columns:
-            end = max(longest + 1, longest_new)
-            source, target = slice(self.end - longest, self.end), slice(end - 1 - longest, end - 1)
+        n, least = len(growth), int(growth.min(initial=longest))
+        end = self.end + least
+        if n == 0 or not longest <= end <= self.window.columns:
+            end, cached = longest, _longest(spans - growth)
+            source, target = slice(self.end - cached, self.end), slice(end - least - cached, end - least)
             self._pack(n, end - 1 + SPARE_COLUMNS, source, target)
         self.end = end
+        further = np.flatnonzero(growth > least)
+        if len(further):
+            slots = slice(int(further[0]), n)
+            columns = np.arange(end - _longest(spans[slots]), end - int(growth.max()))
+            self._shift(slots, columns, growth[slots] - least)
 
     def _pack(self, n: int, columns: int, source: slice, target: slice) -> None:
         self.window.columns = columns
@@ -145,6 +152,18 @@ class SlotCache(Cache):
         packed = self.mask.new_zeros(len(self.mask), columns)
         packed[:n, target] = self.mask[:n, source]
         self.mask = packed
+
+    def _shift(self, slots: slice, columns: IntArray, by: IntArray) -> None:
+        """Fill columns ``[c]`` of the slots with what is ``by [k]`` columns to the right of them."""
+        # Columns beyond these are read again with the new tokens.
+        target = slice(int(columns[0]), int(columns[-1]) + 1)
+        source = torch.from_numpy(columns + by[:, None]).to(self.mask.device)
+        for layer in self._slot_layers():
+            for buffer in layer.buffers:
+                heads, d = buffer.shape[1], buffer.shape[3]
+                index = source[:, None, :, None].expand(-1, heads, -1, d)
+                buffer[slots, :, target] = buffer[slots].gather(2, index)
+        self.mask[slots, target] = self.mask[slots].gather(1, source)
 
     def _slot_layers(self) -> list[SlotLayer]:
         return [layer for layer in self.layers if isinstance(layer, SlotLayer)]
@@ -157,29 +176,29 @@ class SlotCache(Cache):
                 buffer[targets] = buffer[sources]
         self.mask[targets] = self.mask[sources]
 
-    def append(self, n: int, longest: int) -> Tensor:
-        """Prepare the first n slots for one token each.
+    def append(self, start: int, longest: int, mask: Tensor) -> Tensor:
+        """Prepare the slots from ``start`` on for the tokens of their last columns.
 
         Args:
-            n: number of slots.
-            longest: columns of the longest of them, the new token included.
+            start: the first slot.
+            longest: columns of the longest of them, the new ones included.
+            mask: ``[k, w]`` True for tokens.
 
         Returns:
-            ``[n, longest]`` their mask.
+            ``[k, longest]`` the mask of all their columns.
         """
-        self._set_window(slice(0, n), self.end - longest, self.end - 1)
-        # The model reads the mask of this step with the new token included.
-        self.mask[:n, self.end - 1] = True
-        return self.mask[:n, self.end - longest : self.end]
-
-    def fill(self, start: int, mask: Tensor) -> None:
-        """Prepare the slots from ``start`` on for new tokens under ``mask``, ``[k, w]``."""
         count, width = mask.shape
         slots = slice(start, start + count)
-        self._set_window(slots, self.end - width, self.end - width)
-        # Old keys beyond the new tokens stay in the buffers, but are masked.
-        self.mask[slots] = False
+        self._set_window(slots, self.end - longest, self.end - width)
+        # The model reads the mask of this step with the new tokens included.
         self.mask[slots, self.end - width : self.end] = mask
+        return self.mask[slots, self.end - longest : self.end]
+
+    def fill(self, start: int, mask: Tensor) -> Tensor:
+        """Prepare the slots from ``start`` on for new rows under ``mask``, ``[k, w]``, and return it."""
+        # Old keys beyond the new tokens stay in the buffers, but are masked.
+        self.mask[start : start + len(mask)] = False
+        return self.append(start, mask.shape[1], mask)
 
     def _set_window(self, slots: slice, first: int, start: int) -> None:
         window = self.window
@@ -240,6 +259,12 @@ class Observed:
     span: IntArray
     read: IntArray
 
+    def last(self, rows: IntArray, width: int) -> IntArray:
+        """Return ``[k, width]`` the ids that the last columns of these rows hold; -1 for empty columns."""
+        columns = self.end[rows, None] + np.arange(-width, 0)
+        ids: IntArray = np.where(columns < 0, -1, self.read[rows[:, None], np.maximum(columns, 0)])
+        return ids
+
 
 def _longest(spans: IntArray) -> int:
     return int(spans.max(initial=0))
@@ -270,10 +295,11 @@ def no_column_cache(model: PreTrainedModel) -> str | None:
 class PrefixDecoder:
     """Decoder that follows the rows of a vector environment with a key-value cache.
 
-    Each call compares the observation of every requested row with that of the last call. A row that grew by one token
-    decodes that token; any other row (reset, edited by a wrapper, grown by a whole turn) is prefilled. So the decoder
-    needs no signal from the environment, and wrappers cannot break it. Rows that are not requested leave the batch and
-    are forgotten; a change of the model's weights discards everything.
+    Each call compares the observation of every requested row with that of the last call. A row that grew decodes its
+    new tokens: rows that grew by one token in one pass, rows that grew by several (a reply of the other side) in a
+    second. Any other row (reset, or edited by a wrapper) is prefilled. So the decoder needs no signal from the
+    environment, and wrappers cannot break it. Rows that are not requested leave the batch and are forgotten; a change
+    of the model's weights discards everything.
 
     Args:
         model: any causal transformers model that accepts a ``Cache``.
@@ -316,13 +342,15 @@ class PrefixDecoder:
         observed = self._observe(input_ids[rows], attention_mask[rows])
         if self._weights.changed():
             self._forget()
-        kept = self._keep_grown(rows, observed)
+        kept, growth = self._keep_grown(rows, observed)
         fresh = np.delete(np.arange(len(rows)), kept)
-        # The kept rows' cached part is their span without the new token.
-        self.cache.align(len(kept), max(_longest(observed.span[kept]) - 1, 0), _longest(observed.span[fresh]))
+        self.cache.align(observed.span[kept], growth, _longest(observed.span))
+        n_single = int(np.count_nonzero(growth == 1))
         parts = []
-        if len(kept):
-            parts.append(self._decode(observed, kept))
+        if n_single:
+            parts.append(self._decode(observed, kept[:n_single], 0, 1))
+        if n_single < len(kept):
+            parts.append(self._decode(observed, kept[n_single:], n_single, int(growth.max())))
         if len(fresh):
             parts.append(self._prefill(observed, fresh, len(kept)))
         batch = np.concatenate([kept, fresh])
@@ -348,41 +376,56 @@ class PrefixDecoder:
     def _move(self, sources: Tensor, targets: Tensor) -> None:
         self.cache.move(sources, targets)
 
-    def _keep_grown(self, rows: IntArray, observed: Observed) -> IntArray:
-        """Assign the first slots to the requested rows that grew by one token; all others are forgotten.
+    def _keep_grown(self, rows: IntArray, observed: Observed) -> tuple[IntArray, IntArray]:
+        """Assign the first slots to the requested rows that grew; all others are forgotten.
 
         Returns:
-            Their positions among the requested rows, in the order of the slots.
+            Their positions among the requested rows, in the order of the slots, and by how many columns each grew.
+            Those that grew by one come first.
         """
         known, self._order = self._order, np.arange(0)  # stays empty if the model raises, so that all is prefilled
         places = np.full(self.n_rows, -1)
         places[rows] = np.arange(len(rows))
         at = places[known]  # -1 for known rows that are not requested; their comparison below is discarded
-        n_new = np.count_nonzero(observed.tokens[at] != self._tokens[known], axis=1)
-        stays = (at >= 0) & (observed.end[at] == self._end[known] + 1) & (n_new == 1)
-        # Kept rows must fill slots 0 to n − 1 without gaps, so that the model reads a plain slice. Only those beyond
-        # move, into the slots that became free; the order of the rest does not matter.
-        n = np.count_nonzero(stays)
-        holes, astray = np.flatnonzero(~stays[:n]), n + np.flatnonzero(stays[n:])
-        if len(holes):
-            self._move(self._on_device(astray), self._on_device(holes))
-            at[holes] = at[astray]
-        kept: IntArray = at[:n]
-        return kept
+        growth = np.where(at >= 0, self._growth(known, observed, at), 0)
+        n = np.count_nonzero(growth)
+        # Those that grew by one (1), those that grew by several (2) and the forgotten (3) must each fill their slots
+        # without gaps, so that the model reads a plain slice. Only rows that are among another kind's slots move; the
+        # order within a kind does not matter.
+        kind = np.where(growth > 0, np.minimum(growth, 2), 3)
+        wanted = np.sort(kind)
+        astray = np.flatnonzero(kind != wanted)
+        if len(astray):
+            n_moved = np.count_nonzero(growth[astray])
+            sources, targets = (astray[np.argsort(k[astray], kind="stable")][:n_moved] for k in (kind, wanted))
+            self._move(self._on_device(sources), self._on_device(targets))
+            at[targets], growth[targets] = at[sources], growth[sources]
+        return at[:n], growth[:n]
 
-    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
-        ids = observed.read[kept, observed.end[kept] - 1]
-        # Attention covers as many columns as the longest kept row has, however wide the observation is.
-        mask = self.cache.append(len(kept), _longest(observed.span[kept]))
-        return self._forward(self._on_device(ids)[:, None], mask, mask.sum(1, keepdim=True) - 1)
+    def _growth(self, known: IntArray, observed: Observed, at: IntArray) -> IntArray:
+        """Return ``[n]`` by how many columns known rows grew; 0 for a row whose former columns changed.
+
+        Args:
+            known: ``[n]`` rows of the last call.
+            observed: observations of this call.
+            at: ``[n]`` their positions in it.
+        """
+        changed = observed.tokens[at] != self._tokens[known]
+        end = self._end[known]
+        growth: IntArray = np.where(changed.argmax(1) < end, 0, observed.end[at] - end)
+        return growth
+
+    def _decode(self, observed: Observed, kept: IntArray, slot: int, width: int) -> Tensor:
+        # Where others of the pass grew by more, a row reads former tokens again: a gap would shift relative positions.
+        ids = self._on_device(observed.last(kept, width))
+        mask = self.cache.append(slot, _longest(observed.span[kept]), ids >= 0)
+        return self._forward(ids.clamp(min=0), mask, position_ids(mask)[:, -width:])
 
     def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
         # Rows of different lengths are aligned at their ends, as a left-padded batch.
-        columns = observed.end[fresh, None] + np.arange(-_longest(observed.span[fresh]), 0)
-        ids = np.where(columns < 0, -1, np.take_along_axis(observed.read[fresh], np.maximum(columns, 0), 1))
-        mask = self._on_device(ids >= 0)
-        self.cache.fill(slot, mask)
-        return self._forward(self._on_device(np.maximum(ids, 0)), mask, position_ids(mask))
+        ids = self._on_device(observed.last(fresh, _longest(observed.span[fresh])))
+        mask = self.cache.fill(slot, ids >= 0)
+        return self._forward(ids.clamp(min=0), mask, position_ids(mask))
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         optional = {"position_ids": positions, "logits_to_keep": 1}

@@ -46,6 +46,8 @@ ROLLOUT: Mapping[str, Metric] = {
     "rollout/stopped": Metric("Ended", "share of responses with an end token"),
     "rollout/greedy_score": Metric("Greedy score", "the reward of the most probable responses"),
     "rollout/best_score": Metric("Best score", "of each prompt's responses"),
+    "rollout/turns": Metric("Turns", "of the policy, per episode"),
+    "rollout/foreign_tokens": Metric("Foreign tokens", "of the other side, per episode"),
 }
 DIAGNOSTICS: Mapping[str, Metric] = {
     "train/policy_loss": Metric("Policy loss", "as the algorithm defines it"),
@@ -361,6 +363,7 @@ class Token:
     ink: str
     colour: str
     title: str
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -404,9 +407,12 @@ def shown_sample(sample: Mapping[str, Any], scale: float) -> Sample:
     A token has the deepest colour where its reward is ``scale``.
     """
     tokens, rewards = sample.get("tokens", []), sample.get("token_rewards") or []
+    own = sample.get("own") or [True] * len(tokens)
     shown = [
         _token(token, reward, scale, f"token {index} of {len(tokens)}")
-        for index, (token, reward) in enumerate(zip_longest(tokens, rewards[: len(tokens)]), start=1)
+        if mine
+        else replace(_token(token, None, scale, f"token {index} of {len(tokens)}: the other side's"), own=False)
+        for index, (token, reward, mine) in enumerate(zip_longest(tokens, rewards[: len(tokens)], own), start=1)
     ]
     numbers = [
         (metric(name).label, number(sample[name])) for name in ("score", "gold", "kl") if sample.get(name) is not None

@@ -208,6 +208,47 @@ def checked_outcomes(outcomes: Sequence[Outcome], state: State, turn: Completion
     return [outcome for outcome, chance in zip(outcomes, numbers, strict=True) if chance > 0]
 
 
+def start_of(world: KnownWorld, prompt: Prompt) -> State:
+    """Return the first state of an episode after a prompt.
+
+    Raises:
+        WorldError: the world raised an exception.
+    """
+    try:
+        return world.start(prompt)
+    except Exception as error:
+        raise WorldError(
+            f"{_name(world)}.start raised {type(error).__name__}: {error} on prompt {_short(prompt.text)}"
+        ) from error
+
+
+def outcomes_of(world: KnownWorld, state: State, turn: Completion, n_tokens: int) -> list[Outcome]:
+    """Return a world's checked outcomes of a turn: those that :meth:`KnownWorld.reply` samples from.
+
+    Args:
+        world: the world.
+        state: the world's own state, without a seed.
+        turn: the turn.
+        n_tokens: number of token ids that a reply may use.
+
+    Raises:
+        WorldError: the world raised an exception, or returned something else than outcomes.
+    """
+    try:
+        outcomes = checked_outcomes(world.outcomes(state, turn), state, turn)
+    except WorldError:
+        raise
+    except Exception as error:
+        raise WorldError(
+            f"{_name(world)}.outcomes raised {type(error).__name__}: {error}\n{_described(state, turn)}"
+        ) from error
+    total = math.fsum(probability for probability, _, _ in outcomes)  # 1 up to rounding
+    return [
+        (probability / total, after, checked_reply(world, reply, state, turn, n_tokens))
+        for probability, after, reply in outcomes
+    ]
+
+
 def _raise_for_turn(world: World, states: Sequence[State], turns: Sequence[Completion], error: Exception) -> NoReturn:
     """Raise a WorldError for an exception in a batch; it names the first turn that fails when it is asked alone."""
     place, cause = 0, error

@@ -92,16 +92,14 @@ def outcomes(tree: Tree, log_probs: TreeArrays) -> Iterator[tuple[FloatArray, Fl
     """
     # Level by level: a prefix's probability is its parent's times its last token's; responses that end are collected.
     owners, chances, rewards = [], [], []
-    before: FloatArray = np.zeros(len(tree[0].prompt))
-    for level, following in zip(tree, log_probs, strict=True):
-        reached = before[:, None] + following
-        ended = level.ended
-        owners.append(np.broadcast_to(level.prompt[:, None], ended.shape)[ended])
+    before: FloatArray = np.zeros(len(tree[0].states))
+    for level, after, following in zip(tree, (*tree[1:], None), log_probs, strict=True):
+        reached, ended = before[:, None] + following, level.ended
+        owners.append(np.broadcast_to(level.states.prompt[:, None], ended.shape)[ended])
         chances.append(reached[ended])
         rewards.append(level.reward[ended])
-        row, token = (level.child >= 0).nonzero()
-        before = np.empty(len(row))
-        before[level.child[row, token]] = reached[row, token]
+        if after is not None:
+            before = reached[after.states.parent, after.states.own[:, -1]]
     owner, chance, reward = (np.concatenate(parts) for parts in (owners, chances, rewards))
     for prompt in np.unique(owner):
         yield chance[owner == prompt], reward[owner == prompt]

@@ -161,10 +161,10 @@ class PromptMemory(Cache):
         self.mask[self.slots] = 0
         self.mask[self.slots, : self.width] = mask
 
-    def select(self, n: int) -> None:
-        """Select the first n slots for the next forward pass."""
-        self.slots = slice(n)
-        self.width = int(self.mask[:n].sum(1).max())
+    def select(self, slots: slice) -> None:
+        """Select slots for the next forward pass."""
+        self.slots = slots
+        self.width = int(self.mask[slots].sum(1).max())
         for layer in self._prompt_layers():
             layer.select()
 
@@ -229,9 +229,9 @@ class Seq2SeqDecoder(PrefixDecoder):
         super()._move(sources, targets)
         self.memory.move(sources, targets)
 
-    def _decode(self, observed: Observed, kept: IntArray) -> Tensor:
-        self.memory.select(len(kept))
-        return super()._decode(observed, kept)
+    def _decode(self, observed: Observed, kept: IntArray, slot: int, width: int) -> Tensor:
+        self.memory.select(slice(slot, slot + len(kept)))
+        return super()._decode(observed, kept, slot, width)
 
     def _prefill(self, observed: Observed, fresh: IntArray, slot: int) -> Tensor:
         tokens = self._on_device(observed.tokens[fresh, : self.prompt_length])
