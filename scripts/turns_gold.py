@@ -25,7 +25,7 @@ from textgym.registration import load_task, task_mdp
 from textgym.reports.formatting import number
 
 EVALUATED, SLOTS = 512, 128
-SETTINGS = {"learning_rate": 1e-3, "beta": 0.01, "target_kl": 0.02}
+SETTINGS = {"learning_rate": 1e-3, "beta": 0.02, "target_kl": 0.02}
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ ARMS = (
         100_000,
         {"Waiter, first simulator": {}, "Waiter, second simulator": {"simulator": "second"}},
     ),
-    Arm("Calculator", 100_000, {"Calculator": {}}),
-    Arm("Calculator", 100_000, {"Calculator, without the tool": {"tool": False}}, {"tool": False}),
+    Arm("Calculator", 30_000, {"Calculator": {}}),
+    Arm("Calculator", 30_000, {"Calculator, without the tool": {"tool": False}}, {"tool": False}),
 )
 
 

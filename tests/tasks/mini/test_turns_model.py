@@ -103,7 +103,9 @@ def test_batches_repeat() -> None:
     tokenizer = build_tokenizer("".join(text for text, _ in talk) for talk in turns_model.corpus(rng(), 200))
     first, second = (list(turns_model.batches(tokenizer, rng(), 3)) for _ in range(2))
     assert len(first) == 3
-    assert all(torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True))
+    assert all(
+        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 def rng() -> np.random.Generator:

@@ -175,6 +175,20 @@ def test_chances_by_hand() -> None:
     )
 
 
+def test_an_answer_adds_the_next_slot_of_the_agenda() -> None:
+    talkative = replace(PLAIN, adds=1.0, adds_if_free=1.0)
+    state = talkative.start(prompt("Anna: Hello."))
+    assert said(talkative, state, " What can I get you?") == {" A pizza and a tea, please.": 1.0}
+    assert said(talkative, state, " Which size would you like?") == {" A large pizza, please.": 1.0}
+
+
+@pytest.mark.parametrize(("corrects", "agenda"), [(1.0, ("drink",)), (0.0, ("drink", "size"))])
+def test_a_mistake_that_is_let_pass_is_not_named(corrects: float, agenda: tuple[str, ...]) -> None:
+    guest = replace(PLAIN, corrects=corrects)
+    ((_, state, _),) = guest.outcomes(guest.start(prompt()), Completion(" A small one, right?", (), "stop"))
+    assert state.agenda == agenda
+
+
 def test_a_second_thought_comes_once_and_changes_the_wish() -> None:
     hasty = replace(PLAIN, changes=1.0)
     state, check = hasty.start(prompt()), Completion(" A pizza, right?", (), "stop")

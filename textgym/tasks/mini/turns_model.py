@@ -22,7 +22,7 @@ from textgym.tasks.mini.base_model import IGNORED, SHARPNESS, build_model, build
 from textgym.tasks.mini.conversation import Piece
 
 VOCABULARY_TALKS = 5_000
-STEPS, BATCH = 2_000, 32
+STEPS, BATCH = 4_000, 32
 WIDTH, POSITIONS = 96, 160
 CHUNK = 32  # batches drawn together and sorted by length, which halves the padding
 
@@ -44,10 +44,11 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ``steps`` pairs (inputs, targets) of new dialogues, each ``[BATCH, length]``.
 
-    As for the other base model, speakers become careless gradually.
+    Speakers are scripted at first and become careless gradually, as for the other base model; the copying of words from
+    the dialogue must be learned before.
     """
     for first in range(0, steps, CHUNK):
-        talks = corpus(rng, CHUNK * BATCH, care=max(0.0, 1 - 2 * first / steps))
+        talks = corpus(rng, CHUNK * BATCH, care=min(max(0.0, 2 - 2.5 * first / steps), 1.0))
         rows = sorted((_encoded(tokenizer, talk) for talk in talks), key=lambda row: len(row[0]))
         for place in rng.permutation(CHUNK)[: steps - first]:
             yield _shifted(rows[place * BATCH : (place + 1) * BATCH], int(tokenizer.eos_token_id))
