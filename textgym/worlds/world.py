@@ -240,7 +240,7 @@ def outcomes_of(world: KnownWorld, state: State, turn: Completion, n_tokens: int
         raise
     except Exception as error:
         raise WorldError(
-            f"{_name(world)}.outcomes raised {type(error).__name__}: {error}\n{_described(state, turn)}"
+            f"{_name(world)}.outcomes raised {type(error).__name__}: {error}\n{described(state, turn)}"
         ) from error
     total = math.fsum(probability for probability, _, _ in outcomes)  # 1 up to rounding
     return [
