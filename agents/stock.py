@@ -1,4 +1,4 @@
-"""Policies for stock algorithms: stable-baselines3's PPO and A2C, sb3-contrib's TRPO and MaskablePPO.
+"""Policies for stock algorithms: stable-baselines3's PPO, A2C and DQN, sb3-contrib's TRPO and MaskablePPO.
 
     PPO(TokenActorCriticPolicy, env, policy_kwargs={"model": directory}, gamma=1.0)
 
@@ -6,6 +6,10 @@ They play in any of our environments: an id, a ``TokenEnv``, or a ``TokenVectorE
 :class:`textgym.agents.SB3VecEnv`. A stock algorithm asks for one state at a time. Acting is still cheap: each state
 extends the row's previous one, so that the cache decodes one token. Training encodes the whole prefix of each
 transition again, which our own algorithms avoid.
+
+    DQN(CandidateDQNPolicy, textgym.env.CandidateEnv(env, k=4), gamma=1.0)
+
+This policy chooses among whole utterances; see :class:`textgym.env.CandidateEnv`.
 
 Saving is stable-baselines3's: the zip holds a pickle of ``policy_kwargs``. Open only files that you wrote, and name the
 model by its directory or by a function rather than passing a loaded one.
@@ -22,7 +26,9 @@ import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -216,6 +222,45 @@ class TokenActorCriticPolicy(_TokenPolicy, ActorCriticPolicy):
 
 class MaskableTokenActorCriticPolicy(_TokenPolicy, MaskableActorCriticPolicy):
     """Policy for MaskablePPO, which never chooses a forbidden token; otherwise as :class:`TokenActorCriticPolicy`."""
+
+
+# --- choosing among candidates ---------------------------------------------------------------------------------
+
+
+class _SharedQ(nn.Module):
+    """Values of ``k`` candidates, each by the same network.
+
+    Args:
+        score: maps the state and one candidate ``[..., 2·d]`` to a value ``[..., 1]``.
+        k: number of candidates.
+    """
+
+    def __init__(self, score: nn.Module, k: int) -> None:
+        super().__init__()
+        self.score = score
+        self.k = k
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return ``[n, k]`` values, given the state and all candidates ``[n, (k+1)·d]``."""
+        parts = features.unflatten(1, (self.k + 1, -1))
+        state, candidates = parts[:, :1], parts[:, 1:]
+        values: Tensor = self.score(torch.cat([state.expand_as(candidates), candidates], -1))
+        return values.squeeze(-1)
+
+
+class CandidateDQNPolicy(DQNPolicy):
+    """Policy for stock DQN in a :class:`textgym.env.CandidateEnv`: one network scores each candidate.
+
+    So a candidate has the same value whatever its number is, which ``"MlpPolicy"`` has to learn for each number.
+    ``policy_kwargs`` are those of stable-baselines3's ``DQNPolicy``.
+    """
+
+    def make_q_net(self) -> QNetwork:
+        """Return a network of the same layers, which reads the state and one candidate at a time."""
+        network, k = super().make_q_net(), int(self.action_space.n)  # type: ignore[attr-defined]
+        layers = create_mlp(2 * network.features_dim // (k + 1), 1, network.net_arch, network.activation_fn)
+        network.q_net = _SharedQ(nn.Sequential(*layers), k)  # type: ignore[assignment]
+        return network.to(self.device)
 
 
 def _check_model(model: PreTrainedModel, n_actions: int, input_ids: spaces.Box) -> None:

@@ -2,7 +2,7 @@
 
 The objective of every algorithm here is J(π) = E[R] − β·KL(π‖π_ref). On a small task all responses can be enumerated,
 so the policy π* with the best J is known, and so is the distance of a trained policy from it: nothing is sampled and
-nothing is estimated. This lesson reads those numbers on one of the twelve diagnostic tasks.
+nothing is estimated. This lesson reads those numbers on one of the diagnostic tasks.
 
     python examples/109_exact_optimum.py
 

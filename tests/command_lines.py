@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin, get_type_hints
+from unittest.mock import patch
 
 import tyro
 
@@ -125,6 +126,7 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--train.algorithm", "rloo", "--train.total-timesteps", "20", "--train.episodes-per-iteration", "8"),
         *("--train.minibatch-size", "4"),
     ),
+    "play": ("textgym/Emit-v0",),
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),
     "bench": ("run", "nothing", "--out", "run.jsonl"),
@@ -260,7 +262,12 @@ def run(argv: list[str]) -> tuple[Any, str]:
     text = io.StringIO()
     path = list(sys.path)
     try:
-        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(text),
+            contextlib.redirect_stderr(text),
+            patch("sys.stdin", io.StringIO(f"{ESCAPE}\nw1\n\n")),  # of a player
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             main(argv)
         status: Any = 0

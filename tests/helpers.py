@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -30,6 +31,29 @@ def word_tokenizer(n_words: int = 14) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, as byte-level BPE has before any merge; ids are in the alphabet's order."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def save_byte_model(directory: Path, template: str | None = None, positions: int = 1024) -> Path:
+    """Save a tiny random model that reads and writes bytes, so that it can be shown any text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>"})
+    if template is not None:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>", "<end>"]})
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    model = tiny_gpt2(len(tokenizer), positions=positions, n_embd=8, n_layer=1, n_head=1)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    return directory
 
 
 def tiny_gpt2(vocabulary_size: int = 16, seed: int = 0, positions: int = 64, **config: Any) -> GPT2LMHeadModel:

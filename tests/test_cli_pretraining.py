@@ -14,11 +14,11 @@ from tests.test_cli import fails
 from textgym.agents.offline import alignment_tax as forgetting
 from textgym.agents.offline.data import Demonstration
 from textgym.cli import main
-from textgym.commands.pretraining import read_texts
 from textgym.lm.files.loading import load_lm
 from textgym.lm.trunk import Trunk
 from textgym.reports.before_after import changes_of
 from textgym.runs import alignment_tax
+from textgym.runs.pretraining_texts import read_texts
 from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC
 from textgym.tasks.mini.miniature import BASE_MODEL, Miniature, shared_tokenizer
@@ -69,14 +69,15 @@ def test_lines_of_a_plain_file_are_texts(place: Path) -> None:
 def test_a_task_and_the_mini_tasks_give_texts(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textgym.commands import pretraining, train
+    from textgym.commands import train
     from textgym.registration import load_task
+    from textgym.runs import pretraining_texts
 
     task = load_task("textgym/Reviews-v0")
     few = {split: prompts[:24] for split, prompts in task.splits.items()}
     monkeypatch.setattr(train, "load_task", lambda _: type(task)(**{**vars(task), "splits": few}))
-    monkeypatch.setattr(pretraining, "MINI_TEXTS", 24)
-    monkeypatch.setattr(pretraining, "MOST_HELD_OUT", 16)
+    monkeypatch.setattr(pretraining_texts, "MINI_TEXTS", 24)
+    monkeypatch.setattr(pretraining_texts, "MOST_HELD_OUT", 16)
     monkeypatch.setattr(forgetting, "REFERENCES", 4)
     flags = ["--total-timesteps", "100", "--eval-episodes", "8", "--episodes-per-iteration", "8"]
     main(["train", "--task", "textgym/Reviews-v0", "--minibatch-size", "8", "--pretraining", source, "--algorithm",

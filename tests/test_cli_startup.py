@@ -61,6 +61,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["reward-model", "--help"], 0, "--ensemble"),
         (["pipeline", "--help"], 0, "--labels.completions"),
         (["generate", "--help"], 0, "--temperature"),
+        (["play", "--help"], 0, "--parameters"),
         (["optimum", "--help"], 0, "--policy"),
         (["bench", "run", "--help"], 0, "--seeds"),
         (["demo", "--help"], 0, "--tiny"),

@@ -46,6 +46,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "107": {"TOTAL_TIMESTEPS": 4_096},
     "108": {"TOTAL_TIMESTEPS": 2_000, "EVALUATION_EPISODES": 32},
     "109": {"TOTAL_TIMESTEPS": 2_400},
+    "credit": {"GAPS": (20,), "SEEDS": (0, 1), "TOTAL_TIMESTEPS": 2_048},
 }
 
 
@@ -157,6 +158,24 @@ def check_109(_: ModuleType, found: dict[str, dict[str, float]]) -> None:
     assert found["at the start"]["score"] == pytest.approx(0, abs=1e-6)
     assert found["after training"]["score"] > 0.5
     assert found["at the start"]["objective"] == pytest.approx(0.02, abs=1e-4)  # as docs/diagnostic.md has it
+
+
+def check_credit(lesson: ModuleType, found: dict[int, dict[str, list[float]]]) -> None:
+    assert found[20]["PPO"][0] > 0.8
+    assert found[20]["NaivePPO"][0] < 0
+    # The first word's share of a reward that the second one is paid, with a critic of zeros: λ, and λ once a column.
+    own = np.zeros((1, 22), bool)
+    own[0, [0, 21]] = True
+    episodes: Any = SimpleNamespace(own=own, attention_mask=np.ones((1, 23)), prompt_length=1, truncated=None)
+    scored: Any = SimpleNamespace(
+        episodes=episodes, shaped=np.float32([[0] * 21 + [1]]), values=np.zeros((1, 23), np.float32)
+    )
+    share = {}
+    for kind in (PPO, lesson.NaivePPO):
+        returns = kind(env=lesson.TASK, seed=0).estimate_advantages(scored).returns
+        assert returns[~own].tolist() == [0] * 20
+        share[kind.__name__] = returns[0, 0] / returns[0, 21]
+    assert share == pytest.approx({"PPO": 0.95, "NaivePPO": 0.95**21})
 
 
 CHECKS: dict[str, Callable[[ModuleType, Any], None]] = {

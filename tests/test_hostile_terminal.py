@@ -89,6 +89,7 @@ def test_names_of_files_and_rewards_are_printed_tamely(folder: Path) -> None:
         ["train", *GOOD["train"], "--model", ESCAPE],
         ["train", *GOOD["train"], "--seed", ESCAPE],
         ["train", *GOOD["train"], "--truncation", ESCAPE],
+        ["play", ESCAPE],
         ["optimum", "--task", ESCAPE],
         ["bench", "run", ESCAPE],
         ["train", "--config", ESCAPE],

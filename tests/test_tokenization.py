@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from tests.helpers import word_tokenizer
+from tests.helpers import byte_tokenizer, word_tokenizer
 from textgym.tokenization import (
     decode_response,
     end_token_ids,
@@ -22,15 +20,6 @@ from textgym.tokenization import (
 )
 
 PAD, EOS = 0, 1
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, as byte-level BPE has before any merge; ids are in the alphabet's order."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 BYTES = byte_tokenizer()

@@ -10,13 +10,13 @@ from typing import Any
 import gymnasium as gym
 
 from textgym import moved
-from textgym.tasks import TASKS
+from textgym.tasks import PACKAGES, TASKS
 
 __version__ = "0.2.0"
 
 moved.install()
 
-for _name in TASKS:
+for _name in (*TASKS, *PACKAGES):
     gym.register(
         id=f"textgym/{_name}-v0",
         entry_point="textgym.registration:make_env",

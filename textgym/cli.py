@@ -28,6 +28,7 @@ from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
+from textgym.commands.configs.play import PlayConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
@@ -45,6 +46,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
+    "play": (PlayConfig, "textgym.commands.play:play_task"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),
@@ -128,6 +130,7 @@ def run_command(config: Any) -> None:
     from textgym.lm.guards import TrainingError
     from textgym.rewards.functions import RewardError
     from textgym.runs import stopped_by
+    from textgym.worlds.world import WorldError
 
     quieten_transformers()
     module, _, name = next(address for kind, address in COMMANDS.values() if isinstance(config, kind)).partition(":")
@@ -139,7 +142,7 @@ def run_command(config: Any) -> None:
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)
         _stop(f"{signal.Signals(number).name}: {_kept(config, interrupt)}", 128 + number)
-    except RewardError as error:
+    except (RewardError, WorldError) as error:
         if error.__cause__:
             print(printable("".join(traceback.format_exception(error.__cause__))), end="", file=sys.stderr)
         _stop(error, 1)

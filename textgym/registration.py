@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -21,7 +22,7 @@ from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
 from textgym.rewards.specs.resolve import resolve_reward
-from textgym.tasks import TASKS
+from textgym.tasks import PACKAGES, TASKS
 from textgym.tasks.task import Task, TextMetric
 from textgym.tokenization import turn_end_id
 from textgym.types import completion_text
@@ -108,7 +109,7 @@ def _shown(maker: Any) -> str:
     return f"{maker.__module__}.{maker.__qualname__}" if hasattr(maker, "__qualname__") else repr(maker)
 
 
-def load_task(name: str, **parameters: Any) -> Task:
+def load_task(name: str, /, **parameters: Any) -> Task:
     """Load a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
 
     Args:
@@ -116,16 +117,24 @@ def load_task(name: str, **parameters: Any) -> Task:
         parameters: the task's own parameters, such as ``sigma`` of Noise.
 
     Raises:
-        ValueError: there is no such task (the nearest is named), its module cannot be imported, or a number among the
-            parameters is invalid.
+        ValueError: there is no such task (the nearest is named), its module cannot be imported, a number among the
+            parameters is invalid, or one that the task needs is missing.
         TypeError: the maker does not return a task, or has no parameter of a given name.
     """
     maker = task_maker(name)
+    if missing := _missing(maker, parameters):
+        raise ValueError(f"task={name!r} needs the parameters {', '.join(missing)}; got {sorted(parameters) or 'none'}")
     made = maker(**_checked(maker, parameters))
     task = made.build() if not isinstance(made, Task) and hasattr(made, "build") else made
     if not isinstance(task, Task):
         raise TypeError(f"task={name!r}: its maker returned {type(task).__name__}; expected a textgym.tasks.task.Task")
     return task
+
+
+def _missing(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of parameters without a default that are not given."""
+    needed = (p for p in inspect.signature(maker).parameters.values() if p.default is p.empty)
+    return [p.name for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in parameters]
 
 
 def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,10 +170,11 @@ def task_maker(name: str) -> Callable[..., Any]:
         # Callers expect a function, whose signature lists the parameters: a ready task has none.
         return (lambda: maker) if isinstance(maker, Task) else maker
     short = id.removeprefix("textgym/").removesuffix("-v0")
-    if short not in TASKS:
+    known = {**TASKS, **PACKAGES}
+    if short not in known:
         raise ValueError(_unknown(name, id))
-    source, function = TASKS[short].split(":")
-    shipped: Callable[..., Task] = getattr(importlib.import_module(source), function)
+    source, function = known[short].split(":")
+    shipped: Callable[..., Task] = attrgetter(function)(importlib.import_module(source))
     return shipped
 
 
@@ -179,8 +189,8 @@ def _import_for(name: str, module: str) -> None:
 
 
 def _unknown(name: str, id: str) -> str:
-    ids = [*(f"textgym/{known}-v0" for known in TASKS), *_own]
-    shown = [*(f"textgym/{short}-v0" if "/" in id else short for short in TASKS), *_own]
+    ids = [*(f"textgym/{known}-v0" for known in (*TASKS, *PACKAGES)), *_own]
+    shown = [*(f"textgym/{short}-v0" if "/" in id else short for short in (*TASKS, *PACKAGES)), *_own]
     hint = suggest(id, shown, after=" ", key=_short)  # compared without what most ids have in common
     return (
         f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. Your own tasks are found after "

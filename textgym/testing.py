@@ -88,14 +88,16 @@ def check_splits(task: Task) -> Iterator[str]:
     """Check that there is a split ``train``, that none is empty, and that no prompt occurs twice."""
     if "train" not in task.splits:
         yield f"splits has {sorted(task.splits)}; expected 'train' among them, which environments draw from"
-    first: dict[tuple[int, ...], str] = {}
+    first: dict[Any, str] = {}
     for split, prompts in task.splits.items():
         if not len(prompts):
             yield f"split {split!r} is empty; leave it out, or give it prompts"
         for number, prompt in enumerate(prompts, start=1):
             place = f"prompt {number} of {split!r}"
-            # By tokens, not by text: prompts of different texts may be the same state.
-            before = first.setdefault(prompt.ids, place)
+            # By tokens, not by text: prompts of different texts may be the same state. A world may begin
+            # episodes of equal prompts in different ways, by their columns.
+            state = (prompt.ids, None if task.world is None else repr(sorted(prompt.columns.items())))
+            before = first.setdefault(state, place)
             if before != place:
                 yield f"{place} is {before} again, {prompt.text[:80]!r}; keep one of them"
 

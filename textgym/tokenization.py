@@ -403,6 +403,8 @@ def encode_following(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[s
     Strings of special tokens become tokens where a text comes with ``"parse"``, and stay text where it comes with
     ``"text"``.
     """
+    if not any(text for text, _ in texts):
+        return []
     users = [text for text, special_tokens in texts if special_tokens == "text"]
     mark, unmarked = _marks(_strings(tokenizer, users), [text for text, _ in texts])
     joined = "".join(mark(text) if special_tokens == "text" else text for text, special_tokens in texts)

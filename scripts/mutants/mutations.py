@@ -40,6 +40,9 @@ class Mutation:
 
 TURNS = ("tests/agents/test_turns.py",)
 WORLDS = ("tests/test_worlds.py",)
+TEXT_ENV = ("tests/worlds/test_text_env.py",)
+LANGUAGE_MODEL = ("tests/worlds/test_language_model.py",)
+PACKAGES = ("tests/tasks/test_packages.py",)
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -945,5 +948,69 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pass",
         "a truncated turn is not bootstrapped",
         TURNS,
+    ),
+    Mutation(
+        "text-env-1",
+        "textgym/worlds/text_env.py",
+        "state.game.pop() if state.game",
+        "state.game[0] if state.game",
+        "two forks of a state share one environment",
+        TEXT_ENV,
+    ),
+    Mutation(
+        "text-env-2",
+        "textgym/worlds/text_env.py",
+        "np.random.set_state(before_numpy)",
+        "pass",
+        "NumPy's global generator is not restored",
+        TEXT_ENV,
+    ),
+    Mutation(
+        "text-env-3",
+        "textgym/worlds/text_env.py",
+        "if sender != player",
+        "if sender != 99",
+        "a player reads its own words again",
+        TEXT_ENV,
+    ),
+    Mutation(
+        "language-model-1",
+        "textgym/worlds/language_model.py",
+        "turn.text.strip(), closed)",
+        "turn.text.strip(), True)",
+        "a reply that max_tokens ended is not closed",
+        LANGUAGE_MODEL,
+    ),
+    Mutation(
+        "language-model-2",
+        "textgym/worlds/language_model.py",
+        "chances[going, column - first]",
+        "chances[: len(going), column - first]",
+        "a reply's random numbers depend on its batch",
+        LANGUAGE_MODEL,
+    ),
+    Mutation(
+        "language-model-3",
+        "textgym/worlds/language_model.py",
+        'frozen_copy(require_causal(model, "a world"))',
+        'require_causal(model, "a world")',
+        "a world's model goes on learning with the policy's",
+        LANGUAGE_MODEL,
+    ),
+    Mutation(
+        "packages-1",
+        "textgym/tasks/reasoning.py",
+        'entry["question"] not in asked',
+        "True",
+        "a question may be in two splits",
+        PACKAGES,
+    ),
+    Mutation(
+        "packages-2",
+        "textgym/tasks/text_env.py",
+        '{"turn_end_ids": fields["end_token_ids"], "end_token_ids": ()}',
+        '{"turn_end_ids": fields["end_token_ids"]}',
+        "a policy may leave a game that it is losing",
+        PACKAGES,
     ),
 )

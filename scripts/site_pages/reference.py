@@ -9,6 +9,7 @@ from scripts.site_pages.page import Made
 
 PACKAGES = {
     "textgym.env": "Environments: what `gym.make` and `gym.make_vec` return, and wrappers.",
+    "textgym.worlds": "The other side of a conversation: worlds, tools, language models, text environments, glue.",
     "textgym.rewards": "Reward functions, learned reward models, and the KL penalty.",
     "textgym.agents": "Policies, the algorithms, and training on demonstrations and preferences.",
     "textgym.exact": "The optimum of E[R] − β·KL over all policies, and the exact value of a policy.",

@@ -11,6 +11,7 @@ from scripts.task_pages.words import gold_docstring, maker_docstring
 from textgym.env.rendering import show_token
 from textgym.exact.enumeration import Optimum
 from textgym.registration import load_task, task_maker
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.functions import reward_name
 from textgym.tasks.task import Task
 from textgym.testing import n_actions
@@ -32,7 +33,7 @@ def page(name: str, budget: Budget) -> str:
         maker_docstring(name),
         call(name),
         f"## Sizes\n\n{sizes(task)}",
-        f"## Reward and gold\n\n{pays(task)}",
+        f"## {'Reward' if task.gold is no_reward else 'Reward and gold'}\n\n{pays(task)}",
         *(hack_section(hack) for hack in hacks(task)),
         f"## An episode\n\n{episode_table(first_episode(task, budget))}",
         f"## Scores\n\n{scores(task, budget)}",
@@ -86,6 +87,8 @@ def call(name: str) -> str:
 
 def pays(task: Task) -> str:
     """Return a description of the paid reward and of gold."""
+    if task.gold is no_reward:
+        return f"The world pays, turn by turn, and nothing else is paid. A nat of KL costs β = {task.beta:g}."
     paid = "the gold reward" if task.reward is None else f"`{reward_name(task.reward)}`, not the gold reward"
     beta = "" if task.beta is None else f" A nat of KL costs β = {task.beta:g}."
     docstring = gold_docstring(task.gold)

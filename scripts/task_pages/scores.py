@@ -18,6 +18,7 @@ from textgym.intervals import half_width
 from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.trunk import Trunk
 from textgym.registration import task_mdp
+from textgym.rewards.builtin import no_reward
 from textgym.tasks.task import Task
 from textgym.testing import Probe, reference_probe, score, text_probe
 
@@ -105,15 +106,18 @@ def exact_table(task: Task) -> tuple[Table, Optimum]:
     best = optimum(task_mdp(task), task.beta)
     chance, base = uniform(load_causal_lm(task.base_model)), load_causal_lm(task.base_model)
     values = {
-        "uniform random": (best.evaluate(chance), best.expect(chance, task.gold)),
-        "base model, the reference": (best.reference, best.expect(base, task.gold)),
-        "optimum": (best.best, best.expect(None, task.gold)),
+        "uniform random": (best.evaluate(chance), chance),
+        "base model, the reference": (best.reference, base),
+        "optimum": (best.best, None),
     }
-    return [{"policy": policy, **_shown(value, gold)} for policy, (value, gold) in values.items()], best
+    # A world that pays everything leaves no gold to be told beside the reward.
+    golds = {} if task.gold is no_reward else {name: best.expect(own, task.gold) for name, (_, own) in values.items()}
+    return [{"policy": policy, **_shown(value, golds.get(policy))} for policy, (value, _) in values.items()], best
 
 
-def _shown(value: PolicyValue, gold: float) -> dict[str, str]:
-    numbers = {"J": value.objective, "E[reward]": value.reward, "KL": value.kl, "E[gold]": gold, "score": value.score}
+def _shown(value: PolicyValue, gold: float | None) -> dict[str, str]:
+    told = {} if gold is None else {"E[gold]": gold}
+    numbers = {"J": value.objective, "E[reward]": value.reward, "KL": value.kl, **told, "score": value.score}
     return {name: f"{number + 0.0:.4f}".replace("-0.0000", "0.0000") for name, number in numbers.items()}
 
 

@@ -59,7 +59,7 @@ def _made_of(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def markdown(docstring: str | None) -> str:
-    """Return a docstring's prose and doctests, without its sections of arguments."""
+    """Return a docstring's prose, listings and doctests, without its sections of arguments."""
     text = re.split(r"\n(?:Args|Returns|Raises|Attributes):\n", inspect.cleandoc(docstring or ""))[0]
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.replace("``", "`"))
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", re.sub("(?<!`)``(?!`)", "`", text))
     return _DOCTEST.sub(lambda code: f"```python\n{code[0].rstrip()}\n```\n", text).strip()

@@ -502,6 +502,11 @@ class Broken(Gamble):
         return self.answers
 
 
+def test_rounded_probabilities_are_scaled_as_in_the_simulator() -> None:
+    sure = Broken(int, [(0.4999995, 0, Reply("w0", 1.0, done=True)), (0.5, 0, Reply("w1", 1.0, done=True))])
+    assert optimum(bets(sure), 0.1, reference=uniform()).value == pytest.approx(1, abs=1e-9)
+
+
 def test_replies_count_for_the_limit() -> None:
     reference = uniform()
     assert optimum(bets(Echo(3, 2), 3, 2), 0.1, reference=reference, limit=27).n_sequences == 27
@@ -523,6 +528,15 @@ class Unknown:
 def test_a_world_without_outcomes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"world=Unknown has no outcomes.*derive it from textgym\.worlds\.KnownWorld"):
         optimum(talk(Unknown()), 0.1)
+
+
+def test_prompts_that_only_the_world_can_tell_apart_are_refused() -> None:
+    mdp = bets(Gamble(), prompts=["w0", "w1", "w0"])
+    assert optimum(mdp, 0.1, reference=uniform()).value == pytest.approx(0.5)
+    first, second, _ = mdp.prompts
+    secret = replace(first, columns={"answer": 1})
+    with pytest.raises(ValueError, match=r"prompts 1 and 3 have the same tokens, 'w0'.*outcomes draw what is hidden"):
+        optimum(replace(mdp, prompts=[first, second, secret]), 0.1, reference=uniform())
 
 
 def test_a_bracket_refuses_worlds() -> None:

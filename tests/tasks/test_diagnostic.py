@@ -42,21 +42,26 @@ def gold(name: str, response: str, prompt: str | None = None, **parameters: Any)
 # --- every task ----------------------------------------------------------------------------------------------
 
 
-def test_the_twelve_are_registered() -> None:
-    assert set(DIAGNOSTIC) == TWELVE <= set(TASKS)
+def test_the_twelve_and_those_with_a_world_are_registered() -> None:
+    assert {name for name in DIAGNOSTIC if load_task(name).world is None} == TWELVE
+    assert set(DIAGNOSTIC) <= set(TASKS)
     assert {f"textgym/{name}-v0" for name in DIAGNOSTIC} <= set(gym.registry)
 
 
 @pytest.mark.parametrize("name", DIAGNOSTIC)
-def test_a_task_is_small_its_gold_in_bounds_and_its_optimum_above_the_reference(name: str) -> None:
+def test_a_task_is_small_and_its_optimum_above_the_reference(name: str) -> None:
     task = load_task(name)
     found = optimum_of(task)
     assert found.n_sequences <= 200_000
     assert task.name == name
     assert task.description.endswith(".")
     assert found.best.score == pytest.approx(1)
-    assert found.value > found.reference.objective
-    golds = prefix_tree(task_mdp(task, "gold"))
+    assert found.value > found.reference.objective + 0.05
+
+
+@pytest.mark.parametrize("name", sorted(TWELVE))
+def test_gold_is_in_bounds_and_can_be_reached(name: str) -> None:
+    golds = prefix_tree(task_mdp(load_task(name), "gold"))
     rewards = np.concatenate([level.reward[level.ended] for level in golds])
     assert rewards.min() >= 0
     assert 0.99 < rewards.max() <= 1 + 1e-12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import pickle
 import threading
 import time
@@ -15,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import tiny_gpt2, word_mdp
+from textgym.exact import optimum
 from textgym.numbers import SettingError
-from textgym.types import Completion, Prompt
-from textgym.worlds import Call, CallError, Reply, Toolbox, WorldError, parse_call, parse_hermes_call, tools
+from textgym.types import Completion, Prompt, completion_text
+from textgym.worlds import Call, CallError, Glue, Reply, Toolbox, WorldError, parse_call, parse_hermes_call, tools
 from textgym.worlds.world import ask, begin_episodes
 
 PROMPT = Prompt("question", "question", (1,))
@@ -449,7 +452,40 @@ def test_the_schemas_for_a_chat_template() -> None:
     }
 
 
-def test_pythons_compiler_stays_silent_about_the_policys_text() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def test_pythons_parser_stays_silent_about_the_policys_text() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert parse_call("<call>f('\\d')</call>") == Call("f", ("\\d",), {})
+        for body in ("f(1if 2else 3)", "f(1or 2)", "f(0x1for x in y)", "f('\\777' 1)", "f(1_000is 2)", "f(1jin 2)"):
+            with pytest.raises(CallError):
+                parse_call(f"<call>{body}</call>")
+    assert caught == []
+
+
+# --- the optimum -------------------------------------------------------------------------------------------------
+
+
+def test_the_optimum_with_a_tool_is_known() -> None:
+    """A turn is one of four words: w1 calls a tool for 0.1, whose reply takes one of three columns; w0 is right."""
+
+    def hint() -> str:
+        return "w2"
+
+    mdp = word_mdp(
+        lambda completions, **_: [float(completion_text(c).endswith("w0")) for c in completions],
+        prompts=("w3",),
+        max_new_tokens=3,
+        end_token_ids=(),
+        vocabulary_size=4,
+        world=tools([hint], parse=lambda text: Call("hint") if text.strip() == "w1" else None, cost=0.1),
+        max_turn_tokens=1,
+        glue=Glue(),
+    )
+    model = tiny_gpt2()
+    for parameter in model.parameters():
+        parameter.data.zero_()  # the reference is uniform over <pad>, <eos>, w0, w1
+    beta = 0.25
+    # In the last column a call leaves no place for an answer, so it only costs.
+    last = beta * math.log((math.exp(1 / beta) + 2 + math.exp(-0.1 / beta)) / 4)
+    best = beta * math.log((math.exp(1 / beta) + 2 + math.exp((last - 0.1) / beta)) / 4)
+    assert optimum(mdp, beta, reference=model).value == pytest.approx(best, abs=1e-6)

@@ -8,14 +8,14 @@ from typing import Any
 from textgym.agents.loop.acting import saved_policy
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.optimum import OptimumConfig
-from textgym.commands.train import parse_reward
+from textgym.commands.train import load_variant, parse_reward
 from textgym.env.mdp import TokenMDP
 from textgym.exact.bracket import Bracket, bracket
 from textgym.exact.enumeration import Optimum, PolicyValue, optimum
 from textgym.exact.tree import LIMIT
 from textgym.intervals import Estimate
 from textgym.lm.sampling import Sampling
-from textgym.registration import load_task, task_mdp
+from textgym.registration import task_mdp
 from textgym.runs import model_source
 
 
@@ -25,10 +25,7 @@ def show_optimum(config: OptimumConfig) -> Optimum | Bracket:
     Raises:
         ValueError: there is no β, too many responses, or a model does not fit the task.
     """
-    try:
-        task = load_task(config.task, **config.parameters)
-    except TypeError as error:
-        raise ValueError(f"parameters={config.parameters}: {error}") from error
+    task = load_variant(config.task, config.parameters)
     beta = task.beta if config.beta is None else config.beta
     if beta is None:
         raise ValueError(f"task={config.task!r} has no beta of its own; pass --beta, the price of a nat of KL")

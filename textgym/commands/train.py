@@ -24,16 +24,16 @@ from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import Common
 from textgym.commands.configs.hyperparameters import Hyperparameters, cautious
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.pretraining import measured_texts, pretraining_texts
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
-from textgym.registration import load_task, named_rewards, task_mdp
+from textgym.registration import load_task, named_rewards, task_maker, task_mdp
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
+from textgym.runs.pretraining_texts import measured_texts, pretraining_texts
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt
@@ -82,7 +82,7 @@ def run_train(config: TrainConfig) -> Path:
         check_best(config.keep_best, judged)
         pretraining, held_out = gather_pretraining(config, mdp, screening)
         algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
-        task = None if config.task is None else load_task(config.task)
+        task = chosen_task(config)
         measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
         if not standing.resumed:
             runs.begin_run(config.out, about, config.overwrite)
@@ -150,6 +150,32 @@ def described(config: TrainConfig) -> dict[str, Any]:
 # --- the task and its texts ------------------------------------------------------------------------------------
 
 
+def chosen_task(config: TrainConfig) -> Task | None:
+    """Return the task of a run, made with its parameters; None without one.
+
+    Raises:
+        ValueError: there is no such task, or it does not have such parameters.
+    """
+    if config.task is None:
+        if config.parameters:
+            raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
+        return None
+    if "model" in config.parameters:
+        raise ValueError(f"parameters={config.parameters}: pass the model of a task as --model")
+    model = {"model": config.model} if _is_made_with(config) else {}
+    try:
+        return load_task(config.task, **model, **config.parameters)
+    except TypeError as error:
+        raise ValueError(f"parameters={config.parameters}: {error}") from error
+
+
+def _is_made_with(config: TrainConfig) -> bool:
+    """Return True if the run's model is a parameter of the task, whose prompts then are encoded for it already."""
+    if config.task is None or config.model is None:
+        return False
+    return "model" in inspect.signature(task_maker(config.task)).parameters
+
+
 def gather_pretraining(
     config: TrainConfig, mdp: TokenMDP, screening: Screening
 ) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
@@ -160,7 +186,7 @@ def gather_pretraining(
         if given:
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
-    task = None if config.task is None else load_task(config.task)
+    task = chosen_task(config)
     learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens, screening)
     return Pretraining(learned, **given), held_out
 
@@ -169,11 +195,11 @@ def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
     """Return the token MDP that the flags describe, checked against the model's sizes."""
     if config.task is None and (config.model is None or config.prompts is None or config.reward is None):
         raise ValueError("without --task, all of --model, --prompts and --reward are needed")
-    task = None if config.task is None else load_task(config.task)
+    task = chosen_task(config)
     tokenizer = _tokenizer(config, task)
     reward = watched_reward(config.reward or (task and task.reward) or "gold", task)
     reward = compose(reward, timeout=config.reward_timeout)
-    if task is not None and config.prompts is None and config.model is None:
+    if task is not None and config.prompts is None and (config.model is None or _is_made_with(config)):
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}
         given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
         given |= {"missing_end_score": config.missing_end_score, "skip_special_tokens": config.skip_special_tokens}
@@ -214,7 +240,7 @@ def _encoded_mdp(
         tokenizer=tokenizer,
         prompts=prompts,
         reward=reward,
-        end_token_ids=end_token_ids(tokenizer, model.generation_config),
+        **{"end_token_ids": end_token_ids(tokenizer, model.generation_config), **_turns(config, task, tokenizer)},
         max_prompt_length=max(len(prompt.ids) for prompt in prompts) if longest is None else longest,
         max_new_tokens=new,
         missing_end_score=config.missing_end_score,
@@ -223,6 +249,22 @@ def _encoded_mdp(
     )
     check_fits(model, tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
     return mdp
+
+
+def _turns(config: TrainConfig, task: Task | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the settings of turns of a task with a world, for a model with the task's tokens.
+
+    Raises:
+        ValueError: the model has other tokens, or the prompts are not the task's, for which its world is made.
+    """
+    if task is None or task.world is None:
+        return {}
+    if config.prompts is not None or tokenizer.get_vocab() != task.tokenizer.get_vocab():
+        raise ValueError(
+            f"task {task.name} has a world, which knows its own prompts and tokens; leave out --prompts, and pass a "
+            "--model with the task's tokens"
+        )
+    return {name: getattr(task, name) for name in ("end_token_ids", "world", "turn_end_ids", "max_turn_tokens", "glue")}
 
 
 def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
@@ -237,12 +279,12 @@ def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening) -> 
     Raises:
         ValueError, FileNotFoundError: the file of ``validation`` does not fit.
     """
-    task = None if config.task is None else load_task(config.task)
+    task = chosen_task(config)
     if config.validation is not None:
         rows: Rows = read_placed_rows(config.validation, screening)
     elif task is None or config.prompts is not None or "validation" not in task.splits:
         return mdp
-    elif config.model is None:
+    elif config.model is None or _is_made_with(config):
         return replace(mdp, prompts=task.prompts("validation"))
     else:
         rows = _as_rows(task.prompts("validation"))
@@ -281,6 +323,18 @@ def watched_reward(spec: Any, task: Task | None) -> Any:
         ValueError, FileNotFoundError: there is no such reward.
     """
     return _with_metrics(parse_reward(spec, task), task)
+
+
+def load_variant(task_id: str, parameters: Mapping[str, Any]) -> Task:
+    """Load a task with parameters from the command line.
+
+    Raises:
+        ValueError: there is no such task, or no such parameter.
+    """
+    try:
+        return load_task(task_id, **parameters)
+    except TypeError as error:
+        raise ValueError(f"parameters={dict(parameters)}: {error}") from error
 
 
 def parse_reward(spec: Any, task: Task | None) -> WeightedRewards:

@@ -46,6 +46,11 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         """Tokens that end a response."""
         return self._row.end_token_ids
 
+    @property
+    def episode_seed(self) -> int:
+        """Seed of the episode, the source of its reward's and world's random numbers."""
+        return int(self._row.episode_seed[0])
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

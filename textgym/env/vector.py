@@ -160,6 +160,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         """``[N]`` the prompt of each row."""
         return self._prompt_index.copy()
 
+    @property
+    def episode_seed(self) -> IntArray:
+        """``[N]`` the seed of each row's episode, the source of its reward's and world's random numbers."""
+        return self._episode_seed.copy()
+
     # --- reset -------------------------------------------------------------------------------------------
 
     def reset(

@@ -182,7 +182,8 @@ def optimum(
 
     Raises:
         ValueError: β is not above 0, there are more than ``limit`` responses, there is no reference, a reward is
-            stochastic and does not declare ``expected``, or the world does not know its ``outcomes``.
+            stochastic and does not declare ``expected``, or the world does not know its ``outcomes`` or tells prompts
+            of the same tokens apart.
         textgym.worlds.WorldError: a mistake in the world.
     """
     check_beta(beta)

@@ -87,17 +87,29 @@ class Growth(NamedTuple):
 
 
 def check_known(mdp: TokenMDP) -> None:
-    """Check that the probabilities of a world's replies are known, if the task has a world.
+    """Check that the optimum against a task's world can be known, if it has one.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the probabilities of the world's replies are unknown, or two prompts look alike to the policy but
+            not to the world.
     """
-    if mdp.world is not None and not isinstance(mdp.world, KnownWorld):
+    if mdp.world is None:
+        return
+    if not isinstance(mdp.world, KnownWorld):
         raise ValueError(
             f"world={type(mdp.world).__name__} has no outcomes, so the probabilities of its replies are unknown and J* "
             "cannot be computed; derive it from textgym.worlds.KnownWorld, or estimate J of a policy by sampling with "
             "textgym.agents.evaluate"
         )
+    first: dict[tuple[int, ...], int] = {}
+    for number, prompt in enumerate(mdp.prompts, start=1):
+        other = first.setdefault(prompt.ids, number)
+        if mdp.prompts[other - 1] != prompt:
+            raise ValueError(
+                f"prompts {other} and {number} have the same tokens, {prompt.text[:80]!r}, and differ otherwise: the "
+                "policy cannot tell them apart, and J* would be too high; give them other tokens, or let the world's "
+                "outcomes draw what is hidden"
+            )
 
 
 def first_states(mdp: TokenMDP) -> States:

@@ -26,7 +26,20 @@ TASKS: dict[str, str] = {
     "Length": "textgym.tasks.diagnostic.credit:length",
     "Prior": "textgym.tasks.diagnostic.tradeoffs:prior",
     "Trap": "textgym.tasks.diagnostic.tradeoffs:trap",
+    "Gamble": "textgym.tasks.diagnostic.uncertainty:gamble",
+    "Bisect": "textgym.tasks.diagnostic.uncertainty:bisect",
+    "Clarify": "textgym.tasks.diagnostic.uncertainty:clarify",
+    "Lookup": "textgym.tasks.diagnostic.replies:lookup",
+    "Relay": "textgym.tasks.diagnostic.replies:relay",
+    "Echo": "textgym.tasks.diagnostic.replies:echo",
+    "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
+
+PACKAGES: dict[str, str] = {
+    "ReasoningGym": "textgym.tasks.task:Task.from_reasoning_gym",
+    "TextArena": "textgym.tasks.task:Task.from_textarena",
+}
+"""Tasks of other packages, by the same rule. They need parameters: a data set or a game, and a model."""
 
 CONVERSATIONS: tuple[str, ...] = ("Waiter", "Calculator")
 """Tasks in English with turns, which share a base model of their own."""
@@ -36,3 +49,6 @@ MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." 
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""
+
+DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo", "Candidates")
+"""Those of them in which another side replies."""

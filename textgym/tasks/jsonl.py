@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from transformers import GenerationConfig
 
 from textgym.env.mdp import ENVIRONMENT_COLUMNS
-from textgym.lm.files.loading import names_encoder_decoder
-from textgym.prompts import encode_prompts
 from textgym.rows import read_placed_rows
+from textgym.tasks.fields import HELD_OUT as HELD_OUT
+from textgym.tasks.fields import SPLITS, Row, prompt_fields
+from textgym.tasks.fields import UNLIMITED as UNLIMITED
 from textgym.tasks.task import Proxy, Task, TextMetric
-from textgym.tokenization import end_token_ids, load_tokenizer, reason
-from textgym.types import Prompt, RewardFunction
-
-SPLITS = ("train", "validation", "test")
-HELD_OUT = 0.1
-"""Share of the lines in ``validation``, and again in ``test``, if the file has no column ``split``."""
-UNLIMITED = 10**9
-
-Row = dict[str, Any]
+from textgym.types import RewardFunction
 
 
 def jsonl_task(
@@ -60,43 +49,17 @@ def jsonl_task(
         ValueError: a line is invalid (file and line are named), a prompt occurs twice, or one is longer than
             ``max_prompt_length``.
     """
-    tokenizer = load_tokenizer(model)
     rows = _checked_rows(Path(path))
-    fields = [{key: value for key, value in row.items() if key != "split"} for row in rows.values()]
-    closing = names_encoder_decoder(model)
-    encoded = encode_prompts(fields, tokenizer, UNLIMITED, source=str(path), closing=closing)
-    # Encoded without a limit: the longest prompt defines P unless it is given.
-    prompts = dict(zip(rows, encoded, strict=True))
-    longest = max(len(prompt.ids) for prompt in prompts.values()) if max_prompt_length is None else max_prompt_length
-    _check_prompts(prompts, longest)
-    split_of = _given_splits(rows) or _drawn_splits(len(rows), str(path), seed)
+    fields = {place: {key: value for key, value in row.items() if key != "split"} for place, row in rows.items()}
     return Task(
         name=name or Path(path).stem,
         description=description,
-        tokenizer=tokenizer,
-        splits={
-            split: tuple(prompt for prompt, own in zip(prompts.values(), split_of, strict=True) if own == split)
-            for split in SPLITS
-            if split in split_of
-        },
         gold=gold,
-        end_token_ids=end_token_ids(tokenizer, _generation_config(model)),
-        max_prompt_length=longest,
         max_new_tokens=max_new_tokens,
         metrics=metrics or {},
-        base_model=model,
         proxies=proxies or {},
+        **prompt_fields(fields, model, str(path), _given_splits(rows), seed, max_prompt_length),
     )
-
-
-def _generation_config(model: str | Path) -> GenerationConfig | None:
-    """Load the generation config, which may name end tokens that the tokenizer does not; None if there is none."""
-    try:
-        return GenerationConfig.from_pretrained(str(model), trust_remote_code=False)
-    except Exception as error:  # a config may hold anything
-        if isinstance(error, OSError) and not Path(model, "generation_config.json").is_file():
-            return None
-        raise ValueError(f"model={str(model)!r}: its generation_config.json cannot be read: {reason(error)}") from error
 
 
 def _checked_rows(path: Path) -> dict[str, Row]:
@@ -147,30 +110,3 @@ def _given_splits(rows: Mapping[str, Row]) -> list[str]:
     if given and "train" not in given.values():
         raise ValueError(f"{next(iter(given))}: no line has the split 'train'; environments draw from it")
     return list(given.values())
-
-
-def _drawn_splits(n: int, source: str, seed: int) -> list[str]:
-    """Draw each row's split at random."""
-    held_out = max(1, round(HELD_OUT * n))
-    if n < len(SPLITS):
-        raise ValueError(f"{source} has {n} prompts; expected at least {len(SPLITS)}, one for each of {SPLITS}")
-    # Exact sizes, dealt out by a permutation, instead of an independent draw for each line.
-    dealt = ["train"] * (n - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
-    return [dealt[place] for place in np.random.default_rng(seed).permutation(n)]
-
-
-def _check_prompts(prompts: Mapping[str, Prompt], max_prompt_length: int) -> None:
-    """Check that no prompt is too long, and that none occurs twice."""
-    first: dict[tuple[int, ...], str] = {}
-    for place, prompt in prompts.items():
-        if len(prompt.ids) > max_prompt_length:
-            raise ValueError(
-                f"{place}: the prompt has {len(prompt.ids)} tokens, max_prompt_length is {max_prompt_length}; raise "
-                "it, or shorten the prompt"
-            )
-        before = first.setdefault(prompt.ids, place)
-        if before != place:
-            raise ValueError(
-                f"{place}: the prompt of {before} again, {prompt.text[:80]!r}; keep one of them, so that no prompt is "
-                "in two splits"
-            )

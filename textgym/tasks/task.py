@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.files.loading import ModelSource
 from textgym.rewards.functions import reward_name
+from textgym.tasks.reasoning import reasoning_gym_fields
+from textgym.tasks.text_env import arena_world, text_env_fields
 from textgym.types import Prompt, RewardFunction, completion_text
 from textgym.worlds.glue import Glue
+from textgym.worlds.text_env import Opponent, from_text_env
 from textgym.worlds.world import World
 
 TextMetric: TypeAlias = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -122,6 +126,129 @@ class Task:
         n_actions = self.vocabulary_size or len(self.tokenizer)
         sizes = f"V={n_actions}, P={self.max_prompt_length}, T={self.max_new_tokens}"
         return f"Task({self.name!r}, {sizes}, prompts={{{counts}}})"
+
+    @staticmethod
+    def from_reasoning_gym(
+        name: str,
+        size: int = 500,
+        seed: int = 0,
+        *,
+        model: str | Path,
+        answer_after: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        max_prompt_length: int | None = None,
+        max_new_tokens: int = 48,
+    ) -> Task:
+        """Make a task of a data set of the ``reasoning-gym`` package; registered as ``textgym/ReasoningGym-v0``.
+
+        Gold is the score of the data set's verifier. A question is a user's message if the model has a chat template,
+        and a text otherwise.
+
+        Args:
+            name: the data set, such as ``"chain_sum"``.
+            size: number of questions; one that occurs twice is kept once.
+            seed: seed of the questions, and of the draw of ``validation`` and ``test``, a tenth each.
+            model: the model that policies start from, with its tokenizer: a directory or a hub id.
+            answer_after: a mark, such as ``"Answer:"``: what follows its last occurrence is the answer, and a
+                completion without it scores 0. By default the whole completion is the answer. White space around an
+                answer is left out.
+            settings: settings of the data set, such as ``{"max_terms": 3}``.
+            max_prompt_length: ``P``; by default the length of the longest question.
+            max_new_tokens: ``T``.
+
+        Raises:
+            ImportError: reasoning-gym is not installed.
+            ValueError: there is no such data set, or it refuses its settings; a question is longer than
+                ``max_prompt_length``.
+        """
+        fields = reasoning_gym_fields(name, size, seed, model, answer_after, settings or {}, max_prompt_length)
+        return Task(
+            name=name,
+            description=f"Answer questions of the data set {name}.",
+            max_new_tokens=max_new_tokens,
+            **fields,
+        )
+
+    @staticmethod
+    def from_text_env(
+        make: Callable[[], Any],
+        size: int = 500,
+        seed: int = 0,
+        *,
+        model: str | Path,
+        name: str,
+        description: str,
+        max_prompt_length: int | None = None,
+        max_new_tokens: int = 256,
+        max_turn_tokens: int | None = 32,
+    ) -> Task:
+        """Make a task of a text environment; see :func:`textgym.worlds.from_text_env`.
+
+        Each prompt is the first observation of an environment that was reset with the seed in its column ``env_seed``:
+        a user's message if the model has a chat template, and a text otherwise. Each end token of the model ends a
+        turn, and none the episode: that is for the environment to do. The environment pays the reward, and gold is 0.
+
+        Args:
+            make: returns a new environment.
+            size: number of prompts.
+            seed: seed of the environments' seeds, and of the draw of ``validation`` and ``test``, a tenth each.
+            model: the model that policies start from, with its tokenizer: a directory or a hub id.
+            name: name of the task.
+            description: one sentence: the task of the policy.
+            max_prompt_length: ``P``; by default the length of the longest prompt.
+            max_new_tokens: ``T``, which bounds all turns and observations together.
+            max_turn_tokens: greatest number of tokens in a turn.
+
+        Raises:
+            ValueError: an observation is longer than ``max_prompt_length``; or the model's chat template changes
+                earlier messages.
+        """
+        fields = text_env_fields(from_text_env(make), size, seed, model, name, max_prompt_length)
+        return Task(
+            name=name, description=description, max_new_tokens=max_new_tokens, max_turn_tokens=max_turn_tokens, **fields
+        )
+
+    @staticmethod
+    def from_textarena(
+        game: str,
+        size: int = 500,
+        seed: int = 0,
+        *,
+        model: str | Path,
+        players: int = 1,
+        opponent: str | Opponent | None = None,
+        max_prompt_length: int | None = None,
+        max_new_tokens: int = 256,
+        max_turn_tokens: int | None = 32,
+    ) -> Task:
+        """Make a task of a game of the ``textarena`` package; registered as ``textgym/TextArena-v0``.
+
+        See :meth:`from_text_env`. The policy is player 0.
+
+        Args:
+            game: id of the game, such as ``"GuessTheNumber-v0"``.
+            size: number of prompts.
+            seed: see :meth:`from_text_env`.
+            model: see :meth:`from_text_env`.
+            players: number of players.
+            opponent: plays all others: a function of the text that a player has read, or its name,
+                ``module:function``. By default moves are drawn from those that the game lists in brackets.
+            max_prompt_length: see :meth:`from_text_env`.
+            max_new_tokens: see :meth:`from_text_env`.
+            max_turn_tokens: see :meth:`from_text_env`.
+
+        Raises:
+            ImportError: textarena is not installed.
+            ValueError: there is no such game, or it has another number of players; see also :meth:`from_text_env`.
+        """
+        world = arena_world(game, players, opponent)
+        return Task(
+            name=game.partition("-v")[0],
+            description=f"Play {game} of TextArena.",
+            max_new_tokens=max_new_tokens,
+            max_turn_tokens=max_turn_tokens,
+            **text_env_fields(world, size, seed, model, game, max_prompt_length),
+        )
 
     def prompts(self, split: str = "train") -> Sequence[Prompt]:
         """Return the prompts of a split.

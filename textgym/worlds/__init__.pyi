@@ -1,5 +1,12 @@
 from .glue import Glue as Glue
 from .glue import template_glue as template_glue
+from .language_model import PolicyWorld as PolicyWorld
+from .language_model import policy as policy
+from .menu import Menu as Menu
+from .text_env import Opponent as Opponent
+from .text_env import TextEnvWorld as TextEnvWorld
+from .text_env import from_text_env as from_text_env
+from .text_env import random_move as random_move
 from .toolbox import Call as Call
 from .toolbox import CallError as CallError
 from .toolbox import Toolbox as Toolbox

@@ -51,6 +51,8 @@ Parse: TypeAlias = Callable[[str], Call | None]
 """Function that finds the call in the text of a turn; None if there is none, :class:`CallError` if it is malformed."""
 
 _CALL = re.compile(r"<\s*call\s*>(.*?)(?:<\s*/\s*call\s*>|\Z)", re.DOTALL)
+_MAY_WARN = re.compile(r"\\|\d[^\W\d]")
+"""Texts of which Python's parser may warn: those with escapes, or with a number next to a word."""
 _HERMES_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
@@ -68,9 +70,7 @@ def parse_call(text: str) -> Call | None:
     if body is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's compiler, about the policy's text
-            node = ast.parse(body.strip(), mode="eval").body
+        node = _parsed(body.strip())
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             raise ValueError
         named = {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg is not None}
@@ -108,6 +108,16 @@ def _only(calls: Sequence[str]) -> str | None:
     if len(calls) > 1:
         raise CallError(f"expected one call in a turn, got {len(calls)}")
     return calls[0] if calls else None
+
+
+def _parsed(text: str) -> ast.expr:
+    """Parse a Python expression without warnings about the policy's text."""
+    if _MAY_WARN.search(text) is None:
+        return ast.parse(text, mode="eval").body
+    # Not done for every text, since it makes Python show other warnings again that it has shown once.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text, mode="eval").body
 
 
 def _literal(node: ast.expr) -> Any:
@@ -369,7 +379,7 @@ def tools(
         shown: classes of exceptions that answer a call, such as ``(ZeroDivisionError,)``.
         time_limit: seconds for one call; None for no limit. A call that takes longer is raised and never shown, as the
             speed of a machine would then decide what the policy reads. It goes on in a daemon thread, which cannot be
-            killed.
+            killed; so it must not hold the interpreter's lock, as ``10**10**9`` does.
         cost: reward that each turn with a call loses, malformed or not.
         parse: finds a call in the text of a turn: :func:`parse_call`, :func:`parse_hermes_call`, or your own.
         role: role of the results in the conversation.

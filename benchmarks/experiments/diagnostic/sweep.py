@@ -7,10 +7,10 @@ from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import load_task
-from textgym.tasks import DIAGNOSTIC
+from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_TURNS
 
 DIAGNOSTIC_SETTINGS = {
-    "episodes": 4096,  # responses per run: the budget is episodes · T tokens
+    "episodes": 4096,  # per run; the budget is episodes · own tokens of the longest one, T without a world
     "learning_rate": 3e-3,  # decays to 0; large, as the models are tiny
     "episodes_per_iteration": 256,
     "minibatch_size": 128,
@@ -27,7 +27,10 @@ _LIMITS = {
     "vf_coef": not_negative,
 }
 
-DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, DIAGNOSTIC, DIAGNOSTIC_SETTINGS)
+SUITE = tuple(name for name in DIAGNOSTIC if name not in DIAGNOSTIC_TURNS)
+"""Tasks of the published results; those with turns are run by name."""
+
+DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, SUITE, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:

@@ -55,7 +55,7 @@ def run_diagnostic(job: Job) -> Result:
     settings = dict(job.settings)
     episodes, learning_rate = settings.pop("episodes"), settings.pop("learning_rate")
     slots = min(SLOTS, settings.get("episodes_per_iteration", SLOTS))
-    tokens = episodes * mdp.max_new_tokens
+    tokens = episodes * len(best.tree)  # as many levels as the longest episode has tokens of the policy
     training_job = TrainingJob(task, mdp, tokens, learning_rate, task.beta, job.seed, slots, settings)
     trained = find_entry(job.algorithm).train(training_job)
     reached = best.evaluate(trained.policy)

@@ -54,6 +54,9 @@ class TrainConfig:
     """Directory of the run: configuration, metrics, samples, checkpoint, report."""
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0; gives prompts, sizes, the reward 'gold' and a base model."""
+    parameters: dict[str, int | float | str] = field(default_factory=dict)
+    """Parameters of the task, such as 'name chain_sum size 200' of textgym/ReasoningGym-v0. A task's parameter 'model'
+    is given by --model."""
     model: Model = None
     prompts: Path | None = None
     """Prompts: JSON Lines, a JSON array, Parquet or a directory saved by datasets, with a field 'prompt'. Other fields

@@ -12,9 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from textgym.prompts import encode_prompts
+from textgym.rewards.builtin import no_reward
 from textgym.tasks.diagnostic.model import markov_gpt2
 from textgym.tasks.task import Task
 from textgym.types import FloatArray, RewardFunction
+from textgym.worlds.glue import Glue
+from textgym.worlds.world import World
 
 ResponseScore: TypeAlias = Callable[[list[int], Mapping[str, Any]], "float | list[float]"]
 """``score(response_ids, columns)``: the score of one response; a list has one number per token."""
@@ -27,7 +30,7 @@ CONTEXT = 32
 def diagnostic(
     name: str,
     description: str,
-    gold: ResponseScore,
+    gold: ResponseScore | None = None,
     *,
     words: Sequence[str],
     horizon: int,
@@ -36,13 +39,17 @@ def diagnostic(
     prompts: Sequence[str | Mapping[str, Any]] = ("go",),
     end: str | None = None,
     reward: RewardFunction | None = None,
+    world: World | None = None,
+    replies: Sequence[str] = (),
+    turn_end: str | None = None,
+    turn_tokens: int | None = None,
 ) -> Task:
     """Make a diagnostic task.
 
     Args:
         name: the name in its id.
         description: one sentence: the task, and its difficulty.
-        gold: the true score, in [0, 1].
+        gold: the true score, in [0, 1]; None if the world pays everything.
         words: the V actions, in the order of their ids; other words of the prompts are no actions.
         horizon: ``T``.
         beta: the KL coefficient at which the task is scored.
@@ -51,26 +58,39 @@ def diagnostic(
         prompts: texts, or rows with a field ``prompt``.
         end: the word that ends a response, if any.
         reward: the reward of environments, if it is not the gold score.
+        world: the other side, if there are turns; nothing stands around its replies.
+        replies: the words of its replies that are in no prompt and are no actions.
+        turn_end: the word that ends a turn, if any.
+        turn_tokens: greatest number of tokens in a turn.
     """
     texts = [row if isinstance(row, str) else str(row["prompt"]) for row in prompts]
-    others = sorted({word for text in texts for word in text.split()} - set(words))
+    others = sorted({word for text in [*texts, *replies] for word in text.split()} - set(words))
     tokenizer = word_tokenizer([*words, *others, PAD], end)
     longest = max(len(text.split()) for text in texts)
     encoded = encode_prompts(prompts, tokenizer, longest)
+    paid_by_world: Any = no_reward
     return Task(
         name=name,
         description=description,
         tokenizer=tokenizer,
         splits={"train": encoded},
-        gold=ResponseReward("gold", gold),
-        end_token_ids=() if end is None else (list(words).index(end),),
+        gold=paid_by_world if gold is None else ResponseReward("gold", gold),
+        end_token_ids=_id_of(end, words),
         max_prompt_length=longest,
         max_new_tokens=horizon,
         base_model=partial(markov_gpt2, chain(chances, len(tokenizer)), max(CONTEXT, longest + horizon)),
         reward=reward,
         vocabulary_size=len(words),
         beta=beta,
+        world=world,
+        turn_end_ids=_id_of(turn_end, words),
+        max_turn_tokens=turn_tokens,
+        glue=None if world is None else Glue(),
     )
+
+
+def _id_of(word: str | None, words: Sequence[str]) -> tuple[int, ...]:
+    return () if word is None else (words.index(word),)
 
 
 def word_tokenizer(words: Sequence[str], end: str | None) -> PreTrainedTokenizerFast:
