@@ -41,11 +41,11 @@ PACKAGES: dict[str, str] = {
 }
 """Tasks of other packages, by the same rule. They need parameters: a data set or a game, and a model."""
 
-CONVERSATIONS: tuple[str, ...] = ("Waiter", "Calculator")
-"""Tasks in English with turns, which share a base model of their own."""
+MINI_TURNS: tuple[str, ...] = ("Waiter", "Calculator")
+"""Tasks in English in which another side replies. They share a base model of their own."""
 
-MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker and name not in CONVERSATIONS)
-"""Tasks in English from our own grammars, with a single turn."""
+MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker and name not in MINI_TURNS)
+"""Tasks in English, from our own grammars, with a single turn."""
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""

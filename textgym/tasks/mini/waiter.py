@@ -10,6 +10,9 @@ ends the dialogue.
 
 There are two simulators of guests. The second has another wording, less patience, changes its mind more often, and
 corrects only every second mistake: gold under both tells how much of what was learned is about one simulator.
+
+A scripted waiter, which asks for one missing slot after the other and then orders what it heard, has a gold that is
+known by hand: 0.886 with the first simulator, 0.881 with the second, on the test prompts.
 """
 
 from __future__ import annotations
