@@ -49,11 +49,18 @@ from textgym.tokenization import trained_end
 CURVE_POINTS = 50
 VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
-OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience")
+OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience", "credit")
 """Settings added after the first published results; they are left out where they have no effect, so that results stay
 comparable."""
+WITHOUT_EFFECT = (None, 0, "token")
+"""Values with which these settings change nothing."""
 STOCK = ("stable_baselines3", "sb3_contrib")
 """Packages whose algorithms are identified by the version; other code is identified by the digest of its file."""
+
+
+def is_used(name: str, value: Any) -> bool:
+    """Return True if a setting belongs to a run's identity."""
+    return name not in OMITTED_IF_UNUSED or value not in WITHOUT_EFFECT
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ class TextgymEntry:
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
         made = asdict(make_settings(own, self.kind.__name__, given))
         return {
-            **{name: value for name, value in made.items() if value or name not in OMITTED_IF_UNUSED},
+            **{name: value for name, value in made.items() if is_used(name, value)},
             **self.identity,
         }
 
@@ -289,7 +296,7 @@ class SFTEntry:
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
         made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
-        return {name: made[name] for name in sorted(known) if made[name] or name not in OMITTED_IF_UNUSED}
+        return {name: made[name] for name in sorted(known) if is_used(name, made[name])}
 
     def train(self, job: TrainingJob) -> TrainingResult:
         model, mdp = load_causal_lm(job.base_model), job.mdp

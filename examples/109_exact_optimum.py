@@ -39,7 +39,7 @@ cost more KL than it earns. "score" is (J(π) − J(π_ref)) / (J* − J(π_ref)
 
 The same on the command line: `textgym optimum --task textgym/Prior-v0 --beta 0.04 --policy RUN`.
 
-Next: [PPO](ppo_by_hand.py) and [GRPO](grpo_by_hand.py) by hand, in plain PyTorch.
+Next: [a conversation](110_turns.py), whose other side throws dice.
 """
 
 from __future__ import annotations

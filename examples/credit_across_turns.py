@@ -22,8 +22,8 @@ gap   λ^(gap + 1)   own tokens          all tokens
 Mean scores of 5 seeds with half their 95 % intervals.
 ```
 
-With a gap of 10 the later reward still counts for a little more than 0.5, and the same budget gets less far. With 20 the
-policy takes the 0.5, which is worse than what the reference does. Over own tokens the gap makes no difference.
+With a gap of 10 the later reward still counts for a little more than 0.5, and the same budget gets less far. With 20
+the policy takes the 0.5, which is worse than what the reference does. Over own tokens the gap makes no difference.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "107": {"TOTAL_TIMESTEPS": 4_096},
     "108": {"TOTAL_TIMESTEPS": 2_000, "EVALUATION_EPISODES": 32},
     "109": {"TOTAL_TIMESTEPS": 2_400},
+    "110": {"TOTAL_TIMESTEPS": 4_000},
     "credit": {"GAPS": (20,), "SEEDS": (0, 1), "TOTAL_TIMESTEPS": 2_048},
 }
 
@@ -158,6 +159,26 @@ def check_109(_: ModuleType, found: dict[str, dict[str, float]]) -> None:
     assert found["at the start"]["score"] == pytest.approx(0, abs=1e-6)
     assert found["after training"]["score"] > 0.5
     assert found["at the start"]["objective"] == pytest.approx(0.02, abs=1e-4)  # as docs/diagnostic.md has it
+
+
+def check_110(_: ModuleType, found: dict[str, Any]) -> None:
+    assert found["best"].value == pytest.approx(guessing_optimum(frozenset(range(1, 9)), 4), abs=1e-5)
+    assert 0.3 < found["value"].score <= 1
+    assert found["first"]["optimum"][[3, 4]] == pytest.approx(0.284, abs=5e-4)
+
+
+def guessing_optimum(possible: frozenset[int], guesses: int, beta: float = 0.02) -> float:
+    """Return the value of the guessing game of lesson 110, from its rules alone."""
+    if not guesses:
+        return 0.0
+    values = []
+    for guess in range(1, 9):
+        value = (guess in possible) / len(possible)
+        for part in ({n for n in possible if n < guess}, {n for n in possible if n > guess}):
+            if part:
+                value += len(part) / len(possible) * (guessing_optimum(frozenset(part), guesses - 1) - 0.1)
+        values.append(value)
+    return float(beta * np.log(np.mean(np.exp(np.array(values) / beta))))
 
 
 def check_credit(lesson: ModuleType, found: dict[int, dict[str, list[float]]]) -> None:

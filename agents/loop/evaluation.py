@@ -52,7 +52,8 @@ class Report:
         episodes: the responses.
         kl: ``[N, T]`` KL(π‖π_ref) in each visited state, exact over the vocabulary, in nats; its sum over a response
             estimates the sequence's KL with less variance than the sampled log-ratio.
-        judged: False if the reward is :func:`textgym.rewards.builtin.no_reward`: there is no score then.
+        judged: False if the reward is :func:`textgym.rewards.builtin.no_reward` and no world pays: there is no score
+            then.
     """
 
     episodes: Episodes
@@ -106,7 +107,7 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
     n_episodes, seed = count("n_episodes", n_episodes), random_seed("seed", seed)
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))
     episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
-    judged = mdp.rewards.rewards != (no_reward,)
+    judged = mdp.world is not None or mdp.rewards.rewards != (no_reward,)
     return Report(episodes, visited_kl(policy, reference, episodes), judged)
 
 

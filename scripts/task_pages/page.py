@@ -45,6 +45,7 @@ def page(name: str, budget: Budget) -> str:
 def sizes(task: Task) -> str:
     """Return a table of the task's spaces."""
     ends = named_tokens(task, task.end_token_ids)
+    without = "none: every response has T tokens" if task.world is None else "none: the other side ends a conversation"
     width = task.max_prompt_length + task.max_new_tokens
     return table(
         [
@@ -52,7 +53,7 @@ def sizes(task: Task) -> str:
             {"what": "longest prompt, P", "value": tokens(task.max_prompt_length)},
             {"what": "longest response, T", "value": tokens(task.max_new_tokens)},
             {"what": "observation", "value": f"`input_ids` and `attention_mask`, `[{width}]` each"},
-            {"what": "end tokens", "value": ends or "none: every response has T tokens"},
+            {"what": "end tokens", "value": ends or without},
             *turn_sizes(task),
             *({"what": f"prompts, {split}", "value": f"{len(own):,}"} for split, own in task.splits.items()),
         ]
@@ -64,8 +65,9 @@ def turn_sizes(task: Task) -> list[dict[str, str]]:
     if task.world is None:
         return []
     longest = [] if task.max_turn_tokens is None else [("longest turn", tokens(task.max_turn_tokens))]
-    rows = [("the other side", f"`{type(task.world).__name__}`"), ("turn ends", named_tokens(task, task.turn_end_ids))]
-    return [{"what": what, "value": value} for what, value in (*rows, *longest)]
+    ends = [("turn ends", named_tokens(task, task.turn_end_ids))] if task.turn_end_ids else []
+    rows = [("the other side", f"`{type(task.world).__name__}`"), *ends, *longest]
+    return [{"what": what, "value": value} for what, value in rows]
 
 
 def named_tokens(task: Task, ids: Sequence[int]) -> str:

@@ -104,6 +104,11 @@ def test_without_a_reward_there_is_no_score() -> None:
     assert not {"score", "no_reward"} & set(row)
 
 
+def test_what_a_world_pays_is_a_score() -> None:
+    report = measured(task_mdp(load_task("Relay"), no_reward))
+    assert 0.5 <= report.summary()["score"]["mean"] <= 1  # now, or later
+
+
 def test_a_component_called_length_hides_no_length_of_responses() -> None:
     def length(completions: list[Any], **_: Any) -> list[float]:
         return [-7.0] * len(completions)

@@ -98,6 +98,13 @@ def test_a_run_names_all_that_its_numbers_depend_on() -> None:
     assert {"beta", "learning_rate", "evaluated", "top_mask", "target_update"} <= job.settings.keys()
 
 
+def test_later_settings_are_named_only_where_they_have_an_effect() -> None:
+    ppo = find_entry("ppo")
+    assert not {"credit", "ent_coef", "target_kl"} & ppo.settings({"credit": "token", "ent_coef": 0.0}).keys()
+    assert ppo.settings({"credit": "turn"})["credit"] == "turn"
+    assert ppo.settings({"ent_coef": 0.5})["ent_coef"] == 0.5
+
+
 def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
     path = own_algorithm(tmp_path)
     before = find_entry(f"{path}:Ranked").settings({"minibatch_size": 16})

@@ -162,6 +162,20 @@ def test_docstrings_become_markdown() -> None:
     )
     assert told == "Says `this` by `some.where`.\n\n```python\n>>> 1 + 1\n2\n```\n\nAnd more."
     assert markdown(None) == ""
+    assert markdown("Says ``this``.\n\n```python\nthat\n```") == "Says `this`.\n\n```python\nthat\n```"
+
+
+def test_a_page_of_a_task_with_a_world_tells_both_sides() -> None:
+    """Relay's reference takes either word with probability 1/2: 0.5·(0.5 + 1)."""
+    text = page("Relay", SMALL)
+    assert "| the other side | `Debtor` |\n| longest turn | 1 token |" in text
+    assert "| turn ends | `.` (0) |\n| longest turn | 3 tokens |" in page("Lookup", SMALL)
+    assert "The world pays, turn by turn, and nothing else is paid." in text
+    assert row(text, "base model, the reference") == ["0.7500", "0.7500", "0.0000", "0.0000"]  # no column of gold
+    (drawn,) = re.findall(r"```text\n(.*?)\n```", text, re.DOTALL)
+    tokens, rewards = (line.split()[1:] for line in drawn.splitlines())
+    assert (len(tokens), len(rewards)) == (22, 2)
+    assert tokens[1:-1] == ["x"] * 20
 
 
 def test_what_is_told_comes_from_the_nearest_docstring() -> None:
