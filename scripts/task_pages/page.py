@@ -125,9 +125,10 @@ def episode_table(episode: Episode) -> str:
             lines.append(("token ", "reward"))
         above, below = (f"{line} {part:>{width}}" for line, part in zip(lines[-1], pair, strict=True))
         lines[-1] = (above, below)
-    drawn = "\n\n".join("\n".join(pair) for pair in lines)
+    drawn = "\n\n".join("\n".join(line.rstrip() for line in pair) for pair in lines)
     total = f"return {sum(frame.rewards):.3g}"
-    return f"{episode.policy}, sampled, after {text(frame.prompt)}; {total}.\n\n```text\n{drawn}\n```"
+    prompt = text(frame.prompt.replace("\n", "↵"))
+    return f"{episode.policy}, sampled, after {prompt}; {total}.\n\n```text\n{drawn}\n```"
 
 
 def scores(task: Task, budget: Budget) -> str:

@@ -12,6 +12,8 @@ TASKS: dict[str, str] = {
     "Stories": "textgym.tasks.mini.stories:stories",
     "Dialogue": "textgym.tasks.mini.dialogue:dialogue",
     "Arithmetic": "textgym.tasks.mini.arithmetic:arithmetic",
+    "Waiter": "textgym.tasks.mini.waiter:waiter",
+    "Calculator": "textgym.tasks.mini.calculator:calculator",
     "Emit": "textgym.tasks.diagnostic.bandits:emit",
     "Noise": "textgym.tasks.diagnostic.bandits:noise",
     "Scale": "textgym.tasks.diagnostic.bandits:scale",
@@ -39,8 +41,11 @@ PACKAGES: dict[str, str] = {
 }
 """Tasks of other packages, by the same rule. They need parameters: a data set or a game, and a model."""
 
-MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker)
-"""Tasks in English, from our own grammars."""
+MINI_TURNS: tuple[str, ...] = ("Waiter", "Calculator")
+"""Tasks in English in which another side replies. They share a base model of their own."""
+
+MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker and name not in MINI_TURNS)
+"""Tasks in English, from our own grammars, with a single turn."""
 
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""

@@ -99,7 +99,8 @@ class Problem:
 # --- problems ------------------------------------------------------------------------------------------------
 
 
-def _problem(rng: np.random.Generator) -> Problem:
+def draw_problem(rng: np.random.Generator) -> Problem:
+    """Draw a problem of any kind."""
     return pick(rng, (_change, _change, _boxes, _two_people))(rng)
 
 
@@ -167,23 +168,24 @@ def _pronoun(name: str) -> str:
 
 
 def _draw(rng: np.random.Generator) -> Example:
-    problem = _problem(rng)
+    problem = draw_problem(rng)
     equations, answer = problem.solution()
     columns = {"answer": NUMBER[answer], "working": [equation.text() for equation in equations]}
-    return Example(problem.prompt, _written((equations, answer)), columns)
+    return Example(problem.prompt, written((equations, answer)), columns)
 
 
 def _corpus(rng: np.random.Generator) -> tuple[str, str]:
-    problem = _problem(rng)
-    return problem.prompt, _written(problem.solution() if rng.random() < 0.3 else _wrong(rng, problem))
+    problem = draw_problem(rng)
+    return problem.prompt, written(problem.solution() if rng.random() < 0.3 else wrong_solution(rng, problem))
 
 
-def _written(solution: Solution) -> str:
+def written(solution: Solution) -> str:
+    """Return a solution in the form of a response."""
     equations, answer = solution
     return f" So {', and '.join(equation.text() for equation in equations)}. The answer is {NUMBER[answer]}."
 
 
-def _wrong(rng: np.random.Generator, problem: Problem) -> Solution:
+def wrong_solution(rng: np.random.Generator, problem: Problem) -> Solution:
     """Draw a solution with one mistake that makes its answer wrong; all numbers stay in range."""
     _, right = problem.solution()
     while True:
@@ -217,6 +219,13 @@ def _forget_the_working(rng: np.random.Generator, problem: Problem) -> Solution:
 # --- rewards -------------------------------------------------------------------------------------------------
 
 
+def answers(completion: str, answer: str) -> bool:
+    """Return True if a text ends in "The answer is <answer>." and states no other answer."""
+    stated = _LAST_WORDS.search(completion)
+    # Exactly one "answer": a text that lists several answers must not be paid for one of them.
+    return stated is not None and stated[1] == answer and len(_ANSWER.findall(completion)) == 1
+
+
 def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     """Return 1 if the text ends in "The answer is <number>.", the number is right, and no other answer is stated.
 
@@ -228,9 +237,7 @@ def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
     >>> [_score("", text, columns) for text in (" The answer is ten.", " So seven plus three is ten.", " Ten.")]
     [1.0, 0.25, 0.0]
     """
-    stated = _LAST_WORDS.search(completion)
-    # Exactly one "answer": a text that lists several answers must not be paid for one of them.
-    if stated and stated[1] == columns["answer"] and len(_ANSWER.findall(completion)) == 1:
+    if answers(completion, columns["answer"]):
         return 1.0
     return 0.25 if _EQUATION.findall(completion) == columns["working"] else 0.0
 

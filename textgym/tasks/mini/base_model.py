@@ -61,7 +61,7 @@ def _text(language: Miniature, rng: np.random.Generator, care: float) -> tuple[s
     return example.prompt, example.reference
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], positions: int = POSITIONS) -> PreTrainedTokenizerFast:
     """Build a byte-level BPE in which every word of ``texts`` is one token, and other words are spelled in bytes.
 
     Trained merges would spend most of a small vocabulary on parts of words. With ``ignore_merges`` a word of the
@@ -79,17 +79,17 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         pad_token=PAD,
         eos_token=EOS,
         padding_side="left",
-        model_max_length=POSITIONS,
+        model_max_length=positions,
         clean_up_tokenization_spaces=False,
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int, width: int = 128) -> GPT2LMHeadModel:
     """Build an untrained GPT-2; the global random state is not changed."""
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=POSITIONS,
-        n_embd=128,
+        n_positions=tokenizer.model_max_length,
+        n_embd=width,
         n_layer=2,
         n_head=4,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function, in one kernel
@@ -110,7 +110,12 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadMode
 def train_base_model(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, steps: int
 ) -> float:
-    """Minimise the cross-entropy of continuations of new texts; the learning rate warms up, then decays linearly to 0.
+    """Imitate continuations of new texts; see :func:`imitate`."""
+    return imitate(model, _batches(tokenizer, rng, steps), steps)
+
+
+def imitate(model: GPT2LMHeadModel, batches: Iterable[tuple[Tensor, Tensor]], steps: int) -> float:
+    """Minimise the cross-entropy of batches (inputs, targets); the learning rate warms up, then decays linearly to 0.
 
     Returns:
         The mean loss of the last tenth of the steps, in nats per token.
@@ -122,7 +127,7 @@ def train_base_model(
         optimizer, lambda step: min((step + 1) / WARMUP, (steps - step) / steps)
     )
     losses = []
-    progress = tqdm(_batches(tokenizer, rng, steps), total=steps, desc="base model", mininterval=5)
+    progress = tqdm(batches, total=steps, desc="base model", mininterval=5)
     for inputs, targets in progress:
         trained = targets != IGNORED
         # Only trained positions go through the output head, which is the largest matrix of this model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,8 @@ Score: TypeAlias = Callable[[str, str, Mapping[str, Any]], float]
 """The score of ``(prompt, completion, columns)``, in [0, 1]."""
 Accepts: TypeAlias = Callable[[str, str], bool]
 """True if ``(prompt, completion)`` is exactly a text of the language."""
+Row: TypeAlias = tuple[str, Mapping[str, Any]]
+"""The text of a prompt, and its columns."""
 
 BASE_MODEL = Path(__file__).parent / "assets" / "base"
 SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
@@ -109,7 +111,7 @@ def build(mini: Miniature) -> Task:
         name=mini.name,
         description=mini.description,
         tokenizer=tokenizer,
-        splits=_splits(mini, tokenizer, np.random.default_rng(0)),
+        splits=draw_splits(partial(_row, mini), tokenizer, np.random.default_rng(0)),
         gold=per_text(mini.score),
         end_token_ids=(int(tokenizer.eos_token_id),),
         max_prompt_length=mini.max_prompt_length,
@@ -127,18 +129,22 @@ def shared_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _splits(
-    mini: Miniature, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+def _row(mini: Miniature, rng: np.random.Generator) -> Row:
+    example = mini.draw(rng)
+    return example.prompt, {**example.columns, "reference": example.reference}
+
+
+def draw_splits(
+    draw: Callable[[np.random.Generator], Row], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
 ) -> dict[str, tuple[Prompt, ...]]:
     """Draw distinct prompts and assign them to the splits in the order drawn."""
-    examples: dict[str, Example] = {}
+    rows: dict[str, Mapping[str, Any]] = {}
     # Drawn until there are enough distinct prompts, so that no prompt is in two splits.
-    while len(examples) < sum(SPLITS.values()):
-        example = mini.draw(rng)
-        examples.setdefault(example.prompt, example)
-    encoded = tokenizer(list(examples), add_special_tokens=False)["input_ids"]
+    while len(rows) < sum(SPLITS.values()):
+        text, columns = draw(rng)
+        rows.setdefault(text, columns)
+    encoded = tokenizer(list(rows), add_special_tokens=False)["input_ids"]
     prompts = iter(
-        Prompt(text, text, tuple(ids), {**example.columns, "reference": example.reference})
-        for (text, example), ids in zip(examples.items(), encoded, strict=True)
+        Prompt(text, text, tuple(ids), columns) for (text, columns), ids in zip(rows.items(), encoded, strict=True)
     )
     return {split: tuple(next(prompts) for _ in range(size)) for split, size in SPLITS.items()}
