@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from scripts.task_pages.policies import Budget, Episode, first_episode, held_out
@@ -83,7 +84,9 @@ def tokens(n: int) -> str:
 def call(name: str) -> str:
     """Return the call that makes an environment of the task, with its settings."""
     parameters = inspect.signature(task_maker(name)).parameters.values()
-    own = "".join(f", {one.name}={one.default!r}" for one in parameters)
+    # Texts in double quotes, as the formatter writes them.
+    defaults = {one.name: one.default for one in parameters}
+    own = "".join(f", {n}={json.dumps(d) if isinstance(d, str) else repr(d)}" for n, d in defaults.items())
     return f'```python\ngym.make("textgym/{name}-v0"{own})\n```'
 
 
