@@ -17,6 +17,7 @@ from tests.helpers import word_tokenizer
 from tests.talking import TURN_END, Chatter, Silent, count_even, talking_mdp
 from textgym.env import TokenEnv, TokenVectorEnv
 from textgym.rewards.builtin import no_reward
+from textgym.rewards.compose import Named
 from textgym.types import Completion, Prompt, before_last_turn, completion_text
 from textgym.worlds import Glue, KnownWorld, Outcome, Reply, State, WorldError, template_glue, turn_generator
 
@@ -137,6 +138,14 @@ def test_a_missing_end_is_paid_beside_the_turns_rewards():
     assert steps[-1][1] == -0.5
     assert steps[-1][3]["score"] == -0.5
     assert steps[-1][3]["components"] == {"world": 0.5}
+
+
+def test_what_the_world_pays_is_not_shown_beside_a_gold_of_0():
+    world = Scripted((Reply("w3", 0.5, done=True),))
+    for reward in (no_reward, Named(no_reward, "gold")):
+        steps = play(TokenEnv(talking_mdp(world, reward)), [7, TURN_END])
+        assert steps[-1][3]["components"] == {"world": 0.5}
+        assert steps[-1][3]["score"] == 0.5
 
 
 def test_a_dense_reward_has_one_number_for_each_own_token():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.lm.files.loading import ModelSource
 from textgym.numbers import MOST_TOKENS, check, check_given, count, finite, shown
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.tokenization import decode_response, filler_id
@@ -178,6 +180,12 @@ class TokenMDP:
         composed: WeightedRewards = self.reward
         return composed
 
+    @cached_property
+    def _without_reward(self) -> frozenset[str]:
+        """Names of components that never pay; beside a world that pays, they would be logged as a gold reward of 0."""
+        named = zip(self.rewards.names, self.rewards.rewards, strict=True)
+        return frozenset(name for name, reward in named if inspect.unwrap(reward) is no_reward)
+
     @property
     def _turn_columns(self) -> tuple[str, ...]:
         return () if self.world is None else TURN_COLUMNS
@@ -206,7 +214,8 @@ class TokenMDP:
             score = paid
             if self.world is not None:
                 turns = math.fsum(batch.columns["turn_rewards"][i])
-                score, components = paid + turns, {WORLD: turns, **components}
+                others = {name: score for name, score in components.items() if name not in self._without_reward}
+                score, components = paid + turns, {WORLD: turns, **others}
             verdicts.append(Verdict(paid, {"score": score, "components": components, **dense}))
         return verdicts
 
