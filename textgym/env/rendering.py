@@ -384,10 +384,11 @@ def _draw_bars(pen: _Pen, frame: Frame) -> None:
 
 
 def _draw_foot(pen: _Pen, frame: Frame) -> None:
-    for column, (label, value) in enumerate(describe(frame)):
-        x = MARGIN + 150 * column
+    x: float = MARGIN
+    for label, value in describe(frame):
         pen.text(x, FOOT + 14, label, GREY, 13)
         pen.text(x, FOOT + 41, value.replace("-", "−"), INK, 21, bold=True)
+        x += max(150, _measure(value, 21, bold=True) + 24)
     _draw_scale(pen, frame.full_scale)
 
 
