@@ -294,6 +294,7 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
     ("flags", "message"),
     [
         (["--train.betta", "1"], "--train.betta"),
+        (["--task", "textgym/Waiter-v0"], "has a world"),
         (["--config", "unknown.yaml"], "--labels.labeler"),
         (["--labels.completions", "1"], "completions=1; expected a whole number, at least 2"),
         (["--labels.prompts", "99"], "labels.prompts=99, but there are 16 prompts"),

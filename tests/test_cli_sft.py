@@ -220,6 +220,8 @@ def test_bad_input_stops_before_anything_is_written(
         (["--data", "data.jsonl"], "--model is needed"),
         (["--task", "textgym/Sparse-v0"], "Sparse"),
         (["--task", "textgym/Emit-v0"], "task Emit, split 'train': its prompts have no reference texts"),
+        (["--task", "textgym/Calculator-v0"], "has a world (Toolbox), and this command learns from single responses"),
+        (["--task", "textgym/Waiter-v0", "--data", "data.jsonl"], "has a world"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from tests.helpers import word_tokenizer
+from tests.helpers import byte_tokenizer, word_tokenizer
 from tests.talking import TURN_END, Chatter, Silent, count_even, talking_mdp
 from textgym.env import TokenEnv, TokenVectorEnv
 from textgym.rewards.builtin import no_reward
@@ -361,6 +361,35 @@ def test_a_world_that_cannot_begin_is_named_with_its_prompt():
         play(TokenEnv(talking_mdp(Unwilling())), [7])
 
 
+@dataclass(frozen=True)
+class Moody(Silent):
+    """Fails to begin after one prompt, and to answer one word."""
+
+    def start(self, prompt: Prompt) -> State:
+        if prompt.text == "w2":
+            raise LookupError("no game")
+        return 0
+
+    def outcomes(self, state: State, turn: Completion) -> Sequence[Outcome]:
+        if turn.text.strip() == "w5":
+            raise LookupError("no answer")
+        return super().outcomes(state, turn)
+
+
+def test_after_an_error_of_the_world_the_environment_waits_for_a_reset():
+    env = TokenVectorEnv(talking_mdp(Moody()), 2, AutoresetMode.DISABLED)
+    with pytest.raises(WorldError, match="no game"):
+        env.reset(seed=0, options={"prompt_index": np.array([1, 1])})
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.array([7, 7]))
+    env.reset(seed=0, options={"prompt_index": np.array([0, 0])})
+    env.step(np.array([7, 8]))
+    with pytest.raises(WorldError, match="no answer"):
+        env.step(np.array([TURN_END, 8]))
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.array([8, 8]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -375,6 +404,14 @@ def test_a_world_that_cannot_begin_is_named_with_its_prompt():
 def test_bad_settings_of_turns_fail_before_any_episode(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         talking_mdp(**changes)
+
+
+def test_a_reward_must_not_have_the_name_of_the_worlds():
+    def world(completions: list[Any], **_: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    with pytest.raises(ValueError, match="a reward is called 'world'"):
+        talking_mdp(reward=world)
 
 
 def test_settings_of_turns_need_a_world():
@@ -414,6 +451,16 @@ def test_the_glue_of_a_template_is_what_it_writes_between_turns():
     around = words(["<|im_start|>", "user", "w3", "<|im_end|>", "<|im_start|>", "assistant"])
     assert list(glue.around(tokenizer, "w3")) == around
     assert list(glue.around(tokenizer, "w3", closed=False)) == [end, *around]
+
+
+def test_a_line_feed_that_ended_a_turn_is_not_written_again():
+    tokenizer = byte_tokenizer()  # whose line feed is called Ċ
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    (end,) = tokenizer("\n")["input_ids"]
+    assert template_glue(tokenizer, (end,)) == Glue("user: ", "\nassistant: ", closing="\n")
 
 
 def test_special_tokens_in_a_reply_stay_text():

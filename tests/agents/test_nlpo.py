@@ -12,6 +12,7 @@ import torch
 from tests.agents.replay import behaviour, prompt_and_response
 from tests.agents.test_ppo import equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
+from tests.talking import TURN_END, talking_mdp
 from textgym.agents import NLPO, PPO
 from textgym.agents.loop.evaluation import evaluate
 from textgym.env.vector import TokenVectorEnv
@@ -142,3 +143,20 @@ def test_who_does_not_see_the_mask_refuses_the_policy() -> None:
         VectorReferenceKL(
             TokenVectorEnv(mdp, 8, "Disabled"), algorithm.reference, 0.1, algorithm.sampling, algorithm.policy
         )
+
+
+def test_a_turn_can_always_end() -> None:
+    algorithm = NLPO(
+        "LMPolicy",
+        TokenVectorEnv(talking_mdp(max_turn_tokens=None), 8, "Disabled"),
+        model=tiny_gpt2(16),
+        top_mask=0.01,
+        min_tokens_to_keep=1,
+        episodes_per_iteration=16,
+        minibatch_size=16,
+        seed=0,
+    )
+    episodes = algorithm.collect()
+    assert episodes is not None
+    # The nucleus holds one token, beside which stand the ends of responses and of turns.
+    assert all(kept >= {END, TURN_END} and len(kept) <= 3 for kept in stored(episodes))

@@ -489,3 +489,16 @@ def test_the_optimum_with_a_tool_is_known() -> None:
     last = beta * math.log((math.exp(1 / beta) + 2 + math.exp(-0.1 / beta)) / 4)
     best = beta * math.log((math.exp(1 / beta) + 2 + math.exp((last - 0.1) / beta)) / 4)
     assert optimum(mdp, beta, reference=model).value == pytest.approx(best, abs=1e-6)
+
+
+def test_half_a_character_is_shown_as_a_replacement_sign():
+    def say(word: str) -> str:
+        return word
+
+    (reply,) = answer(tools([say]), r"<call>say('a\ud83db')</call>")
+    assert reply.says == "a\ufffdb"
+    (reply,) = answer(
+        tools([say], parse=parse_hermes_call),
+        r'<tool_call>{"name": "say", "arguments": {"word": "\ude00 \ud83d\ude00"}}</tool_call>',
+    )
+    assert reply.says == "\ufffd 😀"

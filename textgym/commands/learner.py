@@ -59,7 +59,7 @@ def open_learner(model: str | None, task_id: str | None) -> Learner:
     """
     if model is None and task_id is None:
         raise ValueError("without --task, --model is needed")
-    task = None if task_id is None else load_task(task_id)
+    task = None if task_id is None else single_turn_task(task_id)
     shipped = task if model is None else None
     source = _source(model, task)
     tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))
@@ -70,6 +70,21 @@ def open_learner(model: str | None, task_id: str | None) -> Learner:
     if not ends:
         raise ValueError(f"model={str(source)!r} names no end token; set tokenizer.eos_token")
     return Learner(loaded, tokenizer, ends, task, shipped)
+
+
+def single_turn_task(task_id: str) -> Task:
+    """Load a task for a command that learns from single responses.
+
+    Raises:
+        ValueError: there is no such task, or another side replies in it.
+    """
+    task = load_task(task_id)
+    if task.world is not None:
+        raise ValueError(
+            f"task={task_id!r} has a world ({type(task.world).__name__}), and this command learns from single "
+            "responses, in which nobody replies; use textgym train, or pass --model without --task"
+        )
+    return task
 
 
 def _source(model: str | None, task: Task | None) -> ModelSource:

@@ -150,6 +150,11 @@ class TokenMDP:
                 f"turn_end_ids and end_token_ids both hold {both}; a token ends the turn or the response: leave it out "
                 "of one of them"
             )
+        if WORLD in self.rewards.names:
+            raise ValueError(
+                f"a reward is called {WORLD!r}, as the sum of the turns' rewards is in logs; rename it, for instance "
+                "the function"
+            )
         if self.glue is None:
             role = getattr(self.world, "role", "user")
             object.__setattr__(self, "glue", template_glue(self.tokenizer, self.turn_end_ids, role))

@@ -31,7 +31,7 @@ from textgym.types import (
     as_completion,
     completion_text,
 )
-from textgym.worlds.world import ask
+from textgym.worlds.world import WorldError, ask
 
 Observation = dict[str, NDArray[Any]]
 RowInfos: TypeAlias = dict[int, dict[str, Any]]
@@ -248,10 +248,10 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             self._finish_reason[row] = None
         self._length[rows] = 0
         self._token_rewards[rows] = 0.0
-        self._live[rows] = self._started[rows] = True
         self._admitted = None
         if self.mdp.world is not None:
             self._begin_conversations(rows)
+        self._live[rows] = self._started[rows] = True
         return {row: self._start_info(row) for row in rows}
 
     def _begin_conversations(self, rows: list[int]) -> None:
@@ -374,7 +374,11 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             present_turn(self.mdp, conversation, self.response(row))
             for row, conversation in zip(rows, before, strict=True)
         ]
-        answers = ask(world, [conversation.state for conversation in before], turns, self.mdp.n_tokens)
+        try:
+            answers = ask(world, [conversation.state for conversation in before], turns, self.mdp.n_tokens)
+        except WorldError:
+            self.idle()  # no turn of this step can be answered any more
+            raise
         infos: RowInfos = {}
         for row, conversation, turn, (state, reply) in zip(rows, before, turns, answers, strict=True):
             length = int(self._length[row])

@@ -47,18 +47,23 @@ class TokenScores:
 class NucleusMask:
     """NLPO's action mask: the nucleus of a frozen copy of the policy, which is refreshed periodically.
 
-    It keeps the copy's nucleus, its most probable tokens and the end tokens (Ramamurthy 2022, arXiv 2210.01241).
+    It keeps the copy's nucleus, its most probable tokens and the end tokens (Ramamurthy 2022, arXiv 2210.01241), of
+    responses and of turns.
 
     Args:
         model: the model to copy and freeze.
         top_mask: probability mass of the nucleus, in (0, 1].
         min_tokens_to_keep: number of most probable tokens that are always kept.
+        turn_end_ids: tokens that end a turn.
     """
 
-    def __init__(self, model: PreTrainedModel, top_mask: float, min_tokens_to_keep: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, top_mask: float, min_tokens_to_keep: int, turn_end_ids: tuple[int, ...] = ()
+    ) -> None:
         self.model = frozen_copy(model)
         self.top_mask = top_mask
         self.min_tokens_to_keep = min_tokens_to_keep
+        self.turn_end_ids = turn_end_ids
 
     @torch.no_grad()
     def refresh(self, model: PreTrainedModel) -> None:
@@ -70,7 +75,7 @@ class NucleusMask:
         kept = nucleus(logits, self.top_mask)
         best = logits.topk(min(self.min_tokens_to_keep, logits.shape[1])).indices
         kept = kept.scatter(1, best, True)
-        kept[:, list(end_ids)] = True
+        kept[:, [*end_ids, *self.turn_end_ids]] = True
         return kept & torch.isfinite(logits)  # tokens excluded by the minimum length or the task stay excluded
 
 

@@ -84,8 +84,8 @@ def template_glue(tokenizer: PreTrainedTokenizerBase, turn_end_ids: tuple[int, .
             f"{_EXPLICIT}"
         )
     before, after = first
-    for end in (str(tokenizer.convert_ids_to_tokens(i)) for i in turn_end_ids):
-        if before.startswith(end):
+    for end in (str(tokenizer.decode([i])) for i in turn_end_ids):  # not the token's name: a line feed's is Ċ
+        if end and before.startswith(end):
             return Glue(before.removeprefix(end), after, closing=end)
     return Glue(before, after)
 

@@ -327,7 +327,8 @@ class Toolbox(KnownWorld):
         raise WorldError(f"tool {call.tool.name!r} raised {told}\n{where}") from error
 
     def _answer(self, text: str) -> Reply:
-        return Reply(text, -self.cost)
+        # Half a surrogate pair, as an escape in a call makes it, is no character, and no tokenizer reads it.
+        return Reply(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), -self.cost)
 
     def describe(self) -> str:
         """Return a description of the tools for a model: the syntax of calls, signatures and docstrings."""
