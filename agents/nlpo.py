@@ -21,7 +21,7 @@ class NLPO(PPO):
     The mask model π_m is a copy of the policy, refreshed before iterations 0, u, 2u, … It restricts the tokens that may
     be chosen in state s to
 
-        M(s) = nucleus_p(π_m(·|s)) ∪ top_j(π_m(·|s)) ∪ end tokens of responses and turns
+        M(s) = nucleus_p(π_m(·|s)) ∪ top_j(π_m(·|s)) ∪ end tokens
 
     and the policy is renormalised over them: π(v|s) ∝ exp(logit_v) for v in M(s), 0 elsewhere. Everything else is PPO.
     An iteration samples one response to each of ``episodes_per_iteration`` prompts from π_old; ``n_epochs`` shuffled
@@ -48,7 +48,7 @@ class NLPO(PPO):
     Sampling, evaluation and exact scoring all apply the mask.
 
     Differences: the authors' published code refreshes its mask model but never uses it. Here end tokens are always
-    kept, or a response or a turn could not end.
+    kept, or a response could not end; the end tokens of turns likewise, unless ``max_turn_tokens`` ends turns.
     """
 
     settings: NLPOSettings
@@ -74,7 +74,7 @@ class NLPO(PPO):
             mask = NucleusMask(self.policy.lm, self.settings.top_mask, self.settings.min_tokens_to_keep)
             self.policy.behaviour = replace(self.policy.behaviour, mask=mask)
         if self.env is not None:  # a loaded algorithm may get its environment later
-            self.mask.turn_end_ids = getattr(self._env_attribute("mdp", None), "turn_end_ids", ())
+            self.mask.turn_end_ids = getattr(self._env_attribute("mdp", None), "needed_turn_ends", ())
         return super().new_session()
 
     def begin_iteration(self) -> None:

@@ -54,7 +54,7 @@ def saved_policy(
     mask = Path(source) / "training" / f"{MASK_MODEL}.safetensors"
     if state and mask.is_file():
         settings = state["hyperparameters"]
-        nucleus = NucleusMask(policy.lm, settings["top_mask"], settings["min_tokens_to_keep"], mdp.turn_end_ids)
+        nucleus = NucleusMask(policy.lm, settings["top_mask"], settings["min_tokens_to_keep"], mdp.needed_turn_ends)
         load_model(nucleus.model, mask)
         policy.behaviour = replace(policy.behaviour, mask=nucleus)
     return policy

@@ -230,6 +230,11 @@ class TokenMDP:
         return len(self.tokenizer) if self.vocabulary_size is None else self.vocabulary_size
 
     @property
+    def needed_turn_ends(self) -> tuple[int, ...]:
+        """Tokens without which a turn would last to the horizon; none if ``max_turn_tokens`` ends turns."""
+        return self.turn_end_ids if self.max_turn_tokens is None else ()
+
+    @property
     def n_tokens(self) -> int:
         """Number of ids that an observation may hold: prompts may use tokens that are no actions."""
         # The vocabulary of a model may be larger than its tokenizer's, and prompts may have tokens that are no actions.

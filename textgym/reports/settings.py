@@ -19,6 +19,7 @@ LATER: Mapping[str, Any] = {
     "ent_coef": None,
     "eval_every": None,
     "keep_best": None,
+    "credit": "token",
 }
 """Settings added in later versions, with the values that reproduce the behaviour of runs without them."""
 MAY_DIFFER = ("log", "keep_last", "stop_score", "stop_kl", "stop_patience")
