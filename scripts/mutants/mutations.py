@@ -608,7 +608,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "behaviour-6",
         "textgym/lm/behaviour.py",
-        "kept[:, list(end_ids)] = True",
+        "kept[:, [*end_ids, *self.turn_end_ids]] = True",
         "pass",
         "NLPO's mask may leave out the end",
         ("tests/agents/test_nlpo.py",),
