@@ -22,7 +22,7 @@ from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
 from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, IntArray, MaskArray, Prompt
 from textgym.worlds.glue import Glue, template_glue
-from textgym.worlds.world import World
+from textgym.worlds.world import World, role_of
 
 StopRule: TypeAlias = Callable[[Sequence[int]], bool]
 """``stop(response_ids)``: True if the response ends here, in addition to the end tokens."""
@@ -156,7 +156,7 @@ class TokenMDP:
                 "the function"
             )
         if self.glue is None:
-            role = getattr(self.world, "role", "user")
+            role = role_of(self.world)
             object.__setattr__(self, "glue", template_glue(self.tokenizer, self.turn_end_ids, role))
         assert self.glue is not None
         for name in ("before", "after", "closing"):

@@ -14,7 +14,7 @@ from textgym.env.mdp import TokenMDP
 from textgym.tokenization import decode_response
 from textgym.types import Completion, FinishReason, Prompt
 from textgym.worlds.glue import Glue
-from textgym.worlds.world import Reply, State, World, begin_episodes
+from textgym.worlds.world import Reply, State, World, begin_episodes, role_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def answered(
         reply: the reply.
     """
     says = reply.says if isinstance(reply.says, str) else str(mdp.tokenizer.decode(list(reply.says)))
-    role = getattr(mdp.world, "role", "user")
+    role = role_of(world_of(mdp))
     messages = (*conversation.messages, _message("assistant", turn.text), _message(role, says))
     after = replace(conversation, state=state, messages=messages, rewards=(*conversation.rewards, reply.reward))
     ended = replace(after, begun=length)  # nothing follows the turn

@@ -73,7 +73,7 @@ class Endings(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """What follows the states of a level.
+    """States and endings after one more own token in each state of a level.
 
     Attributes:
         states: the states after one more own token.
@@ -149,7 +149,7 @@ def grow(
 
 
 class Following(NamedTuple):
-    """What follows one token of the policy.
+    """Mean reward, endings and continuations after one token of the policy.
 
     Attributes:
         paid: mean reward of the turn.

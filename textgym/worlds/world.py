@@ -62,6 +62,11 @@ class World(Protocol):
         ...
 
 
+def role_of(world: World) -> str:
+    """Return a world's role in a conversation."""
+    return str(getattr(world, "role", "user"))
+
+
 def turn_generator(seed: int, turn: int) -> np.random.Generator:
     """Return a generator for one turn of one episode; the same arguments give the same numbers.
 

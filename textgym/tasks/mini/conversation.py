@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.types import Completion, Prompt
 from textgym.worlds.glue import Glue
-from textgym.worlds.world import World
+from textgym.worlds.world import World, role_of
 
 TURNS_MODEL = Path(__file__).parent / "assets" / "turns"
 LINE_END = "\n"
@@ -55,7 +55,7 @@ def converse(world: World, prompt: Prompt, speak: Speaker, seed: int) -> list[di
         ((state, reply),) = world.reply([state], [Completion(turn, (), "stop")])
         assert isinstance(reply.says, str), "these worlds reply in texts"
         said.append(reply.says)
-        role = getattr(world, "role", "user")
+        role = role_of(world)
         messages += [{"role": "assistant", "content": turn}, {"role": role, "content": reply.says}]
         done = reply.done
     return messages
