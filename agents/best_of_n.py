@@ -36,8 +36,8 @@ class ExpertIteration(SequenceAlgorithm):
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
     learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
     i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``. Discarded responses count towards the
-    token budget. ``kl_in_loss=True`` chooses by the score alone and adds β·mean_bt[k3] to L. With a majority vote as
-    the reward this is self-improvement (Huang 2022, arXiv 2210.11610).
+    token budget. ``kl_in_loss=True`` chooses by the score alone and adds β·mean_bt[KL_bt] to L, by
+    ``kl_estimator``. With a majority vote as the reward this is self-improvement (Huang 2022, arXiv 2210.11610).
 
     Differences: the expert of Anthony 2017 is a tree search; here it is the best of n samples, the choice of a language
     model's own responses. No importance ratio bounds the passes after the first.
@@ -56,6 +56,10 @@ class ExpertIteration(SequenceAlgorithm):
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Return an advantage of 1 for every token, which makes the policy gradient imitation."""
         return spread(np.ones(len(scored.episodes)), scored.episodes.own)
+
+    def less_later_kl(self, estimated: Advantages, scored: Scored) -> Advantages:
+        """Return the weights of imitation as they are: no return stands in them that a KL could be a part of."""
+        return estimated
 
 
 class BestOfN(ExpertIteration):

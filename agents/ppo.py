@@ -22,15 +22,31 @@ from textgym.agents.functional.objectives import (
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, Scored
 from textgym.agents.policy.lm_policy import Evaluation
-from textgym.agents.settings import A2CSettings, ClipSettings, GAESettings, PPOSettings
+from textgym.agents.settings import A2CSettings, ClipSettings, GAESettings, PPOSettings, RatioSettings
 
 BEYOND_TARGET = 1.5  # as in stable-baselines3
 
 
-class ClippedAlgorithm(SequenceAlgorithm):
-    """Base class of algorithms with the clipped surrogate loss, which allows several passes over the same episodes.
+class RatioAlgorithm(SequenceAlgorithm):
+    """Base class of algorithms with an importance ratio, which allows several passes over the same episodes."""
 
-    A subclass estimates advantages, and may override :meth:`ratio`.
+    settings: RatioSettings
+    settings_class: ClassVar[type[RatioSettings]] = RatioSettings
+
+    def ratio(self, log_ratio: Tensor, own: Tensor) -> Tensor:
+        """Return importance ratios ``[n, T]`` given log-ratios ``[n, T]``: each token's own ratio."""
+        return token_ratio(log_ratio)
+
+    def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
+        """Return True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
+        target = self.settings.target_kl or math.inf
+        return float(logs["approx_kl"]) > BEYOND_TARGET * target
+
+
+class ClippedAlgorithm(RatioAlgorithm):
+    """Base class of algorithms with a clipped ratio, by default in the surrogate loss of PPO.
+
+    A subclass estimates advantages, and may override :meth:`ratio` and :meth:`policy_loss`.
     """
 
     settings: ClipSettings
@@ -42,25 +58,22 @@ class ClippedAlgorithm(SequenceAlgorithm):
         low, high = self.settings.clip_range, self.settings.clip_range_high
         return low if high is None else high
 
-    def ratio(self, log_ratio: Tensor, valid: Tensor) -> Tensor:
-        """Return importance ratios ``[n, T]`` given log-ratios ``[n, T]``: each token's own ratio."""
-        return token_ratio(log_ratio)
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return the bounds of the ratio, 1 − ε and 1 + ε'."""
+        return 1 - self.settings.clip_range, 1 + self.clip_high
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the clipped surrogate loss of each token, ``[n, T]``."""
         ratio = self.ratio(batch.log_ratio(log_probs), batch.own)
         return clipped_surrogate(ratio, batch.advantages, self.settings.clip_range, self.clip_high)
 
-    def is_too_far(self, logs: Mapping[str, Tensor]) -> bool:
-        """Return True if ``approx_kl`` is above 1.5 times ``target_kl``, as in stable-baselines3."""
-        target = self.settings.target_kl or math.inf
-        return float(logs["approx_kl"]) > BEYOND_TARGET * target
-
     @torch.no_grad()
     def watch(self, evaluation: Evaluation, batch: Minibatch) -> dict[str, Tensor]:
         """Return the logs of the base class, and ``clip_fraction``, the share of tokens outside the clip range."""
         ratio = self.ratio(batch.log_ratio(evaluation.log_probs), batch.own)
-        outside = (ratio < 1 - self.settings.clip_range) | (ratio > 1 + self.clip_high)
+        low, high = self.bounds
+        outside = (ratio < low) | (ratio > high)
         return {**super().watch(evaluation, batch), "clip_fraction": masked_mean(outside.float(), batch.own)}
 
 
@@ -112,9 +125,9 @@ class PPO(ClippedAlgorithm):
 
     Options of all algorithms: ``normalisation`` replaces mean_t in the policy and entropy terms by a mean per response
     (``"sequence"``) or by a sum over each response divided by the horizon (``"constant"``), averaged over responses.
-    ``kl_in_loss=True`` leaves the KL out of r_t and adds β·mean_t[k3_t] to L, with k3_t = π_ref/π − 1 − log(π_ref/π) at
-    y_t. ``pretraining`` adds γ_ptx times the mean negative log-likelihood of drawn texts (Ouyang 2022, arXiv
-    2203.02155, eq. 2).
+    ``kl_in_loss=True`` leaves the KL out of r_t and adds β·mean_t[KL_t] to L, estimated by ``kl_estimator`` as
+    :class:`textgym.agents.grpo.GRPO` describes it. ``pretraining`` adds γ_ptx times the mean negative log-likelihood of
+    drawn texts (Ouyang 2022, arXiv 2203.02155, eq. 2).
 
     Sources: L is equation 9 of Schulman 2017 with the surrogate of equation 7; Â_t is equation 16 of Schulman 2015
     (arXiv 1506.02438); r_t is equation 2 of Ziegler 2019 (arXiv 1909.08593); the clipped value loss is that of

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from textgym.agents.best_of_n import BestOfN, ExpertIteration
-from textgym.agents.grpo import GRPO, GSPO, RLOO
+from textgym.agents.dapo import DAPO
+from textgym.agents.group_ratios import CISPO, DPPO, GMPO, GSPO, LUSPO, SAPO, VESPO
+from textgym.agents.grpo import GRPO, RLOO, ClippedRLOO, DrGRPO, MaxRL, PublishedGRPO
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.nlpo import NLPO
 from textgym.agents.ppo import A2C, PPO
-from textgym.agents.reinforce import Reinforce, ReMax
+from textgym.agents.reinforce import Reinforce, ReinforcePlusPlus, ReMax
 from textgym.agents.settings import find_settings
 from textgym.agents.trpo import TRPO
 
@@ -20,8 +22,20 @@ ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "trpo": TRPO,
     "reinforce": Reinforce,
     "rloo": RLOO,
+    "rloo-clipped": ClippedRLOO,
     "grpo": GRPO,
+    "grpo-published": PublishedGRPO,
+    "dr-grpo": DrGRPO,
+    "dapo": DAPO,
     "gspo": GSPO,
+    "luspo": LUSPO,
+    "gmpo": GMPO,
+    "cispo": CISPO,
+    "dppo": DPPO,
+    "sapo": SAPO,
+    "vespo": VESPO,
+    "maxrl": MaxRL,
+    "reinforce++": ReinforcePlusPlus,
     "remax": ReMax,
     "best-of-n": BestOfN,
     "expert-iteration": ExpertIteration,

@@ -1,11 +1,12 @@
-"""Policy gradients without a critic: REINFORCE and ReMax."""
+"""Policy gradients without a critic: REINFORCE, REINFORCE++ and ReMax."""
 
 from __future__ import annotations
 
 from textgym.agents.functional.objectives import Advantages, greedy_baseline, monte_carlo, spread, whiten
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Scored
-from textgym.agents.settings import OnPolicySettings
+from textgym.agents.ppo import ClippedAlgorithm
+from textgym.agents.settings import ClipSettings, OnPolicySettings
 
 
 class Reinforce(SequenceAlgorithm):
@@ -44,9 +45,50 @@ class Reinforce(SequenceAlgorithm):
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Whiten the returns-to-go over the iteration's tokens."""
-        valid = scored.episodes.own
-        estimated = monte_carlo(scored.shaped, scored.values, valid)
-        return Advantages(whiten(estimated.advantages, valid), estimated.returns)
+        return whitened_returns(scored)
+
+
+class ReinforcePlusPlus(ClippedAlgorithm):
+    """REINFORCE++ (Hu 2025, arXiv 2501.03262): PPO's clipped ratio with REINFORCE's whitened returns, and no critic.
+
+    An iteration samples one response y_1 … y_T to each of ``episodes_per_iteration`` prompts from π_old. ``n_epochs``
+    passes over them, reshuffled for each pass and cut into minibatches of ``minibatch_size`` responses, take a gradient
+    step on L for each minibatch:
+
+        r_t = score_t − β·(log π_old(y_t|s_t) − log π_ref(y_t|s_t))
+        G_t = Σ_{u ≥ t} r_u
+        A_t = (G_t − mean(G)) / (std(G) + 1e-8)
+        ρ_t = π(y_t|s_t) / π_old(y_t|s_t)
+
+        L   = mean_t[ −min(ρ_t·A_t, clip(ρ_t, 1 − ε, 1 + ε')·A_t) − c_H·H(π(·|s_t)) ]
+
+    mean and std (with divisor N) in A_t are taken over all response tokens of the iteration; mean_t over those of the
+    minibatch (``normalisation="token"``). The discount γ is 1.
+
+    - score_t is the reward of the environment, usually the whole score at the last token; β is the present value of
+      ``beta``, and the KL estimator is k1. All distributions are behaviour distributions, after temperature and masks
+      of ``sampling``.
+    - ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None. c_H is ``ent_coef``.
+
+    Optimiser, warm-up and ``target_kl`` are those of :class:`textgym.agents.ppo.PPO`.
+
+    Differences: this is the paper's version for one response to a prompt; its variant with a group's mean as a baseline
+    is :class:`textgym.agents.grpo.GRPO` with another normalisation.
+    """
+
+    settings: ClipSettings
+    settings_class = ClipSettings
+
+    def estimate_advantages(self, scored: Scored) -> Advantages:
+        """Whiten the returns-to-go over the iteration's tokens."""
+        return whitened_returns(scored)
+
+
+def whitened_returns(scored: Scored) -> Advantages:
+    """Compute the sum of each token's own and later rewards, whitened over the iteration's tokens."""
+    own = scored.episodes.own
+    estimated = monte_carlo(scored.shaped, scored.values, own)
+    return Advantages(whiten(estimated.advantages, own), estimated.returns)
 
 
 class ReMax(SequenceAlgorithm):

@@ -17,6 +17,8 @@ from textgym.numbers import LARGEST_RATE, check, check_given, check_words, count
 
 Normalisation: TypeAlias = Literal["token", "sequence", "constant"]
 Credit: TypeAlias = Literal["token", "turn"]
+BinaryDistance: TypeAlias = Literal["tv", "kl"]
+KLEstimator: TypeAlias = Literal["k3", "k3-corrected", "exact"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ class Settings:
     """Divisor of a minibatch's policy loss: its 'token' count, the length of each 'sequence', or the 'constant' T (Dr.
     GRPO, Liu 2025)."""
     kl_in_loss: bool = False
-    """Put the KL into the loss, by the k3 estimator, instead of into the reward, by k1."""
+    """Put the KL into the loss, by ``kl_estimator``, instead of into the reward, by k1."""
+    kl_estimator: KLEstimator = "exact"
+    """Estimator of a KL in the loss: 'exact' over the vocabulary, with the KL of later tokens in the advantage;
+    'k3-corrected', k3 times the ratio (TRL 1.16), which leaves out later tokens; or 'k3', whose gradient is that of
+    KL(π_ref‖π). Published: k3 (Shao 2024)."""
     warmup_iterations: int = 0
     """Iterations of linear warm-up: the first has 1/n of the learning rate, the second 2/n; 0 for none. Published: 10
     (Ouyang 2022, appendix C.4)."""
@@ -80,6 +86,8 @@ class Settings:
         kinds = get_args(Normalisation)
         require(self.normalisation in kinds, "normalisation", repr(self.normalisation), f"one of {', '.join(kinds)}")
         require(isinstance(self.kl_in_loss, bool), "kl_in_loss", repr(self.kl_in_loss), "True or False")
+        kinds = get_args(KLEstimator)
+        require(self.kl_estimator in kinds, "kl_estimator", repr(self.kl_estimator), f"one of {', '.join(kinds)}")
         check(self, finite, "ent_coef", low=0)
 
 
@@ -140,7 +148,20 @@ class GAESettings(CriticSettings):
 
 
 @dataclass(frozen=True)
-class ClipSettings(Settings):
+class RatioSettings(Settings):
+    """Settings of algorithms with an importance ratio, which allows several passes over the same responses."""
+
+    target_kl: float | None = None
+    """Bound on one iteration's update, in nats per token, as in stable-baselines3: the update ends before the first
+    minibatch whose approx_kl exceeds 1.5 times this. None or 0 for no bound."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_given(self, finite, "target_kl", low=0)
+
+
+@dataclass(frozen=True)
+class ClipSettings(RatioSettings):
     """Settings of algorithms with a clipped ratio."""
 
     clip_range: float = 0.2
@@ -149,15 +170,11 @@ class ClipSettings(Settings):
     clip_range_high: float | None = None
     """Upper clip range: the ratio's upper bound is 1 plus this. Default: ε as well. Published: 0.28 (clip-higher, DAPO,
     Yu 2025); 4e-4 in GSPO (Zheng 2025)."""
-    target_kl: float | None = None
-    """Bound on one iteration's update, in nats per token, as in stable-baselines3: the update ends before the first
-    minibatch whose approx_kl exceeds 1.5 times this. None or 0 for no bound."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, finite, "clip_range", above=0, high=1)
         check_given(self, finite, "clip_range_high", above=0)
-        check_given(self, finite, "target_kl", low=0)
 
     @property
     def clip_high(self) -> float:
@@ -232,19 +249,158 @@ class RLOOSettings(GroupSettings):
 
 
 @dataclass(frozen=True)
-class GRPOSettings(GroupSettings, ClipSettings):
-    """Settings of GRPO and GSPO; as published, the loss is normalised by response length and contains the KL.
+class ClippedRLOOSettings(GroupSettings, ClipSettings):
+    """Settings of RLOO with a clipped ratio of whole responses, as TRL's."""
 
-    Dr. GRPO (Liu 2025, arXiv 2503.20783) is ``scale_by_std=False, normalisation="constant"``; DAPO's clip-higher (Yu
-    2025, arXiv 2503.14476) is ``clip_range_high=0.28, normalisation="token"``.
-    """
+    normalisation: Normalisation = "sequence"
+
+
+@dataclass(frozen=True)
+class StandardisedSettings(GroupSettings, RatioSettings):
+    """Settings of algorithms with a ratio that standardise scores within a prompt's group; the KL is in the loss."""
 
     samples_per_prompt: int = 4
     """Responses to each prompt, k: the group that scores are standardised in. Published: 64 (Shao 2024)."""
-    normalisation: Normalisation = "sequence"
     kl_in_loss: bool = True
     scale_by_std: bool = True
     """Divide the advantages of a group by their standard deviation. Published: yes (Shao 2024), no (Liu 2025)."""
+    bessel: bool = True
+    """Divide by k − 1 in that standard deviation (Bessel's correction), as TRL does; False divides by k."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scale_by_std", "bessel"):
+            require(isinstance(value := getattr(self, name), bool), name, repr(value), "True or False")
+
+
+@dataclass(frozen=True)
+class GRPOSettings(StandardisedSettings, ClipSettings):
+    """Settings of GRPO and GSPO; as published, the loss is normalised by response length."""
+
+    normalisation: Normalisation = "sequence"
+
+
+@dataclass(frozen=True)
+class PublishedGRPOSettings(GRPOSettings):
+    """Settings of GRPO with the KL estimator and the standard deviation of Shao 2024."""
+
+    kl_estimator: KLEstimator = "k3"
+    bessel: bool = False
+
+
+@dataclass(frozen=True)
+class DrGRPOSettings(GRPOSettings):
+    """Settings of Dr. GRPO (Liu 2025): no division by the standard deviation, nor by a response's length."""
+
+    normalisation: Normalisation = "constant"
+    scale_by_std: bool = False
+
+
+@dataclass(frozen=True)
+class DAPOSettings(StandardisedSettings, ClipSettings):
+    """Settings of DAPO (Yu 2025), as published."""
+
+    clip_range_high: float | None = 0.28
+    """Upper clip range: the ratio's upper bound is 1 plus this. Published: 0.28, with 0.2 below."""
+    max_resamples: int = 10
+    """Further collections in an iteration, at most, for prompts whose responses all score the same. Published code:
+    10."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, count, "max_resamples", least=0)
+
+
+@dataclass(frozen=True)
+class CISPOSettings(StandardisedSettings, ClipSettings):
+    """Settings of CISPO (MiniMax 2025)."""
+
+    clip_range: float = 1.0
+    """Lower clip range ε of the weight, whose lower bound is 1 − ε; 1 for none. Published: none."""
+    clip_range_high: float | None = 0.2
+    """Upper clip range: the weight's upper bound is 1 plus this. Published: tuned, no value given; 4 in ScaleRL (whose
+    bound is 5, Khatri 2025)."""
+
+
+@dataclass(frozen=True)
+class DPPOSettings(StandardisedSettings):
+    """Settings of DPPO (Qi 2026)."""
+
+    distance: BinaryDistance = "tv"
+    """Distance of a token's probability from the sampling policy's: 'tv', its change, or 'kl', the KL of the token
+    against all others."""
+    max_distance: float | None = None
+    """Distance beyond which a token is left out where its loss would take it farther. Default, as published: 0.2 for
+    'tv', 0.05 for 'kl'."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = get_args(BinaryDistance)
+        require(self.distance in kinds, "distance", repr(self.distance), "'tv' or 'kl'")
+        check_given(self, finite, "max_distance", above=0)
+
+
+@dataclass(frozen=True)
+class GMPOSettings(StandardisedSettings, ClipSettings):
+    """Settings of GMPO (Zhao 2025)."""
+
+    normalisation: Normalisation = "sequence"
+    clip_range: float = 0.4
+    """Clip range ε of the log-ratio of a token, whose lower bound is −ε. Published: 0.4."""
+
+
+@dataclass(frozen=True)
+class SAPOSettings(StandardisedSettings):
+    """Settings of SAPO (Gao 2025)."""
+
+    normalisation: Normalisation = "sequence"
+    tau: float = 1.0
+    """Steepness τ of the gate where the advantage is positive. Published: 1."""
+    tau_negative: float = 1.05
+    """Steepness τ of the gate where the advantage is negative. Published: 1.05."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "tau", "tau_negative", above=0)
+
+
+@dataclass(frozen=True)
+class VESPOSettings(StandardisedSettings):
+    """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
+
+    k_positive: float = 2.0
+    """k where the advantage is at least 0. Published: 2."""
+    decay_positive: float = 3.0
+    """λ where the advantage is at least 0. Published: 3."""
+    k_negative: float = 3.0
+    """k where the advantage is negative. Published: 3."""
+    decay_negative: float = 2.0
+    """λ where the advantage is negative. Published: 2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "k_positive", "decay_positive", "k_negative", "decay_negative", above=0)
+
+
+@dataclass(frozen=True)
+class LUSPOSettings(GRPOSettings):
+    """Settings of LUSPO (Liu 2026): GSPO's ratio, and no division by a response's length."""
+
+    normalisation: Normalisation = "constant"
+
+
+@dataclass(frozen=True)
+class MaxRLSettings(GroupSettings, ClipSettings):
+    """Settings of MaxRL (Tajwar 2026)."""
+
+    normalisation: Normalisation = "constant"
+    kl_in_loss: bool = True
+    subtract_mean: bool = True
+    """Subtract the group's mean score, which lowers the variance. Published: yes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(isinstance(self.subtract_mean, bool), "subtract_mean", repr(self.subtract_mean), "True or False")
 
 
 @dataclass(frozen=True)
@@ -262,8 +418,20 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "trpo": TRPOSettings,
     "reinforce": OnPolicySettings,
     "rloo": RLOOSettings,
+    "rloo-clipped": ClippedRLOOSettings,
     "grpo": GRPOSettings,
+    "grpo-published": PublishedGRPOSettings,
+    "dr-grpo": DrGRPOSettings,
+    "dapo": DAPOSettings,
     "gspo": GRPOSettings,
+    "luspo": LUSPOSettings,
+    "gmpo": GMPOSettings,
+    "cispo": CISPOSettings,
+    "dppo": DPPOSettings,
+    "sapo": SAPOSettings,
+    "vespo": VESPOSettings,
+    "maxrl": MaxRLSettings,
+    "reinforce++": ClipSettings,
     "remax": OnPolicySettings,
     "best-of-n": BestOfNSettings,
     "expert-iteration": GroupSettings,

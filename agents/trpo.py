@@ -219,7 +219,7 @@ class TRPO(SequenceAlgorithm):
 
         ``total`` is the sum of the minibatches' weights.
         """
-        evaluation = self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own)
+        evaluation = self.evaluate(batch)
         share = weight(self.settings.normalisation, batch.own) / total
         return share * self.actor_loss(evaluation, batch)[0], self.watch(evaluation, batch)
 

@@ -7,8 +7,9 @@ evaluated under the behaviour distribution (the same temperature and minimum len
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -57,10 +58,45 @@ def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     Returns:
         ``[...]``, differentiable in both; infinite if π gives probability to a token that the reference excludes.
     """
-    log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
+    return vocabulary_kl(logits_p.log_softmax(-1), logits_q.log_softmax(-1))
+
+
+# --- divergences over the vocabulary ---------------------------------------------------------------------------
+
+Divergence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``divergence(log_p [..., V], log_q [..., V]) -> [...]`` of normalised log-probabilities, -inf for probability 0."""
+
+
+def vocabulary_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Compute KL(p‖q) = ``Σ_v p(v)·(log p(v) − log q(v))``; infinite if q excludes a token that p does not."""
     # p·log p → 0 as p → 0, but 0 · (−inf) is NaN, in the gradient too; filled entries contribute 0 to both.
     difference = (log_p - log_q).masked_fill(log_p == -math.inf, 0.0)
     return (log_p.exp() * difference).sum(-1)
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """Compute the generalised Jensen–Shannon divergence: s·KL(q‖m) + (1 − s)·KL(p‖m), m = s·q + (1 − s)·p.
+
+    As in Agarwal 2023 (arXiv 2306.13649), eq. 1, the ends are KLs: s = 1 is the reverse KL(p‖q), s = 0 the forward
+    KL(q‖p), with p the student and q the teacher.
+
+    Args:
+        log_p: ``[..., V]``, of the student.
+        log_q: ``[..., V]``, of the teacher.
+        share: s in [0, 1].
+    """
+    if share == 1:
+        return vocabulary_kl(log_p, log_q)
+    if share == 0:
+        return vocabulary_kl(log_q, log_p)
+    # A token that both exclude adds nothing; filled, since the gradient of logaddexp(−inf, −inf) is NaN.
+    neither = (log_p == -math.inf) & (log_q == -math.inf)
+    p, q = (log.masked_fill(neither, 0.0) for log in (log_p, log_q))
+    mixture = torch.logaddexp(p + math.log1p(-share), q + math.log(share)).masked_fill(neither, -math.inf)
+    return share * vocabulary_kl(log_q, mixture) + (1 - share) * vocabulary_kl(log_p, mixture)
+
+
+# --- the KL in the reward --------------------------------------------------------------------------------------
 
 
 def shape_rewards(

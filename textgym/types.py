@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +163,6 @@ class Episodes:
     Attributes:
         input_ids: ``[N, P+T]`` int64; the prompt left-padded into the first P columns, response token t in column P+t.
         attention_mask: ``[N, P+T]`` int8; 1 for tokens, 0 for padding.
-        own: ``[N, T]`` bool; True for tokens that the policy chose, False for those of the other side and padding.
         log_probs: ``[N, T]`` float32, of the chosen tokens under the behaviour distribution; 0 elsewhere.
         rewards: ``[N, T]`` float32, rewards from the environment; 0 where nothing was chosen.
         prompt_length: ``P``.
@@ -174,11 +173,12 @@ class Episodes:
         components: scores of every reward component, ``[N]`` each, by name.
         kept: ``[N, T, M]`` int32 ids of the candidate tokens, -1 for none, if the action set was restricted (top-k,
             top-p, a task's mask); otherwise None.
+        own: ``[N, T]`` bool; True for tokens that the policy chose, False for those of the other side and padding. By
+            default all tokens of the response.
     """
 
     input_ids: IntArray
     attention_mask: MaskArray
-    own: BoolArray
     log_probs: Float32Array
     rewards: Float32Array
     prompt_length: int
@@ -188,6 +188,11 @@ class Episodes:
     truncated: BoolArray
     components: Mapping[str, FloatArray] = field(default_factory=dict)
     kept: NDArray[np.int32] | None = None
+    own: BoolArray = cast(BoolArray, None)
+
+    def __post_init__(self) -> None:
+        if cast(BoolArray | None, self.own) is None:
+            object.__setattr__(self, "own", self.attention_mask[:, self.prompt_length :].astype(bool))
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -156,7 +157,7 @@ def leave_one_out(returns: FloatArray, k: int) -> FloatArray:
     return advantages
 
 
-def group_relative(returns: FloatArray, k: int, scale: bool = True) -> FloatArray:
+def group_relative(returns: FloatArray, k: int, scale: bool = True, bessel: bool = True) -> FloatArray:
     """Compute GRPO's advantages: A_i = (R_i − mean(R)) / (std(R) + 1e-4) over the k responses to a prompt.
 
     Shao 2024 (arXiv 2402.03300), section 4.1. Liu 2025, "Dr. GRPO" (arXiv 2503.20783), leaves out the standard
@@ -166,13 +167,41 @@ def group_relative(returns: FloatArray, k: int, scale: bool = True) -> FloatArra
         returns: ``[N]``, groups of ``k`` consecutive.
         k: at least 2; k = N gives REINFORCE with the batch mean as baseline.
         scale: True to divide by the standard deviation.
+        bessel: True for a standard deviation with divisor k − 1, as in TRL; False for k, which makes advantages
+            √(k/(k − 1)) times as large.
     """
     groups = returns.reshape(-1, k)
     centred = groups - groups.mean(1, keepdims=True)
     # Large enough that rounding errors between equal returns do not become advantages.
-    scaled = centred / (groups.std(1, keepdims=True) + 1e-4) if scale else centred
+    scaled = centred / (groups.std(1, ddof=int(bessel), keepdims=True) + 1e-4) if scale else centred
     advantages: FloatArray = scaled.ravel()
     return advantages
+
+
+def share_of_success(returns: FloatArray, k: int, subtract_mean: bool = True) -> FloatArray:
+    """Compute MaxRL's advantages: A_i = (R_i − mean(R)) / mean(R) over the k responses to a prompt.
+
+    Tajwar 2026 (arXiv 2602.02710), algorithm 1. With scores 0 and 1 and pass rate p the expected gradient is that of
+    p times (1 − (1 − p)^(k−1))/p: of log p as k grows, where plain RL has the gradient of p. Without the mean
+    subtracted the factor is (1 − (1 − p)^k)/p, one term of the series more. Advantages are 0 where all scores are.
+
+    Args:
+        returns: ``[N]``, groups of ``k`` consecutive; at least 0.
+        k: at least 2.
+        subtract_mean: False for R_i / mean(R).
+    """
+    groups = returns.reshape(-1, k)
+    mean = groups.mean(1, keepdims=True)
+    shares = np.divide(groups, mean, out=np.zeros_like(groups), where=mean > 0)
+    advantages: FloatArray = np.where(mean > 0, shares - subtract_mean, 0.0).ravel()
+    return advantages
+
+
+def uninformative(returns: FloatArray, k: int) -> BoolArray:
+    """Return True for groups whose responses all score the same, ``[N/k]``: their advantages are 0."""
+    spread_of_group = np.ptp(returns.reshape(-1, k), axis=1)
+    same: BoolArray = spread_of_group < ROUNDING
+    return same
 
 
 def greedy_baseline(returns: FloatArray, greedy_scores: FloatArray) -> FloatArray:
@@ -184,6 +213,52 @@ def greedy_baseline(returns: FloatArray, greedy_scores: FloatArray) -> FloatArra
     """
     advantages: FloatArray = returns - np.repeat(greedy_scores, len(returns) // len(greedy_scores))
     return advantages
+
+
+def future_kl(state_kl: Float32Array, own: BoolArray, k: int) -> Float32Array:
+    """Sum the KL at the tokens after each one, less the mean of that sum over the other responses to the prompt.
+
+    A token changes the KL of its own state, which a loss differentiates, and the states that follow, whose KL is a cost
+    of choosing it: ∇Σ_t E[KL(s_t)] = E[Σ_t ∇KL(s_t) + ∇log π(a_t|s_t)·Σ_{u>t} KL(s_u)]. The baseline depends on other
+    responses alone, and therefore leaves the expected gradient as it is.
+
+    Args:
+        state_kl: ``[N, T]`` KL(π‖π_ref) in the state of each own token; groups of ``k`` consecutive responses.
+        own: ``[N, T]``.
+        k: at least 1; 1 takes all N responses for the baseline.
+
+    Returns:
+        ``[N, T]``, 0 where the policy chose nothing.
+    """
+    from_here = np.where(own, state_kl, 0.0).astype(np.float64)[:, ::-1].cumsum(1)[:, ::-1]
+    after = np.pad(from_here[:, 1:], ((0, 0), (0, 1)))
+    return np.where(own, _less_others(after, k), 0.0).astype(np.float32)
+
+
+def whole_kl(state_kl: Float32Array, own: BoolArray, k: int) -> Float32Array:
+    """Sum the KL over each response, less the mean of that sum over the other responses to the prompt.
+
+    It stands in for :func:`future_kl` where all tokens of a response share one ratio, and so one advantage. The KL of
+    earlier tokens, which it counts too, is independent of the token and therefore of no effect in expectation.
+
+    Args:
+        state_kl: ``[N, T]`` KL(π‖π_ref) in the state of each own token; groups of ``k`` consecutive responses.
+        own: ``[N, T]``.
+        k: at least 1; 1 takes all N responses for the baseline.
+
+    Returns:
+        ``[N, T]``, 0 where the policy chose nothing.
+    """
+    total = np.where(own, state_kl, 0.0).sum(1, keepdims=True, dtype=np.float64)
+    return np.where(own, _less_others(total, k), 0.0).astype(np.float32)
+
+
+def _less_others(x: FloatArray, k: int) -> FloatArray:
+    """Subtract from each row the mean of its group's other rows, ``[N, m] -> [N, m]``; k = 1 takes all rows as one."""
+    groups = x.reshape(-1, k if k > 1 else len(x), x.shape[1])
+    others = (groups.sum(1, keepdims=True) - groups) / max(groups.shape[1] - 1, 1)
+    less: FloatArray = (groups - others).reshape(x.shape)
+    return less
 
 
 def best_of_groups(returns: FloatArray, k: int) -> IntArray:
@@ -246,6 +321,84 @@ def sequence_ratio(log_ratio: Tensor, own: Tensor) -> Tensor:
     return mean.exp().expand_as(log_ratio)
 
 
+def response_ratio(log_ratio: Tensor) -> Tensor:
+    """Compute the ratio of whole responses, π(y|x) / π_old(y|x), the same for all tokens: ``[n, T] -> [n, T]``."""
+    return log_ratio.sum(1, keepdim=True).exp().expand_as(log_ratio)
+
+
+def geometric_ratio(log_ratio: Tensor, advantages: Tensor, own: Tensor, low: float, high: float) -> Tensor:
+    """Compute GMPO's ratio: the geometric mean of a response's token ratios, each clipped as PPO's minimum does.
+
+    Zhao 2025 (arXiv 2507.20673), eq. 4. Clipping is in log space: log ρ_t is limited to ``high`` from above where
+    A > 0, and to −``low`` from below elsewhere.
+
+    Args:
+        log_ratio: ``[n, T]`` log π − log π_old, 0 where the policy chose nothing.
+        advantages: ``[n, T]``.
+        own: ``[n, T]``.
+        low: ε.
+        high: ε'.
+
+    Returns:
+        ``[n, T]``, equal along T.
+    """
+    limited = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=-low))
+    return sequence_ratio(limited, own)
+
+
+LEAST_LOG_RATIO, GREATEST_LOG_RATIO = math.log(1e-8), 20.0
+"""Bounds of a response's log-ratio where its exponential is taken, as in VESPO's published code."""
+
+
+def gamma_weight(log_ratio: Tensor, k: Tensor, decay: Tensor) -> Tensor:
+    """Compute VESPO's weight of a response, φ(W) = e^λ·W^k·e^(−λW) with W = π(y|x)/π_old(y|x); φ(1) = 1.
+
+    Shen 2026 (arXiv 2602.10693). The density of a gamma distribution grows with the ratio at first and vanishes for
+    large ones, in place of a clip of each token.
+
+    Args:
+        log_ratio: ``[n, T]`` log π − log π_old, 0 where the policy chose nothing.
+        k: k, ``[n, T]``.
+        decay: λ, ``[n, T]``.
+
+    Returns:
+        ``[n, T]``.
+    """
+    log_weight = log_ratio.sum(1, keepdim=True).clamp(LEAST_LOG_RATIO, GREATEST_LOG_RATIO)
+    return (decay + k * log_weight - decay * log_weight.exp()).exp()
+
+
+# --- trust regions of each token -------------------------------------------------------------------------------
+
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``distance(log_probs [n, T], old_log_probs [n, T]) -> [n, T]`` of the chosen token against all others."""
+
+
+def binary_tv(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """Compute |π(a|s) − π_old(a|s)|, the total variation of the two outcomes "the chosen token" and "another"."""
+    return (log_probs.exp() - old_log_probs.exp()).abs()
+
+
+def binary_kl(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """Compute KL(π_old‖π) of the two outcomes "the chosen token" and "another", in nats."""
+    new, old = (x.exp().clamp(max=1 - 1e-6) for x in (log_probs, old_log_probs))
+    return old * (old_log_probs - log_probs) + (1 - old) * (torch.log1p(-old) - torch.log1p(-new))
+
+
+def leaves_region(log_ratio: Tensor, advantages: Tensor, distance: Tensor, limit: float) -> Tensor:
+    """Return True for tokens that are farther than the limit and whose loss would take them farther still, ``[n, T]``.
+
+    DPPO's mask: Qi 2026 (arXiv 2602.04879), eq. 12. As with PPO's minimum, tokens on their way back keep their loss.
+
+    Args:
+        log_ratio: log π − log π_old.
+        advantages: A.
+        distance: of π from π_old at each token.
+        limit: δ.
+    """
+    return (distance > limit) & (log_ratio * advantages > 0)
+
+
 # --- losses of each token --------------------------------------------------------------------------------------
 
 
@@ -262,6 +415,35 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, clip_high:
     """
     limited = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     return -torch.minimum(ratio * advantages, limited * advantages)
+
+
+def weighted_policy_gradient(weight: Tensor, log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """Compute −sg(w)·A·log π of each token: a weight that is not differentiated, so that no token's gradient vanishes.
+
+    CISPO, MiniMax 2025 (arXiv 2506.13585), eq. 4, has w = clip(ρ, 1−ε, 1+ε'). PPO's clip of the differentiated ratio
+    has gradient 0 on the clipped tokens, which are often rare words that open a new line of thought.
+
+    Args:
+        weight: w, ``[n, T]``.
+        log_probs: ``[n, T]``.
+        advantages: A, ``[n, T]``.
+    """
+    return -weight.detach() * advantages * log_probs
+
+
+def soft_gate(ratio: Tensor, advantages: Tensor, tau: float, tau_negative: float) -> Tensor:
+    """Compute SAPO's loss −(4/τ)·σ(τ(ρ − 1))·A: a gate that closes smoothly in place of a clip.
+
+    Gao 2025 (arXiv 2511.20347). Its derivative with respect to ρ is −A at ρ = 1, and falls off on both sides.
+
+    Args:
+        ratio: ρ, ``[n, T]``.
+        advantages: A, ``[n, T]``.
+        tau: τ where A > 0.
+        tau_negative: τ elsewhere.
+    """
+    steepness = torch.where(advantages > 0, tau, tau_negative)
+    return -(4 / steepness) * torch.sigmoid(steepness * (ratio - 1)) * advantages
 
 
 def policy_gradient(log_probs: Tensor, advantages: Tensor) -> Tensor:

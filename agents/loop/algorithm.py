@@ -30,9 +30,11 @@ from transformers import PreTrainedModel
 from textgym.agents.functional.objectives import (
     Advantages,
     clipped_value_loss,
+    future_kl,
     make_normalise,
     masked_mean,
     policy_gradient,
+    token_ratio,
 )
 from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.checkpoint import constructor_arguments, read_state, restore, save_checkpoint, schedule_state
@@ -52,6 +54,7 @@ from textgym.agents.loop.checks import (
 from textgym.agents.loop.episodes import (
     EpisodePlan,
     Minibatch,
+    OnStep,
     Scored,
     collect,
     minibatches,
@@ -76,11 +79,12 @@ from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
 from textgym.agents.policy.reference import Reference, make_reference
 from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings
 from textgym.files import standing
+from textgym.lm.behaviour import Against
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
 from textgym.lm.sampling import Sampling
 from textgym.numbers import count, random_seed
-from textgym.rewards.kl import KLController, k3
-from textgym.types import BoolArray, Episodes
+from textgym.rewards.kl import Divergence, KLController, k3, vocabulary_kl
+from textgym.types import BoolArray, Episodes, Float32Array
 
 
 class SequenceAlgorithm(BaseAlgorithm):
@@ -228,9 +232,8 @@ class SequenceAlgorithm(BaseAlgorithm):
             return running.on_step()
 
         self.begin_iteration()
-        plan = self.plan()
         running.on_rollout_start()
-        episodes = collect(self._slots, self._session, plan, on_step)
+        episodes = self.play(on_step)
         if episodes is not None and not monitored:
             self._note_episodes(episodes)
         running.on_rollout_end()
@@ -254,7 +257,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             rate = self._set_learning_rate(progress_remaining)
             scored = self.score(episodes)
             chosen = self.select(scored)
-            estimated = self.estimate_advantages(chosen)
+            estimated = self.less_later_kl(self.estimate_advantages(chosen), chosen)
             logged = self.update(chosen, estimated)
             # A step with finite loss and gradient can still make a weight overflow.
             check_trained(self.policy, rate, self.policy.optimizer)
@@ -287,7 +290,13 @@ class SequenceAlgorithm(BaseAlgorithm):
         greedy = np.arange(len(episodes)) % self.group >= self.settings.samples_per_prompt
         sampled, companions = (take(episodes, ~greedy), take(episodes, greedy)) if greedy.any() else (episodes, None)
         return score_episodes(
-            self.policy, self.reference_trunk, sampled, beta, self.settings.minibatch_size, companions
+            self.policy,
+            self.reference_trunk,
+            sampled,
+            beta,
+            self.settings.minibatch_size,
+            companions,
+            self.divergence,
         )
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
@@ -301,10 +310,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         size, epochs = self.settings.minibatch_size, self.settings.n_epochs
         logged: list[dict[str, float]] = []
         for batch in minibatches(scored, estimated, size, epochs, order, self.device):
-            evaluation = self.policy.evaluate(
-                batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own
-            )
-            loss, logs = self.loss(evaluation, batch)
+            loss, logs = self.loss(self.evaluate(batch), batch)
             # Before the first step the policy is still the one that sampled, so every ratio must be 1.
             if not logged:
                 self.check_ratio(logs)
@@ -324,6 +330,34 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     # --- the loss ------------------------------------------------------------------------------------------
 
+    @property
+    def divergence(self) -> Divergence | None:
+        """Divergence of policy and reference that the loss needs at each token; None for none.
+
+        With ``kl_estimator="exact"`` it is the KL over the vocabulary.
+        """
+        return vocabulary_kl if self.settings.kl_in_loss and self.settings.kl_estimator == "exact" else None
+
+    def evaluate(self, batch: Minibatch) -> Evaluation:
+        """Run the policy over a minibatch; compare it with the reference over the vocabulary if the loss needs that."""
+        divergence, states = self.divergence, batch.ref_states
+        against = Against(self.reference_trunk.head, states, divergence) if divergence and states is not None else None
+        return self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own, against)
+
+    def less_later_kl(self, estimated: Advantages, scored: Scored) -> Advantages:
+        """Subtract from each advantage β times the KL of later tokens, if the loss has each token's own exact KL.
+
+        Together both have the gradient of β·KL(π‖π_ref) of whole responses.
+        """
+        if scored.divergence is None:
+            return estimated
+        later = self.later_kl(scored.divergence, scored.episodes.own)
+        return estimated._replace(advantages=estimated.advantages - np.float32(self.kl.beta) * later)
+
+    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
+        """Return the KL that each token's advantage answers for, ``[N, T]``, given that of each token's state."""
+        return future_kl(divergence, own, self.settings.samples_per_prompt)
+
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute a minibatch's total loss, of policy, entropy, KL and critic; return it with its logs."""
         loss, logs = self.actor_loss(evaluation, batch)
@@ -334,17 +368,28 @@ class SequenceAlgorithm(BaseAlgorithm):
             loss = loss + self.settings.vf_coef * logs["value_loss"]
         return loss, logs
 
-    def actor_loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, evaluation: Evaluation | Tensor, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of policy, entropy bonus and, with ``kl_in_loss``, KL; return it with its logs."""
-        log_probs = evaluation.log_probs
-        loss = policy_loss = self.normalise(self.policy_loss(log_probs, batch), batch.own)
+        if isinstance(evaluation, Tensor):  # version 0.1 passed log-probabilities alone
+            evaluation = self.evaluate(batch)
+        loss = policy_loss = self.normalise(self.policy_loss(evaluation.log_probs, batch), batch.own)
         logs = {"policy_loss": policy_loss}
         if self.settings.ent_coef:
             loss = loss - self.settings.ent_coef * self.normalise(evaluation.entropy, batch.own)
         if self.settings.kl_in_loss:
-            logs["kl_loss"] = self.normalise(k3(log_probs, batch.ref_log_probs), batch.own)
+            logs["kl_loss"] = self.normalise(self.kl_loss(evaluation, batch), batch.own)
             loss = loss + self.kl.beta * logs["kl_loss"]
         return loss, logs
+
+    def kl_loss(self, evaluation: Evaluation, batch: Minibatch) -> Tensor:
+        """Return the KL to the reference at each token by ``kl_estimator``, ``[n, T]``, to be differentiated."""
+        if evaluation.divergence is not None:
+            return evaluation.divergence
+        estimated = k3(evaluation.log_probs, batch.ref_log_probs)
+        if self.settings.kl_estimator == "k3-corrected":
+            # d(ρ·k3)/dθ at ρ = 1 is (log π − log π_ref)·∇log π, whose mean is the gradient of KL(π‖π_ref).
+            return token_ratio(batch.log_ratio(evaluation.log_probs)) * estimated
+        return estimated
 
     def value_loss(self, values: Tensor, batch: Minibatch) -> Tensor:
         """Compute the critic's clipped loss, a mean over tokens; ``values`` is ``[n, T]``."""
@@ -413,13 +458,26 @@ class SequenceAlgorithm(BaseAlgorithm):
         """Return the session that samples; here one of the policy."""
         return self.policy.session(self.n_rows)
 
-    def plan(self) -> EpisodePlan:
-        """Return the plan of the next iteration's episodes."""
+    def play(self, on_step: OnStep) -> Episodes | None:
+        """Play the episodes of an iteration: here those of one plan; None if ``on_step`` stopped them."""
+        return collect(self._slots, self._session, self.plan(), on_step)
+
+    def plan(self, played: int = 0, count: int | None = None) -> EpisodePlan:
+        """Return the plan of the next episodes.
+
+        Args:
+            played: number of episodes that this iteration has played already.
+            count: number of episodes to plan; None for ``episodes_per_iteration``.
+        """
         # Without admission the rows choose their own prompts, and the plan holds numbers of episodes alone.
         n_prompts = len(self._env_attribute("mdp").prompts) if self._slots.admits else 0
-        count = self.settings.episodes_per_iteration
         return sampling_plan(
-            self.seed or 0, n_prompts, self.episodes_begun, count, self.group, self.settings.samples_per_prompt
+            self.seed or 0,
+            n_prompts,
+            self.episodes_begun + played,
+            self.settings.episodes_per_iteration if count is None else count,
+            self.group,
+            self.settings.samples_per_prompt,
         )
 
     def _begin(

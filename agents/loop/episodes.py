@@ -5,7 +5,7 @@ One collection loop serves every algorithm and every vector environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -19,10 +19,11 @@ from textgym.agents.functional.objectives import Advantages, after_last
 from textgym.agents.loop.slots import Final, Observation, Slots, SlotStep
 from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
 from textgym.env.mdp import Verdict
+from textgym.lm.behaviour import Against
 from textgym.lm.trunk import Trunk
 from textgym.moved import FormerMember
 from textgym.rewards.functions import Batch
-from textgym.rewards.kl import shape_rewards
+from textgym.rewards.kl import Divergence, shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
 
 OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
@@ -183,7 +184,6 @@ class Recorder:
         return Episodes(
             self.input_ids,
             self.attention_mask,
-            self.own,
             self.log_probs,
             self.rewards,
             self.prompt_length,
@@ -193,6 +193,7 @@ class Recorder:
             self.truncated,
             self.components,
             self._kept_array(),
+            self.own,
         )
 
     def _kept_array(self) -> NDArray[np.int32] | None:
@@ -296,6 +297,10 @@ class Scored:
         shaped: ``[N, T]`` rewards; less the KL penalty, unless the KL is in the loss.
         companions: the greedy responses, one for each prompt in the order of the episodes; None without any.
         prefix: ``[N, L, d]`` activations of the policy's frozen layers; None without such layers.
+        ref_states: ``[N, T, d]`` hidden states of the reference before each token; None where no loss compares
+            distributions over the vocabulary.
+        divergence: ``[N, T]`` divergence of the sampling policy from the reference at each chosen token, exact over the
+            vocabulary; None likewise.
     """
 
     episodes: Episodes
@@ -304,6 +309,8 @@ class Scored:
     shaped: Float32Array
     companions: Episodes | None = None
     prefix: Tensor | None = None
+    ref_states: Tensor | None = None
+    divergence: Float32Array | None = None
 
     @property
     def returns(self) -> FloatArray:
@@ -314,8 +321,9 @@ class Scored:
     def take(self, rows: IntArray) -> Scored:
         """Return the episodes of the given rows; companions are kept whole."""
         arrays = {name: getattr(self, name)[rows] for name in ("ref_log_probs", "values", "shaped")}
-        prefix = None if self.prefix is None else self.prefix[torch.from_numpy(rows)]
-        return replace(self, episodes=take(self.episodes, rows), prefix=prefix, **arrays)
+        optional = {name: getattr(self, name) for name in ("prefix", "ref_states", "divergence")}
+        found = {name: value[rows] for name, value in optional.items() if value is not None}
+        return replace(self, episodes=take(self.episodes, rows), **arrays, **found)
 
 
 def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
@@ -329,12 +337,37 @@ def take(episodes: Episodes, rows: IntArray | BoolArray) -> Episodes:
     return replace(episodes, **changed, components=components)
 
 
+def joined(parts: Sequence[Episodes]) -> Episodes:
+    """Return the episodes of several collections in one task, in their order.
+
+    A component that a collection does not have is NaN there.
+    """
+    first = parts[0]
+    changed: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(first)
+        if isinstance(getattr(first, field.name), np.ndarray) and field.name != "kept"
+    }
+    names = dict.fromkeys(name for part in parts for name in part.components)
+    absent = {len(part): np.full(len(part), np.nan) for part in parts}
+    components = {
+        name: np.concatenate([np.asarray(part.components.get(name, absent[len(part)])) for part in parts])
+        for name in names
+    }
+    kept = [part.kept for part in parts if part.kept is not None]
+    if kept:
+        most = max(ids.shape[2] for ids in kept)
+        wide = [np.pad(ids, ((0, 0), (0, 0), (0, most - ids.shape[2])), constant_values=-1) for ids in kept]
+        changed["kept"] = np.concatenate(wide)
+    return replace(first, **changed, components=components)
+
+
 @dataclass(frozen=True)
 class Minibatch:
     """Some episodes of an iteration as tensors: ``[n, P+T]`` for ids and mask, ``[n, T]`` for the rest.
 
     T is the length of the longest response among them. ``own`` is True for tokens that the policy chose. ``kept`` is
-    ``[n, T, M]`` and ``prefix`` ``[n, L, d]``, or None.
+    ``[n, T, M]``, ``prefix`` ``[n, L, d]`` and ``ref_states`` ``[n, T, d]``, or None.
     """
 
     input_ids: Tensor
@@ -347,6 +380,7 @@ class Minibatch:
     returns: Tensor
     kept: Tensor | None
     prefix: Tensor | None
+    ref_states: Tensor | None = None
 
     valid = FormerMember("own")
 
@@ -363,6 +397,7 @@ def score_episodes(
     beta: float,
     batch_size: int,
     companions: Episodes | None = None,
+    divergence: Divergence | None = None,
 ) -> Scored:
     """Compute values and reference log-probabilities of ``N`` episodes, and rewards less the KL penalty.
 
@@ -373,8 +408,11 @@ def score_episodes(
         beta: β, the coefficient of the KL in the reward; 0 if the KL is in the loss.
         batch_size: episodes in one forward pass.
         companions: their greedy companions, which are passed through.
+        divergence: compares policy and reference over the vocabulary; None where no loss needs that.
     """
     ref_log_probs = np.zeros_like(episodes.log_probs)
+    ref_states: list[Tensor] = []
+    diverged = np.zeros_like(episodes.log_probs)
     values = np.zeros((len(episodes), episodes.rewards.shape[1] + 1), np.float32)
     # Of the stored candidates, only those of a task's own restriction also bind the reference.
     behaviour = policy.behaviour.for_reference()
@@ -387,19 +425,29 @@ def score_episodes(
         if policy.value is not None:
             states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
             values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
+        own = torch.from_numpy(episodes.own[rows]).to(policy.device)
+        before = reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1]
         scores = behaviour.score(
             reference.head,
-            reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1],
+            before,
             ids[:, policy.prompt_length :],
-            torch.from_numpy(episodes.own[rows]).to(policy.device),
+            own,
             None if kept is None else torch.from_numpy(kept[rows]).to(policy.device),
         )
         ref_log_probs[rows] = scores.log_probs.cpu().numpy()
+        if divergence is not None:
+            candidates = None if episodes.kept is None else torch.from_numpy(episodes.kept[rows]).to(policy.device)
+            against = Against(reference.head, before, divergence)
+            found = policy.evaluate(ids, mask, candidates, prefixes[-1], own, against).divergence
+            assert found is not None
+            diverged[rows] = found.cpu().numpy()
+            ref_states.append(before)
     # Behind the last chosen token, advantages expect the value of the state after the response.
     every = np.arange(len(episodes))
     values[every, after_last(episodes.own)] = values[every, episodes.extents]
     shaped = shape_rewards(episodes.rewards, episodes.log_probs, ref_log_probs, episodes.own, beta)
-    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions, _joined(prefixes))
+    compared = (None, None) if divergence is None else (torch.cat(ref_states), diverged)
+    return Scored(episodes, ref_log_probs, values, shaped.astype(np.float32), companions, _joined(prefixes), *compared)
 
 
 def _joined(prefixes: list[Tensor | None]) -> Tensor | None:
@@ -444,6 +492,7 @@ def minibatches(
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     kept = None if episodes.kept is None else torch.from_numpy(episodes.kept)
     extents = torch.from_numpy(episodes.extents)
+    states = scored.ref_states
     for _ in range(n_epochs):
         order = generator.permutation(len(episodes))
         for start in range(0, len(episodes), size):
@@ -457,6 +506,7 @@ def minibatches(
                 **cut,
                 kept=None if kept is None else kept[rows][:, :longest].to(device),
                 prefix=None if scored.prefix is None else scored.prefix[rows.to(scored.prefix.device)],
+                ref_states=None if states is None else states[rows.to(states.device), :longest],
             )
 
 

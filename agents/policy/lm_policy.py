@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from textgym.lm.agreement import check_agreement, make_decoder
-from textgym.lm.behaviour import Behaviour, ChosenCounter, NucleusMask, draw, kept_ids
+from textgym.lm.behaviour import Against, Behaviour, ChosenCounter, NucleusMask, draw, kept_ids
 from textgym.lm.files.generation import make_saveable
 from textgym.lm.files.loading import (
     check_context,
@@ -322,11 +322,13 @@ class Evaluation(NamedTuple):
         log_probs: ``[n, T]`` log-probabilities of the chosen tokens under the behaviour distribution; 0 elsewhere.
         entropy: ``[n, T]`` entropy of that distribution, in nats; 0 elsewhere.
         values: ``[n, T+1]`` values of the states before each token, and after the last; None without a critic.
+        divergence: ``[n, T]`` divergence of that distribution from another model's; None where none was asked for.
     """
 
     log_probs: Tensor
     entropy: Tensor
     values: Tensor | None
+    divergence: Tensor | None = None
 
 
 def _read_only(name: str) -> AttributeError:
@@ -562,6 +564,7 @@ class LMPolicy(BasePolicy):
         kept: Tensor | None = None,
         prefix: Tensor | None = None,
         own: Tensor | None = None,
+        against: Against | None = None,
     ) -> Evaluation:
         """Compute log-probabilities, entropies and values of whole sequences in one pass.
 
@@ -571,14 +574,16 @@ class LMPolicy(BasePolicy):
             kept: ``[n, T, M]`` ids that the behaviour distribution kept at the rollout, -1 for none; None for all.
             prefix: ``[n, L, d]`` activations of the frozen layers, if they were stored.
             own: ``[n, T]`` bool, True for tokens that the policy chose; None for all response tokens.
+            against: another model to compare the distribution with at each token; None for no comparison.
         """
         chosen = attention_mask[:, self.prompt_length :].bool() if own is None else own
         states = self.trunk.hidden_states(input_ids, attention_mask, self.prompt_length, prefix)
-        scores = self.behaviour.score(self.trunk.head, states[:, :-1], input_ids[:, self.prompt_length :], chosen, kept)
+        actions = input_ids[:, self.prompt_length :]
+        scores = self.behaviour.score(self.trunk.head, states[:, :-1], actions, chosen, kept, against)
         values = None
         if self.value is not None:
             values = self.value(states, input_ids, attention_mask, self.prompt_length)
-        return Evaluation(scores.log_probs, scores.entropy, values)
+        return Evaluation(scores.log_probs, scores.entropy, values, scores.divergence)
 
     def set_training_mode(self, mode: bool) -> None:
         """Keep eval mode whatever ``mode`` is: dropout would make sampled and trained policy differ."""

@@ -63,9 +63,7 @@ def every_response(algorithm: PPO) -> Episodes:
         log_probs = algorithm.policy.evaluate(torch.from_numpy(ids), torch.from_numpy(mask)).log_probs
     index = np.arange(n)
     flags = np.zeros(n, bool)
-    return Episodes(
-        ids, mask, mask[:, start:].astype(bool), log_probs.numpy(), rewards, start, index * 0, index, flags, flags
-    )
+    return Episodes(ids, mask, log_probs.numpy(), rewards, start, index * 0, index, flags, flags)
 
 
 def gradient(algorithm: PPO, loss: torch.Tensor) -> torch.Tensor:

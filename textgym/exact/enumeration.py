@@ -76,8 +76,8 @@ class Optimum:
 
     @property
     def n_sequences(self) -> int:
-        """The number of responses that were enumerated; those to another reply of the world count as others."""
-        return n_sequences(self.tree)
+        """The number of responses that are possible; those to another reply of the world count as others."""
+        return n_sequences(self.tree, self.ref_log_probs)
 
     @property
     def reference(self) -> PolicyValue:

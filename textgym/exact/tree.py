@@ -68,9 +68,20 @@ def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
     return score_tree(grow_tree(mdp, limit), mdp)
 
 
-def n_sequences(tree: Tree) -> int:
-    """Return the number of responses in a tree, over all prompts and all replies of the world."""
-    return sum(len(level.endings.row) for level in tree)
+def n_sequences(tree: Tree, log_probs: Sequence[FloatArray]) -> int:
+    """Return the number of responses that are possible under a policy, over all prompts and all replies of the world.
+
+    Args:
+        tree: the tree.
+        log_probs: log π, ``[n, V]`` a level; -inf for tokens that are never chosen.
+    """
+    count, lives = 0, np.ones(len(tree[0].states), bool)
+    for level, after, log_p in zip(tree, (*tree[1:], None), log_probs, strict=True):
+        possible = lives[:, None] & np.isfinite(log_p)
+        count += int(possible[level.endings.row, level.endings.token].sum())
+        if after is not None:
+            lives = possible[after.states.parent, after.states.own[:, -1]]
+    return count
 
 
 def summed_at(shape: tuple[int, ...], row: IntArray, token: IntArray, amounts: FloatArray) -> FloatArray:

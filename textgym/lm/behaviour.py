@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -38,10 +38,26 @@ class TokenScores:
     Attributes:
         log_probs: ``[n, T]`` log-probabilities of the sampled tokens under the behaviour distribution.
         entropy: ``[n, T]`` entropy of that distribution, in nats.
+        divergence: ``[n, T]`` divergence from another model's distribution; None where none was asked for.
     """
 
     log_probs: Tensor
     entropy: Tensor
+    divergence: Tensor | None = None
+
+
+class Against(NamedTuple):
+    """Another model, whose distribution a policy's is compared with over the whole vocabulary.
+
+    Attributes:
+        head: maps that model's hidden states to logits.
+        states: ``[n, T, d]`` its hidden states, in which the same tokens were chosen.
+        divergence: ``divergence(log_p [m, V], log_q [m, V]) -> [m]`` of the policy's log-probabilities and the other's.
+    """
+
+    head: Callable[[Tensor], Tensor]
+    states: Tensor
+    divergence: Callable[[Tensor, Tensor], Tensor]
 
 
 class NucleusMask:
@@ -188,6 +204,7 @@ class Behaviour:
         actions: Tensor,
         own: Tensor,
         kept: Tensor | None = None,
+        against: Against | None = None,
     ) -> TokenScores:
         """Compute log-probability and entropy of every chosen token, without holding ``[n, T, V]`` in memory.
 
@@ -197,10 +214,13 @@ class Behaviour:
             actions: ``[n, T]`` the chosen tokens.
             own: ``[n, T]`` bool, True for tokens that the policy chose.
             kept: ``[n, T, M]`` ids that the distribution kept at the rollout, -1 for none; None for all.
+            against: another model to compare the distribution with; None for no comparison.
         """
         elapsed = chosen_before(own)
 
-        def chunk(states: Tensor, actions: Tensor, elapsed: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        def chunk(
+            states: Tensor, actions: Tensor, elapsed: Tensor, kept: Tensor | None, others: Tensor | None
+        ) -> tuple[Tensor, ...]:
             log_probs = self.kept_logits(head(states), elapsed, kept).log_softmax(-1)
             if kept is None:
                 chosen = log_probs.gather(1, actions[:, None])
@@ -210,9 +230,18 @@ class Behaviour:
                 chosen = chosen.masked_fill(~is_chosen.any(-1, keepdim=True), -torch.inf)
             # 0 · log 0 counts as 0, in the gradient as well.
             finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
-            return chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
+            scores = chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
+            if against is None or others is None:
+                return scores
+            return *scores, against.divergence(*self._comparable(log_probs, against.head(others), elapsed, kept))
 
-        inputs = (states[own], actions[own], elapsed[own], None if kept is None else kept[own])
+        inputs = (
+            states[own],
+            actions[own],
+            elapsed[own],
+            None if kept is None else kept[own],
+            None if against is None else against.states[own],
+        )
         # Chunks are recomputed in the backward pass: a second product with the head instead of an [n, T, V] tensor.
         size = max(1, CHUNK_ELEMENTS // self.n_actions)
         if len(inputs[0]) <= size:
@@ -221,9 +250,27 @@ class Behaviour:
             starts = range(0, len(inputs[0]), size)
             slices = [[None if x is None else x[i : i + size] for x in inputs] for i in starts]
             parts = [checkpoint(chunk, *one, use_reentrant=False, preserve_rng_state=False) for one in slices]
-        log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        empty = torch.zeros(own.shape, dtype=log_probs.dtype, device=own.device)
-        return TokenScores(empty.masked_scatter(own, log_probs), empty.masked_scatter(own, entropy))
+        empty = torch.zeros(own.shape, dtype=parts[0][0].dtype, device=own.device)
+        return TokenScores(*(empty.masked_scatter(own, torch.cat(column)) for column in zip(*parts, strict=True)))
+
+    def _comparable(
+        self, log_probs: Tensor, other_logits: Tensor, elapsed: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return this distribution and another model's over the same columns: log p and log q, ``[m, K]`` each.
+
+        Args:
+            log_probs: ``[m, V]`` of this distribution, or ``[m, M]`` over ``kept``.
+            other_logits: ``[m, V']`` of the other model, to which only what also restricts a reference applies.
+            elapsed: ``[m]`` number of tokens chosen so far in each response.
+            kept: ``[m, M]`` ids, -1 for none; None for all.
+        """
+        log_q = self.kept_logits(other_logits, elapsed, self.kept_for_reference(kept)).log_softmax(-1)
+        if kept is None or not self.truncates:
+            return log_probs, log_q
+        # The other model is not truncated. Beside its V columns stands one for absent candidates, which is cut off.
+        place = kept.long().masked_fill(kept < 0, self.n_actions)
+        wide = log_probs.new_full((len(kept), self.n_actions + 1), -torch.inf)
+        return wide.scatter(1, place, log_probs)[:, :-1], log_q
 
 
 # --- numbers of chosen tokens ----------------------------------------------------------------------------------

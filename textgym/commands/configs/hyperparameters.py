@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from textgym.agents.settings import SETTINGS, ClipSettings, Common, Settings, find_settings, setting_names
+from textgym.agents.settings import SETTINGS, Common, RatioSettings, Settings, find_settings, setting_names
 from textgym.lm.sampling import Sampling
 
 Base = TypeVar("Base")
@@ -77,7 +77,7 @@ def hyperparameters_class(algorithm: str) -> type[Hyperparameters]:
 def cautious(algorithm: str) -> Hyperparameters:
     """Return an algorithm's defaults with a warm-up and, where it has a clipped ratio, a bound on each update."""
     own = find_settings(algorithm)
-    bound: dict[str, Any] = {"target_kl": CAUTIOUS_KL} if issubclass(own, ClipSettings) else {}
+    bound: dict[str, Any] = {"target_kl": CAUTIOUS_KL} if issubclass(own, RatioSettings) else {}
     return hyperparameters_class(algorithm)(warmup_iterations=CAUTIOUS_WARMUP, **bound)
 
 
