@@ -188,7 +188,7 @@ class Episodes:
     truncated: BoolArray
     components: Mapping[str, FloatArray] = field(default_factory=dict)
     kept: NDArray[np.int32] | None = None
-    own: BoolArray = cast(BoolArray, None)
+    own: BoolArray = None  # type: ignore[assignment]  # an array once constructed
 
     def __post_init__(self) -> None:
         if cast(BoolArray | None, self.own) is None:
