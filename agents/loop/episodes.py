@@ -422,25 +422,21 @@ def score_episodes(
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
         prefixes.append(policy.trunk.prefix(ids, mask, policy.prompt_length))
-        if policy.value is not None:
-            states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
-            values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
-        own = torch.from_numpy(episodes.own[rows]).to(policy.device)
+        actions, own = ids[:, policy.prompt_length :], torch.from_numpy(episodes.own[rows]).to(policy.device)
         before = reference.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])[:, :-1]
-        scores = behaviour.score(
-            reference.head,
-            before,
-            ids[:, policy.prompt_length :],
-            own,
-            None if kept is None else torch.from_numpy(kept[rows]).to(policy.device),
-        )
-        ref_log_probs[rows] = scores.log_probs.cpu().numpy()
+        bound = None if kept is None else torch.from_numpy(kept[rows]).to(policy.device)
+        ref_log_probs[rows] = behaviour.score(reference.head, before, actions, own, bound).log_probs.cpu().numpy()
+        if policy.value is None and divergence is None:
+            continue
+        states = policy.trunk.hidden_states(ids, mask, policy.prompt_length, prefixes[-1])
+        if policy.value is not None:
+            values[rows] = policy.value(states, ids, mask, policy.prompt_length).cpu().numpy()
         if divergence is not None:
             candidates = None if episodes.kept is None else torch.from_numpy(episodes.kept[rows]).to(policy.device)
             against = Against(reference.head, before, divergence)
-            found = policy.evaluate(ids, mask, candidates, prefixes[-1], own, against).divergence
-            assert found is not None
-            diverged[rows] = found.cpu().numpy()
+            found = policy.behaviour.score(policy.trunk.head, states[:, :-1], actions, own, candidates, against)
+            assert found.divergence is not None
+            diverged[rows] = found.divergence.cpu().numpy()
             ref_states.append(before)
     # Behind the last chosen token, advantages expect the value of the state after the response.
     every = np.arange(len(episodes))

@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.slots import AdmittingSlots, admitting_env
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
-from textgym.lm.behaviour import chosen_before
+from textgym.lm.behaviour import Against
 from textgym.lm.trunk import Trunk
 from textgym.numbers import count, random_seed
 from textgym.rewards.builtin import no_reward
-from textgym.rewards.kl import exact_kl
+from textgym.rewards.kl import vocabulary_kl
 from textgym.tokenization import token_strings
 from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
 
@@ -111,38 +110,26 @@ def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int,
     return Report(episodes, visited_kl(policy, reference, episodes), judged)
 
 
-def kept_mask(episodes: Episodes, rows: IntArray, policy: LMPolicy) -> Tensor | None:
-    """Return ``[n, T, V]`` bool, True for tokens that could be sampled; None if all could."""
-    if episodes.kept is None:
-        return None
-    kept = torch.from_numpy(episodes.kept[rows]).long()
-    # One more column than tokens, for the padding of -1; it is cut off at the end.
-    admitted = torch.zeros(*kept.shape[:2], policy.n_actions + 1, dtype=torch.bool)
-    return admitted.scatter(2, kept.where(kept >= 0, policy.n_actions), True)[..., :-1]
-
-
 @torch.no_grad()
 def visited_kl(policy: LMPolicy, reference: Trunk, episodes: Episodes, batch_size: int = 32) -> FloatArray:
     """Compute KL(π‖π_ref) of the behaviour distributions in every state of a choice, ``[N, T]``; 0 elsewhere."""
     kl = np.zeros(episodes.rewards.shape)
-    behaviour = policy.behaviour.for_reference()  # the policy's own restriction is in the ids that were kept
     for rows in np.array_split(np.arange(len(episodes)), -(-len(episodes) // batch_size)):
         ids = torch.from_numpy(episodes.input_ids[rows]).to(policy.device)
         mask = torch.from_numpy(episodes.attention_mask[rows]).to(policy.device)
-        own = torch.from_numpy(episodes.own[rows]).to(policy.device)
-        elapsed = chosen_before(own)[own]
-        kept = kept_mask(episodes, rows, policy)
-        inside = None if kept is None else kept.to(own.device)[own]
-
-        def logits(trunk: Trunk, allowed: Tensor | None) -> Tensor:
-            states = trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1][own]  # noqa: B023
-            return behaviour.logits(trunk.head(states), elapsed, allowed)  # noqa: B023
-
-        part = torch.zeros(own.shape, dtype=torch.float32, device=own.device)
-        part[own] = exact_kl(
-            logits(policy.trunk, inside), logits(reference, policy.behaviour.kept_for_reference(inside))
+        states, others = (
+            trunk.hidden_states(ids, mask, policy.prompt_length)[:, :-1] for trunk in (policy.trunk, reference)
         )
-        kl[rows] = part.cpu().numpy()
+        divergence = policy.behaviour.score(
+            policy.trunk.head,
+            states,
+            ids[:, policy.prompt_length :],
+            torch.from_numpy(episodes.own[rows]).to(policy.device),
+            None if episodes.kept is None else torch.from_numpy(episodes.kept[rows]).to(policy.device),
+            Against(reference.head, others, vocabulary_kl),
+        ).divergence
+        assert divergence is not None
+        kl[rows] = divergence.cpu().numpy()
     return kl
 
 
