@@ -11,8 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.data import Comparison, encode_comparisons
-from textgym.agents.offline.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, surety, train_dpo
+from textgym.agents.offline.dpo import dpo_loss, implicit_margin, margin_measures, train_dpo
+from textgym.agents.offline.preference_loop import completion_log_probs, surety
+from textgym.agents.offline.preference_settings import DPOSettings
+from textgym.agents.offline.preferences import Comparison, encode_comparisons
 from textgym.lm.guards import TrainingError
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.trunk import Trunk
@@ -47,7 +49,7 @@ def test_log_probs_are_those_of_the_completion_with_its_end() -> None:
     pairs, model = encode_comparisons(rankings, tokenizer, 1), tiny_gpt2()
     with torch.no_grad():
         expected = [[response_log_prob(model, one) for one in (pair.chosen, pair.rejected)] for pair in pairs]
-        torch.testing.assert_close(pair_log_probs(Trunk(model), pairs), torch.tensor(expected))
+        torch.testing.assert_close(completion_log_probs(Trunk(model), pairs), torch.tensor(expected))
     assert all(one.response_ids[-1] == 1 for pair in pairs for one in (pair.chosen, pair.rejected))
 
 
@@ -55,8 +57,8 @@ def test_the_gradient_is_that_of_the_published_formula() -> None:
     """∇L = −β·σ(−margin)·(∇log π(chosen) − ∇log π(rejected)): the equation after (7) in Rafailov 2023."""
     model, reference, pairs, beta = tiny_gpt2(), tiny_gpt2(seed=1), COMPARISONS[:3], 0.7
     with torch.no_grad():
-        before = pair_log_probs(Trunk(reference), pairs)
-    dpo_loss(pair_log_probs(Trunk(model), pairs), before, beta).mean().backward()
+        before = completion_log_probs(Trunk(reference), pairs)
+    dpo_loss(completion_log_probs(Trunk(model), pairs), before, beta).mean().backward()
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     for pair, (ref_chosen, ref_rejected) in zip(pairs, before, strict=True):
@@ -90,13 +92,14 @@ def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
 def test_how_sure_an_accuracy_is_follows_from_prompts_and_not_from_pairs() -> None:
     """Ten pairs of two prompts: one is always right, the other half of the time."""
     margins = torch.tensor([1.0] * 5 + [1.0, -1.0, 1.0, -1.0, 0.0])
-    found = surety(margins, ["a"] * 5 + ["b"] * 5)
+    measures = {"loss": -margins, **margin_measures(margins)}
+    found = surety(measures, ["a"] * 5 + ["b"] * 5)
     assert (found["prompts"], found["pairs"]) == (2, 10)
     # Residuals from 0.75 add up to 1.25 and -1.25: sqrt(2 / (2 - 1) * 2 * 1.25 ** 2) / 10.
     assert found["accuracy_sem"] == pytest.approx(0.25)
     assert found["accuracy_low"] < 0.05  # two prompts say next to nothing
     assert found["accuracy_high"] > 0.99
-    assert surety(margins, ["a"] * 10) == {"prompts": 1, "pairs": 10}
+    assert surety(measures, ["a"] * 10) == {"prompts": 1, "pairs": 10}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
