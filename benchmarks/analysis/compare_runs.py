@@ -416,8 +416,11 @@ def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs without their measures on held-out pairs if these differ, with a notice."""
 
     def others(run: ComparedRun) -> list[ComparedRun]:
-        judged = [other for other in runs if run.pairs and other.pairs]
-        return [other for other in judged if other.command != run.command or not _same(run.pairs, other.pairs)]
+        return [
+            other
+            for other in runs
+            if run.pairs and other.pairs and not (other.command == run.command and _same(run.pairs, other.pairs))
+        ]
 
     if not any(map(others, runs)):
         return list(runs)
