@@ -44,8 +44,7 @@ class DPOSettings(PreferenceSettings):
     batch_size: int = 32
     """Comparisons per gradient step. Published: 64."""
     loss: PairLoss = "sigmoid"
-    """Loss of a comparison: 'sigmoid' is DPO's; 'ipo' regresses the log-ratio of chosen to rejected to 1/(2β), so that
-    it stays finite where all labels agree."""
+    """Loss of a comparison: 'sigmoid' is DPO's, 'ipo' regresses the log-ratio to 1/(2β), finite if all labels agree."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

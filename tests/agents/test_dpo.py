@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.dpo import dpo_loss, implicit_margin, margin_measures, train_dpo
+from textgym.agents.offline.dpo import dpo_loss, implicit_margin, ipo_loss, margin_measures, train_dpo
 from textgym.agents.offline.preference_loop import completion_log_probs, surety
 from textgym.agents.offline.preference_settings import DPOSettings
 from textgym.agents.offline.preferences import Comparison, encode_comparisons
@@ -41,6 +41,13 @@ def test_the_loss_by_hand() -> None:
     torch.testing.assert_close(implicit_margin(log_probs, reference, 0.5), torch.tensor([1.0, -0.5]))
     expected = [-math.log(1 / (1 + math.exp(-1))), -math.log(1 / (1 + math.exp(0.5)))]
     torch.testing.assert_close(dpo_loss(log_probs, reference, 0.5), torch.tensor(expected))
+
+
+def test_the_loss_of_ipo_by_hand() -> None:
+    """Of the same comparisons h is 2 and −1, and 1/(2β) is 1 at β = 0.5."""
+    log_probs, reference = torch.tensor([[-2.0, -5.0], [-1.0, -1.0]]), torch.tensor([[-3.0, -4.0], [-1.0, -2.0]])
+    torch.testing.assert_close(ipo_loss(log_probs, reference, 0.5), torch.tensor([1.0, 4.0]))
+    assert float(ipo_loss(reference, reference, 0.5)[0]) == 1  # where nothing is learned, 1/(4β²)
 
 
 def test_log_probs_are_those_of_the_completion_with_its_end() -> None:
@@ -173,6 +180,8 @@ def test_bad_settings_and_foreign_tokens() -> None:
     for bad in ({"beta": 0.0}, {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"max_grad_norm": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             DPOSettings(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"loss='hinge' is not one of 'sigmoid', 'ipo'"):
+        DPOSettings(loss="hinge")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="held_out is empty"):
         train_dpo(tiny_gpt2(), COMPARISONS, held_out=())
     with pytest.raises(ValueError, match="comparisons, text 1 holds tokens beyond the 4"):

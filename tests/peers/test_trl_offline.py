@@ -1,6 +1,6 @@
 """The losses that learn from data equal those of TRL's trainers, in value and gradient, on the same rows.
 
-TRL gets texts and prepares them by itself: prompts, completions, end tokens and the mismatched pairs of KTO are its own.
+TRL gets texts and prepares them by itself: its tokens, its end tokens, and its mismatched pairs of KTO.
 """
 
 from __future__ import annotations
