@@ -53,7 +53,7 @@ def ipo_loss(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
 
 
 LOSSES: Mapping[PairLoss, Callable[[Tensor, Tensor, float], Tensor]] = {"sigmoid": dpo_loss, "ipo": ipo_loss}
-NAMES: Mapping[PairLoss, str] = {"sigmoid": "dpo", "ipo": "ipo"}
+LOSS_NAMES: Mapping[PairLoss, str] = {"sigmoid": "dpo", "ipo": "ipo"}
 """The algorithm of each loss."""
 
 
@@ -66,7 +66,7 @@ def pair_objective(settings: DPOSettings) -> Objective[Comparison]:
     """Return the objective of DPO or IPO."""
     loss = LOSSES[settings.loss]
     return Objective(
-        NAMES[settings.loss].upper(),
+        LOSS_NAMES[settings.loss].upper(),
         data="comparisons",
         counted="pairs",
         loss=lambda _, ours, reference, __: loss(ours, reference, settings.beta),

@@ -11,8 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from textgym import runs
-from textgym.agents.offline import dpo as pairs
-from textgym.agents.offline.data import Demonstration
+from textgym.agents.offline.dpo import LOSS_NAMES, train_dpo
 from textgym.agents.offline.kto import train_kto
 from textgym.agents.offline.preference_loop import Preferred
 from textgym.agents.offline.preferences import (
@@ -76,10 +75,8 @@ class Method(Generic[Example]):
 
 def dpo(config: DPOConfig) -> Path:
     """Run ``textgym dpo``; see :func:`learn_from_preferences`."""
-    algorithm = pairs.NAMES[config.settings.loss]
-    return learn_from_preferences(
-        config, Method("dpo", algorithm, _encode_comparisons, split_rankings, pairs.train_dpo)
-    )
+    algorithm = LOSS_NAMES[config.settings.loss]
+    return learn_from_preferences(config, Method("dpo", algorithm, _encode_comparisons, split_rankings, train_dpo))
 
 
 def kto(config: KTOConfig) -> Path:
@@ -197,8 +194,7 @@ def _validation_mdp(config: PreferenceConfig, learner: Learner, held_out: Sequen
     They are a task's, whose gold may read their columns, or those of the held-out examples.
     """
     task, limit = learner.task, context_length(learner.model)
-    shown: list[Demonstration] = [example.texts[0] for example in held_out]
-    asked = {one.prompt.text: one.prompt for one in shown}
+    asked = {prompt.text: prompt for prompt in (example.texts[0].prompt for example in held_out)}
     prompts = _task_prompts(learner) or tuple(asked.values())
     new = config.max_new_tokens or (task.max_new_tokens if task else DEFAULT_NEW_TOKENS)
     if config.max_new_tokens is None:
