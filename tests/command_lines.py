@@ -118,6 +118,10 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--epochs", "1", "--batch-size", "4"),
         *("--eval-episodes", "4", "--max-new-tokens", "3"),
     ),
+    "kto": (
+        *("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--epochs", "1", "--batch-size", "4"),
+        *("--eval-episodes", "4", "--max-new-tokens", "3"),
+    ),
     "reward-model": ("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--batch-size", "4"),
     "pipeline": (
         *("--model", "model", "--prompts", "prompts.jsonl", "--validation", "prompts.jsonl", "--out", "run"),

@@ -24,7 +24,7 @@ from typing import Any
 from textgym.files import is_leftover, write_text
 
 PRELOADED = [
-    *(f"textgym.commands.{name}" for name in ("train", "sft", "dpo", "reward_model", "pipeline")),
+    *(f"textgym.commands.{name}" for name in ("train", "sft", "preferences", "reward_model", "pipeline")),
     *(
         "textgym.agents.offline.hf_trainer",
         "transformers.models.gpt2.modeling_gpt2",

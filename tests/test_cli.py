@@ -308,6 +308,7 @@ def test_run_directory_is_not_overwritten_unasked(place: Path, capsys: pytest.Ca
         ((*TRAIN, "--reward", "rm:run/judge,2"), "run/judge"),
         (("sft", "--model", "run/checkpoint", "--data", "data.jsonl"), "run/checkpoint"),
         (("dpo", "--model", "model", "--data", "run/pairs.jsonl"), "run/pairs.jsonl"),
+        (("kto", "--model", "model", "--data", "run/pairs.jsonl"), "run/pairs.jsonl"),
         (("reward-model", "--model", "model", "--data", "run/../run/pairs.jsonl"), "run/../run/pairs.jsonl"),
     ],
 )

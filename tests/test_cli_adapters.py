@@ -87,8 +87,11 @@ def test_fine_tuning_and_preferences_go_on_from_adapters(place: Path) -> None:
     quick = ["--eval-episodes", "8", "--batch-size", "4", "--epochs", "2"]
     main(["sft", "--model", "adapters", "--data", "data.jsonl", "--out", "sft", *quick])
     main(["dpo", "--model", "sft", "--data", "pairs.jsonl", "--out", "dpo", *quick])
-    began, tuned, preferred = (load_causal_lm(path) for path in ("adapters", "sft/checkpoint", "dpo/checkpoint"))
-    for before, after in ((began, tuned), (tuned, preferred)):
+    main(["kto", "--model", "sft", "--data", "pairs.jsonl", "--out", "kto", *quick])
+    began, tuned, *preferred = map(
+        load_causal_lm, ("adapters", *(f"{run}/checkpoint" for run in ("sft", "dpo", "kto")))
+    )
+    for before, after in ((began, tuned), *((tuned, one) for one in preferred)):
         assert not any(
             torch.equal(value, adapter_tensors(before)[name]) for name, value in adapter_tensors(after).items()
         )

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
-from textgym.agents.offline import dpo
+from textgym.agents.offline.preference_loop import Learning
 from textgym.cli import main
 
 PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(12)]
@@ -56,17 +56,17 @@ def test_resume_ends_as_an_uninterrupted_run(
 ) -> None:
     flags = [*DPO, "--epochs", "3", "--learning-rate", "1e-2", "--batch-size", "4"]
     main([*flags, "--out", "whole"])
-    whole_epoch = dpo._Learning.epoch
+    whole_epoch = Learning.epoch
     epochs_left = [1]
 
-    def fused(self: Any, order: Any) -> Any:
+    def fused(self: Any, number: int) -> Any:
         if not epochs_left:
             raise ValueError("the fuse blew")
         epochs_left.pop()
-        return whole_epoch(self, order)
+        return whole_epoch(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dpo._Learning, "epoch", fused)
+        patch.setattr(Learning, "epoch", fused)
         assert "the fuse blew" in fails(capsys, *flags, "--out", "parts")
     assert len((place / "parts" / "metrics.jsonl").read_text().splitlines()) == 2  # it blew in the second epoch
     assert "other settings" in fails(capsys, *flags, "--beta", "0.3", "--out", "parts", "--resume")

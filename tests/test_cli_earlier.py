@@ -177,7 +177,7 @@ def test_what_learns_from_files_goes_on_as_it_began(
     given = [command, "--model", "model", *COMMANDS[command].split()]
     main([*given, *NEUTRAL[:2], "--out", "whole"])
     with monkeypatch.context() as patch:
-        for module in ("sft", "dpo"):
+        for module in ("sft", "preferences"):
             patch.setattr(f"textgym.commands.{module}.save_learned", cut)
         patch.setattr(RewardModel, "save", cut)
         assert "the fuse blew" in fails(capsys, *given, *NEUTRAL[:2], "--out", "parts")
@@ -225,9 +225,9 @@ def with_bad_rows(settings: Any) -> Any:
     return {**kept, "bad_rows": "skip"} if "skip_bad" in settings else kept
 
 
-@pytest.mark.parametrize("command", ["sft", "dpo"])
+@pytest.mark.parametrize(("command", "module"), [("sft", "sft"), ("dpo", "preferences")])
 def test_runs_that_left_out_any_number_of_bad_rows_go_on(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("rows.jsonl", "pairs.jsonl"):
         path = Path(name)
@@ -235,7 +235,7 @@ def test_runs_that_left_out_any_number_of_bad_rows_go_on(
     given = [command, "--model", "model", *COMMANDS[command].split(), *NEUTRAL[:2]]
     main([*given, "--skip-bad", "1000000000", "--out", "whole"])
     with monkeypatch.context() as patch:
-        patch.setattr(f"textgym.commands.{command}.save_learned", cut)
+        patch.setattr(f"textgym.commands.{module}.save_learned", cut)
         assert "the fuse blew" in fails(capsys, *given, "--skip-bad", "1000000000", "--out", "parts")
     path = Path("parts/config.json")
     path.write_text(json.dumps(with_bad_rows(content(path))))

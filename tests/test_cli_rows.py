@@ -18,6 +18,7 @@ CONTEXT = 64
 LONG = "w1 " * 80
 PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(8)]
 SHOWN = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i} w7"} for i in range(8)]
+LABELS = [{**row, "label": i % 2 == 0} for i, row in enumerate(SHOWN)]
 LONG_PAIR, LONG_SHOWN = {**PAIRS[0], "prompt": LONG}, {**SHOWN[0], "prompt": LONG}
 BAD_PAIRS: dict[str, Any] = {
     "too long": LONG_PAIR,
@@ -35,6 +36,14 @@ BAD_SHOWN: dict[str, Any] = {
     "equal pair": BAD_PAIRS["equal"],
     "no object": "w1",
 }
+BAD_LABELS: dict[str, Any] = {
+    "too long": {**LONG_SHOWN, "label": True},
+    "no label": {"prompt": "w1", "completion": "w2"},
+    "null label": {"prompt": "w1", "completion": "w2", "label": None},
+    "no boolean": {"prompt": "w1", "completion": "w2", "label": "yes"},
+    "no number": {"prompt": "w1", "completion": "w2", "label": 2},
+    "blank": {"prompt": "w1", "completion": "\n ", "label": False},
+}
 BAD_PROMPTS: dict[str, Any] = {
     "too long": {"prompt": LONG},
     "empty": {"prompt": ""},
@@ -46,6 +55,7 @@ EPOCH = [*SMALL, "--epochs", "1", "--batch-size", "4"]
 COMMANDS = {
     "sft": ["sft", "--model", "model", "--data", "data.jsonl", "--out", "run", *EPOCH],
     "dpo": ["dpo", "--model", "model", "--data", "data.jsonl", "--out", "run", *EPOCH],
+    "kto": ["kto", "--model", "model", "--data", "data.jsonl", "--out", "run", *EPOCH],
     "reward-model": ["reward-model", "--model", "model", "--data", "data.jsonl", "--out", "run"],
     "train": [
         *("train", "--model", "model", "--prompts", "data.jsonl", "--reward", "length", "--out", "run", *SMALL),
@@ -63,8 +73,22 @@ COMMANDS = {
         "4",
     ],
 }
-GOOD: dict[str, list[Any]] = {"sft": SHOWN, "dpo": PAIRS, "reward-model": PAIRS, "train": SHOWN, "generate": SHOWN}
-BAD = {"sft": BAD_SHOWN, "dpo": BAD_PAIRS, "reward-model": BAD_PAIRS, "train": BAD_PROMPTS, "generate": BAD_PROMPTS}
+GOOD: dict[str, list[Any]] = {
+    "sft": SHOWN,
+    "dpo": PAIRS,
+    "kto": LABELS,
+    "reward-model": PAIRS,
+    "train": SHOWN,
+    "generate": SHOWN,
+}
+BAD = {
+    "sft": BAD_SHOWN,
+    "dpo": BAD_PAIRS,
+    "kto": BAD_LABELS,
+    "reward-model": BAD_PAIRS,
+    "train": BAD_PROMPTS,
+    "generate": BAD_PROMPTS,
+}
 TOO_LONG = {command: kinds["too long"] for command, kinds in BAD.items()}
 
 

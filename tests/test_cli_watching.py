@@ -446,6 +446,7 @@ def test_fine_tuning_dpo_and_reward_models_tell_their_rows(services: dict[str, F
     commands = {
         "sft": ["--data", "shown.jsonl", "--epochs", "2", *short],
         "dpo": ["--data", "pairs.jsonl", "--epochs", "2", *short],
+        "kto": ["--data", "pairs.jsonl", "--epochs", "2", *short],
         "reward-model": ["--data", "pairs.jsonl", "--heldout", "0.25", "--batch-size", "2", "--epochs", "2"],
     }
     for command, flags in commands.items():

@@ -16,7 +16,8 @@ from tests.test_cli import fails
 from tests.test_tokenization import byte_tokenizer
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import sample_responses
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.data import encode_demonstrations
+from textgym.agents.offline.preferences import encode_comparisons
 from textgym.cli import main
 from textgym.env.mdp import TokenMDP
 from textgym.prompts import encode_prompts

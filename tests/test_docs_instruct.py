@@ -22,6 +22,7 @@ SMALL = {
     "reward-model": "",
     "train": "--episodes-per-iteration 2 --minibatch-size 2 --total-timesteps 4 --eval-episodes 2 --max-new-tokens 4",
     "dpo": "--eval-episodes 2 --max-new-tokens 4",
+    "kto": "--eval-episodes 2 --max-new-tokens 4",
     "generate": "--max-new-tokens 4",
 }
 PRINTED = {
@@ -29,6 +30,7 @@ PRINTED = {
     "reward-model": "accuracy of 'the longer wins'",
     "train": "alignment tax",
     "dpo": "held-out accuracy",
+    "kto": "held-out accuracy",
     "generate": "Human: A review, please.",
 }
 
@@ -55,7 +57,7 @@ def test_the_commands_run_one_after_another(
     for command, *flags in commands():
         main([command, *flags, *shlex.split(SMALL[command])])
         assert PRINTED[command] in capsys.readouterr().out
-    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo"}
+    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo", "kto"}
     tax = json.loads((tmp_path / "runs" / "policy" / "evaluation.json").read_text())
     assert "ptx_loss" in tax["after"]
 
@@ -68,7 +70,7 @@ def test_every_command_is_explained() -> None:
 
 def test_the_names_in_python_exist() -> None:
     named = re.findall(r"`textgym\.(agents|rewards)\.(\w+)", PAGE)
-    assert {"fine_tune", "train_reward_model", "train_dpo"} <= {name for _, name in named}
+    assert {"fine_tune", "train_reward_model", "train_dpo", "train_kto"} <= {name for _, name in named}
     assert all(name in getattr(textgym, package).__all__ for package, name in named)
 
 

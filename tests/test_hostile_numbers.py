@@ -24,7 +24,7 @@ from textgym import registration
 from textgym.agents.loop.checkpoint import schedule_state
 from textgym.agents.loop.checks import make_controller
 from textgym.agents.loop.evaluation import evaluate
-from textgym.agents.offline.dpo_settings import DPOSettings
+from textgym.agents.offline.preference_settings import DPOSettings, KTOSettings
 from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.registry import ALGORITHMS
@@ -68,6 +68,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     **{a.settings_class.__name__: (a.settings_class, {}) for a in ALGORITHMS.values()},
     "SFTSettings": (SFTSettings, {}),
     "DPOSettings": (DPOSettings, {}),
+    "KTOSettings": (KTOSettings, {}),
     "Common": (Common, {}),
     "Sampling": (Sampling, {}),
     "FixedKL": (FixedKL, {"beta": 0.1}),

@@ -16,7 +16,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations, row_layout
+from textgym.agents.offline.data import encode_demonstrations, row_layout
+from textgym.agents.offline.preferences import encode_comparisons
 from textgym.prompts import cut_left, encode_prompts
 from textgym.rewards import RewardModel
 from textgym.rewards.labels.preferences import Judgement, read_placed_preferences

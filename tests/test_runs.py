@@ -329,7 +329,7 @@ def test_moments_of_the_optimiser_are_never_saved_broken() -> None:
         check_trained(layer, 0.1, optimizer)
 
 
-@pytest.mark.parametrize("command", ["sft", "dpo", "reward-model"])
+@pytest.mark.parametrize("command", ["sft", "dpo", "kto", "reward-model"])
 def test_what_learns_from_files_stops_with_its_batch(
     place: Path, capsys: pytest.CaptureFixture[str], command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +357,7 @@ def test_what_learns_from_files_stops_with_its_batch(
     assert not Path("run/checkpoint").exists()
 
 
-@pytest.mark.parametrize("command", ["sft", "dpo"])
+@pytest.mark.parametrize("command", ["sft", "dpo", "kto"])
 def test_divergence_in_the_last_step_is_found_too(
     place: Path, capsys: pytest.CaptureFixture[str], command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,7 +372,9 @@ def test_divergence_in_the_last_step_is_found_too(
     assert stop.value.code == 1
     assert "diverged" in capsys.readouterr().err
     assert "diverged" in content("run/stopped.json")["reason"]
-    assert len(Path("run/stopped_batch.jsonl").read_text().splitlines()) == 8  # a tenth is held out
+    assert len(Path("run/stopped_batch.jsonl").read_text().splitlines()) == (
+        16 if command == "kto" else 8
+    )  # a tenth is held out
 
 
 # --- damage ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from textgym.agents import PPO
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.loop.evaluation import evaluate as evaluated
 from textgym.agents.loop.evaluation import play, sample_responses, samples
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.data import encode_demonstrations
+from textgym.agents.offline.preferences import encode_comparisons
 from textgym.agents.offline.pretraining import encode_texts
 from textgym.env import TokenEnv
 from textgym.env.mdp import TokenMDP

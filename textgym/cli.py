@@ -24,11 +24,11 @@ import yaml
 from textgym.commands.configs.bench import BenchConfig
 from textgym.commands.configs.compare import CompareConfig
 from textgym.commands.configs.demo import DemoConfig
-from textgym.commands.configs.dpo import DPOConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.play import PlayConfig
+from textgym.commands.configs.preferences import DPOConfig, KTOConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
@@ -42,7 +42,8 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),
     "sft": (SFTConfig, "textgym.commands.sft:sft"),
     "reward-model": (RewardModelConfig, "textgym.commands.reward_model:reward_model"),
-    "dpo": (DPOConfig, "textgym.commands.dpo:dpo"),
+    "dpo": (DPOConfig, "textgym.commands.preferences:dpo"),
+    "kto": (KTOConfig, "textgym.commands.preferences:kto"),
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),

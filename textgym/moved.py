@@ -25,11 +25,11 @@ _MODULES = {
     "agents.choices": "agents.loop.algorithm",
     "agents.clipped": "agents.ppo",
     "agents.collect": "agents.loop.episodes",
-    "agents.comparisons": "agents.offline.data",
+    "agents.comparisons": "agents.offline.preferences",
     "agents.construction": "agents.loop.checks agents.loop.checkpoint agents.loop.algorithm",
     "agents.demonstrations": "agents.offline.data",
     "agents.dpo": "agents.offline.dpo",
-    "agents.dpo_settings": "agents.offline.dpo_settings",
+    "agents.dpo_settings": "agents.offline.preference_settings",
     "agents.epochs": "agents.offline.epoch_checkpoints",
     "agents.evaluation": "agents.loop.evaluation",
     "agents.expert_iteration": "agents.best_of_n",
@@ -181,7 +181,8 @@ _NAMES = {
     "agents.choices.Choices": "agents.SequenceAlgorithm",
     "agents.demonstrations.Layout": "agents.offline.data.RowLayout",
     "agents.demonstrations.layout_of": "agents.offline.data.row_layout",
-    "agents.dpo.summary": "agents.offline.dpo.margin_summary",
+    "agents.dpo.log_probs_of": "agents.offline.preference_loop.log_probs_of",
+    "agents.dpo.pair_log_probs": "agents.offline.preference_loop.completion_log_probs",
     "agents.likelihood.PLAIN": "lm.behaviour.PLAIN",
     "agents.masking.MASK_MODEL": "agents.loop.acting.MASK_MODEL",
     "agents.settings.warmup_factor": "agents.loop.algorithm.warmup_factor",
@@ -216,10 +217,14 @@ NAMES: Mapping[str, str] = {f"textgym.{old}": f"textgym.{now}" for old, now in _
 _BEHAVIOUR = "textgym.lm.Behaviour(n_actions, end_ids, sampling)"
 _RESTRICT = f"{_BEHAVIOUR}.logits(logits, elapsed, allowed)"
 _SCORE = f"{_BEHAVIOUR}.score(head, states, actions, valid, kept)"
+_MARGIN_MEASURES = "textgym.agents.offline.dpo.margin_measures(margins)"
+_PREFERENCE_LOOP = "textgym.agents.offline.preference_loop"
 REPLACED: Mapping[str, str] = {
     "textgym.agents.choices.numbers": "{name: float(value) for name, value in logs.items()}",
     "textgym.agents.construction.make_schedule": "textgym.agents.loop.algorithm.linear_decay(rate) for a number; a "
     "schedule is used as it is",
+    "textgym.agents.dpo.summary": f"{_PREFERENCE_LOOP}.means({_MARGIN_MEASURES})",
+    "textgym.agents.dpo.surety": f"{_PREFERENCE_LOOP}.surety({_MARGIN_MEASURES}, prompts)",
     "textgym.agents.trust_region.flat": "torch.nn.utils.parameters_to_vector(tensors)",
     "textgym.lm.restrict": _RESTRICT,
     "textgym.lm.sampling.restrict": _RESTRICT,

@@ -1,1 +1,1 @@
-"""Training on given texts: SFT, DPO, pretraining text."""
+"""Training on given texts: SFT, DPO, IPO, KTO, pretraining text."""

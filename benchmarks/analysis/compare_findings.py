@@ -43,7 +43,7 @@ CURVES: Mapping[str, Metric] = {
     "validation/gold": Metric("Gold of samples", "the true objective of the task"),
     "validation/score": Metric("Score of samples", "the reward of a response"),
     "validation/accuracy": Metric("Held-out accuracy", "share of pairs; chance is 0.5"),
-    "validation/margin": Metric("Held-out margin", "implicit rewards, chosen less rejected"),
+    "validation/margin": Metric("Held-out margin", "implicit rewards, preferred less other"),
     "validation/loss": Metric("Held-out loss", "nats"),
     "train/loss": Metric("Training loss", "nats"),
 }

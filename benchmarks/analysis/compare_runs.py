@@ -17,14 +17,14 @@ from textgym.agents.offline.alignment_tax import in_short
 from textgym.intervals import SampleMean
 from textgym.reports.before_after import METRICS, Metric, metric, sample_mean
 from textgym.reports.formatting import count_of, is_finite
-from textgym.reports.headlines import STEP_NAMES, stop_sentence
+from textgym.reports.headlines import PREFERENCES, STEP_NAMES, stop_sentence
 from textgym.reports.heldout_accuracy import heldout_accuracy
 from textgym.reports.run_files import read_run_lines, read_run_object
 from textgym.reports.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, flat
 from textgym.rewards.specs.addresses import model_directory
 
 _NEEDED_BY = "textgym compare"
-COMPARED_COMMANDS = ("train", "sft", "dpo", "reward-model")
+COMPARED_COMMANDS = ("train", "sft", "dpo", "kto", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
 """Settings without effect on the numbers: output, logging, early stopping, and checks of the data."""
@@ -40,7 +40,7 @@ MEASURES: Mapping[str, Metric] = {
     "validation loss": Metric("Validation loss", "nats per token", -1),
     "held-out accuracy": Metric("Held-out accuracy", "share of pairs", 1),
     "held-out margin": Metric("Held-out margin", "implicit rewards", 1),
-    "held-out loss": Metric("Held-out loss", "nats per pair", -1),
+    "held-out loss": Metric("Held-out loss", "of the preferences", -1),
     "longer text": Metric("Longer text is better", "share of pairs"),
 }
 """Numbers that no evaluation of responses has, the most important first."""
@@ -83,7 +83,7 @@ class ComparedRun:
         stops: settings that may end it early, by name.
         ended_early: True if they did.
         questions: the source of its evaluation prompts.
-        pairs: the source of the comparisons that ``dpo`` was evaluated on; None for other commands.
+        pairs: the source of the preferences that ``dpo`` or ``kto`` was evaluated on; None for other commands.
         measured: its results, by the name of the measure; empty if it is not finished.
         rows: rows of ``metrics.jsonl``.
         note: why it is not finished, or empty.
@@ -144,7 +144,7 @@ def read_run(path: Path) -> ComparedRun:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no run of ``train``, ``sft``, ``dpo`` or ``reward-model``, or one of its files is damaged.
+        ValueError: it is no run of a command in :data:`COMPARED_COMMANDS`, or one of its files is damaged.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{str(path)!r}: no such directory; give {_NEEDED_BY} the directories of runs")
@@ -167,7 +167,7 @@ def read_run(path: Path) -> ComparedRun:
         stops=_stops(given),
         ended_early=bool(evaluation.get("stopped_early")),
         questions=_asked(config, _asking(config)),
-        pairs=_asked(config, "validation" if config.get("validation") else "data") if command == "dpo" else None,
+        pairs=_asked(config, "validation" if config.get("validation") else "data") if command in PREFERENCES else None,
         measured=found,
         rows=rows,
         note=_unfinished(command, rows, stopped, bool(found)),
@@ -273,7 +273,7 @@ def _asking(config: Mapping[str, Any]) -> str:
     command, task = config.get("command"), config.get("task")
     if command == "reward-model":
         return "validation" if config.get("validation") else "data"
-    if command == "dpo":
+    if command in PREFERENCES:
         return "task" if task else "validation" if config.get("validation") else "data"
     if config.get("validation"):
         return "validation"
@@ -322,7 +322,7 @@ def _of_epochs(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> d
         kept = read_run_object(path / "kept.json").get("epoch")
         loss = next((row.get("validation/loss") for row in rows if row.get("iteration") == kept), None)
         return {"validation loss": Measurement(loss)} if isinstance(loss, float) and is_finite(loss) else {}
-    if command != "dpo" or not rows:
+    if command not in PREFERENCES or not rows:
         return {}
     last = {name.removeprefix("validation/"): value for name, value in rows[-1].items()}
     names = {"held-out accuracy": "accuracy", "held-out margin": "margin", LOSS_OF_PREFERENCES: "loss"}
@@ -402,20 +402,25 @@ def _source_text(asked: PromptSource, with_content: bool) -> str:
 def comparable(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs with only those measures and curves that have the same meaning in all of them.
 
-    Where rewards differ, scores do too; gold is what they can be compared by. Where ``dpo`` held out other pairs, what
-    was measured on them differs.
+    Where rewards differ, scores do too; gold is what they can be compared by. Where runs held out other preferences, or
+    one learned from pairs and another from labels, what was measured on them differs; where losses differ, their values
+    do.
 
     Raises:
         ValueError: rewards differ, and there is a finished run without gold.
     """
-    return _of_one_reward(_of_the_same_pairs(runs))
+    return _of_one_reward(_of_one_loss(_of_the_same_pairs(runs)))
 
 
 def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return runs without their measures on held-out pairs if these differ, with a notice."""
 
     def others(run: ComparedRun) -> list[ComparedRun]:
-        return [other for other in runs if run.pairs and other.pairs and not _same(run.pairs, other.pairs)]
+        return [
+            other
+            for other in runs
+            if run.pairs and other.pairs and not (other.command == run.command and _same(run.pairs, other.pairs))
+        ]
 
     if not any(map(others, runs)):
         return list(runs)
@@ -424,12 +429,26 @@ def _of_the_same_pairs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 def _without_pairs(run: ComparedRun, others: Sequence[ComparedRun]) -> ComparedRun:
     reasons = [
-        f"{other.path} held out other pairs ({_source_text(other.pairs, True)})" for other in others if other.pairs
+        f"{other.path} held out other pairs ({_source_text(other.pairs, True)})"
+        if other.command == run.command
+        else f"{other.path} is a run of {other.command}, which measures them in another way"
+        for other in others
+        if other.pairs
     ]
     why = (
         f"Held-out accuracy, margin and loss are left out: {reasons[0] if reasons else 'others held out other pairs'}."
     )
     return replace(_without(run, OF_PAIRS, CURVES_OF_PAIRS), notices=[*run.notices, why])
+
+
+def _of_one_loss(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return runs without the loss on preferences if they minimised several, with a notice."""
+    names = sorted({str(run.settings.get("algorithm")) for run in runs if run.pairs})
+    if len(names) < 2:
+        return list(runs)
+    why = f"Losses are left out: those of {' and '.join(names)} are different functions."
+    lost = [LOSS_OF_PREFERENCES], ["validation/loss", "train/loss"]
+    return [replace(_without(run, *lost), notices=[*run.notices, why]) if run.pairs else run for run in runs]
 
 
 def _without(run: ComparedRun, measures: Sequence[str], curves: Sequence[str]) -> ComparedRun:

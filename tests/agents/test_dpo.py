@@ -11,8 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents.offline.data import Comparison, encode_comparisons
-from textgym.agents.offline.dpo import DPOSettings, dpo_loss, implicit_margin, pair_log_probs, surety, train_dpo
+from textgym.agents.offline.dpo import dpo_loss, implicit_margin, ipo_loss, margin_measures, train_dpo
+from textgym.agents.offline.preference_loop import completion_log_probs, surety
+from textgym.agents.offline.preference_settings import DPOSettings
+from textgym.agents.offline.preferences import Comparison, encode_comparisons
 from textgym.lm.guards import TrainingError
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.trunk import Trunk
@@ -41,13 +43,20 @@ def test_the_loss_by_hand() -> None:
     torch.testing.assert_close(dpo_loss(log_probs, reference, 0.5), torch.tensor(expected))
 
 
+def test_the_loss_of_ipo_by_hand() -> None:
+    """Of the same comparisons h is 2 and −1, and 1/(2β) is 1 at β = 0.5."""
+    log_probs, reference = torch.tensor([[-2.0, -5.0], [-1.0, -1.0]]), torch.tensor([[-3.0, -4.0], [-1.0, -2.0]])
+    torch.testing.assert_close(ipo_loss(log_probs, reference, 0.5), torch.tensor([1.0, 4.0]))
+    assert float(ipo_loss(reference, reference, 0.5)[0]) == 1  # where nothing is learned, 1/(4β²)
+
+
 def test_log_probs_are_those_of_the_completion_with_its_end() -> None:
     tokenizer = word_tokenizer()
     rankings = [Ranking("w1 w2 w3", ("w4", "w5 w6 w7"), (1, 0)), Ranking("w8", ("w9 w1", "w2"), (0, 1))]
     pairs, model = encode_comparisons(rankings, tokenizer, 1), tiny_gpt2()
     with torch.no_grad():
         expected = [[response_log_prob(model, one) for one in (pair.chosen, pair.rejected)] for pair in pairs]
-        torch.testing.assert_close(pair_log_probs(Trunk(model), pairs), torch.tensor(expected))
+        torch.testing.assert_close(completion_log_probs(Trunk(model), pairs), torch.tensor(expected))
     assert all(one.response_ids[-1] == 1 for pair in pairs for one in (pair.chosen, pair.rejected))
 
 
@@ -55,8 +64,8 @@ def test_the_gradient_is_that_of_the_published_formula() -> None:
     """∇L = −β·σ(−margin)·(∇log π(chosen) − ∇log π(rejected)): the equation after (7) in Rafailov 2023."""
     model, reference, pairs, beta = tiny_gpt2(), tiny_gpt2(seed=1), COMPARISONS[:3], 0.7
     with torch.no_grad():
-        before = pair_log_probs(Trunk(reference), pairs)
-    dpo_loss(pair_log_probs(Trunk(model), pairs), before, beta).mean().backward()
+        before = completion_log_probs(Trunk(reference), pairs)
+    dpo_loss(completion_log_probs(Trunk(model), pairs), before, beta).mean().backward()
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     for pair, (ref_chosen, ref_rejected) in zip(pairs, before, strict=True):
@@ -90,13 +99,14 @@ def test_the_margin_rises_from_a_loss_of_log_2(lora: int | None) -> None:
 def test_how_sure_an_accuracy_is_follows_from_prompts_and_not_from_pairs() -> None:
     """Ten pairs of two prompts: one is always right, the other half of the time."""
     margins = torch.tensor([1.0] * 5 + [1.0, -1.0, 1.0, -1.0, 0.0])
-    found = surety(margins, ["a"] * 5 + ["b"] * 5)
+    measures = {"loss": -margins, **margin_measures(margins)}
+    found = surety(measures, ["a"] * 5 + ["b"] * 5)
     assert (found["prompts"], found["pairs"]) == (2, 10)
     # Residuals from 0.75 add up to 1.25 and -1.25: sqrt(2 / (2 - 1) * 2 * 1.25 ** 2) / 10.
     assert found["accuracy_sem"] == pytest.approx(0.25)
     assert found["accuracy_low"] < 0.05  # two prompts say next to nothing
     assert found["accuracy_high"] > 0.99
-    assert surety(margins, ["a"] * 10) == {"prompts": 1, "pairs": 10}
+    assert surety(measures, ["a"] * 10) == {"prompts": 1, "pairs": 10}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -170,6 +180,8 @@ def test_bad_settings_and_foreign_tokens() -> None:
     for bad in ({"beta": 0.0}, {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"max_grad_norm": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             DPOSettings(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"loss='hinge' is not one of 'sigmoid', 'ipo'"):
+        DPOSettings(loss="hinge")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="held_out is empty"):
         train_dpo(tiny_gpt2(), COMPARISONS, held_out=())
     with pytest.raises(ValueError, match="comparisons, text 1 holds tokens beyond the 4"):

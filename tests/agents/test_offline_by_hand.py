@@ -1,10 +1,12 @@
-"""Fine-tuning and DPO against plain torch: the same weights after some epochs of small batches."""
+"""Fine-tuning, DPO, IPO and KTO against plain torch: the same weights after some epochs of small batches."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,18 @@ from torch import Tensor
 
 from tests.agents.test_dpo import response_log_prob
 from tests.helpers import tiny_gpt2, word_tokenizer
-from textgym.agents import DPOSettings, SFTSettings, encode_comparisons, encode_demonstrations, fine_tune, train_dpo
+from textgym.agents import (
+    DPOSettings,
+    KTOSettings,
+    SFTSettings,
+    encode_comparisons,
+    encode_demonstrations,
+    encode_judgements,
+    fine_tune,
+    train_dpo,
+    train_kto,
+)
+from textgym.rewards.labels.preferences import Judgement
 from textgym.types import Ranking
 
 ATOL = 2e-5
@@ -82,18 +95,27 @@ def test_fine_tuning_is_adam_on_completions_and_end_tokens(accumulate: int) -> N
     assert report.epochs[-1]["validation/loss"] == pytest.approx(left, abs=1e-4)
 
 
-# --- DPO -----------------------------------------------------------------------------------------------------
+# --- DPO and IPO -----------------------------------------------------------------------------------------------------
 
 
-def test_dpo_is_adam_on_the_published_loss() -> None:
+def of_dpo(margin: Tensor, beta: float) -> Tensor:
+    return -(1 / (1 + (-margin).exp())).log()
+
+
+def of_ipo(margin: Tensor, beta: float) -> Tensor:
+    return (margin / beta - 1 / (2 * beta)) ** 2
+
+
+@pytest.mark.parametrize(("name", "published", "most"), [("sigmoid", of_dpo, 3.0), ("ipo", of_ipo, 20.0)])
+def test_dpo_is_adam_on_the_published_loss(name: Any, published: Any, most: float) -> None:
     """Two epochs of four batches, the last of three: linear decay over all steps, the reference as it was at first."""
     words = [*WORDS, *(f"{text} w3" for text in WORDS)]
     rankings = [Ranking(f"w{i % 7} w{i % 3}", (words[i], words[-1 - i]), (i % 2, 1 - i % 2)) for i in range(15)]
     pairs = encode_comparisons(rankings, word_tokenizer(), 1)
-    rate, most, epochs, size, beta = 2e-3, 3.0, 2, 4, 0.6
+    rate, epochs, size, beta = 2e-3, 2, 4, 0.6
     model, by_hand = tiny_gpt2(), tiny_gpt2()
     reference = copy.deepcopy(by_hand)
-    settings = DPOSettings(beta, epochs, rate, size, most)
+    settings = DPOSettings(beta, epochs, rate, size, most, name)
     rows = train_dpo(model, pairs, held_out=pairs[:3], settings=settings, seed=5, progress=False)
 
     def margin(pair: Any) -> Tensor:
@@ -104,18 +126,75 @@ def test_dpo_is_adam_on_the_published_loss() -> None:
     optimizer = torch.optim.Adam(by_hand.parameters(), eps=1e-5)
     norms, n_steps = [], epochs * 4
     for epoch in range(epochs):
-        met = []
+        met, lost = [], []
         order = np.random.default_rng([5, epoch]).permutation(len(pairs))
         for start in range(0, len(pairs), size):
             margins = torch.stack([margin(pairs[row]) for row in order[start : start + size]])
-            loss = -(1 / (1 + (-margins).exp())).log().mean()
-            norms.append(descend(optimizer, rate * (1 - len(norms) / n_steps), loss, most))
+            losses = published(margins, beta)
+            norms.append(descend(optimizer, rate * (1 - len(norms) / n_steps), losses.mean(), most))
             met += margins.tolist()
+            lost += losses.tolist()
         assert rows[epoch + 1]["train/margin"] == pytest.approx(np.mean(met), abs=1e-4)
-        assert rows[epoch + 1]["train/loss"] == pytest.approx(np.log1p(np.exp(-np.array(met))).mean(), abs=1e-4)
+        assert rows[epoch + 1]["train/loss"] == pytest.approx(np.mean(lost), abs=1e-4)
     assert clipped_and_not(norms, most)
     equal(by_hand, model)
     with torch.no_grad():
         held_out = np.mean([float(margin(pair)) for pair in pairs[:3]])
     assert rows[-1]["validation/margin"] == pytest.approx(held_out, abs=1e-4)
     assert held_out > 0.05
+
+
+# --- KTO -----------------------------------------------------------------------------------------------------
+
+
+def test_kto_is_adam_on_the_published_loss() -> None:
+    """Two epochs of 13 completions in batches of 4, 4 and 5: a last batch of one would have no mismatched pair."""
+    judgements = [Judgement(f"w{i % 7} w{i % 3}", WORDS[i], i % 3 > 0) for i in range(13)]
+    labelled = encode_judgements(judgements, word_tokenizer(), 1)
+    held_out = [*labelled[:2], *labelled[5:7]]
+    rate, most, epochs, size, beta = 4e-3, 1.7, 2, 4, 0.6
+    weights = {True: 1.3, False: 1.7}
+    model, by_hand = tiny_gpt2(), tiny_gpt2()
+    reference = copy.deepcopy(by_hand)
+    settings = KTOSettings(beta, epochs, rate, size, most, weights[True], weights[False])
+    rows = train_kto(model, labelled, held_out=held_out, settings=settings, seed=6, progress=False)
+
+    def ratio(prompt: Any, completion: Any) -> Tensor:
+        text = dataclasses.replace(prompt.shown, response_ids=completion.shown.response_ids)
+        with torch.no_grad():
+            before = response_log_prob(reference, text)
+        return response_log_prob(by_hand, text) - before
+
+    def loss(batch: list[Any]) -> Tensor:
+        with torch.no_grad():
+            ring = [batch[-1], *batch]
+            z = max(0.0, float(np.mean([float(ratio(prompt, other)) for other, prompt in pairwise(ring)])))
+        zs.append(z)
+        signs = [1 if one.desirable else -1 for one in batch]
+        gains = [beta * sign * (ratio(one, one) - z) for sign, one in zip(signs, batch, strict=True)]
+        return torch.stack(
+            [weights[one.desirable] * (1 - 1 / (1 + (-gain).exp())) for gain, one in zip(gains, batch, strict=True)]
+        )
+
+    optimizer = torch.optim.Adam(by_hand.parameters(), eps=1e-5)
+    norms: list[float] = []
+    zs: list[float] = []
+    for epoch in range(epochs):
+        lost = []
+        order = np.random.default_rng([6, epoch]).permutation(len(labelled))
+        for part in np.split(order, [4, 8]):
+            losses = loss([labelled[row] for row in part])
+            norms.append(descend(optimizer, rate * (1 - len(norms) / (epochs * 3)), losses.mean(), most))
+            lost += losses.tolist()
+        assert rows[epoch + 1]["train/loss"] == pytest.approx(np.mean(lost), abs=1e-4)
+    assert clipped_and_not(norms, most)
+    assert min(zs) == 0 < 0.05 < max(zs)  # both sides of the clamp
+    equal(by_hand, model)
+    with torch.no_grad():
+        shuffled = [held_out[row] for row in np.random.default_rng(6).permutation(4)]
+        assert rows[-1]["validation/loss"] == pytest.approx(float(loss(shuffled).mean()), abs=1e-4)
+        ratios = [float(ratio(one, one)) for one in held_out]
+    good, bad = (
+        [r for r, one in zip(ratios, held_out, strict=True) if one.desirable is side] for side in (True, False)
+    )
+    assert rows[-1]["validation/margin"] == pytest.approx(beta * (np.mean(good) - np.mean(bad)), abs=1e-4)

@@ -383,9 +383,9 @@ def test_fine_tuning_is_ranked_by_the_loss_of_the_kept_epoch(tmp_path: Path) -> 
     assert "Each seed holds out different prompts of the data" in found.tables[0].note
 
 
-def make_dpo(path: Path, seed: int, gold: float, **settings: Any) -> Path:
-    """Return a run of ``dpo`` on a task, with what it reached on comparisons that were held out."""
-    make_run(path, seed, gold, command="dpo", algorithm="dpo", **settings)
+def make_dpo(path: Path, seed: int, gold: float, command: str = "dpo", named: str = "dpo", **settings: Any) -> Path:
+    """Return a run of ``dpo`` or ``kto`` on a task, with what it reached on preferences that were held out."""
+    make_run(path, seed, gold, command=command, algorithm=named, **settings)
     held = {"validation/accuracy": 0.75, "validation/margin": 1.5, "validation/loss": 0.5, "validation/prompts": 40}
     write(path, "metrics.jsonl", [{"iteration": i, "train/loss": 0.6, **held} for i in range(2)])
     return path
@@ -414,6 +414,33 @@ def test_accuracies_on_other_pairs_are_not_compared(tmp_path: Path, named: str) 
             notice.partition(" (")[0] + "." for notice in found.notices
         ]
         assert "Training loss by epochs" in [figure.title for figure in found.figures]
+
+
+def test_losses_of_different_kinds_are_not_compared(tmp_path: Path) -> None:
+    """DPO and IPO judge the same pairs by the same accuracy; their losses are different functions."""
+    one = make_dpo(tmp_path / "a", 0, 0.5, data="d.jsonl", loss="sigmoid")
+    other = make_dpo(tmp_path / "b", 0, 0.6, data="d.jsonl", loss="ipo", named="ipo")
+    found = compare_groups(groups := groups_of(one, other))
+    assert {"held-out accuracy", "held-out margin"} <= {*shared_measures(groups)}
+    assert "held-out loss" not in shared_measures(groups)
+    assert f"{one}: Losses are left out: those of dpo and ipo are different functions." in found.notices
+    titles = [figure.title for figure in found.figures]
+    assert not [title for title in titles if "loss" in title]
+    assert "Held-out accuracy by epochs" in titles
+    earlier = make_dpo(tmp_path / "c", 1, 0.5, data="d.jsonl")  # a run from before there were two losses
+    assert len(groups_of(one, earlier)) == 1
+
+
+def test_pairs_and_labels_are_judged_in_different_ways(tmp_path: Path) -> None:
+    one = make_dpo(tmp_path / "a", 0, 0.5, data="d.jsonl")
+    other = make_dpo(tmp_path / "b", 0, 0.6, data="d.jsonl", command="kto", named="kto")
+    found = compare_groups(groups := groups_of(one, other))
+    assert "gold" in shared_measures(groups)
+    assert not [name for name in shared_measures(groups) if name.startswith("held-out")]
+    why = f"{one}: Held-out accuracy, margin and loss are left out: {other} is a run of kto, which measures them"
+    assert [notice for notice in found.notices if notice.startswith(why)]
+    labels = [make_dpo(tmp_path / f"k{seed}", seed, 0.5, data="d.jsonl", command="kto", named="kto") for seed in (0, 1)]
+    assert {"held-out accuracy", "held-out margin", "held-out loss"} <= {*shared_measures(groups_of(*labels))}
 
 
 def test_seeds_that_hold_out_other_pairs_of_a_file_say_so(tmp_path: Path) -> None:
@@ -474,7 +501,7 @@ def test_where_rewards_differ_gold_is_compared_and_no_score(tmp_path: Path) -> N
         ({"task": "textgym/Copy-v0"}, r"other prompts than .*task='textgym/Copy-v0'; there task='textgym/Emit-v0'"),
         ({"prompts": "mine.jsonl"}, r"other prompts than .*prompts='mine.jsonl'"),
         ({"command": "reward-model", "data": "p.jsonl"}, "other prompts"),
-        ({"command": "pipeline"}, r"is a run of 'pipeline'; compared are runs of train, sft, dpo, reward-model"),
+        ({"command": "pipeline"}, r"is a run of 'pipeline'; compared are runs of train, sft, dpo, kto, reward-model"),
         ({"command": None}, r"compared are runs of"),
         ({}, r"have the same settings and the same seed, 0: one run done twice"),
     ],

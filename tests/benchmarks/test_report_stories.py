@@ -91,14 +91,14 @@ def test_fine_tuning_that_changed_nothing_says_so(tmp_path: Path) -> None:
     assert title(worse) == "SFT raised the validation loss from 3.000 to 3.500 nats per token"
 
 
-# -- DPO ---------------------------------------------------------------------------------------------
+# -- DPO and KTO ---------------------------------------------------------------------------------------------
 
 
-def dpo(path: Path, **last: float) -> Path:
+def dpo(path: Path, command: str = "dpo", algorithm: str = "dpo", **last: float) -> Path:
     first = {"iteration": 0, "validation/accuracy": 0.5, "validation/margin": 0.0, "validation/loss": math.log(2)}
     after = {"validation/margin": 0.4, "validation/loss": 0.5, **{f"validation/{k}": v for k, v in last.items()}}
     return make_run(
-        path, {"command": "dpo", "algorithm": "dpo"}, [first, {"iteration": 1, **after}], evaluation=UNJUDGED
+        path, {"command": command, "algorithm": algorithm}, [first, {"iteration": 1, **after}], evaluation=UNJUDGED
     )
 
 
@@ -128,6 +128,21 @@ def test_dpo_is_told_by_held_out_accuracy_and_margin(tmp_path: Path) -> None:
 )
 def test_the_interval_decides_what_is_said_of_dpo(tmp_path: Path, found: dict[str, float], said: str) -> None:
     assert title(dpo(tmp_path, **found)).startswith(said)
+
+
+def test_kto_is_told_in_its_own_words(tmp_path: Path) -> None:
+    sure = {"accuracy_low": 0.7, "accuracy_high": 0.9, "margin_sem": 0.1, "prompts": 11, "completions": 30}
+    path = dpo(tmp_path, "kto", "kto", accuracy=0.8, **sure)
+    assert title(path) == "KTO orders 80.0 % of held-out pairs as labelled (70.0 … 90.0 % at 95 %)"
+    page = told(path).replace("\u00a0", " ")
+    assert "A pair is a desirable and an undesirable completion, of any two prompts." in page
+    assert "The margin of implicit rewards, desirable less undesirable, is +0.400 ± 0.223." in page
+    assert "Measured on 11 held-out prompts with 30 completions; intervals are over prompts." in page
+    assert "of pairs of both labels ordered as labelled" in page
+
+
+def test_ipo_is_told_by_its_name(tmp_path: Path) -> None:
+    assert title(dpo(tmp_path, "dpo", "ipo", accuracy=0.6)).startswith("IPO orders 60.0 % of held-out pairs")
 
 
 # -- Reward models -----------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ from transformers import (
 from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp, word_tokenizer
 from textgym.agents import PPO, SFTSettings, fine_tune
 from textgym.agents.loop.acting import acting_policy
-from textgym.agents.offline.data import encode_comparisons, encode_demonstrations
+from textgym.agents.offline.data import encode_demonstrations
 from textgym.agents.offline.dpo import train_dpo
+from textgym.agents.offline.preferences import encode_comparisons
 from textgym.lm import agreement
 from textgym.lm.agreement import (
     SlowActingWarning,

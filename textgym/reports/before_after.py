@@ -41,6 +41,7 @@ SCORE_HINTS = {
     "train": "the reward that the policy is trained on",
     "sft": "a reward that judges samples; nothing is trained on it",
     "dpo": "a reward that judges samples; nothing is trained on it",
+    "kto": "a reward that judges samples; nothing is trained on it",
 }
 """The score of each command's runs, in a few words."""
 GOLD_IS_REWARD = "the true objective of the task, which is the reward here"

@@ -12,7 +12,33 @@ from textgym.reports.formatting import NBSP, count_of, is_finite, number, percen
 from textgym.reports.heldout_accuracy import CHANCE, HeldOutAccuracy, accuracy_explained, accuracy_headline
 
 _Row = Mapping[str, Any]
-STEP_NAMES = {"sft": "epoch", "dpo": "epoch", "reward-model": "step"}
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Words for the held-out measures of a command that learns from preferences.
+
+    Attributes:
+        counted: what its examples are.
+        margin: the difference that a margin is.
+        accuracy: explanation of the pairs that it orders; may be empty.
+    """
+
+    counted: str
+    margin: str
+    accuracy: str = ""
+
+
+PREFERENCES: Mapping[str, Preferences] = {
+    "dpo": Preferences("pair", "chosen less rejected"),
+    "kto": Preferences(
+        "completion",
+        "desirable less undesirable",
+        "A pair is a desirable and an undesirable completion, of any two prompts.",
+    ),
+}
+"""By command."""
+STEP_NAMES = {"sft": "epoch", **dict.fromkeys(PREFERENCES, "epoch"), "reward-model": "step"}
 """The unit of a row of ``metrics.jsonl`` by command, where it is not an iteration."""
 
 
@@ -64,8 +90,8 @@ def run_headline(run: RunSummary) -> Headline:
         return Headline(accuracy_headline(run.judged), accuracy_explained(run.judged))
     if run.command == "sft" and (found := _losses(run)):
         return _sft(run, *found)
-    if run.command == "dpo" and _measured(run.rows, "validation/accuracy"):
-        return _dpo(run)
+    if run.command in PREFERENCES and _measured(run.rows, "validation/accuracy"):
+        return _preferences(run)
     if run.comparisons and run.comparisons[0].name != "kl":
         return Headline(change_headline(run.algorithm, run.comparisons), explain_changes(run.comparisons))
     return Headline(f"{run.algorithm} on {run.task}", explain_changes(run.comparisons) if run.comparisons else "")
@@ -147,41 +173,44 @@ def _samples_moved(comparisons: Sequence[Change]) -> list[str]:
     return found
 
 
-# -- DPO ---------------------------------------------------------------------------------------------
+# -- DPO and KTO ---------------------------------------------------------------------------------------------
 
 
 def _measured(rows: Sequence[_Row], key: str) -> bool:
     return any(is_finite(row.get(key)) for row in rows)
 
 
-def _dpo(run: RunSummary) -> Headline:
+def _preferences(run: RunSummary) -> Headline:
+    words = PREFERENCES[run.command]
     last = [row for row in run.rows if is_finite(row.get("validation/accuracy"))][-1]
     margin = float(last["validation/margin"])
     half = half_width(last.get("validation/margin_sem"), last.get("validation/prompts"))
     spread = "" if half is None else f"{NBSP}±{NBSP}{number(half, 3)}"
     sentences = [
+        *([words.accuracy] if words.accuracy else []),
         f"Before training it is {percent(0.5)}, which is chance, as no response is preferred yet.",
-        f"The margin of implicit rewards, chosen less rejected, is {number(margin, 3, sign=True)}{spread}.",
+        f"The margin of implicit rewards, {words.margin}, is {number(margin, 3, sign=True)}{spread}.",
     ]
     if prompts := last.get("validation/prompts"):
-        counted = f"{count_of(prompts, 'held-out prompt')} with {count_of(last['validation/pairs'], 'pair')}"
+        examples = count_of(last[f"validation/{words.counted}s"], words.counted)
+        counted = f"{count_of(prompts, 'held-out prompt')} with {examples}"
         sure = "there is no interval of a single prompt" if prompts == 1 else "intervals are over prompts"
         sentences.append(f"Measured on {counted}; {sure}.")
     sentences += _samples_moved(run.comparisons)
-    return Headline(_dpo_title(last), " ".join(sentences))
+    return Headline(_accuracy_title(run.algorithm, last), " ".join(sentences))
 
 
-def _dpo_title(last: _Row) -> str:
+def _accuracy_title(algorithm: str, last: _Row) -> str:
     """Return the held-out accuracy with its interval, as a title."""
     accuracy = percent(float(last["validation/accuracy"]))
     ends = [last.get(f"validation/accuracy_{end}") for end in ("low", "high")]
     low, high = (None if end is None else float(end) for end in ends)
     if low is None or high is None:
         alone = ", of a single prompt" if last.get("validation/prompts") == 1 else ""
-        return f"DPO orders {accuracy} of held-out pairs as labelled{alone}"
+        return f"{algorithm} orders {accuracy} of held-out pairs as labelled{alone}"
     bounds = f" ({number(100 * low, 1)} … {number(100 * high, 1)}{NBSP}% at 95{NBSP}%)"
     if low > CHANCE:
-        return f"DPO orders {accuracy} of held-out pairs as labelled{bounds}"
+        return f"{algorithm} orders {accuracy} of held-out pairs as labelled{bounds}"
     if high < CHANCE:
-        return f"DPO made it worse: it orders {accuracy} of held-out pairs as labelled{bounds}"
-    return f"No clear change in held-out accuracy: {accuracy} after DPO{bounds}"
+        return f"{algorithm} made it worse: it orders {accuracy} of held-out pairs as labelled{bounds}"
+    return f"No clear change in held-out accuracy: {accuracy} after {algorithm}{bounds}"

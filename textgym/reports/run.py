@@ -38,7 +38,7 @@ LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
 _NEEDED_BY = "write_report"
 _SAMPLES_SHOWN = 6  # the others are folded
-BESIDE = ("_sem", "_low", "_high", "/pairs", "/prompts", "/steps")
+BESIDE = ("_sem", "_low", "_high", "/pairs", "/completions", "/prompts", "/steps")
 """Suffixes of numbers that belong to another number, and have no curve of their own."""
 
 ROLLOUT: Mapping[str, Metric] = {
@@ -66,7 +66,12 @@ EPOCH_METRICS: Mapping[str, Mapping[str, Metric]] = {
     "dpo": {
         "accuracy": Metric("Accuracy", "share of pairs ordered as labelled; chance is 0.5"),
         "margin": Metric("Margin", "of implicit rewards, chosen less rejected: β · nats"),
-        "loss": Metric("Loss", "nats per pair; log 2 = 0.693 where nothing is learned"),
+        "loss": Metric("Loss", "per pair; where nothing is learned log 2 = 0.693, for IPO 1 / (4β²)"),
+    },
+    "kto": {
+        "accuracy": Metric("Accuracy", "share of pairs of both labels ordered as labelled; chance is 0.5"),
+        "margin": Metric("Margin", "of implicit rewards, desirable less undesirable: β · nats"),
+        "loss": Metric("Loss", "per completion; half of its weight where nothing is learned"),
     },
 }
 """Measures of each epoch by command, the most important first."""

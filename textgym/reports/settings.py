@@ -20,6 +20,7 @@ LATER: Mapping[str, Any] = {
     "eval_every": None,
     "keep_best": None,
     "credit": "token",
+    "loss": "sigmoid",
 }
 """Settings added in later versions, with the values that reproduce the behaviour of runs without them."""
 MAY_DIFFER = ("log", "keep_last", "stop_score", "stop_kl", "stop_patience")

@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Compare finished or running runs of train, sft, dpo or reward-model.
+    """Compare finished or running runs of train, sft, dpo, kto or reward-model.
 
     Runs that differ in their seed only are repetitions. Print a table with intervals, and write report.html, report.md,
     tables as CSV and figures as SVG.
