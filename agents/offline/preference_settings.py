@@ -61,9 +61,9 @@ class KTOSettings(PreferenceSettings):
     epochs: int = 1
     """Passes over the completions."""
     learning_rate: float = 1e-4
-    """Initial learning rate of Adam; it decays linearly to 0. Published: 5e-6 (AdamW, 7 and 8 billion parameters)."""
+    """Initial learning rate of Adam; it decays linearly to 0.."""
     batch_size: int = 32
-    """Completions per gradient step, at least 2. Published: 32."""
+    """Completions per gradient step, at least 2."""
     desirable_weight: float = 1.0
     """Weight λ_D of desirable completions. Published: 1; with uneven labels λ_D·n_D should be about λ_U·n_U."""
     undesirable_weight: float = 1.0
