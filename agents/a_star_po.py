@@ -54,9 +54,9 @@ class AStarPO(SequenceAlgorithm):
     mean is 0.30 for n = 4 and 0.76 for n = 64, while V* = 0.77.
 
     The reference's responses count towards the token budget (``rollout/value_tokens``), are shown to callbacks, and are
-    scored as the policy's are. Their random streams are their own, of the prompt alone. ``rollout/soft_value`` is the
-    mean of V̂*, ``train/advantage`` that of A_i, and ``train/implicit_advantage`` that of β·Σ_t log(π/π_ref), which
-    approaches it. Checkpoints hold the returns; :meth:`set_env` discards them.
+    scored as the policy's are. Their random streams are their own, of the prompt alone. Checkpoints hold the returns;
+    :meth:`set_env` discards them. ``train/advantage`` is the mean of A_i, and ``train/implicit_advantage`` that of
+    β·Σ_t log(π/π_ref), which approaches it.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
     learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
@@ -128,7 +128,6 @@ class AStarPO(SequenceAlgorithm):
         """Subtract from each return the estimated optimal value of its prompt."""
         keys = self._keys(scored.episodes.prompt_index)
         values = soft_value(self.sampled.find(keys), self.value_beta)
-        self.logger.record("rollout/soft_value", float(values.mean()))
         return spread(scored.returns - values, scored.episodes.own)
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:

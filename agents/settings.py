@@ -414,8 +414,8 @@ class AStarPOSettings(Settings):
     value_samples: int = 8
     """Responses of the reference to each prompt, n, from which V* is estimated, once in a run. Published: 8."""
     value_beta: float | None = None
-    """β₁ in that estimate, β₁·log of the mean of exp(score/β₁). Default: the present beta, with which the optimum has
-    loss 0. Published: 0.5, with a beta of 0.001."""
+    """Coefficient β₁ in that estimate: β₁ times the log of the mean of exp(score/β₁). Default: the present beta, with
+    which the optimum has loss 0. Published: 0.5, with a beta of 0.001."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback
 
 from tests.agents.test_objective import every_response, gradient, weighted
 from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import emit, tiny_gpt2, word_mdp
-from textgym.agents.a_star_po import REFERENCE_EPISODES, AStarPO, ReferenceReturns, prompt_keys
+from textgym.agents.a_star_po import AStarPO, ReferenceReturns, prompt_keys, reference_plan
+from textgym.agents.best_of_n import BestOfN
 from textgym.agents.functional.objectives import advantage_regression, soft_value
 from textgym.agents.loop.episodes import minibatches
 from textgym.agents.ppo import PPO
@@ -65,7 +66,7 @@ def test_the_soft_value_lies_between_mean_and_maximum() -> None:
     np.testing.assert_allclose(soft_value(returns, 1e5), returns.mean(1), atol=1e-4)
 
 
-@pytest.mark.parametrize(("n", "expected"), [(4, 0.2996), (16, 0.6332), (64, 0.7610), (256, 0.7680)])
+@pytest.mark.parametrize(("n", "expected"), [(4, 0.3000), (16, 0.6334), (64, 0.7610), (256, 0.7680)])
 def test_the_mean_of_the_estimate_over_all_samples(n: int, expected: float) -> None:
     """Scores 0 and 1 with a pass rate of 0.1: the number of passes is binomial."""
     p, beta = 0.1, 0.1
@@ -93,34 +94,28 @@ def test_the_loss_is_that_of_trl() -> None:
         episodes = collected(algorithm)
         scored = algorithm.score(episodes)
         estimated = algorithm.estimate_advantages(scored)
-        (batch,) = minibatches(scored, estimated, 8, 1, np.random.default_rng(0), torch.device("cpu"))
+        (batch,) = minibatches(scored, estimated, 8, 1, Unshuffled(), torch.device("cpu"))
         evaluation = algorithm.evaluate(batch)
         algorithm.train(episodes)
-    order = [int(np.flatnonzero((episodes.input_ids == row).all(1))[0]) for row in padded(batch.input_ids, episodes)]
-    values = 0.2 * (np.log(np.exp(algorithm_returns(algorithm, episodes)[order] / 0.2).mean(1)))
+    values = 0.2 * np.log(np.exp(algorithm_returns(algorithm, episodes) / 0.2).mean(1))
     theirs = SimpleNamespace(
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(beta2=0.2),
         _metrics={"train": {"implicit_reward": [], "advantage": []}},
-        _get_sequence_logps=lambda *_: evaluation.log_probs.sum(1),
+        _get_sequence_logps=lambda *_: evaluation.log_probs.sum(1).detach(),
     )
     inputs = {
         **dict.fromkeys(("input_ids", "attention_mask", "logits_to_keep")),
-        "ref_logps": torch.from_numpy(scored.ref_log_probs[order].sum(1)),
-        "rewards": torch.from_numpy(episodes.rewards[order].sum(1)),
+        "ref_logps": torch.from_numpy(scored.ref_log_probs.sum(1)),
+        "rewards": torch.from_numpy(episodes.rewards.sum(1)),
         "v_star": torch.from_numpy(values.astype(np.float32)),
     }
     expected = module.A2POTrainer.compute_loss(theirs, None, inputs)
     loss, logs = algorithm.loss(evaluation, batch)
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss.detach(), expected)
     assert float(logs["implicit_advantage"]) == pytest.approx(theirs._metrics["train"]["implicit_reward"][0], rel=1e-4)
     assert float(logs["advantage"]) == pytest.approx(theirs._metrics["train"]["advantage"][0], rel=1e-4)
-    assert float(loss) > 1e-3
-
-
-def padded(ids: torch.Tensor, episodes: Episodes) -> np.ndarray:
-    """Return a minibatch's ids at the width of all episodes."""
-    return np.pad(ids.numpy(), ((0, 0), (0, episodes.input_ids.shape[1] - ids.shape[1])))
+    assert float(expected) > 1e-3
 
 
 def algorithm_returns(algorithm: AStarPO, episodes: Episodes) -> np.ndarray:
@@ -233,15 +228,15 @@ def test_no_kl_is_subtracted_from_the_score() -> None:
 
 def test_values_depend_on_the_prompt_and_the_reference_alone() -> None:
     """Met all at once by a policy that is the reference, or little by little while the policy moves away."""
-    at_once = make(episodes_per_iteration=24, rows=7)
+    at_once = make(episodes_per_iteration=24, rows=7, reward=weighted)
     collected(at_once)
-    slowly = make()
+    slowly = make(reward=weighted)
     slowly.learn(600)
     assert slowly.iteration > 3
     assert slowly.metrics["rollout/kl"] > 0.01
     assert returns_by_prompt(slowly) == returns_by_prompt(at_once)
     assert len(returns_by_prompt(slowly)) == 24
-    assert len({tuple(found) for found in returns_by_prompt(slowly).values()}) > 12
+    assert len({tuple(found) for found in returns_by_prompt(slowly).values()}) == 24
 
 
 def test_adapters_are_off_while_the_reference_samples() -> None:
@@ -263,18 +258,6 @@ def test_the_policys_tokens_do_not_depend_on_the_references() -> None:
         assert np.array_equal(found.input_ids, expected.input_ids)
         assert np.array_equal(found.log_probs, expected.log_probs)
         assert found.episode.tolist() == list(range(8))
-
-
-class Budget(BaseCallback):
-    """Counts the tokens that were played, and those of the reference; keeps what the iterations have logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens = 0
-
-    def _on_step(self) -> bool:
-        self.tokens += len(np.flatnonzero(self.locals["actions"] >= 0)) * 0 + 1
-        return True
 
 
 def test_every_prompt_is_valued_once_and_every_token_counts() -> None:
@@ -300,7 +283,7 @@ def test_every_prompt_is_valued_once_and_every_token_counts() -> None:
     assert algorithm.sampled.met.bincount().tolist() == [8, 8, 8]
     watched = make()
     watched.learn(200, watch)
-    names = {"rollout/value_tokens", "rollout/soft_value", "train/advantage", "train/implicit_advantage"}
+    names = {"rollout/value_tokens", "train/advantage", "train/implicit_advantage"}
     assert names <= watch.logged[0].keys()
 
 
@@ -365,25 +348,33 @@ def returns_by_prompt_of(algorithm: AStarPO) -> dict[int, list[float]]:
 # --- checkpoints and environments --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_resume_is_bit_exact_across_iterations_that_meet_prompts(together: bool, tmp_path: Path) -> None:
-    def made() -> AStarPO:
-        return make(beta=AdaptiveKL(0.3, target=1.0, horizon=100), score_together=together)
+class SaveInside(BaseCallback):
+    """Saves once within the reference's part of each of two iterations, and once within the policy's."""
 
-    whole = made()
-    whole.learn(700, CheckpointCallback(7, str(tmp_path)))
-    checkpoints = sorted(tmp_path.iterdir(), key=lambda path: int(path.name.split("_")[-2]))
-    env = whole.env
-    iterations = set()
-    for place in checkpoints[:: max(1, len(checkpoints) // 8)]:
-        resumed = AStarPO.load(place, TokenVectorEnv(word_mdp(prompts=PROMPTS), 5, "Disabled"))
-        iterations.add(resumed.iteration)
-        resumed.learn(700 - resumed.num_timesteps, reset_num_timesteps=False)
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def _on_step(self) -> bool:
+        algorithm: Any = self.model
+        part = "policy" if len(algorithm.sampled.keys) > 8 * algorithm.iteration else "reference"
+        if algorithm.iteration in (1, 2) and not (place := self.directory / f"{algorithm.iteration}-{part}").exists():
+            algorithm.save(place)
+        return True
+
+
+def test_resume_is_bit_exact_within_iterations_that_meet_prompts(tmp_path: Path) -> None:
+    whole = make(beta=AdaptiveKL(0.3, target=1.0, horizon=100))
+    whole.learn(560, SaveInside(tmp_path))
+    assert whole.iteration > 3
+    names = sorted(place.name for place in tmp_path.iterdir())
+    assert names == ["1-policy", "1-reference", "2-policy", "2-reference"]
+    for name in names:
+        resumed = AStarPO.load(tmp_path / name, TokenVectorEnv(word_mdp(prompts=PROMPTS), 5, "Disabled"))
+        resumed.learn(560 - resumed.num_timesteps, reset_num_timesteps=False)
         assert (resumed.num_timesteps, resumed.iteration) == (whole.num_timesteps, whole.iteration)
         assert equal(parameters(whole), parameters(resumed))
         assert returns_by_prompt(resumed) == returns_by_prompt(whole)
-    assert {0, 1, 2} <= iterations
-    assert env is whole.env
 
 
 def test_a_checkpoint_is_continued_in_an_environment_that_comes_later(tmp_path: Path) -> None:
@@ -411,11 +402,11 @@ def test_what_was_sampled_in_one_environment_says_nothing_of_another(tmp_path: P
     # The same prompts, another reward.
     algorithm.set_env(TokenVectorEnv(word_mdp(emit(3), PROMPTS), 5, "Disabled"))
     assert returns_by_prompt(algorithm) == {}
+    # An environment that is refused changes nothing.
+    collected(algorithm)
     with pytest.raises(ValueError, match="trained in a task of"):
-        make_known = make()
-        collected(make_known)
-        make_known.set_env(TokenVectorEnv(word_mdp(max_new_tokens=9), 5, "Disabled"))
-    assert len(returns_by_prompt(make_known)) == 8
+        algorithm.set_env(TokenVectorEnv(word_mdp(max_new_tokens=9), 5, "Disabled"))
+    assert len(returns_by_prompt(algorithm)) == 8
 
 
 def test_prompts_of_the_same_tokens_are_kept_apart() -> None:
@@ -434,9 +425,12 @@ def test_the_table_by_hand() -> None:
         table.find(np.array([5, 1]))
 
 
-def test_streams_of_the_reference_are_beyond_those_of_any_run() -> None:
-    assert 10**18 < REFERENCE_EPISODES
-    assert REFERENCE_EPISODES + 10**15 < np.iinfo(np.int64).max
+def test_the_plan_of_the_reference_by_hand() -> None:
+    plan = reference_plan(np.array([0, 3]), 2)
+    assert plan.prompt_index.tolist() == [0, 0, 3, 3]
+    # Beyond the policy's episodes, and the same for a prompt whichever others are met with it.
+    assert plan.episode.tolist() == [2**62, 2**62 + 1, 2**62 + 6, 2**62 + 7]
+    assert plan.greedy is None
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -459,8 +453,6 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 
 def test_a_policy_with_adapters_can_imitate_its_reference() -> None:
     """Best-of-n samples with the adapters off, too."""
-    from textgym.agents.best_of_n import BestOfN
-
     env = TokenVectorEnv(word_mdp(), 8, "Disabled")
     settings = {"episodes_per_iteration": 16, "minibatch_size": 4, "samples_per_prompt": 4}
     algorithm = BestOfN("LMPolicy", env, 5e-2, model=tiny_gpt2(), policy_kwargs={"lora": 2}, **settings)
