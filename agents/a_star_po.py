@@ -69,7 +69,7 @@ class AStarPO(SequenceAlgorithm):
     - It takes β₁ = 0.5 and β = 0.001, with which no policy has loss 0.
     - TRL discards prompts to which the reference's responses all score 0; here they stay.
 
-    In a task whose world replies by chance, V̂* is too high, since it counts on the world's luck.
+    In a task whose world replies by chance, V̂* tends to a value that is too high, since it counts on the world's luck.
     """
 
     settings: AStarPOSettings
@@ -182,7 +182,7 @@ class ReferenceReturns(nn.Module):
         self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("met", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("returns", torch.zeros(0, samples, dtype=torch.float64))
-        self.register_load_state_dict_pre_hook(_fit_buffers)
+        self.register_load_state_dict_pre_hook(_fit_buffers)  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def known(self, keys: IntArray, iteration: int) -> BoolArray:
         """Return True for prompts ``[k]`` that an iteration before the given one met.
