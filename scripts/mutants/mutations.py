@@ -184,8 +184,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "algorithm-14",
         "agents/loop/algorithm.py",
-        "beta = 0.0 if self.settings.kl_in_loss else self.kl.beta",
-        "beta = self.kl.beta",
+        "return 0.0 if self.settings.kl_in_loss else self.kl.beta",
+        "return self.kl.beta",
         "the KL stands in loss and reward",
         ("tests/agents/test_by_hand.py",),
     ),
