@@ -209,7 +209,7 @@ def test_near_the_exact_optimum_after_training() -> None:
     )
     best = optimum(mdp, 0.2, reference=algorithm.reference)
     assert best.evaluate(algorithm.policy).score < 0.1
-    algorithm.learn(20_000)
+    algorithm.learn(10_000)
     assert best.evaluate(algorithm.policy).score > 0.95
     values = soft_value(algorithm.sampled.returns.numpy(), 0.2)
     np.testing.assert_allclose(sorted(values), sorted(best.prompt_values), atol=0.05)
