@@ -1,3 +1,4 @@
+from .a_star_po import AStarPO as AStarPO
 from .best_of_n import BestOfN as BestOfN
 from .best_of_n import ExpertIteration as ExpertIteration
 from .dapo import DAPO as DAPO

@@ -87,14 +87,5 @@ class BestOfN(ExpertIteration):
     on_policy = False
 
     def new_session(self) -> Session:
-        """Return a session of the reference, which samples in place of the policy.
-
-        Raises:
-            ValueError: the reference is the trunk of an adapted policy.
-        """
-        if self.reference is None:
-            raise ValueError(
-                "BestOfN samples from a fixed reference model, but the reference of this adapted policy is its own "
-                "trunk with the adapters off; pass reference=MODEL, a copy of the model that the adapters were added to"
-            )
-        return self.policy.session(self.n_rows, model=self.reference)
+        """Return a session of the reference, which samples in place of the policy."""
+        return self.reference_session()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from textgym.agents.a_star_po import AStarPO
 from textgym.agents.best_of_n import BestOfN, ExpertIteration
 from textgym.agents.dapo import DAPO
 from textgym.agents.group_ratios import CISPO, DPPO, GMPO, GSPO, LUSPO, SAPO, VESPO
@@ -37,6 +38,7 @@ ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "maxrl": MaxRL,
     "reinforce++": ReinforcePlusPlus,
     "remax": ReMax,
+    "a-star-po": AStarPO,
     "best-of-n": BestOfN,
     "expert-iteration": ExpertIteration,
 }

@@ -404,6 +404,30 @@ class MaxRLSettings(GroupSettings, ClipSettings):
 
 
 @dataclass(frozen=True)
+class AStarPOSettings(Settings):
+    """Settings of A*PO (Brantley 2025)."""
+
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. Published: 1. More are sound, as the regression has its optimum in π*
+    whichever policy sampled the responses."""
+    normalisation: Normalisation = "sequence"
+    value_samples: int = 8
+    """Responses of the reference to each prompt, n, from which V* is estimated, once in a run. Published: 8."""
+    value_beta: float | None = None
+    """Coefficient β₁ in that estimate: β₁ times the log of the mean of exp(score/β₁). Default: the present beta, with
+    which the optimum has loss 0. Published: 0.5, with a beta of 0.001."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, count, "value_samples")
+        check_given(self, finite, "value_beta", above=0)
+        reason = "False: the loss is a regression on the log-ratio to the reference, which stands in it for the KL"
+        require(not self.kl_in_loss, "kl_in_loss", self.kl_in_loss, reason)
+        reason = "'sequence', since a loss belongs to a response, not to its tokens"
+        require(self.normalisation == "sequence", "normalisation", repr(self.normalisation), reason)
+
+
+@dataclass(frozen=True)
 class BestOfNSettings(GroupSettings):
     """Settings of best-of-n: more samples, since n alone decides how far from the reference the policy comes."""
 
@@ -433,6 +457,7 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "maxrl": MaxRLSettings,
     "reinforce++": ClipSettings,
     "remax": OnPolicySettings,
+    "a-star-po": AStarPOSettings,
     "best-of-n": BestOfNSettings,
     "expert-iteration": GroupSettings,
 }

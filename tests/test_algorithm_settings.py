@@ -40,6 +40,7 @@ OWN = {
     "grpo": CLIP | {"scale_by_std"},
     "gspo": CLIP | {"scale_by_std"},
     "remax": set(),
+    "a-star-po": {"value_samples", "value_beta"},
     "best-of-n": set(),
     "expert-iteration": set(),
 }
@@ -51,6 +52,7 @@ DEFAULTS = {
     "rloo": {"n-epochs": "1", "samples-per-prompt": "4"},
     "grpo": {"normalisation": "sequence", "kl-in-loss": "True", "samples-per-prompt": "4", "target-kl": "0.02"},
     "best-of-n": {"samples-per-prompt": "16", "n-epochs": "4"},
+    "a-star-po": {"samples-per-prompt": "1", "n-epochs": "1", "normalisation": "sequence", "value-samples": "8"},
 }
 """Defaults that define an algorithm, as its help states them."""
 

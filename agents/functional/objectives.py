@@ -261,6 +261,24 @@ def _less_others(x: FloatArray, k: int) -> FloatArray:
     return less
 
 
+def soft_value(returns: FloatArray, beta: float) -> FloatArray:
+    """Estimate the optimal value of G prompts from returns of the reference: V̂* = β·log(1/n Σ_i exp(R_i/β)).
+
+    Brantley 2025 (arXiv 2505.20686). It is consistent, and biased downwards, as the log is concave: all the more
+    the smaller β and the rarer a high return is.
+
+    Args:
+        returns: ``[G, n]`` of n responses of π_ref to each prompt.
+        beta: β > 0; towards 0 the estimate becomes the maximum, towards ∞ the mean.
+
+    Returns:
+        ``[G]``.
+    """
+    top = returns.max(1)
+    value: FloatArray = top + beta * np.log(np.exp((returns - top[:, None]) / beta).mean(1))
+    return value
+
+
 def best_of_groups(returns: FloatArray, k: int) -> IntArray:
     """Return the row of the best response to each prompt, ``[N/k]``; of equals the first."""
     rows: IntArray = returns.reshape(-1, k).argmax(1) + np.arange(0, len(returns), k)
@@ -444,6 +462,22 @@ def soft_gate(ratio: Tensor, advantages: Tensor, tau: float, tau_negative: float
     """
     steepness = torch.where(advantages > 0, tau, tau_negative)
     return -(4 / steepness) * torch.sigmoid(steepness * (ratio - 1)) * advantages
+
+
+def advantage_regression(log_ratio: Tensor, advantages: Tensor, beta: float) -> Tensor:
+    """Compute A*PO's loss of each response, (β·Σ_t log(π/π_ref) − A)², the same for all of its tokens.
+
+    Brantley 2025 (arXiv 2505.20686), with A = R − V*: the optimum of E[R] − β·KL has β·log(π*/π_ref) = R − V*.
+
+    Args:
+        log_ratio: ``[n, T]`` log π − log π_ref, 0 where the policy chose nothing.
+        advantages: A, ``[n, T]``, equal along a response's own tokens.
+        beta: β.
+
+    Returns:
+        ``[n, T]``; meaningless where the policy chose nothing.
+    """
+    return (beta * log_ratio.sum(1, keepdim=True) - advantages) ** 2
 
 
 def policy_gradient(log_probs: Tensor, advantages: Tensor) -> Tensor:

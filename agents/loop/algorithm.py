@@ -81,6 +81,7 @@ from textgym.agents.settings import Common, CriticSettings, Settings, former_bet
 from textgym.files import standing
 from textgym.lm.behaviour import Against
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
+from textgym.lm.parts.lora import without_adapters
 from textgym.lm.sampling import Sampling
 from textgym.numbers import count, random_seed
 from textgym.rewards.kl import Divergence, KLController, k3, vocabulary_kl
@@ -154,6 +155,16 @@ class SequenceAlgorithm(BaseAlgorithm):
     def select(self, scored: Scored) -> Scored:
         """Return the episodes to train on; here all that were sampled."""
         return scored
+
+    @property
+    def reward_beta(self) -> float:
+        """β of the KL penalty in the rewards; 0 if the loss has the KL, so that it is counted once."""
+        return 0.0 if self.settings.kl_in_loss else self.kl.beta
+
+    @property
+    def prompt_need(self) -> str:
+        """Reason why the algorithm must choose the prompts; empty if the environment's rows may choose them."""
+        return f"needs {self.group} responses to each prompt" if self.group > 1 else ""
 
     # --- an iteration --------------------------------------------------------------------------------------
 
@@ -284,8 +295,6 @@ class SequenceAlgorithm(BaseAlgorithm):
 
         Greedy companions are split off first: they are never trained on.
         """
-        # One KL only: if it is in the loss, the rewards are left as the environment gave them.
-        beta = 0.0 if self.settings.kl_in_loss else self.kl.beta
         # Each group of the plan is its sampled responses followed by its greedy companion, if any.
         greedy = np.arange(len(episodes)) % self.group >= self.settings.samples_per_prompt
         sampled, companions = (take(episodes, ~greedy), take(episodes, greedy)) if greedy.any() else (episodes, None)
@@ -293,7 +302,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             self.policy,
             self.reference_trunk,
             sampled,
-            beta,
+            self.reward_beta,
             self.settings.minibatch_size,
             companions,
             self.divergence,
@@ -458,6 +467,15 @@ class SequenceAlgorithm(BaseAlgorithm):
         """Return the session that samples; here one of the policy."""
         return self.policy.session(self.n_rows)
 
+    def reference_session(self, sampling: Sampling | None = None) -> Session:
+        """Return a session in which the reference samples; adapters that are new with this training are left out.
+
+        Args:
+            sampling: settings of the behaviour distribution; None for the policy's.
+        """
+        model = without_adapters(self.policy.lm) if self.reference is None else self.reference
+        return self.policy.session(self.n_rows, sampling=sampling, model=model)
+
     def play(self, on_step: OnStep) -> Episodes | None:
         """Play the episodes of an iteration: here those of one plan; None if ``on_step`` stopped them."""
         return collect(self._slots, self._session, self.plan(), on_step)
@@ -593,14 +611,14 @@ class SequenceAlgorithm(BaseAlgorithm):
         """Check that this algorithm can play in an environment; called for each one before it is used.
 
         Raises:
-            ValueError: it cannot; see :func:`textgym.agents.loop.checks.check_plays`. Or the algorithm needs several
-                responses to a prompt, and the environment chooses its own prompts.
+            ValueError: it cannot; see :func:`textgym.agents.loop.checks.check_plays`. Or the algorithm must choose the
+                prompts, for instance to get several responses to each, and the environment chooses its own.
         """
         check_plays(self.policy, env, self.kl.beta)
-        if not self._make_slots(env).admits and self.group > 1:
+        if self.prompt_need and not self._make_slots(env).admits:
             raise ValueError(
-                f"{type(self).__name__} needs {self.group} responses to each prompt, but the environment's rows choose "
-                "their own prompts; pass a task's id, or an environment of textgym, with or without wrappers"
+                f"{type(self).__name__} {self.prompt_need}, but the environment's rows choose their own prompts; pass "
+                "a task's id, or an environment of textgym, with or without wrappers"
             )
 
     def extra_modules(self) -> dict[str, nn.Module]:
@@ -656,7 +674,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self._session = self.new_session()
 
     def _make_slots(self, env: VecEnv) -> Slots:
-        return make_slots(env, self.score_together, assign=self.group > 1)
+        return make_slots(env, self.score_together, assign=bool(self.prompt_need))
 
     def _env_attribute(self, name: str, *default: Any) -> Any:
         assert self.env is not None

@@ -28,7 +28,11 @@ from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
 
 N_WORDS = 30
-OWN: dict[str, dict[str, Any]] = {"best-of-n": {"samples_per_prompt": 4}, "nlpo": {"target_update": 2}}
+OWN: dict[str, dict[str, Any]] = {
+    "best-of-n": {"samples_per_prompt": 4},
+    "nlpo": {"target_update": 2},
+    "a-star-po": {"value_samples": 2},
+}
 """What the tests give to some, so that few episodes do."""
 
 
@@ -81,6 +85,7 @@ def test_every_generated_token_counts(name: str) -> None:
         episodes = collected(algorithm)
         assert len(episodes) == 16
         lengths.append(int(episodes.lengths.sum()))
+        lengths.append(int(algorithm.logger.name_to_value["rollout/value_tokens"]))  # 0 but for A*PO's reference
         algorithm.train(episodes)
     assert algorithm.num_timesteps == sum(lengths)
 
@@ -92,7 +97,7 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
     assert algorithm.critic == isinstance(algorithm, PPO | A2C | TRPO)
 
 
-@pytest.mark.parametrize("name", ["remax", "rloo", "nlpo", "grpo", "a2c", "best-of-n"])
+@pytest.mark.parametrize("name", ["remax", "rloo", "nlpo", "grpo", "a2c", "best-of-n", "a-star-po"])
 def test_learns_the_bandit(name: str) -> None:
     settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
     (job,) = diagnostic_jobs(replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=1, tasks=("Emit",), settings=settings))
