@@ -34,7 +34,9 @@ class DAPO(Standardised, ClippedAlgorithm):
     Sources: L is equation 8 of Yu 2025, dynamic sampling its equation 11.
 
     Differences: the paper's penalty for overlong responses is part of a reward, not of this algorithm. An iteration
-    whose tries are used up trains on the prompts that were found.
+    whose tries are used up trains on the prompts that were found. TRL's loss of this name divides by the tokens of all
+    responses that were generated together, not by the minibatch's; by default ε' is ε there, and no prompt is
+    discarded.
     """
 
     settings: DAPOSettings

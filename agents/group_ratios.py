@@ -61,6 +61,9 @@ class GSPO(GRPO):
 
     Sources: L without the KL is equation 5 of Zheng 2025, s_i its equation 7. The paper leaves the KL out of its
     equations; ``beta=0`` does the same here.
+
+    Differences: with ``kl_estimator="k3-corrected"``, TRL multiplies k3 by s_i; here it is multiplied by the ratio of
+    the token, as at :class:`GRPO`, since otherwise its gradient is not that of the KL in each state.
     """
 
     settings: GRPOSettings
@@ -83,7 +86,8 @@ class LUSPO(GSPO):
           + 1/n Σ_i 1/T Σ_t (β·KL_it − c_H·H(π(·|s_it)))
 
     The exponent 1/|y_i| of GSPO's ratio divides its gradient by the length, so that short responses count more; the
-    factor takes that back. T is the horizon (``normalisation="constant"``), a constant that the paper does not have.
+    factor takes that back. T is the horizon (``normalisation="constant"``), a constant that neither the paper nor TRL
+    has: the loss of TRL is T times this one.
     """
 
     settings: LUSPOSettings
@@ -101,7 +105,7 @@ class GMPO(Standardised, ClippedAlgorithm):
 
     Outlying ratios weigh less in a geometric mean than in the arithmetic one of GRPO, so that the clip range can be
     wider. ε is ``clip_range``, ε' is ``clip_range_high`` or ε, both in nats of the log-ratio: the published range of
-    ratios is e^−0.4 to e^0.4.
+    ratios is e^−0.4 to e^0.4. TRL's GMPO has the plain k3 as its only KL.
     """
 
     settings: GMPOSettings
@@ -134,7 +138,7 @@ class CISPO(Standardised, ClippedAlgorithm):
     on clipped tokens. mean_it goes over the tokens of the minibatch (``normalisation="token"``).
 
     ε is ``clip_range``, 1 by default for no lower bound, as published; ε' is ``clip_range_high``. TRL's
-    ``epsilon_high`` is the bound 1 + ε' itself.
+    ``epsilon_high`` is the bound 1 + ε' itself, and with its default of 0.2 nearly all tokens have the same weight.
     """
 
     settings: CISPOSettings

@@ -96,7 +96,7 @@ class GRPO(Standardised, ClippedAlgorithm):
       of E[R] − β·KL(π‖π_ref).
     - The reference stays the initial model; Shao's iterative variant replaces it between iterations.
     - Minibatches are drawn from all responses of the iteration, so that one need not hold whole groups.
-    - The 1e-4 in the denominator is TRL's.
+    - The 1e-4 in the denominator is TRL's, whose entropy bonus is a mean over tokens whatever the loss is divided by.
     """
 
     settings: GRPOSettings

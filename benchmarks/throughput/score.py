@@ -19,6 +19,7 @@ from textgym.benchmarks.throughput.task import (
     RankingStep,
     Size,
     conversations,
+    kl_update,
 )
 from textgym.benchmarks.throughput.timing import Spread, Stopwatch, in_turns
 from textgym.lm.behaviour import Behaviour, draw
@@ -117,6 +118,14 @@ def frozen_speed(size: Size, repeats: int, target: float | None) -> Measure:
     return Measure(
         "frozen layers run over kept", size.name, Spread.of(seconds["run"] / seconds["kept"]), target, True, note
     )
+
+
+def exact_kl_cost(size: Size, repeats: int, target: float | None) -> Measure:
+    """Measure scoring and epochs of GRPO with the KL over the vocabulary in its loss, relative to k3 with the ratio."""
+    seconds = in_turns({"exact": kl_update(size, "exact"), "sampled": kl_update(size, "k3-corrected")}, repeats)
+    ratio = Spread.of(seconds["exact"] / seconds["sampled"])
+    note = f"{np.median(seconds['exact']):.2f} s"
+    return Measure("GRPO's exact KL over k3-corrected", size.name, ratio, target, False, note)
 
 
 def ranking_speed(size: Size, k: int, repeats: int, target: float | None) -> Measure:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from textgym.benchmarks.throughput.score import (
     Measure,
     collection_speed,
+    exact_kl_cost,
     frozen_speed,
     growth,
     iteration_speed,
@@ -28,6 +29,7 @@ def all_measures(quick: bool) -> Iterator[Measure]:
         yield growth(TINY, (2, 4, 8), 1, None)
         yield iteration_speed(TINY, 1, 2, None)
         yield frozen_speed(TINY, 1, None)
+        yield exact_kl_cost(TINY, 1, None)
         yield ranking_speed(TINY, 3, 1, None)
         yield reply_speed(TINY.but(new_tokens=16), 1, None)
         return
@@ -40,6 +42,8 @@ def all_measures(quick: bool) -> Iterator[Measure]:
     yield iteration_speed(LARGE, 2, 16, 25)
     yield frozen_speed(SMALL, 5, 1.1)
     yield frozen_speed(LARGE, 3, 1.1)
+    yield exact_kl_cost(SMALL, 5, 1.3)
+    yield exact_kl_cost(SMALL.but(vocabulary=16_000), 3, 2.0)
     yield ranking_speed(SMALL, 6, 5, 2.0)
     yield reply_speed(SMALL.but(prompts=32, new_tokens=64), 7, 1.5)
     yield reply_speed(LARGE, 3, 1.5)

@@ -11,10 +11,13 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from textgym.agents.grpo import GRPO
+from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.slots import AdmittingSlots
 from textgym.agents.policy.lm_policy import Session
 from textgym.agents.ppo import PPO
+from textgym.agents.settings import KLEstimator
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.behaviour import Behaviour
@@ -149,11 +152,11 @@ def conversations(size: Size) -> Collection:
 
 
 class Iteration:
-    """A whole PPO iteration of textgym: collection, scores of policy and reference, four epochs."""
+    """A whole iteration of textgym, by default PPO's: collection, scores of policy and reference, four epochs."""
 
-    def __init__(self, size: Size, **settings: Any) -> None:
+    def __init__(self, size: Size, kind: type[SequenceAlgorithm] = PPO, **settings: Any) -> None:
         self.tokens = size.prompts * size.new_tokens
-        self.algorithm = PPO(
+        self.algorithm = kind(
             "LMPolicy",
             throughput_env(size),
             model=make_model(size),
@@ -169,8 +172,26 @@ class Iteration:
         self.algorithm.learn(self.tokens)
 
 
-class FrozenUpdate:
-    """Scores and epochs over the same episodes, with two thirds of the layers frozen.
+class Update:
+    """Scores and epochs of an algorithm over the same episodes."""
+
+    def __init__(self, size: Size, kind: type[SequenceAlgorithm] = PPO, **settings: Any) -> None:
+        self.algorithm = Iteration(size, kind, **settings).algorithm
+        self.episodes = Collection(size)()
+
+    def __call__(self) -> None:
+        scored = self.algorithm.score(self.episodes)
+        estimated = self.algorithm.less_later_kl(self.algorithm.estimate_advantages(scored), scored)
+        self.algorithm.update(scored, estimated)
+
+
+def kl_update(size: Size, kl_estimator: KLEstimator) -> Update:
+    """Return GRPO's update with this KL in the loss; at rate 0, so that each call finds the policy that sampled."""
+    return Update(size, GRPO, learning_rate=0.0, kl_estimator=kl_estimator)
+
+
+class FrozenUpdate(Update):
+    """The same with two thirds of the layers frozen.
 
     Args:
         size: model and episodes.
@@ -179,16 +200,10 @@ class FrozenUpdate:
 
     def __init__(self, size: Size, shares: bool) -> None:
         self.frozen = max(1, 2 * size.layers // 3)
-        arguments = {"freeze_layers": self.frozen, "untie_head": True}
-        self.algorithm = Iteration(size, policy_kwargs=arguments).algorithm
-        self.episodes = Collection(size)()
+        super().__init__(size, policy_kwargs={"freeze_layers": self.frozen, "untie_head": True})
         if not shares:
             for trunk in (self.algorithm.policy.trunk, self.algorithm.reference_trunk):
                 trunk.backbone = make_backbone(trunk.model)
-
-    def __call__(self) -> None:
-        scored = self.algorithm.score(self.episodes)
-        self.algorithm.update(scored, self.algorithm.estimate_advantages(scored))
 
 
 class RankingStep:

@@ -28,7 +28,7 @@ def test_quick_prints_every_measure(
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(report.read_text(encoding="utf-8"))
     assert [line.split("  ")[0] for line in lines[1:]] == [m["name"] for m in found["measures"]]
-    assert len(found["measures"]) == 8
+    assert len(found["measures"]) == 9
     assert found["versions"]["torch"] == metadata.version("torch")
 
 
