@@ -175,7 +175,9 @@ def test_maxrl_weighs_a_prompt_by_its_rate_of_success(subtract_mean: bool, expec
 
 # --- the KL that an advantage answers for ------------------------------------------------------------------------
 
-OWN = np.array([[True, True, False, True], [True, False, True, False], [True, True, True, True], [True, False, False, False]])
+OWN = np.array(
+    [[True, True, False, True], [True, False, True, False], [True, True, True, True], [True, False, False, False]]
+)
 STATE_KL = np.array([[1, 2, 99, 4], [3, 99, 5, 99], [1, 1, 1, 1], [7, 99, 99, 99]], np.float32)
 """The other side's columns, in which nothing is compared, hold what must not be read."""
 

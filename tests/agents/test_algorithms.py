@@ -245,7 +245,11 @@ def test_ppo_at_its_first_minibatch_is_a2c_with_the_same_advantages() -> None:
         (GMPO, {"clip_range": -0.4}, "clip_range=-0.4; expected a finite number, more than 0"),
         (ReinforcePlusPlus, {"clip_range": math.nan}, "clip_range=nan; expected a finite number"),
         (CISPO, {"clip_range_high": math.inf}, "clip_range_high=inf; expected a finite number, more than 0"),
-        (GRPO, {"kl_estimator": "k3_corrected"}, "kl_estimator='k3_corrected'; expected one of k3, k3-corrected, exact"),
+        (
+            GRPO,
+            {"kl_estimator": "k3_corrected"},
+            "kl_estimator='k3_corrected'; expected one of k3, k3-corrected, exact",
+        ),
         (PPO, {"kl_estimator": "k1"}, "kl_estimator='k1'; expected one of k3, k3-corrected, exact"),
         (GRPO, {"kl_estimator": None}, "kl_estimator=None; expected one of k3, k3-corrected, exact"),
         (GRPO, {"bessel": 1}, "bessel=1; expected True or False"),

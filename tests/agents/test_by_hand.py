@@ -494,7 +494,9 @@ def clipped_weight(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, _: 
 
 def geometric(log_ratio: Tensor, _: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:
     gains = advantages[:, :1] > 0
-    limited = torch.where(gains, torch.minimum(log_ratio, torch.tensor(0.04)), torch.maximum(log_ratio, torch.tensor(-0.03)))
+    limited = torch.where(
+        gains, torch.minimum(log_ratio, torch.tensor(0.04)), torch.maximum(log_ratio, torch.tensor(-0.03))
+    )
     mean = (limited * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
     return -mean.exp() * advantages
 
@@ -692,9 +694,7 @@ def test_dapo_trains_on_the_prompts_whose_scores_differ(kl_in_loss: bool) -> Non
     done = run(DAPO, 500, mdp=word_mdp(above_two), kl_in_loss=kl_in_loss, **CLIP)
     assert len(done.episodes) >= 3
     assert len({len(one) for one in done.episodes}) > 1
-    recipe = Recipe(
-        in_group, clipped, by_token, kl="exact" if kl_in_loss else None, group=4, informative=True
-    )
+    recipe = Recipe(in_group, clipped, by_token, kl="exact" if kl_in_loss else None, group=4, informative=True)
     agree(*repeat(done, recipe, 500), done)
 
 

@@ -76,7 +76,10 @@ def plain_divergence(algorithm: Any, reference: Any, mdp: Any, episodes: Episode
     sampling, rows = algorithm.sampling, []
     for i in range(len(episodes)):
         prompt, response = prompt_and_response(episodes, i)
-        p, q = (response_logits(model, prompt, response) / sampling.temperature for model in (algorithm.policy.lm, reference))
+        p, q = (
+            response_logits(model, prompt, response) / sampling.temperature
+            for model in (algorithm.policy.lm, reference)
+        )
         early = torch.zeros_like(p, dtype=torch.bool)
         early[: sampling.min_new_tokens, 1] = True
         for t in range(len(response)):
@@ -126,8 +129,7 @@ def test_the_exact_kl_is_that_of_the_models_themselves(case: str) -> None:
     np.testing.assert_allclose(found.detach().numpy(), plain.detach().numpy()[order, :width], atol=2e-5)
     weights = torch.linspace(0.5, 1.5, found.numel()).view_as(found)
     gradients = [
-        torch.autograd.grad((kl * weights).sum(), trained, allow_unused=True)
-        for kl in (found, plain[order, :width])
+        torch.autograd.grad((kl * weights).sum(), trained, allow_unused=True) for kl in (found, plain[order, :width])
     ]
     for ours, theirs in zip(*gradients, strict=True):
         if ours is None or theirs is None:
