@@ -300,6 +300,8 @@ class DrGRPOSettings(GRPOSettings):
 class DAPOSettings(StandardisedSettings, ClipSettings):
     """Settings of DAPO (Yu 2025), as published."""
 
+    episodes_per_iteration: int = 128
+    """Responses to train on between updates; those that are discarded come on top. Published: 8192, to 512 prompts."""
     clip_range_high: float | None = 0.28
     """Upper clip range: the ratio's upper bound is 1 plus this. Published: 0.28, with 0.2 below."""
     max_resamples: int = 10

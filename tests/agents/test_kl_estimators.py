@@ -19,6 +19,7 @@ from textgym.agents import GRPO, GSPO, PPO
 from textgym.agents.functional.objectives import Advantages, spread
 from textgym.agents.loop.episodes import Scored, minibatches
 from textgym.agents.policy.reference import WITHOUT_ADAPTERS
+from textgym.agents.registry import ALGORITHMS
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
@@ -148,6 +149,24 @@ def test_every_kind_of_policy_resumes_with_it_bit_by_bit(case: str, tmp_path: Pa
         algorithm.learn(100, reset_num_timesteps=False)
     assert whole.iteration == resumed.iteration > 1
     assert equal(parameters(whole), parameters(resumed))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_takes_it_into_its_loss(name: str) -> None:
+    """At an iteration's first minibatch the loss has the KL of the states that were sampled, and no other."""
+    own = {"best-of-n": {"samples_per_prompt": 4}}.get(name, {})
+    algorithm, reference, mdp = made("plain", ALGORITHMS[name], kl_in_loss=True, kl_estimator="exact", **own)
+    algorithm.learn(100)
+    episodes, _ = played(algorithm)
+    scored = algorithm.select(algorithm.score(episodes))
+    assert scored.divergence is not None
+    plain = plain_divergence(algorithm, reference, mdp, scored.episodes).detach()
+    batch = whole_batch(algorithm, scored)
+    _, logs = algorithm.actor_loss(algorithm.evaluate(batch), batch)
+    expected = algorithm.normalise(plain, torch.from_numpy(scored.episodes.own))
+    assert float(logs["kl_loss"].detach()) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+    assert float(expected) > 0
+    assert np.isfinite(list(algorithm.metrics.values())).all()
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------
