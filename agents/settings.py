@@ -300,6 +300,8 @@ class DrGRPOSettings(GRPOSettings):
 class DAPOSettings(StandardisedSettings, ClipSettings):
     """Settings of DAPO (Yu 2025), as published."""
 
+    episodes_per_iteration: int = 128
+    """Responses to train on between updates; those that are discarded come on top. Published: 8192, to 512 prompts."""
     clip_range_high: float | None = 0.28
     """Upper clip range: the ratio's upper bound is 1 plus this. Published: 0.28, with 0.2 below."""
     max_resamples: int = 10
@@ -369,13 +371,13 @@ class VESPOSettings(StandardisedSettings):
     """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
 
     k_positive: float = 2.0
-    """k where the advantage is at least 0. Published: 2."""
+    """Exponent k where the advantage is at least 0. Published: 2."""
     decay_positive: float = 3.0
-    """λ where the advantage is at least 0. Published: 3."""
+    """Decay λ where the advantage is at least 0. Published: 3."""
     k_negative: float = 3.0
-    """k where the advantage is negative. Published: 3."""
+    """Exponent k where the advantage is negative. Published: 3."""
     decay_negative: float = 2.0
-    """λ where the advantage is negative. Published: 2."""
+    """Decay λ where the advantage is negative. Published: 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -752,7 +752,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
-        built = {**constructor_arguments(directory, state), **changes}
+        built = {**constructor_arguments(directory, state, cls.settings_class), **changes}
         # The model is built after the check, whose message names the difference between the tasks.
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
         algorithm._trained_in = state.get("task")

@@ -1,17 +1,23 @@
 """Estimators against numbers worked out by hand, and against what they must equal in special cases."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+import torch
 
 from textgym.agents.functional.objectives import (
     best_of_groups,
+    future_kl,
     gae,
     greedy_baseline,
     group_relative,
     leave_one_out,
     monte_carlo,
+    share_of_success,
     spread,
     whiten,
+    whole_kl,
 )
 
 
@@ -109,10 +115,21 @@ def test_grpo_without_std_and_with_one_group_is_centred_reinforce() -> None:
     np.testing.assert_allclose(group_relative(RETURNS, len(RETURNS), scale=False), RETURNS - RETURNS.mean())
 
 
-def test_grpo_has_unit_deviation_in_every_group_that_differs() -> None:
-    advantages = group_relative(np.array([1.0, 2.0, 6.0, 400.0, 100.0, 200.0]), 3).reshape(2, 3)
-    np.testing.assert_allclose(advantages.std(1), 1, rtol=1e-3)
+@pytest.mark.parametrize("bessel", [False, True])
+def test_grpo_has_unit_deviation_in_every_group_that_differs(bessel: bool) -> None:
+    advantages = group_relative(np.array([1.0, 2.0, 6.0, 400.0, 100.0, 200.0]), 3, bessel=bessel).reshape(2, 3)
+    np.testing.assert_allclose(advantages.std(1, ddof=int(bessel)), 1, rtol=1e-3)
     np.testing.assert_allclose(advantages.mean(1), 0, atol=1e-12)
+
+
+def test_the_deviation_is_by_default_that_of_torch_which_trl_calls() -> None:
+    """1, 2, 6: centred −2, −1, 3; the sum of squares is 14, over k − 1 = 2 or over k = 3."""
+    np.testing.assert_allclose(group_relative(RETURNS, 3)[:3], np.array([-2, -1, 3]) / (7**0.5 + 1e-4))
+    published = np.array([-2, -1, 3]) / ((14 / 3) ** 0.5 + 1e-4)
+    np.testing.assert_allclose(group_relative(RETURNS, 3, bessel=False)[:3], published)
+    groups = torch.tensor(RETURNS).view(2, 3)
+    trl = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+    np.testing.assert_allclose(group_relative(RETURNS, 3), trl.flatten().numpy())
 
 
 def test_rounding_is_no_difference_between_equal_returns() -> None:
@@ -131,3 +148,65 @@ def test_rounding_noise_is_no_signal() -> None:
     valid = np.ones((6, 5), bool)
     np.testing.assert_array_equal(whiten(0.5 + noise, valid), 0.0)
     assert whiten(0.5 + 1e4 * noise, valid).std() == pytest.approx(1, rel=1e-3)
+
+
+# --- shares of success -------------------------------------------------------------------------------------------
+
+
+def test_shares_of_success_by_hand() -> None:
+    returns = np.array([1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5])
+    np.testing.assert_allclose(share_of_success(returns, 3), [0, -1, 1, 0, 0, 0, 0, 0, 0])
+    left_in = share_of_success(returns, 3, subtract_mean=False)
+    np.testing.assert_allclose(left_in, [1, 0, 2, 0, 0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("subtract_mean", "expected"), [(True, 2.710), (False, 3.439)])
+def test_maxrl_weighs_a_prompt_by_its_rate_of_success(subtract_mean: bool, expected: float) -> None:
+    """Of four tries with p = 0.1, all 2^4 outcomes: (1 − 0.9^3)/p and (1 − 0.9^4)/p times the gradient of p."""
+    p, k = 0.1, 4
+    gradient = 0.0
+    for outcome in product([0.0, 1.0], repeat=k):
+        returns = np.array(outcome)
+        chance = np.prod(np.where(returns > 0, p, 1 - p))
+        slope = returns - p  # d log π(y) / dθ with p = σ(θ)
+        gradient += chance * float(np.mean(share_of_success(returns, k, subtract_mean) * slope))
+    assert gradient / (p * (1 - p)) == pytest.approx(expected, abs=5e-4)
+
+
+# --- the KL that an advantage answers for ------------------------------------------------------------------------
+
+OWN = np.array(
+    [[True, True, False, True], [True, False, True, False], [True, True, True, True], [True, False, False, False]]
+)
+STATE_KL = np.array([[1, 2, 99, 4], [3, 99, 5, 99], [1, 1, 1, 1], [7, 99, 99, 99]], np.float32)
+"""The other side's columns, in which nothing is compared, hold what must not be read."""
+
+
+def test_the_kl_of_later_tokens_by_hand() -> None:
+    """After each token: 6, 4, –, 0 and 5, –, 0, – of one prompt; 3, 2, 1, 0 and 0 of the other."""
+    expected = [[6 - 5, 4 - 5, 0, 0], [5 - 6, 0, 0 - 4, 0], [3, 2, 1, 0], [-3, 0, 0, 0]]
+    np.testing.assert_allclose(future_kl(STATE_KL, OWN, 2), expected)
+
+
+def test_without_groups_the_other_responses_of_the_iteration_are_the_baseline() -> None:
+    """After the first token: 6, 5, 3 and 0; after the second column 4, 5, 2, 0; then 4, 0, 1, 0."""
+    third = 1 / 3
+    expected = [
+        [6 - 8 * third, 4 - 7 * third, 0, 0],
+        [5 - 9 * third, 0, 0 - 5 * third, 0],
+        [3 - 11 * third, 2 - 9 * third, 1 - 4 * third, 0],
+        [0 - 14 * third, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(future_kl(STATE_KL, OWN, 1), expected, atol=1e-6)
+
+
+def test_the_kl_of_whole_responses_by_hand() -> None:
+    """7 and 8 of one prompt, 4 and 7 of the other; all four sum to 26."""
+    np.testing.assert_allclose(whole_kl(STATE_KL, OWN, 2), OWN * np.array([[-1], [1], [-3], [3]]))
+    alone = np.array([[7 - 19 / 3], [8 - 6], [4 - 22 / 3], [7 - 19 / 3]])
+    np.testing.assert_allclose(whole_kl(STATE_KL, OWN, 1), OWN * alone, atol=1e-6)
+
+
+def test_one_response_has_no_other_and_so_no_baseline() -> None:
+    np.testing.assert_allclose(future_kl(STATE_KL[:1], OWN[:1], 1), [[6, 4, 0, 0]])
+    np.testing.assert_allclose(whole_kl(STATE_KL[:1], OWN[:1], 1), [[7, 7, 0, 7]])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgym.rewards import AdaptiveKL, FixedKL, exact_kl, k1, k2, k3, shape_rewards
+from textgym.rewards.kl import jensen_shannon, vocabulary_kl
 
 LOGITS_P = torch.tensor([0.5, -1.0, 0.3, 2.0, 0.0], dtype=torch.float64)
 LOGITS_Q = torch.tensor([0.1, 0.2, -0.4, 1.0, 0.7], dtype=torch.float64)
@@ -75,6 +76,81 @@ def test_exact_kl_with_masked_tokens():
     kl.backward()
     assert torch.isfinite(p.grad).all()
     assert exact_kl(torch.tensor([0.0, 0.0]), torch.tensor([0.0, -math.inf])).item() == math.inf
+
+
+def test_the_gradients_of_k3_as_a_loss_by_enumeration():
+    """Σ_v p(v)·∇k3(v): k3's is ∇KL(q‖p); with the ratio, which is differentiated, it is ∇KL(p‖q)."""
+    logits = LOGITS_P.clone().requires_grad_()
+    log_p, log_q = logits.log_softmax(0), LOGITS_Q.log_softmax(0)
+    p = log_p.exp().detach()
+    estimated = k3(log_p, log_q)
+    plain = torch.autograd.grad((p * estimated).sum(), logits, retain_graph=True)[0]
+    corrected = torch.autograd.grad((p * (log_p - log_p.detach()).exp() * estimated).sum(), logits)[0]
+    for found, kl in ((plain, exact_kl(LOGITS_Q, logits)), (corrected, exact_kl(logits, LOGITS_Q))):
+        torch.testing.assert_close(found, torch.autograd.grad(kl, logits)[0])
+    assert (plain - corrected).abs().max() > 0.05
+
+
+# --- between two KLs ---------------------------------------------------------------------------------------------
+
+STUDENT, TEACHER = [0.9, 0.1], [0.2, 0.8]
+
+
+def log_of(probabilities):
+    return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def kl_by_hand(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_jensen_shannon_by_hand(share):
+    mixture = [share * q + (1 - share) * p for p, q in zip(STUDENT, TEACHER, strict=True)]
+    expected = share * kl_by_hand(TEACHER, mixture) + (1 - share) * kl_by_hand(STUDENT, mixture)
+    assert jensen_shannon(log_of(STUDENT), log_of(TEACHER), share).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_ends_of_jensen_shannon_are_the_kls():
+    p, q = log_of(STUDENT), log_of(TEACHER)
+    assert jensen_shannon(p, q, 1).item() == pytest.approx(kl_by_hand(STUDENT, TEACHER))
+    assert jensen_shannon(p, q, 0).item() == pytest.approx(kl_by_hand(TEACHER, STUDENT))
+    # Near its ends it is the share of them that remains.
+    assert jensen_shannon(p, q, 1e-6).item() / 1e-6 == pytest.approx(kl_by_hand(TEACHER, STUDENT), rel=1e-4)
+    assert jensen_shannon(p, q, 1 - 1e-6).item() / 1e-6 == pytest.approx(kl_by_hand(STUDENT, TEACHER), rel=1e-4)
+
+
+def test_jensen_shannon_at_one_half_is_symmetric_and_at_most_log_2():
+    p, q = log_of(STUDENT), log_of(TEACHER)
+    torch.testing.assert_close(jensen_shannon(p, q, 0.5), jensen_shannon(q, p, 0.5))
+    apart = log_of([1.0, 0.0]), log_of([0.0, 1.0])
+    assert jensen_shannon(*apart, 0.5).item() == pytest.approx(math.log(2))
+    assert jensen_shannon(p, p, 0.5).item() == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_divergences_with_excluded_tokens_have_finite_gradients(share):
+    """The last token is excluded by both; at the ends of jensen_shannon it alone may be."""
+    logits = torch.tensor([0.4, -0.3, 0.8, 0.0], dtype=torch.float64, requires_grad=True)
+    excluded = torch.tensor([False, False, False, True])
+    only_one = torch.tensor([False, 0 < share < 1, False, True])
+    log_p = logits.masked_fill(excluded, -math.inf).log_softmax(0)
+    log_q = torch.zeros(4, dtype=torch.float64).masked_fill(only_one, -math.inf).log_softmax(0)
+    found = jensen_shannon(log_p, log_q, share)
+    p, q = log_p.detach().exp().tolist(), log_q.exp().tolist()
+    mixture = [share * b + (1 - share) * a for a, b in zip(p, q, strict=True)]
+    between = share * kl_by_hand(q, mixture) + (1 - share) * kl_by_hand(p, mixture)
+    expected = between if 0 < share < 1 else kl_by_hand(*((p, q) if share else (q, p)))
+    assert found.item() == pytest.approx(expected)
+    found.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.abs().max() > 0.01
+
+
+def test_what_the_policy_excludes_and_the_other_does_not_adds_nothing():
+    log_p = torch.tensor([0.5, 0.5, 0.0]).log()
+    assert vocabulary_kl(log_p, torch.tensor([0.25, 0.25, 0.5]).log()).item() == pytest.approx(math.log(2))
+    assert vocabulary_kl(torch.tensor([0.25, 0.25, 0.5]).log(), log_p).item() == math.inf
 
 
 def test_shaped_rewards_obey_the_conservation_law():

@@ -233,7 +233,9 @@ class Behaviour:
             scores = chosen[:, 0], -(log_probs.exp() * finite).sum(-1)
             if against is None or others is None:
                 return scores
-            return *scores, against.divergence(*self._comparable(log_probs, against.head(others), elapsed, kept))
+            with torch.no_grad():  # the other model may share weights with the one that is trained
+                other_logits = against.head(others)
+            return *scores, against.divergence(*self._comparable(log_probs, other_logits, elapsed, kept))
 
         inputs = (
             states[own],
