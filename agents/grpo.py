@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +29,7 @@ from textgym.agents.settings import (
     RLOOSettings,
     StandardisedSettings,
 )
+from textgym.moved import find_moved
 from textgym.types import BoolArray, Float32Array
 
 
@@ -245,3 +247,7 @@ class ClippedRLOO(ClippedAlgorithm):
 def left_one_out(scored: Scored, k: int) -> Advantages:
     """Give every token its response's return less the mean return of the others to the prompt."""
     return spread(leave_one_out(scored.returns, k), scored.episodes.own)
+
+
+if not TYPE_CHECKING:  # a type checker must not take every name for one of this module
+    __getattr__ = partial(find_moved, __name__)

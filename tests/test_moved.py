@@ -22,6 +22,7 @@ NAMES_OF_0_1 = {module: names.split() for module, _, names in (line.partition(":
 WITHOUT = {
     "textgym.benchmarks.optimum.bracket": {"BATCH", "RESAMPLES"},
     "textgym.benchmarks.optimum.tree": {"LazyTexts"},
+    "textgym.agents.evaluation": {"kept_mask"},
     "textgym.lm.decoding": {"Shown"},
     "textgym.lm.sampling": {"BLOCK"},
     "textgym.rewards.rankings": {"Asked"},

@@ -183,6 +183,7 @@ _NAMES = {
     "agents.demonstrations.layout_of": "agents.offline.data.row_layout",
     "agents.dpo.log_probs_of": "agents.offline.preference_loop.log_probs_of",
     "agents.dpo.pair_log_probs": "agents.offline.preference_loop.completion_log_probs",
+    "agents.grpo.GSPO": "agents.group_ratios.GSPO",
     "agents.likelihood.PLAIN": "lm.behaviour.PLAIN",
     "agents.masking.MASK_MODEL": "agents.loop.acting.MASK_MODEL",
     "agents.settings.warmup_factor": "agents.loop.algorithm.warmup_factor",

@@ -1463,8 +1463,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "episodes-12",
         "agents/loop/episodes.py",
-        "policy.evaluate(ids, mask, candidates, prefixes[-1], own, against)",
-        "policy.evaluate(ids, mask, None, prefixes[-1], own, against)",
+        "policy.behaviour.score(policy.trunk.head, states[:, :-1], actions, own, candidates, against)",
+        "policy.behaviour.score(policy.trunk.head, states[:, :-1], actions, own, None, against)",
         "the later KL is that of a policy without top-k",
         (f"{WRITTEN_OUT}[grpo, exact and top-k]",),
     ),

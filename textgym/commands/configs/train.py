@@ -76,7 +76,7 @@ class TrainConfig:
     model below the adapters of 'model'. Default: the model as it is before training."""
     algorithm: str = DEFAULT_ALGORITHM
     """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, rloo, rloo-clipped, grpo, grpo-published,
-    dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, remax, best-of-n (distilled) or
+    dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, remax, best-of-n (distilled) or
     expert-iteration."""
     total_timesteps: int = 200_000
     """Number of tokens to generate."""
