@@ -52,8 +52,8 @@ class Alignment:
     Attributes:
         cosine: cosine of the angle between them; 1 for the same direction.
         length: ratio of their lengths, |E[∇L]| / |∇J|. Adam does not see it, nor does a clipped gradient.
-        beta: β' of the objective E[R] − β'·KL whose gradient is nearest to the step in direction; infinite where no
-            share of reward is left in it.
+        beta: β' of the objective E[R] − β'·KL whose gradient is nearest to the step in direction; infinite where the
+            step has no share in ∇E[R].
         best_cosine: cosine of the angle to that gradient. Where it is 1, the step is right but for the price of KL.
     """
 
@@ -68,13 +68,16 @@ def gradient_alignment(algorithm: SequenceAlgorithm, limit: int = DRAWS) -> Alig
 
     Arguments and errors are those of :func:`expected_gradient`.
     """
-    step = expected_gradient(algorithm, limit).double()
-    parts = torch.stack(objective_parts(algorithm)).double()
-    truth = parts[0] - algorithm.kl.beta * parts[1]
-    reward, kl = torch.linalg.lstsq(parts.T, step).solution
-    best = reward.clamp(min=0) * parts[0] + kl * parts[1]
-    beta = float(-kl / reward) if reward > 0 else math.inf
-    return Alignment(_cosine(step, truth), float(step.norm() / truth.norm()), beta, _cosine(step, best))
+    return compare_step(expected_gradient(algorithm, limit), *objective_parts(algorithm), algorithm.kl.beta)
+
+
+def compare_step(step: Tensor, reward: Tensor, kl: Tensor, beta: float) -> Alignment:
+    """Compare a step with the gradient of E[R] − β·KL, given ∇E[R] and ∇KL, ``[n_parameters]`` each."""
+    step, reward, kl = step.double(), reward.double(), kl.double()
+    truth = reward - beta * kl
+    of_reward, of_kl = torch.linalg.lstsq(torch.stack([reward, kl], 1), step).solution.tolist()
+    own, nearest = (-of_kl / of_reward, of_reward * reward + of_kl * kl) if of_reward > 0 else (math.inf, -kl)
+    return Alignment(_cosine(step, truth), float(step.norm() / truth.norm()), own, _cosine(step, nearest))
 
 
 def _cosine(x: Tensor, y: Tensor) -> float:
@@ -326,7 +329,10 @@ class DrawGradients:
         """Return −E[∇L], ``[n_parameters]``."""
         weighted = self.slopes * self.share[self.draw][:, None].to(self.slopes)
         mean = torch.zeros_like(self.outputs).index_add(1, self.response, weighted)
-        return _flat(torch.autograd.grad(self.outputs, self.parameters, -mean, allow_unused=True), self.parameters)
+        return _flat(
+            torch.autograd.grad(self.outputs, self.parameters, -mean, retain_graph=True, allow_unused=True),
+            self.parameters,
+        )
 
     def noise(self) -> float:
         """Return √tr Cov(g) / |E[g]| for the gradient g of one draw."""
@@ -365,10 +371,11 @@ def draw_gradients(algorithm: SequenceAlgorithm, limit: int = DRAWS) -> DrawGrad
     computed = apart.evaluate(_minibatch(apart, scored, _no_advantages(scored)))
     outputs = torch.stack([x for x in (computed.log_probs, computed.entropy, computed.divergence) if x is not None])
     leaves = outputs.detach()[:, torch.from_numpy(response[rows]).to(outputs.device)].requires_grad_()
-    parts = [slice(*ends) for ends in pairwise([*starts.tolist(), len(rows)])]
-    losses = [_loss(apart, leaves[:, part], _part(batch, part)) for part in parts]
+    parts = [_part(batch, slice(*ends)) for ends in pairwise([*starts.tolist(), len(rows)])]
+    # Split, not sliced: the backward pass of each slice would fill a tensor of all rows.
+    losses = [_loss(apart, x, part) for x, part in zip(leaves.split([len(part.own) for part in parts], 1), parts, strict=True)]
     chance = draws.chance[draw[rows][starts]]
-    weights = chance * [weight(apart.settings.normalisation, batch.own[part]) for part in parts]
+    weights = chance * [weight(apart.settings.normalisation, part.own) for part in parts]
     to = partial(torch.as_tensor, device=outputs.device)
     return DrawGradients(
         outputs,
