@@ -51,6 +51,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "grpo normalisation=token": {"normalisation": "token"},
     "grpo normalisation=constant": {"normalisation": "constant"},
     "dr-grpo kl_in_loss=False": {"kl_in_loss": False},
+    "rloo kl_in_loss=True": {"kl_in_loss": True},
 }
 """Settings of the table of variants, by the name of their row."""
 ESTIMATED = ("grpo", "dr-grpo", "dapo", "gspo", "maxrl")
@@ -198,7 +199,7 @@ def write(page: Path, tables: Mapping[str, str]) -> None:
     """Replace the table under each heading of the page."""
     text = page.read_text("utf-8")
     for heading, made in tables.items():
-        pattern = rf"(### {re.escape(heading)}\n(?:(?!###|\|).*\n)*)\|(?:.*\|\n)+"
+        pattern = rf"(### {re.escape(heading)}\n(?:(?!###|\|).*\n)*)(?:\|.*\n)+"
         text, count = re.subn(pattern, lambda found, made=made: f"{found[1]}{made}\n", text)
         if count != 1:
             raise ValueError(f"{page} has {count} tables under the heading '### {heading}'; expected 1")

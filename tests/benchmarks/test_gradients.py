@@ -120,7 +120,12 @@ def flat(algorithm: SequenceAlgorithm, value: Tensor) -> Tensor:
     """Gradient over all parameters."""
     parameters = list(algorithm.policy.lm.parameters())
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, gradients, strict=True)])
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+    )
 
 
 def mean(values: list[Tensor]) -> Tensor:
@@ -433,7 +438,10 @@ stochastic.expected = nothing  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: make("rloo", samples_per_prompt=4, horizon=5), r"samples_per_prompt=4 of up to 63 .* 1,441,440 groups"),
+        (
+            lambda: make("rloo", samples_per_prompt=4, horizon=5),
+            r"samples_per_prompt=4 of up to 63 .* 1,441,440 groups",
+        ),
         (with_world, "has a world"),
         (lambda: make("rloo", stochastic), "is stochastic"),
         (lambda: make("dapo", nothing), "finds nothing to train on"),

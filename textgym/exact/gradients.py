@@ -357,35 +357,50 @@ def draw_gradients(algorithm: SequenceAlgorithm, limit: int = DRAWS) -> DrawGrad
     """Run an algorithm's own methods over an iteration of every draw; see :func:`expected_gradient`."""
     apart, mdp = _apart(algorithm)
     scored = _score_all(apart, mdp, apart.new_session())
-    episodes, k = scored.episodes, apart.settings.samples_per_prompt
-    probability = np.exp(episodes.log_probs.sum(1, dtype=np.float64))
-    draws = all_draws(episodes.prompt_index, probability, k, limit)
-    chosen = apart.select(draws.iteration(scored))
-    if not len(chosen.episodes):
-        raise ValueError(f"{type(apart).__name__} finds nothing to train on: no group's responses differ in score")
-    estimated = apart.less_later_kl(apart.estimate_advantages(chosen), chosen)
-    draw, response, first = draws.find(chosen.episodes.episode)
-    rows = np.flatnonzero(first)  # copies of a draw have equal gradients
-    _, starts, place = np.unique(draw[rows], return_index=True, return_inverse=True)
-    batch = _minibatch(apart, chosen.take(rows), Advantages(*(x[rows] for x in estimated)))
-    computed = apart.evaluate(_minibatch(apart, scored, _no_advantages(scored)))
-    outputs = torch.stack([x for x in (computed.log_probs, computed.entropy, computed.divergence) if x is not None])
-    leaves = outputs.detach()[:, torch.from_numpy(response[rows]).to(outputs.device)].requires_grad_()
-    parts = [_part(batch, slice(*ends)) for ends in pairwise([*starts.tolist(), len(rows)])]
-    # Split, not sliced: the backward pass of each slice would fill a tensor of all rows.
-    losses = [_loss(apart, x, part) for x, part in zip(leaves.split([len(part.own) for part in parts], 1), parts, strict=True)]
-    chance = draws.chance[draw[rows][starts]]
-    weights = chance * [weight(apart.settings.normalisation, part.own) for part in parts]
-    to = partial(torch.as_tensor, device=outputs.device)
+    probability = np.exp(scored.episodes.log_probs.sum(1, dtype=np.float64))
+    draws = all_draws(scored.episodes.prompt_index, probability, apart.settings.samples_per_prompt, limit)
+    batch, draw, response = _training_rows(apart, draws, scored)
+    present, starts, place = np.unique(draw, return_index=True, return_inverse=True)
+    parts = [_part(batch, slice(*ends)) for ends in pairwise([*starts.tolist(), len(draw)])]
+    weights = draws.chance[present] * [weight(apart.settings.normalisation, part.own) for part in parts]
+    to = partial(torch.as_tensor, device=apart.device)
+    outputs, rows = _outputs(apart, scored), to(response)
     return DrawGradients(
         outputs,
         _parameters(apart),
-        torch.autograd.grad(torch.stack(losses).sum(), leaves)[0],
-        to(response[rows]),
+        _slopes(apart, outputs.detach()[:, rows], parts),
+        rows,
         to(place),
-        to(chance / chance.sum()),
+        to(draws.chance[present] / draws.chance[present].sum()),
         to(weights / weights.sum()),
     )
+
+
+def _training_rows(algorithm: SequenceAlgorithm, draws: Draws, scored: Scored) -> tuple[Minibatch, IntArray, IntArray]:
+    """Return what the algorithm trains on, a copy of each draw; and the draw and the response of each of its rows."""
+    chosen = algorithm.select(draws.iteration(scored))
+    if not len(chosen.episodes):
+        raise ValueError(f"{type(algorithm).__name__} finds nothing to train on: no group's responses differ in score")
+    estimated = algorithm.less_later_kl(algorithm.estimate_advantages(chosen), chosen)
+    draw, response, first = draws.find(chosen.episodes.episode)
+    rows = np.flatnonzero(first)
+    batch = _minibatch(algorithm, chosen.take(rows), Advantages(*(x[rows] for x in estimated)))
+    return batch, draw[rows], response[rows]
+
+
+def _outputs(algorithm: SequenceAlgorithm, scored: Scored) -> Tensor:
+    """Return what the policy computes for each response, ``[F, n, T]``, differentiable."""
+    computed = algorithm.evaluate(_minibatch(algorithm, scored, _no_advantages(scored)))
+    return torch.stack([x for x in (computed.log_probs, computed.entropy, computed.divergence) if x is not None])
+
+
+def _slopes(algorithm: SequenceAlgorithm, outputs: Tensor, parts: Sequence[Minibatch]) -> Tensor:
+    """Return the derivative of each draw's loss with respect to its own rows of the outputs, ``[F, N, T]``."""
+    leaves = outputs.requires_grad_()
+    # Split, not sliced: the backward pass of each slice would fill a tensor of all rows.
+    split = leaves.split([len(part.own) for part in parts], 1)
+    losses = [_loss(algorithm, one, part) for one, part in zip(split, parts, strict=True)]
+    return torch.autograd.grad(torch.stack(losses).sum(), leaves)[0]
 
 
 def _loss(algorithm: SequenceAlgorithm, outputs: Tensor, batch: Minibatch) -> Tensor:
