@@ -89,7 +89,8 @@ def tiny_model(seed: int) -> GPT2LMHeadModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(config).eval()
+        model: GPT2LMHeadModel = GPT2LMHeadModel(config).eval()
+    return model
 
 
 def task(seed: int) -> TokenMDP:
@@ -200,9 +201,10 @@ def write(page: Path, tables: Mapping[str, str]) -> None:
     text = page.read_text("utf-8")
     for heading, made in tables.items():
         pattern = rf"(### {re.escape(heading)}\n(?:(?!###|\|).*\n)*)(?:\|.*\n)+"
-        text, count = re.subn(pattern, lambda found, made=made: f"{found[1]}{made}\n", text)
-        if count != 1:
-            raise ValueError(f"{page} has {count} tables under the heading '### {heading}'; expected 1")
+        found = re.findall(pattern, text)
+        if len(found) != 1:
+            raise ValueError(f"{page} has {len(found)} tables under the heading '### {heading}'; expected 1")
+        text = re.sub(pattern, found[0].replace("\\", r"\\") + made + "\n", text)
     page.write_text(text, "utf-8")
 
 

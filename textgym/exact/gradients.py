@@ -202,7 +202,7 @@ def _score_all(algorithm: SequenceAlgorithm, mdp: TokenMDP, session: Session) ->
         first += len(row)
     plan = EpisodePlan(prompt[order], np.arange(len(order)))
     episodes = _collected(algorithm, Recital(session, tokens[order]), plan)
-    return _scored(algorithm, mdp, take(episodes, np.isfinite(episodes.log_probs).all(1)))
+    return _scored(algorithm, mdp, take(episodes, np.flatnonzero(np.isfinite(episodes.log_probs).all(1))))
 
 
 def _scored(algorithm: SequenceAlgorithm, mdp: TokenMDP, episodes: Episodes) -> Scored:
