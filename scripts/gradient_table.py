@@ -201,10 +201,10 @@ def write(page: Path, tables: Mapping[str, str]) -> None:
     text = page.read_text("utf-8")
     for heading, made in tables.items():
         pattern = rf"(### {re.escape(heading)}\n(?:(?!###|\|).*\n)*)(?:\|.*\n)+"
-        found = re.findall(pattern, text)
+        found = list(re.finditer(pattern, text))
         if len(found) != 1:
             raise ValueError(f"{page} has {len(found)} tables under the heading '### {heading}'; expected 1")
-        text = re.sub(pattern, found[0].replace("\\", r"\\") + made + "\n", text)
+        text = f"{text[: found[0].end(1)]}{made}\n{text[found[0].end() :]}"
     page.write_text(text, "utf-8")
 
 
