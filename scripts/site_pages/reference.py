@@ -12,7 +12,7 @@ PACKAGES = {
     "textgym.worlds": "The other side of a conversation: worlds, tools, language models, text environments, glue.",
     "textgym.rewards": "Reward functions, learned reward models, and the KL penalty.",
     "textgym.agents": "Policies, the algorithms, and training on demonstrations and preferences.",
-    "textgym.exact": "The optimum of E[R] − β·KL over all policies, and the exact value of a policy.",
+    "textgym.exact": "The optimum of E[R] − β·KL over all policies, values of policies, gradients of losses.",
     "textgym.lm": "Passes of transformers models: loading, sampling, scoring, decoding with a cache.",
     "textgym.runs": "A run's directory: settings, metrics, checkpoints, evaluations.",
 }

@@ -1,11 +1,19 @@
-"""The optimum of E[R] − β·KL over all policies: exact by enumeration or dynamic programming, or by sampling."""
+"""The optimum of E[R] − β·KL over all policies, and the expected gradients of losses: exact, or by sampling."""
 
 from textgym.exact.bracket import Bracket, bracket
 from textgym.exact.enumeration import Optimum, PolicyValue, optimum
+from textgym.exact.gradients import (
+    Alignment,
+    expected_gradient,
+    gradient_alignment,
+    gradient_noise,
+    objective_gradient,
+)
 from textgym.exact.markov import Automaton, MarkovOptimum, markov_optimum
 from textgym.intervals import Estimate
 
 __all__ = [
+    "Alignment",
     "Automaton",
     "Bracket",
     "Estimate",
@@ -13,6 +21,10 @@ __all__ = [
     "Optimum",
     "PolicyValue",
     "bracket",
+    "expected_gradient",
+    "gradient_alignment",
+    "gradient_noise",
     "markov_optimum",
+    "objective_gradient",
     "optimum",
 ]
