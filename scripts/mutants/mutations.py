@@ -1144,7 +1144,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "objectives-30",
         "agents/functional/objectives.py",
         "np.where(mean > 0, shares - subtract_mean, 0.0)",
-        "shares - subtract_mean",
+        "(shares - subtract_mean)",
         "MaxRL pushes down all responses where none succeeds",
         ADVANTAGES,
     ),
