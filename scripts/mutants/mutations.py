@@ -1428,4 +1428,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "an old checkpoint goes on with another KL",
         ("tests/agents/test_beta.py",),
     ),
+    Mutation(
+        "algorithm-23",
+        "agents/loop/algorithm.py",
+        "(evaluation.divergence is None and self.divergence is not None)",
+        "False",
+        "k3 takes the place of the exact KL in a loop of one's own",
+        ("tests/agents/test_kl_estimators.py::test_a_loop_that_asks_the_policy_alone_gets_the_same_kl",),
+    ),
 )
