@@ -379,7 +379,8 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def actor_loss(self, evaluation: Evaluation | Tensor, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of policy, entropy bonus and, with ``kl_in_loss``, KL; return it with its logs."""
-        if isinstance(evaluation, Tensor):  # version 0.1 passed log-probabilities alone
+        # Version 0.1 passed log-probabilities alone, and policy.evaluate(...) has no reference to compare with.
+        if isinstance(evaluation, Tensor) or (evaluation.divergence is None and self.divergence is not None):
             evaluation = self.evaluate(batch)
         loss = policy_loss = self.normalise(self.policy_loss(evaluation.log_probs, batch), batch.own)
         logs = {"policy_loss": policy_loss}

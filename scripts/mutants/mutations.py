@@ -1272,7 +1272,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "objectives-30",
         "agents/functional/objectives.py",
         "np.where(mean > 0, shares - subtract_mean, 0.0)",
-        "shares - subtract_mean",
+        "(shares - subtract_mean)",
         "MaxRL pushes down all responses where none succeeds",
         ADVANTAGES,
     ),
@@ -1555,5 +1555,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         '{"bessel": False}',
         "an old checkpoint goes on with another KL",
         ("tests/agents/test_beta.py",),
+    ),
+    Mutation(
+        "algorithm-23",
+        "agents/loop/algorithm.py",
+        "(evaluation.divergence is None and self.divergence is not None)",
+        "False",
+        "k3 takes the place of the exact KL in a loop of one's own",
+        ("tests/agents/test_kl_estimators.py::test_a_loop_that_asks_the_policy_alone_gets_the_same_kl",),
     ),
 )

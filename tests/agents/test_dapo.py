@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.agents.test_ppo import Watch, equal, parameters
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import DAPO, GRPO
 from textgym.agents.functional.objectives import uninformative
+from textgym.agents.loop.episodes import joined, take
 from textgym.env import TokenEnv
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.guards import TrainingError
@@ -90,6 +92,8 @@ def test_an_iteration_has_as_many_informative_responses_as_were_asked_for(reward
     everything = played(algorithm)
     assert [int(differing(episodes).sum()) for episodes in everything] == trained == [WANTED] * 3
     assert len({len(episodes) for episodes in everything}) > 1
+    # A further collection has as many prompts as are still wanted; the last one therefore has no useless prompt.
+    assert all(differing(episodes)[-1] for episodes in everything)
 
 
 def test_discarded_tokens_count() -> None:
@@ -247,11 +251,31 @@ def test_what_is_recorded_beside_the_tokens_is_joined() -> None:
     assert algorithm.metrics["train/first_minibatch_ratio_error"] < 1e-4
 
 
+def test_parts_are_joined_by_hand() -> None:
+    """Candidates of 2 and of 3 places; a component that only the second part has."""
+    episodes = make().collect()
+    horizon, x = episodes.own.shape[1], np.arange(2.0)
+    one = replace(take(episodes, np.arange(2)), kept=np.full((2, horizon, 2), 5, np.int32), components={"x": x})
+    other = replace(take(episodes, np.arange(2, 4)), kept=np.full((2, horizon, 3), 6, np.int32))
+    found = joined([one, replace(other, components={"x": x + 2, "y": x + 4})])
+    assert found.kept is not None
+    assert found.kept[1, 0].tolist() == [5, 5, -1]
+    assert found.kept[2, 0].tolist() == [6, 6, 6]
+    np.testing.assert_array_equal(found.components["x"], [0, 1, 2, 3])
+    np.testing.assert_array_equal(found.components["y"], [np.nan, np.nan, 4, 5])
+    assert (found.input_ids == episodes.input_ids[:4]).all()
+    assert (found.own == episodes.own[:4]).all()
+    assert found.prompt_length == episodes.prompt_length
+
+
 def test_with_the_kl_in_the_reward_scores_decide_all_the_same() -> None:
     """The KL makes all returns differ, though the scores teach nothing."""
     algorithm = make(TokenVectorEnv(task(), 8, "Disabled"), kl_in_loss=False, beta=0.3)
-    for episodes in played(algorithm):
-        assert differing(episodes).sum() == WANTED
+    for _ in range(2):
+        episodes = algorithm.collect()
+        scored = algorithm.select(algorithm.score(episodes))
+        assert len(episodes) > len(scored.episodes) == differing(episodes).sum() == WANTED
+        algorithm.train(episodes)
 
 
 def test_it_plays_no_prompts_that_the_environment_chooses() -> None:

@@ -23,6 +23,7 @@ from textgym.agents.registry import ALGORITHMS
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.parts.lora import add_lora
 from textgym.lm.sampling import Sampling
+from textgym.rewards.kl import k3
 from textgym.types import Episodes
 
 V = 16
@@ -207,6 +208,19 @@ def test_an_advantage_answers_for_the_kl_of_later_tokens(kind: Any, expected: li
     found = algorithm.less_later_kl(estimated, scored)
     np.testing.assert_allclose(found.advantages, estimated.advantages - np.float32(0.3) * later, atol=1e-6)
     assert (found.returns == estimated.returns).all()
+
+
+def test_a_loop_that_asks_the_policy_alone_gets_the_same_kl() -> None:
+    """policy.evaluate knows no reference; k3 must not take the place of the exact KL in silence."""
+    algorithm, _, _ = made("plain")
+    algorithm.learn(100)
+    batch = whole_batch(algorithm, played(algorithm)[1])
+    alone = algorithm.policy.evaluate(batch.input_ids, batch.attention_mask)
+    assert alone.divergence is None
+    found = [algorithm.loss(one, batch)[1]["kl_loss"] for one in (alone, algorithm.evaluate(batch))]
+    torch.testing.assert_close(*found)
+    estimated = algorithm.normalise(k3(alone.log_probs, batch.ref_log_probs), batch.own)
+    assert abs(float((estimated / found[0]).detach()) - 1) > 1e-3
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
