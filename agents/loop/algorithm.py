@@ -392,9 +392,19 @@ class SequenceAlgorithm(BaseAlgorithm):
         return loss, logs
 
     def kl_loss(self, evaluation: Evaluation, batch: Minibatch) -> Tensor:
-        """Return the KL to the reference at each token by ``kl_estimator``, ``[n, T]``, to be differentiated."""
+        """Return the KL to the reference at each token by ``kl_estimator``, ``[n, T]``, to be differentiated.
+
+        Raises:
+            ValueError: the estimator needs the reference's states, and the episodes were scored without them.
+        """
         if evaluation.divergence is not None:
             return evaluation.divergence
+        if self.divergence is not None:  # k3 would take its place in silence
+            raise ValueError(
+                f"kl_estimator={self.settings.kl_estimator!r} compares policy and reference over the vocabulary, and "
+                "the minibatch has no ref_states; score the episodes with self.score(episodes), or pass "
+                "divergence=self.divergence to score_episodes"
+            )
         estimated = k3(evaluation.log_probs, batch.ref_log_probs)
         if self.settings.kl_estimator == "k3-corrected":
             # d(ρ·k3)/dθ at ρ = 1 is (log π − log π_ref)·∇log π, whose mean is the gradient of KL(π‖π_ref).

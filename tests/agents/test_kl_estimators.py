@@ -17,7 +17,7 @@ from tests.agents.test_ppo import equal, parameters
 from tests.helpers import moved, tiny_bart, tiny_gpt2, tiny_t5, word_mdp
 from textgym.agents import GRPO, GSPO, PPO
 from textgym.agents.functional.objectives import Advantages, spread
-from textgym.agents.loop.episodes import Scored, minibatches
+from textgym.agents.loop.episodes import Scored, minibatches, score_episodes
 from textgym.agents.policy.reference import WITHOUT_ADAPTERS
 from textgym.agents.registry import ALGORITHMS
 from textgym.env.vector import TokenVectorEnv
@@ -221,6 +221,19 @@ def test_a_loop_that_asks_the_policy_alone_gets_the_same_kl() -> None:
     torch.testing.assert_close(*found)
     estimated = algorithm.normalise(k3(alone.log_probs, batch.ref_log_probs), batch.own)
     assert abs(float((estimated / found[0]).detach()) - 1) > 1e-3
+
+
+def test_episodes_scored_without_the_reference_s_states_are_refused() -> None:
+    """A loop that calls score_episodes itself must ask for the divergence; k3 is no substitute."""
+    algorithm, _, _ = made("plain")
+    episodes, _ = played(algorithm)
+    settings = (algorithm.policy, algorithm.reference_trunk, episodes, 0.0, 8)
+    batch = whole_batch(algorithm, score_episodes(*settings))
+    for evaluation in (algorithm.evaluate(batch), algorithm.evaluate(batch).log_probs):
+        with pytest.raises(ValueError, match=r"kl_estimator='exact'.*no ref_states.*divergence=self.divergence"):
+            algorithm.actor_loss(evaluation, batch)
+    asked = whole_batch(algorithm, score_episodes(*settings, divergence=algorithm.divergence))
+    assert "kl_loss" in algorithm.actor_loss(algorithm.evaluate(asked), asked)[1]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
