@@ -18,7 +18,8 @@ from textgym.agents.functional.objectives import (
     whole_kl,
 )
 from textgym.agents.loop.algorithm import SequenceAlgorithm
-from textgym.agents.loop.episodes import Scored
+from textgym.agents.loop.episodes import Minibatch, Scored
+from textgym.agents.policy.lm_policy import Evaluation
 from textgym.agents.ppo import ClippedAlgorithm, RatioAlgorithm
 from textgym.agents.settings import (
     ClippedRLOOSettings,
@@ -224,8 +225,9 @@ class ClippedRLOO(ClippedAlgorithm):
         L   = 1/n Σ_i [ −min(W_i·A_i, clip(W_i, 1 − ε, 1 + ε')·A_i) − c_H·1/|y_i| Σ_t H(π(·|s_it)) ]
 
     ε is ``clip_range``; ε' is ``clip_range_high``, or ε where that is None. A ratio of whole responses leaves the clip
-    range sooner the longer the response is. ``kl_in_loss`` is described at :class:`GRPO`; all tokens of a response then
-    share one advantage, as in :class:`textgym.agents.group_ratios.GSPO`.
+    range sooner the longer the response is. ``kl_in_loss=True`` adds β·Σ_t KL_it of :class:`GRPO` to each response's
+    term: a sum over its tokens, as log W_i is one. All tokens then share one advantage, as in
+    :class:`textgym.agents.group_ratios.GSPO`.
     """
 
     settings: ClippedRLOOSettings
@@ -238,6 +240,10 @@ class ClippedRLOO(ClippedAlgorithm):
     def ratio(self, log_ratio: Tensor, own: Tensor) -> Tensor:
         """Return each response's ratio W_i for all of its tokens, ``[n, T]``."""
         return response_ratio(log_ratio)
+
+    def kl_loss(self, evaluation: Evaluation, batch: Minibatch) -> Tensor:
+        """Return the sum of the KL over each response for all of its tokens, ``[n, T]``."""
+        return super().kl_loss(evaluation, batch).sum(1, keepdim=True).expand_as(evaluation.log_probs)
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Subtract from each return the mean of the other responses to the prompt."""

@@ -1309,6 +1309,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{WRITTEN_OUT}[rloo-clipped, exact]",),
     ),
     Mutation(
+        "grpo-6",
+        "agents/grpo.py",
+        "return super().kl_loss(evaluation, batch).sum(1, keepdim=True).expand_as(evaluation.log_probs)",
+        "return super().kl_loss(evaluation, batch)",
+        "the clipped RLOO has the sum of log-ratios, and a mean of the KL beside it",
+        (
+            f"{WRITTEN_OUT}[rloo-clipped, exact]",
+            "tests/benchmarks/test_gradients.py::test_the_ratio_of_whole_responses_has_the_gradient_of_the_objective",
+        ),
+    ),
+    Mutation(
         "group-ratios-1",
         "agents/group_ratios.py",
         "self.settings.samples_per_prompt)\n\n    def ratio",

@@ -202,7 +202,8 @@ class Recipe:
         mean: a number of it.
         critic: whether a value head learns.
         kl: what stands in the loss instead of k1 in the reward: "k3", "k3-corrected", "exact" with the KL of later
-            tokens in the advantages, or "whole" with that of the whole response there; None for k1 in the reward.
+            tokens in the advantages, "whole" with that of the whole response there, or "summed" with its sum in the
+            loss as well; None for k1 in the reward.
         group: responses to a prompt, greedy ones included.
         greedy: whether the last of a group is greedy.
         best: whether only the best of a group is trained on.
@@ -344,8 +345,8 @@ def repeat(
                 x[rows] for x in (ids, mask, rewards, shaped, old, ref, valid, values, ref_all, exact)
             )
         advantages, returns = recipe.advantages(Iteration(rewards, shaped, values, valid, companions))
-        if recipe.kl in ("exact", "whole"):
-            advantages = advantages - beta * answered_for(exact, recipe.group, recipe.kl == "whole")
+        if recipe.kl in ("exact", "whole", "summed"):
+            advantages = advantages - beta * answered_for(exact, recipe.group, recipe.kl != "exact")
 
         for rows in minibatches(np.random.default_rng([0, i]), len(ids), done.settings):
             shown = ids[rows], mask[rows], p
@@ -360,8 +361,10 @@ def repeat(
                 loss = loss - recipe.entropy * recipe.mean(entropy(log_probs), inside)
             if recipe.kl:
                 k3 = (ref[rows] - new).exp() - 1 - (ref[rows] - new)
-                kls = {"k3": k3, "k3-corrected": log_ratio.exp() * k3}
-                loss = loss + beta * recipe.mean(kls.get(recipe.kl, state_kl(log_probs, ref_all[rows])), inside)
+                now_kl = state_kl(log_probs, ref_all[rows])
+                summed = (now_kl * inside).sum(1, keepdim=True).expand_as(now_kl)
+                kls = {"k3": k3, "k3-corrected": log_ratio.exp() * k3, "summed": summed}
+                loss = loss + beta * recipe.mean(kls.get(recipe.kl, now_kl), inside)
             if recipe.critic:
                 near = values[rows] + (now - values[rows]).clamp(-0.2, 0.2)
                 worse = torch.maximum((now - returns[rows]) ** 2, (near - returns[rows]) ** 2)
@@ -613,7 +616,7 @@ WRITTEN_OUT: dict[str, tuple[Any, dict[str, Any], Recipe]] = {
     "rloo-clipped, exact": (
         ClippedRLOO,
         {**CLIP, "kl_in_loss": True},
-        Recipe(leave_one_out, clipped_response, by_sequence, kl="whole", group=4),
+        Recipe(leave_one_out, clipped_response, by_sequence, kl="summed", group=4),
     ),
     "reinforce++": (ReinforcePlusPlus, CLIP, Recipe(reinforce, clipped, by_token)),
     "grpo, k1 in the reward": (GRPO, {**CLIP, "kl_in_loss": False}, Recipe(in_group, clipped, by_sequence)),

@@ -152,9 +152,12 @@ def test_every_kind_of_policy_resumes_with_it_bit_by_bit(case: str, tmp_path: Pa
     assert equal(parameters(whole), parameters(resumed))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "a-star-po"])
 def test_every_algorithm_takes_it_into_its_loss(name: str) -> None:
-    """At an iteration's first minibatch the loss has the KL of the states that were sampled, and no other."""
+    """At an iteration's first minibatch the loss has the KL of the states that were sampled, and no other.
+
+    A*PO, whose loss is a regression on the log-ratio, refuses it.
+    """
     own = {"best-of-n": {"samples_per_prompt": 4}}.get(name, {})
     algorithm, reference, mdp = made("plain", ALGORITHMS[name], kl_in_loss=True, kl_estimator="exact", **own)
     algorithm.learn(100)
@@ -162,6 +165,8 @@ def test_every_algorithm_takes_it_into_its_loss(name: str) -> None:
     scored = algorithm.select(algorithm.score(episodes))
     assert scored.divergence is not None
     plain = plain_divergence(algorithm, reference, mdp, scored.episodes).detach()
+    if name == "rloo-clipped":  # a loss of whole responses, and so is the KL in it
+        plain = plain.sum(1, keepdim=True).expand_as(plain)
     batch = whole_batch(algorithm, scored)
     _, logs = algorithm.actor_loss(algorithm.evaluate(batch), batch)
     expected = algorithm.normalise(plain, torch.from_numpy(scored.episodes.own))

@@ -175,6 +175,13 @@ def test_rloo_and_the_exact_kl_have_the_gradient_of_the_objective(settings: dict
     assert exact.beta == pytest.approx(BETA * k / (k - 1), rel=1e-4)
 
 
+@pytest.mark.parametrize("kl_in_loss", [False, True])
+def test_the_ratio_of_whole_responses_has_the_gradient_of_the_objective(kl_in_loss: bool) -> None:
+    """A response's log-ratio is a sum over its tokens, and so must be the KL beside it; lengths differ."""
+    algorithm = make("rloo-clipped", samples_per_prompt=3, horizon=3, kl_in_loss=kl_in_loss)
+    assert_close(expected_gradient(algorithm), flat(algorithm, objective(responses(algorithm), BETA)))
+
+
 def test_rloo_of_single_tokens_is_the_gradient_of_the_objective_itself() -> None:
     algorithm = make("rloo", horizon=1)
     assert_close(expected_gradient(algorithm), flat(algorithm, objective(responses(algorithm), BETA)))
