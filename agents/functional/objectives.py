@@ -198,9 +198,10 @@ def share_of_success(returns: FloatArray, k: int, subtract_mean: bool = True) ->
 
 
 def uninformative(returns: FloatArray, k: int) -> BoolArray:
-    """Return True for groups whose responses all score the same, ``[N/k]``: their advantages are 0."""
-    spread_of_group = np.ptp(returns.reshape(-1, k), axis=1)
-    same: BoolArray = spread_of_group < ROUNDING
+    """Return True for groups whose responses all score the same, but for rounding, ``[N/k]``: they teach nothing."""
+    groups = returns.reshape(-1, k)
+    # Scores are sums of float32 rewards, whose rounding grows with them.
+    same: BoolArray = np.ptp(groups, axis=1) < ROUNDING * np.maximum(np.abs(groups).max(1), 1.0)
     return same
 
 

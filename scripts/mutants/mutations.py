@@ -1183,8 +1183,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "objectives-19",
         "agents/functional/objectives.py",
-        "spread_of_group < ROUNDING",
-        "spread_of_group == 0",
+        "np.ptp(groups, axis=1) < ROUNDING * np.maximum(np.abs(groups).max(1), 1.0)",
+        "np.ptp(groups, axis=1) < ROUNDING",
         "rounding makes a group informative",
         DAPO,
     ),

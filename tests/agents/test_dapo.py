@@ -164,6 +164,9 @@ def test_uninformative_groups_by_hand() -> None:
     returns = np.array([1.0, 1.0, 1.0, 0.0, 0.3, 0.3, 0.1 + 0.2, 0.1, 0.1 + 1e-4])
     assert uninformative(returns, 3).tolist() == [True, False, False]
     assert uninformative(np.array([0.3, 0.1 + 0.2, 0.5, 0.5]), 2).tolist() == [True, True]
+    # In float32 neighbours of 1000.1 are 6e-5 apart; sums of tokens' rewards differ by some of them.
+    large = np.array([1000.1, 1000.1002, -1000.1, -1000.1002, 1000.1, 1000.2], np.float32)
+    assert uninformative(large, 2).tolist() == [True, True, False]
 
 
 # --- the loop's promises -----------------------------------------------------------------------------------------
