@@ -342,7 +342,8 @@ def sequence_ratio(log_ratio: Tensor, own: Tensor) -> Tensor:
 
 def response_ratio(log_ratio: Tensor) -> Tensor:
     """Compute the ratio of whole responses, π(y|x) / π_old(y|x), the same for all tokens: ``[n, T] -> [n, T]``."""
-    return log_ratio.sum(1, keepdim=True).exp().expand_as(log_ratio)
+    # Over hundreds of tokens the sum may exceed 88, where exp is infinite and a clipped ratio's gradient 0·∞.
+    return log_ratio.sum(1, keepdim=True).clamp(max=80.0).exp().expand_as(log_ratio)
 
 
 def geometric_ratio(log_ratio: Tensor, advantages: Tensor, own: Tensor, low: float, high: float) -> Tensor:

@@ -1191,8 +1191,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "objectives-20",
         "agents/functional/objectives.py",
-        "log_ratio.sum(1, keepdim=True).exp().expand_as",
-        "log_ratio.mean(1, keepdim=True).exp().expand_as",
+        "log_ratio.sum(1, keepdim=True).clamp(max=80.0)",
+        "log_ratio.mean(1, keepdim=True).clamp(max=80.0)",
         "the ratio of a response is a mean",
         LOSSES,
     ),

@@ -144,6 +144,12 @@ def test_with_ratio_1_a_response_of_two_tokens_has_that_of_its_ratio(name: str, 
     torch.testing.assert_close(slopes(name, torch.ones(2, 2), advantages), -advantages * 2 / divisor)
 
 
+def test_a_clipped_response_of_many_tokens_has_gradient_0() -> None:
+    """A ratio of e^150 is infinite in float32; beyond the clip range the loss is constant nevertheless."""
+    ratio = torch.full((1, 300), math.exp(0.5))
+    torch.testing.assert_close(slopes("rloo-clipped", ratio, torch.ones(1, 300)), torch.zeros(1, 300))
+
+
 def test_cispo_clips_the_weight_and_drops_no_token() -> None:
     """ρ = 1.65, A = 1, ε' = 0.2: −1.2. Differentiating the clipped ratio itself, as torchrl does, gives 0."""
     ratio, advantages = torch.tensor([[1.65, 1.65, 0.3, 1.1]]), torch.tensor([[1.0, -2.0, 3.0, 1.0]])
