@@ -9,7 +9,7 @@ from textgym.agents.grpo import Standardised
 from textgym.agents.loop.episodes import OnStep, Scored, collect, joined
 from textgym.agents.ppo import ClippedAlgorithm
 from textgym.agents.settings import DAPOSettings
-from textgym.lm.guards import TrainingError
+from textgym.lm.guards import TrainingError, naming_batch
 from textgym.types import Episodes
 
 
@@ -46,7 +46,7 @@ class DAPO(Standardised, ClippedAlgorithm):
         """Play prompts until enough of them have responses of different scores; None if ``on_step`` stopped them.
 
         Raises:
-            TrainingError: no prompt had any.
+            TrainingError: no prompt had any; its ``batch`` holds all responses.
         """
         wanted, k = self.settings.episodes_per_iteration // self.group, self.group
         played: list[Episodes] = []
@@ -60,13 +60,16 @@ class DAPO(Standardised, ClippedAlgorithm):
             found += int((~uninformative(episodes.rewards.sum(1), k)).sum())
             if found == wanted:
                 break
+        everything = joined(played)
         if not found:
-            raise TrainingError(
-                f"DAPO found no prompt whose {k} responses differ in score, in {len(played)} collections of {wanted} "
-                "prompts each: the task is solved, or hopeless, for this policy; use another reward or prompts, more "
-                "samples_per_prompt, or an algorithm that does not discard"
-            )
-        return joined(played)
+            with naming_batch(everything):
+                raise TrainingError(
+                    f"DAPO found no prompt whose {k} responses differ in score, in {len(played)} collections of "
+                    f"{wanted} prompts each, with a mean score of {everything.rewards.sum(1).mean():.4g}: the task is "
+                    "solved, or hopeless, for this policy; use another reward or prompts, more samples_per_prompt, or "
+                    "an algorithm that does not discard"
+                )
+        return everything
 
     def select(self, scored: Scored) -> Scored:
         """Return the prompts whose responses differ in score, and record the number of discarded tokens."""

@@ -144,10 +144,11 @@ def test_scores_that_never_differ_stop_it_before_any_step(score: float, tries: i
     before = parameters(algorithm)
     begun: list[int] = []
     with pytest.raises(
-        TrainingError, match=rf"no prompt whose 4 responses differ in score, in {tries + 1} collections"
-    ):
+        TrainingError,
+        match=rf"no prompt whose 4 responses differ in score, in {tries + 1} collections.*score of {score:.4g}:",
+    ) as stopped:
         algorithm.learn(10_000, lambda local, _: not begun.append(int(local["dones"].sum())))  # type: ignore[func-returns-value]
-    assert sum(begun) == (1 + tries) * WANTED
+    assert sum(begun) == len(stopped.value.batch) == (1 + tries) * WANTED
     assert (algorithm.iteration, algorithm.episodes_begun) == (0, 0)
     assert equal(parameters(algorithm), before)
 
