@@ -315,8 +315,11 @@ class DAPOSettings(StandardisedSettings, ClipSettings):
 
 @dataclass(frozen=True)
 class CISPOSettings(StandardisedSettings, ClipSettings):
-    """Settings of CISPO (MiniMax 2025)."""
+    """Settings of CISPO (MiniMax 2025): one pass, since a clipped weight lets every token go on moving."""
 
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. No token's gradient ends, so that further passes need
+    ``target_kl``."""
     clip_range: float = 1.0
     """Lower clip range ε of the weight, whose lower bound is 1 − ε; 1 for none. Published: none."""
     clip_range_high: float | None = 0.2
@@ -353,9 +356,12 @@ class GMPOSettings(StandardisedSettings, ClipSettings):
 
 @dataclass(frozen=True)
 class SAPOSettings(StandardisedSettings):
-    """Settings of SAPO (Gao 2025)."""
+    """Settings of SAPO (Gao 2025): one pass, since a soft gate lets every token go on moving."""
 
     normalisation: Normalisation = "sequence"
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. No token's gradient ends, so that further passes need
+    ``target_kl``."""
     tau: float = 1.0
     """Steepness τ of the gate where the advantage is positive. Published: 1."""
     tau_negative: float = 1.05
