@@ -456,6 +456,28 @@ def setting_names(kind: type[Settings]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
+FORMER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
+"""Settings that versions before 0.3 did not have, with the values by which they trained."""
+
+SWITCHES = {"kl_estimator": "kl_in_loss", "bessel": "scale_by_std"}
+"""Settings that have no effect where another one is False."""
+
+
+def with_former(kind: type[Settings], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an algorithm's settings as they were kept, with those that its version did not have yet."""
+    return {**{name: FORMER[name] for name in FORMER if name in setting_names(kind)}, **kept}
+
+
+def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that another one switches off; names may have a section's prefix and a dot."""
+
+    def is_off(name: str) -> bool:
+        own = name.rpartition(".")[2]
+        return own in SWITCHES and settings.get(name.removesuffix(own) + SWITCHES[own]) is False
+
+    return {name: value for name, value in settings.items() if not is_off(name)}
+
+
 def require(holds: bool, name: str, value: Any, expected: str) -> None:
     """Raise ValueError, naming the setting, unless the condition holds."""
     if not holds:

@@ -105,6 +105,17 @@ def test_later_settings_are_named_only_where_they_have_an_effect() -> None:
     assert ppo.settings({"ent_coef": 0.5})["ent_coef"] == 0.5
 
 
+def test_how_a_kl_is_estimated_is_named_where_it_is_in_the_loss() -> None:
+    named = {name: find_entry(name).settings({}) for name in ("ppo", "rloo-clipped", "grpo", "grpo-published", "gspo")}
+    estimators = {name: settings.get("kl_estimator") for name, settings in named.items()}
+    today = {"grpo": "exact", "grpo-published": "k3", "gspo": "exact"}
+    assert estimators == {"ppo": None, "rloo-clipped": None, **today}
+    assert "bessel" not in named["ppo"]
+    assert (named["grpo"]["bessel"], named["grpo-published"]["bessel"]) == (True, False)
+    assert "bessel" not in find_entry("dr-grpo").settings({}), "it divides by no deviation"
+    assert find_entry("dapo").settings({"kl_in_loss": False}).keys().isdisjoint({"kl_estimator"})
+
+
 def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
     path = own_algorithm(tmp_path)
     before = find_entry(f"{path}:Ranked").settings({"minibatch_size": 16})
