@@ -457,7 +457,7 @@ def setting_names(kind: type[Settings]) -> tuple[str, ...]:
 
 
 FORMER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
-"""Settings that versions before 0.3 did not have, with the values by which they trained."""
+"""Settings that version 0.2 did not have, with the values by which it trained."""
 
 SWITCHES = {"kl_estimator": "kl_in_loss", "bessel": "scale_by_std"}
 """Settings that have no effect where another one is False."""
