@@ -369,13 +369,13 @@ class VESPOSettings(StandardisedSettings):
     """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
 
     k_positive: float = 2.0
-    """k where the advantage is at least 0. Published: 2."""
+    """k where the advantage is at least 0. Default of TRL: 2."""
     decay_positive: float = 3.0
-    """λ where the advantage is at least 0. Published: 3."""
+    """λ where the advantage is at least 0. Default of TRL: 3."""
     k_negative: float = 3.0
-    """k where the advantage is negative. Published: 3."""
+    """k where the advantage is negative. Default of TRL: 3."""
     decay_negative: float = 2.0
-    """λ where the advantage is negative. Published: 2."""
+    """λ where the advantage is negative. Default of TRL: 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

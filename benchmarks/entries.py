@@ -135,7 +135,7 @@ def find_entry(name: str) -> Entry:
     """Return an entry by name.
 
     Raises:
-        ValueError: there is none (the nearest is named), it does not learn from rewards, or the import is not an algorithm.
+        ValueError: there is none (the nearest is named), it learns from no reward, or the import is no algorithm.
         FileNotFoundError: there is no such file.
     """
     if name in WITHOUT_REWARD:
