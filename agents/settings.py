@@ -369,13 +369,13 @@ class VESPOSettings(StandardisedSettings):
     """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
 
     k_positive: float = 2.0
-    """k where the advantage is at least 0. Default of TRL: 2."""
+    """Exponent k where the advantage is at least 0. Default of TRL: 2."""
     decay_positive: float = 3.0
-    """λ where the advantage is at least 0. Default of TRL: 3."""
+    """Decay λ where the advantage is at least 0. Default of TRL: 3."""
     k_negative: float = 3.0
-    """k where the advantage is negative. Default of TRL: 3."""
+    """Exponent k where the advantage is negative. Default of TRL: 3."""
     decay_negative: float = 2.0
-    """λ where the advantage is negative. Default of TRL: 2."""
+    """Decay λ where the advantage is negative. Default of TRL: 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -461,11 +461,6 @@ FORMER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
 
 SWITCHES = {"kl_estimator": "kl_in_loss", "bessel": "scale_by_std"}
 """Settings that have no effect where another one is False."""
-
-
-def with_former(kind: type[Settings], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an algorithm's settings as they were kept, with those that its version did not have yet."""
-    return {**{name: FORMER[name] for name in FORMER if name in setting_names(kind)}, **kept}
 
 
 def effective(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ Expected output:
 
 ```text
 iteration   0   score 0.23
-iteration   8   score 0.93
-iteration  16   score 0.98
-iteration  24   score 0.98
-iteration  31   score 0.98
-GRPO: score 0.23 -> 0.98 in 32 iterations; β is 0.049
+iteration   8   score 0.84
+iteration  16   score 1.00
+iteration  24   score 0.99
+iteration  31   score 1.00
+GRPO: score 0.23 -> 1.00 in 32 iterations; β is 0.050
 ```
 
 This page is for reading, and it is the oracle of the library's tests: ``tests/agents/test_by_hand.py`` hands the
@@ -22,10 +22,16 @@ An iteration, from top to bottom (Shao 2024, arXiv 2402.03300):
 
 1. The policy writes k responses to each of some prompts; the environment pays each at its end.
 2. No critic: a response's advantage is its score less the group's mean, divided by the group's standard deviation.
-3. Some epochs over shuffled minibatches. The loss of a token is that of PPO's clipped ratio, plus β·k3, the KL penalty
-   *in the loss*: r − 1 − log r with r = π_ref/π, never negative and right on average.
-4. Each response counts alike: mean over its tokens first, then over responses.
-5. Clipped gradients, Adam with ε = 1e-5, a learning rate that decays linearly to 0 over the run, β after a target KL.
+3. A token also leads to the states after it, and answers for their KL to the reference: β times that KL, less its mean
+   over the other responses to the prompt, is subtracted from its advantage.
+4. Some epochs over shuffled minibatches. The loss of a token is that of PPO's clipped ratio, plus β times the KL in its
+   own state, the sum over the vocabulary.
+5. Each response counts alike: mean over its tokens first, then over responses.
+6. Clipped gradients, Adam with ε = 1e-5, a learning rate that decays linearly to 0 over the run, β after a target KL.
+
+Shao's own KL penalty is k3 of the sampled token alone, r − 1 − log r with r = π_ref/π, and has no step 3. As a loss it
+has the gradient of KL(π_ref‖π) in each state, not of the KL(π‖π_ref) that the objective holds; steps 3 and 4 have that
+one. They are the library's defaults, ``kl_estimator="exact"`` and ``bessel=True``.
 
 ``clip_range_high`` above ``clip_range`` is DAPO's clip-higher (Yu 2025, arXiv 2503.14476).
 
@@ -97,17 +103,36 @@ class Policy(nn.Module):
 
 
 def score(policy: Policy, input_ids: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-    """Return ``[n, T]`` log π of the response tokens; that of token t stands in column P+t−1 of what the model says."""
-    log_probs = policy(input_ids, attention_mask)[:, prompt_length - 1 : -1]
+    """Return ``[n, T, V]`` log π at the response tokens; that of token t is in column P+t−1 of what the model says."""
+    return policy(input_ids, attention_mask)[:, prompt_length - 1 : -1]
+
+
+def chosen(log_probs: Tensor, input_ids: Tensor, prompt_length: int) -> Tensor:
+    """Return ``[n, T]`` log π of the response tokens themselves."""
     return log_probs.gather(2, input_ids[:, prompt_length:, None])[..., 0]
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return ``[n, T]`` KL(p‖q) in each state: the sum over the vocabulary."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def group_relative(returns: Tensor, k: int) -> Tensor:
     """Return ``[N]`` advantages: how many standard deviations a response stands above the k to its prompt."""
     groups = returns.reshape(-1, k)
     centred = groups - groups.mean(1, keepdim=True)
-    deviation = centred.square().mean(1, keepdim=True).sqrt()
-    return (centred / (deviation + 1e-4)).reshape(-1)  # equal scores teach nothing
+    return (centred / (groups.std(1, keepdim=True) + 1e-4)).reshape(-1)  # equal scores teach nothing
+
+
+def later_kl(state_kl: Tensor, k: int) -> Tensor:
+    """Return ``[N, T]`` KL at the tokens after each one, less the mean of that over the other responses to the prompt.
+
+    What other responses do is independent of the token: the baseline lowers the variance alone.
+    """
+    later = state_kl.flip(1).cumsum(1).flip(1) - state_kl
+    groups = later.reshape(-1, k, later.shape[1])
+    others = (groups.sum(1, keepdim=True) - groups) / (k - 1)
+    return (groups - others).reshape(later.shape)
 
 
 def mean_of_means(x: Tensor, valid: Tensor) -> Tensor:
@@ -129,26 +154,27 @@ def update(
     valid = mask[:, p:].bool()
     with torch.no_grad():
         ref_log_probs = score(reference, ids, mask, p)
-    advantages = group_relative(rewards.double().sum(1), settings.samples_per_prompt).float()
+        state_kl = kl(score(policy, ids, mask, p), ref_log_probs) * valid
+    advantages = group_relative(rewards.double().sum(1), settings.samples_per_prompt).float()[:, None]
+    advantages = advantages - beta * later_kl(state_kl, settings.samples_per_prompt)
 
     for _ in range(settings.n_epochs):
         for rows in order.permutation(len(ids)).reshape(-1, settings.minibatch_size):
             keep = valid[rows]
             log_probs = score(policy, ids[rows], mask[rows], p)
 
-            ratio = (log_probs - old_log_probs[rows]).masked_fill(~keep, 0.0).exp()
+            log_ratio = chosen(log_probs, ids[rows], p) - old_log_probs[rows]
+            ratio = log_ratio.masked_fill(~keep, 0.0).exp()
             clipped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range_high)
-            gain = advantages[rows, None]
+            gain = advantages[rows]
             policy_loss = mean_of_means(-torch.minimum(ratio * gain, clipped * gain), keep)
-
-            log_r = (ref_log_probs[rows] - log_probs).masked_fill(~keep, 0.0)
-            kl_loss = mean_of_means(log_r.exp() - 1 - log_r, keep)
+            kl_loss = mean_of_means(kl(log_probs, ref_log_probs[rows]), keep)
 
             optimizer.zero_grad()
             (policy_loss + beta * kl_loss).backward()
             nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
             optimizer.step()
-    return float((old_log_probs - ref_log_probs).masked_fill(~valid, 0.0).sum(1).mean())
+    return float((old_log_probs - chosen(ref_log_probs, ids, p)).masked_fill(~valid, 0.0).sum(1).mean())
 
 
 def train(

@@ -26,10 +26,11 @@ TINY = [
 COMMON = {
     *("learning_rate", "beta", "kl_target", "value", "temperature", "min_new_tokens", "top_k", "top_p"),
     *("episodes_per_iteration", "minibatch_size", "n_epochs", "max_grad_norm", "samples_per_prompt", "normalisation"),
-    *("kl_in_loss", "warmup_iterations", "ent_coef"),
+    *("kl_in_loss", "kl_estimator", "warmup_iterations", "ent_coef"),
 }
 CRITIC, CLIP = {"clip_range_vf", "vf_coef"}, {"clip_range", "clip_range_high", "target_kl"}
 GAE = CRITIC | {"gae_lambda", "credit"}
+STANDARDISED = {"scale_by_std", "bessel", "target_kl"}
 OWN = {
     "ppo": GAE | CLIP,
     "nlpo": GAE | CLIP | {"top_mask", "min_tokens_to_keep", "target_update"},
@@ -37,8 +38,14 @@ OWN = {
     "trpo": GAE | {"target_kl", "cg_steps", "cg_damping", "curvature_share"},
     "reinforce": set(),
     "rloo": set(),
-    "grpo": CLIP | {"scale_by_std"},
-    "gspo": CLIP | {"scale_by_std"},
+    "rloo-clipped": CLIP,
+    **dict.fromkeys(("grpo", "grpo-published", "dr-grpo", "gspo", "luspo", "gmpo", "cispo"), CLIP | STANDARDISED),
+    "dapo": CLIP | STANDARDISED | {"max_resamples"},
+    "dppo": STANDARDISED | {"distance", "max_distance"},
+    "sapo": STANDARDISED | {"tau", "tau_negative"},
+    "vespo": STANDARDISED | {"k_positive", "decay_positive", "k_negative", "decay_negative"},
+    "maxrl": CLIP | {"subtract_mean"},
+    "reinforce++": CLIP,
     "remax": set(),
     "best-of-n": set(),
     "expert-iteration": set(),
@@ -49,7 +56,22 @@ DEFAULTS = {
     "a2c": {"n-epochs": "1", "samples-per-prompt": "1"},
     "trpo": {"n-epochs": "4", "target-kl": "0.01", "cg-steps": "10"},
     "rloo": {"n-epochs": "1", "samples-per-prompt": "4"},
-    "grpo": {"normalisation": "sequence", "kl-in-loss": "True", "samples-per-prompt": "4", "target-kl": "0.02"},
+    "grpo": {
+        **{"normalisation": "sequence", "kl-in-loss": "True", "samples-per-prompt": "4", "target-kl": "0.02"},
+        **{"kl-estimator": "exact", "bessel": "True", "scale-by-std": "True"},
+    },
+    "grpo-published": {"kl-estimator": "k3", "bessel": "False", "normalisation": "sequence"},
+    "dr-grpo": {"scale-by-std": "False", "normalisation": "constant", "kl-estimator": "exact"},
+    "dapo": {"clip-range-high": "0.28", "normalisation": "token", "max-resamples": "10"},
+    "luspo": {"normalisation": "constant"},
+    "gmpo": {"clip-range": "0.4", "normalisation": "sequence"},
+    "cispo": {"clip-range": "1.0", "clip-range-high": "0.2", "normalisation": "token"},
+    "dppo": {"distance": "tv", "max-distance": "None"},
+    "sapo": {"tau": "1.0", "tau-negative": "1.05", "normalisation": "sequence"},
+    "vespo": {"k-positive": "2.0", "decay-positive": "3.0", "k-negative": "3.0", "decay-negative": "2.0"},
+    "maxrl": {"subtract-mean": "True", "normalisation": "constant", "kl-in-loss": "True"},
+    "reinforce++": {"samples-per-prompt": "1", "kl-in-loss": "False", "n-epochs": "4"},
+    "rloo-clipped": {"kl-in-loss": "False", "normalisation": "sequence", "n-epochs": "4"},
     "best-of-n": {"samples-per-prompt": "16", "n-epochs": "4"},
 }
 """Defaults that define an algorithm, as its help states them."""
@@ -103,13 +125,18 @@ def test_help_of_an_algorithm_in_a_yaml_file(tmp_path: Path, capsys: pytest.Capt
     assert "--cg-steps" not in said
 
 
+def has_ratio(name: str) -> bool:
+    """Return True for algorithms with an importance ratio; the bound of TRPO is that of its own step."""
+    return "target_kl" in OWN[name] and name != "trpo"
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_without_a_flag_an_algorithm_is_what_its_constructor_makes_of_nothing(name: str) -> None:
     own, defaults = hyperparameters_class(name)(), ALGORITHMS[name].settings_class()
     assert own.settings(ALGORITHMS[name].settings_class) == asdict(defaults)
     careful = cautious(name).settings(ALGORITHMS[name].settings_class)
     changed = {key: value for key, value in careful.items() if value != asdict(defaults)[key]}
-    assert changed == {"warmup_iterations": 10, **({"target_kl": 0.02} if "clip_range" in OWN[name] else {})}
+    assert changed == {"warmup_iterations": 10, **({"target_kl": 0.02} if has_ratio(name) else {})}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -129,7 +156,8 @@ def test_all_algorithms_share_their_defaults() -> None:
     """Only what defines an algorithm differs from the others'."""
     shared = {"episodes_per_iteration", "minibatch_size", "max_grad_norm", "vf_coef", "clip_range_vf", "clip_range"}
     for name in shared:
-        kinds = [kind.settings_class() for kind in ALGORITHMS.values()]
+        others = {"gmpo", "cispo"} if name == "clip_range" else set()  # of log-ratios, and none
+        kinds = [kind.settings_class() for algorithm, kind in ALGORITHMS.items() if algorithm not in others]
         assert len({getattr(settings, name) for settings in kinds if hasattr(settings, name)}) == 1, name
 
 
@@ -154,7 +182,7 @@ def test_an_algorithm_by_name(name: str, tmp_path: Path) -> None:
         ),
         (
             ["--algorithm=trpo", "--no-scale-by-std"],
-            "scale_by_std: trpo has no such setting, which belongs to grpo and",
+            "scale_by_std: trpo has no such setting, which belongs to grpo, grpo-published,",
         ),
         (["--cg-steps=3"], "cg_steps: ppo has no such setting, which belongs to trpo; leave it out"),
         (["--algorithm", "rloo", "--samples-per-prompt", "1"], "samples_per_prompt=1; expected at least 2"),

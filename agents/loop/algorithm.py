@@ -77,7 +77,7 @@ from textgym.agents.loop.slots import (
 from textgym.agents.offline.pretraining import Pretraining, check_pretraining
 from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
 from textgym.agents.policy.reference import Reference, make_reference
-from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings, with_former
+from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings
 from textgym.files import standing
 from textgym.lm.behaviour import Against
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
@@ -734,7 +734,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         state = read_state(directory)
         if state["algorithm"] != cls.__name__:
             raise ValueError(f"{str(path)!r} is a checkpoint of {state['algorithm']}, not of {cls.__name__}")
-        built = {**with_former(cls.settings_class, constructor_arguments(directory, state)), **changes}
+        built = {**constructor_arguments(directory, state, cls.settings_class), **changes}
         # The model is built after the check, whose message names the difference between the tasks.
         algorithm = cls("LMPolicy", env, device=device, _init_setup_model=False, **built)
         algorithm._trained_in = state.get("task")

@@ -31,6 +31,7 @@ from textgym.agents.loop.checks import task_identity
 from textgym.agents.offline.pretraining import check_same
 from textgym.agents.policy.lm_policy import SeparateValue, ValueHead
 from textgym.agents.policy.reference import save_reference, saved_reference
+from textgym.agents.settings import FORMER, Settings, setting_names
 from textgym.files import read_json, replaced_directory, verify_manifest, write_json
 from textgym.lm.files.bars import without_bars
 from textgym.lm.files.loading import own_memory
@@ -89,9 +90,16 @@ def read_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def constructor_arguments(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the constructor arguments that rebuild a checkpoint's algorithm."""
+def constructor_arguments(directory: Path, state: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:
+    """Return the constructor arguments that rebuild a checkpoint's algorithm.
+
+    Args:
+        directory: the checkpoint.
+        state: its ``state.json``.
+        settings: the settings class of its algorithm.
+    """
     return {
+        **{name: value for name, value in FORMER.items() if name in setting_names(settings)},
         **state["hyperparameters"],
         "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
         "seed": state["seed"],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from textgym.agents.functional.objectives import (
     best_of_groups,
@@ -109,10 +110,21 @@ def test_grpo_without_std_and_with_one_group_is_centred_reinforce() -> None:
     np.testing.assert_allclose(group_relative(RETURNS, len(RETURNS), scale=False), RETURNS - RETURNS.mean())
 
 
-def test_grpo_has_unit_deviation_in_every_group_that_differs() -> None:
-    advantages = group_relative(np.array([1.0, 2.0, 6.0, 400.0, 100.0, 200.0]), 3).reshape(2, 3)
-    np.testing.assert_allclose(advantages.std(1), 1, rtol=1e-3)
+@pytest.mark.parametrize("bessel", [False, True])
+def test_grpo_has_unit_deviation_in_every_group_that_differs(bessel: bool) -> None:
+    advantages = group_relative(np.array([1.0, 2.0, 6.0, 400.0, 100.0, 200.0]), 3, bessel=bessel).reshape(2, 3)
+    np.testing.assert_allclose(advantages.std(1, ddof=int(bessel)), 1, rtol=1e-3)
     np.testing.assert_allclose(advantages.mean(1), 0, atol=1e-12)
+
+
+def test_the_deviation_is_by_default_that_of_torch_which_trl_calls() -> None:
+    """1, 2, 6: centred −2, −1, 3; the sum of squares is 14, over k − 1 = 2 or over k = 3."""
+    np.testing.assert_allclose(group_relative(RETURNS, 3)[:3], np.array([-2, -1, 3]) / (7**0.5 + 1e-4))
+    published = np.array([-2, -1, 3]) / ((14 / 3) ** 0.5 + 1e-4)
+    np.testing.assert_allclose(group_relative(RETURNS, 3, bessel=False)[:3], published)
+    groups = torch.tensor(RETURNS).view(2, 3)
+    trl = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+    np.testing.assert_allclose(group_relative(RETURNS, 3), trl.flatten().numpy())
 
 
 def test_rounding_is_no_difference_between_equal_returns() -> None:

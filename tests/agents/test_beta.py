@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.agents.test_algorithms import make, make_env
-from tests.agents.test_ppo import make_ppo
+from tests.agents.test_ppo import equal, make_ppo, parameters
 from textgym.agents import GRPO
 from textgym.files import write_manifest
 from textgym.rewards.kl import AdaptiveKL
@@ -42,6 +42,8 @@ STATE = {
     "seed": 0,
 }
 """What version 0.1 wrote into ``training/state.json``, beside counters, task and the optimiser's groups."""
+LATER: dict[str, Any] = {"kl_estimator": "k3", "bessel": False}
+"""Settings that it did not have, with the values of what it did."""
 
 
 def test_the_former_name_works_with_a_warning_that_names_the_new_one() -> None:
@@ -85,12 +87,35 @@ def test_a_checkpoint_of_the_version_before_goes_on(tmp_path: Path) -> None:
     assert isinstance(loaded.kl, AdaptiveKL)
     assert (loaded.kl.beta, loaded.kl.target, loaded.kl.horizon) == (0.2, 3.0, 100.0)
     assert loaded.settings.clip_range == 0.3
+    assert (loaded.settings.kl_estimator, loaded.settings.bessel) == ("k3", False)
     assert loaded.num_timesteps == begun.num_timesteps
     loaded.learn(20, reset_num_timesteps=False)
     assert loaded.num_timesteps >= begun.num_timesteps + 20
-    # This version writes the same keys, so that the one before reads its checkpoints, too.
     assert set(saved) == {*STATE, "task", "counters", "optimizer_groups"}
-    assert set(saved["hyperparameters"]) == set(STATE["hyperparameters"])  # type: ignore[arg-type]
+    assert set(saved["hyperparameters"]) == {*STATE["hyperparameters"], *LATER}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "rloo"])
+def test_a_checkpoint_from_before_the_estimators_goes_on_as_it_ran(name: str, tmp_path: Path) -> None:
+    """It trained on k3, with a divisor of k in the standard deviation, and named neither."""
+    own = {setting: value for setting, value in LATER.items() if name != "rloo" or setting != "bessel"}
+    begun = make(name, kl_in_loss=True, beta=0.5, **own)
+    begun.learn(100)
+    for path in (tmp_path / "now", tmp_path / "before"):
+        begun.save(path)
+    state = json.loads((tmp_path / "before" / "training" / "state.json").read_text())
+    for setting in own:
+        del state["hyperparameters"][setting]
+    (tmp_path / "before" / "training" / "state.json").write_text(json.dumps(state))
+    write_manifest(tmp_path / "before")
+    weights = []
+    for path in (tmp_path / "now", tmp_path / "before"):
+        loaded = type(begun).load(path, make_env())
+        assert loaded.settings == begun.settings
+        loaded.learn(100, reset_num_timesteps=False)
+        weights.append(parameters(loaded))
+    assert equal(*weights)
+    assert not equal(weights[0], parameters(begun))
 
 
 def test_beta_is_changed_as_a_checkpoint_is_loaded(tmp_path: Path) -> None:

@@ -21,21 +21,35 @@ from torch import Tensor
 
 from tests.examples import load_example
 from tests.helpers import tiny_gpt2, word_mdp, word_tokenizer
+from tests.talking import talking_mdp
 from textgym.agents import (
     A2C,
+    CISPO,
+    DAPO,
+    DPPO,
+    GMPO,
     GRPO,
     GSPO,
+    LUSPO,
     NLPO,
     PPO,
     RLOO,
+    SAPO,
     TRPO,
+    VESPO,
     BestOfN,
+    ClippedRLOO,
+    DrGRPO,
     ExpertIteration,
+    MaxRL,
     Pretraining,
+    PublishedGRPO,
     Reinforce,
+    ReinforcePlusPlus,
     ReMax,
     encode_texts,
 )
+from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.sampling import Sampling
 from textgym.rewards.kl import AdaptiveKL
@@ -87,11 +101,16 @@ class Run:
         return found
 
 
-def run(kind: Any, tokens: int = TOKENS, model: Any = None, **settings: Any) -> Run:
+def above_two(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """Reward one: three ids and more above 2; many groups agree."""
+    return [float(sum(i > 2 for i in ids) >= 3) for ids in completion_ids]
+
+
+def run(kind: Any, tokens: int = TOKENS, model: Any = None, mdp: TokenMDP | None = None, **settings: Any) -> Run:
     """Train, and keep what was trained on."""
     model = model or tiny_gpt2()
     first = copy.deepcopy(model)
-    env = TokenVectorEnv(word_mdp(mean_id), 8, "Disabled")
+    env = TokenVectorEnv(mdp or word_mdp(mean_id), 8, "Disabled")
     settings = {**SIZES, "beta": AdaptiveKL(BETA, TARGET, HORIZON), "seed": 0, **settings}
     algorithm = kind("LMPolicy", env, RATE, model=model, **settings)
     kept: list[Episodes] = []
@@ -182,10 +201,12 @@ class Recipe:
         loss: of each token from log-ratios to the rollout, log-probabilities, advantages and ``valid``, ``[n, T]``.
         mean: a number of it.
         critic: whether a value head learns.
-        kl_in_loss: whether k3 stands in the loss instead of k1 in the reward.
+        kl: what stands in the loss instead of k1 in the reward: "k3", "k3-corrected", "exact" with the KL of later
+            tokens in the advantages, or "whole" with that of the whole response there; None for k1 in the reward.
         group: responses to a prompt, greedy ones included.
         greedy: whether the last of a group is greedy.
         best: whether only the best of a group is trained on.
+        informative: whether only groups whose scores differ are trained on.
         from_reference: whether the reference writes the responses.
         entropy: weight of the bonus.
         text: weight of the pretraining text, and texts in an update.
@@ -198,10 +219,11 @@ class Recipe:
     loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     mean: Callable[[Tensor, Tensor], Tensor]
     critic: bool = False
-    kl_in_loss: bool = False
+    kl: str | None = None
     group: int = 1
     greedy: bool = False
     best: bool = False
+    informative: bool = False
     from_reference: bool = False
     entropy: float = 0.0
     text: tuple[float, int] | None = None
@@ -232,6 +254,26 @@ def chosen(log_probs: Tensor, ids: Tensor, p: int, valid: Tensor) -> Tensor:
 
 def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
+
+
+def state_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return ``[n, T]`` Σ_v p(v)·log(p(v)/q(v)); what p excludes adds nothing."""
+    possible = log_p > -torch.inf
+    difference = torch.where(possible, log_p, 0.0) - torch.where(possible, log_q, 0.0)
+    return (log_p.exp() * difference).sum(-1)
+
+
+def answered_for(kl: Tensor, group: int, whole: bool) -> Tensor:
+    """Return ``[N, T]`` KL of later tokens, or of all, less its mean over the other responses to the prompt."""
+    n = len(kl)
+    size = group if group > 1 else n
+    found = torch.zeros_like(kl)
+    for t in range(kl.shape[1]):
+        cost = kl.sum(1) if whole else kl[:, t + 1 :].sum(1)
+        for i in range(n):
+            others = [j for j in range(i // size * size, i // size * size + size) if j != i]
+            found[i, t] = cost[i] - cost[others].mean()
+    return found
 
 
 def text_loss(lm: Any, texts: Sequence[Any]) -> Tensor:
@@ -280,20 +322,30 @@ def repeat(
             wrote_there = beside[1][:, p:].bool()
             assert torch.equal(beside[0][:, p:][wrote_there], likeliest[wrote_there])
         ids, mask, rewards, old = (x[sampled] for x in (*everything, rewards, old))
-        valid = mask[:, p:].bool()
+        valid = torch.from_numpy(episodes.own)[sampled]
         with torch.no_grad():
-            ref = chosen(reference.distribution(ids, mask, p, recipe)[0], ids, p, valid)
+            ref_all = reference.distribution(ids, mask, p, recipe)[0]
+            ref = chosen(ref_all, ids, p, valid)
             wrote, values = (reference if recipe.from_reference else policy).distribution(ids, mask, p, recipe, kept)
             torch.testing.assert_close(old, chosen(wrote, ids, p, valid), atol=ATOL, rtol=0)
         kl = old - ref
-        shaped = rewards if recipe.kl_in_loss else rewards - beta * kl
-        if recipe.best:
-            size = recipe.group
-            best = [g * size + int(shaped[g * size : (g + 1) * size].sum(1).argmax()) for g in range(len(ids) // size)]
-            ids, mask, rewards, shaped, old, ref, valid, values = (
-                x[best] for x in (ids, mask, rewards, shaped, old, ref, valid, values)
+        shaped = rewards if recipe.kl else rewards - beta * kl
+        exact = state_kl(wrote, ref_all) * valid
+        every = range(len(ids))
+        groups = [list(every[start : start + recipe.group]) for start in every[:: recipe.group]]
+        if recipe.best or recipe.informative:
+            earned = shaped.sum(1).tolist()
+            rows = [max(group, key=lambda row: earned[row]) for group in groups]
+            if recipe.informative:
+                paid = rewards.sum(1).tolist()  # without the KL, in which no two responses are alike
+                rows = [row for group in groups if len({paid[row] for row in group}) > 1 for row in group]
+                assert len(rows) == done.settings["episodes_per_iteration"]
+            ids, mask, rewards, shaped, old, ref, valid, values, ref_all, exact = (
+                x[rows] for x in (ids, mask, rewards, shaped, old, ref, valid, values, ref_all, exact)
             )
         advantages, returns = recipe.advantages(Iteration(rewards, shaped, values, valid, companions))
+        if recipe.kl in ("exact", "whole"):
+            advantages = advantages - beta * answered_for(exact, recipe.group, recipe.kl == "whole")
 
         for rows in minibatches(np.random.default_rng([0, i]), len(ids), done.settings):
             shown = ids[rows], mask[rows], p
@@ -306,8 +358,10 @@ def repeat(
             loss = recipe.mean(recipe.loss(log_ratio, new, advantages[rows], inside), inside)
             if recipe.entropy:
                 loss = loss - recipe.entropy * recipe.mean(entropy(log_probs), inside)
-            if recipe.kl_in_loss:
-                loss = loss + beta * recipe.mean((ref[rows] - new).exp() - 1 - (ref[rows] - new), inside)
+            if recipe.kl:
+                k3 = (ref[rows] - new).exp() - 1 - (ref[rows] - new)
+                kls = {"k3": k3, "k3-corrected": log_ratio.exp() * k3}
+                loss = loss + beta * recipe.mean(kls.get(recipe.kl, state_kl(log_probs, ref_all[rows])), inside)
             if recipe.critic:
                 near = values[rows] + (now - values[rows]).clamp(-0.2, 0.2)
                 worse = torch.maximum((now - returns[rows]) ** 2, (near - returns[rows]) ** 2)
@@ -339,7 +393,7 @@ def descend(policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, most
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
     for gradient in gradients:
-        gradient *= min(1.0, most / norm)
+        gradient *= min(1.0, most / max(norm, 1e-6))  # all responses may be clipped
     optimizer.step()
 
 
@@ -380,16 +434,31 @@ def against_greedy(one: Iteration) -> tuple[Tensor, Tensor]:
     return (one.shaped.sum(1) - one.companions)[:, None] * one.valid, one.values
 
 
-def in_group(one: Iteration, scale: bool = True) -> tuple[Tensor, Tensor]:
-    groups = one.rewards.sum(1).view(-1, 4)
+def in_group(one: Iteration, divisor: int | None = 3) -> tuple[Tensor, Tensor]:
+    groups = one.shaped.sum(1).view(-1, 4)
     advantages = groups - groups.mean(1, keepdim=True)
-    if scale:
-        advantages = advantages / (groups.std(1, correction=0, keepdim=True) + 1e-4)
+    if divisor:
+        variance = advantages.square().sum(1, keepdim=True) / divisor
+        advantages = advantages / (variance.sqrt() + 1e-4)
     return advantages.view(-1, 1) * one.valid, one.values
 
 
+def as_published(one: Iteration) -> tuple[Tensor, Tensor]:
+    return in_group(one, divisor=4)
+
+
 def centred(one: Iteration) -> tuple[Tensor, Tensor]:
-    return in_group(one, scale=False)
+    return in_group(one, divisor=None)
+
+
+def over_mean(one: Iteration) -> tuple[Tensor, Tensor]:
+    groups = one.shaped.sum(1).view(-1, 4)
+    return (groups / groups.mean(1, keepdim=True)).view(-1, 1) * one.valid, one.values
+
+
+def over_mean_centred(one: Iteration) -> tuple[Tensor, Tensor]:
+    advantages, values = over_mean(one)
+    return (advantages - 1) * one.valid, values
 
 
 def imitated(one: Iteration) -> tuple[Tensor, Tensor]:
@@ -413,6 +482,53 @@ def clipped_sequence(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, v
     return clipped(mean.expand_as(log_ratio), log_probs, advantages, valid)
 
 
+def clipped_response(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:
+    return clipped(log_ratio.sum(1, keepdim=True).expand_as(log_ratio), log_probs, advantages, valid)
+
+
+def clipped_weight(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, _: Tensor) -> Tensor:
+    with torch.no_grad():
+        weight = log_ratio.exp().clip(0.95, 1.03)
+    return -(weight * advantages) * log_probs
+
+
+def geometric(log_ratio: Tensor, _: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:
+    gains = advantages[:, :1] > 0
+    limited = torch.where(gains, torch.minimum(log_ratio, torch.tensor(0.04)), torch.maximum(log_ratio, torch.tensor(-0.03)))
+    mean = (limited * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
+    return -mean.exp() * advantages
+
+
+def within(distance: Callable[[Tensor, Tensor], Tensor], limit: float) -> Any:
+    """Return DPPO's loss: −ρA, but 0 where the distance of p from μ is above the limit and would grow."""
+
+    def loss(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, _: Tensor) -> Tensor:
+        p, mu = log_probs.detach().exp(), (log_probs - log_ratio).detach().exp()
+        far = (p > mu) & (advantages > 0) | (p < mu) & (advantages < 0)
+        return torch.where(far & (distance(p, mu) > limit), 0.0, -log_ratio.exp() * advantages)
+
+    return loss
+
+
+def variation(p: Tensor, mu: Tensor) -> Tensor:
+    return (p - mu).abs()
+
+
+def two_outcomes(p: Tensor, mu: Tensor) -> Tensor:
+    return mu * (mu / p).log() + (1 - mu) * ((1 - mu) / (1 - p)).log()
+
+
+def gated(log_ratio: Tensor, _: Tensor, advantages: Tensor, __: Tensor) -> Tensor:
+    tau = torch.where(advantages > 0, 20.0, 50.0)
+    return -4 / tau * advantages / (1 + (-tau * (log_ratio.exp() - 1)).exp())
+
+
+def gamma(log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:
+    w = (log_ratio * valid).sum(1, keepdim=True).exp().detach()
+    phi = torch.where(advantages >= 0, w**1.5 * (2.5 * (1 - w)).exp(), w**3.5 * (2.2 * (1 - w)).exp())
+    return -phi * advantages * log_probs
+
+
 def by_token(x: Tensor, valid: Tensor) -> Tensor:
     return (x * valid).sum() / valid.sum()
 
@@ -430,17 +546,89 @@ WRITTEN_OUT: dict[str, tuple[Any, dict[str, Any], Recipe]] = {
     "reinforce": (Reinforce, {}, Recipe(reinforce, policy_gradient, by_token)),
     "rloo": (RLOO, {}, Recipe(leave_one_out, policy_gradient, by_token, group=4)),
     "remax": (ReMax, {"minibatch_size": 5}, Recipe(against_greedy, policy_gradient, by_token, group=2, greedy=True)),
-    "gspo": (GSPO, CLIP, Recipe(in_group, clipped_sequence, by_sequence, kl_in_loss=True, group=4)),
-    "dr-grpo": (
-        GRPO,
-        {**CLIP, "scale_by_std": False, "normalisation": "constant"},
-        Recipe(centred, clipped, by_constant, kl_in_loss=True, group=4),
+    "gspo": (GSPO, CLIP, Recipe(in_group, clipped_sequence, by_sequence, kl="whole", group=4)),
+    "gspo, k3": (
+        GSPO,
+        {**CLIP, "kl_estimator": "k3", "bessel": False},
+        Recipe(as_published, clipped_sequence, by_sequence, kl="k3", group=4),
     ),
-    "dapo": (GRPO, {**CLIP, "normalisation": "token"}, Recipe(in_group, clipped, by_token, kl_in_loss=True, group=4)),
-    "grpo, k1 in the reward": (
+    "luspo": (LUSPO, CLIP, Recipe(in_group, clipped_sequence, by_constant, kl="whole", group=4)),
+    "gmpo": (
+        GMPO,
+        {"clip_range": 0.03, "clip_range_high": 0.04},
+        Recipe(in_group, geometric, by_sequence, kl="whole", group=4),
+    ),
+    "grpo-published": (PublishedGRPO, CLIP, Recipe(as_published, clipped, by_sequence, kl="k3", group=4)),
+    "grpo, k3": (
         GRPO,
-        {**CLIP, "kl_in_loss": False},
-        Recipe(lambda one: in_group(Iteration(one.shaped, one.shaped, one.values, one.valid)), clipped, by_sequence),
+        {**CLIP, "kl_estimator": "k3"},
+        Recipe(in_group, clipped, by_sequence, kl="k3", group=4),
+    ),
+    "grpo, corrected": (
+        GRPO,
+        {**CLIP, "kl_estimator": "k3-corrected"},
+        Recipe(in_group, clipped, by_sequence, kl="k3-corrected", group=4),
+    ),
+    "grpo, exact": (GRPO, CLIP, Recipe(in_group, clipped, by_sequence, kl="exact", group=4)),
+    "grpo, by token": (
+        GRPO,
+        {**CLIP, "normalisation": "token"},
+        Recipe(in_group, clipped, by_token, kl="exact", group=4),
+    ),
+    "dr-grpo": (DrGRPO, CLIP, Recipe(centred, clipped, by_constant, kl="exact", group=4)),
+    "maxrl": (MaxRL, CLIP, Recipe(over_mean_centred, clipped, by_constant, kl="exact", group=4)),
+    "maxrl, mean left in": (
+        MaxRL,
+        {**CLIP, "subtract_mean": False},
+        Recipe(over_mean, clipped, by_constant, kl="exact", group=4),
+    ),
+    "cispo": (
+        CISPO,
+        {"clip_range": 0.05, "clip_range_high": 0.03},
+        Recipe(in_group, clipped_weight, by_token, kl="exact", group=4),
+    ),
+    "dppo, tv": (
+        DPPO,
+        {"max_distance": 0.002},
+        Recipe(in_group, within(variation, 0.002), by_token, kl="exact", group=4),
+    ),
+    "dppo, kl": (
+        DPPO,
+        {"distance": "kl", "max_distance": 5e-5},
+        Recipe(in_group, within(two_outcomes, 5e-5), by_token, kl="exact", group=4),
+    ),
+    "sapo": (
+        SAPO,
+        {"tau": 20.0, "tau_negative": 50.0},
+        Recipe(in_group, gated, by_sequence, kl="exact", group=4),
+    ),
+    "vespo": (
+        VESPO,
+        {"k_positive": 1.5, "decay_positive": 2.5, "k_negative": 3.5, "decay_negative": 2.2},
+        Recipe(in_group, gamma, by_token, kl="exact", group=4),
+    ),
+    "rloo-clipped": (ClippedRLOO, CLIP, Recipe(leave_one_out, clipped_response, by_sequence, group=4)),
+    "rloo-clipped, exact": (
+        ClippedRLOO,
+        {**CLIP, "kl_in_loss": True},
+        Recipe(leave_one_out, clipped_response, by_sequence, kl="whole", group=4),
+    ),
+    "reinforce++": (ReinforcePlusPlus, CLIP, Recipe(reinforce, clipped, by_token)),
+    "grpo, k1 in the reward": (GRPO, {**CLIP, "kl_in_loss": False}, Recipe(in_group, clipped, by_sequence)),
+    "ppo, exact": (
+        PPO,
+        {**CLIP, "kl_in_loss": True},
+        Recipe(gae, clipped, by_token, critic=True, kl="exact"),
+    ),
+    "ppo, corrected": (
+        PPO,
+        {**CLIP, "kl_in_loss": True, "kl_estimator": "k3-corrected"},
+        Recipe(gae, clipped, by_token, critic=True, kl="k3-corrected"),
+    ),
+    "grpo, exact and top-k": (
+        GRPO,
+        {**CLIP, "sampling": Sampling(top_k=5, temperature=0.8, min_new_tokens=2)},
+        Recipe(in_group, clipped, by_sequence, kl="exact", group=4, temperature=0.8, at_least=2),
     ),
     "ppo, text": (
         PPO,
@@ -451,7 +639,7 @@ WRITTEN_OUT: dict[str, tuple[Any, dict[str, Any], Recipe]] = {
     "grpo, entropy": (
         GRPO,
         {**CLIP, "ent_coef": 0.3},
-        Recipe(in_group, clipped, by_sequence, kl_in_loss=True, group=4, entropy=0.3),
+        Recipe(in_group, clipped, by_sequence, kl="exact", group=4, entropy=0.3),
     ),
     "ppo, target of the KL": (
         PPO,
@@ -480,6 +668,34 @@ def test_the_library_is_the_algorithm_written_out(name: str) -> None:
     done = run(kind, **own)
     assert len(done.episodes) >= 2
     agree(*repeat(done, recipe), done)
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        (GRPO, Recipe(in_group, clipped, by_sequence, kl="exact", group=4)),
+        (GSPO, Recipe(in_group, clipped_sequence, by_sequence, kl="whole", group=4)),
+        (VESPO, Recipe(in_group, gamma, by_token, kl="exact", group=4)),
+    ],
+)
+def test_in_a_conversation_only_the_policys_own_tokens_count(kind: Any, recipe: Recipe) -> None:
+    gammas = {"k_positive": 1.5, "decay_positive": 2.5, "k_negative": 3.5, "decay_negative": 2.2}
+    done = run(kind, 400, mdp=talking_mdp(), **(gammas if kind is VESPO else CLIP))
+    assert len(done.episodes) >= 2
+    assert not all((one.own == one.attention_mask[:, one.prompt_length :]).all() for one in done.episodes)
+    agree(*repeat(done, recipe, 400), done)
+
+
+@pytest.mark.parametrize("kl_in_loss", [True, False])
+def test_dapo_trains_on_the_prompts_whose_scores_differ(kl_in_loss: bool) -> None:
+    """Others are discarded, though their tokens count and their KL steers β; as many are left as were asked for."""
+    done = run(DAPO, 500, mdp=word_mdp(above_two), kl_in_loss=kl_in_loss, **CLIP)
+    assert len(done.episodes) >= 3
+    assert len({len(one) for one in done.episodes}) > 1
+    recipe = Recipe(
+        in_group, clipped, by_token, kl="exact" if kl_in_loss else None, group=4, informative=True
+    )
+    agree(*repeat(done, recipe, 500), done)
 
 
 # --- NLPO ----------------------------------------------------------------------------------------------------
