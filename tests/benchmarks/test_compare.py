@@ -166,7 +166,7 @@ def test_runs_from_before_the_estimators_are_of_k3_where_the_kl_is_in_the_loss(t
     assert [[one.seed for one in group.runs] for group in groups_of(*ppo)] == [[0, 1]]
     then = {"kl_in_loss": True, "scale_by_std": True}
     groups = groups_of(run("c", 0, **then), run("d", 0, **then, kl_estimator="exact", bessel=True))
-    assert settings_table(groups) == [("bessel", "False", "True"), ("kl_estimator", "k3", "exact")]
+    assert sorted(settings_table(groups)) == [("bessel", "false", "true"), ("kl_estimator", "k3", "exact")]
 
 
 def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
