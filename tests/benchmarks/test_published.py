@@ -91,6 +91,21 @@ def test_every_figure_is_there(again: Path) -> None:
     assert figures == {path.name for path in (PUBLISHED / "report").glob("*.svg")}
 
 
+def test_the_table_of_the_losses_is_that_of_their_runs() -> None:
+    """Means over the seeds of each task, in the page on algorithms."""
+    header = r"^\| algorithm \| (Emit .*) \| seeds \| CPU s a run \|\n.*\n((?:\|.*\n)+)"
+    found = re.search(header, (ROOT / "docs" / "algorithms.md").read_text("utf-8"), re.MULTILINE)
+    assert found is not None
+    tasks, rows = found[1].split(" | "), [row.strip("| ").split(" | ") for row in found[2].splitlines()]
+    runs = read_results(PUBLISHED / "losses.jsonl")
+    assert [row[0] for row in rows] == list(dict.fromkeys(job.label for job, _ in runs))
+    for name, *means, seeds, _ in rows:
+        for task, mean in zip(tasks, means, strict=True):
+            scores = [result["score"] for job, result in runs if (job.label, job.task) == (name, task)]
+            assert len(scores) == int(seeds)
+            assert f"{np.mean(scores):.3f}" == mean, (name, task)
+
+
 @pytest.mark.parametrize("page", ["docs/algorithms.md", "docs/benchmark.md"])
 def test_a_table_with_intervals_over_a_suite_is_that_of_the_report(page: str, again: Path) -> None:
     told = (again / "report.md").read_text(encoding="utf-8").splitlines()
