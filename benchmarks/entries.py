@@ -49,11 +49,6 @@ from textgym.tokenization import trained_end
 CURVE_POINTS = 50
 VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
-WITHOUT_REWARD = {
-    "distill": "learns from a teacher, not from the reward: with the base model for one it would be at its optimum at "
-    "the start; use 'textgym distill'"
-}
-"""Algorithms by name that no benchmark can compare, and why."""
 OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience", "credit")
 """Settings added after the first published results; they are left out where they have no effect, so that results stay
 comparable."""
@@ -135,11 +130,9 @@ def find_entry(name: str) -> Entry:
     """Return an entry by name.
 
     Raises:
-        ValueError: there is none (the nearest is named), it learns from no reward, or the import is no algorithm.
+        ValueError: there is none (the nearest is named), or the import is not an algorithm.
         FileNotFoundError: there is no such file.
     """
-    if name in WITHOUT_REWARD:
-        raise ValueError(f"algorithm={name!r} {WITHOUT_REWARD[name]}")
     if name in ALGORITHMS:
         return TextgymEntry(ALGORITHMS[name])
     if name == SFT:

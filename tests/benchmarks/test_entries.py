@@ -15,7 +15,6 @@ from tests.helpers import word_tokenizer
 from textgym.agents.offline.data import demonstrate
 from textgym.agents.registry import ALGORITHMS
 from textgym.benchmarks.entries import (
-    WITHOUT_REWARD,
     LearningCurve,
     SFTEntry,
     StockEntry,
@@ -41,6 +40,7 @@ from textgym.registration import load_task, task_mdp
 from textgym.rewards.models.model import RewardModel
 from textgym.tasks import DIAGNOSTIC as DIAGNOSTIC_TASKS
 
+REWARDED = [name for name, kind in ALGORITHMS.items() if not getattr(kind.settings_class, "has_teacher", False)]
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
 
@@ -180,8 +180,6 @@ def test_what_cannot_learn_a_task_is_refused_before_anything_runs() -> None:
         diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("ppo", "maxrl"), tasks=("Emit", "Noise")))
     assert "maxrl" not in DIAGNOSTIC.algorithms, "the plan is run without being asked which tasks fit"
     assert len(diagnostic_sweep(DIAGNOSTIC)) == len(DIAGNOSTIC.algorithms) * len(DIAGNOSTIC.tasks) * DIAGNOSTIC.seeds
-    with pytest.raises(ValueError, match=r"'distill' learns from a teacher, .* use 'textgym distill'"):
-        diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("distill",)))
 
 
 def test_the_tasks_with_negative_scores_are_known() -> None:
@@ -223,7 +221,7 @@ def test_a_stock_algorithm_takes_part(name: str) -> None:
     assert len(found["curve"]) == 8
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in WITHOUT_REWARD])
+@pytest.mark.parametrize("name", REWARDED)
 def test_every_algorithm_by_name_is_run_and_scored(name: str) -> None:
     found = diagnostic(name, episodes=64, episodes_per_iteration=32, minibatch_size=16)
     assert found["tokens"] >= 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textgym.agents.registry import ALGORITHMS
-from textgym.benchmarks.entries import WITHOUT_REWARD, find_entry
+from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import load_task
@@ -36,7 +36,7 @@ NEGATIVE = ("Noise", "Bisect", "Clarify", "Lookup")
 DIVIDES_BY_MEAN = "maxrl"
 """Algorithm that divides by a mean of scores of at least 0."""
 
-EVERYWHERE = tuple(name for name in ALGORITHMS if name not in (DIVIDES_BY_MEAN, *WITHOUT_REWARD))
+EVERYWHERE = tuple(name for name in ALGORITHMS if name != DIVIDES_BY_MEAN)
 """Algorithms that can learn every task."""
 
 DIAGNOSTIC_PLAN = Plan(EVERYWHERE, 10, SUITE, DIAGNOSTIC_SETTINGS)
