@@ -335,8 +335,8 @@ class DPPOSettings(StandardisedSettings):
     """Distance of a token's probability from the sampling policy's: 'tv', its change, or 'kl', the KL of the token
     against all others."""
     max_distance: float | None = None
-    """Distance beyond which a token is left out where its loss would take it farther. Default, as published: 0.2 for
-    'tv', 0.05 for 'kl'."""
+    """Distance beyond which a token is left out where its loss would take it farther. Default: 0.2 for 'tv', 0.05 for
+    'kl'. Published, in the authors' example for verl: 0.15 and 0.05."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -377,13 +377,13 @@ class VESPOSettings(StandardisedSettings):
     """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
 
     k_positive: float = 2.0
-    """Exponent k where the advantage is at least 0. Published: 2."""
+    """Exponent k where the advantage is at least 0. Default of TRL: 2."""
     decay_positive: float = 3.0
-    """Decay λ where the advantage is at least 0. Published: 3."""
+    """Decay λ where the advantage is at least 0. Default of TRL: 3."""
     k_negative: float = 3.0
-    """Exponent k where the advantage is negative. Published: 3."""
+    """Exponent k where the advantage is negative. Default of TRL: 3."""
     decay_negative: float = 2.0
-    """Decay λ where the advantage is negative. Published: 2."""
+    """Decay λ where the advantage is negative. Default of TRL: 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -487,6 +487,23 @@ def find_settings(algorithm: str) -> type[Settings]:
 def setting_names(kind: type[Settings]) -> tuple[str, ...]:
     """Return the names of the settings that a class has."""
     return tuple(field.name for field in fields(kind))
+
+
+FORMER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
+"""Settings that version 0.2 did not have, with the values by which it trained."""
+
+SWITCHES = {"kl_estimator": "kl_in_loss", "bessel": "scale_by_std"}
+"""Settings that have no effect where another one is False."""
+
+
+def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that another one switches off; names may have a section's prefix and a dot."""
+
+    def is_off(name: str) -> bool:
+        own = name.rpartition(".")[2]
+        return own in SWITCHES and settings.get(name.removesuffix(own) + SWITCHES[own]) is False
+
+    return {name: value for name, value in settings.items() if not is_off(name)}
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

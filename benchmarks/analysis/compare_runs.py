@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
+from textgym.agents.settings import effective
 from textgym.intervals import SampleMean
 from textgym.reports.before_after import METRICS, Metric, metric, sample_mean
 from textgym.reports.formatting import count_of, is_finite
@@ -214,7 +215,7 @@ def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     def later(run: ComparedRun) -> dict[str, Any]:
         return {name: value for name, value in LATER.items() if (run.command, name) in known}
 
-    return [replace(run, settings={**later(run), **run.settings}) for run in runs]
+    return [replace(run, settings=effective({**later(run), **run.settings})) for run in runs]
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import Common
-from textgym.commands.configs.hyperparameters import Hyperparameters, cautious
+from textgym.commands.configs.hyperparameters import Hyperparameters, as_begun_with, cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
@@ -58,13 +58,11 @@ def train_command(config: TrainConfig) -> Path:
 
 def begun(config: TrainConfig) -> TrainConfig:
     """Return the settings of a run; a resumed one keeps its own where the command line leaves the defaults."""
-    kept, given = runs.begun_with(config), config.hyperparameters
+    kept = runs.begun_with(config)
     if kept is None:
         return config
-    defaults = cautious(config.algorithm)
-    known = [name for name in ("warmup_iterations", "target_kl") if hasattr(given, name) and name in kept]
-    own: dict[str, Any] = {name: kept[name] for name in known if getattr(given, name) == getattr(defaults, name)}
-    return replace(runs.as_begun(config), hyperparameters=replace(given, **own))
+    own = as_begun_with(config.hyperparameters, cautious(config.algorithm), kept)
+    return replace(runs.as_begun(config), hyperparameters=own)
 
 
 def run_train(config: TrainConfig) -> Path:

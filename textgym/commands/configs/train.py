@@ -75,9 +75,9 @@ class TrainConfig:
     """Reference of the KL: a directory, a run or a hub id of a model with the same tokens, or 'without-adapters', the
     model below the adapters of 'model'. Default: the model as it is before training."""
     algorithm: str = DEFAULT_ALGORITHM
-    """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, rloo, rloo-clipped, grpo, grpo-published,
-    dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, remax, best-of-n (distilled) or
-    expert-iteration."""
+    """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, remax, rloo, rloo-clipped, grpo,
+    grpo-published, dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, best-of-n (distilled)
+    or expert-iteration."""
     total_timesteps: int = 200_000
     """Number of tokens to generate."""
     max_prompt_length: MaxPromptLength = None
