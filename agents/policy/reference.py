@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from textgym.agents.policy.lm_policy import LMPolicy
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
 from textgym.lm.agreement import check_whole_passes
 from textgym.lm.files.adapters import BASE, set_adapters, write_adapters
 from textgym.lm.files.loading import (
@@ -30,6 +33,7 @@ from textgym.lm.files.weights import ADAPTER_CONFIG
 from textgym.lm.guards import check_loaded
 from textgym.lm.parts.lora import (
     AdaptersOff,
+    adapters_off,
     change_nothing,
     frozen_twin,
     is_adapted,
@@ -38,6 +42,8 @@ from textgym.lm.parts.lora import (
     unwrapped,
 )
 from textgym.lm.trunk import Trunk
+from textgym.tokenization import TOKENIZER_FILES, load_tokenizer
+from textgym.types import BoolArray, IntArray
 
 PLACE = Path("training", "reference")
 """A checkpoint's folder for its reference."""
@@ -87,6 +93,53 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
     if isinstance(source, str | Path | nn.Module):  # another model than the policy
         check_whole_passes(trunk, policy.width, policy.prompt_length)
     return reference, trunk
+
+
+def check_tokens(source: Reference, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a reference numbers the task's tokens as the task does, if its directory has a tokenizer.
+
+    Args:
+        source: the reference; a loaded model, or a directory without a tokenizer, is not checked.
+        tokenizer: the task's.
+
+    Raises:
+        ValueError: the reference has another number for some token, or lacks it.
+    """
+    if not isinstance(source, str | Path) or not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        return
+    own, other = tokenizer.get_vocab(), load_tokenizer(source).get_vocab()
+    differs = next((token for token in sorted(own, key=own.__getitem__) if other.get(token) != own[token]), None)
+    if differs is not None:
+        found = "does not have" if differs not in other else f"has as number {other[differs]}"
+        raise ValueError(
+            f"reference={str(source)!r} has another vocabulary, of {len(other)} tokens beside the task's {len(own)}: "
+            f"token {own[differs]} of the task is {differs!r}, which the reference {found}; pass a reference with the "
+            "policy's tokenizer"
+        )
+
+
+class AdaptersOffSession(Session):
+    """Session of an adapted model with its adapters switched off."""
+
+    def __init__(self, policy: LMPolicy, n_rows: int) -> None:
+        super().__init__(policy.lm, policy.behaviour, n_rows, policy.width, policy.prompt_length, policy.seed)
+        self.model = policy.lm
+
+    def act(
+        self,
+        observation: dict[str, NDArray[Any]],
+        rows: IntArray | None = None,
+        action_masks: BoolArray | None = None,
+        deterministic: bool | BoolArray = False,
+    ) -> Acted:
+        """Choose a token for each acting row; see :meth:`Session.act`."""
+        with adapters_off(self.model):
+            return super().act(observation, rows, action_masks, deterministic)
+
+
+def reference_session(policy: LMPolicy, reference: PreTrainedModel | None, n_rows: int) -> Session:
+    """Return a session in which the reference acts; None stands for the policy's model without its adapters."""
+    return AdaptersOffSession(policy, n_rows) if reference is None else policy.session(n_rows, model=reference)
 
 
 def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:
