@@ -9,6 +9,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Scored
 from textgym.agents.loop.metrics import mean_and_error
 from textgym.agents.policy.lm_policy import Session
+from textgym.agents.policy.reference import reference_session
 from textgym.agents.settings import BestOfNSettings, GroupSettings
 
 
@@ -87,14 +88,5 @@ class BestOfN(ExpertIteration):
     on_policy = False
 
     def new_session(self) -> Session:
-        """Return a session of the reference, which samples in place of the policy.
-
-        Raises:
-            ValueError: the reference is the trunk of an adapted policy.
-        """
-        if self.reference is None:
-            raise ValueError(
-                "BestOfN samples from a fixed reference model, but the reference of this adapted policy is its own "
-                "trunk with the adapters off; pass reference=MODEL, a copy of the model that the adapters were added to"
-            )
-        return self.policy.session(self.n_rows, model=self.reference)
+        """Return a session of the reference, which samples in place of the policy."""
+        return reference_session(self.policy, self.reference, self.n_rows)

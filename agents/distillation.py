@@ -53,11 +53,11 @@ class Distillation(SequenceAlgorithm):
     learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
     i < ``warmup_iterations`` it is multiplied by (i + 1) / ``warmup_iterations``.
 
-    Sources: L is equation 4 of Agarwal 2023, D_t its equation 1.
+    Sources: L is algorithm 1 of Agarwal 2023, D_t its equation 1.
 
-    Differences: λ is the teacher's share, and 1 − λ of the paper's algorithm 1. Its data are the teacher's responses, or
-    a data set's; here they are the teacher's, sampled anew in each iteration. The published loss averages over the
-    tokens of each response, then over responses (``normalisation="sequence"``).
+    Differences: λ is the teacher's share, and 1 minus the paper's. The paper's data may be any set of responses; here
+    they are the teacher's, sampled anew in each iteration. The published loss averages over the tokens of each
+    response, then over responses (``normalisation="sequence"``).
     """
 
     settings: DistillationSettings

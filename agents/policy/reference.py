@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
-
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.agents.policy.lm_policy import Acted, LMPolicy, Session
 from textgym.lm.agreement import check_whole_passes
