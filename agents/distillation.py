@@ -15,7 +15,7 @@ from textgym.agents.loop.episodes import Minibatch, OnStep, Scored, collect, joi
 from textgym.agents.policy.lm_policy import Evaluation, Session
 from textgym.agents.policy.reference import reference_session
 from textgym.agents.settings import DistillationSettings
-from textgym.rewards.kl import Divergence, jensen_shannon
+from textgym.rewards.kl import Divergence, FixedKL, jensen_shannon
 from textgym.types import Episodes
 
 
@@ -43,11 +43,11 @@ class Distillation(SequenceAlgorithm):
     - All distributions are behaviour distributions, after temperature and masks of ``sampling``. Top-k and top-p
       restrict the student alone; the forward KL would then be infinite, and a teacher's token might be none of the
       student's, so that both are refused.
-    - The reward is logged, and is not trained on; ``beta`` and ``kl_estimator`` have no effect.
+    - The reward is logged, and is not trained on. ``kl_estimator`` has no effect, nor has ``beta``: β is 1.
 
     For s = 1 the sum of D_t over a response is an estimate of KL(π‖π_T) of whole responses. Its mean is logged as
-    ``rollout/kl_exact``, of the student's own responses only, as are score and all other ``rollout/`` metrics. The
-    objective E[R] − β·KL with R = 0 and β = 1 is −KL(π‖π_T), with its optimum of 0 at the teacher.
+    ``rollout/kl_exact``, of the student's own responses only, as are score and all other ``rollout/`` metrics. With
+    R = 0 and β = 1 the objective E[R] − β·KL is −KL(π‖π_T), whose optimum of 0 is the teacher.
 
     Each step is Adam's (ε = 1e-5), after the gradient was scaled down to a global norm of ``max_grad_norm``. The
     learning rate is constant within an iteration and decays linearly to 0 over the run; in iteration
@@ -130,6 +130,7 @@ class Distillation(SequenceAlgorithm):
 
     def _setup_model(self) -> None:
         self._check()
+        self.kl = FixedKL(1.0)  # the KL is the objective, and not the price of a reward
         super()._setup_model()
 
     def _check(self) -> None:

@@ -30,7 +30,8 @@ _LIMITS = {
 SUITE = tuple(name for name in DIAGNOSTIC if name not in DIAGNOSTIC_TURNS)
 """Tasks of the published results; those with turns are run by name."""
 
-DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, SUITE, DIAGNOSTIC_SETTINGS)
+_REWARDED = tuple(name for name, kind in ALGORITHMS.items() if not kind.settings_class.has_teacher)
+DIAGNOSTIC_PLAN = Plan(_REWARDED, 10, SUITE, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:
