@@ -42,6 +42,7 @@ OWN = {
     "remax": set(),
     "best-of-n": set(),
     "expert-iteration": set(),
+    "distill": {"jsd", "teacher_share"},
 }
 """Settings that not every algorithm has, as the papers have them."""
 DEFAULTS = {
@@ -51,6 +52,7 @@ DEFAULTS = {
     "rloo": {"n-epochs": "1", "samples-per-prompt": "4"},
     "grpo": {"normalisation": "sequence", "kl-in-loss": "True", "samples-per-prompt": "4", "target-kl": "0.02"},
     "best-of-n": {"samples-per-prompt": "16", "n-epochs": "4"},
+    "distill": {"n-epochs": "1", "samples-per-prompt": "1", "jsd": "1.0", "teacher-share": "0.0"},
 }
 """Defaults that define an algorithm, as its help states them."""
 

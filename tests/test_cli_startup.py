@@ -58,6 +58,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["--version"], 0, f"textgym {metadata.version('textgym')}\npython {platform.python_version()}\ntorch "),
         (["sft", "--help"], 0, "--residual-dropout"),
         (["dpo", "--help"], 0, "--beta"),
+        (["distill", "--help"], 0, "--teacher-share"),
         (["reward-model", "--help"], 0, "--ensemble"),
         (["pipeline", "--help"], 0, "--labels.completions"),
         (["generate", "--help"], 0, "--temperature"),

@@ -15,8 +15,20 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from tests.agents.replay import prompt_and_response
 from tests.agents.test_ppo import Watch, equal, parameters
-from tests.helpers import tiny_gpt2, word_mdp
-from textgym.agents import A2C, GRPO, NLPO, PPO, RLOO, TRPO, BestOfN, ExpertIteration, ReMax, SequenceAlgorithm
+from tests.helpers import taught, tiny_gpt2, word_mdp
+from textgym.agents import (
+    A2C,
+    GRPO,
+    NLPO,
+    PPO,
+    RLOO,
+    TRPO,
+    BestOfN,
+    Distillation,
+    ExpertIteration,
+    ReMax,
+    SequenceAlgorithm,
+)
 from textgym.agents.functional.objectives import Advantages
 from textgym.agents.loop.episodes import minibatches
 from textgym.agents.registry import ALGORITHMS
@@ -28,7 +40,11 @@ from textgym.rewards.kl import AdaptiveKL
 from textgym.types import Episodes
 
 N_WORDS = 30
-OWN: dict[str, dict[str, Any]] = {"best-of-n": {"samples_per_prompt": 4}, "nlpo": {"target_update": 2}}
+OWN: dict[str, dict[str, Any]] = {
+    "best-of-n": {"samples_per_prompt": 4},
+    "nlpo": {"target_update": 2},
+    "distill": taught(Distillation, N_WORDS + 2),
+}
 """What the tests give to some, so that few episodes do."""
 
 

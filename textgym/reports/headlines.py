@@ -160,7 +160,9 @@ def _distill(comparisons: Sequence[Change]) -> Headline:
         way = {-1: "lowered", 1: "raised"}[kl.direction]
         title = f"Distillation {way} the KL to the teacher from {before} to {after} nats per response"
     else:
-        title = f"No clear change in the KL to the teacher: {before} nats per response before distillation, {after} after"
+        title = (
+            f"No clear change in the KL to the teacher: {before} nats per response before distillation, {after} after"
+        )
     left = f"The student ended {with_interval(kl.after, kl.places)} nats per response away from its teacher."
     return Headline(title, " ".join([left, *_samples_moved(others)]))
 

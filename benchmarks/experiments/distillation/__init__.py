@@ -11,7 +11,7 @@ from textgym.benchmarks.runner.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="distillation",
-    question="How near does a student come to its teacher, by the divergence that it learns, and by the KL as a reward?",
+    question="How near does a student come to its teacher, by each divergence, and by the KL as RLOO's reward?",
     plan=DISTILLATION_PLAN,
     sweep=distillation_jobs,
     run=run_distillation,

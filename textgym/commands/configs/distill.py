@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
-from textgym.agents.settings import Common, DistillationSettings
+from textgym.agents.settings import Common, DistillationSettings, KLEstimator
 from textgym.commands.configs.hyperparameters import cautious, hyperparameters_class
 from textgym.commands.configs.train import TrainConfig
 
@@ -25,7 +25,7 @@ class DistillHyperparameters(hyperparameters_class(ALGORITHM)):  # type: ignore[
     kl_target: Hidden[float | None] = Common.kl_target
     value: Hidden[str] = Common.value
     kl_in_loss: Hidden[bool] = DistillationSettings.kl_in_loss
-    kl_estimator: Hidden[str] = DistillationSettings.kl_estimator
+    kl_estimator: Hidden[KLEstimator] = DistillationSettings.kl_estimator
 
 
 def _cautious() -> Any:
@@ -42,13 +42,13 @@ class DistillConfig(TrainConfig):
     """
 
     reference: Annotated[
-        str | None,
+        str,
         tyro.conf.arg(
             name="teacher",
             help="Teacher: a directory, a run or a hub id of a model with the same tokens, of any architecture and "
             "size; or 'without-adapters', the model below the adapters of 'model'.",
         ),
-    ] = tyro.MISSING
+    ] = field(kw_only=True)
     reward: Annotated[
         str | None,
         tyro.conf.arg(

@@ -41,7 +41,7 @@ from textgym.commands.configs.shared import (
     StopScore,
     Truncated,
 )
-from textgym.numbers import SettingError, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
+from textgym.numbers import MOST_TOKENS, SettingError, check, check_given, check_words, count, finite, random_seed
 from textgym.rewards.models.settings import RewardModelSettings
 
 
