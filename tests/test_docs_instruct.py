@@ -22,6 +22,7 @@ SMALL = {
     "reward-model": "",
     "train": "--episodes-per-iteration 2 --minibatch-size 2 --total-timesteps 4 --eval-episodes 2 --max-new-tokens 4",
     "dpo": "--eval-episodes 2 --max-new-tokens 4",
+    "distill": "--episodes-per-iteration 2 --minibatch-size 2 --total-timesteps 4 --eval-episodes 2 --max-new-tokens 4",
     "generate": "--max-new-tokens 4",
 }
 PRINTED = {
@@ -29,6 +30,7 @@ PRINTED = {
     "reward-model": "accuracy of 'the longer wins'",
     "train": "alignment tax",
     "dpo": "held-out accuracy",
+    "distill": "KL to the teacher",
     "generate": "Human: A review, please.",
 }
 
@@ -55,7 +57,7 @@ def test_the_commands_run_one_after_another(
     for command, *flags in commands():
         main([command, *flags, *shlex.split(SMALL[command])])
         assert PRINTED[command] in capsys.readouterr().out
-    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo"}
+    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo", "student"}
     tax = json.loads((tmp_path / "runs" / "policy" / "evaluation.json").read_text())
     assert "ptx_loss" in tax["after"]
 
