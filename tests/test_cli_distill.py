@@ -22,7 +22,7 @@ from textgym.agents.loop.evaluation import evaluate
 from textgym.cli import main
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import load_causal_lm
-from textgym.lm.parts.lora import add_lora
+from textgym.lm.parts.lora import add_lora, save_pretrained
 from textgym.lm.trunk import Trunk
 from textgym.prompts import encode_prompts
 from textgym.rewards.builtin import no_reward
@@ -150,9 +150,10 @@ def test_a_run_is_a_teacher_and_a_student_of_a_run() -> None:
 
 
 def test_the_model_below_the_adapters_is_a_teacher() -> None:
-    save("adapted", moved(add_lora(tiny_gpt2(), 4, 0, 0), 0.5))
-    save_adapters = [*DISTIL[:2], "adapted", *DISTIL[3:6], "without-adapters", *SIZES, "--teacher-share", "0.5"]
-    main([*save_adapters, "--total-timesteps", "3000", "--out", "run"])
+    save_pretrained(moved(add_lora(tiny_gpt2(), 4, 0, 0), 0.4), Path("adapted"))
+    word_tokenizer().save_pretrained("adapted")
+    flags = [*DISTIL[:2], "adapted", *DISTIL[3:6], "without-adapters", *SIZES, "--teacher-share", "0.5"]
+    main([*flags, "--total-timesteps", "3000", "--out", "run"])
     found = evaluation("run")
     assert found["after"]["kl"]["mean"] < 0.5 * found["before"]["kl"]["mean"]
 

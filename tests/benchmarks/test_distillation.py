@@ -13,7 +13,7 @@ from textgym.benchmarks.experiments.distillation import EXPERIMENT
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.intervals import Estimate
 
-TINY = {"tokens": 200, "evaluated": 8, "teacher_tokens": 200, "learning_rate": 0.0}
+TINY = {"tokens": 200, "evaluated": 8, "teacher_tokens": 200, "learning_rate": 1e-12}
 
 
 def test_every_seed_has_every_way_to_learn() -> None:
@@ -53,10 +53,10 @@ def test_the_numbers_by_hand() -> None:
 
 @pytest.mark.parametrize("place", [0, 3])
 def test_a_tiny_run(place: int) -> None:
-    """At a rate of 0 nothing is learned; both ways have the same teacher, and so the same distance before."""
+    """At a rate near 0 nothing is learned: the student stays where it was."""
     job = EXPERIMENT.sweep(Plan(("distill", "rloo"), 1, ("Reviews",), TINY))[place]
     found = EXPERIMENT.run(job)
-    assert found["after"] == found["before"]
+    assert found["after"] == pytest.approx(found["before"], rel=1e-3)
     assert found["before"]["kl"] > 1e-4
     assert found["tokens"] >= 200
 

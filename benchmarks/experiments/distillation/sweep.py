@@ -14,7 +14,7 @@ DISTILLATION_SETTINGS: dict[str, Any] = {
     "slots": 128,  # responses that are written at once
     "evaluated": 1024,  # responses to validation prompts; the same ones for all runs
     "teacher_tokens": 10_000,  # of PPO on gold from the base model, with seed 0 in all runs
-    "teacher_learning_rate": 3e-4,
+    "teacher_learning_rate": 1e-4,
     "teacher_beta": 0.05,
 }
 """The same for all; the rest is each algorithm's own."""
