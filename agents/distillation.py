@@ -79,13 +79,9 @@ class Distillation(SequenceAlgorithm):
         return evaluation.divergence
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
-        """Return advantages of 0: no reward is trained on."""
+        """Return advantages of 0, which the loss does not use: no reward is trained on."""
         zeros = np.zeros_like(scored.shaped)
         return Advantages(zeros, zeros)
-
-    def less_later_kl(self, estimated: Advantages, scored: Scored) -> Advantages:
-        """Return the advantages as they are, since the states are held fixed."""
-        return estimated
 
     def described(self, scored: Scored) -> Scored:
         """Return the student's own responses."""

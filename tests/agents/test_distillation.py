@@ -166,6 +166,29 @@ def test_sampled_gradients_have_that_mean(taught: float) -> None:
     assert found.std() / np.sqrt(len(found)) < 0.05 * float(truth.norm())
 
 
+def test_a_step_follows_the_divergences_alone() -> None:
+    """Neither the reward nor the KL of later states enters the gradient of an iteration."""
+
+    def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(len(ids)) for ids in completion_ids]
+
+    algorithm = tiny(minibatch_size=16, max_grad_norm=1e9, rate=0.0)
+    algorithm.set_env(TokenVectorEnv(word_mdp(length, ["w0 w1"], max_new_tokens=T, n_words=V - 2), 8, "Disabled"))
+    episodes = algorithm.collect()
+    assert episodes is not None
+    assert algorithm.train(episodes)["rollout/score"] > 1
+    found = torch.cat([p.grad.flatten() for p in algorithm.policy.lm.parameters() if p.grad is not None])
+    terms = []
+    for row in range(16):
+        response = tuple(prompt_and_response(episodes, row)[1])
+        for t in range(len(response)):
+            models = (algorithm.policy.lm, algorithm.reference)
+            log_p, log_q = (plain(algorithm, model, response[:t]) for model in models)
+            terms.append(plain_divergence(log_p, log_q.detach(), 1))
+    expected = gradient(algorithm, torch.stack(terms).mean())
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def mixed_visits(algorithm: Distillation, taught: float, temperature: float, state: Any) -> float:
     """Return the probability that a response begins with some tokens, written by the teacher in a share of cases."""
     models = (algorithm.policy.lm, algorithm.reference)
@@ -448,7 +471,8 @@ def test_a_task_that_forbids_tokens_forbids_them_to_both(jsd: float) -> None:
     )
     expected = plain_divergence(log_p, log_q, jsd)
     order = np.random.default_rng(0).permutation(16)
-    assert float(divergence[int(np.flatnonzero(order == 15)[0]), 0]) == pytest.approx(float(expected), rel=1e-4)
+    found = divergence[int(np.flatnonzero(order == 15)[0]), 0].detach()
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
     assert response
     algorithm.train(episodes)
 
