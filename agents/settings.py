@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 from textgym.moved import find_moved
 from textgym.names import suggest
@@ -48,6 +48,8 @@ class Common:
 class Settings:
     """Settings of every algorithm, with one set of defaults; a subclass changes what defines its algorithm."""
 
+    has_teacher: ClassVar[bool] = False
+    """True if the reference is a teacher to imitate. It must be given then, and no reward is trained on."""
     episodes_per_iteration: int = 128
     """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
@@ -443,6 +445,34 @@ class BestOfNSettings(GroupSettings):
     """Responses to each prompt, n, of which the best is imitated."""
 
 
+@dataclass(frozen=True)
+class DistillationSettings(Settings):
+    """Settings of distillation on the student's own samples (Agarwal 2023)."""
+
+    has_teacher: ClassVar[bool] = True
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. Published: 1 (Agarwal 2023)."""
+    jsd: float = 1.0
+    """Divergence between the two models over the vocabulary: 1 is the reverse KL(student‖teacher), 0 the forward
+    KL(teacher‖student), and a number between them the generalised Jensen–Shannon divergence with that weight of the
+    teacher in the mixture. Published: 0.1, 0.5, 0.9 and both ends (Agarwal 2023)."""
+    teacher_share: float = 0.0
+    """Share λ of an iteration's responses that the teacher writes, rounded to whole prompts; the student writes the
+    others. Published: 0, 0.5 and 1 (Agarwal 2023, whose λ is the student's share)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "jsd", "teacher_share", low=0, high=1)
+        expected = "False, since the loss is the divergence from the teacher already"
+        require(not self.kl_in_loss, "kl_in_loss", self.kl_in_loss, expected)
+
+    @property
+    def taught(self) -> int:
+        """Number of an iteration's responses that the teacher writes."""
+        k = self.samples_per_prompt
+        return round(self.teacher_share * self.episodes_per_iteration / k) * k
+
+
 SETTINGS: Mapping[str, type[Settings]] = {
     "ppo": PPOSettings,
     "nlpo": NLPOSettings,
@@ -468,6 +498,7 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "a-star-po": AStarPOSettings,
     "best-of-n": BestOfNSettings,
     "expert-iteration": GroupSettings,
+    "distill": DistillationSettings,
 }
 """Settings class of each algorithm, by the name that commands and experiments use."""
 

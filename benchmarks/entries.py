@@ -134,6 +134,8 @@ def find_entry(name: str) -> Entry:
         FileNotFoundError: there is no such file.
     """
     if name in ALGORITHMS:
+        if ALGORITHMS[name].settings_class.has_teacher:
+            raise ValueError(f"algorithm={name!r} learns from a teacher and not from a reward; run 'distillation'")
         return TextgymEntry(ALGORITHMS[name])
     if name == SFT:
         return SFTEntry()

@@ -25,7 +25,7 @@ from textgym.reports.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, f
 from textgym.rewards.specs.addresses import model_directory
 
 _NEEDED_BY = "textgym compare"
-COMPARED_COMMANDS = ("train", "sft", "dpo", "kto", "reward-model")
+COMPARED_COMMANDS = ("train", "sft", "dpo", "kto", "distill", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
 """Settings without effect on the numbers: output, logging, early stopping, and checks of the data."""
@@ -278,7 +278,7 @@ def _asking(config: Mapping[str, Any]) -> str:
         return "task" if task else "validation" if config.get("validation") else "data"
     if config.get("validation"):
         return "validation"
-    own = "prompts" if command == "train" else "data"
+    own = "prompts" if "prompts" in config else "data"
     return own if config.get(own) else "task"
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from tests.agents.replay import prompt_and_response
 from tests.agents.test_ppo import Watch, equal, parameters
-from tests.helpers import tiny_gpt2, word_mdp
+from tests.helpers import taught, tiny_gpt2, word_mdp
 from textgym.agents import (
     A2C,
     CISPO,
@@ -32,6 +32,7 @@ from textgym.agents import (
     VESPO,
     BestOfN,
     ClippedRLOO,
+    Distillation,
     ExpertIteration,
     MaxRL,
     ReinforcePlusPlus,
@@ -53,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "best-of-n": {"samples_per_prompt": 4},
     "nlpo": {"target_update": 2},
     "a-star-po": {"value_samples": 2},
+    "distill": taught(Distillation, N_WORDS + 2),
 }
 """What the tests give to some, so that few episodes do."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import emit, tiny_gpt2, word_mdp
+from tests.helpers import emit, taught, tiny_gpt2, word_mdp
 from textgym.agents.loop.episodes import Minibatch, collect, minibatches
 from textgym.agents.registry import ALGORITHMS
 from textgym.env.vector import TokenVectorEnv
@@ -23,7 +23,8 @@ def make(name: str = "ppo", **settings: Any) -> Any:
     if name == "best-of-n":
         settings = {"samples_per_prompt": 4, **settings}
     env = TokenVectorEnv(word_mdp(emit(7)), 8, "Disabled")
-    return ALGORITHMS[name]("LMPolicy", env, model=tiny_gpt2(), **{**SMALL, **settings})
+    kind = ALGORITHMS[name]
+    return kind("LMPolicy", env, model=tiny_gpt2(), **{**SMALL, **taught(kind), **settings})
 
 
 def a_batch(algorithm: Any) -> Minibatch:

@@ -36,8 +36,10 @@ NEGATIVE = ("Noise", "Bisect", "Clarify", "Lookup")
 DIVIDES_BY_MEAN = "maxrl"
 """Algorithm that divides by a mean of scores of at least 0."""
 
-EVERYWHERE = tuple(name for name in ALGORITHMS if name != DIVIDES_BY_MEAN)
-"""Algorithms that can learn every task."""
+EVERYWHERE = tuple(
+    name for name, kind in ALGORITHMS.items() if name != DIVIDES_BY_MEAN and not kind.settings_class.has_teacher
+)
+"""Algorithms that can learn every task from its reward."""
 
 DIAGNOSTIC_PLAN = Plan(EVERYWHERE, 10, SUITE, DIAGNOSTIC_SETTINGS)
 

@@ -102,7 +102,7 @@ def as_begun_with(given: Own, defaults: Hyperparameters, kept: Mapping[str, Any]
 
 def check_hyperparameters(algorithm: str, given: Hyperparameters) -> None:
     """Raise ValueError unless hyperparameters are those of an algorithm."""
-    if type(given) is not hyperparameters_class(algorithm):
+    if not isinstance(given, hyperparameters_class(algorithm)):
         raise ValueError(
             f"hyperparameters={type(given).__name__} are not those of algorithm={algorithm!r}; expected "
             f"hyperparameters_class({algorithm!r})(…)"
