@@ -75,6 +75,6 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_suites_of_rewards_leave_it_out() -> None:
-    assert set(DIAGNOSTIC_PLAN.algorithms) == set(ALGORITHMS) - {"distill"}
+    assert set(DIAGNOSTIC_PLAN.algorithms) == set(ALGORITHMS) - {"distill", "maxrl"}
     with pytest.raises(ValueError, match="algorithm='distill' learns from a teacher and not from a reward"):
         find_entry("distill")
