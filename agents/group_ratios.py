@@ -1,8 +1,8 @@
 """Algorithms that replace GRPO's clipped ratio: GSPO, LUSPO, GMPO, CISPO, DPPO, SAPO and VESPO.
 
-Sampling, advantages, passes and optimiser are those of :class:`textgym.agents.grpo.GRPO`. At an iteration's first
-minibatch, where π = π_old, all have the same gradient, up to the weights of tokens and responses; they differ in what
-becomes of a token whose probability has changed since it was sampled.
+Sampling, advantages, passes and optimiser are those of :class:`textgym.agents.grpo.GRPO`, but that CISPO and SAPO take
+one pass by default. At an iteration's first minibatch, where π = π_old, all have the same gradient, up to the weights
+of tokens and responses; they differ in what becomes of a token whose probability has changed since it was sampled.
 """
 
 from __future__ import annotations

@@ -33,6 +33,16 @@ def test_the_listing_runs_and_is_short() -> None:
     assert executed("docs/algorithms.md", listing)["score"] > 0.8
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_table_has_the_samples_and_epochs_of_each_algorithm(name: str) -> None:
+    kind = ALGORITHMS[name]
+    (row,) = re.findall(rf"^\| `{kind.__name__}` \| (.*) \|$", PAGE, re.MULTILINE)
+    samples, *_, epochs = row.split(" | ")
+    shown = [int(re.match(r"\d+", cell)[0]) for cell in (samples, epochs)]  # type: ignore[index]
+    settings = kind.settings_class()
+    assert shown == [settings.samples_per_prompt, settings.n_epochs]
+
+
 @pytest.mark.parametrize("listing", listings("docs/policies.md"))
 def test_the_listings_on_policies_run(listing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
