@@ -61,7 +61,7 @@ class KTOSettings(PreferenceSettings):
     epochs: int = 1
     """Passes over the completions."""
     learning_rate: float = 1e-4
-    """Initial learning rate of Adam; it decays linearly to 0.."""
+    """Initial learning rate of Adam; it decays linearly to 0."""
     batch_size: int = 32
     """Completions per gradient step, at least 2."""
     desirable_weight: float = 1.0

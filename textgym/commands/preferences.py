@@ -26,7 +26,6 @@ from textgym.agents.offline.preferences import (
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.commands.configs.preferences import DPOConfig, KTOConfig, PreferenceConfig
 from textgym.commands.learner import (
-    TRAINING,
     Learner,
     OnEpoch,
     answerable,
@@ -107,7 +106,7 @@ def learn_from_preferences(config: PreferenceConfig, method: Method[Example]) ->
                 held_out=held_out,
                 settings=config.settings,
                 seed=config.seed,
-                directory=config.out / TRAINING,
+                directory=config.out / runs.TRAINING,
                 resume=config.resume,
                 on_epoch=keep,
             )
