@@ -154,7 +154,8 @@ def test_a_bad_row_is_named_before_anything_is_written(
         (["--data", "good.jsonl"], "good.jsonl: all 12 completions are labelled true; expected some of each label"),
         (["--data", "bad.jsonl"], "bad.jsonl: all 12 completions are labelled false; expected some of each label"),
         (["--validation", "good.jsonl"], "good.jsonl: all 12 completions are labelled true"),
-        (["--data", "one.jsonl"], "prompts are held out whole, and the held-out part has 0 labelled true"),
+        (["--data", "one.jsonl"], "one.jsonl has one prompt, and a part of the prompts is held out"),
+        (["--data", "rare.jsonl"], "prompts are held out whole, and the held-out part has 0 labelled true and 0 "),
         (["--data", "mixed.jsonl"], "mixed.jsonl, row 3: a file holds comparisons or labels of single texts, not both"),
         (["--batch-size", "1"], "batch_size=1; expected at least 2"),
         (["--beta", "0"], "beta=0"),
@@ -168,6 +169,7 @@ def test_bad_input_stops_before_anything_is_written(
     write("good.jsonl", [row for row in LABELS if row["label"]])
     write("bad.jsonl", [row for row in LABELS if not row["label"]])
     write("one.jsonl", LABELS[:2])
+    write("rare.jsonl", [LABELS[0], LABELS[3]])
     write("mixed.jsonl", [*LABELS[:2], *PAIRS])
     assert message in fails(capsys, *KTO, *flags, "--out", "run")
     assert not Path("run").exists()

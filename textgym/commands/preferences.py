@@ -39,7 +39,7 @@ from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
-from textgym.prompts import encode_prompts
+from textgym.prompts import content_key, encode_prompts
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.labels.preferences import Judgement, Preference, read_placed_preferences
 from textgym.rewards.labels.rankings import split_rankings
@@ -151,6 +151,11 @@ def _examples(
     examples = encoded(config.data)
     if config.validation is not None:
         return examples, encoded(config.validation)
+    if len({content_key(example.prompt) for example in examples}) < 2:
+        raise ValueError(
+            f"{config.data} has one prompt, and a part of the prompts is held out to validate on; add prompts, or pass "
+            "--validation FILE"
+        )
     learned, held_out = method.split(examples, HELD_OUT, torch.Generator().manual_seed(config.seed))
     return tuple(learned), tuple(held_out)
 
