@@ -2,6 +2,7 @@ from .a_star_po import AStarPO as AStarPO
 from .best_of_n import BestOfN as BestOfN
 from .best_of_n import ExpertIteration as ExpertIteration
 from .dapo import DAPO as DAPO
+from .distillation import Distillation as Distillation
 from .functional.objectives import Advantages as Advantages
 from .functional.stop_rules import StopRules as StopRules
 from .group_ratios import CISPO as CISPO

@@ -31,7 +31,7 @@ class DAPO(Standardised, ClippedAlgorithm):
     - ε is ``clip_range``, ε' is ``clip_range_high``: unlikely tokens have more room to grow.
     - The KL is that of GRPO, by ``kl_estimator``; the paper has none (``beta=0``).
 
-    Sources: L is equation 8 of Yu 2025, dynamic sampling its equation 11.
+    Sources: section 3 of Yu 2025; the clip ranges are those of its section 4.1.
 
     Differences: the paper's penalty for overlong responses is part of a reward, not of this algorithm. An iteration
     whose tries are used up trains on the prompts that were found. TRL's loss of this name divides by the tokens of all

@@ -181,7 +181,7 @@ class DPPO(Standardised):
 
 
 REGIONS: Mapping[BinaryDistance, tuple[Distance, float]] = {"tv": (binary_tv, 0.2), "kl": (binary_kl, 0.05)}
-"""Distances of DPPO with their published limits δ."""
+"""Distances of DPPO with their default limits δ."""
 
 
 class SAPO(Standardised):

@@ -90,7 +90,7 @@ class GRPO(Standardised, ClippedAlgorithm):
     adds γ_ptx times the mean negative log-likelihood of drawn texts.
 
     Sources: L is equation 3 of Shao 2024, k3 its equation 4, A_i its section 4.1.2 (outcome supervision); the
-    corrected k3 is TRL's.
+    corrected k3 is that of DeepSeek-V3.2 (arXiv 2512.02556), and TRL's default.
 
     Differences:
 
@@ -107,6 +107,11 @@ class GRPO(Standardised, ClippedAlgorithm):
 
 class PublishedGRPO(GRPO):
     """GRPO with the KL estimator of Shao 2024 (arXiv 2402.03300): the uncorrected k3, and a divisor of k in std.
+
+        r_it  = π_ref(y_it|s_it) / π(y_it|s_it)
+        KL_it = r_it − 1 − log r_it
+
+        L = 1/n Σ_i 1/|y_i| Σ_t [ −min(ρ_it·A_i, clip(ρ_it, 1 − ε, 1 + ε')·A_i) + β·KL_it − c_H·H(π(·|s_it)) ]
 
     As :class:`GRPO` with ``kl_estimator="k3"`` and ``bessel=False``. The gradient of k3 in the loss is that of
     KL(π_ref‖π) in each state, whose optimum is another policy than that of the objective E[R] − β·KL(π‖π_ref).
@@ -149,9 +154,9 @@ class MaxRL(ClippedAlgorithm):
       ``subtract_mean=False`` makes it (1 − (1 − p)^k)/p, of higher variance.
     - The KL is that of :class:`GRPO`, by ``kl_estimator``; β is the present value of ``beta``.
 
-    Source: A_i is algorithm 1 of Tajwar 2026.
+    Source: the first of these factors, of the centred estimator, is in appendix D of Tajwar 2026 (version 3).
 
-    Differences: the paper has no KL (``beta=0``), and takes one step on each batch; the clip bounds further ones.
+    Differences: clip, KL and the normalisation by T are this package's; ``beta=0`` leaves the KL out.
     """
 
     settings: MaxRLSettings

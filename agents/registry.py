@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from textgym.agents.a_star_po import AStarPO
 from textgym.agents.best_of_n import BestOfN, ExpertIteration
 from textgym.agents.dapo import DAPO
+from textgym.agents.distillation import Distillation
 from textgym.agents.group_ratios import CISPO, DPPO, GMPO, GSPO, LUSPO, SAPO, VESPO
 from textgym.agents.grpo import GRPO, RLOO, ClippedRLOO, DrGRPO, MaxRL, PublishedGRPO
 from textgym.agents.loop.algorithm import SequenceAlgorithm
@@ -41,6 +42,7 @@ ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "a-star-po": AStarPO,
     "best-of-n": BestOfN,
     "expert-iteration": ExpertIteration,
+    "distill": Distillation,
 }
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 from textgym.moved import find_moved
 from textgym.names import suggest
@@ -48,6 +48,8 @@ class Common:
 class Settings:
     """Settings of every algorithm, with one set of defaults; a subclass changes what defines its algorithm."""
 
+    has_teacher: ClassVar[bool] = False
+    """True if the reference is a teacher to imitate. It must be given then, and no reward is trained on."""
     episodes_per_iteration: int = 128
     """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
@@ -315,8 +317,11 @@ class DAPOSettings(StandardisedSettings, ClipSettings):
 
 @dataclass(frozen=True)
 class CISPOSettings(StandardisedSettings, ClipSettings):
-    """Settings of CISPO (MiniMax 2025)."""
+    """Settings of CISPO (MiniMax 2025): one pass, since a clipped weight lets every token go on moving."""
 
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. No token's gradient ends, so that further passes need
+    ``target_kl``."""
     clip_range: float = 1.0
     """Lower clip range ε of the weight, whose lower bound is 1 − ε; 1 for none. Published: none."""
     clip_range_high: float | None = 0.2
@@ -332,8 +337,8 @@ class DPPOSettings(StandardisedSettings):
     """Distance of a token's probability from the sampling policy's: 'tv', its change, or 'kl', the KL of the token
     against all others."""
     max_distance: float | None = None
-    """Distance beyond which a token is left out where its loss would take it farther. Default, as published: 0.2 for
-    'tv', 0.05 for 'kl'."""
+    """Distance beyond which a token is left out where its loss would take it farther. Default: 0.2 for 'tv', 0.05 for
+    'kl'. Published, in the authors' example for verl: 0.15 and 0.05."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -353,9 +358,12 @@ class GMPOSettings(StandardisedSettings, ClipSettings):
 
 @dataclass(frozen=True)
 class SAPOSettings(StandardisedSettings):
-    """Settings of SAPO (Gao 2025)."""
+    """Settings of SAPO (Gao 2025): one pass, since a soft gate lets every token go on moving."""
 
     normalisation: Normalisation = "sequence"
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. No token's gradient ends, so that further passes need
+    ``target_kl``."""
     tau: float = 1.0
     """Steepness τ of the gate where the advantage is positive. Published: 1."""
     tau_negative: float = 1.05
@@ -371,13 +379,13 @@ class VESPOSettings(StandardisedSettings):
     """Settings of VESPO (Shen 2026): exponents k and decays λ of the weight W^k·exp(λ(1 − W)) of a response."""
 
     k_positive: float = 2.0
-    """Exponent k where the advantage is at least 0. Published: 2."""
+    """Exponent k where the advantage is at least 0. Default of TRL: 2."""
     decay_positive: float = 3.0
-    """Decay λ where the advantage is at least 0. Published: 3."""
+    """Decay λ where the advantage is at least 0. Default of TRL: 3."""
     k_negative: float = 3.0
-    """Exponent k where the advantage is negative. Published: 3."""
+    """Exponent k where the advantage is negative. Default of TRL: 3."""
     decay_negative: float = 2.0
-    """Decay λ where the advantage is negative. Published: 2."""
+    """Decay λ where the advantage is negative. Default of TRL: 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -437,6 +445,34 @@ class BestOfNSettings(GroupSettings):
     """Responses to each prompt, n, of which the best is imitated."""
 
 
+@dataclass(frozen=True)
+class DistillationSettings(Settings):
+    """Settings of distillation on the student's own samples (Agarwal 2023)."""
+
+    has_teacher: ClassVar[bool] = True
+    n_epochs: int = 1
+    """Passes over the responses of an iteration. Published: 1 (Agarwal 2023)."""
+    jsd: float = 1.0
+    """Divergence between the two models over the vocabulary: 1 is the reverse KL(student‖teacher), 0 the forward
+    KL(teacher‖student), and a number between them the generalised Jensen–Shannon divergence with that weight of the
+    teacher in the mixture. Published: 0.1, 0.5, 0.9 and both ends (Agarwal 2023)."""
+    teacher_share: float = 0.0
+    """Share λ of an iteration's responses that the teacher writes, rounded to whole prompts; the student writes the
+    others. Published: 0, 0.5 and 1 (Agarwal 2023, whose λ is the student's share)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "jsd", "teacher_share", low=0, high=1)
+        expected = "False, since the loss is the divergence from the teacher already"
+        require(not self.kl_in_loss, "kl_in_loss", self.kl_in_loss, expected)
+
+    @property
+    def taught(self) -> int:
+        """Number of an iteration's responses that the teacher writes."""
+        k = self.samples_per_prompt
+        return round(self.teacher_share * self.episodes_per_iteration / k) * k
+
+
 SETTINGS: Mapping[str, type[Settings]] = {
     "ppo": PPOSettings,
     "nlpo": NLPOSettings,
@@ -462,6 +498,7 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "a-star-po": AStarPOSettings,
     "best-of-n": BestOfNSettings,
     "expert-iteration": GroupSettings,
+    "distill": DistillationSettings,
 }
 """Settings class of each algorithm, by the name that commands and experiments use."""
 
@@ -493,6 +530,23 @@ def find_settings(algorithm: str) -> type[Settings]:
 def setting_names(kind: type[Settings]) -> tuple[str, ...]:
     """Return the names of the settings that a class has."""
     return tuple(field.name for field in fields(kind))
+
+
+FORMER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
+"""Settings that version 0.2 did not have, with the values by which it trained."""
+
+SWITCHES = {"kl_estimator": "kl_in_loss", "bessel": "scale_by_std"}
+"""Settings that have no effect where another one is False."""
+
+
+def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that another one switches off; names may have a section's prefix and a dot."""
+
+    def is_off(name: str) -> bool:
+        own = name.rpartition(".")[2]
+        return own in SWITCHES and settings.get(name.removesuffix(own) + SWITCHES[own]) is False
+
+    return {name: value for name, value in settings.items() if not is_off(name)}
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -34,7 +34,7 @@ from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import ALGORITHMS
-from textgym.agents.settings import Settings, make_settings
+from textgym.agents.settings import Settings, effective, make_settings
 from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
@@ -134,6 +134,8 @@ def find_entry(name: str) -> Entry:
         FileNotFoundError: there is no such file.
     """
     if name in ALGORITHMS:
+        if ALGORITHMS[name].settings_class.has_teacher:
+            raise ValueError(f"algorithm={name!r} learns from a teacher and not from a reward; run 'distillation'")
         return TextgymEntry(ALGORITHMS[name])
     if name == SFT:
         return SFTEntry()
@@ -204,7 +206,7 @@ class TextgymEntry:
         own = self.kind.settings_class
         known = {field.name for field in fields(own)}
         given = {name: value for name, value in wanted.items() if name in known and value is not None}
-        made = asdict(make_settings(own, self.kind.__name__, given))
+        made = effective(asdict(make_settings(own, self.kind.__name__, given)))
         return {
             **{name: value for name, value in made.items() if is_used(name, value)},
             **self.identity,

@@ -95,7 +95,7 @@ JUDGES = (
 )
 TASKS = ("textgym/Emit-v0", "Emit", "textgym/Nothing-v0", "nomodule:x", "Reviws", *WORDS)
 BY_NAME: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("model", "policy", "reference", "value"), MODELS),
+    **dict.fromkeys(("model", "policy", "reference", "teacher", "value"), MODELS),
     **dict.fromkeys(("reward", "gold", "labeller"), JUDGES),
     "task": TASKS,
     "algorithm": (*ALGORITHMS, "grop", *WORDS),
@@ -121,6 +121,11 @@ GOOD: dict[str, tuple[str, ...]] = {
     "kto": (
         *("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--epochs", "1", "--batch-size", "4"),
         *("--eval-episodes", "4", "--max-new-tokens", "3"),
+    ),
+    "distill": (
+        *("--model", "model", "--teacher", "model", "--prompts", "prompts.jsonl", "--out", "run"),
+        *("--max-new-tokens", "3", "--total-timesteps", "20", "--eval-episodes", "4"),
+        *("--episodes-per-iteration", "8", "--minibatch-size", "4"),
     ),
     "reward-model": ("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--batch-size", "4"),
     "pipeline": (
@@ -151,11 +156,11 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
     """All flags that tyro makes of a dataclass of settings."""
     for name, hint in get_type_hints(kind, include_extras=True).items():
         bare, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        flag = part + name.replace("_", "-")
+        named = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
+        flag = part + (named or [name.replace("_", "-")])[0]
         if is_dataclass(bare):
-            nameless = any(getattr(mark, "name", None) == "" for mark in marks)
-            yield from flags_of(bare, part if nameless else f"{flag}.")
-        elif tyro.conf.Positional not in marks:
+            yield from flags_of(bare, part if named else f"{flag}.")
+        elif not {tyro.conf.Positional, tyro.conf.Fixed} & set(marks):
             union = get_origin(bare) in (Union, types.UnionType)
             yield Flag(flag, get_args(bare) if union else (bare,))
 

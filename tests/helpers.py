@@ -119,6 +119,11 @@ def tiny_bart(
         return BartForConditionalGeneration(config).eval()
 
 
+def taught(kind: Any, vocabulary_size: int = 16) -> dict[str, Any]:
+    """Return the arguments that an algorithm needs beside those of all others: a teacher, if it learns from one."""
+    return {"reference": tiny_gpt2(vocabulary_size, seed=1)} if kind.settings_class.has_teacher else {}
+
+
 def next_logits(model: PreTrainedModel, prompt: list[int], response: list[int]) -> torch.Tensor:
     """``[V]`` of the next token, from one uncached pass without padding."""
     if not model.config.is_encoder_decoder:

@@ -50,6 +50,7 @@ OWN = {
     "a-star-po": {"value_samples", "value_beta"},
     "best-of-n": set(),
     "expert-iteration": set(),
+    "distill": {"jsd", "teacher_share"},
 }
 """Settings that not every algorithm has, as the papers have them."""
 DEFAULTS = {
@@ -80,6 +81,7 @@ DEFAULTS = {
     "rloo-clipped": {"kl-in-loss": "False", "normalisation": "sequence", "n-epochs": "4"},
     "best-of-n": {"samples-per-prompt": "16", "n-epochs": "4"},
     "a-star-po": {"samples-per-prompt": "1", "n-epochs": "1", "normalisation": "sequence", "value-samples": "8"},
+    "distill": {"n-epochs": "1", "samples-per-prompt": "1", "jsd": "1.0", "teacher-share": "0.0"},
 }
 """Defaults that define an algorithm, as its help states them."""
 

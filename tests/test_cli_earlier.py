@@ -14,13 +14,14 @@ from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.cli import main
+from textgym.files import write_manifest
 from textgym.reports.settings import by_name, changed_settings
 from textgym.rewards import RewardModel
 
 LATER = (
     *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),
     *("eval_every", "keep_last", "keep_best", "stop_score", "stop_kl", "stop_patience", "log"),
-    *("parameters", "credit"),
+    *("parameters", "credit", "kl_estimator", "bessel"),
 )
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed
@@ -111,6 +112,16 @@ def made_earlier(run: str) -> None:
             path.write_text(json.dumps(kept))
 
 
+def checkpoint_made_earlier(run: str) -> None:
+    """Take the settings that came with the estimators of the KL out of a checkpoint, too."""
+    path = Path(run, "checkpoint", "training", "state.json")
+    state = content(path)
+    for name in ("kl_estimator", "bessel"):
+        state["hyperparameters"].pop(name, None)
+    path.write_text(json.dumps(state))
+    write_manifest(Path(run, "checkpoint"))
+
+
 def result(run: str) -> dict[str, Any]:
     """What must not depend on interruptions: everything measured, and the weights."""
     measured = {name: Path(run, name) for name in ("evaluation.json", "samples.jsonl")}
@@ -168,6 +179,58 @@ def test_a_run_of_now_goes_on_with_the_cautious_settings(
     assert result("parts") == result("whole")
     kept = content("parts/config.json")["hyperparameters"]
     assert (kept["target_kl"], kept["warmup_iterations"]) == (0.02, 10)
+
+
+K3 = ["--kl-estimator", "k3", "--no-bessel"]
+
+
+def test_a_run_of_grpo_goes_on_with_the_estimator_that_it_began_with(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there was a choice, the KL in the loss was k3, and the standard deviation had the divisor k."""
+    grpo = [*RL, *NEUTRAL, "--algorithm", "grpo"]
+    main([*grpo, *K3, "--out", "whole"])
+    main([*grpo, "--out", "today"])
+    assert result("today")["weights"] != result("whole")["weights"]
+    cut_training(monkeypatch, capsys, *grpo, *K3, "--out", "parts")
+    made_earlier("parts")
+    checkpoint_made_earlier("parts")
+    said = fails(capsys, *grpo, "--kl-estimator", "k3-corrected", "--out", "parts", "--resume")
+    assert "other settings (kl_estimator: 'k3' there, 'k3-corrected' here)" in said
+    main([*grpo, "--out", "parts", "--resume"])
+    assert result("parts") == result("whole")
+    main([*grpo, *K3, "--out", "parts", "--resume"])  # the same settings, by name
+
+
+def test_a_pipeline_of_grpo_goes_on_with_the_estimator_that_it_began_with(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = ["pipeline", "loop.yaml", "--out", "run", "--train.algorithm", "grpo"]
+    k3 = ["--train.kl-estimator", "k3", "--train.no-bessel"]
+    main([*loop, *NEUTRAL, *k3])
+    shutil.move("run", "whole")
+    cut_training(monkeypatch, capsys, *loop, *NEUTRAL, *k3)
+    made_earlier("run")
+    checkpoint_made_earlier("run/iteration-1/policy")
+    said = fails(capsys, *loop, "--resume", "--train.kl-estimator", "k3-corrected")
+    assert "other settings (kl_estimator: 'k3' there, 'k3-corrected' here)" in said
+    main([*loop, "--resume"])
+    assert result("run/iteration-1/policy") == result("whole/iteration-1/policy")
+
+
+def test_a_setting_that_another_one_switches_off_is_no_difference() -> None:
+    """Runs of PPO have no KL in the loss, so how it would be estimated is not asked."""
+    ppo = {"kl_in_loss": False, "kl_estimator": "exact"}
+    assert changed_settings({"hyperparameters": {"kl_in_loss": False}}, {"hyperparameters": ppo}) == ""
+    assert changed_settings({**ppo, "kl_estimator": "k3"}, ppo) == ""
+    grpo = {"kl_in_loss": True, "kl_estimator": "exact", "scale_by_std": True, "bessel": True}
+    before = {"kl_in_loss": True, "scale_by_std": True}
+    assert changed_settings(before, grpo) == "bessel: False there, True here, kl_estimator: 'k3' there, 'exact' here"
+    assert changed_settings(before, {**grpo, "kl_estimator": "k3", "bessel": False}) == ""
+    dr_grpo = {"kl_in_loss": True, "kl_estimator": "k3", "scale_by_std": False, "bessel": True}
+    assert changed_settings({"kl_in_loss": True, "scale_by_std": False}, dr_grpo) == ""
+    parts = {"train": {"hyperparameters": ppo}}, {"train": {"hyperparameters": {**ppo, "kl_estimator": "k3"}}}
+    assert changed_settings(*parts) == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

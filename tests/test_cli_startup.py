@@ -60,6 +60,7 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["dpo", "--help"], 0, "--loss"),
         (["kto", "--help"], 0, "--undesirable-weight"),
         (["kto", "--out", "run", "--data", "data.jsonl", "--batch-size", "1"], 2, "batch_size=1; expected at least 2"),
+        (["distill", "--help"], 0, "--teacher-share"),
         (["reward-model", "--help"], 0, "--ensemble"),
         (["pipeline", "--help"], 0, "--labels.completions"),
         (["generate", "--help"], 0, "--temperature"),

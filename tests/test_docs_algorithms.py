@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from textgym.agents.registry import ALGORITHMS
+from textgym.agents.settings import SETTINGS, setting_names
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
@@ -36,7 +37,8 @@ def test_the_listing_runs_and_is_short() -> None:
 def test_the_listings_on_policies_run(listing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = executed("docs/policies.md", listing)
-    assert (found.get("algorithm") or found["stock"]).num_timesteps >= 128
+    (trained,) = (found[name] for name in ("algorithm", "student", "stock") if name in found)
+    assert trained.num_timesteps >= 128
 
 
 def test_the_listing_on_the_optimum_runs() -> None:
@@ -46,6 +48,21 @@ def test_the_listing_on_the_optimum_runs() -> None:
     found = executed(page, short)
     assert short != listing
     assert found["value"].objective < found["best"].value
+
+
+@pytest.mark.parametrize("name", [name for name, kind in SETTINGS.items() if kind().kl_in_loss])
+def test_a_loss_has_its_command(name: str) -> None:
+    assert re.search(rf"`(textgym train --algorithm )?{re.escape(name)}`", PAGE), name
+
+
+def test_every_loss_of_trl_has_a_name_here() -> None:
+    """TRL 1.16 has these types of loss; what stands beside each is a name of ours, with settings that there are."""
+    types = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"}
+    for page in (PAGE, (ROOT / "docs" / "coming_from.md").read_text("utf-8")):
+        rows = re.findall(r"^\| `loss_type=\"(\w+)\".*\| `([\w+-]+)`(?: with `(\w+)=)?", page, re.MULTILINE)
+        assert {kind for kind, _, _ in rows} == types
+        for _, name, setting in rows:
+            assert setting in ("", *setting_names(SETTINGS[name])), (name, setting)
 
 
 def test_the_table_names_every_algorithm() -> None:

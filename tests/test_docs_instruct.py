@@ -23,6 +23,7 @@ SMALL = {
     "train": "--episodes-per-iteration 2 --minibatch-size 2 --total-timesteps 4 --eval-episodes 2 --max-new-tokens 4",
     "dpo": "--eval-episodes 2 --max-new-tokens 4",
     "kto": "--eval-episodes 2 --max-new-tokens 4",
+    "distill": "--episodes-per-iteration 2 --minibatch-size 2 --total-timesteps 4 --eval-episodes 2 --max-new-tokens 4",
     "generate": "--max-new-tokens 4",
 }
 PRINTED = {
@@ -31,6 +32,7 @@ PRINTED = {
     "train": "alignment tax",
     "dpo": "held-out accuracy",
     "kto": "held-out accuracy",
+    "distill": "KL to the teacher",
     "generate": "Human: A review, please.",
 }
 
@@ -57,7 +59,7 @@ def test_the_commands_run_one_after_another(
     for command, *flags in commands():
         main([command, *flags, *shlex.split(SMALL[command])])
         assert PRINTED[command] in capsys.readouterr().out
-    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo", "kto"}
+    assert {Path(flags[-1]).name for _, *flags in commands()} >= {"sft", "reward", "policy", "dpo", "kto", "student"}
     tax = json.loads((tmp_path / "runs" / "policy" / "evaluation.json").read_text())
     assert "ptx_loss" in tax["after"]
 

@@ -39,7 +39,8 @@ COMMANDS = {
 def training(algorithm: str) -> str:
     """Return the command that trains for three iterations; best-of-n needs 16 responses to a prompt."""
     size, tokens = (16, 170) if algorithm == "best-of-n" else (8, 80)
-    return f"{RL} --algorithm {algorithm} --episodes-per-iteration {size} --total-timesteps {tokens}"
+    teacher = " --reference model" if algorithm == "distill" else ""
+    return f"{RL} --algorithm {algorithm}{teacher} --episodes-per-iteration {size} --total-timesteps {tokens}"
 
 
 KEEPING = f"{training('reinforce')} --eval-every 2 --keep-last 1 --keep-best score --stop-patience 9"

@@ -24,6 +24,7 @@ import yaml
 from textgym.commands.configs.bench import BenchConfig
 from textgym.commands.configs.compare import CompareConfig
 from textgym.commands.configs.demo import DemoConfig
+from textgym.commands.configs.distill import DistillConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "reward-model": (RewardModelConfig, "textgym.commands.reward_model:reward_model"),
     "dpo": (DPOConfig, "textgym.commands.preferences:dpo"),
     "kto": (KTOConfig, "textgym.commands.preferences:kto"),
+    "distill": (DistillConfig, "textgym.commands.train:train_command"),
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),

@@ -181,7 +181,7 @@ def group_relative(returns: FloatArray, k: int, scale: bool = True, bessel: bool
 def share_of_success(returns: FloatArray, k: int, subtract_mean: bool = True) -> FloatArray:
     """Compute MaxRL's advantages: A_i = (R_i − mean(R)) / mean(R) over the k responses to a prompt.
 
-    Tajwar 2026 (arXiv 2602.02710), algorithm 1. With scores 0 and 1 and pass rate p the expected gradient is that of
+    Tajwar 2026 (arXiv 2602.02710). With scores 0 and 1 and pass rate p the expected gradient is that of
     p times (1 − (1 − p)^(k−1))/p: of log p as k grows, where plain RL has the gradient of p. Without the mean
     subtracted the factor is (1 − (1 − p)^k)/p, one term of the series more. Advantages are 0 where all scores are.
 
@@ -347,7 +347,7 @@ def response_ratio(log_ratio: Tensor) -> Tensor:
 def geometric_ratio(log_ratio: Tensor, advantages: Tensor, own: Tensor, low: float, high: float) -> Tensor:
     """Compute GMPO's ratio: the geometric mean of a response's token ratios, each clipped as PPO's minimum does.
 
-    Zhao 2025 (arXiv 2507.20673), eq. 4. Clipping is in log space: log ρ_t is limited to ``high`` from above where
+    Zhao 2025 (arXiv 2507.20673). Clipping is in log space: log ρ_t is limited to ``high`` from above where
     A > 0, and to −``low`` from below elsewhere.
 
     Args:
@@ -365,7 +365,7 @@ def geometric_ratio(log_ratio: Tensor, advantages: Tensor, own: Tensor, low: flo
 
 
 LEAST_LOG_RATIO, GREATEST_LOG_RATIO = math.log(1e-8), 20.0
-"""Bounds of a response's log-ratio where its exponential is taken, as in VESPO's published code."""
+"""Bounds of a response's log-ratio where its exponential is taken, as in TRL."""
 
 
 def gamma_weight(log_ratio: Tensor, k: Tensor, decay: Tensor) -> Tensor:
@@ -406,7 +406,7 @@ def binary_kl(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
 def leaves_region(log_ratio: Tensor, advantages: Tensor, distance: Tensor, limit: float) -> Tensor:
     """Return True for tokens that are farther than the limit and whose loss would take them farther still, ``[n, T]``.
 
-    DPPO's mask: Qi 2026 (arXiv 2602.04879), eq. 12. As with PPO's minimum, tokens on their way back keep their loss.
+    DPPO's mask: Qi 2026 (arXiv 2602.04879). As with PPO's minimum, tokens on their way back keep their loss.
 
     Args:
         log_ratio: log π − log π_old.
@@ -438,7 +438,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, clip_high:
 def weighted_policy_gradient(weight: Tensor, log_probs: Tensor, advantages: Tensor) -> Tensor:
     """Compute −sg(w)·A·log π of each token: a weight that is not differentiated, so that no token's gradient vanishes.
 
-    CISPO, MiniMax 2025 (arXiv 2506.13585), eq. 4, has w = clip(ρ, 1−ε, 1+ε'). PPO's clip of the differentiated ratio
+    CISPO, MiniMax 2025 (arXiv 2506.13585), has w = clip(ρ, 1−ε, 1+ε'). PPO's clip of the differentiated ratio
     has gradient 0 on the clipped tokens, which are often rare words that open a new line of thought.
 
     Args:

@@ -76,7 +76,7 @@ from textgym.agents.loop.slots import (
 )
 from textgym.agents.offline.pretraining import Pretraining, check_pretraining
 from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
-from textgym.agents.policy.reference import Reference, make_reference
+from textgym.agents.policy.reference import Reference, check_tokens, make_reference
 from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings
 from textgym.files import standing
 from textgym.lm.behaviour import Against
@@ -154,6 +154,10 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def select(self, scored: Scored) -> Scored:
         """Return the episodes to train on; here all that were sampled."""
+        return scored
+
+    def described(self, scored: Scored) -> Scored:
+        """Return the episodes that an iteration's metrics describe; here all that were sampled."""
         return scored
 
     @property
@@ -272,8 +276,10 @@ class SequenceAlgorithm(BaseAlgorithm):
             logged = self.update(chosen, estimated)
             # A step with finite loss and gradient can still make a weight overflow.
             check_trained(self.policy, rate, self.policy.optimizer)
+        described = self.described(scored)
+        explained = explained_variance(chosen, estimated.returns) if self.critic else None
         self.metrics = {
-            **iteration_metrics(scored, logged, explained_variance(chosen, estimated.returns) if self.critic else None),
+            **iteration_metrics(described, logged, explained),
             "train/learning_rate": rate,
             "train/beta": self.kl.beta,
             "train/n_updates": self._n_updates,
@@ -282,8 +288,9 @@ class SequenceAlgorithm(BaseAlgorithm):
             self.logger.record(name, value)
         self._watch(self.iteration, self.metrics)
         # β adapts to the KL of all sampled responses, also where only some were selected for training.
-        kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()
-        self.kl.update(float(kl), len(scored.episodes))
+        if len(described.episodes):
+            kl = (described.episodes.log_probs - described.ref_log_probs).sum(1).mean()
+            self.kl.update(float(kl), len(described.episodes))
         self.iteration += 1
         self.episodes_begun += len(episodes)
         self.boundary_timesteps = self.num_timesteps
@@ -305,7 +312,8 @@ class SequenceAlgorithm(BaseAlgorithm):
             self.reward_beta,
             self.settings.minibatch_size,
             companions,
-            self.divergence,
+            # Measured as a KL also where the loss has another divergence.
+            None if self.divergence is None else vocabulary_kl,
         )
 
     def update(self, scored: Scored, estimated: Advantages) -> list[dict[str, float]]:
@@ -382,7 +390,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         # Version 0.1 passed log-probabilities alone, and policy.evaluate(...) has no reference to compare with.
         if isinstance(evaluation, Tensor) or (evaluation.divergence is None and self.divergence is not None):
             evaluation = self.evaluate(batch)
-        loss = policy_loss = self.normalise(self.policy_loss(evaluation.log_probs, batch), batch.own)
+        loss = policy_loss = self.normalise(self.token_loss(evaluation, batch), batch.own)
         logs = {"policy_loss": policy_loss}
         if self.settings.ent_coef:
             loss = loss - self.settings.ent_coef * self.normalise(evaluation.entropy, batch.own)
@@ -390,6 +398,10 @@ class SequenceAlgorithm(BaseAlgorithm):
             logs["kl_loss"] = self.normalise(self.kl_loss(evaluation, batch), batch.own)
             loss = loss + self.kl.beta * logs["kl_loss"]
         return loss, logs
+
+    def token_loss(self, evaluation: Evaluation, batch: Minibatch) -> Tensor:
+        """Return each token's loss ``[n, T]``, without entropy bonus and KL; here :meth:`policy_loss`."""
+        return self.policy_loss(evaluation.log_probs, batch)
 
     def kl_loss(self, evaluation: Evaluation, batch: Minibatch) -> Tensor:
         """Return the KL to the reference at each token by ``kl_estimator``, ``[n, T]``, to be differentiated."""
@@ -663,6 +675,8 @@ class SequenceAlgorithm(BaseAlgorithm):
         check_trainable(self.policy)
         if self.pretraining is not None:
             check_pretraining(self.pretraining, self.policy.trunk)
+        if mdp is not None:
+            check_tokens(self.reference_source, mdp.tokenizer)
         # Before any step: by default the reference is a copy of the policy as it is here.
         self.reference, self.reference_trunk = make_reference(self.policy, self.reference_source)
         self.normalise = make_normalise(self.settings.normalisation, self.policy.width - self.policy.prompt_length)

@@ -31,7 +31,7 @@ from textgym.agents.loop.checks import task_identity
 from textgym.agents.offline.pretraining import check_same
 from textgym.agents.policy.lm_policy import SeparateValue, ValueHead
 from textgym.agents.policy.reference import save_reference, saved_reference
-from textgym.agents.settings import Settings, setting_names
+from textgym.agents.settings import FORMER, Settings, setting_names
 from textgym.files import read_json, replaced_directory, verify_manifest, write_json
 from textgym.lm.files.bars import without_bars
 from textgym.lm.files.loading import own_memory
@@ -90,10 +90,6 @@ def read_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-EARLIER: Mapping[str, Any] = {"kl_estimator": "k3", "bessel": False}
-"""Settings that earlier versions did not write into a checkpoint, with the values of what they did."""
-
-
 def constructor_arguments(directory: Path, state: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:
     """Return the constructor arguments that rebuild a checkpoint's algorithm.
 
@@ -103,7 +99,7 @@ def constructor_arguments(directory: Path, state: dict[str, Any], settings: type
         settings: the settings class of its algorithm.
     """
     return {
-        **{name: value for name, value in EARLIER.items() if name in setting_names(settings)},
+        **{name: value for name, value in FORMER.items() if name in setting_names(settings)},
         **state["hyperparameters"],
         "learning_rate": schedule_from_state(state["hyperparameters"]["learning_rate"]),
         "seed": state["seed"],

@@ -299,8 +299,8 @@ class Scored:
         prefix: ``[N, L, d]`` activations of the policy's frozen layers; None without such layers.
         ref_states: ``[N, T, d]`` hidden states of the reference before each token; None where no loss compares
             distributions over the vocabulary.
-        divergence: ``[N, T]`` divergence of the sampling policy from the reference at each chosen token, exact over the
-            vocabulary; None likewise.
+        divergence: ``[N, T]`` KL of the sampling policy from the reference in the state of each chosen token, exact
+            over the vocabulary; None likewise.
     """
 
     episodes: Episodes

@@ -52,8 +52,12 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
 
     If another side spoke, also the numbers of the policy's turns and of that side's tokens.
 
-    ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative).
+    ``kl`` sums k1 over each sequence (unbiased), ``kl_k3`` the k3 estimator (never negative). ``kl_exact``, of
+    algorithms that compare policy and reference over the vocabulary, sums the exact KL in each state; it has the mean
+    of ``kl`` and less variance. The dict is empty without episodes.
     """
+    if not len(scored.episodes):
+        return {}
     episodes, ref_log_probs = scored.episodes, scored.ref_log_probs
     own = episodes.own
     # Where nothing was chosen both log-probabilities are 0, so that nothing is added there.
@@ -64,6 +68,7 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
         **mean_and_error("score", episodes.rewards.sum(1)),
         **mean_and_error("kl", per_token[0]),
         **mean_and_error("kl_k3", per_token[1]),
+        **({} if scored.divergence is None else mean_and_error("kl_exact", scored.divergence.sum(1))),
         **mean_and_error("length", episodes.lengths.astype(np.float64)),
         "stopped": float(episodes.stopped.mean()),
     }

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.lm.agreement import check_whole_passes
@@ -38,6 +38,7 @@ from textgym.lm.parts.lora import (
     unwrapped,
 )
 from textgym.lm.trunk import Trunk
+from textgym.tokenization import TOKENIZER_FILES, load_tokenizer
 
 PLACE = Path("training", "reference")
 """A checkpoint's folder for its reference."""
@@ -87,6 +88,29 @@ def make_reference(policy: LMPolicy, source: Reference) -> tuple[PreTrainedModel
     if isinstance(source, str | Path | nn.Module):  # another model than the policy
         check_whole_passes(trunk, policy.width, policy.prompt_length)
     return reference, trunk
+
+
+def check_tokens(source: Reference, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a reference numbers the task's tokens as the task does, if its directory has a tokenizer.
+
+    Args:
+        source: the reference; a loaded model, or a directory without a tokenizer, is not checked.
+        tokenizer: the task's.
+
+    Raises:
+        ValueError: the reference has another number for some token, or lacks it.
+    """
+    if not isinstance(source, str | Path) or not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        return
+    own, other = tokenizer.get_vocab(), load_tokenizer(source).get_vocab()
+    differs = next((token for token in sorted(own, key=own.__getitem__) if other.get(token) != own[token]), None)
+    if differs is not None:
+        found = "does not have" if differs not in other else f"has as number {other[differs]}"
+        raise ValueError(
+            f"reference={str(source)!r} has another vocabulary, of {len(other)} tokens beside the task's {len(own)}: "
+            f"token {own[differs]} of the task is {differs!r}, which the reference {found}; pass a reference with the "
+            "policy's tokenizer"
+        )
 
 
 def _copied(policy: LMPolicy, source: Reference) -> PreTrainedModel:

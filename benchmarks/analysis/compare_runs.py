@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym.agents.offline.alignment_tax import in_short
+from textgym.agents.settings import effective
 from textgym.intervals import SampleMean
 from textgym.reports.before_after import METRICS, Metric, metric, sample_mean
 from textgym.reports.formatting import count_of, is_finite
@@ -24,7 +25,7 @@ from textgym.reports.settings import LATER, MAY_DIFFER, ZERO_IS_NONE, by_name, f
 from textgym.rewards.specs.addresses import model_directory
 
 _NEEDED_BY = "textgym compare"
-COMPARED_COMMANDS = ("train", "sft", "dpo", "kto", "reward-model")
+COMPARED_COMMANDS = ("train", "sft", "dpo", "kto", "distill", "reward-model")
 STOPS = ("stop_score", "stop_kl", "stop_patience")
 CHANGES_NO_NUMBER = (*MAY_DIFFER, "checkpoint_every", "eval_every", "keep_best", "skip_bad", "reward_timeout")
 """Settings without effect on the numbers: output, logging, early stopping, and checks of the data."""
@@ -214,7 +215,7 @@ def with_later_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     def later(run: ComparedRun) -> dict[str, Any]:
         return {name: value for name, value in LATER.items() if (run.command, name) in known}
 
-    return [replace(run, settings={**later(run), **run.settings}) for run in runs]
+    return [replace(run, settings=effective({**later(run), **run.settings})) for run in runs]
 
 
 def _within_a_pipeline(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def _asking(config: Mapping[str, Any]) -> str:
         return "task" if task else "validation" if config.get("validation") else "data"
     if config.get("validation"):
         return "validation"
-    own = "prompts" if command == "train" else "data"
+    own = "prompts" if "prompts" in config else "data"
     return own if config.get(own) else "task"
 
 

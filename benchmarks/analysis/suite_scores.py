@@ -67,7 +67,7 @@ def by_algorithm(results: Results) -> Mapping[str, list[tuple[Job, Result]]]:
     """Group results by algorithm, in their first order."""
     groups: dict[str, list[tuple[Job, Result]]] = {}
     for job, result in results:
-        groups.setdefault(job.algorithm, []).append((job, result))
+        groups.setdefault(job.label, []).append((job, result))
     return groups
 
 

@@ -16,6 +16,7 @@ EXPERIMENTS: tuple[str, ...] = (
     "alignment_tax",
     "overoptimization",
     "ensembles",
+    "distillation",
 )
 """Each is a folder beside this file, which defines ``EXPERIMENT``."""
 

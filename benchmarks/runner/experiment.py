@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from textgym.agents.settings import SETTINGS, Settings
 from textgym.reports.findings import Findings
 
 Result: TypeAlias = Mapping[str, Any]
@@ -43,6 +44,13 @@ class Job:
         """The identity of the run within its experiment, as canonical JSON."""
         identity = {"task": self.task, "algorithm": self.algorithm, "seed": self.seed, "arm": dict(self.arm)}
         return json.dumps(identity, sort_keys=True)
+
+    @property
+    def label(self) -> str:
+        """The algorithm as tables name it: with its KL estimator, where that is not the algorithm's own."""
+        own = SETTINGS.get(self.algorithm, Settings)().kl_estimator
+        estimator = self.settings.get("kl_estimator", own)
+        return self.algorithm if estimator == own else f"{self.algorithm} ({estimator})"
 
 
 Results: TypeAlias = Sequence[tuple[Job, Result]]

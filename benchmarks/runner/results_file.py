@@ -8,11 +8,12 @@ import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from textgym.agents.settings import FORMER, SWITCHES
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.benchmarks.runner.same_settings import differing
 from textgym.files import JsonLine, json_lines
@@ -114,9 +115,25 @@ def _read_line(line: JsonLine, path: Path) -> dict[str, Any]:
         row = line.value
         known = {field.name for field in fields(Job)}
         job = Job(**{name: value for name, value in row["job"].items() if name in known})
-        return {**row, "job": job, "result": dict(row["result"])}
+        return {**row, "job": of_its_version(job), "result": dict(row["result"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}:{line.number}: expected a job and its result, got {line.text[:80]!r}") from error
+
+
+PUBLISHED = {"grpo": "grpo-published"}
+"""Today's names of algorithms that had other defaults in version 0.2."""
+
+
+def of_its_version(job: Job) -> Job:
+    """Return a run by the name and with all settings that it would have today.
+
+    Version 0.2 estimated a KL in the loss by k3, and did not name that.
+    """
+    in_use = [name for name in FORMER if job.settings.get(SWITCHES[name])]
+    former = {name: FORMER[name] for name in in_use if name not in job.settings}
+    if not former:
+        return job
+    return replace(job, algorithm=PUBLISHED.get(job.algorithm, job.algorithm), settings={**job.settings, **former})
 
 
 def cut_torn_line(path: Path) -> None:

@@ -38,7 +38,7 @@ def import_named(kind: str, text: str) -> Any:
     try:
         return functools.reduce(getattr, name.split("."), module)
     except AttributeError as error:
-        hint = suggest(name, vars(module), before="; ")
+        hint = suggest(name, dir(module), before="; ")  # a lazy package lists what it has not imported yet
         raise AttributeError(f"{kind} {text!r}: {source} has no {name!r}{hint}") from error
 
 

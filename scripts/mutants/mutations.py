@@ -119,15 +119,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "algorithm-6",
         "agents/loop/algorithm.py",
-        "kl = (scored.episodes.log_probs - scored.ref_log_probs).sum(1).mean()",
-        "kl = (scored.episodes.log_probs - scored.ref_log_probs).mean()",
+        "kl = (described.episodes.log_probs - described.ref_log_probs).sum(1).mean()",
+        "kl = (described.episodes.log_probs - described.ref_log_probs).mean()",
         "the KL controller is told the KL per token",
         ("tests/agents/test_by_hand.py",),
     ),
     Mutation(
         "algorithm-7",
         "agents/loop/algorithm.py",
-        "self.kl.update(float(kl), len(scored.episodes))",
+        "self.kl.update(float(kl), len(described.episodes))",
         "float(kl)",
         "the KL controller is never updated",
         ("tests/agents/test_by_hand.py",),
@@ -135,7 +135,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "algorithm-8",
         "agents/loop/algorithm.py",
-        "self.kl.update(float(kl), len(scored.episodes))",
+        "self.kl.update(float(kl), len(described.episodes))",
         "self.kl.update(float(kl), 1)",
         "the KL controller is told of one episode",
         ("tests/agents/test_by_hand.py",),
@@ -1550,7 +1550,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "checkpoint-20",
-        "agents/loop/checkpoint.py",
+        "agents/settings.py",
         '{"kl_estimator": "k3", "bessel": False}',
         '{"bessel": False}',
         "an old checkpoint goes on with another KL",

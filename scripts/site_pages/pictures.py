@@ -6,7 +6,8 @@ import io
 import json
 import re
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import matplotlib
@@ -16,9 +17,11 @@ from PIL import Image
 
 from scripts.site_pages.page import ROOT, Made
 from textgym.agents import PPO
+from textgym.benchmarks.runner.experiment import Job
 from textgym.tasks import TASKS
 
-RESULTS = ROOT / "benchmarks" / "results" / "diagnostic.jsonl"
+RESULTS = [ROOT / "benchmarks" / "results" / f"{name}.jsonl" for name in ("diagnostic", "losses")]
+"""Runs on diagnostic tasks; of an algorithm that is in several files the first one's."""
 INK, ACCENT = "#000001", "#000002"
 """Stand-ins for the page's own colours, so that pictures follow a dark theme."""
 COLUMNS = 4
@@ -62,18 +65,29 @@ def learning_curves(algorithm: str) -> str | None:
         return _inline(figure, f"Learning curves of {algorithm} on {', '.join(sorted(tasks))}")
 
 
+Curves: TypeAlias = dict[str, dict[str, list[tuple[list[float], list[float]]]]]
+"""Algorithm → task → the curve of each seed, in shares of the tokens and of the way from J(π_ref) to J*."""
+
+
 @cache
-def _curves() -> dict[str, dict[str, list[tuple[list[float], list[float]]]]]:
-    """Return algorithm → task → the curve of each seed, in shares of the tokens and of the way from J(π_ref) to J*."""
-    found: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
-    for line in RESULTS.read_text(encoding="utf-8").splitlines():
+def _curves() -> Curves:
+    """Return all published curves. An algorithm goes by its label: GSPO's rows of before are not today's GSPO."""
+    found: Curves = {}
+    for path in RESULTS:
+        found = {**_curves_of(path), **found}
+    return found
+
+
+def _curves_of(path: Path) -> Curves:
+    found: Curves = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
         row: dict[str, Any] = json.loads(line)
-        job, result = row["job"], row["result"]
+        job, result = Job(**row["job"]), row["result"]
         if curve := result.get("curve"):
             way = result["optimum"] - result["reference"]
             x = [tokens / curve[-1][0] for tokens, _ in curve]
             y = [min((reward - result["reference"]) / way, 1.0) for _, reward in curve]
-            found.setdefault(job["algorithm"], {}).setdefault(job["task"], []).append((x, y))
+            found.setdefault(job.label, {}).setdefault(job.task, []).append((x, y))
     return found
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from tests.agents.replay import prompt_and_response
 from tests.agents.test_ppo import Watch, equal, parameters
-from tests.helpers import tiny_gpt2, word_mdp
+from tests.helpers import taught, tiny_gpt2, word_mdp
 from textgym.agents import (
     A2C,
     CISPO,
@@ -32,6 +32,7 @@ from textgym.agents import (
     VESPO,
     BestOfN,
     ClippedRLOO,
+    Distillation,
     ExpertIteration,
     MaxRL,
     ReinforcePlusPlus,
@@ -53,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "best-of-n": {"samples_per_prompt": 4},
     "nlpo": {"target_update": 2},
     "a-star-po": {"value_samples": 2},
+    "distill": taught(Distillation, N_WORDS + 2),
 }
 """What the tests give to some, so that few episodes do."""
 
@@ -120,9 +122,7 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_learns_the_bandit(name: str) -> None:
-    # Without a bound, what clips no token lets a policy leave for good within one iteration: approx_kl 4 of CISPO.
-    bound = {"target_kl": 0.02} if name in ("cispo", "sapo") else {}
-    settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128, **bound}
+    settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
     (job,) = diagnostic_jobs(replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=1, tasks=("Emit",), settings=settings))
     assert run_diagnostic(job)["score"] > 0.9
 

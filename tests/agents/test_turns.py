@@ -18,7 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from tests.agents.replay import prompt_and_response, session_for
-from tests.helpers import next_logits, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
+from tests.helpers import next_logits, taught, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_mdp
 from tests.talking import TURN_END, Chatter, Silent, talking_mdp
 from textgym.agents import A2C, GRPO, NLPO, PPO, evaluate
 from textgym.agents.functional.objectives import gae, monte_carlo, turn_gae
@@ -49,7 +49,7 @@ def played(mdp: TokenMDP, n: int, model: Any, slots: int = 8, sampling: Sampling
 
 def algorithm(kind: Any, mdp: TokenMDP, model: Any = None, slots: int = 8, **settings: Any) -> Any:
     sizes = {"episodes_per_iteration": 16, "minibatch_size": 8, "learning_rate": 3e-3, "seed": 0, **settings}
-    return kind("LMPolicy", admitting(mdp, slots), model=model or tiny_gpt2(), **sizes)
+    return kind("LMPolicy", admitting(mdp, slots), model=model or tiny_gpt2(), **{**taught(kind), **sizes})
 
 
 def parameters(trained: Any) -> dict[str, torch.Tensor]:

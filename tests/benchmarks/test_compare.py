@@ -158,6 +158,17 @@ def test_runs_that_called_beta_kl_coef_are_repetitions_of_those_of_today(tmp_pat
     assert settings_table(groups) == [("beta", "0.1", "0.3")]
 
 
+def test_runs_from_before_the_estimators_are_of_k3_where_the_kl_is_in_the_loss(tmp_path: Path) -> None:
+    def run(name: str, seed: int, **hyper: Any) -> Path:
+        return change(make_run(tmp_path / name, seed, algorithm="grpo"), hyperparameters={**HYPER, **hyper})
+
+    ppo = run("a", 0, kl_in_loss=False), run("b", 1, kl_in_loss=False, kl_estimator="exact")
+    assert [[one.seed for one in group.runs] for group in groups_of(*ppo)] == [[0, 1]]
+    then = {"kl_in_loss": True, "scale_by_std": True}
+    groups = groups_of(run("c", 0, **then), run("d", 0, **then, kl_estimator="exact", bessel=True))
+    assert sorted(settings_table(groups)) == [("bessel", "false", "true"), ("kl_estimator", "k3", "exact")]
+
+
 def test_settings_of_today_are_given_to_no_command_that_lacks_them(tmp_path: Path) -> None:
     trained = make_run(tmp_path / "a", truncation="left", special_tokens="parse")
     groups = groups_of(trained, make_run(tmp_path / "b", command="dpo", data="d.jsonl", algorithm="dpo"))
@@ -501,7 +512,10 @@ def test_where_rewards_differ_gold_is_compared_and_no_score(tmp_path: Path) -> N
         ({"task": "textgym/Copy-v0"}, r"other prompts than .*task='textgym/Copy-v0'; there task='textgym/Emit-v0'"),
         ({"prompts": "mine.jsonl"}, r"other prompts than .*prompts='mine.jsonl'"),
         ({"command": "reward-model", "data": "p.jsonl"}, "other prompts"),
-        ({"command": "pipeline"}, r"is a run of 'pipeline'; compared are runs of train, sft, dpo, kto, reward-model"),
+        (
+            {"command": "pipeline"},
+            r"is a run of 'pipeline'; compared are runs of train, .*, kto, distill, reward-model",
+        ),
         ({"command": None}, r"compared are runs of"),
         ({}, r"have the same settings and the same seed, 0: one run done twice"),
     ],

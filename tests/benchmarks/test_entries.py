@@ -13,6 +13,7 @@ import torch
 
 from tests.helpers import word_tokenizer
 from textgym.agents.offline.data import demonstrate
+from textgym.agents.registry import ALGORITHMS
 from textgym.benchmarks.entries import (
     LearningCurve,
     SFTEntry,
@@ -23,6 +24,7 @@ from textgym.benchmarks.entries import (
     within_budget,
 )
 from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN as DIAGNOSTIC
+from textgym.benchmarks.experiments.diagnostic.sweep import NEGATIVE
 from textgym.benchmarks.experiments.diagnostic.sweep import diagnostic_jobs as diagnostic_sweep
 from textgym.benchmarks.experiments.diagnostic.task import run_diagnostic as diagnostic_run
 from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN as MINI
@@ -31,11 +33,14 @@ from textgym.benchmarks.experiments.mini.task import run_mini as mini_run
 from textgym.benchmarks.proxies.models import reward_trunk
 from textgym.benchmarks.proxies.rl import OptimisationSettings, optimise
 from textgym.benchmarks.runner.experiment import Result
+from textgym.env.vector import TokenVectorEnv
 from textgym.exact.enumeration import optimum
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.models.model import RewardModel
+from textgym.tasks import DIAGNOSTIC as DIAGNOSTIC_TASKS
 
+REWARDED = [name for name, kind in ALGORITHMS.items() if not getattr(kind.settings_class, "has_teacher", False)]
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
 
@@ -105,6 +110,17 @@ def test_later_settings_are_named_only_where_they_have_an_effect() -> None:
     assert ppo.settings({"ent_coef": 0.5})["ent_coef"] == 0.5
 
 
+def test_how_a_kl_is_estimated_is_named_where_it_is_in_the_loss() -> None:
+    named = {name: find_entry(name).settings({}) for name in ("ppo", "rloo-clipped", "grpo", "grpo-published", "gspo")}
+    estimators = {name: settings.get("kl_estimator") for name, settings in named.items()}
+    today = {"grpo": "exact", "grpo-published": "k3", "gspo": "exact"}
+    assert estimators == {"ppo": None, "rloo-clipped": None, **today}
+    assert "bessel" not in named["ppo"]
+    assert (named["grpo"]["bessel"], named["grpo-published"]["bessel"]) == (True, False)
+    assert "bessel" not in find_entry("dr-grpo").settings({}), "it divides by no deviation"
+    assert find_entry("dapo").settings({"kl_in_loss": False}).keys().isdisjoint({"kl_estimator"})
+
+
 def test_a_users_file_is_part_of_the_settings(tmp_path: Path) -> None:
     path = own_algorithm(tmp_path)
     before = find_entry(f"{path}:Ranked").settings({"minibatch_size": 16})
@@ -159,6 +175,30 @@ def test_a_sweep_goes_seed_by_seed_and_refuses_before_it_runs() -> None:
         diagnostic_sweep(replace(DIAGNOSTIC, tasks=("Reviews",)))
 
 
+def test_what_cannot_learn_a_task_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"'maxrl' divides by mean scores .* Noise has negative ones; .* --tasks"):
+        diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("ppo", "maxrl"), tasks=("Emit", "Noise")))
+    assert "maxrl" not in DIAGNOSTIC.algorithms, "the plan is run without being asked which tasks fit"
+    assert len(diagnostic_sweep(DIAGNOSTIC)) == len(DIAGNOSTIC.algorithms) * len(DIAGNOSTIC.tasks) * DIAGNOSTIC.seeds
+
+
+def test_the_tasks_with_negative_scores_are_known() -> None:
+    assert {name for name in DIAGNOSTIC_TASKS if least_score(name) < 0} == set(NEGATIVE)
+
+
+def least_score(task: str) -> float:
+    """Return the least score of some hundred random responses to a task."""
+    mdp = task_mdp(load_task(task))
+    env = TokenVectorEnv(mdp, 64)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    scores: list[float] = []
+    for _ in range(4 * mdp.max_new_tokens + 4):
+        *_, done, _, infos = env.step(env.action_space.sample())
+        scores += [*np.asarray(infos["score"])[done]] if done.any() else []
+    return min(scores)
+
+
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +219,13 @@ def test_a_stock_algorithm_takes_part(name: str) -> None:
     assert found["tokens"] == 512
     assert 0.3 < found["score"] <= 1
     assert len(found["curve"]) == 8
+
+
+@pytest.mark.parametrize("name", REWARDED)
+def test_every_algorithm_by_name_is_run_and_scored(name: str) -> None:
+    found = diagnostic(name, episodes=64, episodes_per_iteration=32, minibatch_size=16)
+    assert found["tokens"] >= 64
+    assert 0 < found["score"] <= 1, "after 64 responses it is nearer to the optimum than the reference"
 
 
 def test_a_stock_algorithm_pays_for_kl() -> None:

@@ -157,6 +157,37 @@ def test_a_results_file_of_0_1_0_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert result == {"after": {"gold": 0.75}, "curve": [[1000, 0.5], [40_000, 0.75]]}
 
 
+GRPO_THEN = {"n_epochs": 4, "kl_in_loss": True, "clip_range": 0.2, "scale_by_std": True}
+
+
+def test_a_row_from_before_the_estimators_is_one_of_k3(tmp_path: Path) -> None:
+    """The KL in the loss was k3 then, and the deviation had the divisor k: published GRPO, not today's default."""
+    path = tmp_path / "results.jsonl"
+    old = [Job("Square", name, 0, settings=GRPO_THEN) for name in ("grpo", "gspo", "module:Own")]
+    old.append(Job("Square", "ppo", 0, settings={"kl_in_loss": False}))
+    old.append(Job("Square", "module:Plain", 0, settings={"kl_in_loss": True}))
+    for one in old:
+        append_line(path, result_line("fake", one, {"square": 0}))
+    grpo, gspo, own, ppo, plain = (job for job, _ in read_results(path))
+    then = {**GRPO_THEN, "kl_estimator": "k3", "bessel": False}
+    assert [dict(job.settings) for job in (grpo, gspo, own)] == [then] * 3
+    assert [job.algorithm for job in (grpo, gspo, own)] == ["grpo-published", "gspo", "module:Own"]
+    assert dict(ppo.settings) == {"kl_in_loss": False}
+    assert dict(plain.settings) == {"kl_in_loss": True, "kl_estimator": "k3"}
+    labels = [job.label for job in (grpo, gspo, own, ppo, plain)]
+    assert labels == ["grpo-published", "gspo (k3)", "module:Own (k3)", "ppo", "module:Plain (k3)"]
+
+
+def test_a_row_of_now_is_called_by_its_algorithm_and_by_another_estimator_than_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    named = {"exact": "grpo", "k3": "grpo (k3)", "k3-corrected": "grpo (k3-corrected)"}
+    for seed, estimator in enumerate(named):
+        job = Job("Square", "grpo", seed, {"kl": estimator}, {**GRPO_THEN, "kl_estimator": estimator, "bessel": True})
+        append_line(path, result_line("fake", job, {"square": 0}))
+    assert [job.label for job, _ in read_results(path)] == [*named.values()]
+    assert {job.algorithm for job, _ in read_results(path)} == {"grpo"}
+
+
 def test_results_of_another_experiment_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     append_line(path, result_line("fake", job("log", 0), {}))

@@ -36,7 +36,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, 
 from stable_baselines3.common.monitor import Monitor, get_monitor_files, load_results
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
-from tests.helpers import tiny_gpt2, word_mdp
+from tests.helpers import taught, tiny_gpt2, word_mdp
 from textgym.agents.grpo import GRPO
 from textgym.agents.loop.slots import SB3VecEnv
 from textgym.agents.nlpo import NLPO
@@ -95,7 +95,7 @@ def logged(algorithm: Any, tokens: int, **arguments: Any) -> list[dict[str, Any]
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_stock_callbacks_run_together(name: str, tmp_path: Path) -> None:
     settings = {"samples_per_prompt": 4} if name == "best-of-n" else {}
-    algorithm = make(ALGORITHMS[name], **settings)
+    algorithm = make(ALGORITHMS[name], **taught(ALGORITHMS[name], 32), **settings)
     every = CheckpointCallback(5, str(tmp_path), name_prefix="every")
     on_event = CheckpointCallback(1, str(tmp_path), name_prefix="event")
     best = StopTrainingOnRewardThreshold(1e9)

@@ -22,13 +22,13 @@ from textgym.agents.offline.pretraining import Pretraining
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import find_algorithm
 from textgym.agents.settings import Common
-from textgym.commands.configs.hyperparameters import Hyperparameters, cautious
+from textgym.commands.configs.hyperparameters import Hyperparameters, as_begun_with, cautious
 from textgym.commands.configs.train import TrainConfig
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm, names_encoder_decoder, prompt_room
 from textgym.prompts import encode_prompts
 from textgym.registration import load_task, named_rewards, task_maker, task_mdp
-from textgym.rewards.builtin import NAMED
+from textgym.rewards.builtin import NAMED, no_reward
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.rewards.specs.resolve import resolve_reward
@@ -50,6 +50,8 @@ def train_command(config: TrainConfig) -> Path:
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
     if config.pretraining is not None:
         print(runs.alignment_tax(config.out))
+    if config.hyperparameters.has_teacher:
+        print(f"KL to the teacher, in nats per response: {runs.kl_change(config.out)}")
     if best := runs.best_line(config.out):
         print(f"best:       {best}")
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
@@ -58,13 +60,11 @@ def train_command(config: TrainConfig) -> Path:
 
 def begun(config: TrainConfig) -> TrainConfig:
     """Return the settings of a run; a resumed one keeps its own where the command line leaves the defaults."""
-    kept, given = runs.begun_with(config), config.hyperparameters
+    kept = runs.begun_with(config)
     if kept is None:
         return config
-    defaults = cautious(config.algorithm)
-    known = [name for name in ("warmup_iterations", "target_kl") if hasattr(given, name) and name in kept]
-    own: dict[str, Any] = {name: kept[name] for name in known if getattr(given, name) == getattr(defaults, name)}
-    return replace(runs.as_begun(config), hyperparameters=replace(given, **own))
+    own = as_begun_with(config.hyperparameters, cautious(config.algorithm), kept)
+    return replace(runs.as_begun(config), hyperparameters=own)
 
 
 def run_train(config: TrainConfig) -> Path:
@@ -104,7 +104,8 @@ def keeping(config: TrainConfig) -> runs.Keeping:
     Raises:
         ValueError: a setting is out of its range, or needs evaluations and there are none.
     """
-    rules = StopRules(config.stop_score, config.stop_kl, config.stop_patience, config.keep_best or "score")
+    best = config.keep_best or (f"{LEAST}kl" if config.hyperparameters.has_teacher else "score")
+    rules = StopRules(config.stop_score, config.stop_kl, config.stop_patience, best)
     for name in ("keep_best", "stop_score", "stop_kl", "stop_patience"):
         value = getattr(config, name)
         if value is not None and config.eval_every is None:
@@ -144,7 +145,7 @@ def described(config: TrainConfig) -> dict[str, Any]:
     """Return the settings as ``config.json`` keeps them, without the run's directory and the flags that start it."""
     settings = runs.settings_of(config)
     del settings["reward_timeout"]  # it changes no number, and may differ when a run is resumed
-    return {"command": "train", **settings}
+    return {"command": "distill" if config.hyperparameters.has_teacher else "train", **settings}
 
 
 # --- the task and its texts ------------------------------------------------------------------------------------
@@ -193,11 +194,14 @@ def gather_pretraining(
 
 def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
     """Return the token MDP that the flags describe, checked against the model's sizes."""
-    if config.task is None and (config.model is None or config.prompts is None or config.reward is None):
-        raise ValueError("without --task, all of --model, --prompts and --reward are needed")
+    taught = config.hyperparameters.has_teacher
+    if config.task is None and (config.model is None or config.prompts is None or not (config.reward or taught)):
+        needed = "both --model and --prompts" if taught else "all of --model, --prompts and --reward"
+        raise ValueError(f"without --task, {needed} are needed")
     task = chosen_task(config)
     tokenizer = _tokenizer(config, task)
-    reward = watched_reward(config.reward or (task and task.reward) or "gold", task)
+    default = no_reward if task is None else task.reward or "gold"
+    reward = watched_reward(config.reward or default, task)
     reward = compose(reward, timeout=config.reward_timeout)
     if task is not None and config.prompts is None and (config.model is None or _is_made_with(config)):
         overrides = {"max_prompt_length": config.max_prompt_length, "max_new_tokens": config.max_new_tokens}

@@ -37,13 +37,20 @@ METRICS: Mapping[str, Metric] = {
     PTX: Metric("Pretraining loss", "nats per token of held-out pretraining text", -1),
     OTHERS: Metric("Loss on other tasks", "nats per token of the other mini tasks' references", -1),
 }
-SCORE_HINTS = {
-    "train": "the reward that the policy is trained on",
-    "sft": "a reward that judges samples; nothing is trained on it",
-    "dpo": "a reward that judges samples; nothing is trained on it",
-    "kto": "a reward that judges samples; nothing is trained on it",
+_JUDGED = replace(METRICS["score"], hint="a reward that judges samples; nothing is trained on it")
+OF_COMMANDS: Mapping[str, Mapping[str, Metric]] = {
+    "train": {"score": replace(METRICS["score"], hint="the reward that the policy is trained on")},
+    "sft": {"score": _JUDGED},
+    "dpo": {"score": _JUDGED},
+    "kto": {"score": _JUDGED},
+    "distill": {
+        "kl": Metric("KL to the teacher", "nats per response, exact over the vocabulary", -1),
+        "score": _JUDGED,
+    },
 }
-"""The score of each command's runs, in a few words."""
+"""Metrics with another meaning in the runs of a command."""
+LEADING = {"distill": "kl"}
+"""The metric that a command's runs are about, where it is not the first of :data:`METRICS`."""
 GOLD_IS_REWARD = "the true objective of the task, which is the reward here"
 
 
@@ -52,12 +59,10 @@ def metric(name: str, command: str = "") -> Metric:
 
     Args:
         name: as ``evaluation.json`` has it.
-        command: the command that made the run, which decides the meaning of the score.
+        command: the command that made the run, which decides the meaning of some.
     """
-    known = METRICS.get(name)
-    if known is None:
-        return Metric(name.replace("_", " ").capitalize())
-    return replace(known, hint=SCORE_HINTS[command]) if name == "score" and command in SCORE_HINTS else known
+    known = OF_COMMANDS.get(command, {}).get(name) or METRICS.get(name)
+    return known or Metric(name.replace("_", " ").capitalize())
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
@@ -154,6 +159,7 @@ def changes_of(evaluation: Mapping[str, Any], command: str = "", episodes: int |
     before, after = (_objects(evaluation.get(stage)) for stage in ("before", "after"))
     known = [name for name in METRICS if name in before]
     names = known + [name for name in in_short(before) if name not in METRICS]
+    names = sorted(names, key=lambda name: name != LEADING.get(command))  # stable: the others keep their order
     # A run on gold itself has the same score and gold; the headline then speaks of gold.
     paid = command == "train" and gold_is_the_reward(before) and gold_is_the_reward(after)
     return [

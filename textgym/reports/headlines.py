@@ -92,6 +92,8 @@ def run_headline(run: RunSummary) -> Headline:
         return _sft(run, *found)
     if run.command in PREFERENCES and _measured(run.rows, "validation/accuracy"):
         return _preferences(run)
+    if run.command == "distill" and run.comparisons and run.comparisons[0].name == "kl":
+        return _distill(run.comparisons)
     if run.comparisons and run.comparisons[0].name != "kl":
         return Headline(change_headline(run.algorithm, run.comparisons), explain_changes(run.comparisons))
     return Headline(f"{run.algorithm} on {run.task}", explain_changes(run.comparisons) if run.comparisons else "")
@@ -171,6 +173,24 @@ def _samples_moved(comparisons: Sequence[Change]) -> list[str]:
     if kl := by_name.get("kl"):
         found.append(kl_sentence(kl))
     return found
+
+
+# -- distillation ------------------------------------------------------------------------------------
+
+
+def _distill(comparisons: Sequence[Change]) -> Headline:
+    """Return the KL to the teacher before and after, and what became of the reward of samples."""
+    kl, others = comparisons[0], comparisons[1:]
+    before, after = (number(e.mean, kl.places) for e in (kl.before, kl.after))
+    if kl.clear:
+        way = {-1: "lowered", 1: "raised"}[kl.direction]
+        title = f"Distillation {way} the KL to the teacher from {before} to {after} nats per response"
+    else:
+        title = (
+            f"No clear change in the KL to the teacher: {before} nats per response before distillation, {after} after"
+        )
+    left = f"The student ended {with_interval(kl.after, kl.places)} nats per response away from its teacher."
+    return Headline(title, " ".join([left, *_samples_moved(others)]))
 
 
 # -- DPO and KTO ---------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ EVALUATED = [f"validation/{name}" for name in METRICS]
 COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
+CALLED = {"reward-model": "Reward model", "distill": "Distillation"}
+"""Names of what a command does, where they are no algorithm's in capitals."""
 _NEEDED_BY = "write_report"
 _SAMPLES_SHOWN = 6  # the others are folded
 BESIDE = ("_sem", "_low", "_high", "/pairs", "/completions", "/prompts", "/steps")
@@ -43,6 +45,7 @@ BESIDE = ("_sem", "_low", "_high", "/pairs", "/completions", "/prompts", "/steps
 
 ROLLOUT: Mapping[str, Metric] = {
     "rollout/kl_k3": Metric("KL, estimated by k3", "nats per sequence, never negative"),
+    "rollout/kl_exact": Metric("KL, exact", "nats per sequence, over the vocabulary"),
     "rollout/stopped": Metric("Ended", "share of responses with an end token"),
     "rollout/greedy_score": Metric("Greedy score", "the reward of the most probable responses"),
     "rollout/best_score": Metric("Best score", "of each prompt's responses"),
@@ -100,7 +103,7 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
     accuracy = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
     summary = RunSummary(
         command=command,
-        algorithm=str(config.get("algorithm", "training")).upper() if command != "reward-model" else "Reward model",
+        algorithm=CALLED.get(command) or str(config.get("algorithm", "training")).upper(),
         task=str(config.get("task") or config.get("data") or "prompts of your own"),
         rows=rows,
         comparisons=comparisons,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from textgym.agents.settings import SETTINGS, Settings, setting_names
+from textgym.agents.settings import FORMER, SETTINGS, Settings, effective, setting_names
 from textgym.rows import NO_LIMIT
 
 LATER: Mapping[str, Any] = {
@@ -21,6 +21,7 @@ LATER: Mapping[str, Any] = {
     "keep_best": None,
     "credit": "token",
     "loss": "sigmoid",
+    **FORMER,
 }
 """Settings added in later versions, with the values that reproduce the behaviour of runs without them."""
 MAY_DIFFER = ("log", "keep_last", "stop_score", "stop_kl", "stop_patience")
@@ -38,9 +39,9 @@ NO_SETTINGS = ("versions", "inputs")
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Describe the settings that differ between a run's config and present ones; empty if none do."""
     # Through JSON, so that tuples and lists compare equal, as the old settings were read from a file.
-    here = _comparable(json.loads(json.dumps(new)))
+    here = effective(_comparable(json.loads(json.dumps(new))))
     # A run of an earlier version lacks later settings; it behaved as if they had these values.
-    there = {name: value for name, value in LATER.items() if name in here} | _comparable(old)
+    there = effective({name: value for name, value in LATER.items() if name in here} | _comparable(old))
     changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     return ", ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
 

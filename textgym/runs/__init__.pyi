@@ -23,6 +23,7 @@ from .stopping import stopped_by as stopped_by
 from .tables import alignment_tax as alignment_tax
 from .tables import comparison_table as comparison_table
 from .tables import interval as interval
+from .tables import kl_change as kl_change
 from .tables import note_screening as note_screening
 from .tables import sample_pairs as sample_pairs
 from .tables import screening_text as screening_text

@@ -53,6 +53,13 @@ def comparison_table(out: Path) -> str:
     return "\n".join(lines)
 
 
+def kl_change(out: Path) -> str:
+    """Return the KL to the reference before and after training, with 95 % intervals, for a sentence."""
+    evaluation = read_kept(out / "evaluation.json")
+    before, after = (interval(evaluation[stage]["kl"], places=4) for stage in ("before", "after"))
+    return f"{before} before, {after} after"
+
+
 def alignment_tax(out: Path) -> str:
     """Return the change of the loss on held-out pretraining text and other tasks as one line; empty if unmeasured."""
     evaluation = read_kept(out / "evaluation.json")
@@ -95,8 +102,8 @@ def _indented(text: str) -> str:
     return " " + printable(text).strip().replace("\n", "\n    ")
 
 
-def interval(measured: Mapping[str, float]) -> str:
+def interval(measured: Mapping[str, float], places: int = 3) -> str:
     """Format a mean with Student's 95 % interval, if it has one."""
     half = half_width(measured.get("sem"), measured.get("n"))
-    mean = round(measured["mean"], 3) + 0.0  # turns −0.0 into 0.0
-    return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")
+    mean = round(measured["mean"], places) + 0.0  # turns −0.0 into 0.0
+    return f"{mean:.{places}f}" + ("" if half is None else f" ± {half:.{places}f}")

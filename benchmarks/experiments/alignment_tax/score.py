@@ -94,7 +94,7 @@ def tax_arms(results: Results) -> list[TaxArm]:
     """Group results into arms; γ rises within a task and an algorithm, which keep their first order."""
     grouped: dict[tuple[str, str], dict[float, dict[int, Result]]] = {}
     for job, result in results:
-        by_gamma = grouped.setdefault((job.task, job.algorithm), {})
+        by_gamma = grouped.setdefault((job.task, job.label), {})
         by_gamma.setdefault(float(job.arm[GAMMA]), {})[job.seed] = result
     return [
         TaxArm(*names, gamma, by_gamma[gamma], by_gamma.get(0.0, {}))

@@ -30,7 +30,18 @@ _LIMITS = {
 SUITE = tuple(name for name in DIAGNOSTIC if name not in DIAGNOSTIC_TURNS)
 """Tasks of the published results; those with turns are run by name."""
 
-DIAGNOSTIC_PLAN = Plan(tuple(ALGORITHMS), 10, SUITE, DIAGNOSTIC_SETTINGS)
+NEGATIVE = ("Noise", "Bisect", "Clarify", "Lookup")
+"""Tasks in which a response may score less than 0."""
+
+DIVIDES_BY_MEAN = "maxrl"
+"""Algorithm that divides by a mean of scores of at least 0."""
+
+EVERYWHERE = tuple(
+    name for name, kind in ALGORITHMS.items() if name != DIVIDES_BY_MEAN and not kind.settings_class.has_teacher
+)
+"""Algorithms that can learn every task from its reward."""
+
+DIAGNOSTIC_PLAN = Plan(EVERYWHERE, 10, SUITE, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:
@@ -42,6 +53,12 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
     for task in plan.tasks:
         if task not in DIAGNOSTIC and load_task(task).beta is None:
             raise ValueError(f"task={task!r} has no beta, so it is not scored; expected a diagnostic task")
+    if DIVIDES_BY_MEAN in plan.algorithms and (unfit := [task for task in plan.tasks if task in NEGATIVE]):
+        fit = " ".join(task for task in SUITE if task not in NEGATIVE)
+        raise ValueError(
+            f"algorithm={DIVIDES_BY_MEAN!r} divides by mean scores of at least 0, and {', '.join(unfit)} has negative "
+            f"ones; run it by itself, with --tasks {fit}"
+        )
     wanted = {**DIAGNOSTIC_SETTINGS, **plan.settings}
     check_limits(wanted, _LIMITS)
     budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}

@@ -89,7 +89,7 @@ def ensemble_arms(results: Results) -> list[EnsembleArm]:
     """Group results by all but their seeds; the single model comes first."""
     runs: dict[tuple[str, str, str], dict[int, Result]] = {}
     for job, result in results:
-        runs.setdefault((job.task, job.algorithm, job.arm["combine"]), {})[job.seed] = result
+        runs.setdefault((job.task, job.label, job.arm["combine"]), {})[job.seed] = result
     order = sorted(runs.items(), key=lambda item: (*item[0][:2], item[0][2] != SINGLE))
     several = len({key[:2] for key in runs}) > 1
     return [

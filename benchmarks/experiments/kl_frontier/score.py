@@ -31,7 +31,7 @@ def trained(results: Results) -> dict[str, dict[float, dict[int, Result]]]:
     for job, result in sorted(
         ((j, r) for j, r in results if j.algorithm != SAMPLED), key=lambda row: row[0].arm["beta"]
     ):
-        found.setdefault(job.algorithm, {}).setdefault(float(job.arm["beta"]), {})[job.seed] = result
+        found.setdefault(job.label, {}).setdefault(float(job.arm["beta"]), {})[job.seed] = result
     return found
 
 

@@ -73,7 +73,7 @@ def proxy_arms(results: Results) -> list[ProxyArm]:
     """Group results by all but their seeds; sizes and counts of labels rise."""
     runs: dict[tuple[str, str, str, int], list[Result]] = {}
     for job, result in results:
-        runs.setdefault((job.task, job.algorithm, job.arm["size"], job.arm["labels"]), []).append(result)
+        runs.setdefault((job.task, job.label, job.arm["size"], job.arm["labels"]), []).append(result)
     several = len({key[:2] for key in runs}) > 1
     return [
         ProxyArm(f"{algorithm} on {task}, " if several else "", size, labels, tuple(own))

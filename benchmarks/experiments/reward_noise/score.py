@@ -30,7 +30,7 @@ def golds(task: str, results: Results) -> Golds:
     own = [(job, result) for job, result in results if job.task == task]
     for job, result in sorted(own, key=lambda row: float(row[0].arm["sigma"])):
         sigma, gold = float(job.arm["sigma"]), float(result["after"]["gold"])
-        found.setdefault(job.algorithm, {}).setdefault(sigma, {})[job.seed] = gold
+        found.setdefault(job.label, {}).setdefault(sigma, {})[job.seed] = gold
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
-from textgym.agents.settings import SETTINGS, Common, RatioSettings, Settings, find_settings, setting_names
+from textgym.agents.settings import FORMER, SETTINGS, Common, RatioSettings, Settings, find_settings, setting_names
 from textgym.lm.sampling import Sampling
 
 Base = TypeVar("Base")
@@ -81,9 +81,28 @@ def cautious(algorithm: str) -> Hyperparameters:
     return hyperparameters_class(algorithm)(warmup_iterations=CAUTIOUS_WARMUP, **bound)
 
 
+AS_BEGUN = ("warmup_iterations", "target_kl", *FORMER)
+"""Hyperparameters whose defaults differ from those of earlier versions: a resumed run keeps its own."""
+
+Own = TypeVar("Own", bound=Hyperparameters)
+
+
+def as_begun_with(given: Own, defaults: Hyperparameters, kept: Mapping[str, Any]) -> Own:
+    """Return hyperparameters of which those in :data:`AS_BEGUN` that are at their defaults are a resumed run's own.
+
+    Args:
+        given: what the command line says.
+        defaults: the same, if it said nothing.
+        kept: the run's settings, by name.
+    """
+    known = [name for name in AS_BEGUN if name in kept and hasattr(given, name)]
+    own: dict[str, Any] = {name: kept[name] for name in known if getattr(given, name) == getattr(defaults, name)}
+    return replace(given, **own)
+
+
 def check_hyperparameters(algorithm: str, given: Hyperparameters) -> None:
     """Raise ValueError unless hyperparameters are those of an algorithm."""
-    if type(given) is not hyperparameters_class(algorithm):
+    if not isinstance(given, hyperparameters_class(algorithm)):
         raise ValueError(
             f"hyperparameters={type(given).__name__} are not those of algorithm={algorithm!r}; expected "
             f"hyperparameters_class({algorithm!r})(…)"

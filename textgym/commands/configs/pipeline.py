@@ -41,7 +41,7 @@ from textgym.commands.configs.shared import (
     StopScore,
     Truncated,
 )
-from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
+from textgym.numbers import MOST_TOKENS, SettingError, check, check_given, check_words, count, finite, random_seed
 from textgym.rewards.models.settings import RewardModelSettings
 
 
@@ -124,6 +124,11 @@ class TrainPart:
         check_given(self, finite, "ptx_coef", low=0)
         check_words(self, "algorithm", "pretraining")
         check_hyperparameters(self.algorithm, self.hyperparameters)
+        if self.hyperparameters.has_teacher:
+            raise SettingError(
+                f"algorithm={self.algorithm!r} learns from a teacher, and not from the reward model of the stage "
+                "before; use 'textgym distill', or another algorithm"
+            )
 
 
 @dataclass(frozen=True)

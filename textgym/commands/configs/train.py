@@ -40,7 +40,17 @@ from textgym.commands.configs.shared import (
     StopScore,
     Truncated,
 )
-from textgym.numbers import LONGEST_WAIT, MOST_TOKENS, check, check_given, check_words, count, finite, random_seed
+from textgym.numbers import (
+    LONGEST_WAIT,
+    MOST_TOKENS,
+    SettingError,
+    check,
+    check_given,
+    check_words,
+    count,
+    finite,
+    random_seed,
+)
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,17 @@ class TrainConfig:
     reward: str | None = None
     """Reward: 'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a
     classifier) or a NAME, each with an optional ',weight'; several are separated by spaces in one quoted string.
-    Default: the task's gold reward."""
+    Default: the task's gold reward; distill needs none."""
     reward_timeout: float | None = None
     """Maximum time of one call of a reward, in seconds; a longer one ends the run with an error that names the reward.
     Default: no limit."""
     reference: str | None = None
     """Reference of the KL: a directory, a run or a hub id of a model with the same tokens, or 'without-adapters', the
-    model below the adapters of 'model'. Default: the model as it is before training."""
+    model below the adapters of 'model'. It is the teacher of distill. Default: the model as it is before training."""
     algorithm: str = DEFAULT_ALGORITHM
-    """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, rloo, rloo-clipped, grpo, grpo-published,
-    dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, remax, best-of-n (distilled) or
-    expert-iteration."""
+    """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, remax, rloo, rloo-clipped, grpo,
+    grpo-published, dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, best-of-n (distilled)
+    or expert-iteration."""
     total_timesteps: int = 200_000
     """Number of tokens to generate."""
     max_prompt_length: MaxPromptLength = None
@@ -122,6 +132,8 @@ class TrainConfig:
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining", "keep_best")
         check_hyperparameters(self.algorithm, self.hyperparameters)
+        if self.hyperparameters.has_teacher and self.reference is None:
+            raise SettingError(f"reference=None, and {self.algorithm} needs a teacher; pass --reference MODEL")
 
 
 @cache

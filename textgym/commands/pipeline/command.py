@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from textgym import runs
+from textgym.commands.configs.hyperparameters import as_begun_with, hyperparameters_class
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
@@ -31,7 +32,7 @@ def pipeline(config: PipelineConfig) -> Path | None:
             was changed.
     """
     started = time.monotonic()
-    config = runs.as_begun(config)
+    config = begun(config)
     check_settings(config)
     stages = plan(config)
     about = {"command": "pipeline", **runs.settings_of(config)}
@@ -53,6 +54,16 @@ def pipeline(config: PipelineConfig) -> Path | None:
     print(f"\n{pipeline_sample_pairs(stages, 3)}\n")
     print(f"{time.monotonic() - started:.0f} s; report: {report}")
     return report
+
+
+def begun(config: PipelineConfig) -> PipelineConfig:
+    """Return the settings of a pipeline; a resumed one keeps its own where the command line leaves the defaults."""
+    kept, part = runs.begun_with(config), config.train
+    if kept is None:
+        return config
+    trained_with = {name.removeprefix("train."): value for name, value in kept.items()}
+    own = as_begun_with(part.hyperparameters, hyperparameters_class(part.algorithm)(), trained_with)
+    return replace(runs.as_begun(config), train=replace(part, hyperparameters=own))
 
 
 def _require_pipeline(out: Path) -> None:
