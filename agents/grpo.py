@@ -170,9 +170,10 @@ class MaxRL(ClippedAlgorithm):
             ValueError: a score is negative.
         """
         if (least := float(np.min(scored.returns))) < 0:
+            fix = "" if self.settings.kl_in_loss else ", or kl_in_loss=True, as the KL in the reward lowers scores"
             raise ValueError(
                 f"a response scores {least:.4g}, and MaxRL divides by a mean of scores of at least 0, such as 0 and 1 "
-                "for failure and success; use another reward or algorithm, or kl_in_loss=True"
+                f"for failure and success; use another reward or algorithm{fix}"
             )
         advantages = share_of_success(scored.returns, self.settings.samples_per_prompt, self.settings.subtract_mean)
         return spread(advantages, scored.episodes.own)

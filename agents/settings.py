@@ -64,7 +64,7 @@ class Settings:
     """Divisor of a minibatch's policy loss: its 'token' count, the length of each 'sequence', or the 'constant' T (Dr.
     GRPO, Liu 2025)."""
     kl_in_loss: bool = False
-    """Put the KL into the loss, by ``kl_estimator``, instead of into the reward, by k1."""
+    """Put the KL into the loss, by 'kl_estimator', instead of into the reward, by k1."""
     kl_estimator: KLEstimator = "exact"
     """Estimator of a KL in the loss: 'exact' over the vocabulary, with the KL of later tokens in the advantage;
     'k3-corrected', k3 times the ratio (TRL 1.16), which leaves out later tokens; or 'k3', whose gradient is that of
@@ -503,12 +503,24 @@ SETTINGS: Mapping[str, type[Settings]] = {
 """Settings class of each algorithm, by the name that commands and experiments use."""
 
 
+WITHOUT_SAMPLING: Mapping[str, str] = {
+    "sft": "textgym sft",
+    "dpo": "textgym dpo",
+    "ipo": "textgym dpo --loss ipo",
+    "kto": "textgym kto",
+}
+"""Commands that learn from data, which are no algorithms of ``textgym train``, by the names of their losses."""
+
+
 def find_settings(algorithm: str) -> type[Settings]:
     """Return the settings class of an algorithm.
 
     Raises:
-        ValueError: there is no such algorithm; the nearest is named.
+        ValueError: there is no such algorithm; the nearest is named, or the command that learns by it from data.
     """
+    if algorithm in WITHOUT_SAMPLING:
+        command = WITHOUT_SAMPLING[algorithm]
+        raise ValueError(f"algorithm={algorithm!r} is a command of its own, which learns from data: {command}")
     if algorithm not in SETTINGS:
         hint = suggest(algorithm, SETTINGS, after=" ")
         raise ValueError(f"algorithm={algorithm!r} is unknown; {hint}Known: {', '.join(SETTINGS)}")

@@ -19,6 +19,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from textgym.agents.a_star_po import AStarPO
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.slots import admitting_env
 from textgym.agents.registry import find_algorithm
@@ -36,7 +37,7 @@ WORDS = ("<pad>", "<eos>", "a")
 
 ESTIMATORS = ("exact", "k3-corrected", "k3")
 FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "One response to a prompt": ("ppo", "nlpo", "a2c", "trpo", "reinforce", "reinforce++", "remax"),
+    "One response to a prompt": ("ppo", "nlpo", "a2c", "trpo", "reinforce", "reinforce++", "remax", "a-star-po"),
     "Groups, KL in the reward": ("rloo", "rloo-clipped"),
     "Groups, KL in the loss": (
         *("grpo", "grpo-published", "dr-grpo", "dapo", "gspo", "luspo", "gmpo", "cispo", "dppo", "sapo", "vespo"),
@@ -127,7 +128,7 @@ def make(name: str, beta: float, seed: int, **settings: Any) -> SequenceAlgorith
     kind = find_algorithm(name)
     if kind.settings_class().samples_per_prompt > 1:
         settings["samples_per_prompt"] = GROUP
-    return kind(
+    algorithm = kind(
         "LMPolicy",
         admitting_env(task(seed), 8),
         model=tiny_model(2 * seed),
@@ -137,6 +138,9 @@ def make(name: str, beta: float, seed: int, **settings: Any) -> SequenceAlgorith
         minibatch_size=8,
         **settings,
     )
+    if isinstance(algorithm, AStarPO):
+        algorithm.collect()  # the reference answers the prompt, from which its value is estimated
+    return algorithm
 
 
 def measure(name: str, beta: float, settings: Mapping[str, Any], seeds: Sequence[int] = DRAWS) -> Row:

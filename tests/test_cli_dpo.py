@@ -131,7 +131,7 @@ def test_a_bad_row_is_named_before_anything_is_written(
     [
         (["--data", "missing.jsonl"], "missing.jsonl"),
         (["--data", "labels.jsonl"], "labels of single completions"),
-        (["--data", "one.jsonl"], "heldout"),
+        (["--data", "one.jsonl"], "one.jsonl has one prompt, and a part of the prompts is held out"),
         (["--beta", "0"], "beta=0"),
         (["--eval-episodes", "0"], "eval_episodes=0"),
         (["--seed", "-1"], "seed=-1"),

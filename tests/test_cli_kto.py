@@ -87,7 +87,9 @@ def test_resume_ends_as_an_uninterrupted_run(
         assert "the fuse blew" in fails(capsys, *flags, "--out", "parts")
     assert len(rows("parts")) == 2
     assert "other settings" in fails(capsys, *flags, "--beta", "0.3", "--out", "parts", "--resume")
+    capsys.readouterr()
     main([*flags, "--out", "parts", "--resume"])
+    assert "starts from the beginning" not in capsys.readouterr().out
     assert result("parts") == result("whole")
 
 
@@ -152,7 +154,8 @@ def test_a_bad_row_is_named_before_anything_is_written(
         (["--data", "good.jsonl"], "good.jsonl: all 12 completions are labelled true; expected some of each label"),
         (["--data", "bad.jsonl"], "bad.jsonl: all 12 completions are labelled false; expected some of each label"),
         (["--validation", "good.jsonl"], "good.jsonl: all 12 completions are labelled true"),
-        (["--data", "one.jsonl"], "the held-out part needs completions of both labels"),
+        (["--data", "one.jsonl"], "one.jsonl has one prompt, and a part of the prompts is held out"),
+        (["--data", "rare.jsonl"], "prompts are held out whole, and the held-out part has 0 labelled true and 0 "),
         (["--data", "mixed.jsonl"], "mixed.jsonl, row 3: a file holds comparisons or labels of single texts, not both"),
         (["--batch-size", "1"], "batch_size=1; expected at least 2"),
         (["--beta", "0"], "beta=0"),
@@ -166,6 +169,7 @@ def test_bad_input_stops_before_anything_is_written(
     write("good.jsonl", [row for row in LABELS if row["label"]])
     write("bad.jsonl", [row for row in LABELS if not row["label"]])
     write("one.jsonl", LABELS[:2])
+    write("rare.jsonl", [LABELS[0], LABELS[3]])
     write("mixed.jsonl", [*LABELS[:2], *PAIRS])
     assert message in fails(capsys, *KTO, *flags, "--out", "run")
     assert not Path("run").exists()

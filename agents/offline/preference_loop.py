@@ -93,8 +93,9 @@ def completion_log_probs(trunk: Trunk, examples: Sequence[Preferred]) -> Tensor:
 @torch.no_grad()
 def log_probs_of(trunk: Trunk, examples: Sequence[Preferred], batch_size: int) -> Tensor:
     """Compute :func:`completion_log_probs` in batches and without a gradient, ``[N, k]``."""
-    starts = range(0, len(examples), batch_size)
-    return torch.cat([completion_log_probs(trunk, examples[start : start + batch_size]) for start in starts])
+    shown = [text for example in examples for text in example.texts]
+    k = len(shown) // len(examples)
+    return text_log_probs(trunk, shown, batch_size * k).view(len(examples), k)
 
 
 @torch.no_grad()

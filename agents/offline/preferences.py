@@ -162,10 +162,11 @@ def split_labelled(
         kept += learned
         out += aside
     for part, rows in (("the part to learn from", kept), ("the held-out part", out)):
-        if len({one.desirable for one in rows}) < 2:
+        good = sum(one.desirable for one in rows)
+        if good in (0, len(rows)):
             raise ValueError(
-                f"validation: {part} needs completions of both labels, and has {len(rows)} completions of "
-                f"{len({one.desirable for one in rows})}; pass held-out completions as a file of their own"
+                f"validation: prompts are held out whole, and {part} has {good} labelled true and "
+                f"{len(rows) - good} labelled false; expected both: pass held-out completions as a file of their own"
             )
     return kept, out
 

@@ -288,6 +288,16 @@ def test_maxrl_refuses_a_negative_score_before_it_trains() -> None:
     assert equal(parameters(algorithm), before)
 
 
+@pytest.mark.parametrize("kl_in_loss", [True, False])
+def test_maxrl_advises_the_kl_in_the_loss_where_it_is_in_the_reward(kl_in_loss: bool) -> None:
+    env = TokenVectorEnv(word_mdp(lambda completions, **_: [-0.5] * len(completions)), 8, "Disabled")
+    sizes = {"episodes_per_iteration": 16, "minibatch_size": 4}
+    algorithm = MaxRL("LMPolicy", env, model=tiny_gpt2(), kl_in_loss=kl_in_loss, **sizes)
+    with pytest.raises(ValueError, match="use another reward or algorithm") as refused:
+        algorithm.learn(10_000)
+    assert ("kl_in_loss=True" in str(refused.value)) is not kl_in_loss
+
+
 def test_maxrl_is_told_that_the_kl_made_a_score_negative() -> None:
     with pytest.raises(ValueError, match="or kl_in_loss=True"):
         make("maxrl", kl_in_loss=False, beta=5.0, sampling=Sampling(top_k=2)).learn(10_000)

@@ -202,7 +202,7 @@ def test_a_rare_label_is_held_out_too() -> None:
 
 def test_a_label_of_a_single_prompt_cannot_be_held_out() -> None:
     rows = labelled(*((prompt, True) for prompt in range(10)), (10, False), (10, False))
-    with pytest.raises(ValueError, match=r"validation: the held-out part needs completions of both labels"):
+    with pytest.raises(ValueError, match=r"the held-out part has 1 labelled true and 0 labelled false; expected both"):
         split_labelled(rows, 0.1, torch.Generator())
 
 

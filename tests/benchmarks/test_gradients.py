@@ -366,6 +366,17 @@ def test_remax_is_the_gradient_of_the_objective_over_the_mean_length(k: int) -> 
     assert_close(expected_gradient(algorithm), flat(algorithm, objective(found, BETA)) / length)
 
 
+def test_a_star_po_is_2_beta_times_the_gradient_of_the_objective_whatever_its_values() -> None:
+    """E[∇(β·log(π/π_ref) − A)²] is 2β·E[(β·log(π/π_ref) − R)·∇log π] at π = π_old: V̂* has no part in it."""
+    algorithm = make("a-star-po", value_samples=2)
+    algorithm.collect()
+    assert_close(expected_gradient(algorithm), 2 * BETA * objective_gradient(algorithm))
+    before = gradient_noise(algorithm)
+    algorithm.sampled.returns += 5
+    assert_close(expected_gradient(algorithm), 2 * BETA * objective_gradient(algorithm), 1e-4)
+    assert gradient_noise(algorithm) > 2 * before
+
+
 @pytest.mark.parametrize("name", ["expert-iteration", "best-of-n"])
 def test_imitation_raises_the_best_of_n(name: str) -> None:
     """Of two tokens drawn, the chance that y is the better one is p(y)² + 2·p(y)·Σ_{z worse} p(z)."""

@@ -25,8 +25,6 @@ from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
 from textgym.types import Prompt, Service, Truncation
 
-TRAINING = "training"  # the folder of the state between epochs
-
 
 @dataclass(frozen=True)
 class Learner:
@@ -174,8 +172,8 @@ def run_learning(
         if not finished:
             with runs.stops_noted(config.out):
                 train(reference, keep)
-        if (config.out / TRAINING).is_dir():
-            remove_directory(config.out / TRAINING)
+        if (config.out / runs.TRAINING).is_dir():
+            remove_directory(config.out / runs.TRAINING)
         trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)
         evaluator.measure("after", acting_policy(trained, evaluator.mdp), reference)
         for stage in ("before", "after"):

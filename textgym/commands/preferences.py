@@ -26,7 +26,6 @@ from textgym.agents.offline.preferences import (
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.commands.configs.preferences import DPOConfig, KTOConfig, PreferenceConfig
 from textgym.commands.learner import (
-    TRAINING,
     Learner,
     OnEpoch,
     answerable,
@@ -40,7 +39,7 @@ from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
-from textgym.prompts import encode_prompts
+from textgym.prompts import content_key, encode_prompts
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.labels.preferences import Judgement, Preference, read_placed_preferences
 from textgym.rewards.labels.rankings import split_rankings
@@ -107,7 +106,7 @@ def learn_from_preferences(config: PreferenceConfig, method: Method[Example]) ->
                 held_out=held_out,
                 settings=config.settings,
                 seed=config.seed,
-                directory=config.out / TRAINING,
+                directory=config.out / runs.TRAINING,
                 resume=config.resume,
                 on_epoch=keep,
             )
@@ -152,6 +151,11 @@ def _examples(
     examples = encoded(config.data)
     if config.validation is not None:
         return examples, encoded(config.validation)
+    if len({content_key(example.prompt) for example in examples}) < 2:
+        raise ValueError(
+            f"{config.data} has one prompt, and a part of the prompts is held out to validate on; add prompts, or pass "
+            "--validation FILE"
+        )
     learned, held_out = method.split(examples, HELD_OUT, torch.Generator().manual_seed(config.seed))
     return tuple(learned), tuple(held_out)
 

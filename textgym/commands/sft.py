@@ -25,7 +25,6 @@ from textgym.agents.offline.data import (
 from textgym.agents.offline.sft import Judge, check_precision, fine_tune
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
-    TRAINING,
     OnEpoch,
     answerable,
     kept_epochs,
@@ -112,7 +111,7 @@ def train_sft(config: SFTConfig, material: Demonstrations, reference: Trunk, on_
         keep_by="loss" if config.reward is None else "score",
         settings=config.settings,
         seed=config.seed,
-        directory=config.out / TRAINING,
+        directory=config.out / runs.TRAINING,
         resume=config.resume,
         on_epoch=on_epoch,
     )

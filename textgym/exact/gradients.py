@@ -182,7 +182,8 @@ def _apart(algorithm: SequenceAlgorithm) -> tuple[SequenceAlgorithm, TokenMDP]:
     apart = copy.copy(algorithm)  # shares policy and reference, which nothing here changes
     apart.set_logger(Logger(folder=None, output_formats=[]))
     apart.n_envs = MAX_SLOTS
-    apart.set_env(admitting_env(mdp, MAX_SLOTS))
+    # Past overrides, which discard what was learned of a former task: this is the same one.
+    SequenceAlgorithm.set_env(apart, admitting_env(mdp, MAX_SLOTS))
     return apart, mdp
 
 

@@ -1,4 +1,5 @@
 from .directory import CHECKPOINT as CHECKPOINT
+from .directory import TRAINING as TRAINING
 from .directory import Standing as Standing
 from .directory import as_begun as as_begun
 from .directory import begin_run as begin_run

@@ -20,6 +20,7 @@ from textgym.reports.settings import EXTENDED, LATER, MAY_DIFFER, by_name, chang
 from textgym.runs.inputs import changed_inputs, fingerprints, named_paths
 
 CHECKPOINT = "checkpoint"
+TRAINING = "training"  # the folder of the state between epochs, of commands that learn from data
 CONFIG = "config.json"
 LOCK = ".lock"
 MOVING, REPLACED = ".moving", ".replaced"
@@ -106,7 +107,7 @@ def claimed(out: Path, config: Mapping[str, Any], overwrite: bool, resume: bool)
     """
     with held(out, config, overwrite, resume) as goes_on:
         standing = _standing(out, config) if goes_on else Standing(resumed=False)
-        if resume and not standing.resumed:
+        if resume and not standing.resumed and not any(out.glob(f"{TRAINING}/checkpoint-*")):
             name = repr(printable(str(out)))
             found = f"{name} has no checkpoint yet" if is_run(out) else f"there is no run in {name}"
             print(f"--resume: {found}, so the run starts from the beginning")
