@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -149,6 +150,13 @@ class AStarPO(SequenceAlgorithm):
     def _setup_model(self) -> None:
         self.sampled = ReferenceReturns(self.settings.value_samples)
         super()._setup_model()
+
+    def _begin(
+        self, total_timesteps: int, callbacks: CallbackList, reset_num_timesteps: bool, tb_log_name: str = "run"
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps:  # a new run meets its prompts anew, whatever was trained before
+            self.sampled = ReferenceReturns(self.settings.value_samples)
+        return super()._begin(total_timesteps, callbacks, reset_num_timesteps, tb_log_name)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Switch environments as every algorithm does, and discard what the reference scored in the former one."""

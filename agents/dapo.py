@@ -34,19 +34,23 @@ class DAPO(Standardised, ClippedAlgorithm):
     Sources: section 3 of Yu 2025; the clip ranges are those of its section 4.1.
 
     Differences: the paper's penalty for overlong responses is part of a reward, not of this algorithm. An iteration
-    whose tries are used up trains on the prompts that were found. TRL's loss of this name divides by the tokens of all
-    responses that were generated together, not by the minibatch's; by default ε' is ε there, and no prompt is
-    discarded.
+    whose tries are used up trains on the prompts that were found; if none was, training ends. TRL's loss of this name
+    divides by the tokens of all responses that were generated together, not by the minibatch's; by default ε' is ε
+    there, and no prompt is discarded.
     """
 
     settings: DAPOSettings
     settings_class = DAPOSettings
 
     def play(self, on_step: OnStep) -> Episodes | None:
-        """Play prompts until enough of them have responses of different scores; None if ``on_step`` stopped them.
+        """Play prompts until enough of them have responses of different scores.
+
+        Returns:
+            All responses, the discarded ones included. None if ``on_step`` stopped them, or no prompt of a policy that
+            has been trained had responses of different scores; ``ended`` then says so.
 
         Raises:
-            TrainingError: no prompt had any; its ``batch`` holds all responses.
+            TrainingError: no prompt had any in the first iteration; its ``batch`` holds all responses.
         """
         wanted, k = self.settings.episodes_per_iteration // self.group, self.group
         played: list[Episodes] = []
@@ -61,15 +65,21 @@ class DAPO(Standardised, ClippedAlgorithm):
             if found == wanted:
                 break
         everything = joined(played)
-        if not found:
-            with naming_batch(everything):
-                raise TrainingError(
-                    f"DAPO found no prompt whose {k} responses differ in score, in {len(played)} collections of "
-                    f"{wanted} prompts each, with a mean score of {everything.rewards.sum(1).mean():.4g}: the task is "
-                    "solved, or hopeless, for this policy; use another reward or prompts, more samples_per_prompt, or "
-                    "an algorithm that does not discard"
-                )
-        return everything
+        if found:
+            return everything
+        reason = (
+            f"DAPO found no prompt whose {k} responses differ in score, in {len(played)} collections of {wanted} "
+            f"prompts each, with a mean score of {everything.rewards.sum(1).mean():.4g}: the task is solved, or "
+            "hopeless, for this policy"
+        )
+        if self.iteration:
+            self.ended = reason
+            return None
+        with naming_batch(everything):
+            raise TrainingError(
+                f"{reason}; use another reward or prompts, more samples_per_prompt, or an algorithm that does not "
+                "discard"
+            )
 
     def select(self, scored: Scored) -> Scored:
         """Return the prompts whose responses differ in score, and record the number of discarded tokens."""

@@ -223,6 +223,10 @@ class VESPO(Standardised):
     settings: VESPOSettings
     settings_class = VESPOSettings
 
+    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
+        """Return the KL of the whole response for all of its tokens, which share one φ, chosen by the advantage."""
+        return whole_kl(divergence, own, self.settings.samples_per_prompt)
+
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the policy gradient of each token, weighted by its response's φ, ``[n, T]``."""
         settings, gains = self.settings, batch.advantages >= 0

@@ -140,6 +140,8 @@ class SequenceAlgorithm(BaseAlgorithm):
     """Return and length of the last episodes at that boundary."""
     metrics: dict[str, float]
     """Metrics of the last iteration."""
+    ended: str | None
+    """Reason why the algorithm found nothing more to train on, and ended training by itself; None if it did not."""
     _watch: Watch
 
     # --- choices -------------------------------------------------------------------------------------------
@@ -216,13 +218,15 @@ class SequenceAlgorithm(BaseAlgorithm):
             callback: an initialised callback of stable-baselines3, called as by :meth:`learn`; None for none.
 
         Returns:
-            The episodes, or None if the callback stopped the collection.
+            The episodes, or None if the callback stopped the collection, or the algorithm found nothing more to train
+            on; :attr:`ended` then says why.
 
         Raises:
             ValueError: there is no environment, or it rewrites what it has shown.
             textgym.rewards.RewardError: an error in the reward.
         """
         self._begin_without_learn()
+        self.ended = None
         running = self._init_callback(CallbackList([])) if callback is None else callback
         monitored = False
 
@@ -272,7 +276,7 @@ class SequenceAlgorithm(BaseAlgorithm):
             rate = self._set_learning_rate(progress_remaining)
             scored = self.score(episodes)
             chosen = self.select(scored)
-            estimated = self.less_later_kl(self.estimate_advantages(chosen), chosen)
+            estimated = self.advantages(chosen)
             logged = self.update(chosen, estimated)
             # A step with finite loss and gradient can still make a weight overflow.
             check_trained(self.policy, rate, self.policy.optimizer)
@@ -361,13 +365,26 @@ class SequenceAlgorithm(BaseAlgorithm):
         against = Against(self.reference_trunk.head, states, divergence) if divergence and states is not None else None
         return self.policy.evaluate(batch.input_ids, batch.attention_mask, batch.kept, batch.prefix, batch.own, against)
 
+    def advantages(self, scored: Scored) -> Advantages:
+        """Estimate the advantages that the loss weights tokens with, less the price of later KL if that is due."""
+        return self.less_later_kl(self.estimate_advantages(scored), scored)
+
     def less_later_kl(self, estimated: Advantages, scored: Scored) -> Advantages:
         """Subtract from each advantage β times the KL of later tokens, if the loss has each token's own exact KL.
 
         Together both have the gradient of β·KL(π‖π_ref) of whole responses.
+
+        Raises:
+            ValueError: :meth:`select` left groups that are not whole.
         """
         if scored.divergence is None:
             return estimated
+        k, prompts = self.settings.samples_per_prompt, scored.episodes.prompt_index
+        if len(prompts) % k or (np.ptp(prompts.reshape(-1, k), axis=1) > 0).any():
+            raise ValueError(
+                f"{type(self).__name__}.select left groups of other than {k} responses to a prompt, and the exact KL "
+                "in the loss compares the responses of a group; select whole groups, or override later_kl"
+            )
         later = self.later_kl(scored.divergence, scored.episodes.own)
         return estimated._replace(advantages=estimated.advantages - np.float32(self.kl.beta) * later)
 
@@ -607,6 +624,7 @@ class SequenceAlgorithm(BaseAlgorithm):
         self.boundary_timesteps = 0
         self.boundary_episodes = []
         self.metrics = {}
+        self.ended = None
         self._trained_in: dict[str, Any] | None = None  # the task of the checkpoint that it was loaded from
         self._watch = Watch()
         super().__init__(

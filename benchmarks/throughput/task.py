@@ -181,7 +181,7 @@ class Update:
 
     def __call__(self) -> None:
         scored = self.algorithm.score(self.episodes)
-        estimated = self.algorithm.less_later_kl(self.algorithm.estimate_advantages(scored), scored)
+        estimated = self.algorithm.advantages(scored)
         self.algorithm.update(scored, estimated)
 
 

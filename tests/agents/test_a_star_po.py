@@ -390,6 +390,15 @@ def test_a_checkpoint_is_continued_in_an_environment_that_comes_later(tmp_path: 
     assert equal(parameters(whole), parameters(later))
 
 
+def test_a_second_run_of_one_object_meets_its_prompts_anew() -> None:
+    algorithm, fresh = make(), make()
+    algorithm.learn(300)
+    assert len(returns_by_prompt(algorithm)) > 8
+    for one in (algorithm, fresh):
+        one.learn(1)
+    assert returns_by_prompt(algorithm) == returns_by_prompt(fresh)
+
+
 def test_what_was_sampled_in_one_environment_says_nothing_of_another(tmp_path: Path) -> None:
     algorithm = make()
     algorithm.learn(1)

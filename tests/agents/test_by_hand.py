@@ -610,7 +610,7 @@ WRITTEN_OUT: dict[str, tuple[Any, dict[str, Any], Recipe]] = {
     "vespo": (
         VESPO,
         {"k_positive": 1.5, "decay_positive": 2.5, "k_negative": 3.5, "decay_negative": 2.2},
-        Recipe(in_group, gamma, by_token, kl="exact", group=4),
+        Recipe(in_group, gamma, by_token, kl="whole", group=4),
     ),
     "rloo-clipped": (ClippedRLOO, CLIP, Recipe(leave_one_out, clipped_response, by_sequence, group=4)),
     "rloo-clipped, exact": (
@@ -680,7 +680,7 @@ def test_the_library_is_the_algorithm_written_out(name: str) -> None:
     [
         (GRPO, Recipe(in_group, clipped, by_sequence, kl="exact", group=4)),
         (GSPO, Recipe(in_group, clipped_sequence, by_sequence, kl="whole", group=4)),
-        (VESPO, Recipe(in_group, gamma, by_token, kl="exact", group=4)),
+        (VESPO, Recipe(in_group, gamma, by_token, kl="whole", group=4)),
     ],
 )
 def test_in_a_conversation_only_the_policys_own_tokens_count(kind: Any, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents import DAPO, GRPO
 from textgym.agents.functional.objectives import uninformative
 from textgym.agents.loop.episodes import joined, take
+from textgym.cli import main
 from textgym.env import TokenEnv
 from textgym.env.vector import TokenVectorEnv
 from textgym.lm.guards import TrainingError
@@ -151,6 +153,37 @@ def test_scores_that_never_differ_stop_it_before_any_step(score: float, tries: i
     assert sum(begun) == len(stopped.value.batch) == (1 + tries) * WANTED
     assert (algorithm.iteration, algorithm.episodes_begun) == (0, 0)
     assert equal(parameters(algorithm), before)
+
+
+def test_a_policy_that_was_trained_ends_where_nothing_differs_any_more() -> None:
+    solved = False
+
+    def score(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [1.0 if solved else float(ids[0] % 2) for ids in completion_ids]
+
+    algorithm = make(TokenVectorEnv(task(score), 8, "Disabled"), max_resamples=2)
+    algorithm.train(algorithm.collect())
+    before, solved = parameters(algorithm), True
+    algorithm.learn(10_000, reset_num_timesteps=False)
+    assert algorithm.ended is not None
+    assert "in 3 collections" in algorithm.ended
+    assert "mean score of 1" in algorithm.ended
+    assert algorithm.iteration == 1
+    assert equal(parameters(algorithm), before)
+    solved = False
+    assert algorithm.collect() is not None
+    assert algorithm.ended is None
+
+
+def test_a_run_that_solves_its_task_is_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--task", "textgym/Emit-v0", "--algorithm", "dapo", "--beta", "0", "--learning-rate", "0.02")
+    sizes = ("--episodes-per-iteration", "32", "--minibatch-size", "8", "--max-resamples", "1", "--eval-episodes", "16")
+    main(["train", *flags, *sizes, "--total-timesteps", "60000", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert "stopped early: DAPO found no prompt" in said
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert "in 2 collections of 8 prompts" in kept["stopped_early"]
+    assert {"before", "after"} <= kept.keys()
 
 
 def test_an_iteration_whose_tries_are_used_up_trains_on_what_was_found() -> None:

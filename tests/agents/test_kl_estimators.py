@@ -215,6 +215,13 @@ def test_an_advantage_answers_for_the_kl_of_later_tokens(kind: Any, expected: li
     assert (found.returns == estimated.returns).all()
 
 
+def test_a_selection_that_breaks_groups_is_refused() -> None:
+    algorithm, _, _ = made("plain", samples_per_prompt=4)
+    _, scored = played(algorithm)
+    with pytest.raises(ValueError, match=r"GRPO\.select left groups of other than 4 responses to a prompt"):
+        algorithm.advantages(scored.take(np.array([0, 1, 2, 4, 5, 6, 7, 8])))
+
+
 def test_a_loop_that_asks_the_policy_alone_gets_the_same_kl() -> None:
     """policy.evaluate knows no reference; k3 must not take the place of the exact KL in silence."""
     algorithm, _, _ = made("plain")

@@ -269,7 +269,7 @@ def scored_by_us(algorithm: Any, episodes: Episodes, rows: slice = slice(None)) 
     """Return the minibatch of the episodes in these rows."""
     scored = algorithm.select(algorithm.score(episodes))
     assert len(scored.episodes) == N
-    estimated = algorithm.less_later_kl(algorithm.estimate_advantages(scored), scored)
+    estimated = algorithm.advantages(scored)
     part = scored.take(np.arange(N)[rows])
     chosen = Advantages(estimated.advantages[rows], estimated.returns[rows])
     (batch,) = minibatches(part, chosen, N, 1, np.random.default_rng(0), torch.device("cpu"))

@@ -3,7 +3,7 @@
 J(π) = E[R] − β·KL(π‖π_ref) of whole responses, a mean over the prompts. Every response is played once in the task, with
 the session that samples for the algorithm; its own methods then make of them what they make of an iteration:
 
-    score → select → estimate_advantages → less_later_kl → actor_loss
+    score → select → advantages → actor_loss
 
 The iteration is the limit of a large one. It holds each draw in proportion to its probability, and is trained on in one
 minibatch, at π = π_old. A draw is a group of k responses to one prompt, or one response where k = 1.
@@ -382,7 +382,7 @@ def _training_rows(algorithm: SequenceAlgorithm, draws: Draws, scored: Scored) -
     chosen = algorithm.select(draws.iteration(scored))
     if not len(chosen.episodes):
         raise ValueError(f"{type(algorithm).__name__} finds nothing to train on: no group's responses differ in score")
-    estimated = algorithm.less_later_kl(algorithm.estimate_advantages(chosen), chosen)
+    estimated = algorithm.advantages(chosen)
     draw, response, first = draws.find(chosen.episodes.episode)
     rows = np.flatnonzero(first)
     batch = _minibatch(algorithm, chosen.take(rows), Advantages(*(x[rows] for x in estimated)))

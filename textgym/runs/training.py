@@ -135,7 +135,8 @@ def _learn(
     # A run that was killed between an evaluation and the checkpoint of its iteration may lack the best one.
     saves.catch_up(algorithm.iteration)
     remaining = total_timesteps - algorithm.num_timesteps
-    if remaining > 0 and early and early.stopped:
+    resting = remaining > 0 and early is not None and early.stopped is not None
+    if early and resting:
         print(f"--resume: the run stopped early, as {early.stopped}; to train on, pass another --stop-… flag, or none")
     elif remaining > 0:
         # The results after the previous end are not those of the longer run.
@@ -147,9 +148,10 @@ def _learn(
         with stops_noted(out, env_attribute(algorithm.env, "mdp")), stop.listening():
             callbacks += [saves, stop]
             algorithm.learn(remaining, callbacks, reset_num_timesteps=not standing.resumed, progress_bar=True)
-        if early and early.stopped:
-            print(f"stopped early: {early.stopped}")
-    note_early_stop(out, early.stopped if early and remaining > 0 else None)
+    reason = algorithm.ended or (early.stopped if early else None)
+    if remaining > 0 and reason and not resting:
+        print(f"stopped early: {reason}")
+    note_early_stop(out, reason if remaining > 0 else None)
     return evaluation
 
 

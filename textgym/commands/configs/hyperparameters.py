@@ -17,7 +17,7 @@ CAUTIOUS_WARMUP = 10
 """``warmup_iterations`` of ``textgym train``, for models of anyone's: measured in docs/rates.md. The algorithms' own
 defaults, which ``textgym pipeline`` has, are those of the published runs."""
 CAUTIOUS_KL = 0.02
-"""``target_kl`` there, in algorithms with a clipped ratio."""
+"""``target_kl`` there, in algorithms with an importance ratio."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def hyperparameters_class(algorithm: str) -> type[Hyperparameters]:
 
 
 def cautious(algorithm: str) -> Hyperparameters:
-    """Return an algorithm's defaults with a warm-up and, where it has a clipped ratio, a bound on each update."""
+    """Return an algorithm's defaults with a warm-up and, where it has an importance ratio, a bound on each update."""
     own = find_settings(algorithm)
     bound: dict[str, Any] = {"target_kl": CAUTIOUS_KL} if issubclass(own, RatioSettings) else {}
     return hyperparameters_class(algorithm)(warmup_iterations=CAUTIOUS_WARMUP, **bound)
