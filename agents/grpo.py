@@ -96,7 +96,7 @@ class GRPO(Standardised, ClippedAlgorithm):
     Differences:
 
     - The default of ``kl_estimator`` is not the published one, but the one whose expected gradient is nearest to that
-      of E[R] − β·KL(π‖π_ref).
+      of E[R] − β·KL(π‖π_ref), by the enumeration of ``docs/gradients.md``.
     - The reference stays the initial model; Shao's iterative variant replaces it between iterations.
     - Minibatches are drawn from all responses of the iteration, so that one need not hold whole groups.
     - The 1e-4 in the denominator is TRL's, whose entropy bonus is a mean over tokens whatever the loss is divided by.
