@@ -215,7 +215,16 @@ def booleans(kind: Any, part: str = "") -> list[str]:
 
 
 OF_GRPO = [("train", "scale_by_std"), ("pipeline", "train.scale_by_std")]
-BOOLEANS = [(command, name) for command, (kind, _) in COMMANDS.items() for name in booleans(kind)] + OF_GRPO
+FIXED = [("distill", "kl_in_loss")]
+"""Settings of a config that are no setting of its command."""
+FLAGS = {("distill", "reference"): "teacher"}
+"""Settings whose name in a file and on the command line is another than the config's."""
+BOOLEANS = [
+    (command, name)
+    for command, (kind, _) in COMMANDS.items()
+    for name in booleans(kind)
+    if (command, name) not in FIXED
+] + OF_GRPO
 
 
 def setting(config: Any, name: str) -> Any:
@@ -237,7 +246,11 @@ def test_every_boolean_in_yaml(
     kind, _ = COMMANDS[command]
     monkeypatch.setattr(cli, "check_early", lambda _: None)
     monkeypatch.setattr(cli, "run_command", seen.append)
-    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    required = [
+        FLAGS.get((command, f.name), f.name)
+        for f in fields(kind)
+        if f.default is MISSING and f.default_factory is MISSING
+    ]
     part, _, last = name.rpartition(".")
     given: dict[str, Any] = {last: value, **({"algorithm": "grpo"} if (command, name) in OF_GRPO else {})}
     settings = {**({part: given} if part else given), **dict.fromkeys(required, "something")}

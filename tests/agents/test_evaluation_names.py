@@ -87,6 +87,7 @@ def test_an_iteration_logs_gold_where_it_is_the_reward() -> None:
         episodes = report.episodes
         ref_log_probs = report.episodes.log_probs
         companions = None
+        divergence = None
 
     found = rollout_metrics(Scored())  # type: ignore[arg-type]
     assert found["components/gold"] == found["score"] == 0.5

@@ -214,7 +214,16 @@ def test_dropout_is_off_and_the_mode_is_left() -> None:
 @pytest.mark.parametrize(("n", "ends", "horizon"), [(1, 0, 1), (2, 1, 3), (3, 2, 4)])
 def test_sequences_are_counted_before_they_are_enumerated(n: int, ends: int, horizon: int) -> None:
     mdp = word_mdp(emit(3), ["w0", "w1", "w2"][:n], 1, horizon, V - 2, end_token_ids=tuple(range(ends)))
-    assert n_sequences(prefix_tree(mdp)) == count_sequences(n, V, ends, horizon)
+    tree = prefix_tree(mdp)
+    anything = [np.zeros(level.allowed.shape) for level in tree]
+    assert n_sequences(tree, anything) == count_sequences(n, V, ends, horizon)
+
+
+def test_responses_that_are_too_short_are_not_counted() -> None:
+    """Two prompts; the first two tokens are none of the end tokens: 2·4·4·5 responses of V = 5."""
+    mdp = word_mdp(emit(3), ["w0", "w1 w2"], 2, 3, 3)
+    found = optimum(mdp, 0.3, reference=tiny_gpt2(5), sampling=Sampling(min_new_tokens=2))
+    assert found.n_sequences == 160
 
 
 def test_too_many_sequences_are_refused_with_their_number() -> None:

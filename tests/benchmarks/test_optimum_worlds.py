@@ -181,7 +181,7 @@ class ByHand:
             for weight, script in alike:
                 for probability, longer, result in self.walk.after(prompt, [*actions, action], script):
                     q += weight * probability * np.array([result.reward, result.reward, 0.0])
-                    self.count += result.done
+                    self.count += result.done and bool(np.isfinite(log_ref[action]))
                     if not result.done:
                         groups.setdefault(result.tokens, []).append((weight * probability, longer, result))
             for group in groups.values():
