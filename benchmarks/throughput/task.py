@@ -177,7 +177,9 @@ class Update:
 
     def __init__(self, size: Size, kind: type[SequenceAlgorithm] = PPO, **settings: Any) -> None:
         self.algorithm = Iteration(size, kind, **settings).algorithm
-        self.episodes = Collection(size)()
+        episodes = self.algorithm.collect()  # in the groups that the algorithm compares
+        assert episodes is not None
+        self.episodes = episodes
 
     def __call__(self) -> None:
         scored = self.algorithm.score(self.episodes)
