@@ -23,7 +23,6 @@ from textgym.agents.functional.objectives import (
     sequence_ratio,
     soft_gate,
     weighted_policy_gradient,
-    whole_kl,
 )
 from textgym.agents.grpo import GRPO, Standardised
 from textgym.agents.loop.episodes import Minibatch
@@ -38,7 +37,6 @@ from textgym.agents.settings import (
     SAPOSettings,
     VESPOSettings,
 )
-from textgym.types import BoolArray, Float32Array
 
 
 class GSPO(GRPO):
@@ -67,10 +65,7 @@ class GSPO(GRPO):
     """
 
     settings: GRPOSettings
-
-    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
-        """Return the KL of the whole response for all of its tokens, which share one ratio and so one advantage."""
-        return whole_kl(divergence, own, self.settings.samples_per_prompt)
+    shared_advantage = True
 
     def ratio(self, log_ratio: Tensor, own: Tensor) -> Tensor:
         """Return each response's ratio s_i for all of its tokens, ``[n, T]``."""
@@ -110,10 +105,7 @@ class GMPO(Standardised, ClippedAlgorithm):
 
     settings: GMPOSettings
     settings_class = GMPOSettings
-
-    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
-        """Return the KL of the whole response for all of its tokens, which share one ratio and so one advantage."""
-        return whole_kl(divergence, own, self.settings.samples_per_prompt)
+    shared_advantage = True
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -222,10 +214,7 @@ class VESPO(Standardised):
 
     settings: VESPOSettings
     settings_class = VESPOSettings
-
-    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
-        """Return the KL of the whole response for all of its tokens, which share one φ, chosen by the advantage."""
-        return whole_kl(divergence, own, self.settings.samples_per_prompt)
+    shared_advantage = True
 
     def policy_loss(self, log_probs: Tensor, batch: Minibatch) -> Tensor:
         """Return the policy gradient of each token, weighted by its response's φ, ``[n, T]``."""

@@ -15,7 +15,6 @@ from textgym.agents.functional.objectives import (
     response_ratio,
     share_of_success,
     spread,
-    whole_kl,
 )
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.episodes import Minibatch, Scored
@@ -31,7 +30,6 @@ from textgym.agents.settings import (
     StandardisedSettings,
 )
 from textgym.moved import find_moved
-from textgym.types import BoolArray, Float32Array
 
 
 class Standardised(RatioAlgorithm):
@@ -238,10 +236,7 @@ class ClippedRLOO(ClippedAlgorithm):
 
     settings: ClippedRLOOSettings
     settings_class = ClippedRLOOSettings
-
-    def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
-        """Return the KL of the whole response for all of its tokens, which share one ratio and so one advantage."""
-        return whole_kl(divergence, own, self.settings.samples_per_prompt)
+    shared_advantage = True
 
     def ratio(self, log_ratio: Tensor, own: Tensor) -> Tensor:
         """Return each response's ratio W_i for all of its tokens, ``[n, T]``."""

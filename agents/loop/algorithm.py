@@ -35,6 +35,7 @@ from textgym.agents.functional.objectives import (
     masked_mean,
     policy_gradient,
     token_ratio,
+    whole_kl,
 )
 from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.checkpoint import constructor_arguments, read_state, restore, save_checkpoint, schedule_state
@@ -130,6 +131,9 @@ class SequenceAlgorithm(BaseAlgorithm):
     """True if each prompt also gets a greedy response, which is not trained on."""
     on_policy: ClassVar[bool] = True
     """True if the policy samples its own training data; its ratio is then 1 at an iteration's first minibatch."""
+    shared_advantage: ClassVar[bool] = False
+    """True if a response's tokens share one ratio or weight, and so must share one advantage: with the exact KL in the
+    loss, each then answers for the KL of the whole response and not for that of later tokens alone."""
     iteration: int
     """Number of complete iterations."""
     episodes_begun: int
@@ -390,7 +394,8 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     def later_kl(self, divergence: Float32Array, own: BoolArray) -> Float32Array:
         """Return the KL that each token's advantage answers for, ``[N, T]``, given that of each token's state."""
-        return future_kl(divergence, own, self.settings.samples_per_prompt)
+        estimate = whole_kl if self.shared_advantage else future_kl
+        return estimate(divergence, own, self.settings.samples_per_prompt)
 
     def loss(self, evaluation: Evaluation, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute a minibatch's total loss, of policy, entropy, KL and critic; return it with its logs."""

@@ -48,7 +48,7 @@ class Job:
     @property
     def label(self) -> str:
         """The algorithm as tables name it: with its KL estimator, where that is not the algorithm's own."""
-        own = SETTINGS.get(self.algorithm, Settings)().kl_estimator
+        own = SETTINGS.get(self.algorithm, Settings).kl_estimator
         estimator = self.settings.get("kl_estimator", own)
         return self.algorithm if estimator == own else f"{self.algorithm} ({estimator})"
 
