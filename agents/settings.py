@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
+from textgym.agents.search import Choice, LogRange, Range
 from textgym.moved import find_moved
 from textgym.names import suggest
 from textgym.numbers import LARGEST_RATE, check, check_given, check_words, count, finite
@@ -50,6 +51,12 @@ class Settings:
 
     has_teacher: ClassVar[bool] = False
     """True if the reference is a teacher to imitate. It must be given then, and no reward is trained on."""
+    search: ClassVar[Mapping[str, Range | None]] = {
+        "n_epochs": Choice((1, 2, 4)),
+        "minibatch_size": Choice((16, 32, 64, 128)),
+    }
+    """Values that ``textgym bench tune`` draws from, beside the learning rate; a subclass adds its own, and takes one
+    out by None. Each range holds the published value."""
     episodes_per_iteration: int = 128
     """Responses collected between updates, greedy and discarded ones included. Published: 512 (Ziegler 2019)."""
     minibatch_size: int = 32
@@ -108,6 +115,7 @@ class OnPolicySettings(Settings):
 class GroupSettings(Settings):
     """Settings of algorithms that compare the responses to one prompt."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"samples_per_prompt": Choice((2, 4, 8, 16))}
     samples_per_prompt: int = 4
     """Responses to each prompt, k, which are compared with each other."""
 
@@ -121,6 +129,7 @@ class GroupSettings(Settings):
 class CriticSettings(Settings):
     """Settings of algorithms with a critic."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"vf_coef": Choice((0.1, 0.5, 1.0))}
     clip_range_vf: float = 0.2
     """Clip range of the value: the distance that it may move from its old one, in units of the value. Published:
     0.2."""
@@ -137,6 +146,7 @@ class CriticSettings(Settings):
 class GAESettings(CriticSettings):
     """Settings of algorithms with generalised advantage estimation (Schulman 2016)."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"gae_lambda": Choice((0.9, 0.95, 1.0))}
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation; γ is 1. Published: 0.95."""
     credit: Credit = "token"
@@ -166,6 +176,7 @@ class RatioSettings(Settings):
 class ClipSettings(RatioSettings):
     """Settings of algorithms with a clipped ratio."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"clip_range": Choice((0.1, 0.2, 0.4))}
     clip_range: float = 0.2
     """Clip range ε of the ratio, whose lower bound is 1 − ε. Published: 0.2 (Schulman 2017); 3e-4 in GSPO (Zheng
     2025)."""
@@ -196,6 +207,7 @@ class PPOSettings(ClipSettings, GAESettings):
 class NLPOSettings(PPOSettings):
     """Settings of NLPO: PPO's, and those of the mask (Ramamurthy 2022)."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"top_mask": Choice((0.8, 0.9, 0.95))}
     top_mask: float = 0.9
     """Mass of the mask model's nucleus. Published: 0.9."""
     min_tokens_to_keep: int = 1
@@ -221,6 +233,7 @@ class A2CSettings(CriticSettings):
 class TRPOSettings(GAESettings):
     """Settings of TRPO (Schulman 2015). Adam trains the critic alone; the policy takes one step an iteration."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"target_kl": LogRange(0.003, 0.1)}
     n_epochs: int = 4
     """Passes of the critic over the responses of an iteration."""
     target_kl: float = 0.01
@@ -302,6 +315,7 @@ class DrGRPOSettings(GRPOSettings):
 class DAPOSettings(StandardisedSettings, ClipSettings):
     """Settings of DAPO (Yu 2025), as published."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"clip_range": None, "clip_range_high": Choice((0.2, 0.28, 0.4))}
     episodes_per_iteration: int = 128
     """Responses to train on between updates; those that are discarded come on top. Published: 8192, to 512 prompts."""
     clip_range_high: float | None = 0.28
@@ -319,6 +333,7 @@ class DAPOSettings(StandardisedSettings, ClipSettings):
 class CISPOSettings(StandardisedSettings, ClipSettings):
     """Settings of CISPO (MiniMax 2025): one pass, since a clipped weight lets every token go on moving."""
 
+    search: ClassVar[Mapping[str, Range | None]] = {"clip_range": None, "clip_range_high": Choice((0.2, 1.0, 4.0))}
     n_epochs: int = 1
     """Passes over the responses of an iteration. No token's gradient ends, so that further passes need
     ``target_kl``."""

@@ -4,7 +4,8 @@
 - ``package.module:Class`` or ``path/to/file.py:Class``, a user's own subclass of ``SequenceAlgorithm``;
 - ``stable_baselines3:PPO``, ``sb3_contrib:TRPO``: on-policy algorithms of stable-baselines3, through
   :mod:`textgym.agents.stock`;
-- ``sft``: fine-tuning on reference texts, where a task has some.
+- ``sft``: fine-tuning on reference texts, where a task has some;
+- ``sft+ppo``, ``sft+grpo`` and so on: fine-tuning for half of the tokens, then that algorithm for the rest.
 
 All get the same budget of tokens, and all end as an ``LMPolicy``, so that all are measured alike.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -34,6 +35,7 @@ from textgym.agents.offline.sft import fine_tune
 from textgym.agents.offline.sft_settings import SFTSettings
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.agents.registry import ALGORITHMS
+from textgym.agents.search import Choice, Space, search_space
 from textgym.agents.settings import Settings, effective, make_settings
 from textgym.agents.stock import MaskableTokenActorCriticPolicy, TokenActorCriticPolicy
 from textgym.env.mdp import TokenMDP
@@ -49,6 +51,8 @@ from textgym.tokenization import trained_end
 CURVE_POINTS = 50
 VALIDATION_REFERENCES = 128  # references that plain imitation is validated on
 SFT = "sft"
+SFT_RATE = 1e-3
+"""Learning rate of the fine-tuning that comes before another algorithm."""
 OMITTED_IF_UNUSED = ("target_kl", "warmup_iterations", "ent_coef", "stop_patience", "credit")
 """Settings added after the first published results; they are left out where they have no effect, so that results stay
 comparable."""
@@ -103,11 +107,15 @@ class TrainingResult:
         policy: as it acts.
         tokens: generated or trained tokens; the last iteration may exceed the budget.
         curve: at most 50 pairs of tokens and mean reward, from its own rollouts.
+        updates: gradient steps of the policy; None if its library does not count them.
+        scored: responses whose reward was computed.
     """
 
     policy: LMPolicy
     tokens: int
     curve: list[tuple[int, float]]
+    updates: int | None
+    scored: int
 
 
 class Entry(Protocol):
@@ -121,6 +129,9 @@ class Entry(Protocol):
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return all of its settings as JSON values; ``wanted`` are those to change (None for its own value)."""
+
+    def search(self) -> Space:
+        """Return the search space of its settings, without the learning rate, which an experiment adds."""
 
     def train(self, job: TrainingJob) -> TrainingResult:
         """Train on a job."""
@@ -139,6 +150,8 @@ def find_entry(name: str) -> Entry:
         return TextgymEntry(ALGORITHMS[name])
     if name == SFT:
         return SFTEntry()
+    if name.startswith(f"{SFT}+"):
+        return _after_sft(name)
     if ":" in name:
         return _imported(name)
     hint = suggest(name, [*ALGORITHMS, SFT], after=" ")
@@ -146,6 +159,16 @@ def find_entry(name: str) -> Entry:
         f"algorithm={name!r} is unknown; {hint}Known: {', '.join(ALGORITHMS)}, {SFT}; or write package.module:Class, "
         "path/to/file.py:Class, or stable_baselines3:PPO"
     )
+
+
+def _after_sft(name: str) -> Entry:
+    entry = find_entry(name.removeprefix(f"{SFT}+"))
+    if not isinstance(entry, TextgymEntry):
+        raise ValueError(
+            f"algorithm={name!r} would go on with something that is no algorithm of textgym; expected 'sft+ppo' or the "
+            "like"
+        )
+    return SFTThenEntry(entry)
 
 
 def _imported(name: str) -> Entry:
@@ -212,14 +235,23 @@ class TextgymEntry:
             **self.identity,
         }
 
-    def train(self, job: TrainingJob) -> TrainingResult:
+    def search(self) -> Space:
+        return search_space(self.kind.settings_class)
+
+    def train(self, job: TrainingJob, model: PreTrainedModel | None = None) -> TrainingResult:
+        """Train on a job, from ``model`` instead of the base model if one is given; the reference is the base model."""
         settings = constructor_settings(self, job.settings)
         # Disabled autoreset: the loop admits the prompts of each iteration itself.
         env = TokenVectorEnv(job.mdp, job.slots, AutoresetMode.DISABLED)
-        algorithm = self.kind("LMPolicy", env, job.learning_rate, beta=job.beta, seed=job.seed, **settings)
+        start: dict[str, Any] = {}
+        if model is not None:
+            start = {"model": model, "reference": load_causal_lm(job.base_model)}
+        algorithm = self.kind("LMPolicy", env, job.learning_rate, beta=job.beta, seed=job.seed, **start, **settings)
         curve = LearningCurve()
         algorithm.learn(job.tokens, curve, log_interval=0)
-        return TrainingResult(algorithm.policy, algorithm.num_timesteps, curve.points())
+        return TrainingResult(
+            algorithm.policy, algorithm.num_timesteps, curve.points(), algorithm.n_updates, curve.scored
+        )
 
 
 @dataclass  # not frozen, as the wrapper's protocol has it
@@ -257,6 +289,13 @@ class StockEntry:
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
         return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
+    def search(self) -> Space:
+        # Their authors' defaults stand in their signatures; the size of a minibatch is counted in responses here.
+        knows = inspect.signature(self.kind).parameters
+        space = dict(search_space(Settings))
+        sizes = {"minibatch_size"} if "batch_size" in knows else set()
+        return {name: values for name, values in space.items() if name in sizes}
+
     def train(self, job: TrainingJob) -> TrainingResult:
         settings, horizon = constructor_settings(self, job.settings), job.mdp.max_new_tokens
         episodes, minibatch = settings.pop("episodes_per_iteration"), settings.pop("minibatch_size", None)
@@ -283,22 +322,28 @@ class StockEntry:
         )
         curve = LearningCurve()
         algorithm.learn(job.tokens, curve)
-        return TrainingResult(acting_policy(model, job.mdp), algorithm.num_timesteps, curve.points())
+        policy = acting_policy(model, job.mdp)
+        return TrainingResult(policy, algorithm.num_timesteps, curve.points(), None, curve.scored)
 
 
 @dataclass(frozen=True)
 class SFTEntry:
-    """Fine-tuning on reference texts; each trained token of them counts in the budget.
+    """Fine-tuning on reference texts; each trained token of them counts in the budget, in every pass.
 
-    It goes once through as many of them as the budget pays for; more often only where there are too few.
+    It goes ``epochs`` times through as many of them as the budget then pays for; more often only where there are too
+    few.
     """
 
     imitates: ClassVar[bool] = True
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        known = {field.name for field in fields(SFTSettings)} - {"learning_rate", "epochs"}
-        made = asdict(SFTSettings(**{name: wanted[name] for name in known & wanted.keys()}))
+        known = {field.name for field in fields(SFTSettings)} - {"learning_rate"}
+        given = {name: wanted[name] for name in known & wanted.keys() if wanted[name] is not None}
+        made = asdict(SFTSettings(**{"epochs": 1, **given}))
         return {name: made[name] for name in sorted(known) if is_used(name, made[name])}
+
+    def search(self) -> Space:
+        return {"epochs": Choice((1, 2, 4)), "batch_size": Choice((16, 32, 64, 128))}
 
     def train(self, job: TrainingJob) -> TrainingResult:
         model, mdp = load_causal_lm(job.base_model), job.mdp
@@ -306,8 +351,9 @@ class SFTEntry:
         shown, validation = (task_demonstrations(job.task, split, end) for split in ("train", "validation"))
         # The budget may not pay for all references, so the seed decides which ones are used.
         order = np.random.default_rng(job.seed).permutation(len(shown))
-        chosen, epochs = within_budget([shown[i] for i in order], job.tokens)
-        settings = SFTSettings(epochs=epochs, learning_rate=job.learning_rate, **job.settings)
+        own = dict(job.settings)
+        chosen, epochs = within_budget([shown[i] for i in order], job.tokens, own.pop("epochs", 1))
+        settings = SFTSettings(epochs=epochs, learning_rate=job.learning_rate, **own)
         fine_tune(
             model,
             chosen,
@@ -317,21 +363,56 @@ class SFTEntry:
             progress=False,
         )
         used = epochs * sum(len(one.response_ids) for one in chosen)
-        return TrainingResult(acting_policy(model, mdp), used, [])
+        updates = epochs * -(-len(chosen) // settings.batch_size)
+        return TrainingResult(acting_policy(model, mdp), used, [], updates, 0)
 
 
-def within_budget(demonstrations: list[Demonstration], tokens: int) -> tuple[list[Demonstration], int]:
-    """Return the first demonstrations within a budget of response tokens, at least one, and the number of passes."""
+@dataclass(frozen=True)
+class SFTThenEntry:
+    """Fine-tuning for half of the tokens, with its defaults, then ``entry`` for the rest.
+
+    The settings are those of ``entry``; the KL is to the base model throughout, as for all.
+    """
+
+    imitates: ClassVar[bool] = True
+    entry: TextgymEntry
+
+    def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        return self.entry.settings(wanted)
+
+    def search(self) -> Space:
+        return self.entry.search()
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        shown = job.tokens // 2
+        sft = SFTEntry()
+        first = sft.train(replace(job, tokens=shown, learning_rate=SFT_RATE, settings=sft.settings({})))
+        then = self.entry.train(replace(job, tokens=job.tokens - shown), first.policy.lm)
+        updates = (first.updates or 0) + (then.updates or 0)
+        curve = [(first.tokens + tokens, reward) for tokens, reward in then.curve]
+        return TrainingResult(then.policy, first.tokens + then.tokens, curve, updates, then.scored)
+
+
+def within_budget(demonstrations: list[Demonstration], tokens: int, epochs: int = 1) -> tuple[list[Demonstration], int]:
+    """Return the first demonstrations, at least one, that a budget pays for ``epochs`` times, and the number of passes.
+
+    ``tokens`` are trained tokens of responses; there are more passes where all demonstrations cost less than it has.
+    """
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
-    count = int(np.searchsorted(spent, tokens, side="right"))
-    return demonstrations[: max(1, count)], max(1, tokens // int(spent[-1]))
+    count = int(np.searchsorted(spent, tokens // epochs, side="right"))
+    return demonstrations[: max(1, count)], max(epochs, tokens // int(spent[-1]))
 
 
 class LearningCurve(BaseCallback):
-    """A callback that records the mean reward of each rollout's finished responses, without the cost of KL."""
+    """A callback that records the mean reward of each rollout's finished responses, without the cost of KL.
+
+    Attributes:
+        scored: number of responses with a reward.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.scored = 0
         self._ended: list[dict[str, Any]] = []  # infos, whose scores may come at the end of the rollout
         self._points: list[tuple[int, float]] = []
 
@@ -342,6 +423,7 @@ class LearningCurve(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         scores = [info["score"] for info in self._ended if "score" in info]  # none where a callback stopped the rollout
+        self.scored += len(scores)
         if scores:
             self._points.append((self.model.num_timesteps, float(np.mean(scores))))
         self._ended = []

@@ -649,6 +649,11 @@ class SequenceAlgorithm(BaseAlgorithm):
             self._setup_model()
 
     @property
+    def n_updates(self) -> int:
+        """Number of gradient steps of the policy so far."""
+        return int(self._n_updates)
+
+    @property
     def n_rows(self) -> int:
         """Number of rows that play at once; 1 without an environment."""
         return 1 if self.env is None else self._slots.n

@@ -40,23 +40,23 @@ class SuiteScores:
         return replace(findings, headline=f"{findings.headline} {text}")
 
 
-def suite_scores(results: Results, score: Callable[[Result], float]) -> SuiteScores:
+def suite_scores(results: Results, score: Callable[[Job, Result], float]) -> SuiteScores:
     """Return results as scores of whole suites; algorithms and tasks in their first order."""
     whole = whole_suites(results)
-    found = {name: np.array([[score(result) for result in seed] for seed in seeds]) for name, seeds in whole.items()}
+    found = {name: np.array([[score(*run) for run in of_seed] for of_seed in seeds]) for name, seeds in whole.items()}
     left_out = tuple(name for name in by_algorithm(results) if name not in whole)
     return SuiteScores(tasks_of(results), found, left_out)
 
 
-def whole_suites(results: Results) -> dict[str, list[list[Result]]]:
-    """Return the seeds of each algorithm that have every task, as results in the order of :func:`tasks_of`.
+def whole_suites(results: Results) -> dict[str, list[list[tuple[Job, Result]]]]:
+    """Return the seeds of each algorithm that have every task, as runs in the order of :func:`tasks_of`.
 
     Means over tasks compare algorithms only where the tasks are the same; one without such a seed is left out.
     """
     tasks, found = tasks_of(results), {}
     for name, group in by_algorithm(results).items():
         # A seed with a missing task would change the mean by the task's difficulty, so only whole suites count.
-        known = {(job.seed, job.task): result for job, result in group}
+        known = {(job.seed, job.task): (job, result) for job, result in group}
         seeds = [seed for seed in seeds_of(group) if all((seed, task) in known for task in tasks)]
         if seeds:
             found[name] = [[known[seed, task] for task in tasks] for seed in seeds]
@@ -100,7 +100,7 @@ def learning_curves(results: Results) -> dict[str, PlotLine]:
     """Return each algorithm's mean curve over all tasks, with intervals over the seeds that have every task."""
     whole = whole_suites([(job, result) for job, result in results if len(result.get("curve", ())) > 1])
     return {
-        name: _band([[np.asarray(result["curve"]) for result in of_seed] for of_seed in seeds])
+        name: _band([[np.asarray(result["curve"]) for _, result in of_seed] for of_seed in seeds])
         for name, seeds in whole.items()
     }
 

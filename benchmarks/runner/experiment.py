@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from textgym.agents.search import LogRange
 from textgym.agents.settings import SETTINGS, Settings
 from textgym.reports.findings import Findings
 
@@ -62,15 +63,37 @@ class Plan:
 
     Attributes:
         algorithms: see :class:`Job`.
-        seeds: 0, 1, … of each run.
+        seeds: of each run. A seed draws the instance of a task, where it has several, and trains on it, so that all
+            algorithms meet the same instance at one seed.
         tasks: their names.
         settings: numbers by name, such as a budget. A user may change those that an experiment's own plan names.
+        tuned: settings that were tuned, by algorithm; the others are each algorithm's own.
+        trials: number of settings that were tried for each algorithm; 0 without tuning.
     """
 
     algorithms: tuple[str, ...]
-    seeds: int
+    seeds: Sequence[int]
     tasks: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The part of an experiment that ``textgym bench tune`` needs.
+
+    Attributes:
+        tasks: the development tasks.
+        seeds: of the development instances, which no final score uses.
+        learning_rate: values that are tried; the experiment's own rate is among them.
+        score: the number that is maximised, of one result.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    learning_rate: LogRange
+    score: Callable[[Job, Result], float]
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,7 @@ class Experiment:
         findings: returns the findings about the results of any part of the sweep.
         shared: settings that are equal in all of its runs, such as the budget. Results that differ in one of them are
             never compared.
+        tuning: None for an experiment that compares no algorithms.
     """
 
     name: str
@@ -95,3 +119,4 @@ class Experiment:
     run: Callable[[Job], Result]
     findings: Callable[[Results], Findings]
     shared: tuple[str, ...] = ()
+    tuning: Tuning | None = None

@@ -8,26 +8,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Lock, Thread
+from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Result, Results
-from textgym.benchmarks.runner.results_file import cut_torn_line, read_results, result_line
+from textgym.benchmarks.runner.provenance import Code, machine, present_code, require_same_code, rooms_of
+from textgym.benchmarks.runner.results_file import cut_torn_line, origins, read_results, result_line
 from textgym.benchmarks.runner.same_settings import require_comparable, require_same
 from textgym.files import append_line
 
+Outcome: TypeAlias = tuple[Result, Mapping[str, Any], list[str]]
+"""The result of a run, the machine, and the rooms of the package that were imported."""
 
-def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes: int = 1) -> Results:
+FAILED = "failed"
+"""Key of the result of a run that raised a tolerated error; its value is the error's text."""
+
+
+def run_jobs(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    path: Path,
+    processes: int = 1,
+    tolerated: tuple[type[Exception], ...] = (),
+) -> Results:
     """Run every job that is missing in the results file, and append its result.
 
     Args:
@@ -35,6 +51,7 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
         jobs: equal jobs are one.
         path: the results file, JSON Lines; made where there is none.
         processes: runs at once. What a run measures does not depend on it.
+        tolerated: errors that are results: :data:`FAILED` with the text. Others end the sweep.
 
     Returns:
         The results, each once, in the order of the jobs.
@@ -54,19 +71,44 @@ def run_jobs(experiment: Experiment, jobs: Sequence[Job], path: Path, processes:
             require_same(path, done[key][0], wanted[key])
         require_comparable(path, [*(job for job, _ in done.values()), *wanted.values()], experiment.shared)
         cut_torn_line(path)
-        waiting = [job for key, job in wanted.items() if key not in done]
-        done |= {job.key: (job, result) for job, result in _do(experiment, waiting, path, processes, len(wanted))}
+        if waiting := [job for key, job in wanted.items() if key not in done]:
+            # Read before the first run: a file that is edited during the sweep does not change what its runs import.
+            code = present_code()
+            _require_same_code(path, code)
+            run = partial(_outcome, experiment.run, tolerated=tolerated)
+            todo = _Sweep(experiment, path, code, run, len(wanted))
+            done |= {job.key: (job, result) for job, result in _do(todo, waiting, processes)}
     return [done[key] for key in wanted]
 
 
-def _do(experiment: Experiment, waiting: Sequence[Job], path: Path, processes: int, total: int) -> Results:
+def _require_same_code(path: Path, code: Code) -> None:
+    """Raise ValueError if the file has runs of other code than the present one."""
+    there = origins(path)
+    rooms = {room for origin in there if origin is not None for room in origin["code"]}
+    rows = {f"run {number} of the file": origin for number, origin in enumerate(there, 1)}
+    require_same_code(path, {**rows, "this checkout": code.origin({}, rooms)})
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """The constants of a sweep; ``total`` counts the runs that are done already, too."""
+
+    experiment: Experiment
+    path: Path
+    code: Code
+    run: Callable[[Job], Outcome]
+    total: int
+
+
+def _do(sweep: _Sweep, waiting: Sequence[Job], processes: int) -> Results:
     """Run the jobs; each result is in the file before the next job of its thread begins. The first failure ends all."""
     appending = Lock()
+    experiment, total = sweep.experiment, sweep.total
 
     def do(job: Job) -> tuple[Job, Result]:
-        result = _in_fresh_process(experiment.run, job)
+        result, where, rooms = _in_fresh_process(sweep.run, job, experiment.run.__module__)
         with appending:
-            append_line(path, result_line(experiment.name, job, result))
+            append_line(sweep.path, result_line(experiment.name, job, result, sweep.code.origin(where, rooms)))
         return job, result
 
     with ThreadPoolExecutor(processes) as threads:
@@ -97,9 +139,17 @@ def _sole_writer(path: Path) -> Iterator[None]:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
-def _in_fresh_process(run: Callable[[Job], Result], job: Job) -> Result:
-    with ProcessPoolExecutor(1, _context(run.__module__), initializer=_end_with_parent) as process:
+def _in_fresh_process(run: Callable[[Job], Outcome], job: Job, preloaded: str) -> Outcome:
+    with ProcessPoolExecutor(1, _context(preloaded), initializer=_end_with_parent) as process:
         return process.submit(run, job).result()
+
+
+def _outcome(run: Callable[[Job], Result], job: Job, tolerated: tuple[type[Exception], ...]) -> Outcome:
+    try:
+        result = run(job)
+    except tolerated as error:
+        result = {FAILED: f"{type(error).__name__}: {error}"}
+    return result, machine(), rooms_of(sys.modules)
 
 
 def _context(preloaded: str) -> BaseContext:

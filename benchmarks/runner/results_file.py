@@ -15,16 +15,17 @@ from typing import Any
 
 from textgym.agents.settings import FORMER, SWITCHES
 from textgym.benchmarks.runner.experiment import Job, Result, Results
-from textgym.benchmarks.runner.same_settings import differing
+from textgym.benchmarks.runner.provenance import require_same_code
+from textgym.benchmarks.runner.same_settings import called, differing
 from textgym.files import JsonLine, json_lines
 
 UNKNOWN = "unknown"
 
 
-def result_line(experiment: str, job: Job, result: Result) -> str:
-    """Return a line of a results file."""
+def result_line(experiment: str, job: Job, result: Result, origin: Mapping[str, Any] | None = None) -> str:
+    """Return a line of a results file; ``origin`` is from :func:`provenance` in the process of the run."""
     row = {"experiment": experiment, "version": metadata.version("textgym"), "job": asdict(job), "result": dict(result)}
-    return json.dumps(row)
+    return json.dumps(row if origin is None else {**row, "origin": dict(origin)})
 
 
 def read_results(path: Path, experiment: str | None = None) -> Results:
@@ -38,7 +39,8 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
         experiment: the name that all results must have; None for any name, but only one.
 
     Raises:
-        ValueError: another line is not a result, is another experiment's, or one run has two that differ.
+        ValueError: another line is not a result, is another experiment's, one run has two that differ, or two runs
+            were made by different code.
     """
     found: dict[str, dict[str, Any]] = {}
     for line in _lines(path):
@@ -55,8 +57,14 @@ def read_results(path: Path, experiment: str | None = None) -> Results:
         earlier = found.setdefault(row["job"].key, {**row, "text": line.text})
         if line.text != earlier["text"]:
             _require_one_result(f"{path}:{line.number}", earlier, row)
+    require_same_code(path, {called(row["job"]): row.get("origin") for row in found.values()})
     _warn_of_versions(path, Counter(row.get("version", UNKNOWN) for row in found.values()))
     return [(row["job"], row["result"]) for row in found.values()]
+
+
+def origins(path: Path) -> list[Mapping[str, Any] | None]:
+    """Return the provenance of each row of a file; None for rows of versions that recorded none."""
+    return [line.value.get("origin") for line in _lines(path) if not line.torn]
 
 
 def _require_one_result(where: str, above: Mapping[str, Any], here: Mapping[str, Any]) -> None:

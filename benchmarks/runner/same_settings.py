@@ -55,10 +55,12 @@ def _require_equal(path: Path, names: Iterable[str], there: Job, here: Job, grou
         old, new = there.settings.get(name), here.settings.get(name)
         if old != new:
             raise ValueError(
-                f"{path}: {name} is {old!r} for {_called(there)}, and {new!r} for {_called(here)}; expected the same "
+                f"{path}: {name} is {old!r} for {called(there)}, and {new!r} for {called(here)}; expected the same "
                 f"for {group}, which are compared; give those of another {name} a file of their own"
             )
 
 
-def _called(job: Job) -> str:
-    return f"{job.algorithm} on {job.task}, seed {job.seed}"
+def called(job: Job) -> str:
+    """Return a run's name, for messages."""
+    arm = "".join(f", {name} {value}" for name, value in job.arm.items())
+    return f"{job.algorithm} on {job.task}, seed {job.seed}{arm}"

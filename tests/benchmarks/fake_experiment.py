@@ -25,7 +25,7 @@ def run(job: Job) -> Result:
 def sweep(plan: Plan) -> list[Job]:
     """Return the log stands for the tasks."""
     (log,) = plan.tasks
-    return [job(log, seed, algorithm=name) for seed in range(plan.seeds) for name in plan.algorithms]
+    return [job(log, seed, algorithm=name) for seed in plan.seeds for name in plan.algorithms]
 
 
 def findings(results: Results) -> Findings:
@@ -34,7 +34,7 @@ def findings(results: Results) -> Findings:
     return Findings(f"The squares add up to {total}.", (Table("Squares", ("sum",), ((total,),)),))
 
 
-PLAN = Plan(("plain",), 3, ("log",))
+PLAN = Plan(("plain",), range(3), ("log",))
 EXPERIMENT = Experiment("fake", "What are the squares?", PLAN, sweep, run, findings, shared=("seconds",))
 
 

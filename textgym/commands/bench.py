@@ -11,13 +11,17 @@ from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results
 from textgym.benchmarks.runner.jobs import run_jobs
 from textgym.benchmarks.runner.results_file import experiment_of, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
-from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun
+from textgym.benchmarks.tuning.findings import search_findings
+from textgym.benchmarks.tuning.trials import chosen_settings, planned_trials, search_jobs
+from textgym.benchmarks.tuning.tuned_file import Tuned, apply_tuned, read_tuned, write_tuned
+from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun, BenchTune
 from textgym.files import write_text
+from textgym.lm.guards import TrainingError
 from textgym.names import suggest
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.reports.findings import Findings
 
-Chosen: TypeAlias = BenchRun | BenchReport | BenchList
+Chosen: TypeAlias = BenchRun | BenchTune | BenchReport | BenchList
 
 
 def bench(config: BenchConfig) -> None:
@@ -29,6 +33,8 @@ def bench(config: BenchConfig) -> None:
     chosen: Chosen = config.action
     if isinstance(chosen, BenchRun):
         run(chosen)
+    elif isinstance(chosen, BenchTune):
+        tune(chosen)
     elif isinstance(chosen, BenchReport):
         report(chosen)
     else:
@@ -38,7 +44,10 @@ def bench(config: BenchConfig) -> None:
 def run(config: BenchRun) -> Findings:
     """Run what is missing, and print the headline with the first table."""
     experiment = find_experiment(config.experiment)
-    jobs = experiment.sweep(make_plan(experiment, config))
+    plan = make_plan(experiment, config)
+    if config.tuned is not None:
+        plan = apply_tuned(config.tuned, read_tuned(config.tuned), experiment, plan)
+    jobs = experiment.sweep(plan)
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
     found = experiment.findings(ordered(run_jobs(experiment, jobs, out, config.jobs), experiment.plan))
     print(f"\n{terminal_findings(found)}\n")
@@ -46,21 +55,43 @@ def run(config: BenchRun) -> Findings:
     return found
 
 
+def tune(config: BenchTune) -> Tuned:
+    """Run what is missing of a search, and write its choice.
+
+    Raises:
+        ValueError: something is unknown, a search space leaves out a published value, or the file has another search.
+    """
+    experiment = find_experiment(config.experiment)
+    plan = make_plan(experiment, config)
+    out = config.out or Path("bench", f"{experiment.name}-tuned.json")
+    trials = planned_trials(experiment, plan, config.trials, config.seed)
+    jobs = search_jobs(experiment, plan, trials)
+    results = run_jobs(experiment, jobs, out.with_suffix(".jsonl"), config.jobs, tolerated=(TrainingError,))
+    tuned = chosen_settings(experiment, plan, trials, results, config.seed)
+    write_tuned(out, tuned)
+    print(f"\n{terminal_findings(search_findings(tuned))}\n")
+    print(f"tuned: {out}\nuse:   textgym bench run {experiment.name} --tuned {out}")
+    return tuned
+
+
 def terminal_findings(findings: Findings) -> str:
     """Return the headline and the first table, for a terminal."""
     return "\n\n".join([one_line(findings.headline), *map(terminal_table, findings.tables[:1])])
 
 
-def make_plan(experiment: Experiment, config: BenchRun) -> Plan:
+def make_plan(experiment: Experiment, config: BenchRun | BenchTune) -> Plan:
     """Return the experiment's own plan with what the user chose.
 
     Raises:
         ValueError: nothing is left, a name is repeated, or the experiment has no such setting.
     """
     own = experiment.plan
-    seeds = own.seeds if config.seeds is None else config.seeds
     algorithms = own.algorithms if config.algorithms is None else config.algorithms
-    tasks = own.tasks if config.tasks is None else config.tasks
+    tasks, seeds = own.tasks, own.seeds
+    if isinstance(config, BenchRun):
+        tasks = tasks if config.tasks is None else config.tasks
+        seeds = seeds if config.seeds is None else range(config.seeds)
+        seeds = seeds if config.seed is None else (config.seed,)
     if not algorithms or not tasks:
         raise ValueError("algorithms or tasks are empty; expected at least one of each")
     for flag, names in (("algorithms", algorithms), ("tasks", tasks)):

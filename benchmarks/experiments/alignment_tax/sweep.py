@@ -23,7 +23,7 @@ ALIGNMENT_TAX_SETTINGS: dict[str, Any] = {
 }
 _LIMITS = {**MINI_LIMITS, **dict.fromkeys(("texts", "ptx_batch_size", "held_out"), at_least(1))}
 # Both tasks have room above the base model's gold, and the budget is enough to fill most of it.
-ALIGNMENT_TAX_PLAN = Plan(("ppo",), 3, ("Reviews", "Concepts"), ALIGNMENT_TAX_SETTINGS)
+ALIGNMENT_TAX_PLAN = Plan(("ppo",), range(3), ("Reviews", "Concepts"), ALIGNMENT_TAX_SETTINGS)
 
 
 def alignment_tax_jobs(plan: Plan) -> list[Job]:
@@ -39,7 +39,7 @@ def alignment_tax_jobs(plan: Plan) -> list[Job]:
     check_limits(plan.settings, _LIMITS)
     return [
         make_job(task, algorithm, seed, gamma, **plan.settings)
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for task in plan.tasks
         for algorithm in plan.algorithms
         for gamma in GAMMAS

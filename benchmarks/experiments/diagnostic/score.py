@@ -8,7 +8,7 @@ import numpy as np
 
 from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.benchmarks.analysis.suite_scores import by_algorithm, curves_figure, over_seeds, suite_scores
-from textgym.benchmarks.runner.experiment import Result, Results
+from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
 SOLVED = 0.95
@@ -17,7 +17,7 @@ _COLUMNS = ("algorithm", "task", "score", "worst seed", "seeds", "β", "J(π_ref
 
 def diagnostic_findings(results: Results) -> Findings:
     """Return scores over the suite and by task; the tasks come first if there is one algorithm."""
-    scores = suite_scores(results, lambda result: float(result["score"]))
+    scores = suite_scores(results, diagnostic_score)
     tasks = task_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings(_passed(results), (tasks,)))
@@ -26,6 +26,11 @@ def diagnostic_findings(results: Results) -> Findings:
     if len(by_algorithm(results)) == 1:
         return replace(found, headline=_passed(results), tables=(tasks, *found.tables))
     return scores.remark(replace(found, tables=(*found.tables, tasks)))
+
+
+def diagnostic_score(_job: Job, result: Result) -> float:
+    """Return the normalised score of a run."""
+    return float(result["score"])
 
 
 def _curves(results: Results) -> tuple[Figure, ...]:

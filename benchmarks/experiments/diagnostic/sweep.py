@@ -41,7 +41,7 @@ EVERYWHERE = tuple(
 )
 """Algorithms that can learn every task from its reward."""
 
-DIAGNOSTIC_PLAN = Plan(EVERYWHERE, 10, SUITE, DIAGNOSTIC_SETTINGS)
+DIAGNOSTIC_PLAN = Plan(EVERYWHERE, range(10), SUITE, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:
@@ -69,7 +69,7 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
     settings = {name: {**budget, **entry.settings(wanted)} for name, entry in entries.items()}
     return [
         Job(task, name, seed, settings=settings[name])
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for name in plan.algorithms
         for task in plan.tasks
     ]

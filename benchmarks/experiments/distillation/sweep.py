@@ -32,7 +32,7 @@ ARMS: dict[str, tuple[dict[str, float], ...]] = {
     "rloo": ({},),
 }
 """What is varied, by algorithm."""
-DISTILLATION_PLAN = Plan(tuple(ARMS), 3, ("Reviews",), DISTILLATION_SETTINGS)
+DISTILLATION_PLAN = Plan(tuple(ARMS), range(3), ("Reviews",), DISTILLATION_SETTINGS)
 
 
 def distillation_jobs(plan: Plan) -> list[Job]:
@@ -50,7 +50,7 @@ def distillation_jobs(plan: Plan) -> list[Job]:
     check_limits(settings, _LIMITS)
     return [
         Job(task, algorithm, seed, arm, settings)
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for algorithm in plan.algorithms
         for arm in ARMS[algorithm]
         for task in plan.tasks

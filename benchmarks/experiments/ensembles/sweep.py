@@ -14,7 +14,7 @@ from textgym.registration import load_task
 from textgym.types import Combine
 
 COMBINATIONS = (SINGLE, *get_args(Combine))
-ENSEMBLES_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(EnsembleSettings()))
+ENSEMBLES_PLAN = Plan(("ppo",), range(3), ("Concepts",), asdict(EnsembleSettings()))
 
 
 def ensembles_jobs(plan: Plan) -> list[Job]:
@@ -31,7 +31,7 @@ def ensembles_jobs(plan: Plan) -> list[Job]:
         require_prompts("prompts", shared.prompts, task, "validation")
     return [
         Job(task, algorithm, seed, {"combine": combine}, settings[algorithm])
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for task in plan.tasks
         for algorithm in plan.algorithms
         for combine in COMBINATIONS

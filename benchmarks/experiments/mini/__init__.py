@@ -1,16 +1,17 @@
-"""Gold reward of each algorithm on the mini language tasks, at equal budgets."""
+"""Objective that each algorithm reaches on drawn instances of the mini language tasks, at equal budgets."""
 
-from textgym.benchmarks.experiments.mini.score import mini_findings
-from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN, MINI_SETTINGS, mini_jobs
+from textgym.benchmarks.experiments.mini.score import mini_findings, mini_score
+from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN, RATES, mini_jobs
 from textgym.benchmarks.experiments.mini.task import run_mini
-from textgym.benchmarks.runner.experiment import Experiment
+from textgym.benchmarks.runner.experiment import Experiment, Tuning
 
 EXPERIMENT = Experiment(
     name="mini",
-    question="How much gold reward does an algorithm reach on small language tasks, at equal token budgets?",
+    question="How much of gold − β·KL does an algorithm gain on small language tasks, at equal budgets of tokens?",
     plan=MINI_PLAN,
     sweep=mini_jobs,
     run=run_mini,
     findings=mini_findings,
-    shared=tuple(MINI_SETTINGS),
+    shared=("beta", "evaluated", "slots", "drawn", "trials"),
+    tuning=Tuning(tasks=("Concepts", "Translation"), seeds=(1000,), learning_rate=RATES, score=mini_score),
 )

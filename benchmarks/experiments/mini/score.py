@@ -15,21 +15,21 @@ from textgym.benchmarks.analysis.suite_scores import (
     tasks_of,
     whole_suites,
 )
-from textgym.benchmarks.runner.experiment import Result, Results
+from textgym.benchmarks.experiments.mini.objective import objective_score
+from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.findings import Cell, Findings, Table
 
 _NOT_METRICS = ("score", "gold", "kl", "length")
 
 
-def normalised(result: Result) -> float:
-    """Return the share of the way from the base model's gold to the reference texts', which is 1 in every task."""
-    before, after = (float(result[stage]["gold"]) for stage in ("before", "after"))
-    return (after - before) / (1 - before)
+def mini_score(job: Job, result: Result) -> float:
+    """Return :func:`objective_score` of a run."""
+    return objective_score(result, job.settings["beta"])
 
 
 def mini_findings(results: Results) -> Findings:
     """Return normalised gold after training over the suite, gold itself, its cost, and learning curves."""
-    scores = suite_scores(results, normalised)
+    scores = suite_scores(results, mini_score)
     gold = gold_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings("No algorithm has every task yet.", (gold,)))
@@ -62,7 +62,7 @@ def cost_table(results: Results) -> Table:
     columns = ("algorithm", "gold before", "gold after", "gain", *metrics, "KL", "length", "tokens", "CPU s")
     rows: list[tuple[Cell, ...]] = []
     for name, seeds in whole_suites(results).items():
-        table = np.array([np.mean([_numbers(run, metrics) for run in of_seed], 0) for of_seed in seeds])
+        table = np.array([np.mean([_numbers(run, metrics) for _, run in of_seed], 0) for of_seed in seeds])
         means = table.mean(0)
         gold = (float(means[0]), over_seeds(table[:, 1]), over_seeds(table[:, 2]))
         rows.append((name, *gold, *map(float, means[3:-2]), round(means[-2]), float(means[-1])))

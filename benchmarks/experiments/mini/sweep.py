@@ -1,46 +1,77 @@
-"""Runs of the mini suite: every algorithm on every mini task, with the same budget of tokens."""
+"""Runs of the mini suite: every algorithm on drawn instances of every task, at one or more budgets of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from textgym.benchmarks.entries import SFT, find_entry
+from textgym.agents.search import LogRange
+from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import task_maker
-from textgym.tasks import MINI
+from textgym.tasks import MINI_SUITE
 
-MINI_SETTINGS = {
-    "tokens": 40_000,
-    "learning_rate": 1e-3,
+MINI_SETTINGS: Mapping[str, Any] = {
+    "tokens": 16_000,
+    "budgets": 2,  # each is half of the one before
+    "learning_rate": 1e-3,  # of algorithms that are not tuned; the base model is small
     "beta": 0.05,
     "slots": 128,  # responses that are written at once
-    "evaluated": 512,  # responses to validation prompts; the same ones for all runs
+    "evaluated": 512,  # responses to held-out prompts; the same ones for all algorithms
 }
-"""The same for all; the rest is each algorithm's own."""
+"""The rest is each algorithm's own."""
 
 MINI_LIMITS = {
-    **dict.fromkeys(("tokens", "slots", "evaluated"), at_least(1)),
+    **dict.fromkeys(("tokens", "budgets", "slots", "evaluated"), at_least(1)),
     "learning_rate": positive,
     "beta": not_negative,
 }
 
-MINI_PLAN = Plan(("ppo", "nlpo", "a2c", "rloo", "grpo", "best-of-n", SFT), 5, MINI, MINI_SETTINGS)
+CONTENDERS = (
+    "ppo",
+    "nlpo",
+    "a2c",
+    "reinforce",
+    "reinforce++",
+    "rloo",
+    "rloo-clipped",
+    "grpo",
+    "dr-grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "maxrl",
+    "best-of-n",
+    "expert-iteration",
+)
+"""Algorithms of the published comparison."""
+
+MINI_PLAN = Plan(CONTENDERS, range(2), MINI_SUITE, MINI_SETTINGS)
+
+RATES = LogRange(3e-4, 1e-2)
+"""Learning rates that tuning tries."""
 
 
 def mini_jobs(plan: Plan) -> list[Job]:
-    """Return the jobs of a plan, seed by seed.
+    """Return the jobs of a plan, the largest budget first, and each budget seed by seed.
 
     Raises:
         ValueError: an algorithm or a task is unknown, or a number is out of its range.
     """
     for task in plan.tasks:
         task_maker(task)
-    settings = {name: mini_settings(name, plan.settings) for name in plan.algorithms}
+    shared = {**MINI_SETTINGS, **plan.settings}
+    check_limits(shared, MINI_LIMITS)
+    tokens, budgets = shared.pop("tokens"), shared.pop("budgets")
+    settings = {
+        name: {**mini_settings(name, shared, **plan.tuned.get(name, {})), "drawn": True, "trials": plan.trials}
+        for name in plan.algorithms
+    }
     return [
-        Job(task, name, seed, settings=settings[name])
-        for seed in range(plan.seeds)
+        Job(task, name, seed, {"tokens": tokens // 2**halved}, settings[name])
+        for halved in range(budgets)
+        for seed in plan.seeds
         for name in plan.algorithms
         for task in plan.tasks
     ]
@@ -52,6 +83,7 @@ def mini_settings(algorithm: str, changed: Mapping[str, Any], **own: Any) -> dic
     Raises:
         ValueError: the algorithm is unknown, or a number is out of its range.
     """
-    shared = {**MINI_SETTINGS, **changed}
-    check_limits(shared, MINI_LIMITS)
-    return {**shared, **find_entry(algorithm).settings(own)}
+    shared = {name: value for name, value in MINI_SETTINGS.items() if name not in ("tokens", "budgets")} | dict(changed)
+    rate = own.pop("learning_rate", shared["learning_rate"])
+    check_limits({**shared, "learning_rate": rate}, MINI_LIMITS)
+    return {**shared, "learning_rate": rate, **find_entry(algorithm).settings(own)}

@@ -9,7 +9,7 @@ from textgym.registration import task_maker
 
 _NLPO = "nlpo"
 NEVER = 10**9
-NLPO_MASK_PLAN = Plan((_NLPO,), 5, ("Reviews",), {"tokens": 100_000})
+NLPO_MASK_PLAN = Plan((_NLPO,), range(5), ("Reviews",), {"tokens": 100_000})
 
 
 def nlpo_mask_jobs(plan: Plan) -> list[Job]:
@@ -24,7 +24,7 @@ def nlpo_mask_jobs(plan: Plan) -> list[Job]:
         task_maker(task)
     return [
         Job(task, _NLPO, seed, {"target_update": every}, mini_settings(_NLPO, plan.settings, target_update=every))
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for every in (NLPOSettings.target_update, NEVER)
         for task in plan.tasks
     ]

@@ -13,7 +13,7 @@ from textgym.registration import load_task
 LABELS = (32, 256, 2048)
 ENUMERATED = ("Emit", "Dense", "Recall")
 """Diagnostic tasks: sixteen responses of unequal rewards, thousands that share seven, and four that share two."""
-OVEROPTIMIZATION_PLAN = Plan(("ppo",), 3, ("Concepts",), asdict(OveroptimizationSettings()))
+OVEROPTIMIZATION_PLAN = Plan(("ppo",), range(3), ("Concepts",), asdict(OveroptimizationSettings()))
 
 
 def overoptimization_jobs(plan: Plan) -> list[Job]:
@@ -29,7 +29,7 @@ def overoptimization_jobs(plan: Plan) -> list[Job]:
         require_prompts("labels", max(LABELS), task, "train")
     return [Job(task, ENUMERATION, 0) for task in ENUMERATED] + [
         Job(task, algorithm, seed, {"size": size, "labels": labels}, settings[algorithm])
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for task in plan.tasks
         for algorithm in plan.algorithms
         for labels in LABELS

@@ -8,7 +8,7 @@ from textgym.registration import task_maker
 
 SIGMAS = (0.0, 0.5, 1.0, 2.0)
 """Gold lies in [0, 1]; on Reviews its own standard deviation is a third."""
-REWARD_NOISE_PLAN = Plan(("ppo", "a2c", "rloo", "grpo"), 3, ("Reviews",), {"tokens": 20_000})
+REWARD_NOISE_PLAN = Plan(("ppo", "a2c", "rloo", "grpo"), range(3), ("Reviews",), {"tokens": 20_000})
 
 
 def reward_noise_jobs(plan: Plan) -> list[Job]:
@@ -22,7 +22,7 @@ def reward_noise_jobs(plan: Plan) -> list[Job]:
     settings = {name: mini_settings(name, plan.settings) for name in plan.algorithms}
     return [
         Job(task, name, seed, {"sigma": sigma}, settings[name])
-        for seed in range(plan.seeds)
+        for seed in plan.seeds
         for task in plan.tasks
         for sigma in SIGMAS
         for name in plan.algorithms
