@@ -151,6 +151,9 @@ def _checked(maker: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
     found = dict(parameters)
     for name, value in parameters.items():
         kind = kinds.get(name, "").removeprefix("<class '").removesuffix("'>")
+        if value is None and kind.endswith(" | None"):
+            continue
+        kind = kind.removesuffix(" | None")
         if kind == "int":
             found[name] = random_seed(name, value) if name == "seed" else count(name, value, 1 if shipped else -LARGEST)
         elif kind == "float":

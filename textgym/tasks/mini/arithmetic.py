@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from textgym.tasks.mini.languages.words import FIRST_NAME, NUMBER, pick, plural, words
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -26,6 +26,7 @@ _GAINS = ("buys {n} more", "finds {n} more", "gets {n} more")
 _LOSSES = ("gives away {n}", "loses {n}", "sells {n}")
 _MOST_CHANGE = 9
 _LARGEST = len(NUMBER) - 1
+LEXICON: Lexicon = {"name": FIRST_NAME, "thing": _THINGS, "number": NUMBER[1:]}  # nobody has zero things
 
 _SIGNS = ("plus", "minus", "times")
 _MISTAKEN = {"plus": "minus", "minus": "plus", "times": "plus"}
@@ -99,23 +100,28 @@ class Problem:
 # --- problems ------------------------------------------------------------------------------------------------
 
 
-def draw_problem(rng: np.random.Generator) -> Problem:
+def draw_problem(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Problem:
     """Draw a problem of any kind."""
-    return pick(rng, (_change, _change, _boxes, _two_people))(rng)
+    allowed = set(lexicon["number"])
+    # Its numbers depend on each other, so problems that use others are drawn again.
+    while True:
+        problem = pick(rng, (_change, _change, _boxes, _two_people))(rng, lexicon)
+        if {NUMBER[number] for number in (problem.start, *(step.number for step in problem.steps))} <= allowed:
+            return problem
 
 
-def _change(rng: np.random.Generator) -> Problem:
+def _change(rng: np.random.Generator, lexicon: Lexicon) -> Problem:
     """Draw a problem: someone has some things, and then more or fewer of them."""
-    name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
+    name, things = pick(rng, lexicon["name"]), pick(rng, lexicon["thing"])
     start = int(rng.integers(2, _LARGEST + 1))
     steps = _steps(rng, start, how_many=int(rng.integers(1, 3)))
     told = f"{name} has {NUMBER[start]} {things}. {_told(rng, name, steps)}"
     return Problem(f"{told} {_question(name, things)}", start, steps)
 
 
-def _boxes(rng: np.random.Generator) -> Problem:
+def _boxes(rng: np.random.Generator, lexicon: Lexicon) -> Problem:
     """Draw a problem: someone has some boxes of things, and then perhaps more or fewer of these."""
-    name, things = pick(rng, FIRST_NAME), pick(rng, _THINGS)
+    name, things = pick(rng, lexicon["name"]), pick(rng, lexicon["thing"])
     boxes = int(rng.integers(2, 7))
     each = int(rng.integers(2, _LARGEST // boxes + 1))
     changes = _steps(rng, boxes * each, how_many=int(rng.integers(2)))
@@ -125,9 +131,9 @@ def _boxes(rng: np.random.Generator) -> Problem:
     return Problem(f"{told} {_question(name, things)}", boxes, (Step("times", each), *changes))
 
 
-def _two_people(rng: np.random.Generator) -> Problem:
+def _two_people(rng: np.random.Generator, lexicon: Lexicon) -> Problem:
     """Draw a problem: two people put their things together, or compare them."""
-    (name, other), things = rng.choice(FIRST_NAME, 2, replace=False), pick(rng, _THINGS)
+    (name, other), things = rng.choice(lexicon["name"], 2, replace=False), pick(rng, lexicon["thing"])
     total = int(rng.integers(4, _LARGEST + 1))
     fewer = int(rng.integers(2, total // 2 + 1))
     if rng.random() < 0.5:
@@ -167,8 +173,8 @@ def _pronoun(name: str) -> str:
 # --- solutions -----------------------------------------------------------------------------------------------
 
 
-def _draw(rng: np.random.Generator) -> Example:
-    problem = draw_problem(rng)
+def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
+    problem = draw_problem(rng, lexicon)
     equations, answer = problem.solution()
     columns = {"answer": NUMBER[answer], "working": [equation.text() for equation in equations]}
     return Example(problem.prompt, written((equations, answer)), columns)
@@ -264,6 +270,7 @@ ARITHMETIC = Miniature(
     description="Solve a word problem: first the working, then the answer.",
     max_prompt_length=26,
     max_new_tokens=20,
+    lexicon=LEXICON,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -278,7 +285,7 @@ ARITHMETIC = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def arithmetic() -> Task:
-    """Return the task, built once."""
-    return build(ARITHMETIC)
+@lru_cache(maxsize=INSTANCES)
+def arithmetic(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(ARITHMETIC, seed)

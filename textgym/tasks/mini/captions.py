@@ -17,7 +17,7 @@ import numpy as np
 from textgym.tasks.mini.languages.captions import CAPTIONS as SKELETONS
 from textgym.tasks.mini.languages.captions import COLUMNS, LANGUAGE, PHRASES
 from textgym.tasks.mini.languages.words import FIRST_NAME, LAST_NAME, pick
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -66,10 +66,10 @@ def f1(text: str, highlighted: Cells) -> float:
     return 2 * len(right) / (len(mentions) + len(highlighted))
 
 
-def _draw(rng: np.random.Generator) -> Example:
+def _draw(rng: np.random.Generator, lexicon: Lexicon = COLUMNS) -> Example:
     others = list(COLUMNS)[1:]
     row = ["name", *_sample(rng, others, int(rng.integers(3, 5)))]
-    cells = {header: pick(rng, COLUMNS[header]) for header in row}
+    cells = {header: pick(rng, lexicon[header]) for header in row}
     named = rng.random() < _NAMED
     highlighted = [*(["name"] if named else []), *_sample(rng, row[1:], int(rng.integers(2, 4)) - named)]
     table = "; ".join(f"{header}, {value}" for header, value in cells.items())
@@ -133,6 +133,7 @@ CAPTIONS = Miniature(
     description="Say in a sentence what the highlighted cells of a table row hold.",
     max_prompt_length=32,
     max_new_tokens=24,
+    lexicon=COLUMNS,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -147,7 +148,7 @@ CAPTIONS = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def captions() -> Task:
-    """Return the task, built once."""
-    return build(CAPTIONS)
+@lru_cache(maxsize=INSTANCES)
+def captions(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(CAPTIONS, seed)

@@ -24,7 +24,7 @@ from textgym.tasks.mini.languages.concepts import (
     forms,
 )
 from textgym.tasks.mini.languages.words import pick
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -100,9 +100,9 @@ def _in_place(earlier: str, before: str, word: str, behind: str) -> bool:
     return word in _INFLECTED
 
 
-def _draw(rng: np.random.Generator) -> Example:
+def _draw(rng: np.random.Generator, lexicon: Lexicon = KINDS) -> Example:
     kinds = _ASKED[rng.integers(len(_ASKED))]
-    concepts = {kind: pick(rng, KINDS[kind]) for kind in kinds}
+    concepts = {kind: pick(rng, lexicon[kind]) for kind in kinds}
     listed = [concepts[kinds[place]] for place in rng.permutation(len(kinds))]
     return Example(f"Concepts: {', '.join(listed)}.", _scene(rng, concepts), {"concepts": listed})
 
@@ -151,6 +151,7 @@ CONCEPTS = Miniature(
     description="Write a scene that uses all the concepts of the prompt and no others.",
     max_prompt_length=10,
     max_new_tokens=24,
+    lexicon=KINDS,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -165,7 +166,7 @@ CONCEPTS = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def concepts() -> Task:
-    """Return the task, built once."""
-    return build(CONCEPTS)
+@lru_cache(maxsize=INSTANCES)
+def concepts(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(CONCEPTS, seed)

@@ -24,12 +24,12 @@ from textgym.tasks.mini.languages.dialogue import (
     TOPICS,
 )
 from textgym.tasks.mini.languages.words import FIRST_NAME, pick
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
 _TOPIC_OF = {word: topic for topic, words in TOPICS.items() for word in words}
-_FILLERS = {**TOPICS, **OPENERS}
+LEXICON: Lexicon = {**TOPICS, "name": FIRST_NAME}
 _SLOTS = {
     text: frozenset(re.findall(r"\{(.*?)\}", text)) & TOPICS.keys()
     for texts in (PROPOSALS, REMARKS, *REPLIES.values())
@@ -111,8 +111,8 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _draw(rng: np.random.Generator) -> Example:
-    prompt, columns = _prompt(rng)
+def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
+    prompt, columns = _prompt(rng, lexicon)
     topics = {_TOPIC_OF[word]: word for word in columns["topics"]}
     intent = columns["intent"]
     fitting = _replies_about(intent, frozenset(topics))
@@ -122,13 +122,14 @@ def _draw(rng: np.random.Generator) -> Example:
     return Example(prompt, " " + " ".join(dict.fromkeys(sentences)), columns)
 
 
-def _prompt(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
+def _prompt(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> tuple[str, dict[str, Any]]:
     """Draw a prompt and its columns: the requested intent, the turns so far, and their final topics."""
     intent = pick(rng, tuple(REPLIES))
-    one, other = (FIRST_NAME[index] for index in rng.choice(len(FIRST_NAME), 2, replace=False))
-    turns = [_fill(rng, pick(rng, PROPOSALS), {})]
+    names = lexicon["name"]
+    one, other = (names[index] for index in rng.choice(len(names), 2, replace=False))
+    turns = [_fill(rng, pick(rng, PROPOSALS), {}, lexicon)]
     if rng.random() < 2 / 3:
-        turns.insert(0, _fill(rng, pick(rng, REMARKS), {}))
+        turns.insert(0, _fill(rng, pick(rng, REMARKS), {}, lexicon))
     topics = {_TOPIC_OF[word]: word for turn in turns for word in re.findall(r"\w+", turn) if word in _TOPIC_OF}
     # The last turn is always by the person who gets the reply.
     speakers = [other, one][-len(turns) :]
@@ -155,10 +156,11 @@ def _replies_about(intent: str, topics: frozenset[str]) -> tuple[str, ...]:
     return tuple(text for text in REPLIES[intent] if _SLOTS[text] <= topics)
 
 
-def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str]) -> str:
+def _fill(rng: np.random.Generator, template: str, topics: Mapping[str, str], lexicon: Lexicon = LEXICON) -> str:
     """Fill the template with these topics; other topics, and its opener, are drawn."""
     slots = re.findall(r"\{(.*?)\}", template)
-    return template.format_map({slot: topics.get(slot) or pick(rng, _FILLERS[slot]) for slot in slots})
+    fillers = {**lexicon, **OPENERS}
+    return template.format_map({slot: topics.get(slot) or pick(rng, fillers[slot]) for slot in slots})
 
 
 def _score(prompt: str, completion: str, columns: Mapping[str, Any]) -> float:
@@ -183,6 +185,7 @@ DIALOGUE = Miniature(
     description="Reply in a dialogue with the intent asked for, about its day, room, thing and people.",
     max_prompt_length=30,
     max_new_tokens=30,
+    lexicon=LEXICON,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -197,7 +200,7 @@ DIALOGUE = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def dialogue() -> Task:
-    """Return the task, built once."""
-    return build(DIALOGUE)
+@lru_cache(maxsize=INSTANCES)
+def dialogue(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(DIALOGUE, seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -20,9 +20,17 @@ Accepts: TypeAlias = Callable[[str, str], bool]
 """True if ``(prompt, completion)`` is exactly a text of the language."""
 Row: TypeAlias = tuple[str, Mapping[str, Any]]
 """The text of a prompt, and its columns."""
+Lexicon: TypeAlias = Mapping[str, tuple[str, ...]]
+"""Kind of word -> the words of this kind that prompts may use."""
 
 BASE_MODEL = Path(__file__).parent / "assets" / "base"
 SPLITS = {"train": 9_000, "validation": 500, "test": 1_000}
+INSTANCE_SPLITS = {"train": 4_000, "validation": 256, "test": 512}
+"""Smaller, as an instance has fewer words, and is drawn anew in every process."""
+INSTANCES = 8
+"""Tasks of one maker that are kept in memory."""
+KEPT = 0.6
+"""Share of each kind of word that an instance may use."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,12 @@ class Example:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Draw(Protocol):
+    """Draw an example whose prompt uses the words of a lexicon, by default of the whole one."""
+
+    def __call__(self, rng: np.random.Generator, lexicon: Lexicon = ...) -> Example: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Miniature:
     """Mini task: a language, what is asked in it, and the score of answers.
@@ -49,6 +63,7 @@ class Miniature:
         description: one sentence: the task of the policy.
         max_prompt_length: ``P``, in tokens.
         max_new_tokens: ``T``, in tokens, the end token included.
+        lexicon: the content words of prompts, by kind.
         draw: draws an example; equal prompts are very rare.
         corpus: draws a pair (prompt, continuation) of the text that the base model imitates: in the language, but with
             little regard for what the prompt asks.
@@ -61,7 +76,8 @@ class Miniature:
     description: str
     max_prompt_length: int
     max_new_tokens: int
-    draw: Callable[[np.random.Generator], Example]
+    lexicon: Lexicon
+    draw: Draw
     corpus: Callable[[np.random.Generator], tuple[str, str]]
     score: Score
     accepts: Accepts
@@ -104,14 +120,24 @@ def halved_unless_natural(score: Score, accepts: Accepts) -> Score:
     return HalvedUnlessNatural(score, accepts)
 
 
-def build(mini: Miniature) -> Task:
-    """Build the task; its prompts are the same in every process."""
+def build(mini: Miniature, seed: int | None = None) -> Task:
+    """Build the task, or the instance that a seed draws; its prompts are the same in every process.
+
+    An instance has prompts of its own. They use a random part of the content words, so that instances differ in what
+    they speak of.
+    """
     tokenizer = shared_tokenizer()
+    if seed is None:
+        splits = draw_splits(partial(_row, mini, mini.lexicon), tokenizer, np.random.default_rng(0))
+    else:
+        rng = np.random.default_rng([seed, *mini.name.encode()])  # two tasks of one seed choose their words apart
+        draw = partial(_row, mini, drawn_lexicon(mini.lexicon, rng))
+        splits = draw_splits(draw, tokenizer, rng, INSTANCE_SPLITS)
     return Task(
         name=mini.name,
         description=mini.description,
         tokenizer=tokenizer,
-        splits=draw_splits(partial(_row, mini), tokenizer, np.random.default_rng(0)),
+        splits=splits,
         gold=per_text(mini.score),
         end_token_ids=(int(tokenizer.eos_token_id),),
         max_prompt_length=mini.max_prompt_length,
@@ -129,22 +155,37 @@ def shared_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _row(mini: Miniature, rng: np.random.Generator) -> Row:
-    example = mini.draw(rng)
+def drawn_lexicon(lexicon: Lexicon, rng: np.random.Generator) -> Lexicon:
+    """Return a random part of each kind of word, in the order of the whole.
+
+    Prompts are drawn from it, not drawn from the whole and rejected: a story of fourteen content words would be
+    accepted once in a thousand times.
+    """
+    return {
+        kind: tuple(words[i] for i in sorted(rng.permutation(len(words))[: round(KEPT * len(words))]))
+        for kind, words in lexicon.items()
+    }
+
+
+def _row(mini: Miniature, lexicon: Lexicon, rng: np.random.Generator) -> Row:
+    example = mini.draw(rng, lexicon)
     return example.prompt, {**example.columns, "reference": example.reference}
 
 
 def draw_splits(
-    draw: Callable[[np.random.Generator], Row], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+    draw: Callable[[np.random.Generator], Row],
+    tokenizer: PreTrainedTokenizerBase,
+    rng: np.random.Generator,
+    sizes: Mapping[str, int] = SPLITS,
 ) -> dict[str, tuple[Prompt, ...]]:
     """Draw distinct prompts and assign them to the splits in the order drawn."""
     rows: dict[str, Mapping[str, Any]] = {}
     # Drawn until there are enough distinct prompts, so that no prompt is in two splits.
-    while len(rows) < sum(SPLITS.values()):
+    while len(rows) < sum(sizes.values()):
         text, columns = draw(rng)
         rows.setdefault(text, columns)
     encoded = tokenizer(list(rows), add_special_tokens=False)["input_ids"]
     prompts = iter(
         Prompt(text, text, tuple(ids), columns) for (text, columns), ids in zip(rows.items(), encoded, strict=True)
     )
-    return {split: tuple(next(prompts) for _ in range(size)) for split, size in SPLITS.items()}
+    return {split: tuple(next(prompts) for _ in range(size)) for split, size in sizes.items()}

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from textgym.tasks.grammar import Grammar
 from textgym.tasks.mini.languages import reviews_lexicon as lexicon
-from textgym.tasks.mini.languages.reviews import CUT, LANGUAGE
+from textgym.tasks.mini.languages.reviews import CUT, LANGUAGE, PROMPT_WORDS
 from textgym.tasks.mini.languages.words import third_person
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -30,6 +31,7 @@ _SENTIMENT = {
         *(third_person(verb) for verb in forms["shine"] + forms["please"]),
     )
 }
+LEXICON: Lexicon = {kind: tuple(LANGUAGE.rules[kind]) for kind in PROMPT_WORDS}
 _WORDS = re.compile(r"\bfar from\b|[a-z]+|[,.]")
 
 
@@ -57,15 +59,22 @@ def sentiment(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> fl
     return good / (good + bad) if good + bad else 0.5
 
 
-def _draw(rng: np.random.Generator) -> Example:
+def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
+    language = _language(tuple(lexicon.items()))
     while True:  # praise may mention a weakness; references must not
-        prompt, praise = _cut_review(rng, "praise")
+        prompt, praise = _cut_review(rng, "praise", language)
         if sentiment(praise) == 1.0:
             return Example(prompt, praise)
 
 
-def _cut_review(rng: np.random.Generator, symbol: str = "cut review") -> tuple[str, str]:
-    prompt, _, continuation = LANGUAGE.sample(rng, symbol).partition(CUT)
+@lru_cache(maxsize=INSTANCES)
+def _language(lexicon: tuple[tuple[str, tuple[str, ...]], ...]) -> Grammar:
+    """Return the language with these words alone in place of its own."""
+    return Grammar({**LANGUAGE.rules, **dict(lexicon)}, LANGUAGE.start)
+
+
+def _cut_review(rng: np.random.Generator, symbol: str = "cut review", language: Grammar = LANGUAGE) -> tuple[str, str]:
+    prompt, _, continuation = language.sample(rng, symbol).partition(CUT)
     return prompt, continuation
 
 
@@ -90,6 +99,7 @@ REVIEWS = Miniature(
     description="Continue a film review so that it is favourable.",
     max_prompt_length=24,
     max_new_tokens=32,  # about one review in a thousand is longer, its end token included
+    lexicon=LEXICON,
     draw=_draw,
     corpus=_cut_review,
     score=_score,
@@ -102,7 +112,7 @@ REVIEWS = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def reviews() -> Task:
-    """Return the task, built once."""
-    return build(REVIEWS)
+@lru_cache(maxsize=INSTANCES)
+def reviews(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(REVIEWS, seed)

@@ -15,7 +15,7 @@ import numpy as np
 
 from textgym.tasks.grammar import Grammar
 from textgym.tasks.mini.languages.words import DAY, FIRST_NAME, ROOM, THING, words
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -33,7 +33,7 @@ _INFINITIVE = {
     "put": "put",
     "saw": "see",
 }
-DETAILS: Mapping[str, tuple[str, ...]] = {
+DETAILS: Lexicon = {
     "person": FIRST_NAME,
     "did": tuple(_INFINITIVE),
     "thing": THING,
@@ -136,8 +136,8 @@ def _details(text: str) -> list[str]:
     return [word for word in re.findall(r"[A-Za-z]+", text) if word.lower() in _KIND]
 
 
-def _draw(rng: np.random.Generator) -> Example:
-    prompt, asked, event, _ = _ask(rng)
+def _draw(rng: np.random.Generator, lexicon: Lexicon = DETAILS) -> Example:
+    prompt, asked, event, _ = _ask(rng, lexicon)
     told = [event[detail] for detail in DETAILS if detail not in TOLD or detail == event["told"]]
     columns = {"asked": asked, "answer": event[asked], "event": told}
     return Example(prompt, " " + _fill(rng, ANSWER[asked], event), columns)
@@ -158,9 +158,9 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     return prompt, " " + _fill(rng, templates, details)
 
 
-def _ask(rng: np.random.Generator) -> tuple[str, str, Event, Event]:
+def _ask(rng: np.random.Generator, lexicon: Lexicon = DETAILS) -> tuple[str, str, Event, Event]:
     """Draw a story with a question: the prompt, the kind of detail asked for, its event, and a different event."""
-    events = _events(rng)
+    events = _events(rng, lexicon)
     story = " ".join(_fill(rng, TOLD[event["told"]], event) for event in events)
     asked = tuple(ANSWER)[rng.integers(len(ANSWER))]
     # Some details are stated for one event only; a question about them must be about that event.
@@ -170,15 +170,15 @@ def _ask(rng: np.random.Generator) -> tuple[str, str, Event, Event]:
     return f"Story: {story} Question: {_fill(rng, QUESTION[asked], event)} Answer:", asked, event, other
 
 
-def _events(rng: np.random.Generator) -> list[Event]:
+def _events(rng: np.random.Generator, lexicon: Lexicon) -> list[Event]:
     """Draw one event for each template kind. Only people and deeds may recur in a story."""
     chosen = {
         detail: rng.integers(len(texts), size=len(TOLD))
         if detail in ("person", "did")
         else rng.permutation(len(texts))[: len(TOLD)]
-        for detail, texts in DETAILS.items()
+        for detail, texts in lexicon.items()
     }
-    events = [{detail: DETAILS[detail][places[row]] for detail, places in chosen.items()} for row in range(len(TOLD))]
+    events = [{detail: lexicon[detail][places[row]] for detail, places in chosen.items()} for row in range(len(TOLD))]
     ways = rng.permutation(len(TOLD))
     return [
         {**event, "do": _INFINITIVE[event["did"]], "told": tuple(TOLD)[way]}
@@ -213,6 +213,7 @@ STORIES = Miniature(
     description="Answer a question about a short story in a sentence.",
     max_prompt_length=48,
     max_new_tokens=24,
+    lexicon=DETAILS,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -227,7 +228,7 @@ STORIES = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def stories() -> Task:
-    """Return the task, built once."""
-    return build(STORIES)
+@lru_cache(maxsize=INSTANCES)
+def stories(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(STORIES, seed)

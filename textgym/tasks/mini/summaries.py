@@ -16,7 +16,7 @@ import numpy as np
 
 from textgym.tasks.grammar import Grammar
 from textgym.tasks.mini.languages.words import COMPANION, DAY, FIRST_NAME, PLACE, THING, article, words
-from textgym.tasks.mini.miniature import Example, Miniature, build, halved_unless_natural
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build, halved_unless_natural
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
@@ -25,7 +25,7 @@ Event: TypeAlias = Mapping[str, str]
 
 DEED = words("borrowed bought dropped found lost ordered painted received repaired returned sold won")
 
-FACTS: Mapping[str, tuple[str, ...]] = {
+FACTS: Lexicon = {
     "who": (*FIRST_NAME, *(f"my {companion}" for companion in COMPANION)),
     "did": DEED,
     "thing": tuple(article(noun) for noun in THING),
@@ -135,8 +135,8 @@ def _sentences(prompt: str) -> list[str]:
     return re.findall(r"[A-Z][^.]*\.", prompt.removeprefix("Post:"))
 
 
-def _draw(rng: np.random.Generator) -> Example:
-    prompt, event, _ = _tell(rng)
+def _draw(rng: np.random.Generator, lexicon: Lexicon = FACTS) -> Example:
+    prompt, event, _ = _tell(rng, lexicon)
     facts = [event[fact].split()[-1] for fact in FACTS]
     return Example(prompt, " " + _fill(rng, COMPLETE, event), {"facts": facts})
 
@@ -153,9 +153,9 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     return prompt, " " + _fill(rng, templates, confused)
 
 
-def _tell(rng: np.random.Generator) -> tuple[str, Event, Event]:
+def _tell(rng: np.random.Generator, lexicon: Lexicon = FACTS) -> tuple[str, Event, Event]:
     """Draw a prompt, the event of its post, and the event of the padding."""
-    event, other = _events(rng)
+    event, other = _events(rng, lexicon)
     told = TOLD[rng.integers(len(TOLD))]
     places = _PLACES[len(told)][rng.integers(len(_PLACES[len(told)]))]
     padding = [PADDING[index] for index in rng.permutation(len(PADDING))[:2]]
@@ -163,10 +163,10 @@ def _tell(rng: np.random.Generator) -> tuple[str, Event, Event]:
     return f"Post: {post} Summary:", event, other
 
 
-def _events(rng: np.random.Generator) -> tuple[Event, Event]:
+def _events(rng: np.random.Generator, lexicon: Lexicon) -> tuple[Event, Event]:
     """Draw two events that have nothing in common."""
-    chosen = {fact: rng.permutation(len(texts))[:2] for fact, texts in FACTS.items()}
-    first, second = ({fact: FACTS[fact][pair[which]] for fact, pair in chosen.items()} for which in range(2))
+    chosen = {fact: rng.permutation(len(texts))[:2] for fact, texts in lexicon.items()}
+    first, second = ({fact: lexicon[fact][pair[which]] for fact, pair in chosen.items()} for which in range(2))
     return _event(first), _event(second)
 
 
@@ -201,6 +201,7 @@ SUMMARIES = Miniature(
     description="Say in one or two short sentences what a post tells.",
     max_prompt_length=40,
     max_new_tokens=24,
+    lexicon=FACTS,
     draw=_draw,
     corpus=_corpus,
     score=halved_unless_natural(_score, _accepts),
@@ -215,7 +216,7 @@ SUMMARIES = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def summaries() -> Task:
-    """Return the task, built once."""
-    return build(SUMMARIES)
+@lru_cache(maxsize=INSTANCES)
+def summaries(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(SUMMARIES, seed)

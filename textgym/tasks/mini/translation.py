@@ -29,12 +29,13 @@ from textgym.tasks.mini.languages.translation import (
     swapped,
 )
 from textgym.tasks.mini.languages.words import pick
-from textgym.tasks.mini.miniature import Example, Miniature, build
+from textgym.tasks.mini.miniature import INSTANCES, Example, Lexicon, Miniature, build
 from textgym.tasks.task import Proxy, Task, per_text
 from textgym.types import Prompt
 
 _NOUNS, _ADJECTIVES, _VERBS, _PLACES, _TENSES = (tuple(table) for table in (NOUN, ADJECTIVE, VERB, PLACE, TENSE))
 _NUMBERS = (SINGULAR, PLURAL)
+LEXICON: Lexicon = {"noun": _NOUNS, "adjective": _ADJECTIVES, "verb": _VERBS, "place": _PLACES}
 _SLOTS = 9
 
 
@@ -68,8 +69,8 @@ def _agreement(said: Participant, meant: Participant) -> int:
     return sum(ours == theirs for ours, theirs in zip(said, meant, strict=True))
 
 
-def _draw(rng: np.random.Generator) -> Example:
-    event = _event(rng)
+def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
+    event = _event(rng, lexicon)
     return Example(_prompt(rng, event), english(event), _columns(event))
 
 
@@ -78,14 +79,15 @@ def _corpus(rng: np.random.Generator) -> tuple[str, str]:
     return _prompt(rng, event), english(event if rng.random() < 0.3 else _misread(rng, event))
 
 
-def _event(rng: np.random.Generator) -> Event:
-    subject, object_ = rng.permutation(len(_NOUNS))[:2]
+def _event(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Event:
+    nouns, adjectives = lexicon["noun"], lexicon["adjective"]
+    subject, object_ = rng.permutation(len(nouns))[:2]
     return Event(
-        subject=Participant(_NOUNS[subject], _maybe(rng, _ADJECTIVES), pick(rng, _NUMBERS)),
-        object=Participant(_NOUNS[object_], _maybe(rng, _ADJECTIVES), pick(rng, _NUMBERS)),
-        verb=pick(rng, _VERBS),
+        subject=Participant(nouns[subject], _maybe(rng, adjectives), pick(rng, _NUMBERS)),
+        object=Participant(nouns[object_], _maybe(rng, adjectives), pick(rng, _NUMBERS)),
+        verb=pick(rng, lexicon["verb"]),
         tense=pick(rng, _TENSES),
-        place=_maybe(rng, _PLACES),
+        place=_maybe(rng, lexicon["place"]),
     )
 
 
@@ -163,6 +165,7 @@ TRANSLATION = Miniature(
     description="Translate a sentence of an invented language into English.",
     max_prompt_length=14,
     max_new_tokens=13,
+    lexicon=LEXICON,
     draw=_draw,
     corpus=_corpus,
     score=_score,
@@ -177,7 +180,7 @@ TRANSLATION = Miniature(
 )
 
 
-@lru_cache(maxsize=1)
-def translation() -> Task:
-    """Return the task, built once."""
-    return build(TRANSLATION)
+@lru_cache(maxsize=INSTANCES)
+def translation(seed: int | None = None) -> Task:
+    """Return the task, or the instance that a seed draws, built once."""
+    return build(TRANSLATION, seed)

@@ -244,6 +244,12 @@ _NEUTRAL_WORDS: Rules = {
     "title time": lexicon.TITLE_TIME,
 }
 
+PROMPT_WORDS = (
+    *("title adjective", "title noun", "first name", "last name", "hero", "rival", "genre", "companion", "place"),
+    *("decade", "day", "event", "venue", "title time"),
+)
+"""Rules whose texts are the content words of prompts."""
+
 LANGUAGE = Grammar(
     {
         **_REVIEWS,
