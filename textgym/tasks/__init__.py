@@ -47,6 +47,18 @@ MINI_TURNS: tuple[str, ...] = ("Waiter", "Calculator")
 MINI: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".mini." in maker and name not in MINI_TURNS)
 """Tasks in English, from our own grammars, with a single turn."""
 
+MINI_SUITE: tuple[str, ...] = (
+    "Concepts",
+    "Summaries",
+    "Captions",
+    "Translation",
+    "Stories",
+    "Dialogue",
+    "Arithmetic",
+    "Rebuttals",
+)
+"""Those of them that need their prompt: no constant text solves one. Benchmarks score these."""
+
 DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".diagnostic." in maker)
 """Tasks whose optimum is known exactly."""
 
