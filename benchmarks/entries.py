@@ -44,6 +44,7 @@ from textgym.env.wrappers import VectorReferenceKL
 from textgym.lm.files.loading import ModelSource, load_causal_lm
 from textgym.lm.sampling import Sampling
 from textgym.names import suggest
+from textgym.numbers import count
 from textgym.rewards.specs.imports import import_named
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
@@ -331,7 +332,7 @@ class SFTEntry:
     """Fine-tuning on reference texts; each trained token of them counts in the budget, in every pass.
 
     It goes ``epochs`` times through as many of them as the budget then pays for; more often only where there are too
-    few.
+    few. With a number of ``references`` it goes through so many, whatever the budget.
     """
 
     imitates: ClassVar[bool] = True
@@ -340,7 +341,8 @@ class SFTEntry:
         known = {field.name for field in fields(SFTSettings)} - {"learning_rate"}
         given = {name: wanted[name] for name in known & wanted.keys() if wanted[name] is not None}
         made = asdict(SFTSettings(**{"epochs": 1, **given}))
-        return {name: made[name] for name in sorted(known) if is_used(name, made[name])}
+        shown = {} if wanted.get("references") is None else {"references": count("references", wanted["references"])}
+        return {name: made[name] for name in sorted(known) if is_used(name, made[name])} | shown
 
     def search(self) -> Space:
         return {"epochs": Choice((1, 2, 4)), "batch_size": Choice((16, 32, 64, 128))}
@@ -351,8 +353,12 @@ class SFTEntry:
         shown, validation = (task_demonstrations(job.task, split, end) for split in ("train", "validation"))
         # The budget may not pay for all references, so the seed decides which ones are used.
         order = np.random.default_rng(job.seed).permutation(len(shown))
-        own = dict(job.settings)
-        chosen, epochs = within_budget([shown[i] for i in order], job.tokens, own.pop("epochs", 1))
+        own, drawn = dict(job.settings), [shown[i] for i in order]
+        epochs, references = own.pop("epochs", 1), own.pop("references", None)
+        if references is None:
+            chosen, epochs = within_budget(drawn, job.tokens, epochs)
+        else:
+            chosen = drawn[:references]
         settings = SFTSettings(epochs=epochs, learning_rate=job.learning_rate, **own)
         fine_tune(
             model,
@@ -399,8 +405,8 @@ def within_budget(demonstrations: list[Demonstration], tokens: int, epochs: int 
     ``tokens`` are trained tokens of responses; there are more passes where all demonstrations cost less than it has.
     """
     spent = np.cumsum([len(one.response_ids) for one in demonstrations])
-    count = int(np.searchsorted(spent, tokens // epochs, side="right"))
-    return demonstrations[: max(1, count)], max(epochs, tokens // int(spent[-1]))
+    affordable = int(np.searchsorted(spent, tokens // epochs, side="right"))
+    return demonstrations[: max(1, affordable)], max(epochs, tokens // int(spent[-1]))
 
 
 class LearningCurve(BaseCallback):

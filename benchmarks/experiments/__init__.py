@@ -10,6 +10,7 @@ from textgym.names import suggest
 EXPERIMENTS: tuple[str, ...] = (
     "diagnostic",
     "mini",
+    "references",
     "nlpo_mask",
     "kl_frontier",
     "reward_noise",

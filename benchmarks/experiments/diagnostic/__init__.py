@@ -12,5 +12,5 @@ EXPERIMENT = Experiment(
     sweep=diagnostic_jobs,
     run=run_diagnostic,
     findings=diagnostic_findings,
-    shared=("episodes", "learning_rate"),
+    shared=("episodes", "trials"),
 )

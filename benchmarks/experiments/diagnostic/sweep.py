@@ -1,8 +1,9 @@
-"""Runs of the diagnostic suite: every algorithm on every task, with one set of hyper-parameters."""
+"""Runs of the diagnostic suite: every algorithm on drawn instances of every task."""
 
 from __future__ import annotations
 
 from textgym.agents.registry import ALGORITHMS
+from textgym.agents.search import LogRange
 from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
@@ -11,14 +12,17 @@ from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_TURNS
 
 DIAGNOSTIC_SETTINGS = {
     "episodes": 4096,  # per run; the budget is episodes · own tokens of the longest one, T without a world
-    "learning_rate": 3e-3,  # decays to 0; large, as the models are tiny
+    "learning_rate": 3e-3,  # of algorithms that are not tuned; it decays to 0, and is large, as the models are tiny
     "episodes_per_iteration": 256,
-    "minibatch_size": 128,
+    "minibatch_size": None,
     "n_epochs": None,
     "samples_per_prompt": None,
-    "vf_coef": 0.5,
+    "vf_coef": None,
 }
 """The same on every task, except β, which is the task's. None means the algorithm's own value."""
+
+RATES = LogRange(3e-4, 1e-2)
+"""Learning rates that tuning tries."""
 
 _LIMITS = {
     **dict.fromkeys(("episodes", "minibatch_size", "n_epochs", "samples_per_prompt"), at_least(1)),
@@ -61,12 +65,16 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
         )
     wanted = {**DIAGNOSTIC_SETTINGS, **plan.settings}
     check_limits(wanted, _LIMITS)
-    budget = {name: wanted.pop(name) for name in ("episodes", "learning_rate")}
+    episodes = wanted.pop("episodes")
     entries = {name: find_entry(name) for name in plan.algorithms}
     for name, entry in entries.items():
         if entry.imitates:
             raise ValueError(f"algorithm={name!r} imitates reference texts, and diagnostic tasks have none")
-    settings = {name: {**budget, **entry.settings(wanted)} for name, entry in entries.items()}
+    settings = {}
+    for name, entry in entries.items():
+        own = {**wanted, **plan.tuned.get(name, {})}
+        rate = own.pop("learning_rate")
+        settings[name] = {"episodes": episodes, "learning_rate": rate, "trials": plan.trials, **entry.settings(own)}
     return [
         Job(task, name, seed, settings=settings[name])
         for seed in plan.seeds

@@ -29,7 +29,7 @@ class MiniSettings:
     """Settings of a run that are not the algorithm's.
 
     Attributes:
-        tokens: the budget.
+        tokens: the budget; 0 for imitation of a given number of references.
         learning_rate: at first.
         beta: β.
         slots: responses that are written at once.
@@ -37,11 +37,11 @@ class MiniSettings:
         drawn: True to draw the task's instance by the seed of the run.
     """
 
-    tokens: int
     learning_rate: float
     beta: float
     slots: int
     evaluated: int
+    tokens: int = 0
     drawn: bool = False
 
 
@@ -58,9 +58,8 @@ def run_mini(job: Job) -> Result:
     reward = [GOLD, *((name, 0.0) for name in task.metrics)]  # weight 0: measured, but not paid
     split = "test" if settings.drawn else "validation"
     training, held_out = (task_mdp(task, reward, which) for which in ("train", split))
-    training_job = TrainingJob(
-        task, training, settings.tokens, settings.learning_rate, settings.beta, job.seed, settings.slots, own
-    )
+    budget = settings.tokens, settings.learning_rate, settings.beta
+    training_job = TrainingJob(task, training, *budget, job.seed, settings.slots, own)
     base = load_causal_lm(training_job.base_model)
     reference = Trunk(base)
     before = evaluate(acting_policy(base, held_out), reference, held_out, settings.evaluated, seed=0)
