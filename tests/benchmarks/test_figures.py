@@ -9,10 +9,22 @@ import numpy as np
 import pytest
 
 from textgym.intervals import Estimate
-from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars, typical_places
+from textgym.reports.charts.suites import (
+    PlotLine,
+    heatmap,
+    interval_plot,
+    line_plot,
+    pair_matrix,
+    radars,
+    typical_places,
+)
 from textgym.reports.charts.svg import SERIES_COLOURS, VARIABLES
 
 SCORES = {"ppo": {"Emit": 1.0, "Needle": 0.58}, "a<2>c": {"Emit": 0.99, "Needle": -0.05}}
+
+NAMES = ("a<2>c", "ppo", "remax")
+GAPS = np.array([[0, -0.1, 0.2], [0.1, 0, 0.4], [-0.2, -0.4, 0]])
+SURELY = np.array([[False, False, True], [False, False, True], [True, True, False]])
 
 
 def texts(svg: str) -> list[str]:
@@ -33,6 +45,7 @@ def draw_all() -> dict[str, str]:
         "intervals": interval_plot({"worse": Estimate(0.2, 0.1, 0.3), "better": Estimate(0.9, 0.8, 1)}, "IQM"),
         "heatmap": heatmap(SCORES),
         "radar": radars(SCORES),
+        "pairs": pair_matrix(NAMES, GAPS, SURELY),
     }
 
 
@@ -105,6 +118,19 @@ def test_a_heatmap_tells_every_score() -> None:
     assert fills == [("good", "0.6"), ("good", "0.096"), ("good", "0.588"), ("bad", "0.6")]
 
 
+def test_a_matrix_of_pairs_puts_the_best_on_top_and_fills_what_is_sure() -> None:
+    svg = drawn()["pairs"]
+    written = texts(svg)
+    names = [text for text in written if text in NAMES]
+    assert names == ["ppo", "a<2>c", "remax"] * 2  # columns, then rows
+    cells = [text for text in written if re.fullmatch(r"[+−]\d\.\d\d", text)]
+    assert cells == ["+0.10", "+0.40", "−0.10", "+0.20", "−0.40", "−0.20"]
+    # Pairs that are told apart are bold and filled: 0.6 · |difference| / 0.4.
+    assert len(re.findall("font-weight: 700", svg)) == 4
+    fills = re.findall(r"fill: var\(--(good|bad)\); opacity: (\S+?)\"", svg)
+    assert fills == [("good", "0.6"), ("good", "0.3"), ("bad", "0.6"), ("bad", "0.3")]
+
+
 def test_a_radar_each_and_its_failures_named_in_the_bad_colour() -> None:
     svg = drawn()["radar"]
     written = texts(svg)
@@ -133,3 +159,7 @@ def test_bad_input_is_named() -> None:
         line_plot({"ppo": PlotLine([0, 1], np.zeros(3))}, "x", "y")
     with pytest.raises(ValueError, match=r"scores\['b'\] has \['Copy'\]; expected those of the first: \['Emit'\]"):
         heatmap({"a": {"Emit": 1.0}, "b": {"Copy": 1.0}})
+    with pytest.raises(
+        ValueError, match=r"differences has shape \(3, 3\) and surely \(2, 2\); expected \[n, n\] for 3"
+    ):
+        pair_matrix(NAMES, GAPS, SURELY[:2, :2])

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from textgym.intervals import Estimate
 from textgym.reports.charts.svg import (
@@ -43,6 +43,8 @@ RADARS_PER_ROW = 4
 FAILED = 0.5  # scores below it get the colour for bad
 MOST_PLACES = 3  # of numbers with an interval
 DEEPEST = 0.6  # how opaque the strongest colour behind a number may be
+PALEST = 0.12  # and the weakest, where a colour says that there is a difference
+MOST_LEVEL_NAMES = 10  # more names than that over a table are slanted
 
 
 @dataclass(frozen=True)
@@ -180,19 +182,83 @@ def heatmap(scores: Mapping[str, Mapping[str, float]]) -> str:
             for column, score in enumerate(by_column[name] for name in columns):
                 strength = DEEPEST * min(abs(2 * score - 1), 1)
                 colour = GOOD_COLOUR if score > FAILED else BAD_COLOUR
-                box = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, alpha=strength, linewidth=0)
-                axes.add_patch(box)
+                axes.add_patch(_cell(column, row, colour, strength))
                 axes.text(column, row, number(score, 2), color=INK_COLOUR, ha="center", va="center", fontsize=10)
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(scores) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), [shown_name(name) for name in columns], color=TEXT_COLOUR)
-        axes.set_yticks(range(len(scores)), [shown_name(name) for name in scores], color=INK_COLOUR)
-        axes.xaxis.tick_top()
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        _frame_table(axes, [shown_name(name) for name in columns], [shown_name(name) for name in scores])
         return svg(figure, f"Scores of {', '.join(scores)} on {', '.join(columns)}")
+
+
+def pair_matrix(names: Sequence[str], differences: ArrayLike, surely: ArrayLike) -> str:
+    """Draw the differences between all pairs, row less column, the best row on top.
+
+    A pair that is told apart has a filled cell and a bold number, the others have a pale number alone. The largest
+    difference has the deepest colour, the good one where the row is higher.
+
+    Args:
+        names: ``[n]``.
+        differences: ``[n, n]`` row less column, in the order of the names.
+        surely: ``[n, n]`` True where a difference is significant.
+
+    Raises:
+        ValueError: fewer than two names, or matrices of another shape.
+    """
+    gaps, told_apart = np.asarray(differences, np.float64), np.asarray(surely, bool)
+    size = len(names)
+    if size < 2 or not gaps.shape == told_apart.shape == (size, size):
+        raise ValueError(
+            f"differences has shape {gaps.shape} and surely {told_apart.shape}; expected [n, n] for {size} names, at"
+            " least two"
+        )
+    ranked = np.argsort(-gaps.mean(1), kind="stable").tolist()  # a mean difference to all ranks as the mean score does
+    largest = float(np.abs(gaps).max()) or 1.0
+    with svg_style():
+        figure = Figure(figsize=(WHOLE, max(0.36 * size + 0.9, 2.0)), layout="constrained")
+        axes = figure.subplots()
+        for row, i in enumerate(ranked):
+            for column, j in enumerate(ranked):
+                if i != j:
+                    _draw_difference(axes, column, row, float(gaps[i, j]), largest, bool(told_apart[i, j]))
+        shown = [shown_name(names[i]) for i in ranked]
+        _frame_table(axes, shown, shown)
+        axes.tick_params(axis="x", labelrotation=45 if size > MOST_LEVEL_NAMES else 0)
+        if size > MOST_LEVEL_NAMES:
+            for text in axes.get_xticklabels():
+                text.set_horizontalalignment("left")
+                text.set_rotation_mode("anchor")
+        return svg(figure, f"Differences between all pairs of {', '.join(names[i] for i in ranked)}, row less column")
+
+
+def _draw_difference(axes: Axes, column: int, row: int, gap: float, largest: float, told_apart: bool) -> None:
+    if told_apart:
+        colour, strength = GOOD_COLOUR if gap > 0 else BAD_COLOUR, DEEPEST * abs(gap) / largest
+        axes.add_patch(_cell(column, row, colour, max(strength, PALEST)))
+    axes.text(
+        column,
+        row,
+        number(gap, 2, sign=True),
+        color=INK_COLOUR if told_apart else TEXT_COLOUR,
+        fontweight="bold" if told_apart else "normal",
+        ha="center",
+        va="center",
+        fontsize=9 if told_apart else 8,
+    )
+
+
+def _cell(column: int, row: int, colour: str, strength: float) -> Rectangle:
+    return Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, alpha=strength, linewidth=0)
+
+
+def _frame_table(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Name the columns, on top, and the rows of a coloured table."""
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), columns, color=TEXT_COLOUR)
+    axes.set_yticks(range(len(rows)), rows, color=INK_COLOUR)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def radars(scores: Mapping[str, Mapping[str, float]]) -> str:
