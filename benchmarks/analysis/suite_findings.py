@@ -1,75 +1,85 @@
-"""Findings about several algorithms on the same tasks: aggregates, tables by task, and charts."""
+"""Findings about several algorithms on the same tasks: means, all pairs, tables by task, and charts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from textgym.benchmarks.analysis.pairs import FEWEST_UNITS, Pairs, compare_pairs
 from textgym.benchmarks.analysis.statistics import (
     FEWEST_SEEDS,
-    improvement,
     interquartile_mean,
     mean_estimate,
     performance_profile,
-    probability_of_improvement,
     stratified_estimate,
+    stratified_mean,
 )
 from textgym.intervals import LEVEL, Estimate
-from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, radars
-from textgym.reports.findings import Cell, Figure, Findings, Table
+from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, pair_matrix, radars
+from textgym.reports.findings import Figure, Findings, Table
 from textgym.reports.formatting import number
 from textgym.types import FloatArray
 
 THRESHOLDS = 101
 NO_INTERVAL = "too few seeds for an interval"
+MANY_SEEDS = 10
+"""Seeds of one task from which on its interquartile mean is shown: there, outliers are noise and not a finding."""
+NAMED = 4
+"""Algorithms that a sentence names, at most; of more it gives the number."""
 
 
-def suite_findings(scores: Mapping[str, FloatArray], tasks: Sequence[str], rng: np.random.Generator) -> Findings:
-    """Compare algorithms by their scores.
+def suite_findings(
+    scores: Mapping[str, FloatArray],
+    tasks: Sequence[str],
+    rng: np.random.Generator,
+    seeds: Mapping[str, Sequence[int]] | None = None,
+) -> Findings:
+    """Compare algorithms by their mean scores, and all pairs of them by instance.
 
     Args:
         scores: ``[n_seeds, n_tasks]`` of each algorithm; the numbers of seeds may differ. 1 should mean that a task is
             solved and 0 that nothing was learned.
         tasks: ``[n_tasks]`` names.
         rng: draws the resamples.
+        seeds: ``[n_seeds]`` of each algorithm. A seed draws an instance, so pairs are compared at the seeds that both
+            have. Default: 0, 1, 2, …
 
     Returns:
-        A table of aggregates and one of each task, the best algorithm first; intervals and, of several tasks,
-        performance profiles, a heat map and radars. An algorithm with fewer than 3 seeds gets no intervals, and its row
-        says so.
+        A table of means, one of all pairs and one of each task, the best algorithm first; intervals and, of several
+        tasks, a matrix of all pairs, performance profiles, a heat map and radars. Where there are too few seeds or
+        tasks for an interval or a verdict, the row or the headline says so.
 
     Raises:
         ValueError: no algorithm, no seed, scores of another shape than ``tasks``, or a score that is not finite.
     """
     if not scores:
         raise ValueError("scores is empty; expected at least one algorithm")
-    suite = _easiest_first({name: _checked(name, array, tasks) for name, array in scores.items()}, tasks)
-    # The order of the draws is fixed by the order of the algorithms, so equal results give equal intervals.
-    iqm = {name: _with_interval(array, interquartile_mean, rng) for name, array in suite.scores.items()}
-    ranked = sorted(iqm, key=lambda name: -_value(iqm[name]))
-    best, *others = ranked
-    # The leader was selected on the same runs, so its intervals must hold for every pair that could have been selected.
-    level = 1 - (1 - LEVEL) / max(suite.pairs, 1)
-    over = {name: _improvement(suite.scores[best], suite.scores[name], rng, level) for name in others}
-    tables = (_overall(suite, ranked, iqm, over, rng), _each_task(suite, ranked))
-    return Findings(_headline(suite, ranked, iqm, over), tables, _figures(suite, ranked, iqm))
+    checked = {name: _checked(name, array, tasks) for name, array in scores.items()}
+    numbered = {name: tuple(range(len(array))) for name, array in checked.items()}
+    suite = _easiest_first(checked, tasks, numbered if seeds is None else seeds)
+    means = {name: _suite_mean(array) for name, array in suite.scores.items()}
+    ranked = sorted(means, key=lambda name: -_value(means[name]))
+    pairs = _pairs(suite, ranked, rng)
+    tables = (_overall(suite, ranked, means, rng), *_all_pairs(ranked, pairs), _each_task(suite, ranked))
+    return Findings(_headline(suite, ranked, means, pairs), tables, _figures(suite, ranked, means, pairs))
 
 
 @dataclass(frozen=True)
 class _Suite:
-    """Scores of a suite; they are ``[n_seeds, n_tasks]``, in the order of ``tasks``."""
+    """Scores of a suite; they are ``[n_seeds, n_tasks]``, in the order of ``tasks``, with the seeds of their rows."""
 
     tasks: tuple[str, ...]
     scores: Mapping[str, FloatArray]
+    seeds: Mapping[str, Sequence[int]]
 
-    @property
-    def pairs(self) -> int:
-        """The number of pairs of algorithms."""
-        return math.comb(len(self.scores), 2)
+    def common(self, names: Sequence[str]) -> FloatArray:
+        """Return the scores at the seeds that all these algorithms have, ``[n_algorithms, n_seeds, n_tasks]``."""
+        first, *others = (tuple(self.seeds[name]) for name in names)
+        shared = [seed for seed in first if all(seed in other for other in others)]
+        rows = {name: [tuple(self.seeds[name]).index(seed) for seed in shared] for name in names}
+        return np.array([self.scores[name][rows[name]] for name in names])
 
     def means(self, name: str) -> dict[str, float]:
         """Return the mean over seeds of each task."""
@@ -89,26 +99,29 @@ def _checked(name: str, scores: FloatArray, tasks: Sequence[str]) -> FloatArray:
     return array
 
 
-def _easiest_first(scores: Mapping[str, FloatArray], tasks: Sequence[str]) -> _Suite:
+def _easiest_first(
+    scores: Mapping[str, FloatArray], tasks: Sequence[str], seeds: Mapping[str, Sequence[int]]
+) -> _Suite:
     """Sort the tasks by their mean over all algorithms, the easiest first."""
     order = np.argsort(-np.mean([array.mean(0) for array in scores.values()], 0), kind="stable")
-    return _Suite(tuple(tasks[task] for task in order), {name: array[:, order] for name, array in scores.items()})
+    sorted_scores = {name: array[:, order] for name, array in scores.items()}
+    return _Suite(tuple(tasks[task] for task in order), sorted_scores, seeds)
 
 
 # -- Numbers ---------------------------------------------------------------------------------------
 
 
-def _with_interval(scores: FloatArray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate | float:
-    """Return a statistic of all scores together, with its interval if there are enough seeds."""
-    if len(scores) < FEWEST_SEEDS:
-        return float(statistic(scores))
-    return stratified_estimate(scores, statistic, rng)
+def _suite_mean(scores: FloatArray) -> Estimate | float:
+    """Return the mean score over a suite, with its interval for new instances of these tasks if there are enough."""
+    return stratified_mean(scores) if len(scores) > 1 and scores.size > FEWEST_SEEDS else float(scores.mean())
 
 
-def _improvement(best: FloatArray, other: FloatArray, rng: np.random.Generator, level: float) -> Estimate | float:
-    if min(len(best), len(other)) < FEWEST_SEEDS:
-        return improvement(best, other)
-    return probability_of_improvement(best, other, rng, level)
+def _pairs(suite: _Suite, ranked: Sequence[str], rng: np.random.Generator) -> Pairs | None:
+    """Compare all pairs at the seeds that all have; None for a single algorithm, or without such a seed."""
+    if len(ranked) < 2:
+        return None
+    common = suite.common(ranked)
+    return compare_pairs(common, rng) if common.shape[1] else None
 
 
 def _value(number: Estimate | float) -> float:
@@ -118,35 +131,42 @@ def _value(number: Estimate | float) -> float:
 # -- Words -----------------------------------------------------------------------------------------
 
 
-def _headline(
-    suite: _Suite,
-    ranked: Sequence[str],
-    iqm: Mapping[str, Estimate | float],
-    over: Mapping[str, Estimate | float],
-) -> str:
+def _headline(suite: _Suite, ranked: Sequence[str], means: Mapping[str, Estimate | float], pairs: Pairs | None) -> str:
     """Return the leading algorithm, the certainty of its lead, and its worst task."""
     best = ranked[0]
-    leads = "leads with" if over else "has"
-    text = f"{best} {leads} an interquartile mean of {_with_bounds(iqm[best])}"
-    if over:
-        text += f", {_verdict(ranked[1], over[ranked[1]])}"
+    text = f"{best} {'leads with' if len(ranked) > 1 else 'has'} a mean score of {_with_bounds(means[best])}"
+    if len(ranked) > 1:
+        text += f", {_verdict(ranked, pairs)}"
     if len(suite.tasks) == 1:
         return f"{text}, on {suite.tasks[0]}."
-    means = suite.means(best)
-    worst = min(means, key=means.__getitem__)
+    by_task = suite.means(best)
+    worst = min(by_task, key=by_task.__getitem__)
     # The best other algorithm there shows that the task can be solved.
     strongest = max(ranked, key=lambda name: suite.means(name)[worst])
-    text += f"; it is at its worst on {worst} ({number(means[worst], 2)}"
+    text += f"; it is at its worst on {worst} ({number(by_task[worst], 2)}"
     if strongest != best:
         text += f", where {strongest} has {number(suite.means(strongest)[worst], 2)}"
     return f"{text})."
 
 
-def _verdict(second: str, over: Estimate | float) -> str:
-    if not isinstance(over, Estimate):
-        return f"ahead of {second} ({NO_INTERVAL})"
-    sure = "clearly ahead of" if round(over.low, 2) > 0.5 else "not clearly ahead of"  # by the digits that are shown
-    return f"{sure} {second}, whose runs it beats with probability {_with_bounds(over, 2)}"
+def _verdict(ranked: Sequence[str], pairs: Pairs | None) -> str:
+    """Return whom the leader surely beats, and whom it may not."""
+    if pairs is None or pairs.sample is None:
+        units = 0 if pairs is None else pairs.units
+        return f"ahead of {ranked[1]} (too few tasks or seeds for a verdict: {units} of {FEWEST_UNITS})"
+    sure = [name for name, told_apart in zip(ranked[1:], pairs.surely[0, 1:], strict=True) if told_apart]
+    open_ = [name for name in ranked[1:] if name not in sure]
+    if not sure:
+        return f"told apart from none of the {len(open_)} others"
+    if not open_:
+        return "surely ahead of all others" if len(sure) > 1 else f"surely ahead of {sure[0]}"
+    return f"surely ahead of {_listed(sure)}, not told apart from {_listed(open_)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > NAMED:
+        return f"{len(names)} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _with_bounds(estimate: Estimate | float, places: int = 3) -> str:
@@ -160,41 +180,48 @@ def _with_bounds(estimate: Estimate | float, places: int = 3) -> str:
 
 
 def _overall(
-    suite: _Suite,
-    ranked: Sequence[str],
-    iqm: Mapping[str, Estimate | float],
-    over: Mapping[str, Estimate | float],
-    rng: np.random.Generator,
+    suite: _Suite, ranked: Sequence[str], means: Mapping[str, Estimate | float], rng: np.random.Generator
 ) -> Table:
-    best = ranked[0]
+    many = len(suite.tasks) == 1 and all(len(scores) >= MANY_SEEDS for scores in suite.scores.values())
     rows = []
     for name in ranked:
         seeds = len(suite.scores[name])
-        means = suite.means(name)
-        worst = min(means, key=means.__getitem__)
-        row: tuple[Cell, ...] = (
-            name,
-            iqm[name],
-            _with_interval(suite.scores[name], np.mean, rng),
-            over.get(name),
-            f"{worst} {number(means[worst], 2)}",
-            seeds if suite.enough(name) else f"{seeds}: {NO_INTERVAL}",
-        )
-        rows.append(row)
-    over_tasks = f"Over {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else f"On {suite.tasks[0]} alone"
+        by_task = suite.means(name)
+        worst = min(by_task, key=by_task.__getitem__)
+        known = isinstance(means[name], Estimate)
+        middle = (stratified_estimate(suite.scores[name], interquartile_mean, rng),) if many else ()
+        count = seeds if known else f"{seeds}: {NO_INTERVAL}"
+        rows.append((name, means[name], *middle, f"{worst} {number(by_task[worst], 2)}", count))
+    several = len(suite.tasks) > 1
+    over_tasks = f"Means over {len(suite.tasks)} tasks" if several else f"Means over seeds, on {suite.tasks[0]} alone"
+    note = f"{over_tasks}. Intervals, at 95 %, are about new instances{' of these tasks' if several else ''}."
+    if many:
+        note += " IQM: mean of the middle half of the seeds, which outliers do not rule."
+    columns = ("algorithm", "mean", *(("IQM",) if many else ()), "worst task", "seeds")
+    return Table("Over all tasks", columns, tuple(rows), note)
+
+
+def _all_pairs(ranked: Sequence[str], pairs: Pairs | None) -> tuple[Table, ...]:
+    """Return a row for each pair that is told apart, and a note about the others; nothing without a verdict."""
+    if pairs is None or pairs.sample is None:
+        return ()
+    order = sorted(
+        ((i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked)) if pairs.surely[i, j]),
+        key=lambda pair: -pairs.difference[pair],
+    )
+    rows = []
+    for i, j in order:
+        difference = Estimate(*(float(one[i, j]) for one in (pairs.difference, pairs.low, pairs.high)))
+        rows.append((ranked[i], ranked[j], difference, float(pairs.p[i, j])))
+    above = np.triu_indices(len(ranked), 1)
+    typical = float(np.median(pairs.detectable[above]))
+    count = len(above[0])
     note = (
-        f"{over_tasks}. IQM: mean of the middle half of all runs. P: probability that a run of {best}"
-        " scores higher than a run of this algorithm on the same task. 95 % intervals by stratified bootstrap over"
-        " seeds."
+        f"{len(rows)} of {count} pairs are told apart, with {pairs.units} {pairs.sample} as the sample, paired by"
+        f" instance. p-values and intervals hold for all pairs at once. In half of the pairs a true difference of"
+        f" {number(typical, 2)} would be found with a probability of 0.8 or more: no verdict is no proof of equality."
     )
-    if suite.pairs > 1:
-        note += (
-            " The leader was selected on the same runs, so P's intervals are corrected for all"
-            f" {suite.pairs} pairs of algorithms (Bonferroni)."
-        )
-    return Table(
-        "Over all tasks", ("algorithm", "IQM", "mean", f"P({best} better)", "worst task", "seeds"), tuple(rows), note
-    )
+    return (Table("Pairs told apart", ("higher", "lower", "difference", "p, corrected"), tuple(rows), note),)
 
 
 def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
@@ -220,18 +247,21 @@ def _unshown_doubt(suite: _Suite) -> str:
 # -- Figures ---------------------------------------------------------------------------------------
 
 
-def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | float]) -> tuple[Figure, ...]:
-    known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in iqm.items()}
+def _figures(
+    suite: _Suite, ranked: Sequence[str], scores: Mapping[str, Estimate | float], pairs: Pairs | None
+) -> tuple[Figure, ...]:
+    known = {name: e if isinstance(e, Estimate) else Estimate(e, np.nan, np.nan) for name, e in scores.items()}
     means = {name: suite.means(name) for name in suite.scores}
     how_well = Figure(
-        "IQM with 95 % interval",
-        interval_plot(known, "interquartile mean"),
-        f"Bars are 95 % intervals over seeds. {_hollow(suite)}".strip(),
+        "Mean score with 95 % interval",
+        interval_plot(known, "mean score"),
+        f"Bars are 95 % intervals for new instances. {_hollow(known)}".strip(),
     )
     if len(suite.tasks) == 1:  # no tasks to compare, and bands of profiles from so few runs would hide the lines
         return (how_well,)
     return (
         how_well,
+        *_matrix(ranked, pairs),
         Figure(
             "Performance profiles",
             line_plot(_profiles(suite), "score", "share of runs above it"),
@@ -250,8 +280,18 @@ def _figures(suite: _Suite, ranked: Sequence[str], iqm: Mapping[str, Estimate | 
     )
 
 
-def _hollow(suite: _Suite) -> str:
-    return "" if all(map(suite.enough, suite.scores)) else f"Hollow dots: {NO_INTERVAL}."
+def _hollow(scores: Mapping[str, Estimate]) -> str:
+    return "" if all(np.isfinite(one.low) for one in scores.values()) else f"Hollow dots: {NO_INTERVAL}."
+
+
+def _matrix(ranked: Sequence[str], pairs: Pairs | None) -> tuple[Figure, ...]:
+    if pairs is None or pairs.sample is None:
+        return ()
+    caption = (
+        "Mean score of the row less that of the column, on the same instances. Filled and bold: told apart at 5 %,"
+        " corrected for all pairs."
+    )
+    return (Figure("All pairs", pair_matrix(ranked, pairs.difference, pairs.surely), caption),)
 
 
 def _profiles(suite: _Suite) -> Mapping[str, PlotLine]:

@@ -25,11 +25,13 @@ class SuiteScores:
     Attributes:
         tasks: their names.
         by_algorithm: ``[n_seeds, n_tasks]`` each, of the seeds that have every task.
+        seeds: ``[n_seeds]`` of each.
         left_out: algorithms that have no such seed.
     """
 
     tasks: tuple[str, ...]
     by_algorithm: Mapping[str, FloatArray]
+    seeds: Mapping[str, tuple[int, ...]]
     left_out: tuple[str, ...]
 
     def remark(self, findings: Findings) -> Findings:
@@ -45,7 +47,8 @@ def suite_scores(results: Results, score: Callable[[Job, Result], float]) -> Sui
     whole = whole_suites(results)
     found = {name: np.array([[score(*run) for run in of_seed] for of_seed in seeds]) for name, seeds in whole.items()}
     left_out = tuple(name for name in by_algorithm(results) if name not in whole)
-    return SuiteScores(tasks_of(results), found, left_out)
+    seeds = {name: tuple(of_seed[0][0].seed for of_seed in rows) for name, rows in whole.items()}
+    return SuiteScores(tasks_of(results), found, seeds, left_out)
 
 
 def whole_suites(results: Results) -> dict[str, list[list[tuple[Job, Result]]]]:

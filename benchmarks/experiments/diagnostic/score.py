@@ -21,7 +21,7 @@ def diagnostic_findings(results: Results) -> Findings:
     tasks = task_table(results)
     if not scores.by_algorithm:
         return scores.remark(Findings(_passed(results), (tasks,)))
-    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
+    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0), scores.seeds)
     found = replace(found, figures=(*found.figures, *_curves(results)))
     if len(by_algorithm(results)) == 1:
         return replace(found, headline=_passed(results), tables=(tasks, *found.tables))

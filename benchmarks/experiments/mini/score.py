@@ -1,7 +1,8 @@
-"""Normalised gold over the mini suite, its cost, and learning curves."""
+"""Objective of each algorithm over the mini suite, at each budget; what it consists of, and its cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,10 @@ from textgym.benchmarks.analysis.suite_scores import (
 )
 from textgym.benchmarks.experiments.mini.objective import objective_score
 from textgym.benchmarks.runner.experiment import Job, Result, Results
-from textgym.reports.findings import Cell, Findings, Table
+from textgym.reports.charts.suites import PlotLine, line_plot
+from textgym.reports.findings import Cell, Figure, Findings, Table
 
-_NOT_METRICS = ("score", "gold", "kl", "length")
+_NOT_METRICS = ("score", "gold", "kl", "length", "distinct")
 
 
 def mini_score(job: Job, result: Result) -> float:
@@ -28,14 +30,64 @@ def mini_score(job: Job, result: Result) -> float:
 
 
 def mini_findings(results: Results) -> Findings:
-    """Return normalised gold after training over the suite, gold itself, its cost, and learning curves."""
-    scores = suite_scores(results, mini_score)
-    gold = gold_table(results)
+    """Return the comparison at the largest budget, the score at each budget, gold, cost, and learning curves."""
+    budgets = by_budget(results)
+    largest = budgets[max(budgets)]
+    scores = suite_scores(largest, mini_score)
+    gold = gold_table(largest)
     if not scores.by_algorithm:
         return scores.remark(Findings("No algorithm has every task yet.", (gold,)))
-    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0))
-    figures = (*found.figures, *curves_figure(results, "tokens", "gold reward"))
-    return scores.remark(replace(found, tables=(*found.tables, gold, cost_table(results)), figures=figures))
+    found = suite_findings(scores.by_algorithm, scores.tasks, np.random.default_rng(0), scores.seeds)
+    tables = (*found.tables, *budget_table(budgets), parts_table(largest), gold)
+    figures = (*found.figures, *budget_figure(budgets), *curves_figure(largest, "tokens", "gold reward"))
+    return scores.remark(replace(found, tables=tables, figures=figures))
+
+
+def by_budget(results: Results) -> Mapping[int, Results]:
+    """Return the results at each budget of tokens, the smallest first."""
+    groups: dict[int, list[tuple[Job, Result]]] = {}
+    for job, result in results:
+        groups.setdefault(int(job.arm.get("tokens", job.settings.get("tokens", 0))), []).append((job, result))
+    return dict(sorted(groups.items()))
+
+
+def budget_table(budgets: Mapping[int, Results]) -> tuple[Table, ...]:
+    """Return the mean score of each algorithm at each budget, over the seeds that have both; none for one budget."""
+    means = _budget_means(budgets)
+    if len(budgets) < 2 or not means:
+        return ()
+    largest = max(budgets)
+    rows = tuple(
+        (name, *(by_tokens.get(tokens) for tokens in budgets))
+        for name, by_tokens in sorted(means.items(), key=lambda item: -item[1].get(largest, -np.inf))
+    )
+    note = "Mean scores over all tasks, at the seeds that have every task at every budget; each run decays to its end."
+    return (Table("Score by budget", ("algorithm", *(f"{tokens:,} tokens" for tokens in budgets)), rows, note),)
+
+
+def budget_figure(budgets: Mapping[int, Results]) -> tuple[Figure, ...]:
+    """Draw the mean scores over the budgets; nothing for a single one."""
+    lines = {
+        name: PlotLine(list(by_tokens), list(by_tokens.values())) for name, by_tokens in _budget_means(budgets).items()
+    }
+    if len(budgets) < 2 or not lines:
+        return ()
+    caption = "Mean score over all tasks of runs with that budget. Lines that cross are orders that a budget decides."
+    return (Figure("Score by budget", line_plot(lines, "tokens of the run", "score"), caption),)
+
+
+def _budget_means(budgets: Mapping[int, Results]) -> dict[str, dict[int, float]]:
+    scored = {tokens: suite_scores(results, mini_score) for tokens, results in budgets.items()}
+    means: dict[str, dict[int, float]] = {}
+    for name in scored[max(scored)].by_algorithm:
+        having = {tokens: one for tokens, one in scored.items() if name in one.by_algorithm}
+        shared = set.intersection(*(set(one.seeds[name]) for one in having.values()))
+        if shared:
+            means[name] = {
+                tokens: float(one.by_algorithm[name][[seed in shared for seed in one.seeds[name]]].mean())
+                for tokens, one in having.items()
+            }
+    return means
 
 
 def gold_table(results: Results) -> Table:
@@ -45,34 +97,34 @@ def gold_table(results: Results) -> Table:
     def golds(group: Results, stage: str) -> list[list[float]]:
         return [[result[stage]["gold"] for job, result in group if job.task == task] for task in tasks]
 
-    # The base model writes the same in every run: those are no samples of anything.
+    # All algorithms begin from the same base model: its numbers differ by instance alone.
     rows: list[tuple[Cell, ...]] = [("base model", *(float(np.mean(values)) for values in golds(results, "before")))]
     for name, group in by_algorithm(results).items():
         rows.append((name, *(over_seeds(values) if values else None for values in golds(group, "after"))))
-    note = (
-        "Means over seeds, on validation prompts. The scores above are normalised: 0 is the base model, 1 a gold of 1."
-    )
+    note = "Means over instances, on held-out prompts. Gold is what is paid; the scores above subtract the price of KL."
     return Table("Gold reward", ("algorithm", *tasks), tuple(rows), note)
 
 
-def cost_table(results: Results) -> Table:
-    """Return a row for each algorithm: means over tasks, with intervals over the seeds that have every task."""
+def parts_table(results: Results) -> Table:
+    """Return a row for each algorithm: what its score consists of and what it cost, over the seeds with every task."""
     first = results[0][1]["after"]
     metrics = [name for name in first if name not in _NOT_METRICS and all(name in r["after"] for _, r in results)]
-    columns = ("algorithm", "gold before", "gold after", "gain", *metrics, "KL", "length", "tokens", "CPU s")
+    columns = ("algorithm", "score", "gold", "KL", "distinct", *metrics, "length", "updates", "CPU s", "prompt error")
     rows: list[tuple[Cell, ...]] = []
     for name, seeds in whole_suites(results).items():
-        table = np.array([np.mean([_numbers(run, metrics) for _, run in of_seed], 0) for of_seed in seeds])
-        means = table.mean(0)
-        gold = (float(means[0]), over_seeds(table[:, 1]), over_seeds(table[:, 2]))
-        rows.append((name, *gold, *map(float, means[3:-2]), round(means[-2]), float(means[-1])))
-    tasks = "Means over all tasks, of the seeds that have every task. " if len(tasks_of(results)) > 1 else ""
-    note = f"{tasks}KL to the base model in nats per response, length in tokens, CPU seconds of training."
-    return Table("Cost", columns, tuple(rows), note)
-
-
-def _numbers(result: Result, metrics: list[str]) -> list[float]:
-    """Return one run's numbers, in the order of the columns."""
-    before, after = result["before"], result["after"]
-    gold = [before["gold"], after["gold"], after["gold"] - before["gold"]]
-    return [*gold, *(after[m] for m in metrics), after["kl"], after["length"], result["tokens"], result["cpu_seconds"]]
+        runs = [run for of_seed in seeds for run in of_seed]
+        after = {key: float(np.mean([result["after"].get(key, np.nan) for _, result in runs])) for key in first}
+        score = float(np.mean([mini_score(*run) for run in runs]))
+        counts = [np.mean([result.get(key) or 0 for _, result in runs]) for key in ("updates", "cpu_seconds")]
+        # Each instance has prompts of its own, so the errors of its runs are independent.
+        errors = [result["errors"]["score"] for _, result in runs if "errors" in result]
+        drawn = float(np.sqrt(np.sum(np.square(errors))) / len(errors)) if errors else None
+        measures = (after["gold"], after["kl"], after.get("distinct"), *(after[m] for m in metrics), after["length"])
+        rows.append((name, score, *measures, round(counts[0]), float(counts[1]), drawn))
+    rows.sort(key=lambda row: -row[1])  # type: ignore[operator]
+    note = (
+        "KL to the base model in nats a response, length in tokens; distinct: share of texts that no other response to"
+        " the instance has. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: the standard"
+        " error of the mean score by the draw of prompts, which the intervals above include."
+    )
+    return Table("Parts and cost", columns, tuple(rows), note)
