@@ -21,6 +21,9 @@ from textgym.names import suggest
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.reports.findings import Findings
 
+TUNED = ".json"
+"""Suffix of tuned files; results files are .jsonl."""
+
 Chosen: TypeAlias = BenchRun | BenchTune | BenchReport | BenchList
 
 
@@ -130,13 +133,16 @@ def report(config: BenchReport) -> Path:
         raise ValueError("no results files; expected at least one that 'textgym bench run' wrote")
     if config.out.exists() and not config.out.is_dir():
         raise FileExistsError(f"out={str(config.out)!r} is a file; expected a directory")
-    names = [experiment_of(path) for path in config.results]
+    names = [_section(path) for path in config.results]
     named = zip(config.results, names, strict=True)
     titles = [name if names.count(name) == 1 else path.stem for path, name in named]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
         raise ValueError(f"several results files would be called {', '.join(twice)}; give each a name of its own")
     found: dict[str, Findings] = {}
     for path, name, title in zip(config.results, names, titles, strict=True):
+        if path.suffix == TUNED:
+            found[title] = search_findings(read_tuned(path))
+            continue
         experiment = find_experiment(name)
         results = read_results(path, name)
         require_comparable(path, (job for job, _ in results), experiment.shared)
@@ -147,6 +153,11 @@ def report(config: BenchReport) -> Path:
     print("\n\n".join(f"{one_line(title)}: {terminal_findings(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
+
+
+def _section(path: Path) -> str:
+    """Return the section of a file: the experiment of a results file, or the search of one."""
+    return f"{read_tuned(path).experiment} search" if path.suffix == TUNED else experiment_of(path)
 
 
 def listing() -> str:

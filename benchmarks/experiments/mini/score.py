@@ -124,7 +124,7 @@ def parts_table(results: Results) -> Table:
     rows.sort(key=lambda row: -row[1])  # type: ignore[operator]
     note = (
         "KL to the base model in nats a response, length in tokens; distinct: share of texts that no other response to"
-        " the instance has. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: the standard"
+        " the instance has. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: standard"
         " error of the mean score by the draw of prompts, which the intervals above include."
     )
     return Table("Parts and cost", columns, tuple(rows), note)

@@ -79,7 +79,7 @@ class BenchReport:
     """Write report.html from results files; its tables also as CSV, and as Markdown in report.md."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Results files of 'textgym bench run'."""
+    """Results files of 'textgym bench run', .jsonl, and tuned files of 'textgym bench tune', .json."""
     out: Path
     """Directory of the report."""
 
