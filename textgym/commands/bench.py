@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from textgym.benchmarks.experiments import EXPERIMENTS, find_experiment
+from textgym.benchmarks.runner.account import runs_table
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results
 from textgym.benchmarks.runner.jobs import run_jobs
-from textgym.benchmarks.runner.results_file import experiment_of, read_results
+from textgym.benchmarks.runner.results_file import experiment_of, origins, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.benchmarks.tuning.findings import search_findings
 from textgym.benchmarks.tuning.trials import chosen_settings, planned_trials, search_jobs
@@ -146,7 +148,9 @@ def report(config: BenchReport) -> Path:
         experiment = find_experiment(name)
         results = read_results(path, name)
         require_comparable(path, (job for job, _ in results), experiment.shared)
-        found[title] = experiment.findings(ordered(results, experiment.plan))
+        told = experiment.findings(ordered(results, experiment.plan))
+        account = runs_table(experiment, results, origins(path))
+        found[title] = replace(told, tables=(*told.tables, account))
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
     write_text(config.out / "report.md", "\n".join(markdown_page(title, one) for title, one in found.items()))
