@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -131,32 +131,40 @@ def ordered(results: Results, plan: Plan) -> Results:
 
 def report(config: BenchReport) -> Path:
     """Write the page; each file is a section, under the name of its experiment or, where two share that, its own."""
-    if not config.results:
-        raise ValueError("no results files; expected at least one that 'textgym bench run' wrote")
     if config.out.exists() and not config.out.is_dir():
         raise FileExistsError(f"out={str(config.out)!r} is a file; expected a directory")
-    names = [_section(path) for path in config.results]
-    named = zip(config.results, names, strict=True)
-    titles = [name if names.count(name) == 1 else path.stem for path, name in named]
-    if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        raise ValueError(f"several results files would be called {', '.join(twice)}; give each a name of its own")
-    found: dict[str, Findings] = {}
-    for path, name, title in zip(config.results, names, titles, strict=True):
-        if path.suffix == TUNED:
-            found[title] = search_findings(read_tuned(path))
-            continue
-        experiment = find_experiment(name)
-        results = read_results(path, name)
-        require_comparable(path, (job for job, _ in results), experiment.shared)
-        told = experiment.findings(ordered(results, experiment.plan))
-        account = runs_table(experiment, results, origins(path))
-        found[title] = replace(told, tables=(*told.tables, account))
+    found = sections(config.results)
     config.out.mkdir(parents=True, exist_ok=True)
     page = write_bench_report(found, config.out)
     write_text(config.out / "report.md", "\n".join(markdown_page(title, one) for title, one in found.items()))
     print("\n\n".join(f"{one_line(title)}: {terminal_findings(one)}" for title, one in found.items()))
     print(f"\nreport: {page}")
     return page
+
+
+def sections(paths: Sequence[Path]) -> dict[str, Findings]:
+    """Return the findings of each results file and tuned file, by the title of its section.
+
+    Raises:
+        ValueError: there is no file, one is damaged or has runs that must not be compared, or two have one title.
+    """
+    if not paths:
+        raise ValueError("no results files; expected at least one that 'textgym bench run' wrote")
+    names = [_section(path) for path in paths]
+    titles = [name if names.count(name) == 1 else path.stem for path, name in zip(paths, names, strict=True)]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise ValueError(f"several results files would be called {', '.join(twice)}; give each a name of its own")
+    return {title: _findings(path, name) for path, name, title in zip(paths, names, titles, strict=True)}
+
+
+def _findings(path: Path, name: str) -> Findings:
+    if path.suffix == TUNED:
+        return search_findings(read_tuned(path))
+    experiment = find_experiment(name)
+    results = read_results(path, name)
+    require_comparable(path, (job for job, _ in results), experiment.shared)
+    found = experiment.findings(ordered(results, experiment.plan))
+    return replace(found, tables=(*found.tables, runs_table(experiment, results, origins(path))))
 
 
 def _section(path: Path) -> str:

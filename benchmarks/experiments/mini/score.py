@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from scipy import stats
 
 from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.benchmarks.analysis.suite_scores import (
@@ -20,7 +21,10 @@ from textgym.benchmarks.experiments.mini.objective import objective_score
 from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
+from textgym.reports.formatting import number
 
+FEWEST_RANKED = 6
+"""Algorithms from which on a rank correlation is told."""
 _NOT_METRICS = ("score", "gold", "kl", "length", "distinct")
 
 
@@ -126,5 +130,15 @@ def parts_table(results: Results) -> Table:
         "KL to the base model in nats a response, length in tokens; distinct: share of texts that no other response to"
         " the instance has. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: standard"
         " error of the mean score by the draw of prompts, which the intervals above include."
+        f"{_covariates(rows, columns)}"
     )
     return Table("Parts and cost", columns, tuple(rows), note)
+
+
+def _covariates(rows: list[tuple[Cell, ...]], columns: tuple[str, ...]) -> str:
+    """Return how the order of scores goes with that of gradient steps and of CPU seconds; nothing for few algorithms."""
+    if len(rows) < FEWEST_RANKED:
+        return ""
+    scores, *others = ([row[columns.index(name)] for row in rows] for name in ("score", "updates", "CPU s"))
+    found = [number(float(stats.spearmanr(scores, other).statistic), 2) for other in others]
+    return f" Over algorithms, Spearman's ρ of the score is {found[0]} with updates and {found[1]} with CPU seconds."
