@@ -136,7 +136,7 @@ def parts_table(results: Results) -> Table:
 
 
 def _covariates(rows: list[tuple[Cell, ...]], columns: tuple[str, ...]) -> str:
-    """Return how the order of scores goes with that of gradient steps and of CPU seconds; nothing for few algorithms."""
+    """Return rank correlations of the score with gradient steps and CPU seconds; nothing for few algorithms."""
     if len(rows) < FEWEST_RANKED:
         return ""
     scores, *others = ([row[columns.index(name)] for row in rows] for name in ("score", "updates", "CPU s"))
