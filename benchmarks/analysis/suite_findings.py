@@ -12,9 +12,9 @@ from textgym.benchmarks.analysis.statistics import (
     FEWEST_SEEDS,
     interquartile_mean,
     mean_estimate,
+    mean_over_these_tasks,
     performance_profile,
     stratified_estimate,
-    stratified_mean,
 )
 from textgym.intervals import LEVEL, Estimate
 from textgym.reports.charts.suites import PlotLine, heatmap, interval_plot, line_plot, pair_matrix, radars
@@ -113,7 +113,7 @@ def _easiest_first(
 
 def _suite_mean(scores: FloatArray) -> Estimate | float:
     """Return the mean score over a suite, with its interval for new instances of these tasks if there are enough."""
-    return stratified_mean(scores) if len(scores) > 1 and scores.size > FEWEST_SEEDS else float(scores.mean())
+    return mean_over_these_tasks(scores) if len(scores) > 1 and scores.size > FEWEST_SEEDS else float(scores.mean())
 
 
 def _pairs(suite: _Suite, ranked: Sequence[str], rng: np.random.Generator) -> Pairs | None:

@@ -13,6 +13,7 @@ from textgym.benchmarks.analysis.statistics import (
     improvement,
     interquartile_mean,
     mean_estimate,
+    mean_over_these_tasks,
     performance_profile,
     probability_of_improvement,
     stratified_estimate,
@@ -47,6 +48,19 @@ def test_mean_estimate_by_hand() -> None:
     found = mean_estimate([1, 2, 3, 4])
     half = 3.182446 * math.sqrt(5 / 12)
     assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half), rel=1e-6)
+
+
+def test_mean_over_these_tasks_by_hand() -> None:
+    # Tasks 0, 2 and 5, 9: means 1 and 7, variances 2 and 8. The error is √((2/2 + 8/2))/2; Welch and Satterthwaite have
+    # (1 + 4)² / (1² + 4²) degrees of freedom.
+    found = mean_over_these_tasks([[0, 5], [2, 9]])
+    half = stats.t.ppf(0.975, 25 / 17) * math.sqrt(5) / 2
+    assert (found.value, found.low, found.high) == pytest.approx((4, 4 - half, 4 + half))
+    # Two tasks without and with a shift: Welch's interval of a difference of two samples, as scipy has it.
+    a, b = rng(1).normal(size=(2, 5))
+    welch = stats.ttest_ind(a, -b, equal_var=False).confidence_interval()
+    both = mean_over_these_tasks(np.stack([a, b], 1))
+    assert (both.low, both.high) == pytest.approx((welch.low / 2, welch.high / 2))
 
 
 def test_improvement_by_hand() -> None:
@@ -200,6 +214,8 @@ def test_two_seeds_are_too_few() -> None:
         mean_estimate([1.0, 2.0])
     with pytest.raises(ValueError, match=r"scores has 2 rows; an interval needs at least 3"):
         stratified_estimate(np.zeros((2, 4)), np.mean, rng())
+    with pytest.raises(ValueError, match=r"scores has 1 rows; expected at least 2"):
+        mean_over_these_tasks(np.zeros((1, 4)))
     with pytest.raises(ValueError, match=r"b has 2 rows; an interval needs at least 3"):
         probability_of_improvement(np.zeros((3, 4)), np.zeros((2, 4)), rng())
 
