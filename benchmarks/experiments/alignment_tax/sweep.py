@@ -23,7 +23,7 @@ ALIGNMENT_TAX_SETTINGS: dict[str, Any] = {
 }
 _LIMITS = {**MINI_LIMITS, **dict.fromkeys(("texts", "ptx_batch_size", "held_out"), at_least(1))}
 # Both tasks have room above the base model's gold, and the budget is enough to fill most of it.
-ALIGNMENT_TAX_PLAN = Plan(("ppo",), range(3), ("Reviews", "Concepts"), ALIGNMENT_TAX_SETTINGS)
+ALIGNMENT_TAX_PLAN = Plan(("ppo",), range(5), ("Reviews", "Concepts"), ALIGNMENT_TAX_SETTINGS)
 
 
 def alignment_tax_jobs(plan: Plan) -> list[Job]:

@@ -9,7 +9,7 @@ from textgym.registration import load_task
 
 BETA_LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0)
 POOL = {"prompts": 128, "pool": 128}
-KL_FRONTIER_PLAN = Plan(("ppo",), range(3), ("Reviews",), {"tokens": 40_000})
+KL_FRONTIER_PLAN = Plan(("ppo",), range(3), ("Concepts",), {"tokens": 40_000})
 
 
 def kl_frontier_jobs(plan: Plan) -> list[Job]:

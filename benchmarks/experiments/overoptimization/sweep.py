@@ -13,7 +13,7 @@ from textgym.registration import load_task
 LABELS = (32, 256, 2048)
 ENUMERATED = ("Emit", "Dense", "Recall")
 """Diagnostic tasks: sixteen responses of unequal rewards, thousands that share seven, and four that share two."""
-OVEROPTIMIZATION_PLAN = Plan(("ppo",), range(3), ("Concepts",), asdict(OveroptimizationSettings()))
+OVEROPTIMIZATION_PLAN = Plan(("ppo",), range(5), ("Concepts",), asdict(OveroptimizationSettings()))
 
 
 def overoptimization_jobs(plan: Plan) -> list[Job]:

@@ -7,8 +7,8 @@ from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.registration import task_maker
 
 SIGMAS = (0.0, 0.5, 1.0, 2.0)
-"""Gold lies in [0, 1]; on Reviews its own standard deviation is a third."""
-REWARD_NOISE_PLAN = Plan(("ppo", "a2c", "rloo", "grpo"), range(3), ("Reviews",), {"tokens": 20_000})
+"""Gold lies in [0, 1]; on Concepts its own standard deviation is 0.3."""
+REWARD_NOISE_PLAN = Plan(("ppo", "a2c", "rloo", "grpo"), range(3), ("Concepts",), {"tokens": 20_000})
 
 
 def reward_noise_jobs(plan: Plan) -> list[Job]:
