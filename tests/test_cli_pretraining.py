@@ -19,8 +19,8 @@ from textgym.lm.trunk import Trunk
 from textgym.reports.before_after import changes_of
 from textgym.runs import alignment_tax
 from textgym.runs.pretraining_texts import read_texts
-from textgym.tasks import MINI
 from textgym.tasks.mini.arithmetic import ARITHMETIC
+from textgym.tasks.mini.base_model import LANGUAGES
 from textgym.tasks.mini.miniature import BASE_MODEL, Miniature, shared_tokenizer
 from textgym.types import Prompt
 
@@ -85,7 +85,7 @@ def test_a_task_and_the_mini_tasks_give_texts(
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     before, after = ({name: one["mean"] for name, one in evaluation[s].items()} for s in ("before", "after"))
     assert 0 < before["ptx_loss"] < 4  # the base model knows these languages
-    others = [f"loss/{name}" for name in MINI if name != "Reviews"]
+    others = [f"loss/{language.name}" for language in LANGUAGES if language.name != "Reviews"]
     assert sorted([*others, "loss/others"]) == sorted(name for name in before if name.startswith("loss/"))
     assert before["loss/others"] == pytest.approx(sum(before[name] for name in others) / 7)
     assert before["loss/Arithmetic"] == pytest.approx(base_loss(ARITHMETIC, 4), rel=1e-4)

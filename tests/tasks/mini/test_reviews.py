@@ -78,7 +78,9 @@ def test_the_language_is_varied(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_every_rule_is_used() -> None:
-    assert reachable(LANGUAGE, "review", "cut review", "praise") == set(LANGUAGE.rules)
+    critics = [f"{group} {cut} aspect" for group in ("tale", "craft") for cut in ("thing", "things")]
+    judged = [f"{sign}{cut} judged" for sign in "+-" for cut in ("thing", "things")]
+    assert reachable(LANGUAGE, "review", "cut review", "praise", *critics, *judged) == set(LANGUAGE.rules)
 
 
 # --- the gold reward -----------------------------------------------------------------------------------------

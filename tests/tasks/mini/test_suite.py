@@ -9,10 +9,12 @@ import pytest
 from textgym.registration import load_task
 from textgym.tasks import MINI
 from textgym.tasks.mini.base_model import LANGUAGES
+from textgym.tasks.mini.critics import CRITICS
 from textgym.tasks.mini.miniature import SPLITS, Miniature, build
 from textgym.tasks.task import Task
 
-pytestmark = pytest.mark.parametrize("mini", LANGUAGES, ids=lambda mini: mini.name)
+MINIATURES = (*LANGUAGES, CRITICS)
+pytestmark = pytest.mark.parametrize("mini", MINIATURES, ids=lambda mini: mini.name)
 
 
 @lru_cache
@@ -34,7 +36,7 @@ def shuffle(text: str, rng: np.random.Generator) -> str:
 
 def test_it_is_registered_under_its_name(mini: Miniature) -> None:
     assert mini.name in MINI
-    assert len(MINI) == len(LANGUAGES)
+    assert len(MINI) == len(MINIATURES)
 
 
 def test_splits_are_distinct_disjoint_and_repeatable(mini: Miniature) -> None:

@@ -46,6 +46,12 @@ def sentiment(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> fl
     >>> sentiment("It is never dull.")
     1.0
     """
+    good, bad = judgements(text, negators)
+    return good / (good + bad) if good + bad else 0.5
+
+
+def judgements(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> tuple[int, int]:
+    """Count the good and the bad judgements of a text, by the rule of :func:`sentiment`."""
     good = bad = 0
     negated = False
     for word in _WORDS.findall(text.lower()):
@@ -56,11 +62,11 @@ def sentiment(text: str, negators: Set[str] = frozenset(lexicon.NEGATORS)) -> fl
             negated = False
         elif not word.isalpha():
             negated = False
-    return good / (good + bad) if good + bad else 0.5
+    return good, bad
 
 
 def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
-    language = _language(tuple(lexicon.items()))
+    language = language_of(tuple(lexicon.items()))
     while True:  # praise may mention a weakness; references must not
         prompt, praise = _cut_review(rng, "praise", language)
         if sentiment(praise) == 1.0:
@@ -68,8 +74,8 @@ def _draw(rng: np.random.Generator, lexicon: Lexicon = LEXICON) -> Example:
 
 
 @lru_cache(maxsize=INSTANCES)
-def _language(lexicon: tuple[tuple[str, tuple[str, ...]], ...]) -> Grammar:
-    """Return the language with these words alone in place of its own."""
+def language_of(lexicon: tuple[tuple[str, tuple[str, ...]], ...]) -> Grammar:
+    """Return the language of reviews with these words, by kind, in place of its own."""
     return Grammar({**LANGUAGE.rules, **dict(lexicon)}, LANGUAGE.start)
 
 

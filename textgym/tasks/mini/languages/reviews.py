@@ -208,6 +208,16 @@ _REVIEWS: Rules = {
     "praise": {f"{{{cut} prompt}}{CUT}{{{cut} praise}}": weight for cut, weight in _CUTS.items()},
 }
 
+# Prompts that end with one aspect of the film, by its group and number, and judgements of one polarity to go on with.
+_ASPECTS: Rules = {
+    f"{group} {cut} aspect": {f"{{opening}} The {{{group}{s}}}": 2, f"{{opening}} {{stage}}, the {{{group}{s}}}": 1}
+    for group in ("tale", "craft")
+    for cut, s in (("thing", ""), ("things", "s"))
+}
+_ONE_SIDED: WeightedRules = {
+    f"+{cut} judged": {f"{{+first {cut}}} {{+sentence}}": 2, f"{{+first {cut}}}": 1} for cut in ("thing", "things")
+}
+
 _NEUTRAL_WORDS: Rules = {
     "negation": lexicon.NEGATIONS,
     "tale": lexicon.TALE,
@@ -255,7 +265,8 @@ LANGUAGE = Grammar(
         **_REVIEWS,
         **_PROMPTS,
         **_CONTINUATIONS,
-        **_mirrored({**_COMPOSITION, **_FIRST, **_JUDGEMENTS}),
+        **_ASPECTS,
+        **_mirrored({**_COMPOSITION, **_ONE_SIDED, **_FIRST, **_JUDGEMENTS}),
         **_VERDICTS,
         **_FACTS,
         **_NEUTRAL_WORDS,
@@ -264,4 +275,5 @@ LANGUAGE = Grammar(
     },
     start="review",
 )
-"""Reviews. "cut review" marks the end of the prompt; "praise" does so too, and is favourable."""
+"""Reviews. "cut review" marks the end of the prompt; "praise" does so too, and is favourable. "tale thing
+aspect" is a prompt that ends with a thing of the tale, and "+thing judged" goes on with favourable judgements only."""
