@@ -10,15 +10,15 @@ from typing import Any
 import gymnasium as gym
 
 from textgym import moved
-from textgym.tasks import PACKAGES, TASKS
+from textgym.tasks import LATER_VERSIONS, PACKAGES, TASKS, task_id
 
 __version__ = "0.2.0"
 
 moved.install()
 
-for _name in (*TASKS, *PACKAGES):
+for _name in (*TASKS, *LATER_VERSIONS, *PACKAGES):
     gym.register(
-        id=f"textgym/{_name}-v0",
+        id=task_id(_name),
         entry_point="textgym.registration:make_env",
         vector_entry_point="textgym.registration:make_vector_env",
         kwargs={"task": _name},

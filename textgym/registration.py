@@ -22,7 +22,7 @@ from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import Named
 from textgym.rewards.functions import Reward
 from textgym.rewards.specs.resolve import resolve_reward
-from textgym.tasks import PACKAGES, TASKS
+from textgym.tasks import LATER_VERSIONS, PACKAGES, TASKS, task_id
 from textgym.tasks.task import Task, TextMetric
 from textgym.tokenization import turn_end_id
 from textgym.types import completion_text
@@ -110,7 +110,7 @@ def _shown(maker: Any) -> str:
 
 
 def load_task(name: str, /, **parameters: Any) -> Task:
-    """Load a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``).
+    """Load a task by its id (``"textgym/Reviews-v0"``); a shipped one also by its name (``"Reviews"``, ``"Copy-v1"``).
 
     Args:
         name: the task's id or name. ``"module:id"`` first imports the module, which must register the id.
@@ -173,7 +173,7 @@ def task_maker(name: str) -> Callable[..., Any]:
         # Callers expect a function, whose signature lists the parameters: a ready task has none.
         return (lambda: maker) if isinstance(maker, Task) else maker
     short = id.removeprefix("textgym/").removesuffix("-v0")
-    known = {**TASKS, **PACKAGES}
+    known = {**TASKS, **LATER_VERSIONS, **PACKAGES}
     if short not in known:
         raise ValueError(_unknown(name, id))
     source, function = known[short].split(":")
@@ -192,8 +192,9 @@ def _import_for(name: str, module: str) -> None:
 
 
 def _unknown(name: str, id: str) -> str:
-    ids = [*(f"textgym/{known}-v0" for known in (*TASKS, *PACKAGES)), *_own]
-    shown = [*(f"textgym/{short}-v0" if "/" in id else short for short in (*TASKS, *PACKAGES)), *_own]
+    names = (*TASKS, *LATER_VERSIONS, *PACKAGES)
+    ids = [*map(task_id, names), *_own]
+    shown = [*(task_id(name) if "/" in id else name for name in names), *_own]
     hint = suggest(id, shown, after=" ", key=_short)  # compared without what most ids have in common
     return (
         f"task={name!r} is unknown; {hint}Known tasks: {', '.join(ids)}. Your own tasks are found after "
@@ -202,7 +203,7 @@ def _unknown(name: str, id: str) -> str:
 
 
 def _short(id: str) -> str:
-    return id.rpartition("/")[2].partition("-v")[0]
+    return id.rpartition("/")[2].removesuffix("-v0")
 
 
 def named_rewards(task: Task) -> dict[str, Reward]:

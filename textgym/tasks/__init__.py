@@ -36,6 +36,20 @@ TASKS: dict[str, str] = {
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
 }
 
+LATER_VERSIONS: dict[str, str] = {
+    "Copy-v1": "textgym.tasks.diagnostic.v1.memory:copy_v1",
+    "Recall-v1": "textgym.tasks.diagnostic.v1.memory:recall_v1",
+    "Needle-v1": "textgym.tasks.diagnostic.v1.bandits:needle_v1",
+    "Vocabulary-v1": "textgym.tasks.diagnostic.v1.bandits:vocabulary_v1",
+    "Noise-v1": "textgym.tasks.diagnostic.v1.bandits:noise_v1",
+    "Scale-v1": "textgym.tasks.diagnostic.v1.bandits:scale_v1",
+    "Dense-v1": "textgym.tasks.diagnostic.v1.credit:dense_v1",
+    "Length-v1": "textgym.tasks.diagnostic.v1.credit:length_v1",
+    "Prior-v1": "textgym.tasks.diagnostic.v1.tradeoffs:prior_v1",
+    "Trap-v1": "textgym.tasks.diagnostic.v1.tradeoffs:trap_v1",
+}
+"""Tasks of a later version, by a name that ends in it. Those of ``TASKS`` are version 0, and stay as they are."""
+
 PACKAGES: dict[str, str] = {
     "ReasoningGym": "textgym.tasks.task:Task.from_reasoning_gym",
     "TextArena": "textgym.tasks.task:Task.from_textarena",
@@ -56,3 +70,14 @@ DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".d
 
 DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo", "Candidates")
 """Those of them in which another side replies."""
+
+DIAGNOSTIC_V1: tuple[str, ...] = tuple(name for name, maker in LATER_VERSIONS.items() if ".diagnostic." in maker)
+"""Diagnostic tasks that are scored: their prompts are held out, and a policy of one response per prompt falls short."""
+
+NEEDS_PROMPT: tuple[str, ...] = DIAGNOSTIC_V1
+"""Tasks that claim to need their prompt: no policy that does not read it has a score of 0.8."""
+
+
+def task_id(name: str) -> str:
+    """Return the id of a shipped task by its name: ``"textgym/Copy-v0"`` for Copy, that of Copy-v1 has its version."""
+    return f"textgym/{name}" if name in LATER_VERSIONS else f"textgym/{name}-v0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -99,7 +99,7 @@ def arm_value(arms: int, seed: int) -> ArmValue:
 class Scaled:
     """Score multiplied by ``factor``."""
 
-    score: ArmValue
+    score: Callable[[list[int], Mapping[str, Any]], float]
     factor: float
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:

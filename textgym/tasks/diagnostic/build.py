@@ -37,12 +37,14 @@ def diagnostic(
     beta: float,
     chances: FloatArray,
     prompts: Sequence[str | Mapping[str, Any]] = ("go",),
+    test_prompts: Sequence[str | Mapping[str, Any]] = (),
     end: str | None = None,
     reward: RewardFunction | None = None,
     world: World | None = None,
     replies: Sequence[str] = (),
     turn_end: str | None = None,
     turn_tokens: int | None = None,
+    weights_seed: int = 0,
 ) -> Task:
     """Make a diagnostic task.
 
@@ -56,29 +58,32 @@ def diagnostic(
         chances: the reference: ``[V]`` probabilities of the next word, or ``[V, V]`` given the last one (after a word
             that is no action, the first row).
         prompts: texts, or rows with a field ``prompt``.
+        test_prompts: the split ``test``, likewise; none if it is empty.
         end: the word that ends a response, if any.
         reward: the reward of environments, if it is not the gold score.
         world: the other side, if there are turns; nothing stands around its replies.
         replies: the words of its replies that are in no prompt and are no actions.
         turn_end: the word that ends a turn, if any.
         turn_tokens: greatest number of tokens in a turn.
+        weights_seed: seed of the reference's embeddings and weights.
     """
-    texts = [row if isinstance(row, str) else str(row["prompt"]) for row in prompts]
+    texts = [row if isinstance(row, str) else str(row["prompt"]) for row in (*prompts, *test_prompts)]
     others = sorted({word for text in [*texts, *replies] for word in text.split()} - set(words))
     tokenizer = word_tokenizer([*words, *others, PAD], end)
     longest = max(len(text.split()) for text in texts)
-    encoded = encode_prompts(prompts, tokenizer, longest)
+    given = {"train": prompts, "test": test_prompts}
+    splits = {name: encode_prompts(rows, tokenizer, longest) for name, rows in given.items() if rows}
     paid_by_world: Any = no_reward
     return Task(
         name=name,
         description=description,
         tokenizer=tokenizer,
-        splits={"train": encoded},
+        splits=splits,
         gold=paid_by_world if gold is None else ResponseReward("gold", gold),
         end_token_ids=_id_of(end, words),
         max_prompt_length=longest,
         max_new_tokens=horizon,
-        base_model=partial(markov_gpt2, chain(chances, len(tokenizer)), max(CONTEXT, longest + horizon)),
+        base_model=partial(markov_gpt2, chain(chances, len(tokenizer)), max(CONTEXT, longest + horizon), weights_seed),
         reward=reward,
         vocabulary_size=len(words),
         beta=beta,

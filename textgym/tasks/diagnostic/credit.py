@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from textgym.tasks.diagnostic.build import ResponseReward, diagnostic, letters, uniform
 from textgym.tasks.task import Task
+
+END = "<end>"
 
 
 def delayed(horizon: int = 8) -> Task:
@@ -52,13 +54,13 @@ def length(targets: tuple[int, ...] = (1, 3, 5), horizon: int = 6) -> Task:
     return diagnostic(
         "Length",
         "End the response after as many words as the prompt says: only the end token's place counts.",
-        _has_target_length,
-        words=["a", "b", "<end>"],
+        has_target_length,
+        words=["a", "b", END],
         horizon=horizon,
         beta=0.05,
         chances=np.array([0.4, 0.4, 0.2]),
         prompts=[{"prompt": str(target), "target": target} for target in targets],
-        end="<end>",
+        end=END,
     )
 
 
@@ -69,7 +71,8 @@ def _begins_with_1(ids: list[int], _: Mapping[str, Any]) -> float:
     return float(ids[0] == 1)
 
 
-def _has_target_length(ids: list[int], columns: Mapping[str, Any]) -> float:
+def has_target_length(ids: list[int], columns: Mapping[str, Any]) -> float:
+    """Return 1 for as many words as the row's ``target`` before the end, 1/3 less for each word off; 0 without end."""
     return max(0.0, 1 - abs(ids.index(2) - columns["target"]) / 3) if 2 in ids else 0.0
 
 
@@ -93,7 +96,7 @@ class AlphabetShares:
 class Total:
     """Sum of a score that has a number for each word."""
 
-    shares: AlphabetShares
+    shares: Callable[[list[int], Mapping[str, Any]], list[float]]
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
         return sum(self.shares(ids, columns))
