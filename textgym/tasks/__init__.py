@@ -33,6 +33,11 @@ TASKS: dict[str, str] = {
     "Relay": "textgym.tasks.diagnostic.replies:relay",
     "Echo": "textgym.tasks.diagnostic.replies:echo",
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
+    "Ladder": "textgym.tasks.diagnostic.exploration:ladder",
+    "Decoy": "textgym.tasks.diagnostic.exploration:decoy",
+    "Ties": "textgym.tasks.diagnostic.groups:ties",
+    "Brevity": "textgym.tasks.diagnostic.groups:brevity",
+    "Pareto": "textgym.tasks.diagnostic.pareto:pareto",
 }
 
 PACKAGES: dict[str, str] = {
@@ -52,3 +57,6 @@ DIAGNOSTIC: tuple[str, ...] = tuple(name for name, maker in TASKS.items() if ".d
 
 DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "Relay", "Echo", "Candidates")
 """Those of them in which another side replies."""
+
+DIAGNOSTIC_NEW: tuple[str, ...] = ("Ladder", "Decoy", "Ties", "Brevity", "Pareto")
+"""Those of them whose instance a seed draws, with held-out prompts in the split ``test``."""
