@@ -13,7 +13,7 @@ import textgym
 from textgym.exact import Optimum
 from textgym.exact.tree import prefix_tree
 from textgym.registration import load_task, task_mdp
-from textgym.tasks import DIAGNOSTIC, TASKS
+from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_NEW, TASKS
 from textgym.tasks.diagnostic.build import chain
 from textgym.tasks.diagnostic.model import markov_gpt2
 from textgym.tasks.task import Task
@@ -42,8 +42,8 @@ def gold(name: str, response: str, prompt: str | None = None, **parameters: Any)
 # --- every task ----------------------------------------------------------------------------------------------
 
 
-def test_the_twelve_and_those_with_a_world_are_registered() -> None:
-    assert {name for name in DIAGNOSTIC if load_task(name).world is None} == TWELVE
+def test_the_twelve_those_with_held_out_prompts_and_those_with_a_world_are_registered() -> None:
+    assert {name for name in DIAGNOSTIC if load_task(name).world is None} == TWELVE | set(DIAGNOSTIC_NEW)
     assert set(DIAGNOSTIC) <= set(TASKS)
     assert {f"textgym/{name}-v0" for name in DIAGNOSTIC} <= set(gym.registry)
 
@@ -59,7 +59,7 @@ def test_a_task_is_small_and_its_optimum_above_the_reference(name: str) -> None:
     assert found.value > found.reference.objective + 0.05
 
 
-@pytest.mark.parametrize("name", sorted(TWELVE))
+@pytest.mark.parametrize("name", [*sorted(TWELVE), "Ladder", "Decoy", "Ties", "Brevity"])
 def test_gold_is_in_bounds_and_can_be_reached(name: str) -> None:
     golds = prefix_tree(task_mdp(load_task(name), "gold"))
     rewards = np.concatenate([level.reward[level.ended] for level in golds])

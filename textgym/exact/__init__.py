@@ -2,6 +2,7 @@
 
 from textgym.exact.bracket import Bracket, bracket
 from textgym.exact.enumeration import Optimum, PolicyValue, optimum
+from textgym.exact.front import ParetoFront, pareto_front
 from textgym.exact.gradients import (
     Alignment,
     expected_gradient,
@@ -19,6 +20,7 @@ __all__ = [
     "Estimate",
     "MarkovOptimum",
     "Optimum",
+    "ParetoFront",
     "PolicyValue",
     "bracket",
     "expected_gradient",
@@ -27,4 +29,5 @@ __all__ = [
     "markov_optimum",
     "objective_gradient",
     "optimum",
+    "pareto_front",
 ]

@@ -34,6 +34,11 @@ TASKS: dict[str, str] = {
     "Relay": "textgym.tasks.diagnostic.replies:relay",
     "Echo": "textgym.tasks.diagnostic.replies:echo",
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
+    "Ladder": "textgym.tasks.diagnostic.exploration:ladder",
+    "Decoy": "textgym.tasks.diagnostic.exploration:decoy",
+    "Ties": "textgym.tasks.diagnostic.groups:ties",
+    "Brevity": "textgym.tasks.diagnostic.groups:brevity",
+    "Pareto": "textgym.tasks.diagnostic.pareto:pareto",
 }
 
 LATER_VERSIONS: dict[str, str] = {
@@ -73,6 +78,12 @@ DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "R
 
 DIAGNOSTIC_V1: tuple[str, ...] = tuple(name for name, maker in LATER_VERSIONS.items() if ".diagnostic." in maker)
 """Diagnostic tasks that are scored: their prompts are held out, and a policy of one response per prompt falls short."""
+
+DIAGNOSTIC_NEW: tuple[str, ...] = ("Ladder", "Decoy", "Ties", "Brevity", "Pareto")
+"""Those of them whose instance a seed draws, with held-out prompts in the split ``test``."""
+
+DIAGNOSTIC_SUITE: tuple[str, ...] = (*DIAGNOSTIC_V1, *DIAGNOSTIC_NEW)
+"""Diagnostic tasks that are scored."""
 
 NEEDS_PROMPT: tuple[str, ...] = DIAGNOSTIC_V1
 """Tasks that claim to need their prompt: no policy that does not read it has a score of 0.8."""

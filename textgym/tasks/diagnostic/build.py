@@ -37,7 +37,7 @@ def diagnostic(
     beta: float,
     chances: FloatArray,
     prompts: Sequence[str | Mapping[str, Any]] = ("go",),
-    test_prompts: Sequence[str | Mapping[str, Any]] = (),
+    held_out: Sequence[str | Mapping[str, Any]] = (),
     end: str | None = None,
     reward: RewardFunction | None = None,
     world: World | None = None,
@@ -58,7 +58,7 @@ def diagnostic(
         chances: the reference: ``[V]`` probabilities of the next word, or ``[V, V]`` given the last one (after a word
             that is no action, the first row).
         prompts: texts, or rows with a field ``prompt``.
-        test_prompts: the split ``test``, likewise; none if it is empty.
+        held_out: likewise, for a split ``test``; without any there is none.
         end: the word that ends a response, if any.
         reward: the reward of environments, if it is not the gold score.
         world: the other side, if there are turns; nothing stands around its replies.
@@ -67,18 +67,17 @@ def diagnostic(
         turn_tokens: greatest number of tokens in a turn.
         weights_seed: seed of the reference's embeddings and weights.
     """
-    texts = [row if isinstance(row, str) else str(row["prompt"]) for row in (*prompts, *test_prompts)]
+    rows = {"train": prompts, "test": held_out} if held_out else {"train": prompts}
+    texts = [row if isinstance(row, str) else str(row["prompt"]) for split in rows.values() for row in split]
     others = sorted({word for text in [*texts, *replies] for word in text.split()} - set(words))
     tokenizer = word_tokenizer([*words, *others, PAD], end)
     longest = max(len(text.split()) for text in texts)
-    given = {"train": prompts, "test": test_prompts}
-    splits = {name: encode_prompts(rows, tokenizer, longest) for name, rows in given.items() if rows}
     paid_by_world: Any = no_reward
     return Task(
         name=name,
         description=description,
         tokenizer=tokenizer,
-        splits=splits,
+        splits={split: encode_prompts(given, tokenizer, longest) for split, given in rows.items()},
         gold=paid_by_world if gold is None else ResponseReward("gold", gold),
         end_token_ids=_id_of(end, words),
         max_prompt_length=longest,

@@ -51,7 +51,7 @@ def vocabulary_v1(size: int = 256, topics: int = 4, share: int = 16, seed: int =
         beta=0.1,
         chances=uniform(size),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         weights_seed=seed,
     )
 
@@ -74,7 +74,7 @@ def needle_v1(symbols: int = 8, horizon: int = 2, cues: int = 4, seed: int = 0) 
         beta=0.1,
         chances=uniform(2 * symbols),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         weights_seed=seed,
     )
 
@@ -95,7 +95,7 @@ def _bandit(
         beta=0.2 * factor,
         chances=instance_rng(seed, "habits").dirichlet(np.full(arms, 2.0)),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         reward=reward,
         weights_seed=seed,
     )

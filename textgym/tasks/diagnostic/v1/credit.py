@@ -34,7 +34,7 @@ def dense_v1(per_token: bool = False, words: int = 5, horizon: int = 4, orders: 
         beta=0.1,
         chances=uniform(words),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         reward=ResponseReward("dense", shares) if per_token else None,
         weights_seed=seed,
     )
@@ -54,7 +54,7 @@ def length_v1(longest: int = 4, seed: int = 0) -> Task:
         beta=0.15,
         chances=np.array([(1 - ends) * first, (1 - ends) * (1 - first), ends]),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         end=END,
         weights_seed=seed,
     )

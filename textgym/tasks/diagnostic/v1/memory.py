@@ -34,7 +34,7 @@ def copy_v1(symbols: int = 5, seed: int = 0) -> Task:
         beta=BETA / 2,
         chances=uniform(2 * symbols),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         weights_seed=seed,
     )
 
@@ -67,7 +67,7 @@ def recall_v1(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> 
         beta=BETA,
         chances=uniform(2 * cues),
         prompts=[row(cue, filler) for cue in range(cues) for filler in drawn[:variants]],
-        test_prompts=[row(cue, filler) for cue in range(cues) for filler in drawn[variants:]],
+        held_out=[row(cue, filler) for cue in range(cues) for filler in drawn[variants:]],
         weights_seed=seed,
     )
 

@@ -38,7 +38,7 @@ def prior_v1(rarity: float = 0.03, rare: int = 4, horizon: int = 3, seed: int = 
         beta=0.08,
         chances=np.concatenate([np.tile(rarities, (words, 1)), common], axis=1),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         weights_seed=seed,
     )
 
@@ -55,7 +55,7 @@ def trap_v1(beta: float = 0.125, words: int = 5, horizon: int = 4, seed: int = 0
         beta=beta,
         chances=uniform(words),
         prompts=rows.train,
-        test_prompts=rows.test,
+        held_out=rows.test,
         reward=ResponseReward("proxy", ShareOfNamed(horizon)),
         weights_seed=seed,
     )
