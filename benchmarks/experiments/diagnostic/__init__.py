@@ -1,9 +1,9 @@
 """Distance of each algorithm from the exact optimum of the diagnostic tasks."""
 
-from textgym.benchmarks.experiments.diagnostic.score import diagnostic_findings
-from textgym.benchmarks.experiments.diagnostic.sweep import DIAGNOSTIC_PLAN, diagnostic_jobs
+from textgym.benchmarks.experiments.diagnostic.score import diagnostic_findings, diagnostic_score
+from textgym.benchmarks.experiments.diagnostic.sweep import DEVELOPMENT, DIAGNOSTIC_PLAN, RATES, diagnostic_jobs
 from textgym.benchmarks.experiments.diagnostic.task import run_diagnostic
-from textgym.benchmarks.runner.experiment import Experiment
+from textgym.benchmarks.runner.experiment import Experiment, Tuning
 
 EXPERIMENT = Experiment(
     name="diagnostic",
@@ -13,4 +13,5 @@ EXPERIMENT = Experiment(
     run=run_diagnostic,
     findings=diagnostic_findings,
     shared=("episodes", "trials"),
+    tuning=Tuning(DEVELOPMENT, seeds=(1000,), learning_rate=RATES, score=diagnostic_score),
 )

@@ -8,7 +8,7 @@ from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Job, Plan
 from textgym.benchmarks.runner.limits import at_least, check_limits, not_negative, positive
 from textgym.registration import load_task
-from textgym.tasks import DIAGNOSTIC, DIAGNOSTIC_TURNS
+from textgym.tasks import DIAGNOSTIC_SUITE
 
 DIAGNOSTIC_SETTINGS = {
     "episodes": 4096,  # per run; the budget is episodes · own tokens of the longest one, T without a world
@@ -24,6 +24,9 @@ DIAGNOSTIC_SETTINGS = {
 RATES = LogRange(3e-4, 1e-2)
 """Learning rates that tuning tries."""
 
+DEVELOPMENT = ("Copy-v1", "Noise-v1", "Dense-v1", "Length-v1")
+"""Tasks of whose instances tuning uses some that are not scored."""
+
 _LIMITS = {
     **dict.fromkeys(("episodes", "minibatch_size", "n_epochs", "samples_per_prompt"), at_least(1)),
     "episodes_per_iteration": at_least(2),
@@ -31,10 +34,7 @@ _LIMITS = {
     "vf_coef": not_negative,
 }
 
-SUITE = tuple(name for name in DIAGNOSTIC if name not in DIAGNOSTIC_TURNS)
-"""Tasks of the published results; those with turns are run by name."""
-
-NEGATIVE = ("Noise", "Bisect", "Clarify", "Lookup")
+NEGATIVE = ("Noise", "Noise-v1", "Bisect", "Clarify", "Lookup")
 """Tasks in which a response may score less than 0."""
 
 DIVIDES_BY_MEAN = "maxrl"
@@ -45,7 +45,7 @@ EVERYWHERE = tuple(
 )
 """Algorithms that can learn every task from its reward."""
 
-DIAGNOSTIC_PLAN = Plan(EVERYWHERE, range(10), SUITE, DIAGNOSTIC_SETTINGS)
+DIAGNOSTIC_PLAN = Plan(EVERYWHERE, range(3), DIAGNOSTIC_SUITE, DIAGNOSTIC_SETTINGS)
 
 
 def diagnostic_jobs(plan: Plan) -> list[Job]:
@@ -55,10 +55,10 @@ def diagnostic_jobs(plan: Plan) -> list[Job]:
         ValueError: an algorithm or a task is unknown, one does not fit the other, or a number is out of its range.
     """
     for task in plan.tasks:
-        if task not in DIAGNOSTIC and load_task(task).beta is None:
+        if task not in DIAGNOSTIC_SUITE and load_task(task).beta is None:
             raise ValueError(f"task={task!r} has no beta, so it is not scored; expected a diagnostic task")
     if DIVIDES_BY_MEAN in plan.algorithms and (unfit := [task for task in plan.tasks if task in NEGATIVE]):
-        fit = " ".join(task for task in SUITE if task not in NEGATIVE)
+        fit = " ".join(task for task in DIAGNOSTIC_SUITE if task not in NEGATIVE)
         raise ValueError(
             f"algorithm={DIVIDES_BY_MEAN!r} divides by mean scores of at least 0, and {', '.join(unfit)} has negative "
             f"ones; run it by itself, with --tasks {fit}"

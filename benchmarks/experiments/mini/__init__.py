@@ -1,7 +1,7 @@
 """Objective that each algorithm reaches on drawn instances of the mini language tasks, at equal budgets."""
 
 from textgym.benchmarks.experiments.mini.score import mini_findings, mini_score
-from textgym.benchmarks.experiments.mini.sweep import MINI_PLAN, RATES, mini_jobs
+from textgym.benchmarks.experiments.mini.sweep import DEVELOPMENT, MINI_PLAN, RATES, mini_jobs
 from textgym.benchmarks.experiments.mini.task import run_mini
 from textgym.benchmarks.runner.experiment import Experiment, Tuning
 
@@ -13,5 +13,5 @@ EXPERIMENT = Experiment(
     run=run_mini,
     findings=mini_findings,
     shared=("beta", "evaluated", "slots", "drawn", "trials"),
-    tuning=Tuning(tasks=("Concepts", "Translation"), seeds=(1000,), learning_rate=RATES, score=mini_score),
+    tuning=Tuning(DEVELOPMENT, seeds=(1000,), learning_rate=RATES, score=mini_score),
 )

@@ -49,6 +49,9 @@ CONTENDERS = (
 
 MINI_PLAN = Plan(CONTENDERS, range(2), MINI_SUITE, MINI_SETTINGS)
 
+DEVELOPMENT = ("Concepts", "Translation")
+"""Tasks of whose instances tuning uses some that are not scored: an easy and a hard one."""
+
 RATES = LogRange(3e-4, 1e-2)
 """Learning rates that tuning tries."""
 
