@@ -18,25 +18,25 @@ which keeps the correlation of pairs that share an algorithm (Westfall & Young, 
 - A mean difference is divided by the root of its pair's root-mean-square, half-way between no division (pairs that
   differ much set the bar for all) and Student's (few tasks make some pairs' spread look tiny by chance).
 
-False alarms among 16 equal algorithms, of 1,000 simulated benchmarks each, at 6, 8 and 12 tasks: 1.3, 2.6 and 2.5 % for
-normal scores; 0.2 to 1.7 % where scores are skewed, won or lost, or tasks differ in spread; 3.8, 4.6 and 3.7 % where
-algorithms differ tenfold in spread; 4.0, 4.3 and 4.9 % where four at a time fare alike. Algorithms that are equal in
-their mean alone, skewed to opposite sides with unlike spreads, are told apart in 3.1, 3.6 and 6.9 % (Student with Holm:
-18 % at 8 tasks). Differences of 0.12 found at 8 tasks and a spread of 0.08, between 8 pairs of equals 0.06 apart:
+In 1,000 simulated benchmarks of 16 equal algorithms on 8 tasks, the share with any false alarm is, and in brackets that
+of differences of 0.12 found, at a spread of 0.08 between eight pairs of equals that are 0.06 apart:
 
 | scores | this test | Student, Holm | flips of differences | Tukey |
 | --- | ---: | ---: | ---: | ---: |
-| normal | 0.69 | 0.28 | 0.57 | 0.76 |
-| skewed | 0.78 | 0.41 | 0.61 | 0.80 |
-| won or lost | 0.70 | 0.31 | 0.46 | 0.75 |
-| algorithms of unlike spread | 0.60 | 0.63 | 0.54 | 0.86 |
+| normal | 0.017 (0.69) | 0.041 (0.28) | 0.048 (0.57) | 0.042 (0.76) |
+| skewed | 0.013 (0.78) | 0.011 (0.41) | 0.021 (0.61) | 0.051 (0.80) |
+| won in one case of five | 0.004 (0.70) | 0.001 (0.31) | 0.006 (0.46) | 0.024 (0.75) |
+| algorithms differ tenfold in spread | 0.031 (0.56) | 0.027 (0.64) | 0.043 (0.52) | 0.232 (0.85) |
+| four at a time fare alike | 0.038 (0.87) | 0.032 (0.35) | 0.048 (0.80) | 0.048 (0.83) |
+| skewed to either side, unlike spread | 0.041 (0.61) | 0.213 (0.68) | 0.060 (0.65) | 0.236 (0.84) |
+
+At 6 tasks it has 0.000 to 0.022 of false alarms; in 300 benchmarks of 12 tasks 0.027, 0.040 and 0.053 in the last three
+rows. Tukey's test assumes one spread for all pairs. Flips of the differences themselves are exact where these are
+symmetric. scripts/simulate_intervals.py repeats the table.
 
 A lead of 0.07 over 15 equal algorithms, with a spread of 0.04 over tasks and of 0.04 over instances, is found in 49 and
 62 % at 8 tasks of 2 and 3 instances, and in 86 and 93 % at 12 tasks; of two algorithms alone in 92 % or more. With a
 spread of 0.08 over tasks it is found in 5 and 8 %, and in 20 and 21 %; of two algorithms in 53 and 70 to 75 %.
-
-Tukey's test, with one spread for all pairs, has 16 % of false alarms in the table's last row. Flips of the differences
-themselves are exact where these are symmetric. scripts/simulate_intervals.py repeats the tables.
 """
 
 from __future__ import annotations
