@@ -9,21 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.published import MARK, PAGES, filled, published_files
 from textgym.agents.settings import FORMER
 from textgym.benchmarks.experiments import find_experiment
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan
 from textgym.benchmarks.runner.results_file import experiment_of, read_results
-from textgym.commands.bench import report
+from textgym.benchmarks.tuning.trials import tuning_of
+from textgym.benchmarks.tuning.tuned_file import apply_tuned, read_tuned
+from textgym.commands.bench import report, sections
 from textgym.commands.configs.bench import BenchReport
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*results are of textgym 0.1.0")
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"
 FILES = sorted(PUBLISHED.glob("*.jsonl"))
+TUNED = {path.stem.removesuffix("-tuned"): path for path in PUBLISHED.glob("*-tuned.json")}
+SEARCHES = sorted((PUBLISHED / "searches").glob("*.jsonl"))
 
-# The runs are of 0.1.0; later versions read them, and say so.
+# The runs are of earlier versions; later ones read them, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*results are of textgym")
 
 
@@ -31,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*results are of textgym")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report, made anew by the command that docs/benchmark.md prints."""
     out = tmp_path_factory.mktemp("report")
-    report(BenchReport(tuple(FILES), out))
+    report(BenchReport(tuple(published_files()), out))
     return out
 
 
@@ -39,9 +42,18 @@ def plan_of(jobs: list[Job], experiment: Experiment) -> Plan:
     """What the command line was told, read off the runs."""
     trained = [job for job in jobs if job.algorithm != ENUMERATION]
     algorithms, tasks = (tuple(dict.fromkeys(getattr(job, name) for job in trained)) for name in ("algorithm", "task"))
-    used = {name: trained[0].settings[name] for name in experiment.shared}
-    seeds = 1 + max(job.seed for job in jobs)
-    return Plan(algorithms, seeds, tasks, {**experiment.plan.settings, **used})
+    first = trained[0].settings
+    changed = {name: first[name] for name in experiment.plan.settings if name in first and name != "learning_rate"}
+    if not first.get("trials") and "learning_rate" in first:
+        changed["learning_rate"] = first["learning_rate"]
+    budgets = sorted({job.arm["tokens"] for job in trained if "tokens" in job.arm}, reverse=True)
+    if budgets and "budgets" in experiment.plan.settings:
+        changed |= {"tokens": budgets[0], "budgets": len(budgets)}
+    plan = Plan(algorithms, sorted({job.seed for job in jobs}), tasks, {**experiment.plan.settings, **changed})
+    if not first.get("trials"):
+        return plan
+    path = TUNED[experiment.name]
+    return apply_tuned(path, read_tuned(path), experiment, plan)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -52,7 +64,44 @@ def test_the_runs_are_those_that_the_experiment_asks_for(path: Path) -> None:
     for job in jobs:
         # GSPO was run before its KL was exact, as its rows say and tables repeat; published GRPO has a name of its own.
         then = dict(FORMER) if job.label == "gspo (k3)" else {}
-        assert dict(job.settings) == {**asked[job.key].settings, **then}, job.key
+        # Runs of 0.2 and before were never tuned, and did not say so.
+        untold = {} if "trials" in job.settings else {"trials": 0}
+        settings = {**asked[job.key].settings, **then}
+        assert {**job.settings, **untold} == {**untold, **settings}, job.key
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_published_score_is_of_an_instance_that_was_tuned_on(path: Path) -> None:
+    rows = read_results(path)
+    scored = {(job.task, job.seed) for job, _ in rows if job.settings.get("drawn") or path.stem == "diagnostic"}
+    for tuned in map(read_tuned, TUNED.values()):
+        assert tuned.development
+        assert not scored & set(tuned.development)
+    if any(job.settings.get("trials") for job, _ in rows):
+        name = experiment_of(path)
+        assert {job.settings["trials"] for job, _ in rows} == {read_tuned(TUNED[name]).count}
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_the_tuned_file_is_that_of_the_searchs_runs(path: Path) -> None:
+    """Every trial of every algorithm, its score from the run, and the best mean chosen."""
+    name = experiment_of(path)
+    tuned, score = read_tuned(TUNED[name]), tuning_of(find_experiment(name)).score
+    runs = {(job.algorithm, job.arm["trial"], job.task, job.seed): (job, result) for job, result in read_results(path)}
+    assert len(runs) == len(tuned.trials) * tuned.count * len(tuned.development)
+    for algorithm, trials in tuned.trials.items():
+        means = []
+        for number, trial in enumerate(trials):
+            own = [runs[algorithm, number, *instance] for instance in tuned.development]
+            assert [None if "failed" in result else score(job, result) for job, result in own] == list(trial.scores)
+            for job, _ in own:
+                assert {setting: job.settings[setting] for setting in trial.settings} == dict(trial.settings)
+            means.append(-np.inf if None in trial.scores else np.mean([one for one in trial.scores if one is not None]))
+        assert tuned.chosen[algorithm] == int(np.argmax(means))
+
+
+def test_every_search_is_published_with_its_runs() -> None:
+    assert {experiment_of(path) for path in SEARCHES} == set(TUNED)
 
 
 def test_no_row_or_table_calls_an_earlier_run_by_the_name_of_todays_default(again: Path) -> None:
@@ -106,11 +155,12 @@ def test_the_table_of_the_losses_is_that_of_their_runs() -> None:
             assert f"{np.mean(scores):.3f}" == mean, (name, task)
 
 
-@pytest.mark.parametrize("page", ["docs/algorithms.md", "docs/benchmark.md"])
-def test_a_table_with_intervals_over_a_suite_is_that_of_the_report(page: str, again: Path) -> None:
-    told = (again / "report.md").read_text(encoding="utf-8").splitlines()
-    shown = (ROOT / page).read_text(encoding="utf-8")
-    tables = re.findall(r"^\| algorithm \| IQM .*\n(?:\|.*\n)+", shown, re.MULTILINE)
-    assert tables
-    for table in tables:
-        assert set(table.splitlines()) <= set(told)
+def test_pages_quote_the_results_to_the_last_digit() -> None:
+    """Whatever stands between marks is what the committed files say."""
+    found = sections(published_files())
+    marked = 0
+    for path in PAGES:
+        page = path.read_text("utf-8")
+        marked += len(MARK.findall(page))
+        assert filled(page, found) == page, path.name
+    assert marked > 5
