@@ -88,12 +88,14 @@ class Tuning:
         seeds: of the development instances, which no final score uses.
         learning_rate: values that are tried; the experiment's own rate is among them.
         score: the number that is maximised, of one result.
+        settings: of the experiment that a search fixes, such as a single budget; the others are the plan's.
     """
 
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     learning_rate: LogRange
     score: Callable[[Job, Result], float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

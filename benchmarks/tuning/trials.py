@@ -77,11 +77,13 @@ def tuning_of(experiment: Experiment) -> Tuning:
 
 def search_jobs(experiment: Experiment, plan: Plan, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Job]:
     """Return the runs of a search, trial by trial: every algorithm with its settings on every development instance."""
-    tuning, jobs = tuning_of(experiment), []
+    tuning = tuning_of(experiment)
+    jobs: list[Job] = []
     count = len(next(iter(trials.values())))
-    development = replace(plan, tasks=tuning.tasks, seeds=tuning.seeds)
+    settings = {**plan.settings, **tuning.settings}
+    development = replace(plan, tasks=tuning.tasks, seeds=tuning.seeds, settings=settings)
     for trial in range(count):
-        tuned = {name: settings[trial] for name, settings in trials.items()}
+        tuned = {name: drawn[trial] for name, drawn in trials.items()}
         made = experiment.sweep(replace(development, tuned=tuned, trials=count))
         jobs += [replace(job, arm={**job.arm, TRIAL: trial}) for job in made]
     return jobs
@@ -105,6 +107,10 @@ def chosen_settings(
         (job.algorithm, job.arm[TRIAL], (job.task, job.seed)): None if FAILED in result else tuning.score(job, result)
         for job, result in results
     }
+    if len(scores) < len(results):
+        raise ValueError(
+            "a trial has two runs on one instance; expected an experiment that runs each job once in a search"
+        )
     tried = {
         name: tuple(
             Trial(settings, tuple(scores[name, number, instance] for instance in instances))
@@ -116,7 +122,7 @@ def chosen_settings(
         experiment=experiment.name,
         version=metadata.version("textgym"),
         seed=seed,
-        shared={name: value for name, value in plan.settings.items() if name != LEARNING_RATE},
+        shared={name: value for name, value in plan.settings.items() if name not in (LEARNING_RATE, *tuning.settings)},
         development=instances,
         spaces={
             name: {setting: str(values) for setting, values in entry_space(name, tuning).items()} for name in trials

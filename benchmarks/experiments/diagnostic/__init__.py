@@ -13,5 +13,5 @@ EXPERIMENT = Experiment(
     run=run_diagnostic,
     findings=diagnostic_findings,
     shared=("episodes", "trials"),
-    tuning=Tuning(DEVELOPMENT, seeds=(1000,), learning_rate=RATES, score=diagnostic_score),
+    tuning=Tuning(DEVELOPMENT, (1000,), RATES, diagnostic_score),
 )

@@ -13,5 +13,5 @@ EXPERIMENT = Experiment(
     run=run_mini,
     findings=mini_findings,
     shared=("beta", "evaluated", "slots", "drawn", "trials"),
-    tuning=Tuning(DEVELOPMENT, seeds=(1000,), learning_rate=RATES, score=mini_score),
+    tuning=Tuning(DEVELOPMENT, (1000,), RATES, mini_score, {"budgets": 1}),
 )
