@@ -53,11 +53,18 @@ def test_the_listings_on_policies_run(listing: str, tmp_path: Path, monkeypatch:
 
 def test_the_listing_on_the_optimum_runs() -> None:
     page = "docs/diagnostic.md"
-    (listing,) = listings(page)
+    listing, _ = listings(page)
     short = re.sub(r"learn\([\d_]+\)", "learn(64)", listing)
     found = executed(page, short)
     assert short != listing
     assert found["value"].objective < found["best"].value
+
+
+def test_the_listing_on_the_front_runs() -> None:
+    page = "docs/diagnostic.md"
+    front = executed(page, listings(page)[1])["front"]
+    assert len(front.values) == 5
+    assert front.first[0] < front.first[-1]
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SETTINGS.items() if kind().kl_in_loss])

@@ -53,15 +53,15 @@ def pareto_front(env: Any, beta: float, rewards: tuple[Any, Any], weights: Seque
         raise ValueError(f"weights={list(weights)}; expected one or more numbers from 0 to 1")
     paying = [replace(find_mdp(env), reward=resolve_reward(reward, {}), missing_end_score=None) for reward in rewards]
     base = optimum(paying[0], beta)
-    trees = [base.tree, score_tree(base.tree, paying[1])]
+    one, other = base.tree, score_tree(base.tree, paying[1])
 
     def mean(log_probs: Sequence[FloatArray], paid: Sequence[FloatArray]) -> float:
         return float(expectation(base.tree, log_probs, paid).mean())
 
     found = []
     for weight in weights:
-        log_probs = soft_optimum(_mixed(*trees, weight), base.ref_log_probs, beta).log_probs
-        first, second = (mean(log_probs, [level.reward for level in tree]) for tree in trees)
+        log_probs = soft_optimum(_mixed(one, other, weight), base.ref_log_probs, beta).log_probs
+        first, second = (mean(log_probs, [level.reward for level in tree]) for tree in (one, other))
         kl = mean(log_probs, log_ratios(log_probs, base.ref_log_probs))
         found.append((weight, first, second, kl, weight * first + (1 - weight) * second - beta * kl))
     return ParetoFront(*np.array(found).T)

@@ -139,6 +139,7 @@ def _covariates(rows: list[tuple[Cell, ...]], columns: tuple[str, ...]) -> str:
     """Return rank correlations of the score with gradient steps and CPU seconds; nothing for few algorithms."""
     if len(rows) < FEWEST_RANKED:
         return ""
-    scores, *others = ([row[columns.index(name)] for row in rows] for name in ("score", "updates", "CPU s"))
+    numbers = np.array([[row[columns.index(name)] for name in ("score", "updates", "CPU s")] for row in rows], float)
+    scores, *others = numbers.T
     found = [number(float(stats.spearmanr(scores, other).statistic), 2) for other in others]
     return f" Over algorithms, Spearman's ρ of the score is {found[0]} with updates and {found[1]} with CPU seconds."

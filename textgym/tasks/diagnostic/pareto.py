@@ -60,7 +60,7 @@ class OnTopic:
     kinds: tuple[int, ...]
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
-        return sum(self.kinds[word] == columns["topic"] for word in ids) / len(ids)
+        return float(sum(self.kinds[word] == columns["topic"] for word in ids) / len(ids))
 
 
 def share_different(ids: list[int], _: Mapping[str, Any]) -> float:
