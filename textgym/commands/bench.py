@@ -12,7 +12,7 @@ from textgym.benchmarks.runner.jobs import run_jobs
 from textgym.benchmarks.runner.results_file import experiment_of, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.benchmarks.tuning.findings import search_findings
-from textgym.benchmarks.tuning.trials import chosen_settings, planned_trials, search_jobs
+from textgym.benchmarks.tuning.trials import TRIAL, chosen_settings, planned_trials, search_jobs
 from textgym.benchmarks.tuning.tuned_file import Tuned, apply_tuned, read_tuned, write_tuned
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun, BenchTune
 from textgym.files import write_text
@@ -145,6 +145,8 @@ def report(config: BenchReport) -> Path:
             continue
         experiment = find_experiment(name)
         results = read_results(path, name)
+        if any(TRIAL in job.arm for job, _ in results):
+            raise ValueError(f"{path} has the runs of a search; expected its tuned file, {path.with_suffix(TUNED)}")
         require_comparable(path, (job for job, _ in results), experiment.shared)
         found[title] = experiment.findings(ordered(results, experiment.plan))
     config.out.mkdir(parents=True, exist_ok=True)
