@@ -113,7 +113,7 @@ def _easiest_first(
 
 def _suite_mean(scores: FloatArray) -> Estimate | float:
     """Return the mean score over a suite, with its interval for new instances of these tasks if there are enough."""
-    return stratified_mean(scores) if len(scores) > 1 and scores.size > FEWEST_SEEDS else float(scores.mean())
+    return stratified_mean(scores) if len(scores) > 1 and scores.size >= FEWEST_SEEDS else float(scores.mean())
 
 
 def _pairs(suite: _Suite, ranked: Sequence[str], rng: np.random.Generator) -> Pairs | None:
@@ -157,7 +157,9 @@ def _verdict(ranked: Sequence[str], pairs: Pairs | None) -> str:
     sure = [name for name, told_apart in zip(ranked[1:], pairs.surely[0, 1:], strict=True) if told_apart]
     open_ = [name for name in ranked[1:] if name not in sure]
     if not sure:
-        return f"told apart from none of the {len(open_)} others"
+        return (
+            f"told apart from none of the {len(open_)} others" if len(open_) > 1 else f"not told apart from {open_[0]}"
+        )
     if not open_:
         return "surely ahead of all others" if len(sure) > 1 else f"surely ahead of {sure[0]}"
     return f"surely ahead of {_listed(sure)}, not told apart from {_listed(open_)}"
