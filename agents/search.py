@@ -29,7 +29,8 @@ class LogRange:
             raise ValueError(f"low={self.low}, high={self.high}; expected 0 < low < high")
 
     def at(self, share: float) -> float:
-        return float(f"{self.low * (self.high / self.low) ** share:.3g}")
+        rounded = float(f"{self.low * (self.high / self.low) ** share:.3g}")
+        return min(max(rounded, self.low), self.high)
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high

@@ -131,6 +131,9 @@ class Entry(Protocol):
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return all of its settings as JSON values; ``wanted`` are those to change (None for its own value)."""
 
+    def values(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return :meth:`settings`, and those that have no effect at their values."""
+
     def search(self) -> Space:
         """Return the search space of its settings, without the learning rate, which an experiment adds."""
 
@@ -227,14 +230,17 @@ class TextgymEntry:
         return {} if self.code is None else {"code": self.code}
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        own = self.kind.settings_class
-        known = {field.name for field in fields(own)}
-        given = {name: value for name, value in wanted.items() if name in known and value is not None}
-        made = effective(asdict(make_settings(own, self.kind.__name__, given)))
+        made = effective(self.values(wanted))
         return {
             **{name: value for name, value in made.items() if is_used(name, value)},
             **self.identity,
         }
+
+    def values(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.kind.settings_class
+        known = {field.name for field in fields(own)}
+        given = {name: value for name, value in wanted.items() if name in known and value is not None}
+        return asdict(make_settings(own, self.kind.__name__, given))
 
     def search(self) -> Space:
         return search_space(self.kind.settings_class)
@@ -290,6 +296,9 @@ class StockEntry:
         passed = {name: given[name] for name in ("n_epochs", "vf_coef") if name in knows and name in given}
         return {name: given.get(name, shared[name]) for name in sorted(sizes)} | passed | self.identity
 
+    def values(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        return self.settings(wanted)
+
     def search(self) -> Space:
         # Their authors' defaults stand in their signatures; the size of a minibatch is counted in responses here.
         knows = inspect.signature(self.kind).parameters
@@ -344,6 +353,9 @@ class SFTEntry:
         shown = {} if wanted.get("references") is None else {"references": count("references", wanted["references"])}
         return {name: made[name] for name in sorted(known) if is_used(name, made[name])} | shown
 
+    def values(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        return self.settings(wanted)
+
     def search(self) -> Space:
         return {"epochs": Choice((1, 2, 4)), "batch_size": Choice((16, 32, 64, 128))}
 
@@ -357,6 +369,8 @@ class SFTEntry:
         epochs, references = own.pop("epochs", 1), own.pop("references", None)
         if references is None:
             chosen, epochs = within_budget(drawn, job.tokens, epochs)
+        elif references > len(drawn):
+            raise ValueError(f"references={references}; expected 1 to {len(drawn)}, as {job.task.name} has")
         else:
             chosen = drawn[:references]
         settings = SFTSettings(epochs=epochs, learning_rate=job.learning_rate, **own)
@@ -385,6 +399,9 @@ class SFTThenEntry:
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         return self.entry.settings(wanted)
+
+    def values(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        return self.entry.values(wanted)
 
     def search(self) -> Space:
         return self.entry.search()

@@ -113,7 +113,7 @@ def _easiest_first(
 
 def _suite_mean(scores: FloatArray) -> Estimate | float:
     """Return the mean score over a suite, with its interval for new instances of these tasks if there are enough."""
-    return mean_over_these_tasks(scores) if len(scores) > 1 and scores.size > FEWEST_SEEDS else float(scores.mean())
+    return mean_over_these_tasks(scores) if len(scores) > 1 and scores.size >= FEWEST_SEEDS else float(scores.mean())
 
 
 def _pairs(suite: _Suite, ranked: Sequence[str], rng: np.random.Generator) -> Pairs | None:
@@ -154,10 +154,14 @@ def _verdict(ranked: Sequence[str], pairs: Pairs | None) -> str:
     if pairs is None or pairs.sample is None:
         units = 0 if pairs is None else pairs.units
         return f"ahead of {ranked[1]} (too few tasks or seeds for a verdict: {units} of {FEWEST_UNITS})"
-    sure = [name for name, told_apart in zip(ranked[1:], pairs.surely[0, 1:], strict=True) if told_apart]
+    # Of seeds that not all have, the means may rank differently from the pairs.
+    ahead = pairs.surely[0, 1:] & (pairs.difference[0, 1:] > 0)
+    sure = [name for name, surely in zip(ranked[1:], ahead, strict=True) if surely]
     open_ = [name for name in ranked[1:] if name not in sure]
     if not sure:
-        return f"told apart from none of the {len(open_)} others"
+        return (
+            f"told apart from none of the {len(open_)} others" if len(open_) > 1 else f"not told apart from {open_[0]}"
+        )
     if not open_:
         return "surely ahead of all others" if len(sure) > 1 else f"surely ahead of {sure[0]}"
     return f"surely ahead of {_listed(sure)}, not told apart from {_listed(open_)}"
@@ -206,7 +210,7 @@ def _all_pairs(ranked: Sequence[str], pairs: Pairs | None) -> tuple[Table, ...]:
     if pairs is None or pairs.sample is None:
         return ()
     order = sorted(
-        ((i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked)) if pairs.surely[i, j]),
+        ((i, j) for i, j in np.ndindex(pairs.surely.shape) if pairs.surely[i, j] and pairs.difference[i, j] > 0),
         key=lambda pair: -pairs.difference[pair],
     )
     rows = []

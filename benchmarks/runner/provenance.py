@@ -9,8 +9,10 @@ import ast
 import hashlib
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,17 @@ def source_files() -> list[Path]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the versions and the machine that this process runs on, as JSON values."""
-    import torch
+    """Return the versions and the machine that this process runs on, as JSON values.
 
+    Threads are those of torch; None in a process that has not imported it, which takes seconds.
+    """
+    torch = sys.modules.get("torch")
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "transformers": metadata.version("transformers"),
         "cpu": cpu(),
-        "threads": torch.get_num_threads(),
+        "threads": None if torch is None else torch.get_num_threads(),
     }
 
 
@@ -120,7 +124,14 @@ def _digest(room: str) -> str:
     inside = {str(path.relative_to(folder)): path for path in files}
     if room.startswith("benchmarks.experiments."):
         inside = {name: path for name, path in inside.items() if path.stem not in FORMS}
-    parts = [f"{name}\n{_meaning(path)}" for name, path in sorted(inside.items())]
+    states = {name: (path, path.stat()) for name, path in sorted(inside.items())}
+    return _digest_of(tuple((name, path, state.st_mtime_ns, state.st_size) for name, (path, state) in states.items()))
+
+
+@cache  # a process reads the same files many times
+def _digest_of(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Return the digest of files by name; the time and the size of each tell a changed one from the same."""
+    parts = [f"{name}\n{_meaning(path)}" for name, path, *_ in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

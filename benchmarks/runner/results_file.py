@@ -23,7 +23,7 @@ UNKNOWN = "unknown"
 
 
 def result_line(experiment: str, job: Job, result: Result, origin: Mapping[str, Any] | None = None) -> str:
-    """Return a line of a results file; ``origin`` is from :func:`provenance` in the process of the run."""
+    """Return a line of a results file; ``origin`` is from :meth:`Code.origin`."""
     row = {"experiment": experiment, "version": metadata.version("textgym"), "job": asdict(job), "result": dict(result)}
     return json.dumps(row if origin is None else {**row, "origin": dict(origin)})
 

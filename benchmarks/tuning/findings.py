@@ -30,14 +30,15 @@ def search_findings(tuned: Tuned) -> Findings:
 def trial_scores(tuned: Tuned) -> Mapping[str, FloatArray]:
     """Return the scores of each algorithm's trials, ``[n_trials, n_instances]``.
 
-    A trial whose training failed has the lowest score that any run of the search has.
+    A trial whose training failed on any instance has the lowest score that any run of the search has, on all of them:
+    it is never chosen.
     """
     known = [
         score for trials in tuned.trials.values() for trial in trials for score in trial.scores if score is not None
     ]
     lowest = min(known)
     return {
-        name: np.array([[lowest if score is None else score for score in trial.scores] for trial in trials])
+        name: np.array([[lowest] * len(trial.scores) if trial.failed else trial.scores for trial in trials])
         for name, trials in tuned.trials.items()
     }
 
@@ -59,7 +60,7 @@ def _worth(tuned: Tuned, scores: Mapping[str, FloatArray]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, table in sorted(scores.items(), key=lambda item: -item[1].mean(1).max()):
         expected = expected_curve(table)
-        failed = sum(any(score is None for score in trial.scores) for trial in tuned.trials[name])
+        failed = sum(trial.failed for trial in tuned.trials[name])
         best = (float(expected[size - 1]) for size in sizes)
         rows.append((name, float(table[0].mean()), *best, sensitivity(table), failed))
     note = (

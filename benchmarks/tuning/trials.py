@@ -13,7 +13,7 @@ from textgym.agents.search import Space, check_space
 from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results, Tuning
 from textgym.benchmarks.runner.jobs import FAILED
-from textgym.benchmarks.tuning.tuned_file import Trial, Tuned, best_trial
+from textgym.benchmarks.tuning.tuned_file import Instance, Trial, Tuned, best_trial
 
 LEARNING_RATE = "learning_rate"
 TRIAL = "trial"
@@ -63,7 +63,7 @@ def planned_trials(experiment: Experiment, plan: Plan, count: int, seed: int) ->
     for name in plan.algorithms:
         space = entry_space(name, tuning)
         wanted = dict(plan.settings)
-        published = {**find_entry(name).settings(wanted), LEARNING_RATE: wanted[LEARNING_RATE]}
+        published = {**find_entry(name).values(wanted), LEARNING_RATE: wanted[LEARNING_RATE]}
         found[name] = draw_trials(space, published, count, seed)
     return found
 
@@ -98,22 +98,21 @@ def chosen_settings(
 ) -> Tuned:
     """Return the outcome of a search: all its trials, and the best one of each algorithm.
 
+    The score of a trial on an instance is the mean over all its runs there, such as those at several budgets; if one of
+    them failed, there is none.
+
     Raises:
         ValueError: training failed in every trial of an algorithm.
     """
     tuning = tuning_of(experiment)
     instances = tuple((task, number) for number in tuning.seeds for task in tuning.tasks)
-    scores = {
-        (job.algorithm, job.arm[TRIAL], (job.task, job.seed)): None if FAILED in result else tuning.score(job, result)
-        for job, result in results
-    }
-    if len(scores) < len(results):
-        raise ValueError(
-            "a trial has two runs on one instance; expected an experiment that runs each job once in a search"
-        )
+    runs: dict[tuple[str, int, Instance], list[float | None]] = {}
+    for job, result in results:
+        score = None if FAILED in result else tuning.score(job, result)
+        runs.setdefault((job.algorithm, job.arm[TRIAL], (job.task, job.seed)), []).append(score)
     tried = {
         name: tuple(
-            Trial(settings, tuple(scores[name, number, instance] for instance in instances))
+            Trial(settings, tuple(_mean_of_all(runs[name, number, instance]) for instance in instances))
             for number, settings in enumerate(drawn)
         )
         for name, drawn in trials.items()
@@ -130,3 +129,9 @@ def chosen_settings(
         trials=tried,
         chosen={name: best_trial(each) for name, each in tried.items()},
     )
+
+
+def _mean_of_all(scores: Sequence[float | None]) -> float | None:
+    """Return the mean, or None if one of them is None."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None

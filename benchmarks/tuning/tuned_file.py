@@ -27,6 +27,11 @@ class Trial:
     settings: Mapping[str, Any]
     scores: tuple[float | None, ...]
 
+    @property
+    def failed(self) -> bool:
+        """True if training failed on any instance."""
+        return any(score is None for score in self.scores)
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -77,7 +82,7 @@ def best_trial(trials: Sequence[Trial]) -> int:
 
 def mean_score(trial: Trial) -> float:
     """Return the mean score of a trial; −∞ if training failed on any instance."""
-    if any(score is None for score in trial.scores):
+    if trial.failed:
         return -float("inf")
     return sum(score or 0.0 for score in trial.scores) / len(trial.scores)
 
@@ -104,6 +109,8 @@ def read_tuned(path: Path) -> Tuned:
         }
         development = tuple((str(task), int(seed)) for task, seed in row["development"])
         found = Tuned(**{**row, "trials": trials, "development": development})
+        if not all(len(one.scores) == len(development) > 0 for tried in trials.values() for one in tried):
+            raise ValueError(f"a trial without a score for each of {len(development)} instances")
         counts = {name: len(tried) for name, tried in trials.items()}
         chosen = {name: best_trial(tried) for name, tried in trials.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

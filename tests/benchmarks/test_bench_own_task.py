@@ -10,7 +10,7 @@ import textgym
 from tests.helpers import tiny_gpt2
 from tests.test_tokenization import byte_tokenizer
 from textgym.benchmarks.experiments import find_experiment
-from textgym.benchmarks.runner.experiment import Job
+from textgym.benchmarks.runner.experiment import Plan
 from textgym.commands.train import watched_reward
 from textgym.registration import load_task
 from textgym.tasks.task import Task
@@ -43,9 +43,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 def test_a_task_without_metrics_has_gold_in_its_rows_and_a_report(task: Task) -> None:
     assert not task.metrics
     experiment = find_experiment("mini")
-    settings = {**experiment.plan.settings, "tokens": 16, "slots": 4, "evaluated": 4}
-    settings |= {name: settings.get(name) for name in ("learning_rate", "beta")}
-    job = Job(TASK, "rloo", 0, settings={**settings, "learning_rate": 1e-3, "beta": 0.1})
+    settings = {**experiment.plan.settings, "tokens": 16, "budgets": 1, "slots": 4, "evaluated": 4}
+    (job,) = experiment.sweep(Plan(("rloo",), (0,), (TASK,), settings))
     result = experiment.run(job)
     for stage in ("before", "after"):
         assert result[stage]["gold"] == pytest.approx(result[stage]["score"])

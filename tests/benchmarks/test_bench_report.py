@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, unseen_losses
+from textgym.benchmarks.analysis.pairs import compare_pairs
+from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, stratified_mean
 from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.commands.bench import terminal_findings
 from textgym.intervals import Estimate
@@ -34,10 +35,10 @@ TABLE = Table(
 
 
 def scores() -> dict[str, np.ndarray]:
-    """The first is a little worse than the second everywhere but on the hard task, and the third has two seeds."""
+    """The first is a little worse than the second everywhere but on the hard task, and the third has one seed."""
     rng = np.random.default_rng(0)
-    noise = {name: rng.normal(0, 0.01, (seeds, 4)) for name, seeds in (("a2c", 5), ("ppo", 4), ("grpo", 2))}
-    means = {"a2c": [0.6, 0.9, 0.8, 0.9], "ppo": [0.2, 0.99, 0.95, 0.98], "grpo": [0.1, 0.5, 0.3, 0.4]}
+    noise = {name: rng.normal(0, 0.01, (seeds, 4)) for name, seeds in (("a2c", 5), ("ppo", 4), ("grpo", 1))}
+    means = {"a2c": [0.4, 0.9, 0.8, 0.9], "ppo": [0.2, 0.99, 0.95, 0.98], "grpo": [0.1, 0.5, 0.3, 0.4]}
     return {name: np.array(means[name]) + noise[name] - noise[name].mean(0) for name in noise}
 
 
@@ -49,75 +50,147 @@ def found() -> Findings:
 # -- Summary ---------------------------------------------------------------------------------------
 
 
-def test_algorithms_stand_by_their_interquartile_mean(found: Findings) -> None:
+def test_algorithms_stand_by_their_mean(found: Findings) -> None:
     overall = found.tables[0]
-    assert overall.columns == ("algorithm", "IQM", "mean", "P(ppo better)", "worst task", "seeds")
-    assert [row[0] for row in overall.rows] == ["ppo", "a2c", "grpo"]
-    for name, iqm, mean, *_ in overall.rows:
-        assert getattr(iqm, "value", iqm) == pytest.approx(interquartile_mean(scores()[str(name)]))
-        assert getattr(mean, "value", mean) == pytest.approx(scores()[str(name)].mean())
-
-
-def test_a_row_says_how_often_the_best_wins_and_where_it_fails(found: Findings) -> None:
-    best, second, third = found.tables[0].rows
-    assert best[3] is None
-    assert isinstance(second[3], Estimate)
-    assert second[3].value == 0.75  # ppo loses every run of one task in four
-    assert third[3] == 1.0  # too few seeds for an interval
-    assert [row[4] for row in (best, second, third)] == ["Needle 0.20", "Needle 0.60", "Needle 0.10"]
+    assert overall.columns == ("algorithm", "mean", "worst task", "seeds")
+    # The noise adds up to 0, so means are those that the scores were made of.
+    assert [(row[0], pytest.approx(getattr(row[1], "value", row[1]))) for row in overall.rows] == [
+        ("ppo", 0.78),
+        ("a2c", 0.75),
+        ("grpo", 0.325),
+    ]
+    assert overall.rows[0][1] == stratified_mean(scores()["ppo"])
+    assert [row[2] for row in overall.rows] == ["Needle 0.20", "Needle 0.40", "Needle 0.10"]
 
 
 def test_too_few_seeds_are_told_and_get_no_interval(found: Findings) -> None:
     rows = found.tables[0].rows
-    assert [row[5] for row in rows] == [4, 5, "2: too few seeds for an interval"]
+    assert [row[3] for row in rows] == [4, 5, "1: too few seeds for an interval"]
     assert [isinstance(row[1], Estimate) for row in rows] == [True, True, False]
     assert "Hollow dots: too few seeds for an interval." in found.figures[0].caption
 
 
+@pytest.mark.parametrize(("seeds", "tasks", "known"), [(2, 4, True), (3, 1, True), (2, 1, False), (1, 4, False)])
+def test_an_interval_needs_three_runs_and_two_seeds(seeds: int, tasks: int, known: bool) -> None:
+    drawn = np.random.default_rng(0).normal(size=(seeds, tasks))
+    ((_, mean, _, count),) = suite_findings({"ppo": drawn}, TASKS[:tasks], np.random.default_rng(0)).tables[0].rows
+    assert isinstance(mean, Estimate) == known
+    assert count == (seeds if known else f"{seeds}: too few seeds for an interval")
+
+
 def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Findings) -> None:
-    iqm = interquartile_mean(scores()["ppo"])
-    assert found.headline.startswith(f"ppo leads with an interquartile mean of {iqm:.3f} [")
-    assert "ahead of a2c, whose runs it beats with probability 0.75 [" in found.headline
-    assert found.headline.endswith("it is at its worst on Needle (0.20, where a2c has 0.60).")
-
-
-def test_the_more_algorithms_the_wider_what_is_said_of_the_leader(found: Findings) -> None:
-    """Wins alone have an interval in closed form; among three algorithms any of three pairs might have come first."""
-    golds = {name: np.array([[level], [level], [level]]) for name, level in (("ppo", 0.9), ("a2c", 0.5), ("grpo", 0.1))}
-    three = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
-    for row in three.rows[1:]:
-        assert isinstance(row[3], Estimate)
-        assert row[3].low == pytest.approx(1 - unseen_losses(3, 3, 1 - 0.05 / 3))
-    assert "The leader was selected on the same runs" in three.note
-    assert "corrected for all 3 pairs" in three.note
-    del golds["grpo"]
-    two = suite_findings(golds, ["Reviews"], np.random.default_rng(0)).tables[0]
-    assert isinstance(two.rows[1][3], Estimate)
-    assert two.rows[1][3].low == pytest.approx(1 - unseen_losses(3, 3))
-    assert "pairs" not in two.note
+    mean = stratified_mean(scores()["ppo"])
+    assert found.headline == (
+        f"ppo leads with a mean score of 0.780 [{mean.low:.3f}, {mean.high:.3f}], ahead of a2c (too few tasks or seeds "
+        "for a verdict: 4 of 6); it is at its worst on Needle (0.20, where a2c has 0.40)."
+    )
+    assert [table.title for table in found.tables] == ["Over all tasks", "By task"]
 
 
 def test_seeds_that_agree_leave_a_doubt_that_is_told(found: Findings) -> None:
     for seeds, chance in ((4, 0.53), (5, 0.45)):
         assert f"0 of {seeds} seeds fit a success rate up to {chance}" in found.tables[1].note
         assert stats.binom.pmf(0, seeds, chance) == pytest.approx(0.05, abs=0.002)
-    assert "0 of 2 " not in found.tables[1].note, "grpo has no interval"
+    assert "0 of 1 " not in found.tables[1].note, "grpo has no interval"
 
 
 def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     golds = {"ppo": np.array([[0.9], [0.9], [0.9]]), "a2c": np.array([[0.5], [0.4], [0.3]])}
     found = suite_findings(golds, ["Reviews"], np.random.default_rng(0))
-    assert found.headline.endswith(" beats with probability 1.00 [0.50, 1.00], on Reviews.")
-    assert found.tables[0].note.startswith("On Reviews alone.")
-    assert [figure.title for figure in found.figures] == ["IQM with 95 % interval"]
+    assert found.headline == (
+        "ppo leads with a mean score of 0.900 [0.900, 0.900], ahead of a2c (too few tasks or seeds for a verdict: 3 of "
+        "6), on Reviews."
+    )
+    assert found.tables[0].note.startswith("Means over seeds, on Reviews alone.")
+    assert [figure.title for figure in found.figures] == ["Mean score with 95 % interval"]
 
 
-def test_equals_are_not_told_apart() -> None:
-    same = np.random.default_rng(0).normal(0.5, 0.1, (5, 4))
-    twins = suite_findings({"a": same, "b": same.copy()}, TASKS, np.random.default_rng(0))
-    assert "not clearly ahead of b" in twins.headline
-    alone = suite_findings({"a": same}, TASKS, np.random.default_rng(0))
-    assert alone.headline.startswith("a has an interquartile mean")
+@pytest.mark.parametrize(("seeds", "tasks", "shown"), [(10, 1, True), (9, 1, False), (10, 2, False)])
+def test_an_interquartile_mean_is_shown_where_outliers_are_noise(seeds: int, tasks: int, shown: bool) -> None:
+    """Of many seeds of a single task; over tasks it would cut off those that an algorithm fails."""
+    drawn = np.random.default_rng(0).normal(size=(seeds, tasks))
+    overall = suite_findings({"ppo": drawn}, TASKS[:tasks], np.random.default_rng(0)).tables[0]
+    assert ("IQM" in overall.columns) == shown
+    if shown:
+        assert overall.rows[0][2].value == pytest.approx(interquartile_mean(drawn))  # type: ignore[union-attr]
+
+
+# -- Pairs -----------------------------------------------------------------------------------------
+
+EIGHT = tuple(f"task {number}" for number in range(8))
+
+
+def of_levels(*levels: float, seeds: int = 3) -> dict[str, np.ndarray]:
+    """Return scores of algorithms a, b, … at these levels, with small noise of mean 0 within each of eight tasks."""
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0, 0.01, (len(levels), seeds, 8))
+    noise -= noise.mean((1, 2), keepdims=True)
+    return {name: level + own for name, level, own in zip("abcdefgh", levels, noise, strict=False)}
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ((0.9, 0.899, 0.1), "surely ahead of c, not told apart from b;"),
+        ((0.9, 0.5, 0.1), "surely ahead of all others;"),
+        ((0.9, 0.5), "surely ahead of b;"),
+        ((0.9, 0.899), "not told apart from b;"),
+        ((0.9, 0.8999, 0.8998), "told apart from none of the 2 others;"),
+        ((0.9, 0.5, 0.4, 0.3, 0.2, 0.1, 0.8999), "surely ahead of 5 others, not told apart from g;"),
+        ((0.9, 0.5, 0.4, 0.8999), "surely ahead of b and c, not told apart from d;"),
+    ],
+)
+def test_a_headline_says_whom_the_leader_surely_beats(
+    levels: tuple[float, ...], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textgym.benchmarks.analysis.suite_findings._figures", lambda *_: ())  # they take seconds
+    found = suite_findings(of_levels(*levels), EIGHT, np.random.default_rng(0))
+    assert found.headline.startswith("a leads with a mean score of 0.900 [")
+    assert f"], {verdict} it is at its worst" in found.headline
+
+
+def test_pairs_that_are_told_apart_stand_in_a_table(tmp_path: Path) -> None:
+    scores = of_levels(0.1, 0.5, 0.4999)
+    found = suite_findings(scores, EIGHT, np.random.default_rng(0))
+    _, pairs, _ = found.tables
+    known = compare_pairs([scores[name] for name in "bca"], np.random.default_rng(0))
+    assert pairs.columns == ("higher", "lower", "difference", "p, corrected")
+    assert pairs.rows == tuple(
+        (higher, "a", Estimate(known.difference[i, 2], known.low[i, 2], known.high[i, 2]), known.p[i, 2])
+        for i, higher in enumerate("bc")
+    )
+    assert pairs.note.startswith("2 of 3 pairs are told apart, with 8 tasks as the sample, paired by instance.")
+    (matrix,) = (figure for figure in found.figures if figure.title == "All pairs")
+    assert "told apart at 5 %" in matrix.caption
+    write_bench_report({"mini": found}, tmp_path)
+    assert (tmp_path / "mini-2-pairs-told-apart.csv").is_file()
+
+
+def test_pairs_are_compared_on_the_instances_that_all_have() -> None:
+    """An instance that only one algorithm met says nothing about a difference."""
+    first, second = of_levels(0.9, 0.4, seeds=4).values()
+    first[0], second[3] = -50, 99  # seeds 5 and 9
+    seeds = {"a": (5, 6, 7, 8), "b": (6, 7, 8, 9)}
+    found = suite_findings({"a": first, "b": second}, EIGHT, np.random.default_rng(0), seeds)
+    ((higher, lower, difference, _),) = found.tables[1].rows
+    assert (higher, lower) == ("a", "b"), "over the three instances of both, although its mean over all is far below"
+    assert difference.value == pytest.approx(first[1:].mean() - second[:3].mean())  # type: ignore[union-attr]
+    assert found.headline.startswith("b leads")
+    assert "surely ahead" not in found.headline
+
+
+def test_without_a_common_instance_there_is_no_verdict() -> None:
+    seeds = {"a": (0, 1, 2), "b": (3, 4, 5)}
+    found = suite_findings(of_levels(0.9, 0.1), EIGHT, np.random.default_rng(0), seeds)
+    assert "ahead of b (too few tasks or seeds for a verdict: 0 of 6)" in found.headline
+
+
+def test_one_algorithm_leads_nobody() -> None:
+    found = suite_findings(of_levels(0.9), EIGHT, np.random.default_rng(0))
+    assert found.headline.startswith("a has a mean score of 0.900 [")
+
+
+# -- Tasks -----------------------------------------------------------------------------------------
 
 
 def test_tasks_stand_from_easy_to_hard_with_their_own_intervals(found: Findings) -> None:
@@ -219,7 +292,7 @@ def test_each_figure_is_a_file_that_stands_alone(tmp_path: Path, found: Findings
     write_bench_report({"mini": found}, tmp_path)
     files = sorted(tmp_path.glob("*.svg"))
     assert [file.name for file in files] == [
-        "mini-1-iqm-with-95-interval.svg",
+        "mini-1-mean-score-with-95-interval.svg",
         "mini-2-performance-profiles.svg",
         "mini-3-score-per-task.svg",
         "mini-4-scores-by-algorithm.svg",
@@ -271,7 +344,7 @@ NAMES = [
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of algorithms, tasks and a file with such names."""
     out = tmp_path_factory.mktemp("names")
-    tasks = NAMES[:4]
+    tasks = NAMES[:6]  # as many as a matrix of all pairs needs
     rng = np.random.default_rng(0)
     scores = {name: rng.random((2, len(tasks))) for name in NAMES}
     found = suite_findings(scores, tasks, rng)

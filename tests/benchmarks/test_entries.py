@@ -48,8 +48,9 @@ SMALL = {"episodes": 512, "episodes_per_iteration": 64, "minibatch_size": 64}
 def diagnostic(name: str, task: str = "Emit", seed: int = 0, **settings: Any) -> Result:
     """Return a run with few episodes."""
     chosen = {**SMALL, **settings}
-    jobs = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=(name,), seeds=seed + 1, tasks=(task,), settings=chosen))
-    return diagnostic_run(jobs[-1])
+    jobs = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=(name,), seeds=(seed,), tasks=(task,), settings=chosen))
+    (job,) = jobs
+    return diagnostic_run(job)
 
 
 def own_algorithm(folder: Path) -> Path:
@@ -94,12 +95,13 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 
 def test_a_run_names_all_that_its_numbers_depend_on() -> None:
-    (job,) = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("grpo",), seeds=1, tasks=("Emit",)))
+    (job,) = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("grpo",), seeds=(0,), tasks=("Emit",)))
     assert {"episodes", "learning_rate", "clip_range", "scale_by_std"} <= job.settings.keys()
     assert job.settings["minibatch_size"] == 128
     assert job.settings["samples_per_prompt"] == 4, "None stands for the algorithm's own value"
-    (job,) = mini_sweep(replace(MINI, algorithms=("nlpo",), seeds=1, tasks=("Reviews",), settings={"tokens": 100}))
-    assert job.settings["tokens"] == 100
+    chosen = {"tokens": 100, "budgets": 1}
+    (job,) = mini_sweep(replace(MINI, algorithms=("nlpo",), seeds=(0,), tasks=("Reviews",), settings=chosen))
+    assert job.arm == {"tokens": 100}
     assert {"beta", "learning_rate", "evaluated", "top_mask", "target_update"} <= job.settings.keys()
 
 
@@ -159,7 +161,7 @@ def test_stock_algorithms_are_told_apart_by_version_and_a_users_by_its_file(tmp_
 
 
 def test_a_sweep_goes_seed_by_seed_and_refuses_before_it_runs() -> None:
-    jobs = mini_sweep(replace(MINI, algorithms=("ppo", "sft"), seeds=2, tasks=("Reviews", "Stories")))
+    jobs = mini_sweep(replace(MINI, algorithms=("ppo", "sft"), seeds=range(2), tasks=("Reviews", "Stories")))
     assert [(job.seed, job.algorithm, job.task) for job in jobs[:5]] == [
         (0, "ppo", "Reviews"),
         (0, "ppo", "Stories"),
@@ -179,7 +181,9 @@ def test_what_cannot_learn_a_task_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"'maxrl' divides by mean scores .* Noise has negative ones; .* --tasks"):
         diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("ppo", "maxrl"), tasks=("Emit", "Noise")))
     assert "maxrl" not in DIAGNOSTIC.algorithms, "the plan is run without being asked which tasks fit"
-    assert len(diagnostic_sweep(DIAGNOSTIC)) == len(DIAGNOSTIC.algorithms) * len(DIAGNOSTIC.tasks) * DIAGNOSTIC.seeds
+    assert len(diagnostic_sweep(DIAGNOSTIC)) == len(DIAGNOSTIC.algorithms) * len(DIAGNOSTIC.tasks) * len(
+        DIAGNOSTIC.seeds
+    )
 
 
 def test_the_tasks_with_negative_scores_are_known() -> None:
@@ -244,9 +248,8 @@ def test_a_stock_algorithm_pays_for_kl() -> None:
 
 
 def test_plain_imitation_learns_the_references_within_the_budget() -> None:
-    (job,) = mini_sweep(
-        replace(MINI, algorithms=("sft",), seeds=1, tasks=("Reviews",), settings={"tokens": 3000, "evaluated": 64})
-    )
+    chosen = {"tokens": 3000, "budgets": 1, "evaluated": 64}
+    (job,) = mini_sweep(replace(MINI, algorithms=("sft",), seeds=(0,), tasks=("Reviews",), settings=chosen))
     found = mini_run(job)
     assert 2900 < found["tokens"] <= 3000
     assert found["after"]["gold"] > found["before"]["gold"] + 0.05

@@ -42,7 +42,7 @@ def test_a_row_says_what_made_it(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     run_jobs(EXPERIMENT, [job(tmp_path / "log", 2)], path)
     row = json.loads(path.read_text())
-    assert row.keys() == {"experiment", "version", "job", "result"}
+    assert row.keys() == {"experiment", "version", "job", "result", "origin"}
     assert row["job"] == {
         "task": "Square",
         "algorithm": "plain",

@@ -10,14 +10,11 @@ from scipy import stats
 
 from textgym.benchmarks.analysis.statistics import (
     bootstrap_interval,
-    improvement,
     interquartile_mean,
     mean_estimate,
     mean_over_these_tasks,
     performance_profile,
-    probability_of_improvement,
     stratified_estimate,
-    unseen_losses,
 )
 from textgym.types import FloatArray
 
@@ -61,16 +58,6 @@ def test_mean_over_these_tasks_by_hand() -> None:
     welch = stats.ttest_ind(a, -b, equal_var=False).confidence_interval()
     both = mean_over_these_tasks(np.stack([a, b], 1))
     assert (both.low, both.high) == pytest.approx((welch.low / 2, welch.high / 2))
-
-
-def test_improvement_by_hand() -> None:
-    # First task: 1 loses to 2, ties with 1; 3 beats both: 2.5 of 4. Second task: 0 wins none of 4.
-    assert improvement([[1, 0], [3, 0]], [[2, 5], [1, 6]]) == pytest.approx((2.5 / 4 + 0) / 2)
-
-
-def test_improvement_is_mann_whitneys_u_as_a_share() -> None:
-    a, b = rng(1).integers(0, 4, (5, 1)), rng(2).integers(0, 4, (7, 1))
-    assert improvement(a, b) == pytest.approx(stats.mannwhitneyu(a[:, 0], b[:, 0]).statistic / 35)
 
 
 def test_profile_counts_the_runs_above_a_threshold() -> None:
@@ -129,15 +116,6 @@ def test_student_covers_the_truth(seeds: int) -> None:
     assert np.mean([one.low <= 1.0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.03)
 
 
-@pytest.mark.parametrize(("lead", "seeds", "tasks"), [(1.0, 8, 6), (1.0, 3, 1), (2.0, 3, 1), (3.0, 3, 1), (2.0, 5, 1)])
-def test_probability_of_improvement_covers_the_truth(lead: float, seeds: int, tasks: int) -> None:
-    # Two normals: P(a > b) = Φ(lead/√2). With few runs that are far apart, all of one may beat all of the other.
-    truth, draws = stats.norm.cdf(lead / math.sqrt(2)), rng(3).normal(size=(60, 2, seeds, tasks))
-    found = [probability_of_improvement(a + lead, b, rng(4)) for a, b in draws]
-    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.04)
-    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.87  # 2.8 standard errors of 60 draws
-
-
 @pytest.mark.parametrize(
     "chances",
     [[0.98] * 12, [0.5] * 12, [1.0] * 10 + [0.9, 0.9], [0.99] * 11 + [0.5], [*np.linspace(0.02, 0.98, 12)], [0.8]],
@@ -151,15 +129,6 @@ def test_bands_of_profiles_cover_the_truth(chances: list[float], seeds: int) -> 
     assert np.mean([one.low[0] <= np.mean(chances) <= one.high[0] for one in found]) >= 0.923
 
 
-def test_of_equal_algorithms_the_last_does_not_look_worse() -> None:
-    """First and last are picked by the same scores, so the interval must hold for any of the 55 pairs of eleven."""
-    alarms = 0
-    for scores in rng(9).normal(size=(40, 11, 5, 8)):
-        last, *_, best = sorted(scores, key=interquartile_mean)
-        alarms += probability_of_improvement(best, last, rng(), 1 - 0.05 / 55).low > 0.5
-    assert alarms <= 4  # 2 are expected at the most; at a level of 95 % there are 19
-
-
 def test_an_estimate_is_the_interval_of_its_data_set() -> None:
     scores = rng().normal(size=(5, 8))
     found = stratified_estimate(scores, np.mean, rng(1))
@@ -170,40 +139,36 @@ def test_an_estimate_is_the_interval_of_its_data_set() -> None:
     assert stratified_estimate(scores, np.mean, rng(1)) == found
 
 
+def test_a_mean_over_these_tasks_by_hand() -> None:
+    # Variances 2 and 8 over two instances: the mean of both tasks has the variance (2/2 + 8/2)/4 = 5/4. Welch: the
+    # degrees of freedom are (1 + 4)² / (1²/1 + 4²/1) = 25/17.
+    found = mean_over_these_tasks([[0.0, 1.0], [2.0, 5.0]])
+    half = stats.t.ppf(0.975, 25 / 17) * math.sqrt(5 / 4)
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
+
+
+def test_a_mean_over_these_tasks_of_one_task_is_students() -> None:
+    values = rng(11).normal(size=7)
+    one, other = mean_over_these_tasks(values[:, None]), mean_estimate(values)
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+
+
+@pytest.mark.parametrize("draw", [normal, bounded, won_or_lost])
+@pytest.mark.parametrize(("seeds", "tasks"), [(5, 8), (2, 8)])
+def test_mean_over_these_taskss_cover_the_truth(draw: Draw, seeds: int, tasks: int) -> None:
+    truth = draw(rng(1), 20_000, 1, tasks).mean()
+    found = [mean_over_these_tasks(scores) for scores in draw(rng(2), DATA_SETS, seeds, tasks)]
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    # Two instances err on the wide side alone; 3 standard errors of 600 sets are 0.027.
+    assert covered >= 0.92
+    assert covered <= 0.98 or seeds == 2
+
+
 def test_seeds_are_drawn_within_tasks() -> None:
     """Tasks that differ, and seeds that do not, leave nothing uncertain."""
     scores = np.tile([0.0, 0.5, 1.0, 1.0], (4, 1))
     found = stratified_estimate(scores, interquartile_mean, rng())
     assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
-
-
-def test_nothing_but_wins_leaves_a_doubt() -> None:
-    """A bootstrap of them sees none. For one run against one the bound is Wilson's for a binomial of 1 in 1."""
-    wilson = 1 / (1 + stats.norm.ppf(0.975) ** 2)
-    assert 1 - unseen_losses(1, 1) == pytest.approx(wilson)
-    few, many = (probability_of_improvement(np.ones((n, 1)), np.zeros((n, 1)), rng()) for n in (3, 10))
-    assert (few.value, few.high) == (many.value, many.high) == (1.0, 1.0)
-    # Of the 20 ways to order 3 + 3 runs one is as good: no proof at 95 % on both sides; of those of 10 + 10 it is.
-    assert few.low == pytest.approx(0.5, abs=0.01)
-    assert 0.7 < many.low < 0.9
-    # Two tasks are twice the evidence, and the other side of a coin has the same.
-    both = probability_of_improvement(np.ones((3, 2)), np.zeros((3, 2)), rng())
-    assert 1 - both.low == pytest.approx((1 - few.low) / math.sqrt(2))
-    assert probability_of_improvement(np.zeros((3, 1)), np.ones((3, 1)), rng()).high == pytest.approx(1 - few.low)
-
-
-def test_a_higher_level_is_a_wider_interval() -> None:
-    a, b = rng(7).normal(size=(10, 6)), rng(8).normal(size=(10, 6))
-    at_95, at_99 = (probability_of_improvement(a, b, rng(), level) for level in (0.95, 0.99))
-    assert at_99.value == at_95.value
-    # The degrees of freedom lie between those of one sample of ten and those of all twelve together.
-    ratios = [stats.t.ppf(0.995, df) / stats.t.ppf(0.975, df) for df in (12 * 9, 9)]
-    assert ratios[0] < (at_99.value - at_99.low) / (at_95.value - at_95.low) < ratios[1]
-    # Where one run beats one, Wilson's bound has a closed form; where all do, tasks share it as they share evidence.
-    z = stats.norm.ppf(0.995)
-    assert unseen_losses(1, 1, 0.99) == pytest.approx(z**2 / (1 + z**2))
-    swept = probability_of_improvement(a + 99, b, rng(), 0.99)
-    assert 1 - swept.low == pytest.approx(unseen_losses(10, 10, 0.99) / math.sqrt(6))
 
 
 # -- Bad input -------------------------------------------------------------------------------------
@@ -216,8 +181,6 @@ def test_two_seeds_are_too_few() -> None:
         stratified_estimate(np.zeros((2, 4)), np.mean, rng())
     with pytest.raises(ValueError, match=r"scores has 1 rows; expected at least 2"):
         mean_over_these_tasks(np.zeros((1, 4)))
-    with pytest.raises(ValueError, match=r"b has 2 rows; an interval needs at least 3"):
-        probability_of_improvement(np.zeros((3, 4)), np.zeros((2, 4)), rng())
 
 
 def test_scores_must_be_a_finite_table() -> None:
@@ -225,5 +188,5 @@ def test_scores_must_be_a_finite_table() -> None:
         performance_profile(np.zeros(3), [0.5])
     with pytest.raises(ValueError, match=r"scores holds 1 numbers that are not finite"):
         stratified_estimate([[0.0], [1.0], [math.nan]], np.mean, rng())
-    with pytest.raises(ValueError, match=r"a has 2 tasks and b 3"):
-        improvement(np.zeros((3, 2)), np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"scores holds 1 numbers that are not finite"):
+        mean_over_these_tasks([[0.0], [math.inf], [1.0]])

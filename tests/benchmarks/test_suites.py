@@ -32,7 +32,8 @@ def golden(task: str, name: str, seed: int, after: float, **arm: Any) -> tuple[J
         stage: {"score": gold, "gold": gold, "grammatical": 1.0, "kl": 2 * gold, "length": 9.0}
         for stage, gold in (("before", 0.5), ("after", after))
     }
-    return Job(task, name, seed, arm, {"beta": 0.25}), {**stages, "tokens": 100 + seed, "cpu_seconds": 3.0}
+    cost = {"tokens": 100 + seed, "updates": 12 + seed, "cpu_seconds": 3.0, "errors": {"score": 0.06}}
+    return Job(task, name, seed, arm, {"beta": 0.25}), {**stages, **cost}
 
 
 def row(table: Table, *name: str) -> dict[str, Any]:
@@ -90,44 +91,76 @@ def test_several_algorithms_are_compared() -> None:
 def test_only_seeds_with_every_task_count() -> None:
     results = [scored("Emit", "ppo", 0, 1.0), scored("Copy", "ppo", 0, 0.5), scored("Emit", "ppo", 1, 0.7)]
     results += [scored("Copy", "trpo", 0, 0.1)]
-    scores = suite_scores(results, lambda result: result["score"])
+    scores = suite_scores(results, lambda job, result: result["score"] + 10 * job.seed)
     assert scores.tasks == ("Emit", "Copy")
     assert scores.by_algorithm["ppo"].tolist() == [[1.0, 0.5]]
+    assert scores.seeds == {"ppo": (0,)}
     assert scores.left_out == ("trpo",)
     headline = diagnostic.EXPERIMENT.findings(results).headline
     assert headline.endswith("Left out, as no seed has every task yet: trpo.")
 
 
-def test_gold_is_normalised_and_shown_as_it_is() -> None:
+def test_the_objective_is_scored_and_gold_is_shown_as_it_is() -> None:
     results = [golden(t, "rloo", seed, a) for t, a in (("Reviews", 0.75), ("Stories", 0.5)) for seed in range(3)]
     results += [golden(t, "ppo", seed, 1.0) for t in ("Reviews", "Stories") for seed in range(3)]
-    assert mini.score.normalised(results[0][1]) == 0.5
+    # KL is twice the gold and β a quarter: (0.75 − 0.25 · 1.5 − 0.5) / (1 − 0.5).
+    assert mini.score.mini_score(*results[0]) == -0.25
     found = mini.EXPERIMENT.findings(results)
+    assert found.headline.startswith("ppo leads with a mean score of 0.000")
     gold = table(found, "Gold reward")
-    assert row(gold, "base model")["Reviews"] == 0.5  # measured once, whatever the seed: no interval
+    assert row(gold, "base model")["Reviews"] == 0.5  # measured before training: no interval
     assert row(gold, "rloo")["Reviews"] == Estimate(0.75, 0.75, 0.75)
-    cost = row(table(found, "Cost"), "rloo")
-    assert cost["gain"].value == 0.125
-    assert (cost["grammatical"], cost["KL"], cost["length"], cost["tokens"], cost["CPU s"]) == (
-        1.0,
-        1.25,
-        9.0,
-        101,
-        3.0,
-    )
+    parts = row(table(found, "Parts and cost"), "rloo")
+    assert parts.pop("prompt error") == pytest.approx(0.06 / np.sqrt(6)), "of six independent runs"
+    assert parts == {
+        "algorithm": "rloo",
+        "score": -0.375,
+        "gold": 0.625,
+        "KL": 1.25,
+        "distinct": None,
+        "grammatical": 1.0,
+        "length": 9.0,
+        "updates": 13,
+        "CPU s": 3.0,
+    }
 
 
-def test_prices_are_of_the_same_tasks() -> None:
+def test_parts_are_of_the_same_tasks() -> None:
     """Whoever is only done with the dearest task must not look dear, nor one of its seeds."""
     results = [
         golden(task, "ppo", seed, after) for task, after in (("Reviews", 0.75), ("Stories", 0.5)) for seed in (0, 1)
     ]
     results += [golden("Reviews", "ppo", 2, 1.0), golden("Reviews", "rloo", 0, 1.0)]
-    cost = mini.score.cost_table(results)
-    assert [cells[0] for cells in cost.rows] == ["ppo"]
-    assert row(cost, "ppo")["gold after"] == 0.625
+    parts = mini.score.parts_table(results)
+    assert [cells[0] for cells in parts.rows] == ["ppo"]
+    assert row(parts, "ppo")["gold"] == 0.625
     unfinished = mini.EXPERIMENT.findings(results[:1] + results[-1:] + [golden("Stories", "grpo", 0, 1.0)])
     assert [table.title for table in unfinished.tables] == ["Gold reward"]
+
+
+def test_budgets_are_compared_over_the_seeds_that_have_both() -> None:
+    """The headline is about the largest budget; a seed without the other one would be another instance."""
+    earned = {("ppo", 100): 0.9, ("ppo", 50): 0.5, ("grpo", 100): 0.8, ("grpo", 50): 0.7}
+    results = [
+        golden(task, name, seed, gold + 0.1 * seed, tokens=tokens)
+        for (name, tokens), gold in earned.items()
+        for task in ("Reviews", "Stories")
+        for seed in range(2)
+    ]
+    results += [golden(task, "ppo", 2, 0.0, tokens=100) for task in ("Reviews", "Stories")]
+    found = mini.EXPERIMENT.findings(results)
+    budgets = table(found, "Score by budget")
+    assert budgets.columns == ("algorithm", "50 tokens", "100 tokens")
+    # A score is the gold less 1, and the second seed has a tenth more.
+    assert [(name, pytest.approx(few), pytest.approx(many)) for name, few, many in budgets.rows] == [
+        ("ppo", -0.45, -0.05),
+        ("grpo", -0.25, -0.15),
+    ]
+    # With the third seed of ppo, its mean at 100 tokens is (−0.1 + 0 − 1) / 3.
+    assert found.headline.startswith("grpo leads with a mean score of −0.150")
+    assert "Score by budget" in [figure.title for figure in found.figures]
+    half = mini.EXPERIMENT.findings([done for done in results if done[0].arm["tokens"] == 50])
+    assert "Score by budget" not in [one.title for one in (*half.tables, *half.figures)]
 
 
 def climbing(task: str, name: str, seed: int, start: float, end: float, tokens: int) -> tuple[Job, dict[str, Any]]:

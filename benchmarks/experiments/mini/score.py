@@ -119,12 +119,14 @@ def parts_table(results: Results) -> Table:
         runs = [run for of_seed in seeds for run in of_seed]
         after = {key: float(np.mean([result["after"].get(key, np.nan) for _, result in runs])) for key in first}
         score = float(np.mean([mini_score(*run) for run in runs]))
-        counts = [np.mean([result.get(key) or 0 for _, result in runs]) for key in ("updates", "cpu_seconds")]
+        updates = [result.get("updates") for _, result in runs]
+        steps = None if None in updates else round(np.mean(updates))
+        seconds = float(np.mean([result["cpu_seconds"] for _, result in runs]))
         # Each instance has prompts of its own, so the errors of its runs are independent.
         errors = [result["errors"]["score"] for _, result in runs if "errors" in result]
         drawn = float(np.sqrt(np.sum(np.square(errors))) / len(errors)) if errors else None
         measures = (after["gold"], after["kl"], after.get("distinct"), *(after[m] for m in metrics), after["length"])
-        rows.append((name, score, *measures, round(counts[0]), float(counts[1]), drawn))
+        rows.append((name, score, *measures, steps, seconds, drawn))
     rows.sort(key=lambda row: -row[1])  # type: ignore[operator]
     note = (
         "KL to the base model in nats a response, length in tokens; distinct: share of texts that no other response to"
