@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from textgym.benchmarks.analysis.pairs import compare_pairs
-from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, stratified_mean
+from textgym.benchmarks.analysis.statistics import interquartile_mean, mean_estimate, mean_over_these_tasks
 from textgym.benchmarks.analysis.suite_findings import suite_findings
 from textgym.commands.bench import terminal_findings
 from textgym.intervals import Estimate
@@ -59,7 +59,7 @@ def test_algorithms_stand_by_their_mean(found: Findings) -> None:
         ("a2c", 0.75),
         ("grpo", 0.325),
     ]
-    assert overall.rows[0][1] == stratified_mean(scores()["ppo"])
+    assert overall.rows[0][1] == mean_over_these_tasks(scores()["ppo"])
     assert [row[2] for row in overall.rows] == ["Needle 0.20", "Needle 0.40", "Needle 0.10"]
 
 
@@ -79,7 +79,7 @@ def test_an_interval_needs_three_runs_and_two_seeds(seeds: int, tasks: int, know
 
 
 def test_the_headline_names_the_leader_the_certainty_and_the_failure(found: Findings) -> None:
-    mean = stratified_mean(scores()["ppo"])
+    mean = mean_over_these_tasks(scores()["ppo"])
     assert found.headline == (
         f"ppo leads with a mean score of 0.780 [{mean.low:.3f}, {mean.high:.3f}], ahead of a2c (too few tasks or seeds "
         "for a verdict: 4 of 6); it is at its worst on Needle (0.20, where a2c has 0.40)."

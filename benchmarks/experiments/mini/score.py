@@ -119,8 +119,8 @@ def parts_table(results: Results) -> Table:
         runs = [run for of_seed in seeds for run in of_seed]
         after = {key: float(np.mean([result["after"].get(key, np.nan) for _, result in runs])) for key in first}
         score = float(np.mean([mini_score(*run) for run in runs]))
-        updates = [result.get("updates") for _, result in runs]
-        steps = None if None in updates else round(np.mean(updates))
+        updates = [result["updates"] for _, result in runs if result.get("updates") is not None]
+        steps = round(float(np.mean(updates))) if len(updates) == len(runs) else None
         seconds = float(np.mean([result["cpu_seconds"] for _, result in runs]))
         # Each instance has prompts of its own, so the errors of its runs are independent.
         errors = [result["errors"]["score"] for _, result in runs if "errors" in result]
