@@ -97,8 +97,9 @@ def test_a_file_that_is_not_there_is_named() -> None:
 def test_a_run_names_all_that_its_numbers_depend_on() -> None:
     (job,) = diagnostic_sweep(replace(DIAGNOSTIC, algorithms=("grpo",), seeds=(0,), tasks=("Emit",)))
     assert {"episodes", "learning_rate", "clip_range", "scale_by_std"} <= job.settings.keys()
-    assert job.settings["minibatch_size"] == 128
-    assert job.settings["samples_per_prompt"] == 4, "None stands for the algorithm's own value"
+    assert job.settings["episodes_per_iteration"] == 256
+    own = (job.settings["minibatch_size"], job.settings["samples_per_prompt"])
+    assert own == (32, 4), "None stands for the algorithm's own value"
     chosen = {"tokens": 100, "budgets": 1}
     (job,) = mini_sweep(replace(MINI, algorithms=("nlpo",), seeds=(0,), tasks=("Reviews",), settings=chosen))
     assert job.arm == {"tokens": 100}

@@ -403,9 +403,9 @@ def test_a_search_finds_the_best_of_its_trials_and_repeats_nothing(
     assert run_count(log) == 26
     # Another search does not mix with this one.
     before = runs.read_bytes()
-    with pytest.raises(ValueError, match=r"trials is 3 for .*, and 4 for "):
+    with pytest.raises(ValueError, match=r"with other settings \(.*trials: 3 there, 4 here"):
         tune(out, trials=4)
-    with pytest.raises(ValueError, match=r"beta is 0.05 for .*, and 0.1 for "):
+    with pytest.raises(ValueError, match=r"with other settings \(beta: 0.05 there, 0.1 here\)"):
         tune(out, beta=0.1)
     with pytest.raises(ValueError, match=r"with other settings \(.*learning_rate"):
         bench.tune(BenchTune("fake_search", ("ppo", "rloo"), 3, seed=1, out=out))
