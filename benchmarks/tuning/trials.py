@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -13,9 +14,8 @@ from textgym.agents.search import Space, check_space
 from textgym.benchmarks.entries import find_entry
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Results, Tuning
 from textgym.benchmarks.runner.jobs import FAILED
-from textgym.benchmarks.tuning.tuned_file import Instance, Trial, Tuned, best_trial
+from textgym.benchmarks.tuning.tuned_file import LEARNING_RATE, Instance, Trial, Tuned, best_trial
 
-LEARNING_RATE = "learning_rate"
 TRIAL = "trial"
 """The arm of a search: the number of the setting that is tried; 0 is the published one."""
 
@@ -109,6 +109,7 @@ def chosen_settings(
     runs: dict[tuple[str, int, Instance], list[float | None]] = {}
     for job, result in results:
         score = None if FAILED in result else tuning.score(job, result)
+        score = score if score is not None and math.isfinite(score) else None
         runs.setdefault((job.algorithm, job.arm[TRIAL], (job.task, job.seed)), []).append(score)
     tried = {
         name: tuple(

@@ -12,6 +12,8 @@ from typing import Any
 from textgym.benchmarks.runner.experiment import Experiment, Plan
 from textgym.files import write_text
 
+LEARNING_RATE = "learning_rate"
+
 Instance = tuple[str, int]
 
 
@@ -127,7 +129,7 @@ def apply_tuned(path: Path, tuned: Tuned, experiment: Experiment, plan: Plan) ->
 
     Raises:
         ValueError: the file is of another experiment, version or budget, lacks an algorithm of the plan, or was tuned
-            on an instance that the plan scores.
+            on an instance that the plan scores; or the plan has a learning rate of its own.
     """
     version = metadata.version("textgym")
     for name, there, here in (("experiment", tuned.experiment, experiment.name), ("version", tuned.version, version)):
@@ -137,6 +139,9 @@ def apply_tuned(path: Path, tuned: Tuned, experiment: Experiment, plan: Plan) ->
         here = plan.settings.get(name, there)
         if here != there:
             raise ValueError(f"{path}: tuned with {name} {there!r}; this run has {here!r}: expected the same")
+    rate, own = (settings.get(LEARNING_RATE) for settings in (plan.settings, experiment.plan.settings))
+    if rate != own:
+        raise ValueError(f"{path}: has a {LEARNING_RATE} for each algorithm; got {rate!r} for all: leave it out")
     if missing := [name for name in plan.algorithms if name not in tuned.trials]:
         raise ValueError(
             f"{path}: has no search of {', '.join(missing)}; expected as many trials for each algorithm: run 'textgym "

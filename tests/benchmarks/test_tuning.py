@@ -545,6 +545,11 @@ def test_a_tuned_file_must_be_json_by_name() -> None:
         ({"experiment": "mini"}, PLAN, "tuned for experiment 'mini'; expected 'fake_search'"),
         ({}, replace(PLAN, settings={**PLAN.settings, "tokens": 200}), "tuned with tokens 100; this run has 200"),
         ({}, replace(PLAN, settings={**PLAN.settings, "beta": 0.5}), "tuned with beta 0.05; this run has 0.5"),
+        (
+            {},
+            replace(PLAN, settings={**PLAN.settings, "learning_rate": 0.004}),
+            "has a learning_rate for each algorithm; got 0.004 for all: leave it out",
+        ),
         ({}, replace(PLAN, algorithms=("ppo", "grpo", "a2c")), "has no search of grpo, a2c; expected as many trials"),
         (
             {},
@@ -561,7 +566,7 @@ def test_a_tuned_file_of_something_else_is_refused(there: dict[str, Any], plan: 
 
 def test_a_fitting_tuned_file_gives_each_algorithm_its_setting() -> None:
     tuned = searched(5)
-    changed = replace(PLAN, algorithms=("rloo",), settings={**PLAN.settings, "learning_rate": 0.004}, seeds=(7,))
+    changed = replace(PLAN, algorithms=("rloo",), seeds=(7,))
     plan = apply_tuned(Path("tuned.json"), tuned, EXPERIMENT, changed)
     assert plan == replace(changed, tuned={"rloo": tuned.settings("rloo")}, trials=5)
 
