@@ -17,7 +17,7 @@ TINY = {"tokens": 200, "evaluated": 8, "teacher_tokens": 200, "learning_rate": 1
 
 
 def test_every_seed_has_every_way_to_learn() -> None:
-    jobs = EXPERIMENT.sweep(Plan(("distill", "rloo"), 2, ("Reviews",), {"tokens": 700}))
+    jobs = EXPERIMENT.sweep(Plan(("distill", "rloo"), range(2), ("Reviews",), {"tokens": 700}))
     each = [
         {"jsd": 1.0, "teacher_share": 0.0},
         {"jsd": 0.5, "teacher_share": 0.0},
@@ -54,7 +54,7 @@ def test_the_numbers_by_hand() -> None:
 @pytest.mark.parametrize("place", [0, 3])
 def test_a_tiny_run(place: int) -> None:
     """At a rate near 0 nothing is learned: the student stays where it was."""
-    job = EXPERIMENT.sweep(Plan(("distill", "rloo"), 1, ("Reviews",), TINY))[place]
+    job = EXPERIMENT.sweep(Plan(("distill", "rloo"), range(1), ("Reviews",), TINY))[place]
     found = EXPERIMENT.run(job)
     assert found["after"] == pytest.approx(found["before"], rel=1e-3)
     assert found["before"]["kl"] > 1e-4
@@ -64,11 +64,11 @@ def test_a_tiny_run(place: int) -> None:
 def test_what_does_not_fit_is_named() -> None:
     for plan, message in (
         (
-            Plan(("ppo",), 1, ("Reviews",)),
+            Plan(("ppo",), range(1), ("Reviews",)),
             "algorithm='ppo' is no way to learn from a teacher; expected distill or rloo",
         ),
-        (Plan(("rloo",), 1, ("Reviws",)), "Reviws"),
-        (Plan(("rloo",), 1, ("Reviews",), {"teacher_tokens": 0}), "teacher_tokens=0; expected"),
+        (Plan(("rloo",), range(1), ("Reviws",)), "Reviws"),
+        (Plan(("rloo",), range(1), ("Reviews",), {"teacher_tokens": 0}), "teacher_tokens=0; expected"),
     ):
         with pytest.raises(ValueError, match=message):
             EXPERIMENT.sweep(plan)
