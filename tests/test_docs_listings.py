@@ -40,6 +40,9 @@ NOT_RUN = {
     "source": "of a shell",
     "python": "takes hours, and models that are not in the repository",
     "textgym bench report benchmarks/results/": "tests/benchmarks/test_published.py compares every digit",
+    "textgym bench tune mini": "tests/benchmarks/test_tuning.py searches, and reports it",
+    "textgym bench run mini": "tests/benchmarks/test_mini.py has runs of it",
+    "textgym bench report bench/mini.jsonl": "the two above make its files",
 }
 """Beginnings of commands, and why no test runs them."""
 LANGUAGES = {"python", "sh", "yaml", "json", "text", "math"}

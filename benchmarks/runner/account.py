@@ -29,8 +29,8 @@ def runs_table(experiment: Experiment, results: Results, origins: Sequence[Origi
 
 
 def _values(values: Sequence[Any]) -> str:
-    """Return the values that occur, in their first order; "unknown" without any."""
-    return ", ".join(str(value) for value in dict.fromkeys(values)) or "unknown"
+    """Return the values that occur, sorted; "unknown" without any."""
+    return ", ".join(sorted({str(value) for value in values})) or "unknown"
 
 
 def commands_of(experiment: Experiment, jobs: Sequence[Job]) -> list[str]:

@@ -49,6 +49,7 @@ DAPO = ("tests/agents/test_dapo.py",)
 AGAINST = ("tests/lm/test_against.py",)
 ESTIMATORS = ("tests/agents/test_kl_estimators.py",)
 REWARD_KL = ("tests/rewards/test_reward_kl.py",)
+TUNING = ("tests/benchmarks/test_tuning.py",)
 WRITTEN_OUT = "tests/agents/test_by_hand.py::test_the_library_is_the_algorithm_written_out"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -1582,5 +1583,85 @@ MUTATIONS: tuple[Mutation, ...] = (
         "False",
         "k3 takes the place of the exact KL in a loop of one's own",
         ("tests/agents/test_kl_estimators.py::test_a_loop_that_asks_the_policy_alone_gets_the_same_kl",),
+    ),
+    Mutation(
+        "tuning-1",
+        "benchmarks/tuning/tuned_file.py",
+        "key=lambda i: (means[i], -i)",
+        "key=lambda i: (means[i], i)",
+        "of equal trials the last is chosen, and not the published one",
+        TUNING,
+    ),
+    Mutation(
+        "tuning-2",
+        "benchmarks/tuning/tuned_file.py",
+        "sorted(scored & set(tuned.development))",
+        "sorted(scored - scored)",
+        "a final score may be of an instance that was tuned on",
+        TUNING,
+    ),
+    Mutation(
+        "tuning-3",
+        "benchmarks/tuning/trials.py",
+        "np.random.default_rng([seed, *name.encode()])",
+        "np.random.default_rng(seed)",
+        "all settings of a trial move together",
+        TUNING,
+    ),
+    Mutation(
+        "tuning-4",
+        "benchmarks/analysis/tuning.py",
+        "math.comb(i - 1, k - 1) / math.comb(trials, k)",
+        "((i / trials) ** k - ((i - 1) / trials) ** k)",
+        "trials are drawn with replacement",
+        ("tests/benchmarks/test_tuning_worth.py",),
+    ),
+    Mutation(
+        "mini-1",
+        "benchmarks/experiments/mini/objective.py",
+        'float(after["gold"]) - beta * float(after["kl"]) - before',
+        'float(after["gold"]) - before',
+        "mini is scored by gold alone",
+        ("tests/benchmarks/test_mini.py",),
+    ),
+    Mutation(
+        "mini-2",
+        "benchmarks/experiments/mini/task.py",
+        'split = "test" if settings.drawn else "validation"',
+        'split = "train"',
+        "mini is scored on the prompts of training",
+        ("tests/benchmarks/test_mini.py",),
+    ),
+    Mutation(
+        "diagnostic-1",
+        "benchmarks/experiments/diagnostic/task.py",
+        '_held_out(task, task.beta) if "test" in task.splits else known',
+        "known",
+        "diagnostic runs are scored on the prompts of training",
+        ("tests/benchmarks/test_diagnostic_runs.py",),
+    ),
+    Mutation(
+        "entries-1",
+        "benchmarks/entries.py",
+        '"reference": load_causal_lm(job.base_model)',
+        '"reference": model',
+        "after fine-tuning the KL is to the fine-tuned model",
+        ("tests/benchmarks/test_mini.py",),
+    ),
+    Mutation(
+        "provenance-1",
+        "benchmarks/runner/provenance.py",
+        'if there["code"][room] != digest:',
+        "if False:",
+        "rows of two codes stand in one table",
+        ("tests/benchmarks/test_provenance.py",),
+    ),
+    Mutation(
+        "pairs-1",
+        "benchmarks/analysis/pairs.py",
+        "np.abs(signs[1:] @ deviations.T) / (count - 1)",
+        "np.abs(signs[1:] @ deviations.T) / (2 * count)",
+        "differences are called sure at half their noise",
+        ("tests/benchmarks/test_pairs.py", "tests/benchmarks/test_simulated_suites.py"),
     ),
 )

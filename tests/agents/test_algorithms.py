@@ -123,7 +123,9 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if not kind.settings_class.has_teacher])
 def test_learns_the_bandit(name: str) -> None:
     settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
-    (job,) = diagnostic_jobs(replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=(0,), tasks=("Emit",), settings=settings))
+    (job,) = diagnostic_jobs(
+        replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=(0,), tasks=("Emit",), settings=settings)
+    )
     assert run_diagnostic(job)["score"] > 0.9
 
 

@@ -39,6 +39,7 @@ from textgym.prompts import encode_prompts
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.models.model import RewardModel
 from textgym.tasks import DIAGNOSTIC as DIAGNOSTIC_TASKS
+from textgym.tasks import DIAGNOSTIC_SUITE
 
 REWARDED = [name for name, kind in ALGORITHMS.items() if not getattr(kind.settings_class, "has_teacher", False)]
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
@@ -188,7 +189,7 @@ def test_what_cannot_learn_a_task_is_refused_before_anything_runs() -> None:
 
 
 def test_the_tasks_with_negative_scores_are_known() -> None:
-    assert {name for name in DIAGNOSTIC_TASKS if least_score(name) < 0} == set(NEGATIVE)
+    assert {name for name in {*DIAGNOSTIC_TASKS, *DIAGNOSTIC_SUITE} if least_score(name) < 0} == set(NEGATIVE)
 
 
 def least_score(task: str) -> float:

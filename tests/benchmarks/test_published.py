@@ -45,9 +45,13 @@ def plan_of(jobs: list[Job], experiment: Experiment) -> Plan:
     trained = [job for job in jobs if job.algorithm != ENUMERATION]
     algorithms, tasks = (tuple(dict.fromkeys(getattr(job, name) for job in trained)) for name in ("algorithm", "task"))
     first = trained[0].settings
-    changed = {name: first[name] for name in experiment.plan.settings if name in first and name != "learning_rate"}
-    if not first.get("trials") and "learning_rate" in first:
-        changed["learning_rate"] = first["learning_rate"]
+    # A setting that all runs have alike was the command's; others are each algorithm's own.
+    values = {
+        name: {job.settings[name] for job in trained if name in job.settings} for name in experiment.plan.settings
+    }
+    changed = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+    if first.get("trials"):
+        changed.pop("learning_rate", None)
     budgets = sorted({job.arm["tokens"] for job in trained if "tokens" in job.arm}, reverse=True)
     if budgets and "budgets" in experiment.plan.settings:
         changed |= {"tokens": budgets[0], "budgets": len(budgets)}

@@ -250,12 +250,12 @@ def test_the_arms_of_the_masks_differ_in_nothing_else() -> None:
 
 
 def test_the_pool_of_best_of_n_is_as_large_as_a_task_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = load_task("Reviews")
+    task = load_task("Concepts")
     few = replace(task, splits={**task.splits, "validation": task.prompts("validation")[:5]})
     monkeypatch.setattr(
-        import_module("textgym.benchmarks.experiments.kl_frontier.sweep"), "load_task", {"Reviews": few}.get
+        import_module("textgym.benchmarks.experiments.kl_frontier.sweep"), "load_task", {"Concepts": few}.get
     )
     jobs = kl_frontier.EXPERIMENT.sweep(kl_frontier.EXPERIMENT.plan)
     assert [job.settings["prompts"] for job in jobs if job.algorithm == SAMPLED] == [5, 5, 5]
-    with pytest.raises(ValueError, match="prompts=6; expected 1 to 5, one for each validation prompt of Reviews"):
+    with pytest.raises(ValueError, match="prompts=6; expected 1 to 5, one for each validation prompt of Concepts"):
         base_responses(few, 6, 2, seed=0)

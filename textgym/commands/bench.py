@@ -163,7 +163,8 @@ def _findings(path: Path, name: str) -> Findings:
     experiment = find_experiment(name)
     results = read_results(path, name)
     require_comparable(path, (job for job, _ in results), experiment.shared)
-    found = experiment.findings(ordered(results, experiment.plan))
+    results = ordered(results, experiment.plan)
+    found = experiment.findings(results)
     return replace(found, tables=(*found.tables, runs_table(experiment, results, origins(path))))
 
 
