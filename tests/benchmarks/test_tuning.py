@@ -330,7 +330,7 @@ def test_mini_is_tuned_at_its_largest_budget_alone() -> None:
     mini = find_experiment("mini")
     plan = replace(mini.plan, algorithms=("ppo",))
     jobs = search_jobs(mini, plan, planned_trials(mini, plan, 2, seed=0))
-    assert {(one.arm["tokens"], one.arm[TRIAL]) for one in jobs} == {(16_000, 0), (16_000, 1)}
+    assert {(one.arm["tokens"], one.arm[TRIAL]) for one in jobs} == {(8_000, 0), (8_000, 1)}
     assert mini.tuning is not None
     assert len(jobs) == 2 * len(mini.tuning.tasks) * len(mini.tuning.seeds)
     scored = {(task, seed) for task in plan.tasks for seed in plan.seeds}

@@ -13,7 +13,7 @@ from textgym.registration import task_maker
 from textgym.tasks import MINI_SUITE
 
 MINI_SETTINGS: Mapping[str, Any] = {
-    "tokens": 16_000,
+    "tokens": 8_000,
     "budgets": 2,  # each is half of the one before
     "learning_rate": 1e-3,  # of algorithms that are not tuned; the base model is small
     "beta": 0.05,
