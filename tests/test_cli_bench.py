@@ -136,7 +136,7 @@ def test_the_list_tells_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
     main(["bench", "list"])
     shown = capsys.readouterr().out
     assert [line.split(":")[0] for line in shown.splitlines() if not line.startswith(" ")] == [*experiments.EXPERIMENTS]
-    assert "tokens=16000, budgets=2" in shown
+    assert "tokens=8000, budgets=2" in shown
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)

@@ -269,7 +269,8 @@ def test_a_row_says_which_code_and_machine_made_it(tmp_path: Path) -> None:
     assert origin["torch"] == metadata.version("torch")
     assert origin["transformers"] == metadata.version("transformers")
     assert origin["cpu"] == provenance.cpu() != ""
-    assert origin["threads"] is None, "the run has not imported torch"
+    # None unless torch was imported, as by a server of processes that an earlier test has begun.
+    assert origin["threads"] is None or origin["threads"] >= 1
     code = present_code()
     assert origin["commit"] == code.commit
     assert {"textgym", "agents"} <= origin["code"].keys() <= code.digests.keys()

@@ -14,7 +14,7 @@ from textgym.benchmarks.runner.jobs import run_jobs
 from textgym.benchmarks.runner.results_file import experiment_of, origins, read_results
 from textgym.benchmarks.runner.same_settings import require_comparable
 from textgym.benchmarks.tuning.findings import search_findings
-from textgym.benchmarks.tuning.trials import chosen_settings, planned_trials, search_jobs
+from textgym.benchmarks.tuning.trials import TRIAL, chosen_settings, planned_trials, search_jobs
 from textgym.benchmarks.tuning.tuned_file import Tuned, apply_tuned, read_tuned, write_tuned
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun, BenchTune
 from textgym.files import write_text
@@ -162,6 +162,8 @@ def _findings(path: Path, name: str) -> Findings:
         return search_findings(read_tuned(path))
     experiment = find_experiment(name)
     results = read_results(path, name)
+    if any(TRIAL in job.arm for job, _ in results):
+        raise ValueError(f"{path} has the runs of a search; expected its tuned file, {path.with_suffix(TUNED)}")
     require_comparable(path, (job for job, _ in results), experiment.shared)
     results = ordered(results, experiment.plan)
     found = experiment.findings(results)
