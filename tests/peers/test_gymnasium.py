@@ -25,7 +25,7 @@ from textgym.env import TokenEnv
 from textgym.env.mdp import TokenMDP
 from textgym.env.vector import TokenVectorEnv
 from textgym.registration import load_task
-from textgym.tasks import DIAGNOSTIC, TASKS
+from textgym.tasks import DIAGNOSTIC, LATER_VERSIONS, TASKS
 
 IDS = [f"textgym/{name}-v0" for name in TASKS]
 SMALL = "textgym/Needle-v0"  # six words, four steps
@@ -155,7 +155,9 @@ def test_what_gym_make_wraps_warns_of_nothing(id: str, recwarn: pytest.WarningsR
     env.step(env.action_space.sample())
     env.close()
     env.close()
-    assert not list(recwarn)
+    # Gymnasium says of every environment with a later version that it is out of date.
+    later = id.removeprefix("textgym/").replace("-v0", "-v1") in LATER_VERSIONS
+    assert not [one for one in recwarn if not (later and "is out of date" in str(one.message))]
 
 
 # --- gym.make and specs ------------------------------------------------------------------------------------------
