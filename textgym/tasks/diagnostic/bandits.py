@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import ResponseReward, ResponseScore, diagnostic, letters, uniform
+from textgym.tasks.diagnostic.build import ResponseReward, ResponseScore, check, diagnostic, letters, uniform
 from textgym.tasks.task import Task
 from textgym.types import FloatArray
 
@@ -24,7 +24,7 @@ def emit(arms: int = ARMS, seed: int = 0) -> Task:
 
 def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
     """Make Emit with normal noise of standard deviation ``sigma`` added to the reward."""
-    _check(sigma >= 0, "sigma", sigma, "0 or more")
+    check(sigma >= 0, "sigma", sigma, "0 or more")
     reward = NoisyReward(arm_value(arms, seed), sigma)
     description = f"Say the most valuable word, although the reward has normal noise of standard deviation {sigma}."
     return _bandit("Noise", description, arms, seed, reward=reward)
@@ -32,7 +32,7 @@ def noise(sigma: float = 1.0, arms: int = ARMS, seed: int = 0) -> Task:
 
 def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
     """Make Emit with reward and β both multiplied by ``factor``: the optimal policy stays the same."""
-    _check(factor > 0, "factor", factor, "more than 0")
+    check(factor > 0, "factor", factor, "more than 0")
     reward = ResponseReward("scaled", Scaled(arm_value(arms, seed), factor))
     description = f"Say the most valuable word, where the reward is {factor:g} times as large, and β with it."
     return _bandit("Scale", description, arms, seed, reward=reward, beta=BETA * factor)
@@ -40,7 +40,7 @@ def scale(factor: float = 100.0, arms: int = ARMS, seed: int = 0) -> Task:
 
 def vocabulary(size: int = 256, horizon: int = 2, seed: int = 0) -> Task:
     """Make a task with ``size`` words of which one in 32 is good."""
-    _check(size >= 32, "size", size, "at least 32")
+    check(size >= 32, "size", size, "at least 32")
     good = frozenset(np.random.default_rng(seed).permutation(size)[: size // 32].tolist())
     return diagnostic(
         "Vocabulary",
@@ -68,7 +68,7 @@ def needle(words: int = 6, horizon: int = 4, seed: int = 0) -> Task:
 
 
 def _bandit(name: str, description: str, arms: int, seed: int, beta: float = BETA, reward: Any = None) -> Task:
-    _check(arms >= 2, "arms", arms, "at least 2")
+    check(arms >= 2, "arms", arms, "at least 2")
     # A stream of its own: the reference must not depend on the values of the arms.
     chances: FloatArray = np.random.default_rng([seed, 1]).dirichlet(np.full(arms, 2.0))
     value = arm_value(arms, seed)
@@ -146,8 +146,3 @@ class NoisyReward:
         # The noise is a function of the episode's seed, so scoring an episode again gives the same reward.
         draws = [np.random.default_rng(int(seed)).standard_normal() for seed in columns["episode_seed"]]
         return [mean + self.sigma * draw for mean, draw in zip(means, draws, strict=True)]
-
-
-def _check(holds: bool, name: str, got: Any, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={got}; expected {expected}")

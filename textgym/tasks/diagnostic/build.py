@@ -144,3 +144,9 @@ def uniform(n: int) -> FloatArray:
 def letters(n: int) -> list[str]:
     """Return ``n`` short words: a, b, … for up to 26, otherwise w0, w1, and so on."""
     return list("abcdefghijklmnopqrstuvwxyz"[:n]) if n <= 26 else [f"w{i}" for i in range(n)]
+
+
+def check(holds: bool, name: str, got: object, expected: str) -> None:
+    """Raise ValueError about a parameter of a task, unless ``holds``."""
+    if not holds:
+        raise ValueError(f"{name}={got}; expected {expected}")

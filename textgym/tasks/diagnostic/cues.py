@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from textgym.tasks.diagnostic.memory import filler
 from textgym.types import FloatArray
 
-FILLERS = ("x", "y")
 GAP = 3
 """Words of filler before a cue."""
 TRAIN, HELD_OUT = 3, 2
@@ -28,8 +28,7 @@ def cued(cues: Mapping[str, Mapping[str, Any]], rng: np.random.Generator) -> tup
     drawn: tuple[list[Row], list[Row]] = ([], [])
     for cue, columns in cues.items():
         for place, code in enumerate(rng.choice(2**GAP, TRAIN + HELD_OUT, replace=False).tolist()):
-            filler = " ".join(FILLERS[code >> i & 1] for i in range(GAP))
-            drawn[place >= TRAIN].append({"prompt": f"{filler} {cue}", **columns})
+            drawn[place >= TRAIN].append({"prompt": " ".join([*filler(code, GAP), cue]), **columns})
     return drawn
 
 
@@ -54,9 +53,3 @@ def spread_over(kinds: Sequence[int], shares: Sequence[float]) -> FloatArray:
     """Return ``[V]`` probabilities of words: those of a kind have equal parts of its share."""
     parts: FloatArray = np.asarray(shares) / np.bincount(kinds)
     return parts[list(kinds)]
-
-
-def check(holds: bool, name: str, got: object, expected: str) -> None:
-    """Raise ValueError about a parameter of a task, unless ``holds``."""
-    if not holds:
-        raise ValueError(f"{name}={got}; expected {expected}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import diagnostic, letters
-from textgym.tasks.diagnostic.cues import check, cued, draw_kinds, spread_over
+from textgym.tasks.diagnostic.build import check, diagnostic, letters
+from textgym.tasks.diagnostic.cues import cued, draw_kinds, spread_over
 from textgym.tasks.task import Task
 from textgym.types import FloatArray
 

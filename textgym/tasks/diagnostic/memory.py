@@ -39,9 +39,9 @@ def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Tas
     rng = np.random.default_rng(seed)
     words = letters(cues)
     rows: list[dict[str, Any]] = [
-        {"prompt": " ".join([words[cue], *(FILLERS[filler >> place & 1] for place in range(gap)), "?"]), "cue": cue}
+        {"prompt": " ".join([words[cue], *filler(code, gap), "?"]), "cue": cue}
         for cue in range(cues)
-        for filler in rng.choice(2**gap, variants, replace=False)
+        for code in rng.choice(2**gap, variants, replace=False)
     ]
     return diagnostic(
         "Recall",
@@ -53,6 +53,11 @@ def recall(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> Tas
         chances=uniform(cues),
         prompts=rows,
     )
+
+
+def filler(code: int, gap: int) -> list[str]:
+    """Return ``gap`` words of filler that spell a number in binary, the lowest bit first."""
+    return [FILLERS[code >> place & 1] for place in range(gap)]
 
 
 def _share_repeated(ids: list[int], columns: Mapping[str, Any]) -> float:

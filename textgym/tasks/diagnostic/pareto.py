@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import ResponseReward, ResponseScore, diagnostic, letters, uniform
-from textgym.tasks.diagnostic.cues import check, cued, draw_kinds
+from textgym.tasks.diagnostic.build import ResponseReward, ResponseScore, check, diagnostic, letters, uniform
+from textgym.tasks.diagnostic.cues import cued, draw_kinds
 from textgym.tasks.task import Task
 
 TOPICS = 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from textgym.tasks.diagnostic.bandits import NoisyReward, Scaled
-from textgym.tasks.diagnostic.build import ResponseReward, diagnostic, letters, uniform
+from textgym.tasks.diagnostic.build import ResponseReward, check, diagnostic, letters, uniform
 from textgym.tasks.diagnostic.v1.prompts import cue_rows, either_case, instance_rng
 from textgym.tasks.task import Task
 
@@ -23,14 +23,14 @@ def noise_v1(sigma: float = 0.5, arms: int = ARMS, tables: int = TABLES, seed: i
     A table has the values 0, 1/(n−1), …, 1 of the ``arms`` in an order of its own. The noise is normal, of standard
     deviation ``sigma``.
     """
-    _check(sigma >= 0, "sigma", sigma, "0 or more")
+    check(sigma >= 0, "sigma", sigma, "0 or more")
     description = f"Say a valuable word, although the reward has normal noise of standard deviation {sigma:g}."
     return _bandit("Noise-v1", description, arms, tables, seed, reward=NoisyReward(word_value, sigma))
 
 
 def scale_v1(factor: float = 100.0, arms: int = ARMS, tables: int = TABLES, seed: int = 0) -> Task:
     """Make the bandit of Noise-v1 without noise, with reward and β multiplied by ``factor``."""
-    _check(factor > 0, "factor", factor, "more than 0")
+    check(factor > 0, "factor", factor, "more than 0")
     description = f"Say a valuable word, where the reward is {factor:g} times as large, and β with it."
     reward = ResponseReward("scaled", Scaled(word_value, factor))
     return _bandit("Scale-v1", description, arms, tables, seed, factor, reward)
@@ -38,7 +38,7 @@ def scale_v1(factor: float = 100.0, arms: int = ARMS, tables: int = TABLES, seed
 
 def vocabulary_v1(size: int = 256, topics: int = 4, share: int = 16, seed: int = 0) -> Task:
     """Make a task with ``size`` words, of which one in ``share`` is good after each of ``topics`` topics."""
-    _check(size >= share, "size", size, f"at least share={share}")
+    check(size >= share, "size", size, f"at least share={share}")
     rng = instance_rng(seed, "good")
     good = [sorted(rng.permutation(size)[: size // share].tolist()) for _ in range(topics)]
     rows = cue_rows(topics, seed, lambda topic: {"good": good[topic]})
@@ -61,7 +61,7 @@ def needle_v1(symbols: int = 8, horizon: int = 2, cues: int = 4, seed: int = 0) 
 
     Letters count in either case, so the secret is found once in ``symbols ** horizon`` responses.
     """
-    _check(cues <= symbols**horizon, "cues", cues, f"at most {symbols**horizon}, so that each has a secret of its own")
+    check(cues <= symbols**horizon, "cues", cues, f"at most {symbols**horizon}, so that each has a secret of its own")
     numbers = instance_rng(seed, "secrets").choice(symbols**horizon, cues, replace=False)
     secrets = np.stack(np.unravel_index(numbers, (symbols,) * horizon), axis=1).tolist()
     rows = cue_rows(cues, seed, lambda cue: {"secret": secrets[cue]})
@@ -82,7 +82,7 @@ def needle_v1(symbols: int = 8, horizon: int = 2, cues: int = 4, seed: int = 0) 
 def _bandit(
     name: str, description: str, arms: int, tables: int, seed: int, factor: float = 1.0, reward: Any = None
 ) -> Task:
-    _check(arms >= 2, "arms", arms, "at least 2")
+    check(arms >= 2, "arms", arms, "at least 2")
     ladder = np.arange(arms) / (arms - 1)
     values = instance_rng(seed, "values").permuted(np.tile(ladder, (tables, 1)), axis=1).tolist()
     rows = cue_rows(tables, seed, lambda table: {"values": values[table]})
@@ -122,8 +122,3 @@ class IsSecret:
 
     def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
         return float([i % self.symbols for i in ids] == columns["secret"])
-
-
-def _check(holds: bool, name: str, got: Any, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={got}; expected {expected}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from textgym.tasks.diagnostic.build import diagnostic, letters, uniform
-from textgym.tasks.diagnostic.memory import FILLERS
+from textgym.tasks.diagnostic.memory import filler
 from textgym.tasks.diagnostic.v1.prompts import Row, either_case, instance_rng, pair_rows
 from textgym.tasks.task import Task
 
@@ -53,9 +53,8 @@ def recall_v1(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> 
     names = letters(cues)
     drawn = instance_rng(seed, "fillers").choice(2**gap, variants + held_out, replace=False).tolist()
 
-    def row(cue: int, filler: int) -> Row:
-        between = (FILLERS[filler >> place & 1] for place in range(gap))
-        return {"prompt": " ".join([names[cue], *between, "?"]), "target": [cue]}
+    def row(cue: int, code: int) -> Row:
+        return {"prompt": " ".join([names[cue], *filler(code, gap), "?"]), "target": [cue]}
 
     return diagnostic(
         "Recall-v1",
@@ -66,8 +65,8 @@ def recall_v1(cues: int = 4, gap: int = 8, variants: int = 8, seed: int = 0) -> 
         horizon=1,
         beta=BETA,
         chances=uniform(2 * cues),
-        prompts=[row(cue, filler) for cue in range(cues) for filler in drawn[:variants]],
-        held_out=[row(cue, filler) for cue in range(cues) for filler in drawn[variants:]],
+        prompts=[row(cue, code) for cue in range(cues) for code in drawn[:variants]],
+        held_out=[row(cue, code) for cue in range(cues) for code in drawn[variants:]],
         weights_seed=seed,
     )
 
