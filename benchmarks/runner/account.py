@@ -44,8 +44,19 @@ def commands_of(experiment: Experiment, jobs: Sequence[Job]) -> list[str]:
         algorithms = tuple(name for name in trained if any(job.algorithm == name for job in own))
         groups.setdefault((algorithms, tuple(sorted({job.seed for job in own}))), []).append(task)
     return [
-        " ".join(_command(experiment, jobs, algorithms, tasks, seeds)) for (algorithms, seeds), tasks in groups.items()
+        " ".join(_command(experiment, jobs, algorithms, tasks, chosen))
+        for (algorithms, seeds), tasks in groups.items()
+        for chosen in _seed_words(seeds, plan.seeds)
     ]
+
+
+def _seed_words(seeds: Sequence[int], planned: Sequence[int]) -> list[list[str]]:
+    """Return the options that choose seeds: none for the plan's, else one for 0, 1, 2, …, or one for each seed."""
+    if list(seeds) == list(planned):
+        return [[]]
+    if list(seeds) == list(range(len(seeds))):
+        return [["--seeds", str(len(seeds))]]
+    return [["--seed", str(seed)] for seed in seeds]
 
 
 def _names(experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
@@ -54,22 +65,19 @@ def _names(experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
 
 
 def _command(
-    experiment: Experiment, jobs: Sequence[Job], algorithms: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]
+    experiment: Experiment, jobs: Sequence[Job], algorithms: Sequence[str], tasks: Sequence[str], seeds: Sequence[str]
 ) -> list[str]:
     plan, words = experiment.plan, ["textgym", "bench", "run", experiment.name]
     if set(algorithms) != set(plan.algorithms):
         words += ["--algorithms", *algorithms]
     if set(tasks) != set(plan.tasks):
         words += ["--tasks", *tasks]
-    if list(seeds) != list(plan.seeds):
-        whole = list(seeds) == list(range(len(seeds)))
-        words += ["--seeds", str(len(seeds))] if whole else ["--seed", *map(str, seeds)]
+    words += seeds
     changed = {name: value for name, value in _budget(jobs).items() if plan.settings.get(name, value) != value}
     if changed:
         words += ["--settings", *(str(part) for pair in changed.items() for part in pair)]
-    if trials := max((int(job.settings.get("trials", 0)) for job in jobs), default=0):
+    if any(job.settings.get("trials") for job in jobs):
         words += ["--tuned", f"{experiment.name}-tuned.json"]
-        assert trials > 1
     return words
 
 
@@ -81,6 +89,6 @@ def _budget(jobs: Sequence[Job]) -> dict[str, Any]:
         if all(job.settings.get(name, value) == value for job in jobs)
     }
     budgets = sorted({job.arm["tokens"] for job in jobs if "tokens" in job.arm}, reverse=True)
-    if len(budgets) and "budgets" not in shared:
+    if budgets:
         return {**shared, "tokens": budgets[0], "budgets": len(budgets)}
     return shared

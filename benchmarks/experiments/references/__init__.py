@@ -1,4 +1,4 @@
-"""What reference texts are worth beside calls of the reward: two curves, whose exchange rate the reader chooses."""
+"""Reference texts beside calls of the reward: two curves, whose exchange rate the reader chooses."""
 
 from textgym.benchmarks.experiments.mini.task import run_mini
 from textgym.benchmarks.experiments.references.score import references_findings
