@@ -409,6 +409,49 @@ def test_the_last_seed_counts_for_numbered_episodes():
     assert seeds_of(env) == numbered(4, [8])
 
 
+def numbers_of(env: TokenVectorEnv) -> list[int]:
+    """End the active rows' episodes, and give the ``episode_number`` of each as the reward received it."""
+    received: list[int] = []
+
+    def spy(episode_number=None, **_):
+        received.extend(episode_number)
+        return [0.0] * len(episode_number)
+
+    env.mdp = replace(env.mdp, reward=spy)
+    env.step(np.full(env.num_envs, EOS))
+    return received
+
+
+def test_the_reward_receives_the_given_number_or_that_of_the_episodes_begun():
+    env = TokenVectorEnv(word_mdp(), 3, "Disabled")
+    env.reset(seed=3)
+    assert numbers_of(env) == [0, 1, 2]
+    env.reset(options={"reset_mask": np.array([False, True, True])})
+    assert numbers_of(env) == [3, 4]
+    env.reset(options={"reset_mask": np.array([False, True, True]), "episode": batch(0, 70, 8)})
+    assert numbers_of(env) == [70, 8]
+    env.reset()  # given numbers do not count
+    assert numbers_of(env) == [5, 6, 7]
+    env.reset(seed=3)
+    assert numbers_of(env) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_rows_that_reset_themselves_count_on(mode):
+    env = TokenVectorEnv(word_mdp(), 2, mode)
+    env.reset(seed=0)
+    seen = [numbers_of(env) for _ in range(3)]
+    assert [numbers for numbers in seen if numbers] == [[0, 1], [2, 3], [4, 5]][: 2 if mode == "NextStep" else 3]
+
+
+def test_a_reward_that_requires_the_number_is_refused_since_an_enumeration_has_none():
+    def drifting(episode_number, **_):
+        return [0.0] * len(episode_number)
+
+    with pytest.raises(ValueError, match=r"requires 'episode_number'.*give the parameter a default"):
+        word_mdp(drifting)
+
+
 def test_one_option_without_the_other():
     env = TokenVectorEnv(word_mdp(), 2, "Disabled")
     _, info = env.reset(seed=5, options={"episode": batch(1, 2)})

@@ -81,7 +81,8 @@ class RewardFunction(Protocol):
     It is called with equally long lists: ``prompts`` (texts, or conversations), ``completions``, ``completion_ids``
     (every sampled token, the end token included) and one list for each column of the data. ``**kwargs`` must be
     accepted, since columns differ between data sets. Two columns are always present: ``episode_seed`` (the only
-    permitted source of randomness) and ``finish_reason``.
+    permitted source of randomness) and ``finish_reason``. Environments add ``episode_number``, which counts episodes: a
+    reward that changes with time takes it with a default, as there is none where no episode is played.
 
     A completion is the text that follows a text, including its first space. After a conversation, the completion is a
     conversation too: ``[{"role": "assistant", "content": text}]``. In a task with a world it always is one, with the

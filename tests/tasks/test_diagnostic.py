@@ -59,7 +59,7 @@ def test_a_task_is_small_and_its_optimum_above_the_reference(name: str) -> None:
     assert found.value > found.reference.objective + 0.05
 
 
-@pytest.mark.parametrize("name", [*sorted(TWELVE), "Ladder", "Decoy", "Ties", "Brevity"])
+@pytest.mark.parametrize("name", [*sorted(TWELVE), "Ladder", "Decoy", "Drift", "Ties", "Brevity"])
 def test_gold_is_in_bounds_and_can_be_reached(name: str) -> None:
     golds = prefix_tree(task_mdp(load_task(name), "gold"))
     rewards = np.concatenate([level.reward[level.ended] for level in golds])

@@ -1,4 +1,4 @@
-"""Ladder, Decoy, Ties, Brevity, Pareto: optima by formulas, the claim of each measured, and degenerate policies."""
+"""Ladder, Decoy, Drift, Ties, Brevity, Pareto: optima by formulas, each claim measured, and degenerate policies."""
 
 from __future__ import annotations
 
@@ -133,6 +133,8 @@ def test_no_degenerate_policy_comes_near_the_optimum(name: str, seed: int) -> No
         ("Ladder", {"rarity": 0.5}, "rarity=0.5"),
         ("Ladder", {"cues": 17}, r"cues=17; expected 1 to 2\*\*horizon = 16"),
         ("Decoy", {"height": 1.0}, "height=1.0"),
+        ("Drift", {"change": 0}, "change=0; expected a whole number, at least 1"),
+        ("Drift", {"kinds": 1}, "kinds=1; expected 2 or more"),
         ("Ties", {"rarity": 0.0}, "rarity=0.0"),
         ("Brevity", {"terse": 1.0}, "terse=1.0"),
         ("Pareto", {"weight": 1.5}, "weight=1.5"),
@@ -206,6 +208,64 @@ def test_a_place_in_the_pattern_costs_under_the_reference() -> None:
         sums[int(kinds[ids[2]] == prompts[prompt].columns["pattern"][2])] += reward * math.exp(log_ref)
     wrong, right = sums * 2 / len(prompts)
     assert right - wrong == pytest.approx(2**-3 - 0.6 / 4, abs=1e-5)
+
+
+# --- Drift ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_drift_by_hand_and_what_is_paid_at_first_is_worth_less_than_nothing_in_the_end(seed: int) -> None:
+    """Words are independent: one of three kinds, at even chances, pays 1/T each."""
+    found, steps, kinds = solved("Drift", seed), 4, 3
+    beta = found.beta
+    gain = math.exp(1 / (steps * beta))
+    assert found.value == pytest.approx(steps * beta * math.log((kinds - 1 + gain) / kinds), abs=1e-5)
+    assert found.reference.objective == pytest.approx(1 / kinds, abs=1e-6)
+    # The policy that is best at first says the kind that is wanted then once in (gain + 2) words.
+    share = gain / (gain + kinds - 1)
+    kl = steps * sum(p * math.log(p * kinds) for p in (share, *[(1 - share) / 2] * 2))
+    assert score(found, (1 - share) / 2 - beta * kl) < -1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_cue_keeps_its_kind_and_each_kind_is_wanted(seed: int) -> None:
+    pairs = {(row.columns["at_first"], row.columns["wanted"]) for row in load_task("Drift", seed=seed).prompts()}
+    assert all(at_first != wanted for at_first, wanted in pairs)
+    assert {wanted for _, wanted in pairs} == {at_first for at_first, _ in pairs} == {0, 1, 2}
+
+
+def test_the_environment_pays_what_is_wanted_at_first_and_then_what_is_wanted() -> None:
+    task = load_task("Drift", change=2, horizon=2)
+    env = TokenVectorEnv(task_mdp(task), 1, autoreset_mode="Disabled")
+    kinds, columns = task.gold.score.kinds, task.prompts()[0].columns  # type: ignore[attr-defined]
+    first, then = (kinds.index(columns[name]) for name in ("at_first", "wanted"))
+
+    def paid(word: int, **options: Any) -> float:
+        env.reset(options={"prompt_index": np.array([0]), **options})
+        env.step(np.array([word]))
+        return float(env.step(np.array([word]))[1][0])
+
+    env.reset(seed=3, options={"prompt_index": np.array([0])})  # number 0
+    assert [paid(first), paid(first), paid(then)] == [1, 0, 1]  # numbers 1, 2, 3
+    assert [paid(first, episode=np.array([n])) for n in (0, 1, 2, 3)] == [1, 1, 0, 0]
+    assert [paid(then, episode=np.array([n])) for n in (0, 1, 2, 3)] == [0, 0, 1, 1]
+
+
+def test_training_meets_the_change() -> None:
+    task = load_task("Drift", change=8)
+    env = TokenVectorEnv(task_mdp(task), 4, autoreset_mode="Disabled")
+    algorithm = PPO("LMPolicy", env, beta=0.05, seed=0, episodes_per_iteration=8, minibatch_size=8)
+    rewards: list[FloatArray] = []
+    for _ in range(2):
+        episodes = algorithm.collect()
+        assert episodes is not None
+        rewards.append(episodes.rewards.sum(1))
+        kinds = np.array(task.gold.score.kinds)[episodes.input_ids[:, episodes.prompt_length :]]  # type: ignore[attr-defined]
+        wanted = ("at_first", "wanted")[len(rewards) - 1]
+        columns = [task.prompts()[i].columns for i in episodes.prompt_index.tolist()]
+        by_hand = (kinds == np.array([row[wanted] for row in columns])[:, None]).mean(1)
+        np.testing.assert_allclose(rewards[-1], by_hand)
+        algorithm.train(episodes)
 
 
 # --- Ties ----------------------------------------------------------------------------------------------------

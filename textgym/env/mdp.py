@@ -31,7 +31,10 @@ ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 """``allowed(input_ids [n, P+T], attention_mask [n, P+T]) -> [n, V]``: True for tokens that the task admits next."""
 
 
-ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE}
+EPISODE_NUMBER = "episode_number"
+"""Further column of played episodes: the running number. An enumeration, and data without episodes, have none."""
+
+ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE, EPISODE_NUMBER}
 """Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
 
 TURN_COLUMNS = ("response_ids", "turn_rewards")

@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textgym.env.mdp import WORLD, TokenMDP, reward_columns
+from textgym.env.mdp import EPISODE_NUMBER, WORLD, TokenMDP, reward_columns
 from textgym.env.rendering import Frame, ansi, rgb_array
 from textgym.env.turns import Conversation, answered, begin, ends_turn, messages_at_end, present_turn
 from textgym.numbers import count
@@ -76,6 +76,9 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     and the last given seed determine ``episode_seed``, the reward's only source of randomness. Options that are not
     given are drawn from the row's own generator, seeded ``seed + i`` as in Gymnasium.
 
+    Rewards receive the running number as the column ``episode_number``, so that they can change with time. An episode
+    without a given number has that of the episodes which have begun without one since the last seed.
+
     Under ``AutoresetMode.DISABLED`` a row that has ended idles until it is reset: its action is ignored, its reward is
     0, its observation is unchanged, and its ``info["active"]`` is False.
     """
@@ -115,6 +118,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self._live: BoolArray = np.zeros(num_envs, bool)
         self._prompt_index: IntArray = np.zeros(num_envs, np.int64)
         self._episode_seed: IntArray = np.zeros(num_envs, np.int64)
+        self._episode_number: IntArray = np.zeros(num_envs, np.int64)
+        self._begun = 0  # episodes without a given number, since the last seed
         self._token_rewards: FloatArray = np.zeros((num_envs, mdp.max_new_tokens))
         self._finish_reason: list[FinishReason | None] = [None] * num_envs
         self._admitted: BoolArray | None = None  # cached action masks of the present state
@@ -231,6 +236,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             # As in Gymnasium, a reset without a seed continues the row's generator.
             if seeds[row] is not None or self.generators[row] is None:
                 self.generators[row], self._seeds[row] = seeding.np_random(seeds[row])
+        if any(each is not None for each in seeds):
+            self._begun = 0
         # One seed for all rows, so that an episode draws the same in every slot.
         self.base_seed = next((s for s in seeds if s is not None), self.base_seed)
         if self.base_seed is None:
@@ -267,6 +274,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         index, episode = given.get("prompt_index"), given.get("episode")
         self._prompt_index[row] = generator.integers(len(self.mdp.prompts)) if index is None else index[row]
         self._episode_seed[row] = generator.integers(2**63) if episode is None else self._seed_of(int(episode[row]))
+        self._episode_number[row] = self._begun if episode is None else episode[row]
+        self._begun += episode is None
 
     def _seed_of(self, episode: int) -> int:
         """Return the ``episode_seed`` of a numbered episode: 63 bits, like the seeds that a generator draws."""
@@ -422,6 +431,7 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         prompts = [self._prompt(row) for row in rows]
         reasons = [self._finish_reason[row] for row in rows]
         columns = reward_columns(prompts, self._episode_seed[rows].tolist(), reasons, self.mdp.columns)
+        columns[EPISODE_NUMBER] = self._episode_number[rows].tolist()
         if self.mdp.world is None:
             texts = [infos[row]["completion"] for row in rows]
             completions = [as_completion(prompt.content, text) for prompt, text in zip(prompts, texts, strict=True)]

@@ -36,6 +36,7 @@ TASKS: dict[str, str] = {
     "Candidates": "textgym.tasks.diagnostic.candidates:candidates",
     "Ladder": "textgym.tasks.diagnostic.exploration:ladder",
     "Decoy": "textgym.tasks.diagnostic.exploration:decoy",
+    "Drift": "textgym.tasks.diagnostic.exploration:drift",
     "Ties": "textgym.tasks.diagnostic.groups:ties",
     "Brevity": "textgym.tasks.diagnostic.groups:brevity",
     "Pareto": "textgym.tasks.diagnostic.pareto:pareto",
@@ -79,7 +80,7 @@ DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "R
 DIAGNOSTIC_V1: tuple[str, ...] = tuple(name for name, maker in LATER_VERSIONS.items() if ".diagnostic." in maker)
 """Diagnostic tasks that are scored: their prompts are held out, and a policy of one response per prompt falls short."""
 
-DIAGNOSTIC_NEW: tuple[str, ...] = ("Ladder", "Decoy", "Ties", "Brevity", "Pareto")
+DIAGNOSTIC_NEW: tuple[str, ...] = ("Ladder", "Decoy", "Drift", "Ties", "Brevity", "Pareto")
 """Those of them whose instance a seed draws, with held-out prompts in the split ``test``."""
 
 DIAGNOSTIC_SUITE: tuple[str, ...] = (*DIAGNOSTIC_V1, *DIAGNOSTIC_NEW)

@@ -1,4 +1,4 @@
-"""Exploration tasks, in which the first gradient does not lead to the best responses: Ladder, Decoy."""
+"""Exploration tasks, in which the first gradient does not lead to the best responses: Ladder, Decoy, Drift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from textgym.tasks.diagnostic.build import check, diagnostic, letters, uniform
+from textgym.env.mdp import EPISODE_NUMBER
+from textgym.tasks.diagnostic.build import ResponseReward, check, diagnostic, letters, uniform
 from textgym.tasks.diagnostic.cues import cued, draw_kinds, draw_patterns, spread_over
 from textgym.tasks.task import Task
 
@@ -65,6 +66,34 @@ def decoy(height: float = 0.6, horizon: int = 4, cues: int = 2, seed: int = 0) -
     )
 
 
+def drift(change: int = 2048, horizon: int = 4, kinds: int = 3, seed: int = 0) -> Task:
+    """Make a task whose reward changes once, after ``change`` episodes.
+
+    Each cue has two kinds of words: one that is paid for at first, and another one that is paid for from then on. What
+    counts is the second, which a policy that has learned the first hardly says any more. Environments count their
+    episodes from each seed on, and the algorithms of this package theirs through all iterations.
+    """
+    check(kinds >= 2, "kinds", kinds, "2 or more, as the reward changes from one to another")
+    rng = np.random.default_rng(seed)
+    of_words = draw_kinds((2,) * kinds, rng)
+    # Seats around a table, and each cue goes one seat on: no cue keeps its kind.
+    seats = rng.permutation(kinds).tolist()
+    cues = {str(i): {"at_first": seats[i], "wanted": seats[i - 1]} for i in range(kinds)}
+    train, held_out = cued(cues, rng)
+    return diagnostic(
+        "Drift",
+        f"Say words of the kind that the prompt stands for; after {change:,} episodes it stands for another one.",
+        ShareOfKind(of_words),
+        words=letters(len(of_words)),
+        horizon=horizon,
+        beta=0.05,
+        chances=uniform(len(of_words)),
+        prompts=train,
+        held_out=held_out,
+        reward=ResponseReward("drifting", ShareOfKind(of_words, change)),
+    )
+
+
 # --- scores: values, not closures, so that environments can be pickled ------------------------------------------------
 
 
@@ -93,3 +122,16 @@ class Deceive:
         pattern = columns["pattern"]
         hits = sum(self.kinds[word] == kind for word, kind in zip(ids, pattern, strict=True))
         return 1.0 if hits == len(pattern) else self.height * (1 - hits / len(pattern))
+
+
+@dataclass(frozen=True)
+class ShareOfKind:
+    """Share of words of the kind that is wanted; for the first ``change`` episodes, of that which was at first."""
+
+    kinds: tuple[int, ...]
+    change: int = 0
+
+    def __call__(self, ids: list[int], columns: Mapping[str, Any]) -> float:
+        number = columns.get(EPISODE_NUMBER)  # none in an enumeration, which asks for the reward that stays
+        kind = columns["at_first" if number is not None and number < self.change else "wanted"]
+        return float(sum(self.kinds[word] == kind for word in ids) / len(ids))
