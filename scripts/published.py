@@ -110,7 +110,7 @@ def tuning_paragraph(tuned: Findings, untuned: Findings) -> str:
     agreement = float(stats.spearmanr([after[name] for name in names], [before[name] for name in names]).statistic)
     then = "stays so" if first == former else f"gives its place to {first}"
     return (
-        f"With the published settings {former} is first of {len(names)}, and {then} once all are tuned alike. The two"
+        f"With the default settings {former} is first of {len(names)}, and {then} once all are tuned alike. The two"
         f" orders agree with a rank correlation of {number(agreement, 2)}: {risen} rises from place {places[risen][0]}"
         f" to {places[risen][1]}, {fallen} falls from {places[fallen][0]} to {places[fallen][1]}. Tuning is worth most"
         f" to {most} ({number(gains[most], 2, sign=True)}) and least to {least} ({number(gains[least], 2, sign=True)})."

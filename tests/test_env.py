@@ -357,6 +357,7 @@ def test_a_reward_receives_everything_it_may_name():
         "completions": [[{"role": "assistant", "content": " w1"}]],
         "completion_ids": [[W1, EOS]],
         "finish_reason": ["stop"],
+        "episode_number": [0],
         "answer": [7],
         "level": [None],  # a column of the data that this row lacks
     }

@@ -100,7 +100,7 @@ def published_curves(file: str) -> dict[str, list[str]]:
 
 def test_an_algorithm_has_the_published_curves() -> None:
     """Those of the diagnostic suite: five seeds on each of twelve tasks. Of losses that it lacks, all there are."""
-    suite, losses = published_curves("diagnostic.jsonl"), published_curves("losses.jsonl")
+    suite, losses = published_curves("diagnostic-v0.jsonl"), published_curves("losses.jsonl")
     assert {len(tasks) for tasks in suite.values()} == {60}
     assert suite.keys() - ALGORITHMS.keys() == {"gspo (k3)"}
     for algorithm in ALGORITHMS:

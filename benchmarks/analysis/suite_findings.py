@@ -159,9 +159,8 @@ def _verdict(ranked: Sequence[str], pairs: Pairs | None) -> str:
     sure = [name for name, surely in zip(ranked[1:], ahead, strict=True) if surely]
     open_ = [name for name in ranked[1:] if name not in sure]
     if not sure:
-        return (
-            f"told apart from none of the {len(open_)} others" if len(open_) > 1 else f"not told apart from {open_[0]}"
-        )
+        others = f"any of the {len(open_)} others" if len(open_) > 1 else open_[0]
+        return f"not told apart from {others}"
     if not open_:
         return "surely ahead of all others" if len(sure) > 1 else f"surely ahead of {sure[0]}"
     return f"surely ahead of {_listed(sure)}, not told apart from {_listed(open_)}"

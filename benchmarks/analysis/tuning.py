@@ -1,7 +1,8 @@
 """The worth of tuning: scores to expect of a search with fewer trials, and the price of one setting for all tasks.
 
 Trials are settings drawn at random from one search space, so every subset of k of the n trials is a search with k
-trials, and all are equally probable. The mean over all of them is exact and needs no resampling.
+trials, and all are equally probable. The mean over all of them is exact and needs no resampling. A search of ours
+always holds the default setting and spreads the others evenly: its subsets stand for searches that do neither.
 
 A trial that failed has no score. Pass the score that it counts as, the worst that a run can have: leaving it out would
 make a space look safer than it is.

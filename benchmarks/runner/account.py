@@ -74,11 +74,19 @@ def _command(
         words += ["--tasks", *tasks]
     words += seeds
     changed = {name: value for name, value in _budget(jobs).items() if plan.settings.get(name, value) != value}
+    tuned = any(job.settings.get("trials") for job in jobs)
+    if tuned:
+        # What a tuned file gives may be alike for all algorithms, too; the rest is the experiment's.
+        changed = {name: value for name, value in changed.items() if name in (*experiment.shared, *BUDGET)}
     if changed:
         words += ["--settings", *(str(part) for pair in changed.items() for part in pair)]
-    if any(job.settings.get("trials") for job in jobs):
+    if tuned:
         words += ["--tuned", f"{experiment.name}-tuned.json"]
     return words
+
+
+BUDGET = ("tokens", "budgets")
+"""Settings that stand in the arm of a run."""
 
 
 def _budget(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Equal tuning: every algorithm tries as many settings on development instances, and keeps one for all tasks."""
+"""Equal tuning: the same number of settings for each algorithm, tried on development instances; one for all tasks."""

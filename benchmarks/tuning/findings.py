@@ -15,16 +15,23 @@ from textgym.types import FloatArray
 
 
 def search_findings(tuned: Tuned) -> Findings:
-    """Return the chosen settings of each algorithm beside the published ones, and the worth of further trials."""
+    """Return the chosen settings of each algorithm beside the defaults, and the worth of further trials."""
     scores = trial_scores(tuned)
     gains = {name: float(table[tuned.chosen[name]].mean() - table[0].mean()) for name, table in scores.items()}
     most = max(gains, key=gains.__getitem__)
     kept = sum(tuned.chosen[name] == 0 for name in scores)
     headline = (
-        f"{tuned.count} settings of each of {len(scores)} algorithms were tried on {_instances(tuned)}. The published"
+        f"{tuned.count} settings of each of {len(scores)} algorithms were tried on {_instances(tuned)}. The default"
         f" setting is the best of them for {kept}; {most} gains most from tuning ({number(gains[most], 2, sign=True)})."
+        f"{_cost(tuned)}"
     )
     return Findings(headline, (_worth(tuned, scores), _settings(tuned)), (_curves(scores),))
+
+
+def _cost(tuned: Tuned) -> str:
+    if tuned.cpu_seconds is None:
+        return ""
+    return f" The search took {tuned.cpu_seconds / 60:.0f} CPU-minutes."
 
 
 def trial_scores(tuned: Tuned) -> Mapping[str, FloatArray]:
@@ -64,11 +71,12 @@ def _worth(tuned: Tuned, scores: Mapping[str, FloatArray]) -> Table:
         best = (float(expected[size - 1]) for size in sizes)
         rows.append((name, float(table[0].mean()), *best, sensitivity(table), failed))
     note = (
-        "Mean scores on the development instances. Best of k: the expected best of k of the trials, exactly, where one"
-        " below the base model counts as 0; with all of them it is the chosen setting. Sensitivity: what a setting for"
-        " each instance would add to it. A failed trial counts as the worst run of the search."
+        "Mean scores on the development instances, which also chose: on others tuning adds less. Best of k: the mean of"
+        " the best over all subsets of k trials, where one below the base model counts as 0; with all of them it is the"
+        " chosen setting. Sensitivity: what a setting for each instance would add to it. A failed trial"
+        " counts as the worst run of the search."
     )
-    columns = ("algorithm", "published", *(f"best of {size}" for size in sizes), "sensitivity", "failed")
+    columns = ("algorithm", "default", *(f"best of {size}" for size in sizes), "sensitivity", "failed")
     return Table("Worth of tuning", columns, tuple(rows), note)
 
 
@@ -77,12 +85,12 @@ def _settings(tuned: Tuned) -> Table:
         (name, tuned.chosen[name], _changed(trials[0], trials[tuned.chosen[name]]))
         for name, trials in tuned.trials.items()
     )
-    note = "Trial 0 has the published values. Of the others, the values that differ from these."
+    note = "Trial 0 has the algorithm's defaults. Of the others, the values that differ from these."
     return Table("Chosen settings", ("algorithm", "trial", "settings"), rows, note)
 
 
-def _changed(published: Trial, chosen: Trial) -> str:
-    changed = {name: value for name, value in chosen.settings.items() if value != published.settings[name]}
+def _changed(default: Trial, chosen: Trial) -> str:
+    changed = {name: value for name, value in chosen.settings.items() if value != default.settings[name]}
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in changed.items()
     )

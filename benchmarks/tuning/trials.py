@@ -71,7 +71,7 @@ def planned_trials(experiment: Experiment, plan: Plan, count: int, seed: int) ->
 def tuning_of(experiment: Experiment) -> Tuning:
     """Return the part of an experiment that tuning needs; ValueError if it has none."""
     if experiment.tuning is None:
-        raise ValueError(f"experiment={experiment.name!r} compares no algorithms, so there is nothing to tune")
+        raise ValueError(f"experiment={experiment.name!r} has no development instances; expected mini or diagnostic")
     return experiment.tuning
 
 
@@ -129,6 +129,7 @@ def chosen_settings(
         },
         trials=tried,
         chosen={name: best_trial(each) for name, each in tried.items()},
+        cpu_seconds=sum(result.get("cpu_seconds", 0.0) for _, result in results),
     )
 
 

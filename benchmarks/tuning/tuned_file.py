@@ -48,6 +48,7 @@ class Tuned:
         spaces: the search space of each algorithm, in words.
         trials: of each algorithm, the published setting first.
         chosen: the number of the best trial, by algorithm.
+        cpu_seconds: of all runs that did not fail; None in files of versions up to 0.2.
     """
 
     experiment: str
@@ -58,6 +59,7 @@ class Tuned:
     spaces: Mapping[str, Mapping[str, str]]
     trials: Mapping[str, tuple[Trial, ...]]
     chosen: Mapping[str, int] = field(default_factory=dict)
+    cpu_seconds: float | None = None
 
     @property
     def count(self) -> int:
@@ -145,7 +147,7 @@ def apply_tuned(path: Path, tuned: Tuned, experiment: Experiment, plan: Plan) ->
     if missing := [name for name in plan.algorithms if name not in tuned.trials]:
         raise ValueError(
             f"{path}: has no search of {', '.join(missing)}; expected as many trials for each algorithm: run 'textgym "
-            "bench tune' for these as well"
+            f"bench tune' again, with --algorithms {' '.join([*tuned.trials, *missing])}"
         )
     scored = {(task, seed) for task in plan.tasks for seed in plan.seeds}
     if overlap := sorted(scored & set(tuned.development)):

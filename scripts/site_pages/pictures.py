@@ -20,7 +20,7 @@ from textgym.agents import PPO
 from textgym.benchmarks.runner.experiment import Job
 from textgym.tasks import TASKS
 
-RESULTS = [ROOT / "benchmarks" / "results" / f"{name}.jsonl" for name in ("diagnostic", "losses")]
+RESULTS = [ROOT / "benchmarks" / "results" / f"{name}.jsonl" for name in ("diagnostic-v0", "losses")]
 """Runs on diagnostic tasks; of an algorithm that is in several files the first one's."""
 INK, ACCENT = "#000001", "#000002"
 """Stand-ins for the page's own colours, so that pictures follow a dark theme."""

@@ -39,6 +39,16 @@ def test_commands_ask_for_the_runs(seeds: tuple[int, ...], settings: dict[str, i
     assert {job.key for job in asked} == {job.key for job in jobs}
 
 
+@pytest.mark.parametrize(("budgets", "settings"), [(2, ""), (1, " --settings budgets 1")])
+def test_what_the_tuned_file_chose_is_not_told_again(budgets: int, settings: str) -> None:
+    plan = replace(MINI.plan, algorithms=("ppo",), tasks=("Concepts",), seeds=(0, 1), trials=5)
+    tuned = {"ppo": {"learning_rate": 5e-4, "n_epochs": 2, "vf_coef": 0.1}}
+    jobs = MINI.sweep(replace(plan, tuned=tuned, settings={**plan.settings, "budgets": budgets}))
+    assert commands_of(MINI, jobs) == [
+        f"textgym bench run mini --algorithms ppo --tasks Concepts{settings} --tuned mini-tuned.json"
+    ]
+
+
 def test_costs_add_up_and_origins_are_named() -> None:
     runs = [(fake_experiment.job("log", seed), {"square": 0, "cpu_seconds": 90}) for seed in range(2)]
     origins = [{"commit": "b", "torch": "2"}, {"commit": "a", "torch": "2"}]

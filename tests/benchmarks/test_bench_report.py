@@ -135,7 +135,7 @@ def of_levels(*levels: float, seeds: int = 3) -> dict[str, np.ndarray]:
         ((0.9, 0.5, 0.1), "surely ahead of all others;"),
         ((0.9, 0.5), "surely ahead of b;"),
         ((0.9, 0.899), "not told apart from b;"),
-        ((0.9, 0.8999, 0.8998), "told apart from none of the 2 others;"),
+        ((0.9, 0.8999, 0.8998), "not told apart from any of the 2 others;"),
         ((0.9, 0.5, 0.4, 0.3, 0.2, 0.1, 0.8999), "surely ahead of 5 others, not told apart from g;"),
         ((0.9, 0.5, 0.4, 0.8999), "surely ahead of b and c, not told apart from d;"),
     ],

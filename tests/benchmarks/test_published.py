@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"
 FILES = sorted(PUBLISHED.glob("*.jsonl"))
 TUNED = {path.stem.removesuffix("-tuned"): path for path in PUBLISHED.glob("*-tuned.json")}
-OF_TODAY = ("losses", "mini")
+OF_TODAY = ("diagnostic", "losses", "mini", "mini-untuned")
 """Files whose runs have the KL of today's defaults."""
 SEARCHES = sorted((PUBLISHED / "searches").glob("*.jsonl"))
 
@@ -107,9 +107,11 @@ def test_the_tuned_file_is_that_of_the_searchs_runs(path: Path) -> None:
                 assert {setting: job.settings[setting] for setting in trial.settings} == dict(trial.settings)
             means.append(-np.inf if None in trial.scores else np.mean([one for one in trial.scores if one is not None]))
         assert tuned.chosen[algorithm] == int(np.argmax(means))
+    assert tuned.cpu_seconds == pytest.approx(sum(result.get("cpu_seconds", 0.0) for _, result in runs.values()))
 
 
 def test_every_search_is_published_with_its_runs() -> None:
+    assert TUNED
     assert {experiment_of(path) for path in SEARCHES} == set(TUNED)
 
 
@@ -122,7 +124,8 @@ def test_no_row_or_table_calls_an_earlier_run_by_the_name_of_todays_default(agai
         if path.stem not in OF_TODAY:
             assert in_loss <= {("grpo-published", "k3"), ("gspo", "k3")}, path
     sections = re.split(r"^## ", (again / "report.md").read_text("utf-8"), flags=re.MULTILINE)
-    told = "".join(section for section in sections if not section.startswith(OF_TODAY))
+    of_today = {*OF_TODAY, *(f"{name} search" for name in TUNED)}
+    told = "".join(section for section in sections if section.partition("\n")[0] not in of_today)
     assert "| grpo-published |" in told
     assert "| gspo (k3) |" in told
     assert not re.search(r"\| (grpo|gspo) \|", told)

@@ -138,6 +138,13 @@ def test_parts_are_of_the_same_tasks() -> None:
     assert [table.title for table in unfinished.tables] == ["Gold reward"]
 
 
+def test_algorithms_with_different_budgets_are_not_compared() -> None:
+    results = [golden("Reviews", "ppo", 0, 0.5, tokens=100), golden("Reviews", "rloo", 0, 0.5, tokens=80)]
+    message = "tokens=80 is the largest budget of rloo, and ppo had 100; expected the same budgets for all"
+    with pytest.raises(ValueError, match=message):
+        mini.EXPERIMENT.findings(results)
+
+
 def test_budgets_are_compared_over_the_seeds_that_have_both() -> None:
     """The headline is about the largest budget; a seed without the other one would be another instance."""
     earned = {("ppo", 100): 0.9, ("ppo", 50): 0.5, ("grpo", 100): 0.8, ("grpo", 50): 0.7}

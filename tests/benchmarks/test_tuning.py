@@ -242,7 +242,7 @@ def test_a_users_space_may_hold_a_setting_that_is_off_by_default(tmp_path: Path)
 
 def test_an_experiment_without_development_instances_is_not_tuned() -> None:
     with pytest.raises(
-        ValueError, match="experiment='fake_search' compares no algorithms, so there is nothing to tune"
+        ValueError, match="experiment='fake_search' has no development instances; expected mini or diagnostic"
     ):
         planned_trials(replace(EXPERIMENT, tuning=None), EXPERIMENT.plan, 4, seed=0)
 
@@ -620,11 +620,13 @@ def test_a_failed_trial_counts_as_the_worst_run() -> None:
 def test_findings_of_a_search_by_hand() -> None:
     found = search_findings(example())
     assert found.headline == (
-        "3 settings of each of 2 algorithms were tried on Easy (instance 1000), Hard (instance 1000). The published "
+        "3 settings of each of 2 algorithms were tried on Easy (instance 1000), Hard (instance 1000). The default "
         "setting is the best of them for 1; ppo gains most from tuning (+0.10)."
     )
+    timed = search_findings(replace(example(), cpu_seconds=180.0))
+    assert timed.headline == f"{found.headline} The search took 3 CPU-minutes."
     worth, chosen = found.tables
-    assert worth.columns == ("algorithm", "published", "best of 1", "best of 2", "best of 3", "sensitivity", "failed")
+    assert worth.columns == ("algorithm", "default", "best of 1", "best of 2", "best of 3", "sensitivity", "failed")
     # ppo's means count as 0.3, 0 and 0.4; pairs have 0.3, 0.4 and 0.4. With a setting for each task: 0.5 and 0.4.
     assert worth.rows[0] == ("ppo", *map(pytest.approx, (0.3, 0.7 / 3, 1.1 / 3, 0.4, 0.05)), 1)
     # rloo's are 0.1, 0 and 0.05; the first is the best on both tasks.

@@ -41,7 +41,7 @@ def test_a_policy_of_one_response_per_prompt_does_not_pass(name: str, seed: int)
 
 
 @scored
-@pytest.mark.parametrize("name", [name for name in NEEDS_PROMPT if name in DIAGNOSTIC_V1])
+@pytest.mark.parametrize("name", NEEDS_PROMPT)
 def test_a_policy_that_does_not_read_its_prompt_does_not_pass(name: str, seed: int) -> None:
     assert found(name, seed).blind < PASSES
     assert found(name, seed).constant <= found(name, seed).blind
@@ -54,9 +54,6 @@ def test_the_optimum_is_the_one_that_textgym_finds(name: str) -> None:
     best = textgym.optimum(task_mdp(task, split="test"), task.beta)
     assert best.value == pytest.approx(found(name, 0).optimum, rel=1e-5)
     assert best.reference.objective == pytest.approx(found(name, 0).reference, rel=1e-5)
-
-
-# --- the tasks in English: a place for their constants and copies -----------------------------------------------
 
 
 # --- the computation itself ------------------------------------------------------------------------------------

@@ -78,13 +78,13 @@ DIAGNOSTIC_TURNS: tuple[str, ...] = ("Gamble", "Bisect", "Clarify", "Lookup", "R
 """Those of them in which another side replies."""
 
 DIAGNOSTIC_V1: tuple[str, ...] = tuple(name for name, maker in LATER_VERSIONS.items() if ".diagnostic." in maker)
-"""Diagnostic tasks that are scored: their prompts are held out, and a policy of one response per prompt falls short."""
+"""Diagnostic tasks of version 1: prompts are held out, and a policy of one response per prompt falls short."""
 
 DIAGNOSTIC_NEW: tuple[str, ...] = ("Ladder", "Decoy", "Drift", "Ties", "Brevity", "Pareto")
-"""Those of them whose instance a seed draws, with held-out prompts in the split ``test``."""
+"""Diagnostic tasks without an earlier version that are scored: a seed draws their instance and held-out prompts."""
 
 DIAGNOSTIC_SUITE: tuple[str, ...] = (*DIAGNOSTIC_V1, *DIAGNOSTIC_NEW)
-"""Diagnostic tasks that are scored."""
+"""All diagnostic tasks that are scored."""
 
 NEEDS_PROMPT: tuple[str, ...] = DIAGNOSTIC_V1
 """Tasks that claim to need their prompt: no policy that does not read it has a score of 0.8."""

@@ -34,8 +34,13 @@ def mini_score(job: Job, result: Result) -> float:
 
 
 def mini_findings(results: Results) -> Findings:
-    """Return the comparison at the largest budget, the score at each budget, gold, cost, and learning curves."""
+    """Return the comparison at the largest budget, the score at each budget, gold, cost, and learning curves.
+
+    Raises:
+        ValueError: an algorithm has no run at the largest budget.
+    """
     budgets = by_budget(results)
+    require_largest(budgets)
     largest = budgets[max(budgets)]
     scores = suite_scores(largest, mini_score)
     gold = gold_table(largest)
@@ -53,6 +58,22 @@ def by_budget(results: Results) -> Mapping[int, Results]:
     for job, result in results:
         groups.setdefault(int(job.arm.get("tokens", job.settings.get("tokens", 0))), []).append((job, result))
     return dict(sorted(groups.items()))
+
+
+def require_largest(budgets: Mapping[int, Results]) -> None:
+    """Check that the algorithms can be compared at the largest budget, from which on a sweep runs.
+
+    Raises:
+        ValueError: one has runs at smaller budgets alone.
+    """
+    largest = max(budgets)
+    there = {job.label for job, _ in budgets[largest]}
+    for tokens, results in budgets.items():
+        if lacking := sorted({job.label for job, _ in results} - there):
+            raise ValueError(
+                f"tokens={tokens} is the largest budget of {', '.join(lacking)}, and {', '.join(sorted(there))} had"
+                f" {largest}; expected the same budgets for all"
+            )
 
 
 def budget_table(budgets: Mapping[int, Results]) -> tuple[Table, ...]:
@@ -129,8 +150,8 @@ def parts_table(results: Results) -> Table:
         rows.append((name, score, *measures, steps, seconds, drawn))
     rows.sort(key=lambda row: -row[1])  # type: ignore[operator]
     note = (
-        "KL to the base model in nats a response, length in tokens; distinct: share of texts that no other response to"
-        " the instance has. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: standard"
+        "KL to the base model in nats a response, length in tokens; distinct: different texts as a share of all"
+        " responses. Updates are gradient steps, CPU seconds those of training, a run. Prompt error: standard"
         " error of the mean score by the draw of prompts, which the intervals above include."
         f"{_covariates(rows, columns)}"
     )

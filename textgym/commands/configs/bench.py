@@ -47,7 +47,7 @@ class BenchRun:
 
 @dataclass(frozen=True)
 class BenchTune:
-    """Try as many settings of each algorithm on development instances, and write the best one of each into a file."""
+    """Try several settings of each algorithm on development instances, and write the best of each into a file."""
 
     experiment: tyro.conf.Positional[str]
     """Name of the experiment; 'textgym bench list' lists them."""
