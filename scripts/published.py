@@ -40,7 +40,7 @@ OVERALL = "Over all tasks"
 
 def published_files() -> list[Path]:
     """Return the committed results files and tuned files."""
-    return sorted([*RESULTS.glob("*.jsonl"), *RESULTS.glob("*.json")])
+    return [*sorted(RESULTS.glob("*.jsonl")), *sorted(RESULTS.glob("*.json"))]
 
 
 def filled(page: str, found: Mapping[str, Findings]) -> str:

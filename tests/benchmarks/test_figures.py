@@ -74,6 +74,16 @@ def test_only_a_band_fills_and_only_a_dashed_line_is_dashed() -> None:
     assert [svg.count("stroke-dasharray") for svg in (plain, band, dashed)] == [0, 0, 1]
 
 
+def test_lines_of_one_colour_have_other_marks() -> None:
+    """Also long ones, whose points are not marked otherwise."""
+    x = np.arange(40.0)
+    for points, first in ((x[:3], 1), (x, 0)):
+        names = [f"line {i}" for i in range(len(SERIES_COLOURS) + 1)]
+        svg = line_plot({name: PlotLine(points, points + i) for i, name in enumerate(names)}, "x", "y")
+        marks = re.findall(r'<path id="m[0-9a-f]+" d="([^"]*)" style="stroke: var\(--series-0\)', svg)
+        assert len({re.sub(r"[-\d.]+", "", mark) for mark in marks}) == first + 1, marks
+
+
 def test_a_line_that_follows_has_the_others_colour_and_no_name() -> None:
     measured, fitted = PlotLine([0, 1], [0, 1]), PlotLine([0, 1], [0, 2], dashed=True, follows="a")
     without, svg = (

@@ -39,6 +39,7 @@ from textgym.reports.formatting import decimals, number
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
 ROW = 0.32  # inches for a line of text
 MARKED_POINTS = 15  # lines with at most this many points get markers
+SHAPES = ("o", "s", "^", "D")  # of markers, by round through the colours
 RADARS_PER_ROW = 4
 FAILED = 0.5  # scores below it get the colour for bad
 MOST_PLACES = 3  # of numbers with an interval
@@ -76,6 +77,7 @@ def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str
     """
     _expect_some("series", series)
     colours = _colours(name for name, line in series.items() if line.follows is None)
+    shapes = _shapes(colours)
     with svg_style():
         figure = Figure(figsize=(HALF, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -83,7 +85,7 @@ def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str
             leader = name if line.follows is None else line.follows
             if leader not in colours:
                 raise ValueError(f"series[{name!r}] follows {leader!r}; expected one of {', '.join(colours)}")
-            _draw_line(axes, name, line, colours[leader])
+            _draw_line(axes, name, line, colours[leader], shapes[leader])
         largest = max(float(np.nanmax(np.abs(np.asarray(line.x, float)))) for line in series.values())
         whole = all(np.equal(np.mod(line.x, 1), 0).all() for line in series.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
@@ -99,15 +101,20 @@ def line_plot(series: Mapping[str, PlotLine], x_label: str, y_label: str) -> str
         return svg(figure, f"{y_label} over {x_label}")
 
 
-def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str) -> None:
+def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str, shape: str) -> None:
     arrays = {part: np.asarray(getattr(line, part), float) for part in ("x", "y", "low", "high")}
     shapes = {part: array.shape for part, array in arrays.items() if getattr(line, part) is not None}
     if set(shapes.values()) != {arrays["x"].shape} or arrays["x"].ndim != 1 or not arrays["x"].size:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
-    marker = "o" if arrays["x"].size <= MARKED_POINTS and not line.dashed else None
+    # The eleventh line on has a colour again, and is told apart by its marks.
+    few = arrays["x"].size <= MARKED_POINTS
+    marker = shape if not line.dashed and (few or shape != SHAPES[0]) else None
+    every = 1 if few else arrays["x"].size // 6
     style = (0, (4, 2)) if line.dashed else "-"
     label = _legend_name(name) if line.follows is None else "_nolegend_"
-    axes.plot(arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, ms=3.5)
+    axes.plot(
+        arrays["x"], arrays["y"], label=label, color=colour, lw=1.7, ls=style, marker=marker, markevery=every, ms=3.5
+    )
     if line.low is not None and line.high is not None:
         axes.fill_between(arrays["x"], arrays["low"], arrays["high"], color=colour, alpha=0.13, linewidth=0)
 
@@ -307,6 +314,11 @@ def _draw_radar(axes: PolarAxes, name: str, by_spoke: Mapping[str, float], colou
 
 def _colours(names: Iterable[str]) -> Mapping[str, str]:
     return dict(zip(names, cycle(SERIES_COLOURS)))
+
+
+def _shapes(names: Iterable[str]) -> Mapping[str, str]:
+    """Return the mark of each line: another one for each round through the colours."""
+    return {name: SHAPES[place // len(SERIES_COLOURS) % len(SHAPES)] for place, name in enumerate(names)}
 
 
 def _columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
