@@ -106,7 +106,7 @@ def _draw_line(axes: Axes, name: str, line: PlotLine, colour: str, shape: str) -
     shapes = {part: array.shape for part, array in arrays.items() if getattr(line, part) is not None}
     if set(shapes.values()) != {arrays["x"].shape} or arrays["x"].ndim != 1 or not arrays["x"].size:
         raise ValueError(f"series[{name!r}] has shapes {shapes}; expected one length, at least 1, for all of them")
-    # The eleventh line on has a colour again, and is told apart by its marks.
+    # After the last colour comes the first again: those lines are told apart by their marks.
     few = arrays["x"].size <= MARKED_POINTS
     marker = shape if not line.dashed and (few or shape != SHAPES[0]) else None
     every = 1 if few else arrays["x"].size // 6
