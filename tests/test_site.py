@@ -14,6 +14,7 @@ import yaml
 
 from scripts.site_pages.page import readable
 from scripts.site_pages.pictures import equation, learning_curves
+from scripts.site_pages.results import results
 from scripts.site_pages.tutorials import tutorial, tutorials
 from textgym.agents.registry import ALGORITHMS
 
@@ -85,6 +86,14 @@ def test_an_example_is_title_text_and_code(tmp_path: Path) -> None:
 def test_every_example_has_a_page() -> None:
     files = {path.stem for path in (ROOT / "examples").glob("*.py") if ast.get_docstring(ast.parse(path.read_bytes()))}
     assert {posixpath.basename(page.uri) for page in tutorials()} - {"README.md"} == {f"{stem}.md" for stem in files}
+
+
+def test_the_page_of_results_has_every_figure_once() -> None:
+    """Also of sections whose names begin alike, such as mini, mini-untuned and mini search."""
+    report = ROOT / "benchmarks" / "results" / "report"
+    page = str(results()[0].content)
+    shown = re.findall(r"!\[.*?\]\(benchmarks/results/report/([\w-]+\.svg)\)", page)
+    assert sorted(shown) == sorted(path.name for path in report.glob("*.svg"))
 
 
 def published_curves(file: str) -> dict[str, list[str]]:

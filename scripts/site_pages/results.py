@@ -10,9 +10,8 @@ from scripts.site_pages.page import ROOT, Made
 REPORT = ROOT / "benchmarks" / "results" / "report"
 INTRODUCTION = """# Published results
 
-Every table and figure that `textgym bench report benchmarks/results/*.jsonl --out DIR` makes from the committed runs; a
-test makes them again and compares every digit. The questions, how the runs were made, and what the results mean:
-[the benchmark](benchmark.md#published-results)."""
+Every table and figure of the committed runs and searches. A test makes them again and compares every digit. The
+commands, the questions, and what the results mean: [the benchmark](benchmark.md#published-results)."""
 
 
 def results() -> list[Made]:
@@ -24,10 +23,11 @@ def results() -> list[Made]:
 
 def _figures(section: str) -> str:
     """Return the figures of a section in the order of the report, which numbers them."""
-    experiment = section.split()[1].replace("_", "-")
-    found = REPORT.glob(f"{experiment}-*.svg")
-    ordered = sorted(found, key=lambda path: int(path.stem.removeprefix(f"{experiment}-").split("-")[0]))
-    return "\n\n".join(f"![{path.stem.replace('-', ' ')}]({_uri(path)})" for path in ordered)
+    title = section.partition("\n")[0].removeprefix("## ")
+    numbered = re.compile(rf"{re.sub('[^a-z0-9]+', '-', title.lower())}-(\d+)-.*")
+    found = {path: numbered.fullmatch(path.stem) for path in REPORT.glob("*.svg")}
+    ordered = sorted((int(match[1]), path) for path, match in found.items() if match)
+    return "\n\n".join(f"![{path.stem.replace('-', ' ')}]({_uri(path)})" for _, path in ordered)
 
 
 def _uri(path: Path) -> str:
