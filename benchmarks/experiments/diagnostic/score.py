@@ -67,8 +67,8 @@ def task_table(results: Results) -> Table:
             )
             rows.append((name, task, over_seeds(scores), min(scores), len(runs), runs[0]["beta"], *parts))
     note = (
-        "The score is (J(π) − J(π_ref)) / (J* − J(π_ref)), by enumeration: 1 at the optimum of E[R] − β·KL. All columns"
-        " are means over seeds, each with its own instance."
+        "The score is (J(π) − J(π_ref)) / (J* − J(π_ref)), by enumeration: 1 at the optimum of E[R] − β·KL. Scores, J"
+        " and CPU seconds are means over seeds."
     )
     return Table("Distance to the exact optimum", _COLUMNS, tuple(rows), note)
 
