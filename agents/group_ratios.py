@@ -32,7 +32,7 @@ from textgym.agents.settings import (
     CISPOSettings,
     DPPOSettings,
     GMPOSettings,
-    GRPOSettings,
+    GSPOSettings,
     LUSPOSettings,
     SAPOSettings,
     VESPOSettings,
@@ -64,7 +64,8 @@ class GSPO(GRPO):
     the token, as at :class:`GRPO`, since otherwise its gradient is not that of the KL in each state.
     """
 
-    settings: GRPOSettings
+    settings: GSPOSettings
+    settings_class = GSPOSettings
     shared_advantage = True
 
     def ratio(self, log_ratio: Tensor, own: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ class StandardisedSettings(GroupSettings, RatioSettings):
 
 @dataclass(frozen=True)
 class GRPOSettings(StandardisedSettings, ClipSettings):
-    """Settings of GRPO and GSPO; as published, the loss is normalised by response length."""
+    """Settings of GRPO; as published, the loss is normalised by response length."""
 
     normalisation: Normalisation = "sequence"
 
@@ -408,7 +408,14 @@ class VESPOSettings(StandardisedSettings):
 
 
 @dataclass(frozen=True)
-class LUSPOSettings(GRPOSettings):
+class GSPOSettings(GRPOSettings):
+    """Settings of GSPO (Zheng 2025). Tuning reaches from the clip range published for long responses to wide ones."""
+
+    search: ClassVar[Mapping[str, Range | None]] = {"clip_range": LogRange(3e-4, 0.3)}
+
+
+@dataclass(frozen=True)
+class LUSPOSettings(GSPOSettings):
     """Settings of LUSPO (Liu 2026): GSPO's ratio, and no division by a response's length."""
 
     normalisation: Normalisation = "constant"
@@ -500,7 +507,7 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "grpo-published": PublishedGRPOSettings,
     "dr-grpo": DrGRPOSettings,
     "dapo": DAPOSettings,
-    "gspo": GRPOSettings,
+    "gspo": GSPOSettings,
     "luspo": LUSPOSettings,
     "gmpo": GMPOSettings,
     "cispo": CISPOSettings,

@@ -1,6 +1,6 @@
 """Provenance of a run: versions, machine, commit, and digests of the code that ran.
 
-A room is a folder of the package, and its digest that of all its files, without comments and docstrings.
+A room is a folder of the package, and its digest that of all its files, of modules without comments and docstrings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGE = Path(textgym.__file__).parent
 SPLIT = ("tasks", "benchmarks")
 """Rooms whose subfolders count by themselves: a run uses a few of them."""
 WITHOUT_EFFECT = ("reports", "commands", "runs", "benchmarks.analysis", "benchmarks.runner", "cli", "progress")
-"""Rooms that show results, or run them, but change none."""
+"""Rooms that show results, or run them, but change none: of what the runner sets, each run records its threads."""
 FORMS = ("score", "sweep", "__init__")
 """Modules of an experiment that plan its runs and read their results; the rest is a run."""
 
@@ -120,12 +120,18 @@ def _room(module: str) -> str | None:
 def _digest(room: str) -> str:
     """Return the digest of a room's files: of a whole folder, but of the files alone where its folders are split."""
     folder = PACKAGE if room == "textgym" else PACKAGE / Path(*room.split("."))
-    files = folder.glob("*.py") if room in ("textgym", *SPLIT) else folder.rglob("*.py")
-    inside = {str(path.relative_to(folder)): path for path in files}
+    files = folder.glob("*") if room in ("textgym", *SPLIT) else folder.rglob("*")
+    inside = {str(path.relative_to(folder)): path for path in files if _counts(path)}
     if room.startswith("benchmarks.experiments."):
         inside = {name: path for name, path in inside.items() if path.stem not in FORMS}
     states = {name: (path, path.stat()) for name, path in sorted(inside.items())}
     return _digest_of(tuple((name, path, state.st_mtime_ns, state.st_size) for name, (path, state) in states.items()))
+
+
+def _counts(path: Path) -> bool:
+    """Tell whether a file is part of the code: a module, or a file that one reads, such as a task's base model."""
+    written_by_others = path.name.startswith(".") or "__pycache__" in path.parts
+    return path.is_file() and path.suffix != ".pyi" and not written_by_others
 
 
 @cache  # a process reads the same files many times
@@ -136,7 +142,9 @@ def _digest_of(files: tuple[tuple[str, Path, int, int], ...]) -> str:
 
 
 def _meaning(path: Path) -> str:
-    """Return a file's syntax tree without comments and docstrings."""
+    """Return a module's syntax tree without comments and docstrings; of another file, the digest of its bytes."""
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     tree = ast.parse(path.read_text("utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

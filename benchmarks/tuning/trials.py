@@ -56,9 +56,15 @@ def planned_trials(experiment: Experiment, plan: Plan, count: int, seed: int) ->
     """Return the settings to try, by algorithm.
 
     Raises:
-        ValueError: the experiment cannot be tuned; see also :func:`draw_trials`.
+        ValueError: the experiment cannot be tuned, or not from the plan's learning rate; see also :func:`draw_trials`.
     """
     tuning = tuning_of(experiment)
+    rate = plan.settings[LEARNING_RATE]
+    if rate not in tuning.learning_rate:
+        raise ValueError(
+            f"settings: {LEARNING_RATE}={rate!r}; tuning tries this rate first, and expects one of those that it draws "
+            f"from: {tuning.learning_rate}"
+        )
     found = {}
     for name in plan.algorithms:
         space = entry_space(name, tuning)

@@ -137,6 +137,16 @@ def test_a_file_that_moves_or_appears_changes_the_digest(package: Path) -> None:
     assert {**first, "agents": 0} == {**second, "agents": 0} == {**third, "agents": 0}
 
 
+def test_a_file_that_a_task_reads_is_part_of_its_code(package: Path) -> None:
+    (package / "tasks/mini/assets").mkdir()
+    (package / "tasks/mini/assets/model.safetensors").write_bytes(b"\x00weights\xff")
+    assert changed_rooms(package, "tasks/mini/assets/model.safetensors", "other weights") == {"tasks.mini"}
+    (package / "tasks/mini/__pycache__").mkdir()
+    for name in ("tasks/mini/__pycache__/stories.cpython-311.pyc", "tasks/mini/.stories.py.swp", "tasks/mini/all.pyi"):
+        (package / name).write_text("")
+        assert changed_rooms(package, name, "changed") == set()
+
+
 def test_all_files_are_found_in_linked_folders_too(package: Path) -> None:
     assert {str(path.relative_to(package)) for path in source_files()} == set(FILES)
 
