@@ -33,4 +33,6 @@ from .models.training import RewardModelReport as RewardModelReport
 from .models.training import binary_loss as binary_loss
 from .models.training import kwise_loss as kwise_loss
 from .models.training import train_reward_model as train_reward_model
+from .signatures import signature as signature
 from .specs.resolve import resolve_reward as resolve_reward
+from .specs.shelf import register_reward as register_reward

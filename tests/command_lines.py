@@ -104,6 +104,7 @@ BY_NAME: dict[str, tuple[str, ...]] = {
     "experiment": ("nothing", *WORDS),
 }
 GOOD: dict[str, tuple[str, ...]] = {
+    "rewards": ("length",),
     "generate": ("--model", "model", "--prompt", "w1 w2", "--max-new-tokens", "3"),
     "train": (
         *("--model", "model", "--prompts", "prompts.jsonl", "--reward", "rewards.py:fives", "--out", "run"),

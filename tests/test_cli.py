@@ -140,6 +140,7 @@ def test_demo_from_start_to_report(tmp_path: Path, capsys: pytest.CaptureFixture
     evaluation = json.loads((policy / "evaluation.json").read_text())
     assert evaluation["before"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)  # the policy begins as the reference
     assert evaluation["after"]["kl"]["mean"] > 0
+    assert re.search(r"RewardModel\(model=\w+#[0-9a-f]{8}", evaluation["reward"]), "what was paid, with its weights"
     metrics = [json.loads(line) for line in (policy / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in metrics] == list(range(1, len(metrics) + 1))
     assert all(row["train/first_minibatch_ratio_error"] < 1e-4 for row in metrics)

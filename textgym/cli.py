@@ -31,6 +31,7 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.play import PlayConfig
 from textgym.commands.configs.preferences import DPOConfig, KTOConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
+from textgym.commands.configs.rewards import RewardsConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "distill": (DistillConfig, "textgym.commands.train:train_command"),
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
+    "rewards": (RewardsConfig, "textgym.commands.rewards:show_rewards"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
     "play": (PlayConfig, "textgym.commands.play:play_task"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),

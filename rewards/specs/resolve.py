@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,8 @@ from textgym.rewards.models.classifier import ClassifierReward
 from textgym.rewards.models.ensemble import load_reward_model
 from textgym.rewards.specs.addresses import split_address
 from textgym.rewards.specs.imports import import_named
+from textgym.rewards.specs.options import with_options
+from textgym.rewards.specs.shelf import find_on_shelf, shelf_names
 
 Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 
@@ -21,7 +24,7 @@ MODELS: dict[str, tuple[Callable[..., Reward], tuple[str, ...]]] = {
     "rm": (load_reward_model, ("too_long",)),
     "clf": (ClassifierReward.load, ("label", "score", "reads", "too_long")),
 }
-"""Loader and permitted options of each prefix."""
+"""Loader and permitted options of each reward that is loaded from a directory."""
 
 
 def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> WeightedRewards:
@@ -30,7 +33,9 @@ def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> 
     A text holds one or several of these, separated by spaces, each with an optional ``,WEIGHT``:
 
     - ``NAME``: one of ``named``, as in ``"gold,0.5 length,-0.01"``;
-    - ``module:function``, or ``path/to/file.py:function``;
+    - a reward of the shelf (:mod:`textgym.rewards.specs.shelf`) with its options, as in ``"rouge,kind=L"`` and
+      ``"regex:^Yes,whole=true,0.5"``;
+    - ``module:function``, or ``path/to/file.py:function``; a frozen dataclass in their place takes options, too;
     - ``rm:DIR``: the directory of a reward model, of an ensemble, or of the run that trained either;
       ``rm:DIR,too_long=truncate`` truncates texts that are too long for it;
     - ``clf:DIR,label=LABEL``: the directory of a classifier and the label that is rewarded, with ``_`` for spaces;
@@ -72,14 +77,46 @@ def _parse_item(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]
     if colon and kind in MODELS and reward not in named:
         directory, options, factor = _model_parts(reward, kind, rest)
         return MODELS[kind][0](directory, **options), weight * factor
-    text, comma, given = reward.rpartition(",")
-    if not comma:
-        return _named_or_imported(reward, named), weight
-    try:
-        weight *= float(given)
-    except ValueError as error:
-        raise ValueError(f"reward {reward!r}: expected a number after the comma, got {given!r}") from error
-    return _named_or_imported(text, named), weight
+    text, options, factor = _parts(reward)
+    if text not in named and "," in text and (text.partition(",")[0] in named or ":" not in text):
+        raise ValueError(f"reward {reward!r}: expected a number after the comma, got {text.rpartition(',')[2]!r}")
+    return with_options(reward, *_maker(text, named), options), weight * factor
+
+
+def _maker(text: str, named: Mapping[str, Reward]) -> tuple[Any, str | None]:
+    """Return what makes a reward, and the value of its first option: a task's reward, one of the shelf, or a user's."""
+    if text in named:
+        return named[text], None
+    name, colon, first = text.partition(":")
+    if name in MODELS:
+        raise ValueError(f"reward {text!r}: it is loaded from a directory; write {name}:DIR")
+    if name in shelf_names():
+        return find_on_shelf(name), first if colon else None
+    if colon:
+        return _imported(text), None
+    hint = suggest(text, {*named, *shelf_names()}, after=" ")
+    raise ValueError(
+        f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; or write module:function, "
+        "path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, or a name that 'textgym rewards' lists"
+    )
+
+
+def _parts(text: str) -> tuple[str, dict[str, str], float]:
+    """Split ``NAME,name=value,…,WEIGHT`` into its name, options and weight."""
+    name, settings = split_address(text)
+    options: dict[str, str] = {}
+    weights: list[float] = []
+    for part in settings:
+        option, equals, value = part.partition("=")
+        if not equals:
+            weights.append(float(part))
+        elif option in options:
+            raise ValueError(f"reward {text!r}: the option {option!r} is given twice")
+        else:
+            options[option] = value
+    if len(weights) > 1:
+        raise ValueError(f"reward {text!r}: expected one weight at most, got {', '.join(map(str, weights))}")
+    return name, options, (weights or [1.0])[0]
 
 
 def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], float]:
@@ -87,27 +124,18 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
     known = MODELS[kind][1]
     it_has = f"it has {', '.join(f'{name}=' for name in known)}"
     directory, settings = split_address(rest)
-    options: dict[str, str] = {}
-    weights: list[float] = []
-    for i, part in enumerate(settings, start=1):
+    for i in range(1, len(settings) + 1):
         # "run,2" could be the directory "run" with weight 2, or the directory "run,2": ambiguous, so refused.
         if Path(longer := ",".join([directory, *settings[:i]])).is_dir():
             raise ValueError(
                 f"reward {text!r}: there is a directory {longer!r}, whose name ends like an option or a weight; rename "
                 "it, or load it in Python"
             )
-        name, equals, value = part.partition("=")
-        if not equals:
-            weights.append(float(part))
-        elif name not in known:
+    _, options, weight = _parts(text)
+    for name in options:
+        if name not in known:
             hint = suggest(name, known, after=" ")
             raise ValueError(f"reward {text!r}: '{kind}:' has no option {name!r}; {hint}{it_has}")
-        elif name in options:
-            raise ValueError(f"reward {text!r}: the option {name!r} is given twice")
-        else:
-            options[name] = value
-    if len(weights) > 1:
-        raise ValueError(f"reward {text!r}: expected one weight at most, got {', '.join(map(str, weights))}")
     if "," in directory and not Path(directory).is_dir():
         raise ValueError(
             f"reward {text!r}: there is no directory {directory!r}; after a comma expected a number, the weight, or "
@@ -115,23 +143,14 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
         )
     if kind == "clf":
         options.setdefault("label", "")  # no label has this name, so the error lists the labels
-    return directory, options, (weights or [1.0])[0]
+    return directory, options, weight
 
 
-def _named_or_imported(text: str, named: Mapping[str, Reward]) -> Reward:
-    if text in named:
-        return named[text]
-    if ":" in text:
-        return _imported(text)
-    hint = suggest(text, named, after=" ")
-    raise ValueError(
-        f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; "
-        "or write module:function, path/to/file.py:function, rm:DIR or clf:DIR,label=LABEL"
-    )
-
-
-def _imported(text: str) -> Reward:
-    reward: Reward = import_named("reward", text)
+def _imported(text: str) -> Any:
+    """Import a reward function, or the dataclass of one."""
+    reward = import_named("reward", text)
+    if isinstance(reward, type) and is_dataclass(reward):
+        return reward  # made with its options, and checked then
     try:
         check_signature(reward)
     except TypeError as error:

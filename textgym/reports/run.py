@@ -144,6 +144,7 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
         "epochs": by_name(config).get("epochs"),
         "reward_model_loss": loss_curve(reward_model.get("loss_curve")),
         "tables": tables(config),
+        "signature": evaluation.get("reward"),
     }
 
 

@@ -11,6 +11,7 @@ from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.lm.trunk import Trunk
+from textgym.rewards.signatures import signature
 from textgym.runs.directory import read_kept, read_kept_rows
 
 SAMPLES_KEPT = 24
@@ -64,5 +65,6 @@ class Evaluator:
         # Written last: a stage that is listed here counts as complete, and is not evaluated again.
         evaluation = read_kept(self.out / "evaluation.json")
         found = {**report.summary(), **self.further(policy)}
-        write_json(self.out / "evaluation.json", {**evaluation, stage: found})
+        paid = {"reward": signature(self.mdp.rewards)}
+        write_json(self.out / "evaluation.json", {**evaluation, **paid, stage: found})
         return report

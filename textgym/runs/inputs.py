@@ -9,7 +9,8 @@ from typing import Any
 
 from textgym.files import fingerprint
 from textgym.reports.settings import flat
-from textgym.rewards.specs.addresses import model_directory
+from textgym.rewards.specs.addresses import model_directory, split_address
+from textgym.rewards.specs.shelf import shelf_names
 
 FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
 WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # values of such settings that are not paths
@@ -43,9 +44,16 @@ def changed_inputs(known: Mapping[str, str] | None, config: Mapping[str, Any]) -
 
 
 def reward_path(text: str) -> Path | None:
-    """Return the file or directory in a reward specification: 'rm:DIR', 'file.py:function' or 'module:function'."""
+    """Return the file or directory in a reward specification.
+
+    It is that of 'rm:DIR', of another reward that is made from a file ('json-schema:FILE'), of 'file.py:function' or of
+    'module:function'.
+    """
     if directory := model_directory(text):
         return Path(directory)
+    name, colon, rest = text.partition(":")
+    if colon and name in shelf_names():
+        return Path(split_address(rest)[0])
     source = text.partition(",")[0].rpartition(":")[0]
     if not source or source.endswith(".py"):
         return Path(source) if source else None
