@@ -277,6 +277,8 @@ def test_curves_are_averaged_over_tasks_and_have_bands_over_seeds() -> None:
     assert line.high[-1] == pytest.approx(30 + 4.302653 * 10 / np.sqrt(3))
     (single,) = learning_curves(results[:1]).values()
     assert single.low is None
+    captions = [suite.curves_figure(some, "tokens", "reward")[0].caption for some in (results, results[:1])]
+    assert ["bands" in caption for caption in captions] == [True, False]
 
 
 def test_masks_are_compared_seed_by_seed() -> None:
