@@ -32,7 +32,7 @@ CISPO      0.998  0.997  0.998    0.998       2.1   no
 ```
 
 Both come within half a percent of the optimum, CISPO without a critic. One easy task and three seeds say no more than
-that. `textgym bench run diagnostic` compares algorithms on twelve tasks that are hard in different ways, and takes
+that. `textgym bench run diagnostic` compares algorithms on tasks that are hard in different ways, and takes
 yours, too.
 
 Next: [106](106_own_task.py) makes a task.

@@ -137,6 +137,9 @@ def test_the_list_tells_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert [line.split(":")[0] for line in shown.splitlines() if not line.startswith(" ")] == [*experiments.EXPERIMENTS]
     assert "tokens=8000, budgets=2" in shown
+    assert "    tuned on instances: Concepts 1000, Translation 1000\n" in shown
+    tuned = [name for name in experiments.EXPERIMENTS if experiments.find_experiment(name).tuning is not None]
+    assert shown.count("tuned on") == len(tuned)
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)

@@ -196,8 +196,12 @@ def _overall(
         count = seeds if known else f"{seeds}: {NO_INTERVAL}"
         rows.append((name, means[name], *middle, f"{worst} {number(by_task[worst], 2)}", count))
     several = len(suite.tasks) > 1
-    over_tasks = f"Means over {len(suite.tasks)} tasks" if several else f"Means over seeds, on {suite.tasks[0]} alone"
-    note = f"{over_tasks}. Intervals, at 95 %, are about new instances{' of these tasks' if several else ''}."
+    over_seeds = (
+        "Means over seeds" if any(len(scores) > 1 for scores in suite.scores.values()) else "Scores of one seed"
+    )
+    note = f"Means over {len(suite.tasks)} tasks." if several else f"{over_seeds}, on {suite.tasks[0]} alone."
+    if any(isinstance(mean, Estimate) for mean in means.values()):
+        note += f" Intervals, at 95 %, are about new instances{' of these tasks' if several else ''}."
     if many:
         note += " IQM: mean of the middle half of the seeds, which outliers do not rule."
     columns = ("algorithm", "mean", *(("IQM",) if many else ()), "worst task", "seeds")
@@ -233,11 +237,21 @@ def _each_task(suite: _Suite, ranked: Sequence[str]) -> Table:
         columns = suite.scores[name].T
         means = [mean_estimate(column) if suite.enough(name) else float(column.mean()) for column in columns]
         rows.append((name, *means))
-    note = (
-        "Means over seeds with Student's 95 % interval; tasks are sorted by mean score, the easiest first."
-        f" {_unshown_doubt(suite)}"
-    ).strip()
+    note = f"{_each_mean(suite)}; tasks are sorted by mean score, the easiest first. {_unshown_doubt(suite)}".strip()
     return Table("By task", ("algorithm", *suite.tasks), tuple(rows), note)
+
+
+def _each_mean(suite: _Suite) -> str:
+    """Return what the scores of a single task are, by the number of seeds."""
+    counts = {len(scores) for scores in suite.scores.values()}
+    if counts == {1}:
+        return "Scores of one seed, without intervals"
+    if max(counts) < FEWEST_SEEDS:
+        number_of = max(counts) if len(counts) == 1 else f"at most {max(counts)}"
+        return f"Means over {number_of} seeds, too few for an interval of a single task"
+    if min(counts) < FEWEST_SEEDS:
+        return f"Means over seeds, with Student's 95 % interval where there are at least {FEWEST_SEEDS}"
+    return "Means over seeds with Student's 95 % interval"
 
 
 def _unshown_doubt(suite: _Suite) -> str:
@@ -258,8 +272,9 @@ def _figures(
     how_well = Figure(
         "Mean score with 95 % interval",
         interval_plot(known, "mean score"),
-        f"Bars are 95 % intervals for new instances. {_hollow(known)}".strip(),
+        _bars(known),
     )
+    bands = "; bands are 95 % intervals" if any(suite.enough(name) for name in suite.scores) else ""
     if len(suite.tasks) == 1:  # no tasks to compare, and bands of profiles from so few runs would hide the lines
         return (how_well,)
     return (
@@ -268,7 +283,7 @@ def _figures(
         Figure(
             "Performance profiles",
             line_plot(_profiles(suite), "score", "share of runs above it"),
-            "Higher is better; bands are 95 % intervals. A line that drops at the left has failed runs.",
+            f"Higher is better{bands}. A line that drops at the left has failed runs.",
         ),
         Figure(
             "Score per task",
@@ -283,8 +298,10 @@ def _figures(
     )
 
 
-def _hollow(scores: Mapping[str, Estimate]) -> str:
-    return "" if all(np.isfinite(one.low) for one in scores.values()) else f"Hollow dots: {NO_INTERVAL}."
+def _bars(scores: Mapping[str, Estimate]) -> str:
+    finite = [np.isfinite(one.low) for one in scores.values()]
+    bars = "Bars are 95 % intervals for new instances." if any(finite) else ""
+    return f"{bars} {'' if all(finite) else f'Hollow dots: {NO_INTERVAL}.'}".strip()
 
 
 def _matrix(ranked: Sequence[str], pairs: Pairs | None) -> tuple[Figure, ...]:

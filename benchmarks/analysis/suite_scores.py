@@ -95,7 +95,9 @@ def curves_figure(results: Results, x_label: str, y_label: str, note: str = "") 
     curves = learning_curves(results)
     if not curves:
         return ()
-    caption = f"Mean reward of sampled responses, over all tasks; bands are 95 % intervals over seeds. {note}"
+    banded = any(line.low is not None for line in curves.values())
+    bands = "; bands are 95 % intervals over seeds" if banded else ""
+    caption = f"Mean reward of sampled responses, over all tasks{bands}. {note}"
     return (Figure("Learning curves", line_plot(curves, x_label, y_label), caption.strip()),)
 
 

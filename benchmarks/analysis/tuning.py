@@ -36,29 +36,6 @@ def expected_best(scores: ArrayLike) -> FloatArray:
     return _best_of(len(ranked)) @ ranked
 
 
-def expected_selected(selection: ArrayLike, judged: ArrayLike) -> FloatArray:
-    """Return the expected judged score of the setting that looks best among k = 1 … n trials, ``[n]``.
-
-    Where the score that selects is also the one reported, luck is reported too: :func:`expected_best` never falls as k
-    grows. The judged score of the selected setting has no such bias, and falls where more trials only find more luck.
-    Among trials that look equally good, one is selected at random.
-
-    Args:
-        selection: ``[n]`` scores that select, such as those on development instances.
-        judged: ``[n]`` scores of the same settings that count, on other instances.
-
-    Raises:
-        ValueError: no trial, different lengths, or a score that is not finite.
-    """
-    chooses, counts = _checked("selection", selection, 1), _checked("judged", judged, 1)
-    if len(chooses) != len(counts):
-        raise ValueError(f"selection has {len(chooses)} trials and judged {len(counts)}; expected the same trials")
-    values, group = np.unique(chooses, return_inverse=True)
-    # Each of equals is as likely to be selected, so each stands for their mean.
-    mean_of_equals = np.bincount(group, counts, len(values)) / np.bincount(group, minlength=len(values))
-    return _best_of(len(chooses)) @ mean_of_equals[np.sort(group)]
-
-
 def sensitivity(scores: ArrayLike) -> float:
     """Return the gain in mean score from a setting per task, over the best single setting for all tasks.
 

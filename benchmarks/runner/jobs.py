@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
@@ -30,8 +31,8 @@ from textgym.benchmarks.runner.results_file import cut_torn_line, origins, read_
 from textgym.benchmarks.runner.same_settings import require_comparable, require_same
 from textgym.files import append_line
 
-Outcome: TypeAlias = tuple[Result, Mapping[str, Any], list[str]]
-"""The result of a run, the machine, and the rooms of the package that were imported."""
+Outcome: TypeAlias = tuple[Result, Mapping[str, Any], list[str], list[str]]
+"""The result of a run, the machine, the rooms of the package that were imported, and the gathered warnings."""
 
 FAILED = "failed"
 """Key of the result of a run that raised a tolerated error; its value is the error's text."""
@@ -43,6 +44,7 @@ def run_jobs(
     path: Path,
     processes: int = 1,
     tolerated: tuple[type[Exception], ...] = (),
+    gathered: tuple[type[Warning], ...] = (),
 ) -> Results:
     """Run every job that is missing in the results file, and append its result.
 
@@ -52,6 +54,8 @@ def run_jobs(
         path: the results file, JSON Lines; made where there is none.
         processes: runs at once. What a run measures does not depend on it.
         tolerated: errors that are results: :data:`FAILED` with the text. Others end the sweep.
+        gathered: warnings that are told in one line at the end, with the number of runs that gave them. Others are
+            shown by each run.
 
     Returns:
         The results, each once, in the order of the jobs.
@@ -75,7 +79,7 @@ def run_jobs(
             # Read before the first run: a file that is edited during the sweep does not change what its runs import.
             code = present_code()
             _require_same_code(path, code)
-            run = partial(_outcome, experiment.run, tolerated=tolerated)
+            run = partial(_outcome, experiment.run, tolerated=tolerated, gathered=gathered)
             todo = _Sweep(experiment, path, code, run, len(wanted))
             done |= {job.key: (job, result) for job, result in _do(todo, waiting, processes)}
     return [done[key] for key in wanted]
@@ -91,13 +95,14 @@ def _require_same_code(path: Path, code: Code) -> None:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """The constants of a sweep; ``total`` counts the runs that are done already, too."""
+    """A sweep; ``total`` counts the runs that are done already, too, and ``warned`` has the runs with warnings."""
 
     experiment: Experiment
     path: Path
     code: Code
     run: Callable[[Job], Outcome]
     total: int
+    warned: list[tuple[Job, str]] = field(default_factory=list)
 
 
 def _do(sweep: _Sweep, waiting: Sequence[Job], processes: int) -> Results:
@@ -106,8 +111,9 @@ def _do(sweep: _Sweep, waiting: Sequence[Job], processes: int) -> Results:
     experiment, total = sweep.experiment, sweep.total
 
     def do(job: Job) -> tuple[Job, Result]:
-        result, where, rooms = _in_fresh_process(sweep.run, job, experiment.run.__module__)
+        result, where, rooms, warned = _in_fresh_process(sweep.run, job, experiment.run.__module__)
         with appending:
+            sweep.warned.extend((job, message) for message in warned[:1])
             append_line(sweep.path, result_line(experiment.name, job, result, sweep.code.origin(where, rooms)))
         return job, result
 
@@ -119,6 +125,16 @@ def _do(sweep: _Sweep, waiting: Sequence[Job], processes: int) -> Results:
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
+        finally:
+            _tell(sweep.warned, len(waiting))
+
+
+def _tell(warned: Sequence[tuple[Job, str]], runs: int) -> None:
+    """Print one line about the runs that gave warnings, if there are any."""
+    if warned:
+        job, message = warned[0]
+        where = ", ".join([job.task, f"seed {job.seed}", *(f"{name} {value}" for name, value in job.arm.items())])
+        print(f"warning in {len(warned)} of {runs} runs, first in {job.label} on {where}: {message}", file=sys.stderr)
 
 
 @contextmanager
@@ -144,12 +160,37 @@ def _in_fresh_process(run: Callable[[Job], Outcome], job: Job, preloaded: str) -
         return process.submit(run, job).result()
 
 
-def _outcome(run: Callable[[Job], Result], job: Job, tolerated: tuple[type[Exception], ...]) -> Outcome:
-    try:
-        result = run(job)
-    except tolerated as error:
-        result = {FAILED: f"{type(error).__name__}: {error}"}
-    return result, machine(), rooms_of(sys.modules)
+def _outcome(
+    run: Callable[[Job], Result],
+    job: Job,
+    tolerated: tuple[type[Exception], ...],
+    gathered: tuple[type[Warning], ...],
+) -> Outcome:
+    with _gathering(gathered) as warned:
+        try:
+            result = run(job)
+        except tolerated as error:
+            result = {FAILED: f"{type(error).__name__}: {error}"}
+    return result, machine(), rooms_of(sys.modules), warned
+
+
+@contextmanager
+def _gathering(categories: tuple[type[Warning], ...]) -> Iterator[list[str]]:
+    """Collect the messages of some warnings; others are shown as before."""
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        for category in categories:
+            warnings.simplefilter("always", category)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, categories):
+                messages.append(str(message))
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield messages
 
 
 def _context(preloaded: str) -> BaseContext:

@@ -77,7 +77,9 @@ def planned_trials(experiment: Experiment, plan: Plan, count: int, seed: int) ->
 def tuning_of(experiment: Experiment) -> Tuning:
     """Return the part of an experiment that tuning needs; ValueError if it has none."""
     if experiment.tuning is None:
-        raise ValueError(f"experiment={experiment.name!r} has no development instances; expected mini or diagnostic")
+        raise ValueError(
+            f"experiment={experiment.name!r} has no development instances; 'textgym bench list' tells which have"
+        )
     return experiment.tuning
 
 

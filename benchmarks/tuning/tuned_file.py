@@ -86,9 +86,8 @@ def best_trial(trials: Sequence[Trial]) -> int:
 
 def mean_score(trial: Trial) -> float:
     """Return the mean score of a trial; −∞ if training failed on any instance."""
-    if trial.failed:
-        return -float("inf")
-    return sum(score or 0.0 for score in trial.scores) / len(trial.scores)
+    known = [score for score in trial.scores if score is not None]
+    return -float("inf") if trial.failed else sum(known) / len(known)
 
 
 def write_tuned(path: Path, tuned: Tuned) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan, Result, Results
@@ -17,6 +18,10 @@ def run(job: Job) -> Result:
     """Squares its seed, and notes that it began in a file that all processes share."""
     append_line(job.arm["log"], json.dumps({"seed": job.seed, "process": os.getpid()}))
     time.sleep(job.settings.get("seconds", 0))
+    if job.algorithm == "far":
+        warnings.warn(f"run {job.seed} moves far", RuntimeWarning, stacklevel=2)
+        warnings.warn("and farther", RuntimeWarning, stacklevel=2)
+        warnings.warn("something else", UserWarning, stacklevel=2)
     if job.algorithm == "broken":
         raise ValueError("this run is broken")
     return {"square": job.seed**2, "process": os.getpid()}

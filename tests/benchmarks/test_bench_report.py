@@ -105,6 +105,31 @@ def test_of_a_single_task_nobody_is_worst_anywhere() -> None:
     assert [figure.title for figure in found.figures] == ["Mean score with 95 % interval"]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "by_task", "bands"),
+    [
+        ((1, 1), "Scores of one seed, without intervals;", False),
+        ((2, 2), "Means over 2 seeds, too few for an interval of a single task;", False),
+        ((2, 1), "Means over at most 2 seeds, too few for an interval of a single task;", False),
+        ((3, 2), "Means over seeds, with Student's 95 % interval where there are at least 3;", True),
+        ((3, 4), "Means over seeds with Student's 95 % interval;", True),
+    ],
+)
+def test_notes_speak_of_the_intervals_that_are_there(seeds: tuple[int, int], by_task: str, bands: bool) -> None:
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.normal(size=(count, 4)) for name, count in zip(("ppo", "a2c"), seeds, strict=True)}
+    found = suite_findings(drawn, TASKS, rng)
+    notes = {one.title: one.note for one in found.tables}
+    captions = {one.title: one.caption for one in found.figures}
+    assert notes["By task"].startswith(by_task)
+    assert ("interval" in captions["Performance profiles"]) == bands
+    some = max(seeds) > 1
+    assert ("Intervals, at 95 %" in notes["Over all tasks"]) == some
+    assert captions["Mean score with 95 % interval"].startswith("Bars" if some else "Hollow dots")
+    of_one = suite_findings({name: table[:, :1] for name, table in drawn.items()}, TASKS[:1], rng)
+    assert of_one.tables[0].note.startswith("Means over seeds, on" if some else "Scores of one seed, on")
+
+
 @pytest.mark.parametrize(("seeds", "tasks", "shown"), [(10, 1, True), (9, 1, False), (10, 2, False)])
 def test_an_interquartile_mean_is_shown_where_outliers_are_noise(seeds: int, tasks: int, shown: bool) -> None:
     """Of many seeds of a single task; over tasks it would cut off those that an algorithm fails."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fake_experiment import EXPERIMENT, begun, job
 
+from textgym.benchmarks.runner import jobs as runner
 from textgym.benchmarks.runner.experiment import Job
 from textgym.benchmarks.runner.jobs import run_jobs
 from textgym.benchmarks.runner.results_file import cut_torn_line, experiment_of, read_results, result_line
@@ -36,6 +37,21 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert sorted(begun(log)) == [0, 1, 2, 3]
     assert squares(path) == {0: 0, 1: 1, 2: 4, 3: 9}
     assert len({os.getpid(), *(result["process"] for _, result in found)}) == 5, "a run shared its process"
+
+
+def test_warnings_that_are_gathered_are_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(tmp_path / "log", seed, name) for seed, name in enumerate(("plain", "far", "far"))]
+    found = run_jobs(EXPERIMENT, jobs, tmp_path / "results.jsonl", gathered=(RuntimeWarning,))
+    assert [result.keys() for _, result in found] == [{"square", "process"}] * 3
+    shown = capsys.readouterr().err
+    assert "warning in 2 of 3 runs, first in far on Square, seed 1, log " in shown
+    assert shown.count("moves far") == 1
+    assert "and farther" not in shown
+    monkeypatch.setattr(runner, "_in_fresh_process", lambda run, one, _: run(one))
+    with pytest.warns(UserWarning, match="something else"):  # others are shown by the run
+        run_jobs(EXPERIMENT, jobs[1:2], tmp_path / "here.jsonl", gathered=(RuntimeWarning,))
 
 
 def test_a_row_says_what_made_it(tmp_path: Path) -> None:

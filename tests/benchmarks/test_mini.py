@@ -321,19 +321,36 @@ def test_points_of_the_curves_by_hand() -> None:
         of_references("rloo", "Stories", 0, 0.6, scored=90, tokens=1000),
     ]  # fmt: skip
     assert curve_points(results) == [
-        Point("sft, 1 pass", 250, 1000, 6.5, [pytest.approx(0.2), pytest.approx(0.4)]),
-        Point("sft, 4 passes", 250, 4000, 6, [pytest.approx(0.6)]),
-        Point("ppo", 100, 1000, 6, [pytest.approx(0.0)]),
-        Point("ppo", 200, 2000, 6, [pytest.approx(0.2)]),
+        Point("sft, 1 pass", 250, 1000, 1000, 6.5, [pytest.approx(0.2), pytest.approx(0.4)]),
+        Point("sft, 4 passes", 250, 4000, 4000, 6, [pytest.approx(0.6)]),
+        Point("ppo", 100, 0, 1000, 6, [pytest.approx(0.0)]),
+        Point("ppo", 200, 0, 2000, 6, [pytest.approx(0.2)]),
     ]
     found = references_findings(results)
     assert found.headline == "ppo ends at 0.200; sft, 1 pass ends at 0.300; sft, 4 passes ends at 0.600."
     (table,) = found.tables
-    assert table.columns == ("algorithm", "seen", "tokens", "updates", "score", "seeds")
-    assert table.rows[2] == ("ppo", 100, 1000, 6, pytest.approx(0.0), 1)
+    assert table.columns == ("algorithm", "seen", "reference tokens", "tokens", "updates", "score", "seeds")
+    assert table.rows[2] == ("ppo", 100, 0, 1000, 6, pytest.approx(0.0), 1)
+    assert "sft+" not in table.note + found.figures[0].caption
     assert len(found.figures) == 1
     assert references_findings(results[-1:]).tables
     assert references_findings([]).headline == "No arm has a seed with every task yet."
+
+
+def test_what_came_before_the_calls_is_told() -> None:
+    runs = [
+        of_references(name, "Stories", seed, 0.6, scored=tokens // 20, tokens=tokens)
+        for name in ("sft+ppo", "ppo")
+        for tokens in (2_500, 10_000)
+        for seed in range(3)
+    ]
+    found = references_findings(runs)
+    (table,), (figure,) = found.tables, found.figures
+    assert [cells[:3] for cells in table.rows[:2]] == [("sft+ppo", 125, 1_250), ("sft+ppo", 500, 5_000)]
+    assert "before them it spends up to half of its tokens on references" in table.note
+    assert "From left to right these are 1,250, 5,000 tokens. Bands are" in figure.caption
+    assert "sft+ppo, its calls alone" in figure.svg
+    assert "Bands" not in references_findings(runs[:1]).figures[0].caption
 
 
 def test_three_instances_give_a_point_an_interval() -> None:

@@ -88,6 +88,56 @@ def test_several_algorithms_are_compared() -> None:
     assert found.figures
 
 
+def measured(task: str, name: str, seed: int, score: float, **more: Any) -> tuple[Job, dict[str, Any]]:
+    """Return a run as versions after 0.2 record it."""
+    job, result = scored(task, name, seed, score)
+    return job, {**result, "reward": 0.75, "kl": 2.0, "gold": None, "train_score": None, "updates": 10 + seed, **more}
+
+
+def test_gold_stands_beside_the_proxy() -> None:
+    results = [measured("Trap-v1", "ppo", seed, 0.9, gold=0.25 + 0.1 * seed) for seed in range(3)]
+    results += [measured("Trap-v1", "rloo", 0, 0.5, gold=0.5), measured("Copy-v1", "ppo", 0, 1.0)]
+    gold = table(diagnostic.EXPERIMENT.findings(results), "Gold beside the proxy")
+    assert [cells[:2] for cells in gold.rows] == [("ppo", "Trap-v1"), ("rloo", "Trap-v1")], "Copy pays gold itself"
+    assert row(gold, "ppo")["gold"].value == pytest.approx(0.35)
+    assert row(gold, "ppo")["proxy"] == Estimate(0.75, 0.75, 0.75)
+    assert row(gold, "rloo") == {
+        "algorithm": "rloo",
+        "task": "Trap-v1",
+        "score": 0.5,
+        "proxy": 0.75,
+        "gold": 0.5,
+        "KL": 2.0,
+        "seeds": 1,
+    }
+    plain = diagnostic.EXPERIMENT.findings([measured("Copy-v1", "ppo", seed, 1.0) for seed in range(3)])
+    assert "Gold beside the proxy" not in [one.title for one in plain.tables]
+
+
+def test_the_training_prompts_stand_beside_held_out_ones_with_the_cost() -> None:
+    results = [measured("Copy-v1", "ppo", seed, 0.5, train_score=0.75 + 0.1 * seed) for seed in range(3)]
+    results += [measured("Gamble", "ppo", seed, 1.0) for seed in range(3)]
+    results += [measured("Copy-v1", "stable_baselines3:PPO", 0, 0.25, train_score=0.5, updates=None)]
+    results += [measured("Gamble", "stable_baselines3:PPO", 0, 0.25, updates=None)]
+    results += [measured("Copy-v1", "rloo", 0, 1.0, train_score=1.0)]  # not done with every task
+    found = diagnostic.EXPERIMENT.findings(results)
+    by_task = table(found, "Distance to the exact optimum")
+    assert row(by_task, "ppo", "Copy-v1")["training prompts"] == pytest.approx(0.85)
+    assert row(by_task, "ppo", "Gamble")["training prompts"] is None, "it holds nothing out"
+    cost = table(found, "Training prompts and cost")
+    assert cost.columns == ("algorithm", "score", "training prompts", "held-out prompts", "updates", "CPU s")
+    assert cost.rows == (
+        ("ppo", 0.75, pytest.approx(0.85), 0.5, 11, 2.0),
+        ("stable_baselines3:PPO", 0.25, 0.5, 0.25, None, 2.0),
+    )
+    assert cost.note.startswith("1 of 2 tasks")
+    (open_,) = (measured("Gamble", "ppo", 0, 1.0),)
+    assert table(diagnostic.EXPERIMENT.findings([open_]), "Cost").rows == (("ppo", 1.0, 10, 2.0),)
+    former = diagnostic.EXPERIMENT.findings([scored("Gamble", "ppo", 0, 1.0)])
+    assert "training prompts" not in table(former, "Distance to the exact optimum").columns
+    assert {"Cost", "Training prompts and cost"}.isdisjoint(one.title for one in former.tables)
+
+
 def test_only_seeds_with_every_task_count() -> None:
     results = [scored("Emit", "ppo", 0, 1.0), scored("Copy", "ppo", 0, 0.5), scored("Emit", "ppo", 1, 0.7)]
     results += [scored("Copy", "trpo", 0, 0.1)]
@@ -227,6 +277,8 @@ def test_curves_are_averaged_over_tasks_and_have_bands_over_seeds() -> None:
     assert line.high[-1] == pytest.approx(30 + 4.302653 * 10 / np.sqrt(3))
     (single,) = learning_curves(results[:1]).values()
     assert single.low is None
+    captions = [suite.curves_figure(some, "tokens", "reward")[0].caption for some in (results, results[:1])]
+    assert ["bands" in caption for caption in captions] == [True, False]
 
 
 def test_masks_are_compared_seed_by_seed() -> None:

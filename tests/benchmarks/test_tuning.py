@@ -256,7 +256,7 @@ def test_a_users_space_may_hold_a_setting_that_is_off_by_default(tmp_path: Path)
 
 def test_an_experiment_without_development_instances_is_not_tuned() -> None:
     with pytest.raises(
-        ValueError, match="experiment='fake_search' has no development instances; expected mini or diagnostic"
+        ValueError, match="experiment='fake_search' has no development instances; 'textgym bench list' tells which have"
     ):
         planned_trials(replace(EXPERIMENT, tuning=None), EXPERIMENT.plan, 4, seed=0)
 
@@ -518,6 +518,7 @@ def damaged(change: str) -> str:
         ("row['trials']['ppo'][0]['scores'] = []", "expected a tuned file .* for each of 4 instances"),
         ("row['trials']['ppo'][0]['scores'].append(1.0)", "expected a tuned file .* for each of 4 instances"),
         ("row['trials']['ppo'][0]['scores'] = ['a'] * 4", "expected a tuned file"),
+        ("row['trials']['ppo'][0]['scores'] = [''] * 4", "expected a tuned file"),
         ("[one.update(scores=[None] * 4) for one in row['trials']['ppo']]", "training failed on some development"),
         ("row['development'] = 3", "expected a tuned file"),
     ],

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from textgym.benchmarks.analysis.tuning import expected_best, expected_selected, sensitivity
+from textgym.benchmarks.analysis.tuning import expected_best, sensitivity
 
 SCORES = [0.3, -1.0, 0.9, 0.3, 0.55, 0.9, 0.1]
 
@@ -38,28 +38,6 @@ def test_expected_best_is_unbiased() -> None:
     np.testing.assert_allclose(found, [k / (k + 1) for k in range(1, 7)], atol=0.015)
 
 
-def test_expected_selected_is_the_mean_over_all_searches() -> None:
-    selection, judged = np.array(SCORES), np.array([0.2, 0.8, 0.7, 0.0, 0.5, 0.1, 0.4])
-
-    def chosen(drawn: tuple[int, ...]) -> float:
-        indices = np.array(drawn)
-        looks = selection[indices]
-        return float(judged[indices[looks == looks.max()]].mean())  # ties averaged
-
-    by_force = [np.mean([chosen(drawn) for drawn in combinations(range(7), k)]) for k in range(1, 8)]
-    np.testing.assert_allclose(expected_selected(selection, judged), by_force, rtol=1e-12)
-    np.testing.assert_allclose(expected_selected(selection, selection), expected_best(selection), rtol=1e-12)
-
-
-def test_luck_that_selects_is_not_judged() -> None:
-    """Settings that are all alike: the best of twelve looks better than one, and is not."""
-    draws = np.random.default_rng(1).normal(size=(2000, 2, 12))
-    looks = np.mean([expected_best(selection) for selection, _ in draws], 0)
-    judged = np.mean([expected_selected(selection, fresh) for selection, fresh in draws], 0)
-    assert looks[-1] > 1.5
-    np.testing.assert_allclose(judged, 0, atol=0.08)
-
-
 def test_sensitivity_by_hand() -> None:
     # Best on each task: 1 and 0.8; best for both: the third, with 0.75.
     assert sensitivity([[1.0, 0.0], [0.0, 0.8], [0.75, 0.75]]) == pytest.approx(0.9 - 0.75)
@@ -72,7 +50,5 @@ def test_bad_trials_are_named() -> None:
         expected_best([])
     with pytest.raises(ValueError, match=r"scores holds 1 numbers that are not finite; give a failed trial the worst"):
         expected_best([0.1, -np.inf])
-    with pytest.raises(ValueError, match="selection has 2 trials and judged 3; expected the same trials"):
-        expected_selected([0.1, 0.2], [0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match=r"scores has shape \(2,\); expected \[n_trials, n_tasks\]"):
         sensitivity([0.1, 0.2])

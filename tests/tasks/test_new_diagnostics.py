@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,17 @@ def test_the_top_of_the_ladder_is_not_met_by_chance(rung: float) -> None:
     assert found.value == pytest.approx(beta * math.log(by_hand), abs=1e-4)
     assert found.reference.reward == pytest.approx(sum(r**n * (1 - r) * rung * n for n in range(steps)), abs=1e-4)
     assert set(np.unique(reward).round(9)) == {round(rung * n, 9) for n in range(steps)} | {1.0}
+
+
+def test_the_pages_tell_the_rarity_of_the_ladders_top() -> None:
+    reward, log_ref = table(solved("Ladder"))
+    (once_in,) = {f"{round(1 / p, -3):,.0f}" for p in (np.exp(log_ref) * (reward == 1)).sum(1)}
+    docs = Path(__file__).parents[2] / "docs"
+    told = [inspect.getdoc(task_maker("Ladder")) or "", load_task("Ladder").description]
+    told += [(docs / page).read_text("utf-8") for page in ("diagnostic.md", "tasks/Ladder.md", "tasks/README.md")]
+    numbers = [re.findall(r"once in (\d+,000) times", text) for text in told]
+    assert all(numbers)
+    assert {number for found in numbers for number in found} == {once_in}
 
 
 # --- Decoy ---------------------------------------------------------------------------------------------------

@@ -18,13 +18,15 @@ from textgym.benchmarks.tuning.trials import TRIAL, chosen_settings, planned_tri
 from textgym.benchmarks.tuning.tuned_file import Tuned, apply_tuned, read_tuned, write_tuned
 from textgym.commands.configs.bench import BenchConfig, BenchList, BenchReport, BenchRun, BenchTune
 from textgym.files import write_text
-from textgym.lm.guards import TrainingError
+from textgym.lm.guards import TrainingError, TrainingWarning
 from textgym.names import suggest
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.reports.findings import Findings
 
 TUNED = ".json"
 """Suffix of tuned files; results files are .jsonl."""
+GATHERED = (TrainingWarning,)
+"""Warnings that a sweep tells once: many settings of a search move far, which their scores tell, too."""
 
 Chosen: TypeAlias = BenchRun | BenchTune | BenchReport | BenchList
 
@@ -54,7 +56,8 @@ def run(config: BenchRun) -> Findings:
         plan = apply_tuned(config.tuned, read_tuned(config.tuned), experiment, plan)
     jobs = experiment.sweep(plan)
     out = config.out or Path("bench", f"{experiment.name}.jsonl")
-    found = experiment.findings(ordered(run_jobs(experiment, jobs, out, config.jobs), experiment.plan))
+    results = run_jobs(experiment, jobs, out, config.jobs, gathered=GATHERED)
+    found = experiment.findings(ordered(results, experiment.plan))
     print(f"\n{terminal_findings(found)}\n")
     print(f"results: {out}\nreport:  textgym bench report {out} --out DIR")
     return found
@@ -71,7 +74,7 @@ def tune(config: BenchTune) -> Tuned:
     out = config.out or Path("bench", f"{experiment.name}-tuned.json")
     trials = planned_trials(experiment, plan, config.trials, config.seed)
     jobs = search_jobs(experiment, plan, trials)
-    results = run_jobs(experiment, jobs, out.with_suffix(".jsonl"), config.jobs, tolerated=(TrainingError,))
+    results = run_jobs(experiment, jobs, out.with_suffix(".jsonl"), config.jobs, (TrainingError,), GATHERED)
     tuned = chosen_settings(experiment, plan, trials, results, config.seed)
     write_tuned(out, tuned)
     print(f"\n{terminal_findings(search_findings(tuned))}\n")
@@ -176,10 +179,14 @@ def _section(path: Path) -> str:
 
 
 def listing() -> str:
-    """Return the experiments with their questions and settings."""
+    """Return the experiments with their questions, settings and development instances."""
     lines = []
     for name in EXPERIMENTS:
         experiment = find_experiment(name)
-        settings = ", ".join(f"{key}={value}" for key, value in experiment.plan.settings.items())
-        lines.append(f"{name}: {experiment.question}" + (f"\n    settings: {settings}" if settings else ""))
+        lines.append(f"{name}: {experiment.question}")
+        if settings := ", ".join(f"{key}={value}" for key, value in experiment.plan.settings.items()):
+            lines.append(f"    settings: {settings}")
+        if (tuning := experiment.tuning) is not None:
+            instances = ", ".join(f"{task} {seed}" for seed in tuning.seeds for task in tuning.tasks)
+            lines.append(f"    tuned on instances: {instances}")
     return "\n".join(lines)

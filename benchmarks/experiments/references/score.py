@@ -14,6 +14,10 @@ from textgym.benchmarks.runner.experiment import Job, Result, Results
 from textgym.reports.charts.suites import PlotLine, line_plot
 from textgym.reports.findings import Cell, Figure, Findings, Table
 
+_AFTER_IMITATION = (
+    f"{SFT}+… counts its calls of the reward alone; before them it spends up to half of its tokens on references."
+)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -21,14 +25,16 @@ class Point:
 
     Attributes:
         line: the curve that it belongs to.
-        seen: references, or calls of the reward.
-        tokens: trained or generated tokens.
+        seen: references of imitation, or calls of the reward; ``sft+ALG`` counts its calls alone.
+        shown: trained tokens of references; all of them for imitation, the first half for ``sft+ALG``, else 0.
+        tokens: trained or generated tokens, those of references among them.
         updates: gradient steps.
         scores: means over tasks, one for each seed that has every task.
     """
 
     line: str
     seen: float
+    shown: float
     tokens: float
     updates: float
     scores: list[float]
@@ -49,7 +55,8 @@ def curve_points(results: Results) -> list[Point]:
     tasks, groups = tasks_of(results), dict[tuple[str, int], dict[tuple[int, str], Result]]()
     for job, result in results:
         seen = job.arm["references"] if job.algorithm == SFT else result["scored"]
-        groups.setdefault(_arm(job), {})[job.seed, job.task] = {**result, "score": _score(job, result), "seen": seen}
+        counted = {"score": _score(job, result), "seen": seen, "shown": _shown(job, result)}
+        groups.setdefault(_arm(job), {})[job.seed, job.task] = {**result, **counted}
     points = []
     for (line, _), runs in groups.items():
         seeds = [seed for seed in sorted({seed for seed, _ in runs}) if all((seed, task) in runs for task in tasks)]
@@ -58,11 +65,11 @@ def curve_points(results: Results) -> list[Point]:
             # References are a round number, which the budgets of the tasks share; calls differ a little by length.
             mean = {key: float(np.mean([[run[key] or 0 for run in row] for row in whole])) for key in _COUNTED}
             scores = [float(np.mean([run["score"] for run in row])) for row in whole]
-            points.append(Point(line, mean["seen"], mean["tokens"], mean["updates"], scores))
+            points.append(Point(line, mean["seen"], mean["shown"], mean["tokens"], mean["updates"], scores))
     return points
 
 
-_COUNTED = ("seen", "tokens", "updates")
+_COUNTED = ("seen", "shown", "tokens", "updates")
 
 
 def _arm(job: Job) -> tuple[str, int]:
@@ -73,21 +80,35 @@ def _arm(job: Job) -> tuple[str, int]:
     return job.algorithm, job.arm["tokens"]
 
 
+def _shown(job: Job, result: Result) -> float:
+    """Return the tokens of references that a run was trained on; of ``sft+ALG`` the half that it may spend on them."""
+    if job.algorithm == SFT:
+        return float(result["tokens"])
+    return job.arm["tokens"] // 2 if _continues(job.algorithm) else 0
+
+
+def _continues(line: str) -> bool:
+    """Return True for an algorithm that goes on after imitation: its calls are not all that it has seen."""
+    return line.startswith(f"{SFT}+")
+
+
 def _score(job: Job, result: Result) -> float:
     return objective_score(result, job.settings["beta"])
 
 
 def _table(points: list[Point]) -> Table:
     rows: list[tuple[Cell, ...]] = [
-        (p.line, round(p.seen), round(p.tokens), round(p.updates), over_seeds(p.scores), len(p.scores)) for p in points
+        (p.line, *map(round, (p.seen, p.shown, p.tokens, p.updates)), over_seeds(p.scores), len(p.scores))
+        for p in points
     ]
     note = (
         "Seen: reference texts of imitation, calls of the reward of RL. Tokens: trained ones of references, in every"
-        " pass, or generated ones. The score is that of the mini suite."
+        " pass, and generated ones; the former alone stand under reference tokens. The score is that of the mini suite."
     )
-    return Table(
-        "References and calls", ("algorithm", "seen", "tokens", "updates", "score", "seeds"), tuple(rows), note
-    )
+    if any(_continues(point.line) for point in points):
+        note += f" {_AFTER_IMITATION}"
+    columns = ("algorithm", "seen", "reference tokens", "tokens", "updates", "score", "seeds")
+    return Table("References and calls", columns, tuple(rows), note)
 
 
 def _figure(points: list[Point]) -> Figure:
@@ -97,9 +118,14 @@ def _figure(points: list[Point]) -> Figure:
         count = min(len(point.scores) for point in own)
         y = np.array([point.scores[:count] for point in own]).T
         x = np.broadcast_to([point.seen for point in own], y.shape)
-        lines[line] = mean_line(x, y)
+        lines[f"{line}, its calls alone" if _continues(line) else line] = mean_line(x, y)
     caption = (
         "A reference is a text by a perfect writer, a call is one score of an own text: what one is worth in the other"
-        " is for the reader to say. Bands are 95 % intervals over instances."
+        " is for the reader to say."
     )
+    if first := sorted({point.shown for point in points if _continues(point.line)}):
+        tokens = ", ".join(f"{shown:,.0f}" for shown in first)
+        caption += f" {_AFTER_IMITATION} From left to right these are {tokens} tokens."
+    if any(line.low is not None for line in lines.values()):
+        caption += " Bands are 95 % intervals over instances."
     return Figure("References and calls", line_plot(lines, "references, or calls of the reward", "score"), caption)

@@ -50,7 +50,7 @@ class BenchTune:
     """Try several settings of each algorithm on development instances, and write the best of each into a file."""
 
     experiment: tyro.conf.Positional[str]
-    """Name of the experiment; 'textgym bench list' lists them."""
+    """Name of the experiment; 'textgym bench list' tells which have instances to tune on."""
     algorithms: tuple[str, ...] | None = None
     """Algorithms, as for 'textgym bench run'. Default: the experiment's."""
     trials: int = 8
@@ -86,7 +86,7 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class BenchList:
-    """List the experiments, the question each answers, and its settings."""
+    """List the experiments, the question each answers, its settings, and the instances that it is tuned on, if any."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from textgym.tasks.task import Task
 
 
 def ladder(rung: float = 0.15, rarity: float = 0.055, horizon: int = 4, cues: int = 2, seed: int = 0) -> Task:
-    """Make a task whose whole reward the reference earns once in 100,000 times, at the top of a ladder.
+    """Make a task whose whole reward the reference earns once in 109,000 times, at the top of a ladder.
 
     Each cue has a secret pattern of rare kinds of words. Every word of it that is said in order, from the first one
     on, pays ``rung``; the whole pattern pays 1. Without rungs (``rung=0``) nothing leads to it. The reference says a
