@@ -261,8 +261,8 @@ def _unshown_doubt(suite: _Suite) -> str:
     if not fits:
         return ""
     return (
-        "Where a seed wins or loses outright, Student's interval of 3 seeds holds the true mean in half of all cases, that"
-        " of 10 in nine of ten (scripts/simulate_intervals.py); one of width 0 does not exclude rare successes: "
+        "Where a seed wins or loses outright, Student's interval of 3 seeds holds the true mean in half of all cases, "
+        "that of 10 in nine of ten (scripts/simulate_intervals.py); one of width 0 does not exclude rare successes: "
         f"{fits} (one-sided, 95 %)."
     )
 
