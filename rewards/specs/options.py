@@ -34,7 +34,7 @@ def with_options(text: str, made: Any, first: str | None, options: Mapping[str, 
             got = [*([first] if first is not None else ()), *(f"{name}=" for name in options)]
             raise ValueError(f"reward {text!r}: it has no options, got {', '.join(got)}")
         return made
-    known = {one.name: one for one in fields(made) if one.init}
+    known = _options(made)
     given = dict(options)
     if first is not None:
         if not known:
@@ -64,8 +64,13 @@ def described_options(made: Any) -> list[str]:
     """Return a reward's options with their defaults, such as ``kind=L``; a required one in capitals."""
     if not (isinstance(made, type) and is_dataclass(made)):
         return []
-    shown = [one for one in fields(made) if one.init]
+    shown = _options(made).values()
     return [one.name.upper() if _is_required(one) else f"{one.name}={one.default}" for one in shown]
+
+
+def _options(made: Any) -> dict[str, Field[Any]]:
+    """Return the fields that a reward is made with, by name; those that are given by name alone come last."""
+    return {one.name: one for one in sorted(fields(made), key=lambda one: one.kw_only) if one.init}
 
 
 def _is_required(one: Field[Any]) -> bool:

@@ -123,6 +123,22 @@ def test_a_class_in_a_file_takes_options(tmp_path: Path) -> None:
     assert reward(["p", "p"], ["ab", "abc"], completion_ids=[[1], [1]]) == [0.0, 3.0]
 
 
+def test_the_first_field_is_the_first_that_has_a_place() -> None:
+    @dataclass(frozen=True)
+    class Base:
+        column: str = field(default="references", kw_only=True)
+
+    @dataclass(frozen=True)
+    class Kinds(Base):
+        kind: str = "L"
+
+        def __call__(self, completions: list[str], **_: Any) -> list[float]:
+            return [0.0 for _ in completions]
+
+    assert with_options("kinds:1", Kinds, "1", {"column": "titles"}) == Kinds("1", column="titles")
+    assert described_options(Kinds) == ["kind=L", "column=references"]
+
+
 # --- third parties -------------------------------------------------------------------------------------------------
 
 
