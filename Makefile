@@ -28,7 +28,7 @@ lint: $(VENV)/dev.stamp  ## style, types and the floors of the house
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev.stamp  ## the tests, on WORKERS=2 processes
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # Links and anchors are checked. mkdocs-material would print a notice on its successor; that is not a warning of ours.
 site: $(VENV)/dev.stamp  ## build the documentation into site/, with every warning as an error
@@ -46,12 +46,12 @@ package: $(VENV)/dev.stamp  ## build sdist and wheel, install the wheel elsewher
 # Other libraries' new warnings are shown there, and fail nothing: they must not decide whether an install works.
 test-latest:  ## the tests at the newest versions that pyproject.toml allows, in .venv-latest
 	$(call install,.venv-latest,".[dev]",--upgrade --upgrade-strategy eager)
-	.venv-latest/bin/pytest -n $(WORKERS) -W default
+	.venv-latest/bin/pytest -n $(WORKERS) --dist worksteal -W default
 
 test-lowest:  ## the tests at the lowest versions that pyproject.toml allows, in .venv-lowest
 	test -x .venv-lowest/bin/uv || { "$(PYTHON)" -m venv .venv-lowest && .venv-lowest/bin/python -m pip install uv; }
 	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e ".[dev]"
-	.venv-lowest/bin/pytest -n $(WORKERS) -W default
+	.venv-lowest/bin/pytest -n $(WORKERS) --dist worksteal -W default
 
 tested:  ## test the newest versions in a new environment, then write them into requirements/tested.txt
 	rm -rf .venv-latest

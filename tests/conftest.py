@@ -1,6 +1,8 @@
 """What every test shares."""
 
 import os
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,19 @@ def assets() -> Path:
     if not folder:
         pytest.skip("TEXTGYM_TEST_ASSETS is unset: give a folder with models/ and data/")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def unrendered() -> Iterator[None]:
+    """Draw the curves of a run's report and leave it at that: to lay 22 of them out takes longer than a tiny run.
+
+    For modules that look at something else. ``tests/test_docs_instruct.py`` writes the report of every command as it
+    is, ``tests/test_cli.py`` and ``tests/test_cli_pipeline.py`` those of ``train`` and ``pipeline``.
+    """
+
+    def bare(_: object, label: str) -> str:
+        return f'<svg role="img" aria-label="{escape(label)}"></svg>'
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("textgym.reports.charts.svg.svg", bare)
+        yield

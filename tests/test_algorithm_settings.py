@@ -19,6 +19,8 @@ from textgym.commands.configs.hyperparameters import cautious, hyperparameters_c
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.flags import config_class, with_names_of_today
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TINY = [
     *("train", "--task", "textgym/Emit-v0", "--total-timesteps", "64", "--eval-episodes", "8"),
     *("--episodes-per-iteration", "32", "--minibatch-size", "8"),

@@ -18,7 +18,10 @@ from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.parts.lora import adapters_off
 from textgym.rewards import RewardModel
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("unrendered"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+]
 
 REWARD = "def fives(completions, **_): return [float(text.split().count('w5')) for text in completions]\n"
 IDS = torch.arange(2, 8)[None]

@@ -38,7 +38,10 @@ SIZES = [
 ]
 DISTIL = ["distill", "--model", "model", "--prompts", "prompts.jsonl", "--teacher", "teacher", *SIZES]
 TRAIN = ["train", "--algorithm", "distill", *DISTIL[1:5], "--reference", "teacher", *SIZES]
-pytestmark = pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning")  # far teachers, fast steps
+pytestmark = [
+    pytest.mark.usefixtures("unrendered"),
+    pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning"),  # far teachers, fast steps
+]
 
 
 @pytest.fixture(autouse=True)

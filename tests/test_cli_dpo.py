@@ -16,6 +16,8 @@ from tests.test_cli import fails
 from textgym.agents.offline.preference_loop import Learning
 from textgym.cli import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 PAIRS = [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(12)]
 DPO = ["dpo", "--model", "model", "--data", "pairs.jsonl", "--eval-episodes", "8", "--max-new-tokens", "6"]
 

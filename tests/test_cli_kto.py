@@ -15,6 +15,8 @@ from tests.test_cli_dpo import PAIRS, place, write
 from textgym.agents.offline.preference_loop import Learning
 from textgym.cli import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 __all__ = ["place"]  # the fixture: a user's folder with a model and comparisons
 
 LABELS = [

@@ -23,6 +23,8 @@ from textgym.commands.train import begun
 from textgym.lm.guards import TrainingWarning
 from textgym.reports.run import warnings_by_curve
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 REWARD = """
 CALLS = 0
 

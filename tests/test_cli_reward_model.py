@@ -14,6 +14,8 @@ from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import main
 from textgym.rewards import RewardEnsemble, RewardModel, load_reward_model, resolve_reward
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 GOLD = """
 def fives(completions, **kwargs):
     return [float(text.split().count("w5")) for text in completions]

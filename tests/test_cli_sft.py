@@ -13,6 +13,8 @@ from tests.helpers import tiny_gpt2, word_tokenizer
 from textgym.cli import main
 from textgym.lm.files.loading import load_causal_lm
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 REWARD = '''
 from pathlib import Path
 

@@ -26,6 +26,8 @@ from textgym.cli import main
 from textgym.files import write_manifest
 from textgym.lm.guards import TrainingError, check_trained, moments
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 REWARDS = """
 import os, pathlib, signal
 CALLS = 0

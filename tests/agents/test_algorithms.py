@@ -120,9 +120,17 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
     assert algorithm.critic == isinstance(algorithm, PPO | A2C | TRPO)
 
 
+SLOWER: dict[str, dict[str, Any]] = {
+    "trpo": {"episodes": 2048, "minibatch_size": 16, "learning_rate": 3e-3},
+    "remax": {"episodes": 2048},
+}
+"""Whose steps are bounded, and who spends half of its episodes on companions: both need more of them."""
+
+
 @pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if not kind.settings_class.has_teacher])
 def test_learns_the_bandit(name: str) -> None:
-    settings = {"episodes": 2048, "minibatch_size": 16, "episodes_per_iteration": 128}
+    settings = {"episodes": 1536, "minibatch_size": 32, "episodes_per_iteration": 128, "learning_rate": 4e-3}
+    settings |= SLOWER.get(name, {})
     (job,) = diagnostic_jobs(
         replace(DIAGNOSTIC_PLAN, algorithms=(name,), seeds=(0,), tasks=("Emit",), settings=settings)
     )

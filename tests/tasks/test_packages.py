@@ -265,7 +265,7 @@ def test_a_fault_of_an_environment_ends_a_command_with_state_and_turn(
 # --- games -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("textarena")
+@pytest.mark.usefixtures("textarena", "unrendered")
 def test_a_game_trains_in_one_command(tmp_path: Path, model: Path) -> None:
     what = f"train --task {TA} --parameters game GuessTheNumber-v0 size 8 --model {model} --max-new-tokens 480"
     cli.main([*what.split(), "--out", str(tmp_path / "run"), *SHORT.split()])
@@ -273,7 +273,7 @@ def test_a_game_trains_in_one_command(tmp_path: Path, model: Path) -> None:
     assert all(line["rollout/foreign_tokens"] > 0 for line in metrics(tmp_path / "run"))
 
 
-@pytest.mark.usefixtures("textarena")
+@pytest.mark.usefixtures("textarena", "unrendered")
 def test_a_small_real_model_plays_a_game(tmp_path: Path, assets: Path) -> None:
     model = assets / "models" / "stories260K"
     what = f"train --task {TA} --parameters game GuessTheNumber-v0 size 8 --model {model} --max-new-tokens 140"

@@ -83,9 +83,16 @@ def widen(axes: Axes) -> None:
         axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
+class _PlainNumbers(ScalarFormatter):
+    """Labels as text, in the page's font; matplotlib's are formulas, and half of a picture's time is their parsing."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return str(super().__call__(x, pos)).removeprefix(r"$\mathdefault{").removesuffix("}$")
+
+
 def plain_numbers() -> ScalarFormatter:
     """Return a formatter of plain numbers; very small and very large ones get a power of ten, none an offset."""
-    formatter = ScalarFormatter(useOffset=False, useMathText=True)
+    formatter = _PlainNumbers(useOffset=False, useMathText=True)
     formatter.set_powerlimits((-3, 4))
     return formatter
 
