@@ -48,9 +48,16 @@ class ShelfGold:
         """Columns that the reward requires."""
         return [name for each in self.reward.rewards for name in getattr(each, "required_columns", ())]
 
-    def __call__(self, *arguments: Any, **columns: Any) -> Any:
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        *,
+        completion_ids: list[list[int]],
+        **columns: list[Any],
+    ) -> list[float | list[float]]:
         """Return the scores."""
-        return self.reward(*arguments, **columns)
+        return self.reward(prompts, completions, completion_ids=completion_ids, **columns)
 
     def bind(self, tokenizer: Any) -> ShelfGold:
         """Bind the reward to the policy's tokenizer."""
@@ -79,7 +86,14 @@ class UnsetGold:
 
     name = "gold"
 
-    def __call__(self, prompts: list[Any], **_: Any) -> list[float]:
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        *,
+        completion_ids: list[list[int]],
+        **columns: list[Any],
+    ) -> list[float]:
         """Refuse."""
         raise self._error
 
