@@ -213,10 +213,12 @@ def test_sentences_of_a_concept_set_are_gathered(tmp_path: Path, model: Path) ->
     splits = rows("CommonGen", 3)
     first = splits["train"][0]
     splits["train"] += [{**first, "target": "A baker sings.", "references": []}, {**first, "references": ["  "]}]
+    splits["train"].append({**first, "concepts": first["concepts"][::-1], "target": "Sings a baker?"})
     task = real("CommonGen", model, write_folder(tmp_path, splits), max_prompt_length=60)
     assert len(task.prompts()) == 3
     gathered = of(task, PROMPTS["CommonGen"][0]).columns["references"]
-    assert gathered == ["The baker sings in the harbour.", "In the harbour a baker sings.", "A baker sings."]
+    sentences = ["The baker sings in the harbour.", "In the harbour a baker sings.", "A baker sings.", "Sings a baker?"]
+    assert gathered == sentences
 
 
 def needs_references(completions: list[Any], references: list[Any], **_: Any) -> list[float]:
@@ -292,6 +294,9 @@ def test_headers_of_a_cell_are_above_it_and_to_its_left() -> None:
         "<table> <cell> 3 <col_header> Games </col_header> <col_header> home </col_header> "
         "<row_header> 1990 </row_header> </cell> "
         "<cell> 7 <col_header> Sum </col_header> <row_header> 1990 </row_header> </cell> </table>"
+    )
+    assert constructions.linearised(wide, [[1, 1]]) == (  # a header is none of its own
+        "<table> <cell> home <col_header> Games </col_header> <row_header>  </row_header> </cell> </table>"
     )
     assert constructions.linearised(wide, []) == "<table> </table>"
     with pytest.raises(ValueError, match=r"holds \[2, 4\], which is not in the table"):
@@ -396,9 +401,11 @@ def test_a_dialogue_loses_its_first_turns(encode: Encoder) -> None:
     assert read(fit(text, len(text), encode)) == text
     assert read(fit(text, len(text) - 1, encode)) == last
     assert fit(text, len(last) - 1, encode) is None
-    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    longer = f"\n\nHuman: 0\n\nAssistant: 1{text}"
+    assert read(fit(longer, len(longer) - 1, encode)) == text
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant", "user")]
     assert constructions.later_turns(turns) == turns[2:]
-    assert constructions.later_turns(turns[2:]) is None
+    assert constructions.later_turns(turns[4:]) is None
 
 
 @pytest.mark.parametrize(
@@ -544,6 +551,26 @@ def test_a_gold_reward_is_a_specification_or_a_function(model: Path, folders: Pa
     assert mdp.rewards.names == ("gold",)
     with pytest.raises(ValueError, match="unknown reward 'distant': did you mean 'distinct'"):
         real("IMDB", model, folders / "nowhere", gold="distant")  # before any data are read
+
+
+class Bindable:
+    """A reward that must know the policy's tokenizer, as reward models do."""
+
+    name = "bindable"
+
+    def __init__(self, tokenizer: Any = None) -> None:
+        self.tokenizer = tokenizer
+
+    def bind(self, tokenizer: Any) -> Bindable:
+        return Bindable(tokenizer)
+
+    def __call__(self, completions: list[Any], **_: Any) -> list[float]:
+        return [float(len(self.tokenizer)) for _ in completions]
+
+
+def test_gold_knows_the_policys_tokenizer(model: Path, folders: Path) -> None:
+    task = real("IMDB", model, folders / "IMDB", gold=Bindable())
+    assert task_mdp(task).rewards.score(["a"], ["b"], [[1]], {}).totals == [len(task.tokenizer)]
 
 
 def test_gold_of_the_shelf_is_made_when_training_needs_it(
