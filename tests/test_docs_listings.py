@@ -32,6 +32,7 @@ ELSEWHERE = {
     "docs/diagnostic.md": "tests/test_docs_algorithms.py",
     "docs/policies.md": "tests/test_docs_algorithms.py",
     "docs/tasks.md": "tests/tasks/test_own_task.py",
+    "docs/real_tasks.md": "tests/tasks/test_real_data.py",
     "docs/instruct.md": "tests/test_docs_instruct.py",
 }
 NOT_RUN = {

@@ -10,13 +10,13 @@ from typing import Any
 import gymnasium as gym
 
 from textgym import moved
-from textgym.tasks import LATER_VERSIONS, PACKAGES, TASKS, task_id
+from textgym.tasks import LATER_VERSIONS, PACKAGES, REAL, TASKS, task_id
 
 __version__ = "0.2.0"
 
 moved.install()
 
-for _name in (*TASKS, *LATER_VERSIONS, *PACKAGES):
+for _name in (*TASKS, *LATER_VERSIONS, *PACKAGES, *REAL):
     gym.register(
         id=task_id(_name),
         entry_point="textgym.registration:make_env",

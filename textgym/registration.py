@@ -19,10 +19,10 @@ from textgym.env.vector import TokenVectorEnv
 from textgym.names import suggest
 from textgym.numbers import LARGEST, SettingError, count, finite, random_seed, shown
 from textgym.rewards.builtin import NAMED
-from textgym.rewards.compose import Named
-from textgym.rewards.functions import Reward
+from textgym.rewards.compose import Named, WeightedRewards
+from textgym.rewards.functions import Reward, reward_name
 from textgym.rewards.specs.resolve import resolve_reward
-from textgym.tasks import LATER_VERSIONS, PACKAGES, TASKS, task_id
+from textgym.tasks import LATER_VERSIONS, PACKAGES, REAL, TASKS, task_id
 from textgym.tasks.task import Task, TextMetric
 from textgym.tokenization import turn_end_id
 from textgym.types import completion_text
@@ -173,7 +173,7 @@ def task_maker(name: str) -> Callable[..., Any]:
         # Callers expect a function, whose signature lists the parameters: a ready task has none.
         return (lambda: maker) if isinstance(maker, Task) else maker
     short = id.removeprefix("textgym/").removesuffix("-v0")
-    known = {**TASKS, **LATER_VERSIONS, **PACKAGES}
+    known = {**TASKS, **LATER_VERSIONS, **PACKAGES, **REAL}
     if short not in known:
         raise ValueError(_unknown(name, id))
     source, function = known[short].split(":")
@@ -192,7 +192,7 @@ def _import_for(name: str, module: str) -> None:
 
 
 def _unknown(name: str, id: str) -> str:
-    names = (*TASKS, *LATER_VERSIONS, *PACKAGES)
+    names = (*TASKS, *LATER_VERSIONS, *PACKAGES, *REAL)
     ids = [*map(task_id, names), *_own]
     shown = [*(task_id(name) if "/" in id else name for name in names), *_own]
     hint = suggest(id, shown, after=" ", key=_short)  # compared without what most ids have in common
@@ -239,11 +239,13 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
         split: the split of its prompts.
         overrides: further fields of :class:`textgym.env.mdp.TokenMDP`, such as ``max_new_tokens``.
     """
-    named = named_rewards(task)
+    paid = resolve_reward((task.reward or "gold") if reward is None else reward, named_rewards(task))
+    if task.world is None and not {"prompts", "world"} & overrides.keys():
+        _check_columns(task, split, paid)
     fields: dict[str, Any] = {
         "tokenizer": task.tokenizer,
         "prompts": task.prompts(split),
-        "reward": resolve_reward((task.reward or "gold") if reward is None else reward, named),
+        "reward": paid,
         "end_token_ids": task.end_token_ids,
         "max_prompt_length": task.max_prompt_length,
         "max_new_tokens": task.max_new_tokens,
@@ -255,6 +257,24 @@ def task_mdp(task: Task, reward: Any = None, split: str = "train", **overrides: 
         "glue": task.glue,
     }
     return TokenMDP(**{**fields, **_turns(task, overrides), **overrides})
+
+
+def _check_columns(task: Task, split: str, reward: WeightedRewards) -> None:
+    """Check that a split has the columns that a reward requires; some data sets keep the references of ``test``.
+
+    Raises:
+        ValueError: it lacks one that another split has.
+    """
+    columns = {
+        name: {column for prompt in prompts for column in prompt.columns} for name, prompts in task.splits.items()
+    }
+    for one in reward.rewards:
+        for column in getattr(one, "required_columns", ()):
+            if having := [name for name, own in columns.items() if column in own and column not in columns[split]]:
+                raise ValueError(
+                    f"task {task.name}: the split {split!r} has no {column}, which the reward {reward_name(one)!r} "
+                    f"requires; use a reward without it, or one of the splits {', '.join(having)}"
+                )
 
 
 def _turns(task: Task, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from textgym.rewards.kl import AdaptiveKL, FixedKL, KLController
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import Place, Screening, read_placed_rows
 from textgym.runs.pretraining_texts import measured_texts, pretraining_texts
+from textgym.tasks.real.gold import UnsetGold
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer
 from textgym.types import Prompt
@@ -77,12 +78,12 @@ def run_train(config: TrainConfig) -> Path:
     about = described(config)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
         screening = Screening(config.truncation, config.skip_bad)
-        mdp = user_mdp(config, screening)
-        judged = validation_mdp(config, mdp, screening)
+        task = chosen_task(config)  # once: reading published data takes minutes
+        mdp = user_mdp(config, screening, task)
+        judged = validation_mdp(config, mdp, screening, task)
         check_best(config.keep_best, judged)
-        pretraining, held_out = gather_pretraining(config, mdp, screening)
+        pretraining, held_out = gather_pretraining(config, mdp, screening, task)
         algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
-        task = chosen_task(config)
         measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
         if not standing.resumed:
             runs.begin_run(config.out, about, config.overwrite)
@@ -178,7 +179,7 @@ def _is_made_with(config: TrainConfig) -> bool:
 
 
 def gather_pretraining(
-    config: TrainConfig, mdp: TokenMDP, screening: Screening
+    config: TrainConfig, mdp: TokenMDP, screening: Screening, task: Task | None = None
 ) -> tuple[Pretraining | None, tuple[Demonstration, ...]]:
     """Return the text to learn beside the reward, or None, and the held-out text that measures forgetting."""
     own = {"coefficient": config.ptx_coef, "batch_size": config.ptx_batch_size}
@@ -187,18 +188,18 @@ def gather_pretraining(
         if given:
             raise ValueError("ptx_coef and ptx_batch_size need a text: pass --pretraining FILE, 'task' or 'mini'")
         return None, ()
-    task = chosen_task(config)
+    task = task or chosen_task(config)
     learned, held_out = pretraining_texts(config.pretraining, task, mdp, config.special_tokens, screening)
     return Pretraining(learned, **given), held_out
 
 
-def user_mdp(config: TrainConfig, screening: Screening) -> TokenMDP:
-    """Return the token MDP that the flags describe, checked against the model's sizes."""
+def user_mdp(config: TrainConfig, screening: Screening, task: Task | None = None) -> TokenMDP:
+    """Return the token MDP that the flags describe, checked against the model's sizes; ``task`` is theirs, if made."""
     taught = config.hyperparameters.has_teacher
     if config.task is None and (config.model is None or config.prompts is None or not (config.reward or taught)):
         needed = "both --model and --prompts" if taught else "all of --model, --prompts and --reward"
         raise ValueError(f"without --task, {needed} are needed")
-    task = chosen_task(config)
+    task = task or chosen_task(config)
     tokenizer = _tokenizer(config, task)
     default = no_reward if task is None else task.reward or "gold"
     reward = watched_reward(config.reward or default, task)
@@ -277,13 +278,13 @@ def longest_prompt(model: PreTrainedModel, max_new_tokens: int) -> int:
     return UNLIMITED if room is None or room < 1 else room
 
 
-def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening) -> TokenMDP:
+def validation_mdp(config: TrainConfig, mdp: TokenMDP, screening: Screening, task: Task | None = None) -> TokenMDP:
     """Return the token MDP with validation prompts, or unchanged if there are none.
 
     Raises:
         ValueError, FileNotFoundError: the file of ``validation`` does not fit.
     """
-    task = chosen_task(config)
+    task = task or chosen_task(config)
     if config.validation is not None:
         rows: Rows = read_placed_rows(config.validation, screening)
     elif task is None or config.prompts is not None or "validation" not in task.splits:
@@ -368,7 +369,8 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
                 "give your function another name"
             )
     named = named_rewards(task)
-    return [reward, *((named[name], 0.0) for name in ("gold", *task.metrics) if name not in reward.names)]
+    watched = [*([] if isinstance(task.gold, UnsetGold) else ["gold"]), *task.metrics]
+    return [reward, *((named[name], 0.0) for name in watched if name not in reward.names)]
 
 
 # --- the algorithm ---------------------------------------------------------------------------------------------

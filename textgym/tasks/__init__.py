@@ -62,6 +62,22 @@ PACKAGES: dict[str, str] = {
 }
 """Tasks of other packages, by the same rule. They need parameters: a data set or a game, and a model."""
 
+REAL: dict[str, str] = {
+    "IMDB": "textgym.tasks.real.published:IMDB",
+    "CommonGen": "textgym.tasks.real.published:COMMON_GEN",
+    "CNNDailyMail": "textgym.tasks.real.published:CNN_DAILY_MAIL",
+    "ToTTo": "textgym.tasks.real.published:TOTTO",
+    "IWSLT2017": "textgym.tasks.real.published:IWSLT",
+    "NarrativeQA": "textgym.tasks.real.published:NARRATIVE_QA",
+    "DailyDialog": "textgym.tasks.real.published:DAILY_DIALOG",
+    "TLDR": "textgym.tasks.real.published:TLDR",
+    "HH": "textgym.tasks.real.published:HH",
+    "GSM8K": "textgym.tasks.real.published:GSM8K",
+    "Sentiment": "textgym.tasks.real.published:SENTIMENT",
+    "Descriptiveness": "textgym.tasks.real.published:DESCRIPTIVENESS",
+}
+"""Tasks on published data, by the same rule. They need a model, and the hub or a folder with the data."""
+
 MINI_TURNS: tuple[str, ...] = ("Waiter", "Calculator")
 """Tasks in English in which another side replies. They share a base model of their own."""
 

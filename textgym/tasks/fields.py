@@ -63,7 +63,7 @@ def prompt_fields(
             for split in SPLITS
             if split in splits
         },
-        "end_token_ids": end_token_ids(tokenizer, _generation_config(model)),
+        "end_token_ids": model_end_ids(model, tokenizer),
         "max_prompt_length": longest,
         "base_model": model,
     }
@@ -77,6 +77,11 @@ def _drawn_splits(n: int, source: str, seed: int) -> list[str]:
     # Exact sizes, dealt out by a permutation, instead of an independent draw for each line.
     dealt = ["train"] * (n - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
     return [dealt[place] for place in np.random.default_rng(seed).permutation(n)]
+
+
+def model_end_ids(model: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the tokens that end a response of a model: those of its tokenizer and of its generation config."""
+    return end_token_ids(tokenizer, _generation_config(model))
 
 
 def _generation_config(model: str | Path) -> GenerationConfig | None:
