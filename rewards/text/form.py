@@ -20,8 +20,8 @@ class JsonSchema:
 
     The whole completion must be one JSON value (RFC 8259: no ``NaN``, no text around it except white space). Drafts 3
     to 2020-12 of JSON Schema are known, by the schema's ``$schema``; without one it is 2020-12. References to other
-    schemas are never fetched: one that the file does not answer itself is refused at once. An empty completion
-    scores 0.
+    schemas are never fetched: one that the file does not answer itself is refused at once. ``format`` is not checked, as
+    in the standard's default. An empty completion scores 0.
 
     Source: json-schema.org; validated by jsonschema.
     """
