@@ -19,9 +19,9 @@ class JsonSchema:
     """One if the completion is JSON that a schema accepts, 0 otherwise.
 
     The whole completion must be one JSON value (RFC 8259: no ``NaN``, no text around it except white space). Drafts 3
-    to 2020-12 of JSON Schema are known, by the schema's ``$schema``; without one it is 2020-12. References to other
-    schemas are never fetched: one that the file does not answer itself is refused at once. ``format`` is not checked, as
-    in the standard's default. An empty completion scores 0.
+    to 2020-12 of JSON Schema are known, by the schema's ``$schema``; without one it is 2020-12. ``format`` is not
+    checked, as in the standard's default. References to other schemas are never fetched: one that the file does not
+    answer itself is refused at once. An empty completion scores 0.
 
     Source: json-schema.org; validated by jsonschema.
     """

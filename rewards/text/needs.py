@@ -1,4 +1,4 @@
-"""What the rewards of this folder need: columns of the data with readable values, and optional packages."""
+"""Requirements of the rewards of a text: columns of the data, valid options, and optional packages."""
 
 from __future__ import annotations
 

