@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from textgym.rewards import EvaluateReward, RewardError, call_reward
+from textgym.numbers import SettingError
+from textgym.rewards import EvaluateReward, RewardError, call_reward, reward_name
+from textgym.rewards.functions import check_columns
+from textgym.rewards.hf_metrics import EvaluateHub
 
 TEXTS = ["the cat sat", "a dog"]
 
@@ -67,3 +70,58 @@ def test_missing_column_and_missing_key(overlap):
 def test_a_metric_that_cannot_be_loaded_names_the_mend(tmp_path):
     with pytest.raises(FileNotFoundError, match="without a network pass the folder of a metric"):
         EvaluateReward(tmp_path / "nothing", "score")
+
+
+# --- a metric of the hub, by name ------------------------------------------------------------------------------------
+
+METRIC = """
+import datasets
+import evaluate
+
+class Count(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="",
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(self, predictions, references):
+        return {"count": float(len(predictions[0].split()))OTHER}
+"""
+
+
+def write_metric(folder, other=""):
+    folder.mkdir()
+    (folder / f"{folder.name}.py").write_text(METRIC.replace("OTHER", other))
+    return str(folder)
+
+
+def test_a_metric_by_its_place_is_loaded_when_it_is_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    reward = EvaluateHub(write_metric(tmp_path / "counted"))
+    assert "_reward" not in vars(reward)
+    check_columns(reward, ["references"])
+    bound = reward.bind(None)
+    assert bound == reward
+    assert "_reward" in vars(bound)
+    assert call(bound, references=["a b", "c"]) == [3.0, 2.0]
+    assert reward_name(reward) == "counted"
+
+
+def test_a_key_is_needed_where_there_are_several(tmp_path):
+    place = write_metric(tmp_path / "counted_twice", ", 'other': 7.0")
+    with pytest.raises(RewardError, match=r"key '' is not in the metric's result, which has \['count', 'other'\]"):
+        call(EvaluateHub(place), references=["a", "b"])
+    assert call(EvaluateHub(place, "other", "summary"), summary=["a", "b"]) == [7.0, 7.0]
+    assert reward_name(EvaluateHub(place, "other")) == "other"
+
+
+def test_a_metric_of_the_hub_is_refused_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match="cannot be loaded"):
+        EvaluateHub(str(tmp_path / "nothing")).bind(None)
+    with pytest.raises(ValueError, match="reward 'rouge' requires 'references', which the data does not have"):
+        check_columns(EvaluateHub("owner/rouge"), ["summary"])
+    with pytest.raises(SettingError, match="metric=' ' is empty"):
+        EvaluateHub(" ")
+    assert "runs it" in EvaluateHub.__doc__.splitlines()[0]
