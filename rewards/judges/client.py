@@ -344,7 +344,7 @@ def shortened(text: str) -> str:
 
 def _pause(repeated: int) -> float:
     """Return the pause after a failure, a random part of it shorter, so that requests do not all return at once."""
-    return min(FIRST_PAUSE * 2**repeated, LONGEST_PAUSE) * random.Random().uniform(0.5, 1.0)
+    return min(FIRST_PAUSE * 2.0**repeated, LONGEST_PAUSE) * random.Random().uniform(0.5, 1.0)
 
 
 def _asked_pause(header: str | None) -> float | None:

@@ -101,7 +101,9 @@ class ChatService(Service):
             RewardError: the server failed, or gave a verdict that cannot be read, twice; it shows the row.
         """
         texts = [self.asked.filled(row) for row in rows]
-        places = {text: i for i, text in reversed(list(enumerate(texts)))}  # the first row of each text
+        first: dict[str, Mapping[str, Any]] = {}  # the first row of each text
+        for text, row in zip(texts, rows, strict=True):
+            first.setdefault(text, row)
 
         async def one(text: str, row: Mapping[str, Any]) -> T:
             try:
@@ -111,9 +113,8 @@ class ChatService(Service):
                 raise RewardError(f"{error}, about\n{described(shown)}") from None
 
         async with self.session() as session:
-            order = sorted(places, key=places.__getitem__)
-            found = await together(one(text, rows[places[text]]) for text in order)
-        by_text = dict(zip(order, found, strict=True))
+            found = await together(one(text, row) for text, row in first.items())
+        by_text = dict(zip(first, found, strict=True))
         return [by_text[text] for text in texts]
 
     async def _verdict(self, session: Session, text: str, read: Callable[[str], T | None]) -> T:
