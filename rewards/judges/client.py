@@ -286,11 +286,9 @@ class Session:
         except TimeoutError:
             return _Failure(f"did not answer within its time limit of {service.timeout:g} seconds", again=True)
         except openai.APIStatusError as error:
-            status, said = error.status_code, self.redacted(shortened(error.response.text))
-            again = status == 429 or status >= 500
-            return _Failure(
-                f"answered {status}: {said}", again, _asked_pause(error.response.headers.get("retry-after"))
-            )
+            status, pause = error.status_code, _asked_pause(error.response.headers.get("retry-after"))
+            said = self.shown(error.response.text)
+            return _Failure(f"answered {status}: {said}", again=status == 429 or status >= 500, pause=pause)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             return _Failure(f"cannot be reached ({self.redacted(f'{type(cause).__name__}: {cause}')})", again=True)
