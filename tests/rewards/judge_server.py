@@ -16,10 +16,11 @@ from typing import Any
 class Reply:
     """An HTTP answer."""
 
-    status: int
+    status: int  # 0 drops the connection
     body: Any
     headers: Mapping[str, str] = field(default_factory=dict)
-    after: float = 0.0  # seconds
+    after: float = 0.0  # seconds before it
+    trickle: float = 0.0  # seconds before each byte
 
 
 def says(text: str | None, **reply: Any) -> Reply:
@@ -85,6 +86,9 @@ def serving(answer: Callable[[dict[str, Any]], Reply] | list[Reply]) -> Iterator
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             reply = fake.received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            if not reply.status:
+                self.close_connection = True
+                return
             data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             try:
                 self.send_response(reply.status)
@@ -92,7 +96,11 @@ def serving(answer: Callable[[dict[str, Any]], Reply] | list[Reply]) -> Iterator
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                for byte in data if reply.trickle else ():
+                    fake.released.wait(reply.trickle)
+                    self.wfile.write(bytes([byte]))
+                if not reply.trickle:
+                    self.wfile.write(data)
             except OSError:  # the client has given up
                 self.close_connection = True
 
