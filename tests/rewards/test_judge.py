@@ -488,9 +488,8 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path: Path, monkeypatch: pytest.M
     def answer(request: dict[str, Any]) -> Reply:
         text = question(request)
         if "status" in text:
-            said = (
-                f"Incorrect API key provided: {SECRET} {'x' * 416}{SECRET}{'x' * 900}"  # the second where texts are cut
-            )
+            # The second time where a message is cut.
+            said = f"Incorrect API key provided: {SECRET} {'x' * 416}{SECRET}{'x' * 900}"
             return Reply(401, {"error": {"message": said}})
         if "shape" in text:
             return Reply(200, {"detail": SECRET})
