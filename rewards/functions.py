@@ -393,7 +393,12 @@ def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException
 
 
 def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, timeout: float | None) -> NoReturn:
-    """Bisect a failing batch and raise an error that names the completion on which the reward fails."""
+    """Bisect a failing batch and raise an error that names the completion on which the reward fails.
+
+    A reward that raises a RewardError has named the completion itself, and is not asked again.
+    """
+    if isinstance(error, RewardError):
+        raise RewardError(f"reward {reward_name(reward)!r}: {error}") from error
     # Calling the reward on half of the batch at a time needs O(log N) calls. A failure that depends on several
     # completions together, or that does not recur, shows on neither half; the search then ends at the smallest batch
     # that failed.
