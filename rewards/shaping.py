@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from textgym.numbers import shown
-from textgym.rewards.combination import bound, evaluate, summed
-from textgym.rewards.functions import Batch, LazyList, Reward, check_signature, reward_name
+from textgym.rewards.combination import bound, evaluate, required_columns_of, summed
+from textgym.rewards.functions import Batch, LazyList, Reward, check_signature, compared, reward_name
 from textgym.tokenization import decode_response
-from textgym.types import as_completion, completion_text
+from textgym.types import Prompt, as_completion, completion_text
 
 SENTENCE_END = r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n+"
 """Ends of sentences: stops, with quotes and brackets after them, before a space or the end; and line breaks."""
@@ -39,11 +39,24 @@ class _Dense:
 
     def __post_init__(self) -> None:
         check_signature(self.reward)
+        if compared(self.reward) is not None:
+            raise ValueError(
+                f"the reward {reward_name(self.reward)!r} compares whole responses with each other; "
+                f"{type(self).__name__} needs one that scores a text by itself"
+            )
 
     @property
     def required_columns(self) -> tuple[str, ...]:
-        """Columns that the reward declares as required."""
-        return tuple(getattr(self.reward, "required_columns", ()))
+        """Columns that the reward requires."""
+        return required_columns_of([self.reward])
+
+    def check_lengths(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
+    ) -> None:
+        """Check that the reward can read texts as long as whole responses."""
+        given: Any = self.reward
+        if hasattr(given, "check_lengths"):
+            given.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
 
     def bind(self, tokenizer: Any) -> Self:
         """Return a copy that reads tokens by the policy's tokenizer; the reward is bound, too."""
@@ -181,7 +194,9 @@ class PotentialShaping(_Dense):
     when a response is paid. A constant for each token is no such reward: it moves π*. Every response ends, by an end
     token or at the horizon, so Φ(end) = 0 holds for all of them.
 
-    Use it beside the task's reward: ``compose([task_reward, PotentialShaping(progress)])``.
+    Use it in a weighted sum with the task's reward: ``compose([task_reward, PotentialShaping(progress)])``; a product
+    or a limit of the sum would undo it. A task whose ``missing_end_score`` keeps some responses from the reward refuses
+    it.
 
     Source: Ng, Harada and Russell 1999, Policy invariance under reward transformations (ICML).
 
@@ -190,6 +205,8 @@ class PotentialShaping(_Dense):
             t = 0 … T − 1: ``completions`` holds the text of the tokens so far, ``completion_ids`` the tokens. A dense
             score counts as its sum, None as 0. ``finish_reason`` is None.
     """
+
+    every_response: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -118,12 +118,7 @@ class TokenMDP:
         if outside:
             raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
         self._check_world()
-        if self.rewards.compares == "group" and self.missing_end_score is not None:
-            raise ValueError(
-                f"missing_end_score={self.missing_end_score:g} keeps responses without an end from the reward, and "
-                f"{self._relative} compares each response with all others to its prompt; leave missing_end_score out, "
-                "and let a reward pay by finish_reason instead"
-            )
+        self._check_missing_end_score()
         if not self.prompts:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
@@ -179,6 +174,18 @@ class TokenMDP:
             piece = getattr(self.glue, name)
             if outside := [i for i in (() if isinstance(piece, str) else piece) if not 0 <= i < self.n_tokens]:
                 raise ValueError(f"glue.{name} holds ids {outside}, the vocabulary has {self.n_tokens} tokens")
+
+    def _check_missing_end_score(self) -> None:
+        """Check that no reward needs the responses that ``missing_end_score`` keeps from it."""
+        named = {reward_name(leaf): leaf for reward in self.rewards.rewards for leaf in leaves(reward)}
+        whole = [name for name, leaf in named.items() if getattr(inspect.unwrap(leaf), "every_response", False)]
+        whole += [name for name, leaf in zip(self.rewards.names, self.rewards.rewards, strict=True) if compared(leaf)]
+        if self.missing_end_score is not None and whole:
+            raise ValueError(
+                f"missing_end_score={self.missing_end_score:g} keeps responses without an end from the reward, and "
+                f"{whole[0]!r} needs every response to a prompt; leave missing_end_score out, and let a reward pay by "
+                "finish_reason instead"
+            )
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:
