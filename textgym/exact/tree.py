@@ -64,7 +64,7 @@ def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
 
     Raises:
         ValueError: there are more than ``limit``, a reward depends on ``episode_seed`` and declares no ``expected``, or
-            the task's world does not know its ``outcomes``.
+            on other responses, or the task's world does not know its ``outcomes``.
     """
     return score_tree(grow_tree(mdp, limit), mdp)
 
@@ -112,6 +112,7 @@ def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
         ValueError: it has more than ``limit`` responses, or the task's world does not know its ``outcomes``.
     """
     check_known(mdp)
+    check_scores_alone(mdp)
     if mdp.allowed is None and mdp.stop is None and mdp.world is None:
         ends = len(set(mdp.end_token_ids))
         _check_size(mdp, limit, "", count_sequences(len(mdp.prompts), mdp.n_actions, ends, mdp.max_new_tokens))
@@ -184,10 +185,15 @@ def score_tree(tree: Tree, mdp: TokenMDP) -> Tree:
     Raises:
         ValueError: see :func:`prefix_tree`; or a reward compares responses, so that one by itself has no reward.
     """
-    mdp.check_scores_alone("an enumeration scores each by itself", "use a reward of one response")
+    check_scores_alone(mdp)
     rewards = expected_rewards(mdp.rewards)
     _check_repeatable(tree, mdp, rewards)
     return tuple(replace(level, reward=_level_rewards(level, mdp, rewards)) for level in tree)
+
+
+def check_scores_alone(mdp: TokenMDP) -> None:
+    """Raise ValueError if the reward of a response depends on other responses."""
+    mdp.check_scores_alone("an enumeration scores each by itself", "use a reward of one response")
 
 
 def expected_rewards(rewards: WeightedRewards) -> WeightedRewards:
