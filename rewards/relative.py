@@ -103,9 +103,12 @@ def spread_groups(groups: Sequence[Sequence[int]], scores: Sequence[Sequence[Sco
 # --- pairs -----------------------------------------------------------------------------------------------------
 
 Shares: TypeAlias = Sequence[float | None]
-Compare: TypeAlias = Callable[[list[Any], list[Any], list[Any]], "Shares | Awaitable[Shares]"]
+_OF_RESPONSES = ("completion_ids", "prompt_ids", "episode_seed", "episode_number", "finish_reason")
+"""Columns of a response, not of its prompt, which a comparison of two does not receive."""
+Compare: TypeAlias = Callable[..., "Shares | Awaitable[Shares]"]
 """``compare(prompts, first, second)``: for each of ``n`` pairs of completions 1 if the first wins, 0 if the second, 1/2
-for a tie, or a probability; None where it cannot tell. It may be a coroutine function."""
+for a tie, or a probability; None where it cannot tell. It may be a coroutine function. One with ``**columns`` also
+receives the columns of the data, one entry for each pair."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Pairwise:
 
     Attributes:
         compare: see :data:`Compare`.
-        signed: True if ``compare`` returns 1 for a win of the first, 0 for a tie and −1 for a loss instead.
+        signed: True if ``compare`` returns 1 for a win of the first, 0 for a tie and −1 for a loss instead, as the
+            judges of ``textgym.rewards.judges`` do.
         name: the name in logs.
     """
 
@@ -140,7 +144,7 @@ class Pairwise:
             raise TypeError(f"compare={shown(self.compare)}; expected a function of prompts, first and second")
 
     def __call__(
-        self, prompts: list[Any], completions: list[Any], *, episode_group: list[Any] | None = None, **_: Any
+        self, prompts: list[Any], completions: list[Any], *, episode_group: list[Any] | None = None, **columns: Any
     ) -> list[float | None] | Awaitable[list[float | None]]:
         """Score all responses of an iteration."""
         pairs = pairs_of(groups_of(prompts, episode_group))
@@ -149,13 +153,28 @@ class Pairwise:
             [completions[i] for i, _ in pairs],
             [completions[j] for _, j in pairs],
         )
-        answer: Any = self.compare(asked, first, second) if pairs else []
+        # Mates answer the same prompt, so the first of a pair has the data's columns of both.
+        own = {name: [values[i] for i, _ in pairs] for name, values in columns.items() if name not in _OF_RESPONSES}
+        answer: Any = self.compare(asked, first, second, **(own if self._takes_columns else {})) if pairs else []
         if inspect.isawaitable(answer):
             return self._awaited(answer, pairs, len(prompts))
         return win_shares(pairs, self._shares(answer, pairs), len(prompts))
 
     async def _awaited(self, answer: Awaitable[Any], pairs: list[tuple[int, int]], count: int) -> list[float | None]:
         return win_shares(pairs, self._shares(await answer, pairs), count)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns that ``compare`` declares as required."""
+        return tuple(getattr(self.compare, "required_columns", ()))
+
+    @property
+    def _takes_columns(self) -> bool:
+        try:
+            kinds = {parameter.kind for parameter in inspect.signature(self.compare).parameters.values()}
+        except (TypeError, ValueError):  # some builtins have no signature to inspect
+            return False
+        return inspect.Parameter.VAR_KEYWORD in kinds
 
     def _shares(self, answer: Any, pairs: list[tuple[int, int]]) -> list[float | None]:
         values = list(answer)

@@ -39,11 +39,11 @@ class EpisodePlan:
     """The episodes of an iteration, in order of admission.
 
     Attributes:
-        prompt_index: ``[N]`` index of each episode's prompt; -1 where the environment chooses. episode: ``[N]`` running
-        numbers over the whole run, which key the random streams. greedy: ``[N]`` bool, True to take the most probable
-        tokens instead of sampling; None for False everywhere. group: ``[N]`` group of each episode: responses to one
-        prompt that a reward may compare with each other. None for
-            a group of each prompt.
+        prompt_index: ``[N]`` index of each episode's prompt; -1 where the environment chooses.
+        episode: ``[N]`` running numbers over the whole run, which key the random streams.
+        greedy: ``[N]`` bool, True to take the most probable tokens instead of sampling; None for False everywhere.
+        group: ``[N]`` group of each episode: responses to one prompt that a reward may compare with each other. None
+            for one group of each prompt.
     """
 
     prompt_index: IntArray

@@ -107,6 +107,23 @@ def test_all_pairs_come_in_one_call_with_their_prompts() -> None:
     assert scores == [counts["a"] / 2, counts["b"], counts["c"] / 2, counts["d"], counts["e"] / 2]
 
 
+def test_a_compare_that_takes_columns_receives_those_of_the_data() -> None:
+    class Judge:
+        required_columns = ("tone",)
+
+        async def __call__(self, prompts: Any, first: Any, second: Any, **columns: Any) -> list[int]:
+            assert columns == {"tone": [5, 6]}
+            return [1, -1]
+
+    pairwise = Pairwise(Judge(), signed=True)
+    compose(pairwise).check_columns(["tone"])
+    with pytest.raises(ValueError, match="'pairwise' requires 'tone'"):
+        compose(pairwise).check_columns([])
+    prompts, texts = ["p", "q", "p", "q"], ["a", "b", "c", "d"]
+    columns = {"tone": [5, 6, 5, 6], "episode_group": [0, 1, 0, 1], "episode_seed": [1, 2, 3, 4]}
+    assert call_reward(pairwise, prompts, texts, [[0]] * 4, columns) == [1, 0, 0, 1]
+
+
 def test_an_async_compare_is_awaited() -> None:
     async def compare(prompts: list[Any], first: list[str], second: list[str]) -> list[float]:
         await asyncio.sleep(0)
