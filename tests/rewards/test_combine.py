@@ -219,8 +219,10 @@ def test_a_failure_names_the_part_and_the_completion() -> None:
     for reward in (compose(Clipped(fails, 0)), Clipped(fails, 0)):
         with pytest.raises(RewardError, match=r"(?s)^reward 'fails' raised ZeroDivisionError.*completion 1 of 3.*'b'"):
             score(reward)
-    with pytest.raises(RewardError, match=r"'product', completion 0 of 3: expected a finite number, got 1e\+40"):
-        score(Product((fixed(1e20, 1, 1), fixed(1e20, 1, 1))))
+    beyond = Product((fixed(1e20, 1, 1), fixed(1e20, 1, 1)))
+    for reward in (beyond, compose([(beyond, 0), fixed(1, 1, 1)]), Clipped(beyond, high=1)):
+        with pytest.raises(RewardError, match=r"'product', completion 0 of 3: expected a finite number, got 1e\+40"):
+            score(reward)
 
 
 def test_what_has_no_sum_is_an_error_of_a_nested_sum() -> None:
