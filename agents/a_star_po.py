@@ -75,6 +75,7 @@ class AStarPO(SequenceAlgorithm):
 
     settings: AStarPOSettings
     settings_class = AStarPOSettings
+    scores_alone = "compares scores with those of the reference's responses, which are scored apart"
     sampled: ReferenceReturns
     """Returns of the reference's responses to the prompts met so far."""
 

@@ -125,6 +125,7 @@ class ReMax(SequenceAlgorithm):
     settings: OnPolicySettings
     settings_class = OnPolicySettings
     greedy_companion = True
+    scores_alone = "subtracts the score of a greedy response, which must not depend on the sampled one"
 
     def estimate_advantages(self, scored: Scored) -> Advantages:
         """Subtract from each return the score of the greedy response to the prompt."""

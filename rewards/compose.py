@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from textgym.numbers import LONGEST_WAIT, finite
+from textgym.rewards.combination import Combination, bound, combination_of, evaluate, leaves, summed
 from textgym.rewards.functions import (
     Batch,
     Reward,
     RewardError,
-    call_rewards,
     check_columns,
     check_signature,
     reward_name,
@@ -29,8 +29,8 @@ class ScoredBatch:
 
     Attributes:
         totals: ``N`` weighted sums: a float each, or one float per sampled token if any component is dense there.
-        components: the ``N`` scores of each reward, before weighting; the sum of a dense score, and nan if the
-            reward returned None.
+        components: the ``N`` scores of each reward, before weighting, and of the rewards that a combination among them
+            is made of; the sum of a dense score, and nan if the reward returned None.
     """
 
     totals: list[float | list[float]]
@@ -38,7 +38,7 @@ class ScoredBatch:
 
 
 @dataclass(frozen=True)
-class WeightedRewards:
+class WeightedRewards(Combination):
     """Weighted sum ``Σ weight · reward``, itself a reward function. Build it with :func:`compose`.
 
     A component that returns None drops out of the sum. If one component is dense, the scalar ones are added to the
@@ -55,6 +55,22 @@ class WeightedRewards:
     weights: tuple[float, ...]
     names: tuple[str, ...]
     timeout: float | None = None
+
+    @property
+    def parts(self) -> tuple[Reward, ...]:
+        """The components."""
+        return self.rewards
+
+    def with_parts(self, parts: tuple[Reward, ...]) -> Self:
+        """Return the same sum of other components."""
+        return replace(self, rewards=parts)
+
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """Names of all components in logs: of the rewards, and of those that combinations among them are made of."""
+        own = {id(reward) for reward in self.rewards}
+        within = {id(leaf): leaf for reward in self.rewards for leaf in leaves(reward) if id(leaf) not in own}
+        return _unique([*self.names, *map(reward_name, within.values())])
 
     def score(
         self,
@@ -73,13 +89,21 @@ class WeightedRewards:
             RewardError: a component failed (see :func:`textgym.rewards.call_reward`), every component returned None
                 for a completion, or the sum is beyond float32.
         """
-        scores = call_rewards(self.rewards, batch, self.timeout)
-        # Scores come by reward; each total needs those of one completion, its row of the transposed table.
-        totals = [self._total([column[i] for column in scores], batch, i) for i in range(len(batch))]
-        logged = [[_logged(score) for score in column] for column in scores]
-        return ScoredBatch(totals, dict(zip(self.names, logged, strict=True)))
+        found = evaluate(self.rewards, batch, self.timeout)
+        columns = [*found.scores, *(scores for _, scores in found.within)]
+        logged = [[_logged(score) for score in column] for column in columns]
+        return ScoredBatch(self.combined(found.scores, batch), dict(zip(self.logged_names, logged, strict=True)))
 
-    def __call__(
+    def combined(self, scores: Sequence[Sequence[Score]], batch: Batch) -> list[float | list[float]]:
+        """Return the ``N`` totals, given the scores of each component.
+
+        Raises:
+            RewardError: see :meth:`score_batch`.
+        """
+        # Scores come by reward; each total needs those of one completion, its row of the transposed table.
+        return [self._total([column[i] for column in scores], batch, i) for i in range(len(batch))]
+
+    def __call__(  # type: ignore[override]
         self,
         prompts: list[Any],
         completions: list[str],
@@ -90,11 +114,6 @@ class WeightedRewards:
         """Return the totals of :meth:`score`, under the signature of a reward."""
         return self.score(prompts, completions, completion_ids, columns).totals
 
-    def bind(self, tokenizer: Any) -> WeightedRewards:
-        """Return a copy whose components (reward models, for example) are bound to the policy's tokenizer."""
-        bound = tuple(r.bind(tokenizer) if hasattr(r, "bind") else r for r in self.rewards)
-        return replace(self, rewards=bound)
-
     def check_columns(self, columns: Iterable[str]) -> None:
         """Check that the data has every column that a component requires.
 
@@ -102,26 +121,8 @@ class WeightedRewards:
             ValueError: see :func:`textgym.rewards.functions.check_columns`.
         """
         known = tuple(columns)
-        for reward in self.rewards:
-            check_columns(reward, known)
-
-    def check_lengths(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
-    ) -> None:
-        """Check that components with a limited context (reward models) can read all that a task can produce.
-
-        Args:
-            prompts: the task's prompts.
-            max_new_tokens: ``T``.
-            end_token_ids: tokens that end a response.
-            stops: True if the task's own rule may also end a response.
-
-        Raises:
-            ValueError: see :meth:`textgym.rewards.RewardModel.check_lengths`.
-        """
-        for reward in self.rewards:
-            if hasattr(reward, "check_lengths"):
-                reward.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
+        for leaf in (leaf for reward in self.rewards for leaf in leaves(reward)):
+            check_columns(leaf, known)
 
     def _total(self, scores: Sequence[Score], batch: Batch, i: int) -> float | list[float]:
         try:
@@ -180,6 +181,11 @@ class Named:
         return self.reward
 
     @property
+    def combination(self) -> Combination | None:
+        """The combination that is renamed; None if the reward is none."""
+        return combination_of(self.reward)
+
+    @property
     def required_columns(self) -> Sequence[str]:
         """Columns that the reward requires."""
         return tuple(getattr(self.reward, "required_columns", ()))
@@ -196,8 +202,7 @@ class Named:
 
     def bind(self, tokenizer: Any) -> Named:
         """Bind the reward to the policy's tokenizer; see :meth:`WeightedRewards.bind`."""
-        reward: Any = self.reward
-        return replace(self, reward=reward.bind(tokenizer)) if hasattr(reward, "bind") else self
+        return replace(self, reward=bound(self.reward, tokenizer))
 
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
@@ -237,8 +242,8 @@ def compose(
     flat = [leaf for part, factor in zip(parts, factors, strict=True) for leaf in _leaves(part, factor)]
     rewards = tuple(r for r, _ in flat)
     # Without a timeout of its own the sum keeps the strictest limit of its parts.
-    limits = [_limit(part) for part in parts] if timeout is None else [timeout]
-    limit = min((seconds for seconds in limits if seconds is not None), default=None)
+    limits = [seconds for part in parts for seconds in _limits(part)] if timeout is None else [timeout]
+    limit = min(limits, default=None)
     return WeightedRewards(rewards, tuple(w for _, w in flat), _unique([reward_name(r) for r in rewards]), limit)
 
 
@@ -252,9 +257,13 @@ def _leaves(part: Part, factor: float) -> list[tuple[Reward, float]]:
     return [(reward, weight)]
 
 
-def _limit(part: Part) -> float | None:
-    reward = part[0] if isinstance(part, tuple) else part
-    return reward.timeout if isinstance(reward, WeightedRewards) else None
+def _limits(part: Part) -> list[float]:
+    """Return the time limits of all weighted sums in a part."""
+    found = combination_of(part[0] if isinstance(part, tuple) else part)
+    if found is None:
+        return []
+    own = [found.timeout] if isinstance(found, WeightedRewards) and found.timeout is not None else []
+    return [*own, *(seconds for inner in found.parts for seconds in _limits(inner))]
 
 
 def _weight(weight: Any, reward: Callable[..., Any]) -> float:
@@ -274,6 +283,5 @@ def _unique(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _logged(score: Score) -> float:
-    if score is None:
-        return math.nan
-    return float(sum(score)) if isinstance(score, Sequence) else score
+    number = summed(score)
+    return math.nan if number is None else number

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -127,6 +127,12 @@ RESERVED = ("prompts", "completions", "completion_ids")
 ALWAYS_THERE = ("prompt_ids", "episode_seed", "finish_reason")
 """Columns that the environment adds to those of the data."""
 
+EPISODE_GROUP = "episode_group"
+"""Further column where the responses of an iteration are scored together: the group of each."""
+
+Compared: TypeAlias = Literal["group", "batch"]
+"""What a reward compares a response with: the others of its group, or all others of the iteration."""
+
 SMALLEST_PART = 16
 """Fewest completions in one call of an async reward when a batch is split into concurrent calls."""
 
@@ -210,6 +216,25 @@ class Batch:
         return "\n".join(self.described(i) for i in range(min(2, len(self))))
 
 
+class LazyList(Sequence[Any]):
+    """Texts that are made only when a reward reads them; most rewards of small tasks read the ids alone."""
+
+    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
+        self.length = length
+        self.make = make
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        places = range(self.length)[index]
+        return self.make(places) if isinstance(places, int) else [self.make(i) for i in places]
+
+
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
@@ -231,6 +256,25 @@ def reward_name(reward: Callable[..., object]) -> str:
         return reward_name(reward.func)
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
     return name.strip("<>").lstrip("_") if isinstance(name, str) else type(reward).__name__
+
+
+def compared(reward: Callable[..., object]) -> Compared | None:
+    """Return what a reward compares a response with, its ``compares``; None for one that scores each by itself.
+
+    ``functools.partial`` and decorators that set ``__wrapped__`` are looked through.
+    """
+    layer: Any = reward
+    while layer is not None:
+        if (found := getattr(layer, "compares", None)) is not None:
+            return found  # type: ignore[no-any-return]
+        layer = layer.func if isinstance(layer, partial) else getattr(layer, "__wrapped__", None)
+    return None
+
+
+def strongest(found: Iterable[Compared | None]) -> Compared | None:
+    """Return what several rewards together need: a group's comparison needs all that a batch's does, and mates."""
+    kinds = set(found)
+    return "group" if "group" in kinds else "batch" if "batch" in kinds else None
 
 
 def call_reward(
@@ -266,7 +310,8 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
 
     A coroutine function is called with parts of a large batch. The calls of all async rewards are awaited together, up
     to :data:`textgym.calls.IN_FLIGHT` at the same time. If a call raises, its batch is bisected to find the
-    offending completion.
+    offending completion. A reward that compares responses (:func:`compared`) is called once, with the whole batch, also
+    if that call raises.
 
     Args:
         rewards: each receives its own copies of the batch.
@@ -288,7 +333,7 @@ def call_rewards(rewards: Sequence[Reward], batch: Batch, timeout: float | None 
         [value for part in own for value in _listed(reward, next(answers), part)]
         for reward, own in zip(rewards, parts, strict=True)
     ]
-    return [_scores(reward, values, batch) for reward, values in zip(rewards, listed, strict=True)]
+    return [checked_scores(reward, values, batch) for reward, values in zip(rewards, listed, strict=True)]
 
 
 # --- checks before any call ---------------------------------------------------------------------------------------
@@ -329,8 +374,7 @@ def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None
         ValueError: a required name is neither a column nor an argument that every reward receives.
     """
     given, always = sorted(set(columns) - {*RESERVED, *ALWAYS_THERE}), [*RESERVED, *ALWAYS_THERE]
-    required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
-    for name in [*required, *getattr(reward, "required_columns", ())]:
+    for name in required_names(reward):
         if name not in given and name not in always:
             hint = suggest(name, [*given, *always], after=" ")
             raise ValueError(
@@ -338,6 +382,12 @@ def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None
                 f"data are {', '.join(given) or 'none'}; every reward receives {', '.join(always)}. Add the column, "
                 "or give the parameter a default"
             )
+
+
+def required_names(reward: Callable[..., object]) -> tuple[str, ...]:
+    """Return the names that a reward requires, by parameters without a default or by its ``required_columns``."""
+    required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
+    return tuple(dict.fromkeys([*required, *getattr(reward, "required_columns", ())]))
 
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -356,7 +406,8 @@ def _parameters(reward: Callable[..., object]) -> list[inspect.Parameter] | None
 def _parts(reward: Reward, batch: Batch) -> list[Batch]:
     """Return the batches that a reward is called with: several if the calls can run concurrently."""
     # Splitting pays only if calls can overlap, and each call has overhead, so parts are not made too small.
-    count = min(IN_FLIGHT, len(batch) // SMALLEST_PART) if _is_async(reward) else 1
+    divisible = _is_async(reward) and compared(reward) is None
+    count = min(IN_FLIGHT, len(batch) // SMALLEST_PART) if divisible else 1
     if count < 2:
         return [batch]
     bounds = [len(batch) * i // count for i in range(count + 1)]
@@ -395,10 +446,16 @@ def _fails(reward: Reward, batch: Batch, timeout: float | None) -> BaseException
 def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, timeout: float | None) -> NoReturn:
     """Bisect a failing batch and raise an error that names the completion on which the reward fails.
 
-    A reward that raises a RewardError has named the completion itself, and is not asked again.
+    A reward that raises a RewardError has named the completion itself, and is not asked again; nor is one that compares
+    responses, which needs all of them.
     """
     if isinstance(error, RewardError):
         raise RewardError(f"reward {reward_name(reward)!r}: {error}") from error
+    if compared(reward) is not None:
+        raise RewardError(
+            f"reward {reward_name(reward)!r} raised {type(error).__name__}: {error} on {len(batch)} completions, which "
+            f"it compares with each other; the first are:\n{batch.first_described()}"
+        ) from error
     # Calling the reward on half of the batch at a time needs O(log N) calls. A failure that depends on several
     # completions together, or that does not recur, shows on neither half; the search then ends at the smallest batch
     # that failed.
@@ -447,7 +504,12 @@ def _listed(reward: Reward, answer: Any, batch: Batch) -> list[Any]:
         ) from None
 
 
-def _scores(reward: Reward, values: Sequence[Any], batch: Batch) -> list[Score]:
+def checked_scores(reward: Reward, values: Sequence[Any], batch: Batch) -> list[Score]:
+    """Convert what a reward returned for a batch, ``N`` entries, to scores.
+
+    Raises:
+        RewardError: one of them is none; see :func:`as_score`.
+    """
     scores: list[Score] = []
     for i, value in enumerate(values):
         try:

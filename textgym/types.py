@@ -82,7 +82,11 @@ class RewardFunction(Protocol):
     (every sampled token, the end token included) and one list for each column of the data. ``**kwargs`` must be
     accepted, since columns differ between data sets. Two columns are always present: ``episode_seed`` (the only
     permitted source of randomness) and ``finish_reason``. Environments add ``episode_number``, which counts episodes: a
-    reward that changes with time takes it with a default, as there is none where no episode is played.
+    reward that changes with time takes it with a default, as there is none where no episode is played. Where the
+    responses of an iteration are scored together, there also is ``episode_group``: responses to one prompt that were
+    sampled together have the same. A reward that compares responses takes it with a default, and has the attribute
+    ``compares``, ``"group"`` or ``"batch"``; it is then called once, with all responses of an iteration
+    (:mod:`textgym.rewards.relative`).
 
     A completion is the text that follows a text, including its first space. After a conversation, the completion is a
     conversation too: ``[{"role": "assistant", "content": text}]``. In a task with a world it always is one, with the

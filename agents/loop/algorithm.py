@@ -40,6 +40,7 @@ from textgym.agents.functional.objectives import (
 from textgym.agents.loop.callbacks import TokenProgressBar
 from textgym.agents.loop.checkpoint import constructor_arguments, read_state, restore, save_checkpoint, schedule_state
 from textgym.agents.loop.checks import (
+    check_comparisons,
     check_plays,
     check_policy,
     check_same_task,
@@ -79,6 +80,7 @@ from textgym.agents.offline.pretraining import Pretraining, check_pretraining
 from textgym.agents.policy.lm_policy import Acted, Evaluation, LMPolicy, Session
 from textgym.agents.policy.reference import Reference, check_tokens, make_reference
 from textgym.agents.settings import Common, CriticSettings, Settings, former_beta, make_settings
+from textgym.env.mdp import TokenMDP
 from textgym.files import standing
 from textgym.lm.behaviour import Against
 from textgym.lm.guards import Watch, check_first_ratio, check_step, check_trained, naming_batch
@@ -134,6 +136,8 @@ class SequenceAlgorithm(BaseAlgorithm):
     shared_advantage: ClassVar[bool] = False
     """True if a response's tokens share one ratio or weight, and so must share one advantage: with the exact KL in the
     loss, each then answers for the KL of the whole response and not for that of later tokens alone."""
+    scores_alone: ClassVar[str] = ""
+    """Reason why a response's score must not depend on the others of an iteration; empty if it may."""
     iteration: int
     """Number of complete iterations."""
     episodes_begun: int
@@ -662,8 +666,9 @@ class SequenceAlgorithm(BaseAlgorithm):
         """Check that this algorithm can play in an environment; called for each one before it is used.
 
         Raises:
-            ValueError: it cannot; see :func:`textgym.agents.loop.checks.check_plays`. Or the algorithm must choose the
-                prompts, for instance to get several responses to each, and the environment chooses its own.
+            ValueError: it cannot; see :func:`textgym.agents.loop.checks.check_plays` and
+                :func:`~textgym.agents.loop.checks.check_comparisons`. Or the algorithm must choose the prompts, for
+                instance to get several responses to each, and the environment chooses its own.
         """
         check_plays(self.policy, env, self.kl.beta)
         if self.prompt_need and not self._make_slots(env).admits:
@@ -671,6 +676,10 @@ class SequenceAlgorithm(BaseAlgorithm):
                 f"{type(self).__name__} {self.prompt_need}, but the environment's rows choose their own prompts; pass "
                 "a task's id, or an environment of textgym, with or without wrappers"
             )
+        mdp = env_attribute(env, "mdp", None)
+        if isinstance(mdp, TokenMDP) and mdp.rewards.compares is not None:
+            slots, samples = self._make_slots(env), self.settings.samples_per_prompt
+            check_comparisons(mdp, slots, type(self).__name__, self.scores_alone, samples, self.score_together)
 
     def extra_modules(self) -> dict[str, nn.Module]:
         """Return further models whose weights a checkpoint keeps, by name."""
@@ -683,7 +692,7 @@ class SequenceAlgorithm(BaseAlgorithm):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        bridged = SB3VecEnv(env) if is_vector(env) else env
+        bridged = SB3VecEnv(env, steps=False) if is_vector(env) else env
         return BaseAlgorithm._wrap_env(bridged, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:

@@ -14,8 +14,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from textgym.agents.loop.slots import env_attribute
+from textgym.agents.loop.slots import Slots, env_attribute
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.env.mdp import TokenMDP
 from textgym.lm.agreement import check_backward
 from textgym.lm.files.loading import check_fits
 from textgym.lm.sampling import Sampling
@@ -215,6 +216,38 @@ def check_plays(policy: LMPolicy, env: VecEnv, beta: float) -> None:
     if restricts_actions(env) and policy.sampling.truncates:
         raise ValueError("top_k and top_p cannot be combined with a task that restricts actions; leave them out")
     check_wrapper(env, policy.sampling, beta)
+
+
+def check_comparisons(
+    mdp: TokenMDP, slots: Slots, algorithm: str, scores_alone: str, samples: int, score_together: bool
+) -> None:
+    """Check that a reward that compares responses gets all of a collection, and mates for each if it needs them.
+
+    Args:
+        mdp: a task with such a reward.
+        slots: the rows that are to play it.
+        algorithm: the algorithm's name, for messages.
+        scores_alone: reason why it cannot use such a reward; empty if it can.
+        samples: responses to each prompt.
+        score_together: the algorithm's setting.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if scores_alone:
+        mdp.check_scores_alone(f"{algorithm} {scores_alone}", "use another algorithm, such as GRPO or RLOO")
+    if not slots.puts_aside:
+        mdp.check_scores_alone(
+            "here each is scored in the step that ends it",
+            "pass the task's id, or gym.make_vec(ID, autoreset_mode='Disabled') without wrappers and rendering"
+            if score_together
+            else "pass score_together=True",
+        )
+    if mdp.rewards.compares == "group" and samples < 2:
+        mdp.check_scores_alone(
+            f"{algorithm} samples one to each prompt, which leaves nothing to compare it with",
+            "pass samples_per_prompt=4, say",
+        )
 
 
 def check_wrapper(env: VecEnv, sampling: Sampling, beta: float) -> None:

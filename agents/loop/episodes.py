@@ -22,7 +22,7 @@ from textgym.env.mdp import Verdict
 from textgym.lm.behaviour import Against
 from textgym.lm.trunk import Trunk
 from textgym.moved import FormerMember
-from textgym.rewards.functions import Batch
+from textgym.rewards.functions import EPISODE_GROUP, Batch
 from textgym.rewards.kl import Divergence, shape_rewards
 from textgym.types import BoolArray, Episodes, Float32Array, FloatArray, IntArray
 
@@ -30,7 +30,8 @@ OnStep: TypeAlias = Callable[[SlotStep, Acted, BoolArray], bool]
 """``on_step(step, acted, playing [N])`` after each step; False stops the collection."""
 
 SCORED_AT_ONCE = 512
-"""Maximum number of responses in one call of the reward, where they are scored together."""
+"""Maximum number of responses in one call of the reward, where they are scored together; a reward that compares
+responses receives all of a collection."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class EpisodePlan:
         prompt_index: ``[N]`` index of each episode's prompt; -1 where the environment chooses.
         episode: ``[N]`` running numbers over the whole run, which key the random streams.
         greedy: ``[N]`` bool, True to take the most probable tokens instead of sampling; None for False everywhere.
+        group: ``[N]`` group of each episode: responses to one prompt that a reward may compare with each other. None
+            for one group of each prompt.
     """
 
     prompt_index: IntArray
     episode: IntArray
     greedy: BoolArray | None = None
+    group: IntArray | None = None
 
 
 def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int, samples: int) -> EpisodePlan:
@@ -65,7 +69,8 @@ def sampling_plan(seed: int, n_prompts: int, begun: int, count: int, group: int,
     # Rounded up: a group that an earlier iteration left incomplete does not hand its prompt on.
     prompt = -(-begun // group) + place // group
     order = prompt_order(seed, n_prompts, prompt) if n_prompts else np.full(count, -1)
-    return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None)
+    # By their number, as a short list of prompts may come twice within an iteration.
+    return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None, prompt)
 
 
 class Recorder:
@@ -214,9 +219,9 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
     end, which would favour short ones.
 
     Slots that defer scoring (:class:`textgym.agents.loop.slots.AdmittingSlots`) have all responses scored at the end of
-    the collection, in calls of up to :data:`SCORED_AT_ONCE`. ``on_step`` then sees their rewards as 0, and infos
-    without ``score``, ``components`` and ``token_rewards``; those infos are completed before this function returns. A
-    collection that ``on_step`` stops scores nothing.
+    the collection, in calls of up to :data:`SCORED_AT_ONCE`, with the column ``episode_group``. ``on_step`` then sees
+    their rewards as 0, and infos without ``score``, ``components`` and ``token_rewards``; those infos are completed
+    before this function returns. A collection that ``on_step`` stops scores nothing.
 
     Args:
         slots: the rows of the environment.
@@ -277,9 +282,14 @@ def collect(slots: Slots, session: Session, plan: EpisodePlan, on_step: OnStep |
 def score_aside(slots: Slots, recorder: Recorder, aside: list[tuple[int, Final]]) -> None:
     """Score deferred episodes and complete their infos; in the plan's order, so that no result depends on the rows."""
     aside = sorted(aside, key=lambda ended: ended[0])
-    for start in range(0, len(aside), SCORED_AT_ONCE):
-        part = aside[start : start + SCORED_AT_ONCE]
-        found = slots.judge(Batch.joined([final.unscored for _, final in part if final.unscored is not None]))
+    plan = recorder.plan
+    groups = (plan.prompt_index if plan.group is None else plan.group).tolist()
+    at_once = max(len(aside), 1) if slots.compares else SCORED_AT_ONCE
+    for start in range(0, len(aside), at_once):
+        part = aside[start : start + at_once]
+        batch = Batch.joined([final.unscored for _, final in part if final.unscored is not None])
+        columns = {**batch.columns, EPISODE_GROUP: [groups[episode] for episode, _ in part]}
+        found = slots.judge(replace(batch, columns=columns))
         for (episode, final), verdict in zip(part, found, strict=True):
             final.info.update(verdict.info)
             recorder.pay(episode, verdict)

@@ -24,7 +24,13 @@ from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
 
 
 def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
-    """Sample one response to each of the given prompts ``[N]``."""
+    """Sample one response to each of the given prompts ``[N]``; those to one prompt are a group.
+
+    Raises:
+        ValueError: the reward compares the responses to a prompt, and some prompt has only one.
+    """
+    if mdp.rewards.compares == "group" and (np.unique(prompt_index, return_counts=True)[1] < 2).any():
+        mdp.check_scores_alone("some prompt gets one response only", "sample at least two to each prompt")
     env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
     slots = AdmittingSlots(env, score_together=True)
@@ -33,6 +39,15 @@ def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> 
     return episodes
 
 
+def spread_prompts(order: IntArray, n_episodes: int, together: int) -> IntArray:
+    """Return the prompts of ``n_episodes`` responses, in a given order: each ``together`` times, or a few more."""
+    n_groups = max(1, n_episodes // together)
+    sizes = n_episodes // n_groups + (np.arange(n_groups) < n_episodes % n_groups)
+    return np.repeat(np.resize(order, n_groups), sizes)
+
+
+EVALUATED_TOGETHER = 4
+"""Responses to each prompt that an evaluation samples for a reward that compares them."""
 OF_EVALUATION = ("score", "kl", "length")
 OF_SAMPLE = ("score", "kl", "stage", "prompt", "completion", "tokens", "token_rewards", "own", "finish_reason")
 """Names that an evaluation, and a row of samples, reserve for their own columns."""
@@ -100,12 +115,19 @@ class Report:
 def evaluate(policy: LMPolicy, reference: Trunk, mdp: TokenMDP, n_episodes: int, seed: int) -> Report:
     """Sample responses to ``n_episodes`` prompts, the same ones for every policy, and measure them.
 
+    A reward that compares the responses to a prompt gets :data:`EVALUATED_TOGETHER` of them: then ``n_episodes``
+    responses to a quarter as many prompts are sampled. All responses to a prompt are one group, whatever the group's
+    size in training; a reward that compares with the whole batch sees all responses of the evaluation. Such a score is
+    relative here too: the mean win share in a group, for instance, is always 1/2.
+
     Raises:
-        ValueError: ``n_episodes`` is not a whole number of at least 1, or ``seed`` is not a seed.
+        ValueError: ``n_episodes`` is not a whole number of at least 1, or of at least 2 for a reward that compares the
+            responses to a prompt; or ``seed`` is not a seed.
     """
     n_episodes, seed = count("n_episodes", n_episodes), random_seed("seed", seed)
     order = np.random.default_rng(seed).permutation(len(mdp.prompts))
-    episodes = play(policy, mdp, np.resize(order, n_episodes), seed)
+    together = EVALUATED_TOGETHER if mdp.rewards.compares == "group" else 1
+    episodes = play(policy, mdp, spread_prompts(order, n_episodes, together), seed)
     judged = mdp.world is not None or mdp.rewards.rewards != (no_reward,)
     return Report(episodes, visited_kl(policy, reference, episodes), judged)
 

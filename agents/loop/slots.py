@@ -102,9 +102,19 @@ class SB3VecEnv(VecEnv):
 
     Args:
         venv: the vector environment.
+        steps: False for a collection that reads ``venv`` alone, and so may score responses after the steps that end
+            them, as a reward needs that compares them.
+
+    Raises:
+        ValueError: ``steps`` is True, and the task's reward compares responses with each other.
     """
 
-    def __init__(self, venv: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, venv: VectorEnv[Any, Any, Any], *, steps: bool = True) -> None:
+        if steps and isinstance(venv.unwrapped, TokenVectorEnv):
+            venv.unwrapped.mdp.check_scores_alone(
+                "stable-baselines3 learns from the reward of each step",
+                "give the vector environment itself, without SB3VecEnv, to an algorithm of textgym",
+            )
         self.venv = venv
         self.mode = AutoresetMode(venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self._actions: NDArray[Any] = np.zeros(0)
@@ -263,10 +273,14 @@ class Slots(Protocol):
     Attributes:
         n: ``N``.
         admits: True if rows wait to be given an episode, instead of restarting by themselves.
+        puts_aside: True if responses are scored by :meth:`judge` after the steps that end them.
+        compares: True if the task's reward compares responses, and :meth:`judge` must get all of a collection.
     """
 
     n: int
     admits: bool
+    puts_aside: bool
+    compares: bool
 
     def start(self) -> Observation | None:
         """Begin a collection; return the first observation, or None if rows wait to be admitted."""
@@ -298,6 +312,8 @@ class _RestartingSlots:
     """Slots whose rows restart by themselves, and whose responses are scored in the step in which they end."""
 
     admits = False
+    puts_aside = False
+    compares = False
 
     def admit(self, rows: IntArray, prompt_index: IntArray, episode: IntArray) -> Observation:
         raise NotImplementedError("rows of this environment restart by themselves")
@@ -322,6 +338,8 @@ class AdmittingSlots:
         self.n = venv.num_envs
         bare = venv is venv.unwrapped and type(venv).step is TokenVectorEnv.step and venv.render_mode is None
         self.puts_aside = score_together and bare
+        mdp: TokenMDP = find_attribute(venv, "mdp")
+        self.compares = mdp.rewards.compares is not None
         self.action_masks = _mask_source(venv)
         self._playing = np.zeros(self.n, bool)
 

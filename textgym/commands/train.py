@@ -121,7 +121,7 @@ def check_best(keep_best: str | None, mdp: TokenMDP) -> None:
     Raises:
         ValueError: it is not.
     """
-    known = ("score", *named_parts(dict.fromkeys(mdp.rewards.names, np.zeros(0))), "kl", "length")
+    known = ("score", *named_parts(dict.fromkeys(mdp.rewards.logged_names, np.zeros(0))), "kl", "length")
     if keep_best is not None and keep_best.removeprefix(LEAST) not in known:
         raise ValueError(
             f"keep_best={keep_best!r} is not measured; expected one of {', '.join(known)}, or min-NAME for the least"

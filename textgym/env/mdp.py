@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from textgym.lm.files.loading import ModelSource
 from textgym.numbers import MOST_TOKENS, check, check_given, count, finite, shown
 from textgym.rewards.builtin import no_reward
+from textgym.rewards.combination import leaves
 from textgym.rewards.compose import WeightedRewards, compose
-from textgym.rewards.functions import ALWAYS_THERE, RESERVED, Batch
+from textgym.rewards.functions import ALWAYS_THERE, EPISODE_GROUP, RESERVED, Batch, compared, reward_name
 from textgym.tokenization import decode_response, filler_id
 from textgym.types import BoolArray, FinishReason, IntArray, MaskArray, Prompt
 from textgym.worlds.glue import Glue, template_glue
@@ -34,7 +35,7 @@ ActionRule: TypeAlias = Callable[[IntArray, MaskArray], BoolArray]
 EPISODE_NUMBER = "episode_number"
 """Further column of played episodes: the running number. An enumeration, and data without episodes, have none."""
 
-ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE, EPISODE_NUMBER}
+ENVIRONMENT_COLUMNS = {*RESERVED, *ALWAYS_THERE, EPISODE_NUMBER, EPISODE_GROUP}
 """Names of the arguments that rewards receive from the environment; columns of the data must not use them."""
 
 TURN_COLUMNS = ("response_ids", "turn_rewards")
@@ -117,6 +118,7 @@ class TokenMDP:
         if outside:
             raise ValueError(f"end_token_ids={outside} lie outside the {self.n_actions} actions")
         self._check_world()
+        self._check_missing_end_score()
         if not self.prompts:
             raise ValueError("prompts is empty; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, start=1):
@@ -153,7 +155,13 @@ class TokenMDP:
                 f"turn_end_ids and end_token_ids both hold {both}; a token ends the turn or the response: leave it out "
                 "of one of them"
             )
-        if WORLD in self.rewards.names:
+        for leaf in (leaf for reward in self.rewards.rewards for leaf in leaves(reward)):
+            if getattr(inspect.unwrap(leaf), "single_turn", False):
+                raise ValueError(
+                    f"the reward {reward_name(leaf)!r} reads the tokens of one turn, and the task has a world "
+                    f"({type(self.world).__name__}); use it in a task without a world"
+                )
+        if WORLD in self.rewards.logged_names:
             raise ValueError(
                 f"a reward is called {WORLD!r}, as the sum of the turns' rewards is in logs; rename it, for instance "
                 "the function"
@@ -166,6 +174,18 @@ class TokenMDP:
             piece = getattr(self.glue, name)
             if outside := [i for i in (() if isinstance(piece, str) else piece) if not 0 <= i < self.n_tokens]:
                 raise ValueError(f"glue.{name} holds ids {outside}, the vocabulary has {self.n_tokens} tokens")
+
+    def _check_missing_end_score(self) -> None:
+        """Check that no reward needs the responses that ``missing_end_score`` keeps from it."""
+        named = {reward_name(leaf): leaf for reward in self.rewards.rewards for leaf in leaves(reward)}
+        whole = [name for name, leaf in named.items() if getattr(inspect.unwrap(leaf), "every_response", False)]
+        whole += [name for name, leaf in zip(self.rewards.names, self.rewards.rewards, strict=True) if compared(leaf)]
+        if self.missing_end_score is not None and whole:
+            raise ValueError(
+                f"missing_end_score={self.missing_end_score:g} keeps responses without an end from the reward, and "
+                f"{whole[0]!r} needs every response to a prompt; leave missing_end_score out, and let a reward pay by "
+                "finish_reason instead"
+            )
 
     def _check_prompt(self, number: int, prompt: Prompt) -> None:
         if not 0 < len(prompt.ids) <= self.max_prompt_length:
@@ -187,6 +207,27 @@ class TokenMDP:
         """The reward as composed components."""
         composed: WeightedRewards = self.reward
         return composed
+
+    @property
+    def _relative(self) -> str:
+        """The names of the rewards that compare responses, for a message."""
+        named = zip(self.rewards.names, self.rewards.rewards, strict=True)
+        return f"the reward {', '.join(repr(name) for name, reward in named if compared(reward))}"
+
+    def check_scores_alone(self, where: str, instead: str) -> None:
+        """Check that the reward scores each response by itself.
+
+        Args:
+            where: what cannot do otherwise, for the message.
+            instead: the mend.
+
+        Raises:
+            ValueError: it compares responses with each other; see :mod:`textgym.rewards.relative`.
+        """
+        if self.rewards.compares is not None:
+            raise ValueError(
+                f"{self._relative} compares the responses of an iteration with each other, and {where}; {instead}"
+            )
 
     @cached_property
     def _without_reward(self) -> frozenset[str]:

@@ -21,6 +21,10 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     _spec: EnvSpec | None = None
 
     def __init__(self, mdp: TokenMDP, render_mode: str | None = None) -> None:
+        mdp.check_scores_alone(
+            "a single environment scores each by itself",
+            "give the task's id, or gym.make_vec(ID, autoreset_mode='Disabled'), to an algorithm of textgym",
+        )
         self._row = TokenVectorEnv(mdp, 1, AutoresetMode.DISABLED, render_mode)
         self.mdp = mdp
         self.render_mode = render_mode

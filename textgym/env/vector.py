@@ -40,6 +40,12 @@ RowInfos: TypeAlias = dict[int, dict[str, Any]]
 OPTIONS = ("reset_mask", "prompt_index", "episode")
 
 
+_FOR_ALGORITHMS = (
+    "give the environment itself, without wrappers, to an algorithm of textgym with score_together=True and several "
+    "samples_per_prompt"
+)
+
+
 def check_mapping(options: Any) -> None:
     """Check that the options of a reset are a mapping.
 
@@ -96,7 +102,13 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         num_envs = count("num_envs", num_envs)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not one of {self.metadata['render_modes']}")
+        if AutoresetMode(autoreset_mode) is not AutoresetMode.DISABLED:
+            mdp.check_scores_alone(
+                f"with autoreset_mode={AutoresetMode(autoreset_mode).value!r} each is scored in the step that ends it",
+                "make the environment with autoreset_mode='Disabled', for an algorithm of textgym",
+            )
         self.mdp = mdp
+        self._scores_alone = mdp.rewards.compares is None
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -312,6 +324,8 @@ class TokenVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         With ``score=False`` the reward is not called. The reward of an ended row is then 0, and its info has, in place
         of ``score``, the key ``unscored`` with a batch of one, for :meth:`textgym.env.mdp.TokenMDP.judge` later.
         """
+        if score and not self._scores_alone:
+            self.mdp.check_scores_alone("a step scores only those that it ends", _FOR_ALGORITHMS)
         ready = self._live.any() if self.autoreset_mode is AutoresetMode.DISABLED else self._started.all()
         if not ready:
             raise gym.error.ResetNeeded("no row is live: call reset() first, or reset(options={'reset_mask': …})")

@@ -139,6 +139,10 @@ class VectorReferenceKL(VectorWrapper[Any, Any, Any]):
         super().__init__(env)
         self.kl_sampling = (sampling or Sampling()).shared
         mdp: TokenMDP = find_attribute(env, "mdp")
+        mdp.check_scores_alone(
+            "behind a wrapper each is scored in the step that ends it",
+            "leave VectorReferenceKL out: algorithms of textgym subtract the KL themselves, by beta",
+        )
         self._penalty = _KLPenalty(mdp, env.num_envs, reference, beta, self.kl_sampling, policy)
         self._masks = find_action_masks(env)
         self._mode = AutoresetMode(env.metadata["autoreset_mode"])

@@ -76,6 +76,7 @@ def bracket(
     if samples < 2:
         raise ValueError(f"samples={samples}; expected at least 2")
     mdp, shared = find_mdp(env), (sampling or Sampling()).shared
+    mdp.check_scores_alone("a bracket weighs each by its own reward", "use a reward of one response")
     if mdp.world is not None:
         raise ValueError(
             f"the task has a world ({type(mdp.world).__name__}), which a bracket does not support: its estimate weighs "

@@ -37,6 +37,8 @@ from textgym.agents.loop.slots import MAX_SLOTS, admitting_env, env_attribute, m
 from textgym.agents.policy.lm_policy import Evaluation, Session
 from textgym.env.mdp import TokenMDP
 from textgym.exact.tree import prefix_tree
+from textgym.rewards.combination import leaves
+from textgym.rewards.functions import Reward
 from textgym.types import BoolArray, Episodes, FloatArray, IntArray
 
 DRAWS = 50_000
@@ -187,8 +189,8 @@ def _apart(algorithm: SequenceAlgorithm) -> tuple[SequenceAlgorithm, TokenMDP]:
     return apart, mdp
 
 
-def _is_random(reward: object) -> bool:
-    return hasattr(reward, "expected")
+def _is_random(reward: Reward) -> bool:
+    return hasattr(reward, "expected") or any(hasattr(leaf, "expected") for leaf in leaves(reward))
 
 
 def _score_all(algorithm: SequenceAlgorithm, mdp: TokenMDP, session: Session) -> Scored:

@@ -8,10 +8,10 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, cast, overload
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from textgym.env.mdp import TokenMDP, reward_columns
 from textgym.env.turns import messages_at_end
 from textgym.exact.growth import Endings, States, check_known, first_states, grow
 from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.functions import LazyList
 from textgym.types import BoolArray, FinishReason, FloatArray, IntArray, MaskArray, as_completion
 
 LIMIT = 10**6
@@ -63,7 +64,7 @@ def prefix_tree(mdp: TokenMDP, limit: int = LIMIT) -> Tree:
 
     Raises:
         ValueError: there are more than ``limit``, a reward depends on ``episode_seed`` and declares no ``expected``, or
-            the task's world does not know its ``outcomes``.
+            on other responses, or the task's world does not know its ``outcomes``.
     """
     return score_tree(grow_tree(mdp, limit), mdp)
 
@@ -111,6 +112,7 @@ def grow_tree(mdp: TokenMDP, limit: int) -> Tree:
         ValueError: it has more than ``limit`` responses, or the task's world does not know its ``outcomes``.
     """
     check_known(mdp)
+    check_scores_alone(mdp)
     if mdp.allowed is None and mdp.stop is None and mdp.world is None:
         ends = len(set(mdp.end_token_ids))
         _check_size(mdp, limit, "", count_sequences(len(mdp.prompts), mdp.n_actions, ends, mdp.max_new_tokens))
@@ -178,10 +180,20 @@ def _chunks(n: int) -> Iterator[slice]:
 
 
 def score_tree(tree: Tree, mdp: TokenMDP) -> Tree:
-    """Return the tree with the reward E[R | y] of every response y: a dense reward's sum, a stochastic one's mean."""
+    """Return the tree with the reward E[R | y] of every response y: a dense reward's sum, a stochastic one's mean.
+
+    Raises:
+        ValueError: see :func:`prefix_tree`; or a reward compares responses, so that one by itself has no reward.
+    """
+    check_scores_alone(mdp)
     rewards = expected_rewards(mdp.rewards)
     _check_repeatable(tree, mdp, rewards)
     return tuple(replace(level, reward=_level_rewards(level, mdp, rewards)) for level in tree)
+
+
+def check_scores_alone(mdp: TokenMDP) -> None:
+    """Raise ValueError if the reward of a response depends on other responses."""
+    mdp.check_scores_alone("an enumeration scores each by itself", "use a reward of one response")
 
 
 def expected_rewards(rewards: WeightedRewards) -> WeightedRewards:
@@ -237,22 +249,3 @@ def _score(level: Level, which: IntArray, mdp: TokenMDP, rewards: WeightedReward
         )
     totals = rewards.score([prompt.content for prompt in prompts], cast(list[str], completions), own, columns).totals
     return np.array([total if isinstance(total, float | int) else sum(total) for total in totals], np.float64)
-
-
-class LazyList(Sequence[Any]):
-    """Completions that are made only when a reward reads them; most rewards of small tasks read the ids alone."""
-
-    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
-        self.length = length
-        self.make = make
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        places = range(self.length)[index]
-        return self.make(places) if isinstance(places, int) else [self.make(i) for i in places]

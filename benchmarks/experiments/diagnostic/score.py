@@ -87,23 +87,30 @@ def task_table(results: Results) -> Table:
 
 
 def gold_table(results: Results) -> tuple[Table, ...]:
-    """Return a row for each algorithm on each task that pays a proxy, with its gold; nothing without such a task."""
+    """Return a row for each algorithm on each task whose proxy parts from gold; nothing without such a task."""
     rows: list[tuple[Cell, ...]] = []
+    parting = [task for task in dict.fromkeys(job.task for job, _ in results) if _parts_from_gold(task, results)]
     for name, group in by_algorithm(results).items():
-        for task in dict.fromkeys(job.task for job, _ in group):
-            runs = [result for job, result in group if job.task == task and result.get("gold") is not None]
-            if runs:
+        for task in parting:
+            if runs := [result for job, result in group if job.task == task]:
                 means = [over_seeds([run[key] for run in runs]) for key in ("score", "reward", "gold", "kl")]
                 rows.append((name, task, *means, len(runs)))
     if not rows:
         return ()
     note = (
-        "These tasks pay a proxy, which the score is about; gold is what the proxy stands for, and no algorithm sees"
+        "The task pays a proxy, which the score is about; gold is what the proxy stands for, and no algorithm sees"
         " it. A high proxy with a low gold is a hacked proxy. Exact means over the prompts that are scored and over"
         " seeds; KL to the reference in nats a response."
     )
     columns = ("algorithm", "task", "score", "proxy", "gold", "KL", "seeds")
     return (Table("Gold beside the proxy", columns, tuple(rows), note),)
+
+
+def _parts_from_gold(task: str, results: Results) -> bool:
+    """Return True if gold is another thing than what a task pays, not the same in other units or without its noise."""
+    runs = [result for job, result in results if job.task == task and result.get("gold") is not None]
+    paid, gold = ([run[key] for run in runs] for key in ("reward", "gold"))
+    return len(runs) > 1 and not np.allclose(np.outer(gold, paid), np.outer(paid, gold), rtol=1e-6)
 
 
 def cost_table(results: Results) -> tuple[Table, ...]:
