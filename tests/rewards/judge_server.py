@@ -47,6 +47,7 @@ class FakeServer:
         self.answer = answer
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.times: list[float] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most = 0
         self.lock = threading.Lock()
@@ -58,6 +59,7 @@ class FakeServer:
             self.in_flight += 1
             self.most = max(self.most, self.in_flight)
             self.paths.append(path)
+            self.times.append(time.monotonic())
             self.headers.append(headers)
             self.requests.append(json.loads(body))
             request = self.requests[-1]
