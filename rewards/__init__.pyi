@@ -1,6 +1,10 @@
 from .builtin import distinct as distinct
 from .builtin import length as length
 from .builtin import repetition as repetition
+from .combine import Clipped as Clipped
+from .combine import Product as Product
+from .combine import Threshold as Threshold
+from .combine import Whitened as Whitened
 from .compose import ScoredBatch as ScoredBatch
 from .compose import WeightedRewards as WeightedRewards
 from .compose import compose as compose
@@ -8,6 +12,10 @@ from .functions import RewardError as RewardError
 from .functions import call_reward as call_reward
 from .functions import reward_name as reward_name
 from .hf_metrics import EvaluateReward as EvaluateReward
+from .judges.judge import Judge as Judge
+from .judges.judge import PairwiseJudge as PairwiseJudge
+from .judges.judge import compare as compare
+from .judges.remote import RemoteReward as RemoteReward
 from .kl import AdaptiveKL as AdaptiveKL
 from .kl import FixedKL as FixedKL
 from .kl import KLController as KLController
@@ -33,13 +41,6 @@ from .models.training import RewardModelReport as RewardModelReport
 from .models.training import binary_loss as binary_loss
 from .models.training import kwise_loss as kwise_loss
 from .models.training import train_reward_model as train_reward_model
-from .signatures import signature as signature
-from .specs.resolve import resolve_reward as resolve_reward
-from .specs.shelf import register_reward as register_reward
-from .combine import Clipped as Clipped
-from .combine import Product as Product
-from .combine import Threshold as Threshold
-from .combine import Whitened as Whitened
 from .relative import CorrectLength as CorrectLength
 from .relative import Majority as Majority
 from .relative import Novelty as Novelty
@@ -49,7 +50,6 @@ from .relative import RelativeLength as RelativeLength
 from .relative import RelativeReward as RelativeReward
 from .shaping import PerSentence as PerSentence
 from .shaping import PotentialShaping as PotentialShaping
-from .judges.judge import Judge as Judge
-from .judges.judge import PairwiseJudge as PairwiseJudge
-from .judges.judge import compare as compare
-from .judges.remote import RemoteReward as RemoteReward
+from .signatures import signature as signature
+from .specs.resolve import resolve_reward as resolve_reward
+from .specs.shelf import register_reward as register_reward

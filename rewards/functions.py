@@ -450,6 +450,8 @@ def _raise_for_offender(reward: Reward, batch: Batch, error: BaseException, time
     responses, which needs all of them.
     """
     if isinstance(error, RewardError):
+        if str(error).startswith("reward "):  # of a part of it, which is named already
+            raise error
         raise RewardError(f"reward {reward_name(reward)!r}: {error}") from error
     if compared(reward) is not None:
         raise RewardError(

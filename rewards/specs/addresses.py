@@ -28,6 +28,12 @@ def split_address(rest: str) -> tuple[str, list[str]]:
     return ",".join(parts[: last + 1]), parts[last + 1 :]
 
 
+def quoted(text: str) -> str:
+    """Return a specification for a message: without what may be a key, should somebody write one in it."""
+    bare = re.sub(r"(?<=\bkey=)(?![A-Z_][A-Z_0-9]{0,30}(?:,|$))[^,]*", "…", text)
+    return repr(re.sub(r"(?<=//)[^/@\s]*@", "…@", bare))
+
+
 def _is_setting(part: str) -> bool:
     if re.match(r"[A-Za-z_]+=", part):
         return True

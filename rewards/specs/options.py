@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from textgym.names import suggest
+from textgym.rewards.judges.client import SecretError
+from textgym.rewards.specs.addresses import quoted
 
 TRUTHS = {"true": True, "false": False, "yes": True, "no": False}
 
@@ -32,32 +34,34 @@ def with_options(text: str, made: Any, first: str | None, options: Mapping[str, 
     if not (isinstance(made, type) and is_dataclass(made)):
         if first is not None or options:
             got = [*([first] if first is not None else ()), *(f"{name}=" for name in options)]
-            raise ValueError(f"reward {text!r}: it has no options, got {', '.join(got)}")
+            raise ValueError(f"reward {quoted(text)}: it has no options, got {', '.join(got)}")
         return made
     known = _options(made)
     given = dict(options)
     if first is not None:
         if not known:
-            raise ValueError(f"reward {text!r}: it has no options, got {first!r}")
+            raise ValueError(f"reward {quoted(text)}: it has no options, got {first!r}")
         leading = next(iter(known))
         if leading in given:
-            raise ValueError(f"reward {text!r}: the option {leading!r} is given twice, once after the colon")
+            raise ValueError(f"reward {quoted(text)}: the option {leading!r} is given twice, once after the colon")
         given = {leading: first, **given}
     for name in given:
         if name not in known:
             hint = suggest(name, known, after=" ")
             has = f"it has {', '.join(f'{one}=' for one in known)}" if known else "it has none"
-            raise ValueError(f"reward {text!r}: there is no option {name!r}; {hint}{has}")
+            raise ValueError(f"reward {quoted(text)}: there is no option {name!r}; {hint}{has}")
     missing = [name for name, one in known.items() if name not in given and _is_required(one)]
     if missing:
         first_field = missing[0] == next(iter(known))
         how = f"{text.split(',')[0]}:{missing[0].upper()}" if first_field else f"{missing[0]}=…"
-        raise ValueError(f"reward {text!r}: {missing[0]!r} is missing; write {how}")
+        raise ValueError(f"reward {quoted(text)}: {missing[0]!r} is missing; write {how}")
     hints = get_type_hints(made)
     try:
         return made(**{name: _read(name, value, hints[name]) for name, value in given.items()})
+    except SecretError as error:
+        raise SecretError(f"reward {text.partition(':')[0]!r}: {error}") from None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"reward {text!r}: {error}") from error
+        raise ValueError(f"reward {quoted(text)}: {error}") from error
 
 
 def described_options(made: Any) -> list[str]:

@@ -12,7 +12,7 @@ from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import Reward, check_signature
 from textgym.rewards.models.classifier import ClassifierReward
 from textgym.rewards.models.ensemble import load_reward_model
-from textgym.rewards.specs.addresses import split_address
+from textgym.rewards.specs.addresses import quoted, split_address
 from textgym.rewards.specs.imports import import_named
 from textgym.rewards.specs.options import with_options
 from textgym.rewards.specs.shelf import find_on_shelf, shelf_names
@@ -79,7 +79,7 @@ def _parse_item(item: Spec, named: Mapping[str, Reward]) -> tuple[Reward, float]
         return MODELS[kind][0](directory, **options), weight * factor
     text, options, factor = _parts(reward)
     if text not in named and "," in text and (text.partition(",")[0] in named or ":" not in text):
-        raise ValueError(f"reward {reward!r}: expected a number after the comma, got {text.rpartition(',')[2]!r}")
+        raise ValueError(f"reward {quoted(reward)}: expected a number after the comma, got {text.rpartition(',')[2]!r}")
     return with_options(reward, *_maker(text, named), options), weight * factor
 
 
@@ -111,11 +111,11 @@ def _parts(text: str) -> tuple[str, dict[str, str], float]:
         if not equals:
             weights.append(float(part))
         elif option in options:
-            raise ValueError(f"reward {text!r}: the option {option!r} is given twice")
+            raise ValueError(f"reward {quoted(text)}: the option {option!r} is given twice")
         else:
             options[option] = value
     if len(weights) > 1:
-        raise ValueError(f"reward {text!r}: expected one weight at most, got {', '.join(map(str, weights))}")
+        raise ValueError(f"reward {quoted(text)}: expected one weight at most, got {', '.join(map(str, weights))}")
     return name, options, (weights or [1.0])[0]
 
 

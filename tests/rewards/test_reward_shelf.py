@@ -139,6 +139,26 @@ def test_the_first_field_is_the_first_that_has_a_place() -> None:
     assert described_options(Kinds) == ["kind=L", "column=references"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "judge:http://localhost:1/v1,model=m,key=sk-abcDEF0123456789abcdef",
+        "judge:http://localhost:1/v1,model=m,key=sk-abcDEF0123456789abcdef,temprature=1",
+        "judge:http://localhost:1/v1,key=sk-abcDEF0123456789abcdef,key=sk-abcDEF0123456789abcdef",
+        "judge:http://localhost:1/v1,model=m,key=sk-abcDEF0123456789abcdef,1,2",
+        "judge:http://me:sk-abcDEF0123456789abcdef@localhost:1/v1,model=m",
+        "judge:http://me:sk-abcDEF0123456789abcdef@localhost:1/v1,modle=m",
+    ],
+)
+def test_no_message_repeats_a_key(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"^reward '?judge") as caught:
+        resolved(spec)
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        assert "sk-abc" not in str(chain)
+        chain = chain.__cause__
+
+
 # --- third parties -------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +221,7 @@ def test_every_reward_of_the_shelf_has_a_line_and_can_be_made() -> None:
         assert required == options[: len(required)], f"{name}: what is required is written after the colon"
         assert len(required) <= 1, name
         if isinstance(found, type) and not required:
-            with_options(name, found, None, {})
+            with_options(name, found, None, {"judge": {"key": "none", "model": "m"}}.get(name, {}))
 
 
 def test_options_are_described() -> None:
