@@ -43,6 +43,7 @@ NOT_RUN = {
     "textgym bench report benchmarks/results/": "tests/benchmarks/test_published.py compares every digit",
     "textgym bench tune mini": "tests/benchmarks/test_tuning.py searches, and reports it",
     "textgym bench run mini": "tests/benchmarks/test_mini.py has runs of it",
+    "textgym train --task textgym/Reviews-v0 --reward judge:": "tests/rewards/test_judge.py trains with one",
     "textgym bench report bench/mini.jsonl": "the two above make its files",
 }
 """Beginnings of commands, and why no test runs them."""
