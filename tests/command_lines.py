@@ -135,6 +135,7 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--train.algorithm", "rloo", "--train.total-timesteps", "20", "--train.episodes-per-iteration", "8"),
         *("--train.minibatch-size", "4"),
     ),
+    "evaluate": ("model", "--task", "textgym/Emit-v0", "--split", "train", "--samples", "4"),
     "play": ("textgym/Emit-v0",),
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),

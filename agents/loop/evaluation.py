@@ -23,12 +23,14 @@ from textgym.tokenization import token_strings
 from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
 
 
-def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
-    """Sample one response to each of the given prompts ``[N]``."""
+def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int, greedy: bool = False) -> Episodes:
+    """Sample one response to each of the given prompts ``[N]``, or take the most probable tokens if ``greedy``."""
     env = admitting_env(mdp, len(prompt_index))
     env.reset(seed=seed)
     slots = AdmittingSlots(env, score_together=True)
-    episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
+    chosen = np.ones(len(prompt_index), bool) if greedy else None
+    plan = EpisodePlan(prompt_index, np.arange(len(prompt_index)), chosen)
+    episodes = collect(slots, policy.session(slots.n, seed), plan)
     assert episodes is not None, "nothing stops this collection"
     return episodes
 

@@ -11,7 +11,20 @@ from textgym.files import fingerprint
 from textgym.reports.settings import flat
 from textgym.rewards.specs.addresses import model_directory
 
-FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
+FILES = (
+    "prompts",
+    "validation",
+    "data",
+    "demonstrations",
+    "preferences",
+    "model",
+    "reference",
+    "value",
+    "pretraining",
+    "against",
+    "fixed_model",
+    "paraphrases",
+)
 WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # values of such settings that are not paths
 REWARDS = ("reward", "gold", "labeller")
 """Settings that may name an input, by the last part of their name; several rewards are separated by spaces."""
