@@ -95,8 +95,8 @@ JUDGES = (
 )
 TASKS = ("textgym/Emit-v0", "Emit", "textgym/Nothing-v0", "nomodule:x", "Reviws", *WORDS)
 BY_NAME: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("model", "policy", "reference", "teacher", "value"), MODELS),
-    **dict.fromkeys(("reward", "gold", "labeller"), JUDGES),
+    **dict.fromkeys(("model", "policy", "reference", "teacher", "value", "against", "fixed-model"), MODELS),
+    **dict.fromkeys(("reward", "gold", "labeller", "metrics"), JUDGES),
     "task": TASKS,
     "algorithm": (*ALGORITHMS, "grop", *WORDS),
     "pretraining": ("data.jsonl", "task", "mini", *WORDS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,12 @@ def test_shots_are_measured_side_by_side(place: Path) -> None:
     found = evaluated("--shots", "0", "1", "4", "--limit", "8")
     assert [result["shots"] for result in found["results"]] == [0, 1, 4]
     assert len({result["measures"]["score"]["value"] for result in found["results"]}) > 1
-    alone = evaluated("--limit", "8")["results"][0]
-    assert found["results"][0] == alone  # the others change nothing of it
     page = Path("out/report.html").read_text()
     assert all(f"{shots}-shot" in page for shots in (0, 1))
     prompts = {json.loads(line)["prompt"] for line in Path("out/samples.jsonl").read_text().splitlines()}
     assert prompts <= {row["prompt"] for row in ROWS}  # without examples
+    alone = evaluated("--limit", "8")["results"][0]
+    assert found["results"][0] == alone  # the others change nothing of it
 
 
 def test_a_policy_ties_with_itself_and_not_with_another(place: Path) -> None:
@@ -252,6 +253,7 @@ def test_stories260k_in_one_command(assets: Path, tmp_path: Path, monkeypatch: p
         (["--against", "nowhere/model"], "nowhere/model"),
         (["--out", "model0"], "out='model0' exists and is not an evaluation"),
         (["--out", "model0/config.json"], "is a file; expected a directory"),
+        (["--out", "model0/config.json/out"], "which is a file; choose another directory"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_generated(
@@ -286,6 +288,18 @@ def test_a_world_takes_no_examples(place: Path, capsys: pytest.CaptureFixture[st
         with pytest.raises(SystemExit):
             main(["evaluate", "relay" if flags else "model0", "--task", "Relay", "--split", "train", *flags])
         assert said in capsys.readouterr().err
+
+
+def made_for(model: str) -> Task:
+    return replace(words_task(), base_model=model)
+
+
+def test_a_task_that_is_made_with_a_model_gets_the_policy(place: Path) -> None:
+    """Its base model is the policy, from which no distance is measured unless a reference is named."""
+    register_task("evaluating/Made-v0", made_for)
+    assert "kl" not in evaluated(task="evaluating/Made-v0")["results"][0]["measures"]
+    named = evaluated("--reference", "model0", task="evaluating/Made-v0")["results"][0]["measures"]
+    assert named["kl"]["value"] == pytest.approx(evaluated()["results"][0]["measures"]["kl"]["value"])
 
 
 def test_numbers_are_plain_json(place: Path) -> None:

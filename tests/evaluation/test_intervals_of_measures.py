@@ -69,6 +69,13 @@ def test_a_statistic_that_is_not_defined_has_no_interval() -> None:
     assert jackknifed(lambda rows: float(len(rows)), [1, 1, 1]).low is None
 
 
+def test_an_interval_ends_at_the_limits_of_its_measure() -> None:
+    values = np.array([1.0, 1, 1, 0])
+    found, free = (jackknifed(lambda r: values[r].mean(), range(4), "", x) for x in ((0.0, 1.0), (-9.0, 9.0)))
+    assert (found.high, found.low) == (1, free.low)
+    assert free.high == pytest.approx(0.75 + stats.t.ppf(0.975, 3) * 0.25)
+
+
 def test_a_ratio_by_hand_and_its_exponential() -> None:
     losses, counts = [2.0, 3.0, 7.0], [1, 2, 3]
     found = ratio_over_prompts(losses, counts, range(3), "")
@@ -93,6 +100,6 @@ def test_the_jackknife_covers_the_correlation() -> None:
     for _ in range(200):
         x, noise = rng.normal(size=(2, 120))
         y = 0.6 * x + 0.8 * noise
-        found = jackknifed(lambda rows, x=x, y=y: correlation(x[rows], y[rows]), range(120))  # type: ignore[misc]
+        found = jackknifed(lambda rows, x=x, y=y: correlation(x[rows], y[rows]), range(120), "", (-1, 1))  # type: ignore[misc]
         held += (found.low or 0.0) <= 0.6 <= (found.high or 0.0)
     assert 180 <= held <= 198

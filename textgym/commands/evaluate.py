@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from textgym.evaluation.shots import reference_of
 from textgym.files import read_json, write_json, write_json_lines, write_text
 from textgym.lm.files.loading import check_fits, load_causal_lm, load_lm
 from textgym.lm.trunk import Trunk
+from textgym.registration import task_maker
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.runs.inputs import fingerprints
@@ -121,7 +123,12 @@ def check_out(out: Path | None) -> None:
     Raises:
         FileExistsError: it is a file, or a directory that holds something else than an evaluation.
     """
-    if out is None or not out.exists():
+    if out is None:
+        return
+    if not out.exists():
+        first = next(parent for parent in out.absolute().parents if parent.exists())
+        if not first.is_dir():
+            raise FileExistsError(f"out={str(out)!r} lies in {str(first)!r}, which is a file; choose another directory")
         return
     if not out.is_dir():
         raise FileExistsError(f"out={str(out)!r} is a file; expected a directory")
@@ -145,7 +152,7 @@ def planned(config: EvaluateConfig) -> Plan:
     """
     kind = config.decoding
     decoding = Decoding(kind, (config.n or BEST_OF) if kind in ("best-of-n", "beam") else 1)
-    task = load_variant(config.task, config.parameters)
+    task, is_made_for_model = _task(config)
     if task.world is not None and kind == "beam":
         raise ValueError(f"task {task.name} has a world, which beam search cannot ask; use decoding='greedy'")
     prompts = drawn(task.prompts(config.split), config.limit, config.seed)
@@ -161,7 +168,7 @@ def planned(config: EvaluateConfig) -> Plan:
     questions = Questions(task, reward, pool, config.seed, {k: v for k, v in given.items() if v is not None})
     models = [config.model, *([config.against] if config.against else [])]
     readers = [Reader.load(runs.model_source(model)) for model in models]
-    references = [_reference(config, task, reader) for reader in readers]
+    references = [_reference(config, None if is_made_for_model else task, reader) for reader in readers]
     conditions = tuple(
         _condition(config, questions, model, reader, reference, (prompts, reworded), shots)
         for model, reader, reference in zip(models, readers, references, strict=True)
@@ -175,6 +182,13 @@ def planned(config: EvaluateConfig) -> Plan:
     return Plan(config, reward, decoding, conditions, fixed, (places[0], places[1]), title)
 
 
+def _task(config: EvaluateConfig) -> tuple[Task, bool]:
+    """Return the task, and True if it was made with the model, whose prompts then are encoded for it."""
+    needs = "model" in inspect.signature(task_maker(config.task)).parameters and "model" not in config.parameters
+    model = {"model": runs.model_source(config.model)} if needs else {}
+    return load_variant(config.task, {**model, **config.parameters}), needs
+
+
 def _measured_rewards(config: EvaluateConfig, task: Task) -> WeightedRewards:
     """Return the reward; the metrics, and the task's gold and own metrics, are measured beside it."""
     watched = compose(watched_reward(config.reward or task.reward or "gold", task))
@@ -183,8 +197,13 @@ def _measured_rewards(config: EvaluateConfig, task: Task) -> WeightedRewards:
     return compose([watched, *((one, 0.0) for one in further if not named.issuperset(one.names))])
 
 
-def _reference(config: EvaluateConfig, task: Task, reader: Reader) -> Trunk | None:
+def _reference(config: EvaluateConfig, task: Task | None, reader: Reader) -> Trunk | None:
     """Return the model that the KL of a policy is measured to; None to measure none.
+
+    Args:
+        config: the settings.
+        task: gives its base model; None if that is the policy itself, with which it was made.
+        reader: the policy.
 
     Raises:
         ValueError: the model that the user names has other tokens than the policy.
@@ -192,8 +211,9 @@ def _reference(config: EvaluateConfig, task: Task, reader: Reader) -> Trunk | No
     if config.decoding != "sample":
         return None
     if config.reference is None:
-        own = task.base_model is not None and reader.has_tokens_of(task.tokenizer)
-        return Trunk(load_lm(task.base_model)) if own and task.base_model is not None else None
+        if task is None or task.base_model is None or not reader.has_tokens_of(task.tokenizer):
+            return None
+        return Trunk(load_lm(task.base_model))
     source = runs.model_source(config.reference)
     if not reader.has_tokens_of(load_tokenizer(source)):
         raise ValueError(

@@ -60,7 +60,7 @@ def measures(answers: Answers) -> dict[str, Measured]:
     found["length"] = mean_over_prompts(answers.lengths, keys, "tokens per response, mean over prompts")
     found["end_rate"] = share_over_prompts(answers.ended, keys, "share of responses that ended by themselves")
     about = "Pearson's, of reward and length; jackknife over groups of prompts"
-    found["length_correlation"] = jackknifed(_length_correlation(answers), keys, about)
+    found["length_correlation"] = jackknifed(_length_correlation(answers), keys, about, (-1.0, 1.0))
     return found | text_measures(answers.texts, keys)
 
 

@@ -109,12 +109,22 @@ def _exp(value: float) -> float:
 
 
 def jackknifed(
-    statistic: Callable[[IntArray], float], prompts: Sequence[Hashable], about: str = JACKKNIFE, groups: int = GROUPS
+    statistic: Callable[[IntArray], float],
+    prompts: Sequence[Hashable],
+    about: str = JACKKNIFE,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Measured:
-    """Return a statistic of a set of rows with the interval of the grouped jackknife; see :func:`jackknife`."""
-    found = jackknife(statistic, prompts, groups)
+    """Return a statistic of a set of rows with the interval of the grouped jackknife, which is cut at its limits.
+
+    Args:
+        statistic: see :func:`jackknife`.
+        prompts: see :func:`jackknife`.
+        about: what the statistic is.
+        limits: the least and the greatest value that it can have.
+    """
+    found = jackknife(statistic, prompts)
     half = found.half
-    bounds = None if half is None else (found.mean - half, found.mean + half)
+    bounds = None if half is None else (max(found.mean - half, limits[0]), min(found.mean + half, limits[1]))
     return _measured(found.mean, bounds, len(set(prompts)), about)
 
 
