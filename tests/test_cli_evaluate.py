@@ -158,9 +158,17 @@ def test_a_policy_ties_with_itself_and_not_with_another(place: Path) -> None:
 
 def test_best_of_n_beats_its_samples(place: Path) -> None:
     plain = evaluated("--samples", "8")["results"][0]["measures"]["score"]["value"]
-    best = evaluated("--decoding", "best-of-n", "--n", "8")["results"][0]["measures"]
+    best = evaluated("--decoding", "best-of-n", "--best-of", "8")["results"][0]["measures"]
     assert best["score"]["value"] > plain + 0.1
     assert "kl" not in best
+
+
+def test_a_beam_search_of_one_beam_is_greedy(place: Path) -> None:
+    greedy, beam, wide = (
+        evaluated("--decoding", *way)["results"] for way in (("greedy",), ("beam", "--beams", "1"), ("beam",))
+    )
+    assert greedy == beam
+    assert wide[0]["measures"]["length"]["n"] == 16
 
 
 def test_paraphrases_come_from_a_column_or_a_file(place: Path) -> None:
@@ -236,11 +244,12 @@ def test_stories260k_in_one_command(assets: Path, tmp_path: Path, monkeypatch: p
         (["--split", "bare", "--reference-perplexity"], "reference_perplexity needs a column 'reference'"),
         (["--split", "bare", "--metrics", f"{__name__}:needs_references"], "requires 'reference', which the data"),
         (["--decoding", "greedy", "--top-p", "0.9"], "top_p=0.9 is for sampling, and decoding='greedy' draws nothing"),
-        (["--decoding", "beam", "--temperature", "0.5"], "temperature=0.5 is for sampling, and decoding='beam'"),
-        (["--decoding", "beam", "--samples", "2"], "samples=2 with decoding='beam' would be equal texts"),
+        (["--decoding", "beam", "--top-k", "5"], "top_k=5 is for sampling, and decoding='beam'"),
+        (["--decoding", "beam", "--samples", "2"], "samples=2, and decoding='beam' gives the same response each time"),
         (["--decoding", "greedy", "--reference", "model0"], "reference='model0' is for the KL"),
-        (["--decoding", "best-of-n", "--reference", "model0"], "best-of-n keeps some of them only"),
-        (["--n", "3"], "n=3 is for"),
+        (["--decoding", "best-of-n", "--reference", "model0"], "and decoding is 'best-of-n'; leave reference out"),
+        (["--beams", "3"], "beams=3 belongs to decoding='beam', and decoding is 'sample'"),
+        (["--best-of", "3", "--decoding", "greedy"], "best_of=3 belongs to decoding='best-of-n'"),
         (["--at-k", "2"], "at_k=2 is more than samples=1; pass --samples 2"),
         (["--answer", "x"], "answer='x' is for maj@k; pass --at-k"),
         (["--answer", "(", "--at-k", "1"], "answer='(' is no regular expression"),

@@ -1,9 +1,6 @@
-"""Decoding: greedy against transformers, best-of-n against its samples, scores of given tokens against played ones."""
+"""Decoding: greedy against transformers, best-of-n against its samples."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +8,11 @@ import torch
 
 from tests.helpers import tiny_gpt2, word_mdp
 from textgym.agents.loop.acting import acting_policy
+from textgym.agents.loop.decode import BestOf, Greedy, Sampled, decode
 from textgym.agents.loop.evaluation import play
 from textgym.evaluation.battery import Votes, measures, vote_measures
-from textgym.evaluation.decoders import BEAM, Answers, Decoding, _of_ids, answer, answers_of
-from textgym.numbers import SettingError
+from textgym.evaluation.decoders import Answers, answer, answers_of
+from textgym.lm.beam import BeamSearch
 
 MDP = word_mdp()
 MODEL = tiny_gpt2()
@@ -23,8 +21,8 @@ ALL = np.arange(3)
 
 
 def test_greedy_is_generate() -> None:
-    found = answer(POLICY, MDP, ALL, 1, Decoding("greedy"), seed=0)
-    again = answer(POLICY, MDP, ALL, 1, Decoding("greedy"), seed=1)
+    found = answer(POLICY, MDP, ALL, 1, Greedy(), seed=0)
+    again = answer(POLICY, MDP, ALL, 1, Greedy(), seed=1)
     assert found.texts == again.texts
     for prompt, text, length in zip(MDP.prompts, found.texts, found.lengths, strict=True):
         ids = torch.tensor([list(prompt.ids)])
@@ -35,7 +33,7 @@ def test_greedy_is_generate() -> None:
 
 
 def test_sampling_is_play() -> None:
-    found = answer(POLICY, MDP, np.array([2, 0]), 3, Decoding(), seed=5)
+    found = answer(POLICY, MDP, np.array([2, 0]), 3, Sampled(), seed=5)
     episodes = play(POLICY, MDP, np.repeat([2, 0], 3), 5)
     np.testing.assert_array_equal(found.scores, episodes.rewards.sum(1))
     assert found.questions.tolist() == [2, 2, 2, 0, 0, 0]
@@ -44,7 +42,7 @@ def test_sampling_is_play() -> None:
 
 
 def test_best_of_n_keeps_the_best_sample_of_each_group() -> None:
-    found = answer(POLICY, MDP, ALL, 2, Decoding("best-of-n", 4), seed=3)
+    found = answer(POLICY, MDP, ALL, 2, BestOf(4), seed=3)
     all_of_them = answers_of(MDP, play(POLICY, MDP, np.repeat(ALL, 8), 3))
     groups = all_of_them.scores.reshape(6, 4)
     np.testing.assert_array_equal(found.scores, groups.max(1))
@@ -55,46 +53,12 @@ def test_best_of_n_keeps_the_best_sample_of_each_group() -> None:
     assert found.episodes is None  # they are no samples of the behaviour distribution, so they have no KL
 
 
-@pytest.mark.parametrize("missing", [None, -1.0])
-def test_given_tokens_are_scored_as_played_ones(missing: float | None) -> None:
-    mdp = word_mdp([parts, (constant, 0.5)], missing_end_score=missing)
-    policy = acting_policy(MODEL, mdp)
-    episodes = play(policy, mdp, np.repeat(ALL, 12), 0)
-    played = answers_of(mdp, episodes)
-    assert 0 < played.ended.sum() < len(played)
-    ids = [row[:n].tolist() for row, n in zip(episodes.actions, episodes.extents, strict=True)]
-    found = _of_ids(mdp, np.repeat(ALL, 12), ids)
-    np.testing.assert_allclose(found.scores, played.scores, rtol=1e-6)
-    assert found.texts == played.texts
-    for name in ("lengths", "ended", "questions"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(played, name))
-    if missing is None:
-        np.testing.assert_allclose(found.components["parts"], played.components["parts"], rtol=1e-6)
-
-
-def parts(completions: list[str], **_: Any) -> list[float]:
-    return [text.split().count("w5") + len(text) / 100 for text in completions]
-
-
-def constant(completions: list[str], **_: Any) -> list[float]:
-    return [1.0] * len(completions)
-
-
-@pytest.mark.skipif(find_spec(BEAM) is None, reason="this version has no beam search")
-def test_beams_are_at_least_as_probable_as_greedy() -> None:
-    found = answer(POLICY, MDP, ALL, 1, Decoding("beam", 4), seed=0)
-    assert len(found) == 3
+def test_a_beam_is_one_response_and_at_least_as_probable_as_the_greedy_one() -> None:
+    beams, greedy = (decode(POLICY, MDP, ALL, way, 0) for way in (BeamSearch(4, 0.0), Greedy()))
+    assert (beams.log_probs.sum(1) >= greedy.log_probs.sum(1) - 1e-5).all()
+    found = answer(POLICY, MDP, ALL, 1, BeamSearch(4, 0.0), seed=0)
+    assert found.texts == answers_of(MDP, beams).texts
     assert found.episodes is None
-
-
-def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(SettingError, match="n=3 has no meaning for decoding='greedy'"):
-        Decoding("greedy", 3)
-    with pytest.raises(SettingError, match="n=1; expected a whole number, at least 2"):
-        Decoding("best-of-n")
-    if find_spec(BEAM) is None:
-        with pytest.raises(SettingError, match="which this version lacks"):
-            Decoding("beam", 4)
 
 
 # --- the measures of answers -----------------------------------------------------------------------------------

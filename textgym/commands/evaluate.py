@@ -13,15 +13,17 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym import runs
 from textgym.agents.loop.acting import saved_policy
+from textgym.agents.loop.decode import Decoding
 from textgym.agents.loop.evaluation import visited_kl
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.evaluate import EvaluateConfig
+from textgym.commands.generate import chosen_decoding
 from textgym.commands.train import load_variant, parse_reward, watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.env.rendering import printable
 from textgym.evaluation.asking import Questions, Reader, drawn, wordings
 from textgym.evaluation.battery import Votes, measures, vote_measures
-from textgym.evaluation.decoders import Answers, Decoding, answer
+from textgym.evaluation.decoders import Answers, answer
 from textgym.evaluation.likelihoods import OF_REFERENCES, perplexity
 from textgym.evaluation.measured import Measured, mean_over_prompts
 from textgym.evaluation.page import Duel, Result, findings, labels, sample_rows
@@ -43,8 +45,6 @@ RESULTS = "results.json"
 """File of all numbers, which marks the directory of an evaluation."""
 COMMAND = "evaluate"
 KL = "nats per response to the reference, exact in every state; mean over prompts"
-BEST_OF = 4
-"""Samples of best-of-n, and beams, by default."""
 SHOWN = 3
 """Prompts whose samples are printed."""
 
@@ -150,10 +150,8 @@ def planned(config: EvaluateConfig) -> Plan:
     Raises:
         ValueError, FileNotFoundError: it does not.
     """
-    kind = config.decoding
-    decoding = Decoding(kind, (config.n or BEST_OF) if kind in ("best-of-n", "beam") else 1)
     task, is_made_for_model = _task(config)
-    if task.world is not None and kind == "beam":
+    if task.world is not None and config.decoding == "beam":
         raise ValueError(f"task {task.name} has a world, which beam search cannot ask; use decoding='greedy'")
     prompts = drawn(task.prompts(config.split), config.limit, config.seed)
     pool = task.prompts(config.examples) if max(config.shots) else ()
@@ -179,7 +177,7 @@ def planned(config: EvaluateConfig) -> Plan:
         source = runs.model_source(config.fixed_model)
         fixed = FixedModel(Trunk(load_causal_lm(source)), load_tokenizer(source))
     title = f"{len(prompts)} {config.split} prompt{'s' * (len(prompts) != 1)} of {config.task}"
-    return Plan(config, reward, decoding, conditions, fixed, (places[0], places[1]), title)
+    return Plan(config, reward, chosen_decoding(config), conditions, fixed, (places[0], places[1]), title)
 
 
 def _task(config: EvaluateConfig) -> tuple[Task, bool]:

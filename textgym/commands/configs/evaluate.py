@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
+from textgym.commands.configs.generate import WITHOUT_EFFECT, DecodingName
 from textgym.commands.configs.shared import MaxNewTokens, Seed, SkipTokens
 from textgym.numbers import (
     MOST_TOKENS,
@@ -22,7 +22,8 @@ from textgym.numbers import (
     random_seed,
 )
 
-SAMPLING_ONLY = ("temperature", "top_k", "top_p")
+OWN = {"beams": "beam", "length_penalty": "beam", "best_of": "best-of-n"}
+"""Options that belong to one way of decoding, and which."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,19 @@ class EvaluateConfig:
     """Numbers of examples before each prompt, each number measured by itself: '0 1 4' for zero-, one- and few-shot."""
     examples: str = "train"
     """Split that the examples are drawn from, by the seed and the prompt's text; never the prompt itself."""
-    decoding: Literal["sample", "greedy", "best-of-n", "beam"] = "sample"
-    """Way of writing: 'sample', 'greedy', 'best-of-n' (the best of --n samples by the reward) or 'beam' (--n beams)."""
-    n: int | None = None
-    """Number of samples of best-of-n, or of beams. Default: 4."""
+    decoding: DecodingName = "sample"
+    """Way to write: 'sample'; 'greedy', the most probable token at each step; 'beam', a search for the most probable
+    responses; 'best-of-n', the best of n samples by the reward."""
+    beams: int | None = None
+    """Number of responses that a beam search keeps at each step. Default: 4."""
+    length_penalty: float | None = None
+    """Exponent of the length by which a beam search divides log-probabilities: above 0 longer responses gain, below 0
+    shorter ones. Default: 1."""
+    best_of: int | None = None
+    """Number n of samples of best-of-n. Default: 4."""
     temperature: float | None = None
-    """Divisor of the logits. Default, here and below: as the policy was trained, or its whole distribution at 1."""
+    """Divisor of the logits, also for a beam search. Default, here and below: as the policy was trained, or its whole
+    distribution at 1."""
     min_new_tokens: int | None = None
     """Minimum length of a response in tokens; end tokens are masked until then."""
     top_k: int | None = None
@@ -93,7 +101,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check(self, count, "limit", "samples")
-        check_given(self, count, "n", least=2)
+        check_given(self, count, "beams", "best_of")
+        check_given(self, finite, "length_penalty", low=-10, high=10)
         check_given(self, count, "max_new_tokens", most=MOST_TOKENS)
         check_given(self, count, "min_new_tokens", "top_k", least=0)
         check_given(self, finite, "temperature", **TEMPERATURES)
@@ -128,29 +137,26 @@ class EvaluateConfig:
                 raise SettingError(f"answer={self.answer!r} is no regular expression: {error}") from error
 
     def _check_decoding(self) -> None:
-        if self.n is not None and self.decoding not in ("best-of-n", "beam"):
+        """Check that every option fits the way of decoding."""
+        for name, decoding in OWN.items():
+            if (value := getattr(self, name)) is not None and decoding != self.decoding:
+                raise SettingError(
+                    f"{name}={value!r} belongs to decoding={decoding!r}, and decoding is {self.decoding!r}; add "
+                    f"--decoding {decoding}, or leave {name} out"
+                )
+        for name in WITHOUT_EFFECT.get(self.decoding, ()):
+            if (value := getattr(self, name)) is not None:
+                raise SettingError(
+                    f"{name}={value!r} is for sampling, and decoding={self.decoding!r} draws nothing; leave {name} "
+                    "out, or add --decoding sample"
+                )
+        if self.samples > 1 and self.decoding in ("greedy", "beam"):
             raise SettingError(
-                f"n={self.n} is for decoding='best-of-n' and 'beam', got {self.decoding!r}; leave it out"
+                f"samples={self.samples}, and decoding={self.decoding!r} gives the same response each time; leave "
+                "samples out"
             )
-        if self.decoding in ("greedy", "beam"):
-            given = [name for name in SAMPLING_ONLY if getattr(self, name) is not None]
-            if given:
-                name = given[0]
-                raise SettingError(
-                    f"{name}={getattr(self, name)} is for sampling, and decoding={self.decoding!r} draws nothing; "
-                    "leave it out, or use decoding='sample'"
-                )
-            if self.samples > 1:
-                raise SettingError(
-                    f"samples={self.samples} with decoding={self.decoding!r} would be equal texts; pass --samples 1, "
-                    "or use decoding='sample'"
-                )
-            if self.reference is not None:
-                raise SettingError(
-                    f"reference={self.reference!r} is for the KL, an expectation over samples; use decoding='sample'"
-                )
-        elif self.decoding == "best-of-n" and self.reference is not None:
+        if self.reference is not None and self.decoding != "sample":
             raise SettingError(
-                f"reference={self.reference!r} is for the KL of samples, and best-of-n keeps some of them only; use "
-                "decoding='sample'"
+                f"reference={self.reference!r} is for the KL, an expectation over samples, and decoding is "
+                f"{self.decoding!r}; leave reference out, or add --decoding sample"
             )
