@@ -95,8 +95,8 @@ JUDGES = (
 )
 TASKS = ("textgym/Emit-v0", "Emit", "textgym/Nothing-v0", "nomodule:x", "Reviws", *WORDS)
 BY_NAME: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("model", "policy", "reference", "teacher", "value"), MODELS),
-    **dict.fromkeys(("reward", "gold", "labeller"), JUDGES),
+    **dict.fromkeys(("model", "policy", "reference", "teacher", "value", "against", "fixed-model"), MODELS),
+    **dict.fromkeys(("reward", "gold", "labeller", "metrics"), JUDGES),
     "task": TASKS,
     "algorithm": (*ALGORITHMS, "grop", *WORDS),
     "pretraining": ("data.jsonl", "task", "mini", *WORDS),
@@ -136,6 +136,7 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--train.algorithm", "rloo", "--train.total-timesteps", "20", "--train.episodes-per-iteration", "8"),
         *("--train.minibatch-size", "4"),
     ),
+    "evaluate": ("model", "--task", "textgym/Emit-v0", "--split", "train", "--samples", "4"),
     "play": ("textgym/Emit-v0",),
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),

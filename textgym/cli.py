@@ -25,6 +25,7 @@ from textgym.commands.configs.bench import BenchConfig
 from textgym.commands.configs.compare import CompareConfig
 from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.distill import DistillConfig
+from textgym.commands.configs.evaluate import EvaluateConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
@@ -51,6 +52,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "rewards": (RewardsConfig, "textgym.commands.rewards:show_rewards"),
     "generate": (GenerateConfig, "textgym.commands.generate:generate"),
+    "evaluate": (EvaluateConfig, "textgym.commands.evaluate:evaluate"),
     "play": (PlayConfig, "textgym.commands.play:play_task"),
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),

@@ -116,6 +116,7 @@ class EvaluateEvery(BetweenIterations):
         seed: random seed of the sampling and of the choice of prompts.
         rows: earlier evaluations of the same run, if it is resumed.
         on_rows: called after each evaluation with all rows.
+        further: computes additional measures of an evaluation, as mean and standard error by name.
         callback_after_eval: called after each evaluation; training ends if it returns False.
 
     Raises:
@@ -131,6 +132,7 @@ class EvaluateEvery(BetweenIterations):
         rows: Sequence[Row] = (),
         on_rows: Callable[[Sequence[Row]], None] = lambda _: None,
         callback_after_eval: BaseCallback | None = None,
+        further: Callable[[Report, TokenMDP], Mapping[str, Mapping[str, float]]] | None = None,
     ) -> None:
         super().__init__(callback_after_eval)
         for name, value in {"iterations": iterations, "episodes": episodes}.items():
@@ -142,6 +144,7 @@ class EvaluateEvery(BetweenIterations):
         self.seed = seed
         self.rows = list(rows)
         self.on_rows = on_rows
+        self.further = further or (lambda *_: {})
         self.latest: tuple[int, Report] | None = None  # the iteration, and the report of the evaluation after it
 
     def _on_training_start(self) -> None:
@@ -177,7 +180,8 @@ class EvaluateEvery(BetweenIterations):
         algorithm = self.algorithm
         report = evaluate(algorithm.policy, algorithm.reference_trunk, self.mdp, self.episodes, self.seed)
         self.latest = (iteration, report)
-        row = evaluation_row(iteration, algorithm.boundary_timesteps, report.summary())
+        found = {**report.summary(), **self.further(report, self.mdp)}
+        row = evaluation_row(iteration, algorithm.boundary_timesteps, found)
         self.rows.append(row)
         self.on_rows(self.rows)
         log_evaluation(algorithm, row, algorithm.boundary_timesteps)

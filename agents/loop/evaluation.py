@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from textgym.agents.loop.episodes import EpisodePlan, collect
 from textgym.agents.loop.metrics import mean_and_error, named_parts
 from textgym.agents.loop.slots import AdmittingSlots, admitting_env
-from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.agents.policy.lm_policy import LMPolicy, Session
 from textgym.env.mdp import TokenMDP
 from textgym.lm.behaviour import Against
 from textgym.lm.trunk import Trunk
@@ -23,18 +23,31 @@ from textgym.tokenization import token_strings
 from textgym.types import BoolArray, Episodes, FloatArray, IntArray, Messages
 
 
-def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int) -> Episodes:
-    """Sample one response to each of the given prompts ``[N]``; those to one prompt are a group.
+def play(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, seed: int, greedy: bool = False) -> Episodes:
+    """Sample one response to each of the given prompts ``[N]``, or take its most probable tokens if ``greedy``.
+
+    Responses to one prompt are a group.
 
     Raises:
         ValueError: the reward compares the responses to a prompt, and some prompt has only one.
     """
-    if mdp.rewards.compares == "group" and (np.unique(prompt_index, return_counts=True)[1] < 2).any():
+    every = np.arange(len(prompt_index))
+    plan = EpisodePlan(prompt_index, every, np.full(len(every), True) if greedy else None)
+    return played(mdp, plan, seed, lambda n_rows: policy.session(n_rows, seed))
+
+
+def played(mdp: TokenMDP, plan: EpisodePlan, seed: int, session: Callable[[int], Session]) -> Episodes:
+    """Play the planned episodes in rows of our own; ``session(n_rows)`` makes the one that acts.
+
+    Raises:
+        ValueError: the reward compares the responses to a prompt, and some prompt has only one.
+    """
+    if mdp.rewards.compares == "group" and (np.unique(plan.prompt_index, return_counts=True)[1] < 2).any():
         mdp.check_scores_alone("some prompt gets one response only", "sample at least two to each prompt")
-    env = admitting_env(mdp, len(prompt_index))
+    env = admitting_env(mdp, len(plan.episode))
     env.reset(seed=seed)
     slots = AdmittingSlots(env, score_together=True)
-    episodes = collect(slots, policy.session(slots.n, seed), EpisodePlan(prompt_index, np.arange(len(prompt_index))))
+    episodes = collect(slots, session(slots.n), plan)
     assert episodes is not None, "nothing stops this collection"
     return episodes
 

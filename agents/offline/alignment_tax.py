@@ -26,6 +26,8 @@ OF_TASK = "loss/"
 """Prefix of the losses on other tasks."""
 OTHERS = f"{OF_TASK}others"
 """Name of their mean, in which every task has the same weight."""
+OF_TEXTS = "texts/"
+"""Prefix of the measures of sampled texts, such as their diversity."""
 REFERENCES = 64
 """Number of reference texts of each other task: they take 0.1 s, with a standard error of about 3 %."""
 
@@ -85,5 +87,5 @@ def forgetting(trunk: Trunk, texts: Texts) -> dict[str, dict[str, float]]:
 
 
 def in_short(names: Iterable[str]) -> list[str]:
-    """Return the names of measures without the losses on single tasks, which their mean summarises."""
-    return [name for name in names if name == OTHERS or not name.startswith(OF_TASK)]
+    """Return the names of measures without the losses on single tasks, whose mean stands for them, and of texts."""
+    return [name for name in names if name == OTHERS or not name.startswith((OF_TASK, OF_TEXTS))]

@@ -1,4 +1,4 @@
-"""``textgym generate``: sample from a trained directory."""
+"""``textgym generate``: write continuations with a trained directory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 
 from textgym import runs
 from textgym.agents.loop.acting import saved_policy
-from textgym.agents.loop.evaluation import play
-from textgym.commands.configs.generate import GenerateConfig
-from textgym.commands.train import UNLIMITED, longest_prompt
+from textgym.agents.loop.decode import BestOf, Decoding, Greedy, Sampled, decode
+from textgym.commands.configs.evaluate import EvaluateConfig
+from textgym.commands.configs.generate import DEFAULT_BEAMS, DEFAULT_BEST_OF, GenerateConfig
+from textgym.commands.train import UNLIMITED, longest_prompt, parse_reward
 from textgym.env.mdp import TokenMDP
 from textgym.env.rendering import printable, styled
 from textgym.files import json_line, write_json_lines
+from textgym.lm.beam import BeamSearch
 from textgym.lm.files.loading import check_fits, is_encoder_decoder, load_lm
 from textgym.prompts import encode_prompts, read_prompts
 from textgym.rows import Screening
@@ -23,7 +25,7 @@ from textgym.tokenization import end_token_ids, load_tokenizer
 
 
 def generate(config: GenerateConfig) -> list[dict[str, str]]:
-    """Sample, and print or write the continuations.
+    """Decode, and print or write the continuations.
 
     Raises:
         ValueError, FileNotFoundError: the model, the prompts or the sizes do not fit.
@@ -32,6 +34,8 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         raise ValueError("nothing to continue: pass --prompt TEXT or --prompts FILE")
     if config.out is not None and config.out.exists():
         raise FileExistsError(f"out={str(config.out)!r} exists; choose another file")
+    # Before the models: a wrong reward is told at once.
+    reward = _unscored if config.reward is None else parse_reward(config.reward, None)
     source = runs.model_source(config.model)
     tokenizer, model = load_tokenizer(source), load_lm(source)
     screening = Screening(config.truncation, config.skip_bad)
@@ -46,7 +50,7 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=tuple(prompts),
-        reward=_unscored,
+        reward=reward,
         end_token_ids=end_token_ids(tokenizer, model.generation_config),
         max_prompt_length=max(len(prompt.ids) for prompt in prompts),
         max_new_tokens=config.max_new_tokens,
@@ -62,12 +66,22 @@ def generate(config: GenerateConfig) -> list[dict[str, str]]:
         top_k=config.top_k,
         top_p=config.top_p,
     )
-    episodes = play(policy, mdp, np.repeat(np.arange(len(prompts)), config.samples), config.seed)
+    episodes = decode(policy, mdp, np.arange(len(prompts)), chosen_decoding(config), config.seed, config.samples)
     written = zip(episodes.prompt_index, episodes.actions, episodes.extents, strict=True)
     answered = [(mdp.prompts[int(index)], actions[:length].tolist()) for index, actions, length in written]
     found = [{"prompt": prompt.text, "completion": mdp.completion(prompt, ids)} for prompt, ids in answered]
     _deliver(found, config.out)
     return found
+
+
+def chosen_decoding(config: GenerateConfig | EvaluateConfig) -> Decoding:
+    """Return the way of decoding that the settings name."""
+    if config.decoding == "beam":
+        penalty = 1.0 if config.length_penalty is None else config.length_penalty
+        return BeamSearch(config.beams or DEFAULT_BEAMS, penalty)
+    if config.decoding == "best-of-n":
+        return BestOf(config.best_of or DEFAULT_BEST_OF)
+    return Greedy() if config.decoding == "greedy" else Sampled()
 
 
 def _unscored(prompts: list[Any], **_: Any) -> list[float]:

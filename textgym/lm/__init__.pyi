@@ -1,6 +1,8 @@
 from .agreement import SlowActingWarning as SlowActingWarning
 from .agreement import check_agreement as check_agreement
 from .agreement import make_decoder as make_decoder
+from .beam import BeamSearch as BeamSearch
+from .beam import beam_search as beam_search
 from .behaviour import Behaviour as Behaviour
 from .behaviour import NucleusMask as NucleusMask
 from .behaviour import TokenScores as TokenScores

@@ -72,6 +72,9 @@ class UncachedDecoder:
         states = self.trunk.hidden_states(ids, mask, self.prompt_length)
         return self.trunk.head(states[torch.arange(len(rows), device=device), elapsed.to(device)])
 
+    def branch(self, rows: IntArray, sources: IntArray) -> None:
+        """Do nothing, as no row leaves anything behind."""
+
 
 # --- choosing a decoder ------------------------------------------------------------------------------------------
 

@@ -172,8 +172,8 @@ class SlotCache(Cache):
         """Copy slots to other slots."""
         for layer in self._slot_layers():
             for buffer in layer.buffers:
-                # Indexing with a tensor copies the sources first, so slots can be moved in one assignment.
-                buffer[targets] = buffer[sources]
+                # The sources are copied first, as some may be targets, too.
+                buffer.index_copy_(0, targets, buffer.index_select(0, sources))
         self.mask[targets] = self.mask[sources]
 
     def append(self, start: int, longest: int, mask: Tensor) -> Tensor:
@@ -282,6 +282,9 @@ class Decoder(Protocol):
     def logits(self, input_ids: IntArray, attention_mask: NDArray[np.int8], rows: IntArray) -> Tensor:
         """Return ``[n, V]`` logits for the requested rows, in their order. See :meth:`PrefixDecoder.logits`."""
 
+    def branch(self, rows: IntArray, sources: IntArray) -> None:
+        """Let rows go on from where others stand. See :meth:`PrefixDecoder.branch`."""
+
 
 def no_column_cache(model: PreTrainedModel) -> str | None:
     """Return the reason why a model cannot decode from cached columns, or None if there is none."""
@@ -359,6 +362,29 @@ class PrefixDecoder:
         # Kept rows come first in the batch; the logits are put back into the order of ``rows``, if it differs.
         in_order = (batch[:-1] < batch[1:]).all()
         return logits if in_order else logits[self._on_device(np.argsort(batch))]
+
+    @torch.inference_mode()
+    def branch(self, rows: IntArray, sources: IntArray) -> None:
+        """Let rows go on from where others stand, as if each had shown what its source showed in the last call.
+
+        It saves work and decides nothing: whatever a row shows in the next call, its logits are right.
+
+        Args:
+            rows: ``[n]`` different rows.
+            sources: ``[n]`` rows of the last call, one for each; other rows than those are passed over.
+        """
+        order, self._order = self._order, np.arange(0)  # stays empty if copying fails, so that all is prefilled
+        slots = np.full(self.n_rows, -1)
+        slots[order] = np.arange(len(order))
+        known = slots[sources] >= 0
+        rows, sources = rows[known], sources[known]
+        new = rows[slots[rows] < 0]
+        slots[new] = len(order) + np.arange(len(new))
+        differ = rows != sources
+        if differ.any():
+            self._move(*(self._on_device(slots[each[differ]]) for each in (sources, rows)))
+            self._tokens[rows], self._end[rows] = self._tokens[sources], self._end[sources]
+        self._order = np.concatenate([order, new])
 
     def _observe(self, input_ids: IntArray, attention_mask: NDArray[np.int8]) -> Observed:
         seen = attention_mask.astype(bool)

@@ -9,6 +9,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import Report, evaluate, samples
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.env.mdp import TokenMDP
+from textgym.evaluation.battery import watched_measures
 from textgym.files import write_json, write_json_lines
 from textgym.lm.trunk import Trunk
 from textgym.rewards.signatures import signature
@@ -64,7 +65,7 @@ class Evaluator:
         write_json_lines(self.out / "samples.jsonl", [*others, *rows])
         # Written last: a stage that is listed here counts as complete, and is not evaluated again.
         evaluation = read_kept(self.out / "evaluation.json")
-        found = {**report.summary(), **self.further(policy)}
+        found = {**report.summary(), **watched_measures(report, self.mdp), **self.further(policy)}
         paid = {"reward": signature(self.mdp.rewards)}
         write_json(self.out / "evaluation.json", {**evaluation, **paid, stage: found})
         return report

@@ -12,7 +12,20 @@ from textgym.reports.settings import flat
 from textgym.rewards.specs.addresses import model_directory, split_address
 from textgym.rewards.specs.shelf import shelf_names
 
-FILES = ("prompts", "validation", "data", "demonstrations", "preferences", "model", "reference", "value", "pretraining")
+FILES = (
+    "prompts",
+    "validation",
+    "data",
+    "demonstrations",
+    "preferences",
+    "model",
+    "reference",
+    "value",
+    "pretraining",
+    "against",
+    "fixed_model",
+    "paraphrases",
+)
 WORDS = ("trunk", "separate", "task", "mini", "without-adapters")  # values of such settings that are not paths
 REWARDS = ("reward", "gold", "labeller")
 """Settings that may name an input, by the last part of their name; several rewards are separated by spaces."""

@@ -15,6 +15,7 @@ from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.callbacks import EvaluateEvery, SaveCheckpoints, StopEarly, evaluation_row, log_evaluation
 from textgym.agents.loop.kept import best_note
 from textgym.agents.loop.slots import env_attribute
+from textgym.evaluation.battery import watched_measures
 from textgym.files import write_json
 from textgym.reports.run import write_report
 from textgym.runs.directory import Standing, first_result, read_kept
@@ -127,6 +128,7 @@ def _learn(
             evaluator.seed,
             rows,
             partial(keep_evaluations, out),
+            further=watched_measures,
         )
         early = StopEarly(evaluation, keeping.stop)
         early.stopped = keeping.stop.reason(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textgym import runs
+from textgym.agents.offline.alignment_tax import OF_TEXTS
 from textgym.commands.pipeline.plan import Stage
 from textgym.reports.pipeline import LEARNED, measures_base
 from textgym.runs.directory import read_kept_rows
@@ -43,7 +44,11 @@ def stage_table(stages: Sequence[Stage], config: Mapping[str, Any]) -> str:
     """
     columns = models(stages, config)
     unlike = LEARNED if sum(stage.kind == "train" for stage in stages) > 1 else ()
-    names = [name for name in next(reversed(columns.values())) if not name.startswith("loss/") and name not in unlike]
+    names = [
+        name
+        for name in next(reversed(columns.values()))
+        if not name.startswith(("loss/", OF_TEXTS)) and name not in unlike
+    ]
     lines = [" " * 14 + "".join(f"{title:>18}" for title in columns)]
     for name in names:
         cells = (runs.interval(found[name]) if name in found else "" for found in columns.values())
