@@ -74,7 +74,7 @@ def described_options(made: Any) -> list[str]:
 
 def _options(made: Any) -> dict[str, Field[Any]]:
     """Return the fields that a reward is made with, by name; those that are given by name alone come last."""
-    return {one.name: one for one in sorted(fields(made), key=lambda one: one.kw_only) if one.init}
+    return {one.name: one for one in sorted(fields(made), key=lambda one: bool(one.kw_only)) if one.init}
 
 
 def _is_required(one: Field[Any]) -> bool:
