@@ -15,7 +15,7 @@ from textgym.commands.presets import preset_names
 
 ROOT = Path(__file__).parents[1]
 RL4LMS = """
-                    algorithm   rate   beta target/tok  n/it   mini  iters P   T    top_k min eval save mask keep refresh
+                    algorithm   rate   beta target/tok  n/it   mini  iters P   T    top_k min eval save mask keep fresh
 imdb-ppo            ppo         1e-6   0.1     0.1         27     1   50    64  48   50  48   10   10   -    -    -
 imdb-nlpo           nlpo        1e-6   0.1     0.1         27     1   50    64  48   50  48   10   10   0.9  100  5
 imdb-ppo-sft        ppo         1e-6   0.1     0.1         27     1   50    64  48   50  48   10   10   -    -    -
