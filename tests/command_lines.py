@@ -22,6 +22,7 @@ from unittest.mock import patch
 import tyro
 
 from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.rl4lms_files import rl4lms_file
 from textgym.agents.registry import ALGORITHMS
 from textgym.cli import COMMANDS, main
 from textgym.commands.flags import CHOOSING
@@ -61,6 +62,7 @@ def place(directory: Path) -> None:
     (directory / "empty.jsonl").write_text("")
     (directory / "damaged.parquet").write_text("PAR1")
     (directory / "rewards.py").write_text(REWARDS)
+    (directory / "rl4lms.yml").write_text(json.dumps(rl4lms_file("imdb-ppo")))
     (directory / "broken.py").write_text("def f(:\n")
     (directory / "folder").mkdir()
     (directory / "folder" / "file.txt").write_text("somebody's\n")
@@ -138,6 +140,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("model", "--task", "textgym/Emit-v0", "--split", "train", "--samples", "4"),
     "play": ("textgym/Emit-v0",),
+    "migrate": ("rl4lms", "rl4lms.yml"),
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),
     "bench": ("run", "nothing", "--out", "run.jsonl"),

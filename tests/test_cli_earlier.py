@@ -21,7 +21,7 @@ from textgym.rewards import RewardModel
 LATER = (
     *("skip_bad", "special_tokens", "skip_special_tokens", "warmup_iterations", "ent_coef"),
     *("eval_every", "keep_last", "keep_best", "stop_score", "stop_kl", "stop_patience", "log"),
-    *("parameters", "credit", "kl_estimator", "bessel"),
+    *("parameters", "credit", "kl_estimator", "bessel", "kl_horizon"),
 )
 TRAIN = """command task model prompts validation reward reference algorithm total_timesteps max_prompt_length
 max_new_tokens truncation missing_end_score pretraining ptx_coef ptx_batch_size eval_episodes checkpoint_every seed

@@ -73,6 +73,8 @@ def answered(place: Path, code: str, *argv: str) -> tuple[str, str]:
         (["train", "--out", "run", "--betta", "1"], 2, "--beta"),
         (["train", "--out", "run", "--prompts", "nowhere.jsonl"], 2, "prompts='nowhere.jsonl': no such file"),
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["train", "--preset", "rl4lms/imdb-pppo"], 2, "did you mean 'rl4lms/imdb-ppo'"),
+        (["migrate", "--help"], 0, "trl-ppo"),
         (["sft", "--out", "full", "--model", "m", "--data", "data.jsonl"], 2, "out='full' exists and is not a run"),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_harness_sees_a_traceback_a_leftover_and_an_escape(tmp_path: Path, m
     assert standing(tmp_path) == standing(tmp_path) - {"left"}
 
 
-@pytest.mark.parametrize("command", ["generate", "train", "optimum"])
+@pytest.mark.parametrize("command", ["generate", "train", "optimum", "migrate"])
 def test_the_good_command_lines_are_good(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a random flag, and nothing else, is what is tried."""
     place(tmp_path)

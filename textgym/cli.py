@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import math
 import os
 import select
 import shutil
@@ -19,7 +18,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import tyro
-import yaml
 
 from textgym.commands.configs.bench import BenchConfig
 from textgym.commands.configs.compare import CompareConfig
@@ -27,6 +25,7 @@ from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.distill import DistillConfig
 from textgym.commands.configs.evaluate import EvaluateConfig
 from textgym.commands.configs.generate import GenerateConfig
+from textgym.commands.configs.migrate import MigrateConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.play import PlayConfig
@@ -37,8 +36,9 @@ from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
 from textgym.commands.flags import config_class, with_names_of_today
+from textgym.commands.presets import preset_file
+from textgym.commands.yaml_files import read_yaml
 from textgym.env.rendering import PrintableStream, printable
-from textgym.files import read_text
 from textgym.numbers import SettingError
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),
+    "migrate": (MigrateConfig, "textgym.commands.migrate.command:migrate"),
 }
 """Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""
 DESCRIPTION = (
@@ -68,8 +69,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""
 NARROWEST = 40
 """Minimum width of help, in columns."""
-MOST_SETTINGS = 10_000
-"""Maximum number of values in a YAML file, with its aliases written out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,57 +186,36 @@ def quieten_transformers() -> None:
 
 
 def with_yaml(argv: list[str]) -> list[str]:
-    """Put the settings of ``--config FILE.yaml`` before the flags, which therefore win.
+    """Put the settings of ``--config FILE.yaml`` before the flags, and those of ``train --preset NAME`` before both.
 
-    A mapping inside of the file holds the settings of a part: ``train: {beta: 0.3}`` is ``--train.beta 0.3``.
+    What comes later wins. A mapping inside of the file holds the settings of a part: ``train: {beta: 0.3}`` is
+    ``--train.beta 0.3``.
 
     Raises:
-        ValueError: the file is not a mapping of settings.
+        ValueError: the file is not a mapping of settings, or there is no such preset.
         OSError: it cannot be read.
     """
-    argv = [part for text in argv for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    named = ("--config=", "--preset=")
+    argv = [part for text in argv for part in (text.split("=", 1) if text.startswith(named) else [text])]
     if argv[:1] == ["pipeline"] and len(argv) > 1 and not argv[1].startswith("-"):
         argv = [argv[0], "--config", *argv[1:]]
-    if "--config" not in argv:
+    argv = _with_settings(argv, "--config", "a YAML file", read_yaml)
+    if argv[:1] != ["train"]:
         return argv
-    at = argv.index("--config")
+    return _with_settings(argv, "--preset", "a name such as rl4lms/imdb-ppo", lambda name: read_yaml(preset_file(name)))
+
+
+def _with_settings(argv: list[str], flag: str, needed: str, read: Callable[[str], Mapping[Any, Any]]) -> list[str]:
+    """Put the settings that a flag's value stands for in its place, before all other flags."""
+    if flag not in argv:
+        return argv
+    at = argv.index(flag)
     if at + 1 >= len(argv):
-        raise ValueError("--config needs a YAML file")
-    settings = read_yaml(argv[at + 1])
-    flags = [text for name, value in _named(settings) for text in _flag(name, value)]
+        raise ValueError(f"{flag} needs {needed}")
+    flags = [text for name, value in _named(read(argv[at + 1])) for text in _flag(name, value)]
     rest = [*argv[:at], *argv[at + 2 :]]
     words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
     return [*rest[:words], *flags, *rest[words:]]
-
-
-def read_yaml(path: str) -> dict[Any, Any]:
-    """Return the settings of a YAML file.
-
-    Raises:
-        ValueError: it is no YAML, no mapping, or holds more than :data:`MOST_SETTINGS` values.
-        OSError: it cannot be read.
-    """
-    text = read_text(path)
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        if _size(node, {}) > MOST_SETTINGS:  # before a value is made, as aliases of aliases would fill the memory
-            raise ValueError(f"its aliases make more than {MOST_SETTINGS:,} values, or never end")
-        settings = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML that holds settings: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a mapping of settings such as 'seed: 1', got {type(settings).__name__}")
-    return settings
-
-
-def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values in a node of YAML, with aliases written out; infinite where one contains itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf  # which stays only if it is met again inside
-        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
-        known[id(node)] = 1.0 + sum(_size(part, known) for part in parts)
-    return known[id(node)]
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:

@@ -164,9 +164,11 @@ def chosen_task(config: TrainConfig) -> Task | None:
         return None
     if "model" in config.parameters:
         raise ValueError(f"parameters={config.parameters}: pass the model of a task as --model")
-    model = {"model": config.model} if _is_made_with(config) else {}
+    given = {name: getattr(config, name) for name in ("model", "max_prompt_length", "max_new_tokens")}
+    made_with = inspect.signature(task_maker(config.task)).parameters
+    own = {name: value for name, value in given.items() if value is not None and name in made_with}
     try:
-        return load_task(config.task, **model, **config.parameters)
+        return load_task(config.task, **{**own, **config.parameters})
     except TypeError as error:
         raise ValueError(f"parameters={config.parameters}: {error}") from error
 
@@ -385,7 +387,8 @@ def make_algorithm(
     if resumed:
         return find_algorithm(config.algorithm).load(config.out / runs.CHECKPOINT, env, pretraining=pretraining)
     model = config.model or mdp.base_model
-    return build_algorithm(config.algorithm, env, model, settings, config.seed, pretraining, config.reference)
+    own = (settings, config.seed, pretraining, config.reference, config.kl_horizon)
+    return build_algorithm(config.algorithm, env, model, *own)
 
 
 def build_algorithm(
@@ -396,6 +399,7 @@ def build_algorithm(
     seed: int,
     pretraining: Pretraining | None = None,
     reference: str | None = None,
+    kl_horizon: float | None = None,
 ) -> SequenceAlgorithm:
     """Return an algorithm in an environment.
 
@@ -407,6 +411,7 @@ def build_algorithm(
         seed: the random seed.
         pretraining: text that every update learns beside the reward.
         reference: the model that the KL is measured to; None for the model as it is.
+        kl_horizon: the horizon of an adaptive β, in episodes; None for the published one.
     """
     kind = find_algorithm(algorithm)
     return kind(
@@ -416,7 +421,7 @@ def build_algorithm(
         model=model,
         reference=reference,
         value=settings.value,
-        beta=controller(settings),
+        beta=controller(settings, kl_horizon),
         sampling=settings.sampling,
         pretraining=pretraining,
         seed=seed,
@@ -424,8 +429,8 @@ def build_algorithm(
     )
 
 
-def controller(settings: Common) -> KLController:
-    """Return a fixed β, or one that is steered to ``kl_target``."""
+def controller(settings: Common, horizon: float | None = None) -> KLController:
+    """Return a fixed β, or one that is steered to ``kl_target``, over a horizon in episodes."""
     if settings.kl_target is None:
         return FixedKL(settings.beta)
-    return AdaptiveKL(settings.beta, settings.kl_target)
+    return AdaptiveKL(settings.beta, settings.kl_target, horizon or AdaptiveKL.horizon)

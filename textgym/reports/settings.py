@@ -21,6 +21,7 @@ LATER: Mapping[str, Any] = {
     "keep_best": None,
     "credit": "token",
     "loss": "sigmoid",
+    "kl_horizon": None,
     **FORMER,
 }
 """Settings added in later versions, with the values that reproduce the behaviour of runs without them."""

@@ -58,4 +58,5 @@ class DistillConfig(TrainConfig):
     ] = None
     algorithm: Hidden[str] = ALGORITHM
     missing_end_score: Hidden[float | None] = None
+    kl_horizon: Hidden[float | None] = None
     hyperparameters: Annotated[DistillHyperparameters, tyro.conf.arg(name="")] = field(default_factory=_cautious)

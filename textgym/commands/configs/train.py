@@ -58,6 +58,8 @@ class TrainConfig:
     """Train a language model by reinforcement learning against any reward, with a KL penalty to its starting point.
 
     The algorithm's own settings are listed last; 'textgym train --algorithm NAME --help' lists those of another.
+    '--preset NAME' begins with published settings, such as those of rl4lms/imdb-ppo (docs/migrating.md); --config and
+    other flags win.
     """
 
     out: Path
@@ -111,6 +113,8 @@ class TrainConfig:
     stop_score: StopScore = None
     stop_kl: StopKL = None
     stop_patience: StopPatience = None
+    kl_horizon: float | None = None
+    """Episodes over which an adaptive beta (kl_target) changes by at most 20 %. Default: 10,000 (Ziegler 2019)."""
     log: Log = ()
     seed: Seed = 0
     overwrite: Overwrite = False
@@ -127,11 +131,14 @@ class TrainConfig:
         check_given(self, finite, "stop_kl", above=0)
         check_given(self, finite, "missing_end_score")
         check_given(self, finite, "ptx_coef", low=0)
+        check_given(self, finite, "kl_horizon", above=0)
         check_given(self, finite, "reward_timeout", above=0, high=LONGEST_WAIT)
         check(self, count, "skip_bad", least=0)
         check(self, random_seed, "seed")
         check_words(self, "task", "model", "reward", "reference", "algorithm", "pretraining", "keep_best")
         check_hyperparameters(self.algorithm, self.hyperparameters)
+        if self.kl_horizon is not None and self.hyperparameters.kl_target is None:
+            raise SettingError(f"kl_horizon={self.kl_horizon} is for a beta that is steered; pass --kl-target, too")
         if self.hyperparameters.has_teacher and self.reference is None:
             raise SettingError(f"reference=None, and {self.algorithm} needs a teacher; pass --reference MODEL")
 

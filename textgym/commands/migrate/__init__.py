@@ -1,0 +1,1 @@
+"""``textgym migrate``: settings of other libraries, converted as far as they have an equivalent."""
