@@ -35,6 +35,7 @@ from textgym.lm.trunk import Trunk
 from textgym.registration import task_maker
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.signatures import signature
 from textgym.runs.inputs import fingerprints
 from textgym.tasks.task import Task
 from textgym.tokenization import load_tokenizer
@@ -310,6 +311,7 @@ def about(plan: Plan) -> dict[str, Any]:
         "command": COMMAND,
         "asked": plan.title,
         "reward": [{"name": name, "weight": weight} for name, weight in named],
+        "signature": signature(plan.reward),
         "settings": settings,
         "inputs": fingerprints(settings),
         "versions": runs.versions(),
