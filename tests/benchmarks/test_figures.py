@@ -128,6 +128,12 @@ def test_a_heatmap_tells_every_score() -> None:
     assert fills == [("good", "0.6"), ("good", "0.096"), ("good", "0.588"), ("bad", "0.6")]
 
 
+def test_column_names_are_slanted_where_they_would_overlap() -> None:
+    few, many = ({name: {f"Vocabulary-{i}": 0.5 for i in range(n)} for name in ("ppo", "a2c")} for n in (4, 16))
+    assert "rotate(-35" not in heatmap(few)
+    assert heatmap(many).count("rotate(-35") == 16
+
+
 def test_a_matrix_of_pairs_puts_the_best_on_top_and_fills_what_is_sure() -> None:
     svg = drawn()["pairs"]
     written = texts(svg)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, zip_longest
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,6 +38,8 @@ from textgym.reports.charts.svg import (
 from textgym.reports.formatting import decimals, number
 
 HALF, WHOLE = 5.4, 11.0  # widths in inches: of half a page, of all of it
+LETTERS_ABREAST = 130
+"""Letters of column names that fit side by side above a table of all of a page's width; longer names are slanted."""
 ROW = 0.32  # inches for a line of text
 MARKED_POINTS = 15  # lines with at most this many points get markers
 SHAPES = ("o", "s", "^", "D")  # of markers, by round through the colours
@@ -259,7 +262,9 @@ def _frame_table(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> Non
     """Name the columns, on top, and the rows of a coloured table."""
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns, color=TEXT_COLOUR)
+    crowded = len(columns) * max(map(len, columns)) > LETTERS_ABREAST
+    slant: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(columns)), columns, color=TEXT_COLOUR, **slant)
     axes.set_yticks(range(len(rows)), rows, color=INK_COLOUR)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
