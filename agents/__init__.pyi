@@ -22,6 +22,10 @@ from .loop.algorithm import SequenceAlgorithm as SequenceAlgorithm
 from .loop.callbacks import EvaluateEvery as EvaluateEvery
 from .loop.callbacks import SaveCheckpoints as SaveCheckpoints
 from .loop.callbacks import StopEarly as StopEarly
+from .loop.decode import BestOf as BestOf
+from .loop.decode import Greedy as Greedy
+from .loop.decode import Sampled as Sampled
+from .loop.decode import decode as decode
 from .loop.episodes import Minibatch as Minibatch
 from .loop.episodes import Scored as Scored
 from .loop.evaluation import evaluate as evaluate

@@ -40,6 +40,7 @@ NOT_RUN = {
     "pip": "needs a network",
     "source": "of a shell",
     "python": "takes hours, and models that are not in the repository",
+    "textgym evaluate MODEL --task textgym/CommonGen-v0": "tests/tasks/test_real_data.py has the data, in parts",
     "textgym train --preset": "needs data of others; tests/test_cli_presets.py trains from one",
     "textgym bench report benchmarks/results/": "tests/benchmarks/test_published.py compares every digit",
     "textgym bench tune mini": "tests/benchmarks/test_tuning.py searches, and reports it",
@@ -55,6 +56,7 @@ TRAIN = f"--total-timesteps 8 --episodes-per-iteration 4 --minibatch-size 2 {EVA
 SMALL = {
     "train": TRAIN,
     "generate": "--max-new-tokens 4",
+    "evaluate": "--limit 4 --max-new-tokens 4",
     "compare": "",
     "migrate": "",
     "bench list": "",
@@ -65,6 +67,7 @@ SMALL = {
     "--train.minibatch-size 2",
 }
 BEFORE = {
+    "docs/evaluation.md": [f"textgym train --task textgym/Reviews-v0 --algorithm rloo --out runs/mine {TRAIN}"],
     "docs/own_data.md": [
         f"textgym train --task textgym/Emit-v0 --algorithm {algorithm} --seed {seed} --out runs/{algorithm}-{seed} "
         f"--total-timesteps 8 --episodes-per-iteration 4 --minibatch-size 4 {EVALUATION}"
