@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import save_byte_model, tiny_gpt2, word_tokenizer
+from tests.rewards.judge_server import says, serving
 from textgym.agents.loop.acting import saved_policy
 from textgym.cli import main
 from textgym.exact import optimum
@@ -154,6 +155,47 @@ def test_a_policy_ties_with_itself_and_not_with_another(place: Path) -> None:
     assert first["rate"]["value"] == pytest.approx(first["won"] + first["tied"] / 2)
     turned = evaluated("--against", "model1", "--samples", "4", model="model0")["win_rates"][0]
     assert turned["rate"]["value"] == pytest.approx(1 - first["rate"]["value"])
+
+
+def test_a_judge_that_always_prefers_the_first_makes_every_pair_a_tie(place: Path) -> None:
+    with serving(lambda _: says("Verdict: A")) as server:
+        judge = f"{server.url},model=m,key=none,cache=answers"
+        found = evaluated("--against", "model0", "--judge", judge, "--samples", "2")
+        (rate,) = found["win_rates"]
+        assert (rate["rate"]["value"], rate["tied"], rate["won"]) == (0.5, 1.0, 0.0)
+        asked = len(server.requests)
+        assert asked > 32, "two responses of each policy to 16 prompts, in both orders, but for equal pairs"
+        again = evaluated("--against", "model0", "--judge", f"{judge},replay=true", "--samples", "2")
+        assert len(server.requests) == asked, "from the cache"
+    assert again["win_rates"] == [rate]
+    assert found["judge"].startswith("PairwiseJudge(url='http://127.0.0.1")
+
+
+def test_a_function_judges_pairs_of_texts(place: Path) -> None:
+    Path("mine.py").write_text(
+        "def longer(prompts, first, second, **_):\n"
+        "    return [(len(a) > len(b)) - (len(a) < len(b)) for a, b in zip(first, second)]\n"
+    )
+    (rate,) = evaluated("--against", "model0", "--judge", "mine.py:longer")["win_rates"]
+    rows = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    texts = {name: [row["completion"] for row in rows if row["model"] == name] for name in ("model1", "model0")}
+    lengths = [(len(a), len(b)) for a, b in zip(texts["model1"], texts["model0"], strict=True)]
+    assert rate["won"] == pytest.approx(sum(a > b for a, b in lengths) / 16)
+    assert rate["lost"] == pytest.approx(sum(a < b for a, b in lengths) / 16)
+
+
+def test_a_judge_is_checked_before_a_response_is_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("template.txt").write_text("{first} {second} {topic}")
+    for flags, message in (
+        (["--judge", "http://localhost:1/v1,model=m,key=none"], "judge compares two policies; name the other one"),
+        (["--against", "model0", "--judge", "http://localhost:1/v1,key=none"], "name the model that judges"),
+        (["--against", "model0", "--judge", "nowhere_at_all:judge"], "cannot import 'nowhere_at_all'"),
+        (
+            ["--against", "model0", "--judge", "http://localhost:1/v1,model=m,key=none,template=template.txt"],
+            "'topic', which is no column of task evaluating/Words-v0; it has reference, again",
+        ),
+    ):
+        assert message in " ".join(refused(capsys, *flags).split())
 
 
 def test_best_of_n_beats_its_samples(place: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from textgym.names import suggest
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import Reward, check_signature
+from textgym.rewards.judges.judge import PairwiseJudge, Preferences
 from textgym.rewards.models.classifier import ClassifierReward
 from textgym.rewards.models.ensemble import load_reward_model
 from textgym.rewards.specs.addresses import quoted, split_address
@@ -59,6 +60,26 @@ def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> 
     if not items:
         raise ValueError(f"reward: got {spec!r}, expected at least one of: {', '.join(sorted(named))}")
     return compose([_parse_item(item, named) for item in items])
+
+
+def resolve_judge(spec: str) -> Preferences:
+    """Return the pairwise judge that a text describes.
+
+    It is ``URL,model=NAME`` with the options of :class:`textgym.rewards.judges.judge.PairwiseJudge`, or
+    ``module:function``, or ``path/to/file.py:function``: see :data:`textgym.rewards.judges.judge.Preferences`.
+
+    Raises:
+        ValueError: an option is unknown or missing, or has no such value.
+        ImportError, AttributeError, FileNotFoundError, TypeError: the function cannot be imported, or is none.
+    """
+    if spec.startswith(("http://", "https://")):
+        url, options, _ = _parts(spec)
+        made: Preferences = with_options(f"judge:{spec}", PairwiseJudge, url, options)
+        return made
+    found: Preferences = import_named("judge", spec)
+    if not callable(found):
+        raise TypeError(f"judge {spec!r} must be a function, got {type(found).__name__}")
+    return found
 
 
 def _items(spec: Any) -> list[Spec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textgym.evaluation.paired import spread_over_wordings, win_rate, win_rate_by, win_rate_by_score
+from textgym.evaluation.paired import spread_over_wordings, win_rate, win_rate_by_score
 from textgym.intervals import clopper_pearson
 
 
@@ -45,16 +45,6 @@ def test_another_order_of_policies_turns_the_rate_around() -> None:
     assert win_rate_by_score(a, b, range(20)).rate.value == pytest.approx(
         1 - (win_rate_by_score(b, a, range(20)).rate.value or 0)
     )
-
-
-def test_a_comparison_may_be_any_function() -> None:
-    def longer(_: object, a: list[str], b: list[str]) -> list[float]:
-        return [0.5 if len(x) == len(y) else float(len(x) > len(y)) for x, y in zip(a, b, strict=True)]
-
-    found = win_rate_by(longer, ["p", "q", "r"], ["aa", "b", "c"], ["a", "b", "cc"])  # type: ignore[arg-type]
-    assert (found.rate.value, found.tied) == (0.5, 1 / 3)
-    with pytest.raises(ValueError, match="returned 1 outcomes for 2 pairs"):
-        win_rate_by(lambda *_: [1.0], ["p", "q"], ["a", "b"], ["c", "d"])
 
 
 def test_other_outcomes_are_refused() -> None:

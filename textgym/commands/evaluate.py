@@ -27,7 +27,7 @@ from textgym.evaluation.decoders import Answers, answer
 from textgym.evaluation.likelihoods import OF_REFERENCES, perplexity
 from textgym.evaluation.measured import Measured, mean_over_prompts
 from textgym.evaluation.page import Duel, Result, findings, labels, sample_rows
-from textgym.evaluation.paired import spread_over_wordings, win_rate_by_score
+from textgym.evaluation.paired import WinRate, spread_over_wordings, win_rate, win_rate_by_score
 from textgym.evaluation.shots import reference_of
 from textgym.files import read_json, write_json, write_json_lines, write_text
 from textgym.lm.files.loading import check_fits, load_causal_lm, load_lm
@@ -35,7 +35,9 @@ from textgym.lm.trunk import Trunk
 from textgym.registration import task_maker
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.judges.judge import Preferences, compare
 from textgym.rewards.signatures import signature
+from textgym.rewards.specs.resolve import resolve_judge
 from textgym.runs.inputs import fingerprints
 from textgym.tasks.task import Task
 from textgym.tokenization import load_tokenizer
@@ -85,6 +87,7 @@ class Plan:
 
     config: EvaluateConfig
     reward: WeightedRewards
+    judge: Preferences | None
     decoding: Decoding
     conditions: tuple[Condition, ...]
     fixed: FixedModel | None
@@ -102,7 +105,7 @@ def evaluate(config: EvaluateConfig) -> list[Result]:
     check_out(config.out)
     plan = planned(config)
     results = [measured(plan, condition) for condition in plan.conditions]
-    duels = _duels(config, results)
+    duels = _duels(plan, results)
     found = findings(plan.title, results, duels)
     shown = [one_line(found.headline), *map(terminal_table, found.tables[:-1]), _samples(results)]
     print("\n\n".join(shown))
@@ -163,6 +166,7 @@ def planned(config: EvaluateConfig) -> Plan:
         )
     reworded, *places = wordings(prompts, config.paraphrases) if config.paraphrases else ([], [], [])
     reward = _measured_rewards(config, task)
+    judge = _judge(config, prompts)
     given = {"max_new_tokens": config.max_new_tokens, "skip_special_tokens": config.skip_special_tokens or None}
     questions = Questions(task, reward, pool, config.seed, {k: v for k, v in given.items() if v is not None})
     models = [config.model, *([config.against] if config.against else [])]
@@ -178,7 +182,7 @@ def planned(config: EvaluateConfig) -> Plan:
         source = runs.model_source(config.fixed_model)
         fixed = FixedModel(Trunk(load_causal_lm(source)), load_tokenizer(source))
     title = f"{len(prompts)} {config.split} prompt{'s' * (len(prompts) != 1)} of {config.task}"
-    return Plan(config, reward, chosen_decoding(config), conditions, fixed, (places[0], places[1]), title)
+    return Plan(config, reward, judge, chosen_decoding(config), conditions, fixed, (places[0], places[1]), title)
 
 
 def _task(config: EvaluateConfig) -> tuple[Task, bool]:
@@ -252,6 +256,27 @@ def _policy(config: EvaluateConfig, reader: Reader, mdp: TokenMDP) -> LMPolicy:
     )
 
 
+def _judge(config: EvaluateConfig, prompts: Sequence[Prompt]) -> Preferences | None:
+    """Return the judge of the win rate, checked against the data that it reads.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such judge, or the data lack a column of its template.
+    """
+    if config.judge is None:
+        return None
+    try:
+        judge = resolve_judge(config.judge)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    known = prompts[0].columns if prompts else {}
+    if missing := [name for name in columns_of(judge) if name not in known]:
+        raise ValueError(
+            f"the judge's template shows {missing[0]!r}, which is no column of task {config.task}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    return judge
+
+
 # --- measuring -------------------------------------------------------------------------------------------------
 
 
@@ -289,15 +314,32 @@ def _spread(plan: Plan, policy: LMPolicy, mdp: TokenMDP) -> dict[str, Measured]:
     return {"wording_deviation": found.deviation, "wording_range": found.range}
 
 
-def _duels(config: EvaluateConfig, results: Sequence[Result]) -> list[Duel]:
-    """Return the win rate of the first policy against the second, at each number of shots."""
-    half = len(config.shots)
-    found = []
-    for one, other in zip(results[:half], results[half:], strict=False):
-        ours, theirs = (result.answers.scores.reshape(-1, config.samples) for result in (one, other))
-        asked = one.answers.questions[:: config.samples].tolist()
-        found.append(Duel(one.model, other.model, one.shots, win_rate_by_score(ours, theirs, asked)))
-    return found
+def _duels(plan: Plan, results: Sequence[Result]) -> list[Duel]:
+    """Return the win rate of the first policy against the second, at each number of shots.
+
+    A reward compares each response with each; a judge, whose calls cost, the first with the first and so on.
+    """
+    half = len(plan.config.shots)
+    return [
+        Duel(one.model, other.model, one.shots, _win_rate(plan, one.answers, other.answers))
+        for one, other in zip(results[:half], results[half:], strict=False)
+    ]
+
+
+def _win_rate(plan: Plan, ours: Answers, theirs: Answers) -> WinRate:
+    samples = plan.config.samples
+    if plan.judge is None:
+        by_prompt = (answers.scores.reshape(-1, samples) for answers in (ours, theirs))
+        return win_rate_by_score(*by_prompt, ours.questions[::samples].tolist())
+    asked = [prompt.content for prompt in ours.prompts]
+    columns = {name: [prompt.columns[name] for prompt in ours.prompts] for name in columns_of(plan.judge)}
+    verdicts = compare(plan.judge, asked, ours.texts, theirs.texts, **columns)
+    return win_rate([(verdict + 1) / 2 for verdict in verdicts], ours.questions.tolist())
+
+
+def columns_of(judge: Preferences) -> tuple[str, ...]:
+    """Return the columns of the data that a judge reads."""
+    return tuple(getattr(judge, "required_columns", ()))
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -312,6 +354,7 @@ def about(plan: Plan) -> dict[str, Any]:
         "asked": plan.title,
         "reward": [{"name": name, "weight": weight} for name, weight in named],
         "signature": signature(plan.reward),
+        "judge": None if plan.judge is None else signature(plan.judge),
         "settings": settings,
         "inputs": fingerprints(settings),
         "versions": runs.versions(),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +12,6 @@ from numpy.typing import ArrayLike
 from textgym.evaluation.measured import Measured, mean_over_prompts, share_over_prompts
 from textgym.intervals import wins
 from textgym.types import FloatArray
-
-Compare: TypeAlias = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[float]]
-"""``compare(prompts, texts_a, texts_b)``: for each pair 1 if A is better, 0 if B is, ½ for a tie; such as a judge."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +72,6 @@ def win_rate_by_score(a: ArrayLike, b: ArrayLike, prompts: Sequence[Hashable]) -
     outcomes: FloatArray = wins(first[:, :, None] - second[:, None, :])
     pairs = outcomes[0].size if len(outcomes) else 0
     return win_rate(outcomes.reshape(-1), [prompt for prompt in prompts for _ in range(pairs)])
-
-
-def win_rate_by(
-    compare: Compare,
-    prompts: Sequence[Any],
-    a: Sequence[str],
-    b: Sequence[str],
-    keys: Sequence[Hashable] | None = None,
-) -> WinRate:
-    """Compute the win rate of A under a pairwise comparison, such as a judge that reads both texts in both orders.
-
-    Args:
-        compare: see :data:`Compare`.
-        prompts: ``[n]`` prompts, of any kind that it reads.
-        a: ``[n]`` texts of A.
-        b: ``[n]`` texts of B.
-        keys: ``[n]`` equal for equal prompts; None where each prompt stands once.
-    """
-    outcomes = list(compare(prompts, a, b))
-    if len(outcomes) != len(a):
-        raise ValueError(f"compare returned {len(outcomes)} outcomes for {len(a)} pairs; expected one for each")
-    return win_rate(outcomes, range(len(a)) if keys is None else keys)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,11 @@ class EvaluateConfig:
     """Other wordings of the prompts, to measure the spread of the score over them: a column of the task that holds a
     list of texts, or a file of rows with 'prompt' and 'paraphrases'."""
     against: str | None = None
-    """Other policy, to compare with on the same prompts: win rate under the reward, and samples side by side."""
+    """Other policy, to compare with on the same prompts: win rate under the reward, or by a judge, and samples side by
+    side."""
+    judge: str | None = None
+    """Judge of the win rate, which reads each pair of responses in both orders: 'URL,model=NAME' of an
+    OpenAI-compatible endpoint, with further options such as 'cache=DIR', or a function as 'file.py:function'."""
     seed: Seed = 0
     out: Path | None = None
     """Directory of results.json, samples.jsonl, report.html and the table as CSV; an earlier evaluation in it is
@@ -110,7 +114,9 @@ class EvaluateConfig:
         check(self, finite, "right")
         check(self, random_seed, "seed")
         check_words(self, "model", "task", "split", "examples", "reward", "reference", "fixed_model", "answer")
-        check_words(self, "paraphrases", "against")
+        check_words(self, "paraphrases", "against", "judge")
+        if self.judge is not None and self.against is None:
+            raise SettingError("judge compares two policies; name the other one with --against")
         self._check_lists()
         self._check_decoding()
 
