@@ -198,6 +198,14 @@ def test_a_judge_is_checked_before_a_response_is_written(place: Path, capsys: py
         assert message in " ".join(refused(capsys, *flags).split())
 
 
+def test_a_file_may_name_the_model_and_the_command_line_wins(place: Path) -> None:
+    Path("given.yaml").write_text("model: model1\ntask: evaluating/Words-v0\nlimit: 2\nout: out\n")
+    for words, flags, model, count in (([], ["--limit", "3"], "model1", 3), (["model0"], [], "model0", 2)):
+        main(["evaluate", *words, "--config", "given.yaml", *flags])
+        (found,) = json.loads(Path("out/results.json").read_text())["results"]
+        assert (found["model"], found["measures"]["length"]["n"]) == (model, count)
+
+
 def test_best_of_n_beats_its_samples(place: Path) -> None:
     plain = evaluated("--samples", "8")["results"][0]["measures"]["score"]["value"]
     best = evaluated("--decoding", "best-of-n", "--best-of", "8")["results"][0]["measures"]

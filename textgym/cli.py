@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import tyro
 
@@ -212,10 +212,21 @@ def _with_settings(argv: list[str], flag: str, needed: str, read: Callable[[str]
     at = argv.index(flag)
     if at + 1 >= len(argv):
         raise ValueError(f"{flag} needs {needed}")
-    flags = [text for name, value in _named(read(argv[at + 1])) for text in _flag(name, value)]
+    settings = dict(read(argv[at + 1]))
     rest = [*argv[:at], *argv[at + 2 :]]
     words = next((i for i, text in enumerate(rest) if text.startswith("-")), len(rest))  # 'train', or 'bench run mini'
-    return [*rest[:words], *flags, *rest[words:]]
+    # Words without a flag, such as the model of 'evaluate', stand in a file by their names.
+    by_place = {name: settings.pop(name) for name in _words_of(rest[:1]) if name in settings}
+    own = [str(value) for value in [*by_place.values()][words - 1 :]]
+    flags = [text for name, value in _named(settings) for text in _flag(name, value)]
+    return [*rest[:words], *own, *flags, *rest[words:]]
+
+
+def _words_of(command: Sequence[str]) -> list[str]:
+    """Return the settings that a command takes by their place, without a flag."""
+    kinds = [COMMANDS[name][0] for name in command if name in COMMANDS]
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind, include_extras=True).items()}
+    return [name for name, hint in hints.items() if tyro.conf.Positional in get_args(hint)[1:]]
 
 
 def _named(settings: Mapping[Any, Any], part: str = "") -> Iterator[tuple[str, Any]]:
