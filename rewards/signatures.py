@@ -43,7 +43,10 @@ def signature(reward: Any) -> str:
 
 
 def _weighted(reward: Any, weight: float) -> str:
-    return signature(reward) if weight == 1 else f"{weight:g}·{signature(reward)}"
+    inner = signature(reward)
+    if weight == 1:
+        return inner
+    return f"{weight:g}·({inner})" if " + " in inner else f"{weight:g}·{inner}"
 
 
 def _shown(value: Any) -> str:

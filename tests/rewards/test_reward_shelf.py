@@ -273,3 +273,8 @@ def test_a_reward_may_sign_for_itself() -> None:
             return [0.0 for _ in completions]
 
     assert signature(compose([Remote()])) == "remote v2"
+
+    class Both(Remote):
+        signature = "one + two"
+
+    assert signature(compose([(Both(), 0.5), Remote()])) == "0.5·(one + two) + remote v2"

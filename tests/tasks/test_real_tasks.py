@@ -641,3 +641,29 @@ def test_another_reward_trains_a_task_without_gold(tmp_path: Path, model: Path, 
 
 def test_rows_of_the_fixtures_are_distinct() -> None:
     assert len({real_rows.said(number) for number in range(240)}) == 240
+
+
+# --- imitation -------------------------------------------------------------------------------------------------
+
+
+def test_references_of_published_data_are_imitated(folders: Path, tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    where = ["--model", str(tmp_path / "model"), "--parameters", "folder", str(folders / "CommonGen")]
+    sizes = ["max_prompt_length", "64", "checksum", "any"]
+    small = ["--epochs", "1", "--eval-episodes", "2", "--max-new-tokens", "4", "--reward", "token_f1"]
+    out = ["--out", str(tmp_path / "sft")]
+    cli.main(["sft", "--task", "textgym/CommonGen-v0", *where, *sizes, *small, *out])
+    kept = json.loads((tmp_path / "sft" / "config.json").read_text())
+    assert kept["parameters"] == {"folder": str(folders / "CommonGen"), "max_prompt_length": 64, "checksum": "any"}
+    after = json.loads((tmp_path / "sft" / "evaluation.json").read_text())["after"]
+    assert 0 <= after["score"]["mean"] <= 1
+    assert "0·Meteor(" in json.loads((tmp_path / "sft" / "evaluation.json").read_text())["reward"]
+
+
+def test_parameters_without_a_task_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_byte_model(tmp_path / "model")
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    argv = ["sft", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.jsonl")]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*argv, "--parameters", "folder", "x", "--out", str(tmp_path / "run")])
+    assert "parameters={'folder': 'x'} belong to a task; pass --task ID" in capsys.readouterr().err

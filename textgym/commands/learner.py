@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.loop.acting import acting_policy
 from textgym.agents.offline.sft_settings import EpochRow
+from textgym.commands.train import task_with
 from textgym.files import read_json_lines, remove_directory, replaced_directory, write_json_lines
 from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
 from textgym.lm.parts.lora import save_pretrained
 from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
-from textgym.registration import load_task
 from textgym.reports.run import write_report
 from textgym.rows import Screening
 from textgym.tasks.task import Task
@@ -45,19 +45,20 @@ class Learner:
     shipped: Task | None
 
 
-def open_learner(model: str | None, task_id: str | None) -> Learner:
+def open_learner(model: str | None, task_id: str | None, parameters: Mapping[str, Any] | None = None) -> Learner:
     """Load a model with its tokenizer.
 
     Args:
         model: a directory, a run or a hub id; None for the task's base model.
         task_id: a task's id, or None.
+        parameters: of the task.
 
     Raises:
         ValueError: neither is given, or something does not fit.
     """
     if model is None and task_id is None:
         raise ValueError("without --task, --model is needed")
-    task = None if task_id is None else single_turn_task(task_id)
+    task = None if task_id is None else single_turn_task(task_id, model, parameters or {})
     shipped = task if model is None else None
     source = _source(model, task)
     tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))
@@ -70,13 +71,13 @@ def open_learner(model: str | None, task_id: str | None) -> Learner:
     return Learner(loaded, tokenizer, ends, task, shipped)
 
 
-def single_turn_task(task_id: str) -> Task:
-    """Load a task for a command that learns from single responses.
+def single_turn_task(task_id: str, model: str | None = None, parameters: Mapping[str, Any] | None = None) -> Task:
+    """Load a task for a command that learns from single responses; a task that is made with a model gets this one.
 
     Raises:
         ValueError: there is no such task, or another side replies in it.
     """
-    task = load_task(task_id)
+    task = task_with(task_id, parameters or {}, {"model": model and runs.model_source(model)})
     if task.world is not None:
         raise ValueError(
             f"task={task_id!r} has a world ({type(task.world).__name__}), and this command learns from single "

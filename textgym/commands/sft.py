@@ -39,7 +39,6 @@ from textgym.env.rendering import printable
 from textgym.files import read_json, write_json
 from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
-from textgym.registration import load_task
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
 from textgym.tasks.task import Task
@@ -139,6 +138,8 @@ def _check(config: SFTConfig) -> None:
         raise ValueError("nothing to imitate: pass --data FILE.jsonl or --task ID")
     if config.model is None and config.task is None:
         raise ValueError("without --task, --model is needed")
+    if config.parameters and config.task is None:
+        raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
     check_precision(config.settings)
 
 
@@ -151,9 +152,9 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 
 def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     """Return model, demonstrations and judge, checked against each other."""
-    if config.task is not None and config.data is None:
-        require_references(load_task(config.task))
-    learner = open_learner(config.model, config.task)
+    learner = open_learner(config.model, config.task, config.parameters)
+    if learner.task is not None and config.data is None:
+        require_references(learner.task)
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
     reward = watched_reward(config.reward or ("gold" if task else no_reward), task)
     reader = _Reader(

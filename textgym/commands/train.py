@@ -162,15 +162,24 @@ def chosen_task(config: TrainConfig) -> Task | None:
         if config.parameters:
             raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
         return None
-    if "model" in config.parameters:
-        raise ValueError(f"parameters={config.parameters}: pass the model of a task as --model")
     given = {name: getattr(config, name) for name in ("model", "max_prompt_length", "max_new_tokens")}
-    made_with = inspect.signature(task_maker(config.task)).parameters
+    return task_with(config.task, config.parameters, given)
+
+
+def task_with(task_id: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Task:
+    """Load a task with its parameters, and with those settings of a command, if they are given, that it is made with.
+
+    Raises:
+        ValueError: there is no such task, or it does not have such parameters.
+    """
+    if "model" in parameters:
+        raise ValueError(f"parameters={dict(parameters)}: pass the model of a task as --model")
+    made_with = inspect.signature(task_maker(task_id)).parameters
     own = {name: value for name, value in given.items() if value is not None and name in made_with}
     try:
-        return load_task(config.task, **{**own, **config.parameters})
+        return load_task(task_id, **{**own, **parameters})
     except TypeError as error:
-        raise ValueError(f"parameters={config.parameters}: {error}") from error
+        raise ValueError(f"parameters={dict(parameters)}: {error}") from error
 
 
 def _is_made_with(config: TrainConfig) -> bool:

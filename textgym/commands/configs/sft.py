@@ -36,6 +36,8 @@ class SFTConfig:
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0. Its reference texts are the demonstrations unless 'data' is given; it
     also gives a base model, a gold reward and metrics."""
+    parameters: dict[str, int | float | str] = field(default_factory=dict)
+    """Parameters of the task, such as 'folder DIR' of CommonGen."""
     count: DemonstrationCount = None
     model: Model = None
     validation: Path | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from textgym.rewards.builtin import NAMED
 from textgym.rewards.compose import WeightedRewards
+from textgym.rewards.signatures import signature
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.types import Prompt, RewardFunction
 
@@ -47,6 +48,11 @@ class ShelfGold:
     def required_columns(self) -> Sequence[str]:
         """Columns that the reward requires."""
         return [name for each in self.reward.rewards for name in getattr(each, "required_columns", ())]
+
+    @property
+    def signature(self) -> str:
+        """The reward's own signature."""
+        return signature(self.reward)
 
     def __call__(
         self,
