@@ -85,7 +85,7 @@ def test_resume_ends_as_an_uninterrupted_run(
 
 
 def test_a_task_judges_on_its_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textgym.commands import learner
+    from textgym.commands import train
     from textgym.registration import load_task
     from textgym.tasks.mini.concepts import CONCEPTS
 
@@ -97,7 +97,7 @@ def test_a_task_judges_on_its_own_prompts(tmp_path: Path, monkeypatch: pytest.Mo
     write("pairs.jsonl", rows)
     task = load_task("textgym/Concepts-v0")
     few = {split: prompts[:16] for split, prompts in task.splits.items()}
-    monkeypatch.setattr(learner, "load_task", lambda _: type(task)(**{**vars(task), "splits": few}))
+    monkeypatch.setattr(train, "load_task", lambda _: type(task)(**{**vars(task), "splits": few}))
     main(["dpo", "--task", "textgym/Concepts-v0", "--data", "pairs.jsonl", "--eval-episodes", "8", "--out", "run"])
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {"score", "grammatical", "kl"} <= evaluation["after"].keys()

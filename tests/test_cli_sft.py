@@ -133,7 +133,7 @@ def test_resume_ends_as_an_uninterrupted_run(place: Path, capsys: pytest.Capture
 
 
 def test_a_task_gives_model_demonstrations_and_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textgym.commands import learner as command
+    from textgym.commands import train as command
     from textgym.registration import load_task
 
     task = load_task("textgym/Reviews-v0")
