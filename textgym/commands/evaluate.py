@@ -329,8 +329,8 @@ def _duels(plan: Plan, results: Sequence[Result]) -> list[Duel]:
 def _win_rate(plan: Plan, ours: Answers, theirs: Answers) -> WinRate:
     samples = plan.config.samples
     if plan.judge is None:
-        by_prompt = (answers.scores.reshape(-1, samples) for answers in (ours, theirs))
-        return win_rate_by_score(*by_prompt, ours.questions[::samples].tolist())
+        first, second = (answers.scores.reshape(-1, samples) for answers in (ours, theirs))
+        return win_rate_by_score(first, second, ours.questions[::samples].tolist())
     asked = [prompt.content for prompt in ours.prompts]
     columns = {name: [prompt.columns[name] for prompt in ours.prompts] for name in columns_of(plan.judge)}
     verdicts = compare(plan.judge, asked, ours.texts, theirs.texts, **columns)

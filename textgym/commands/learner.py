@@ -45,20 +45,18 @@ class Learner:
     shipped: Task | None
 
 
-def open_learner(model: str | None, task_id: str | None, parameters: Mapping[str, Any] | None = None) -> Learner:
+def open_learner(model: str | None, task: Task | None) -> Learner:
     """Load a model with its tokenizer.
 
     Args:
         model: a directory, a run or a hub id; None for the task's base model.
-        task_id: a task's id, or None.
-        parameters: of the task.
+        task: the task, or None; see :func:`single_turn_task`.
 
     Raises:
         ValueError: neither is given, or something does not fit.
     """
-    if model is None and task_id is None:
+    if model is None and task is None:
         raise ValueError("without --task, --model is needed")
-    task = None if task_id is None else single_turn_task(task_id, model, parameters or {})
     shipped = task if model is None else None
     source = _source(model, task)
     tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))

@@ -34,6 +34,7 @@ from textgym.commands.learner import (
     open_learner,
     run_learning,
     save_learned,
+    single_turn_task,
 )
 from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.env.mdp import TokenMDP
@@ -92,7 +93,7 @@ def learn_from_preferences(config: PreferenceConfig, method: Method[Example]) ->
     config = runs.as_begun(config)
     described = {"command": method.command, "algorithm": method.algorithm, **runs.settings_of(config)}
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
-        learner = open_learner(config.model, config.task)
+        learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task))
         screening = Screening(config.truncation, config.skip_bad)
         learned, held_out = _examples(config, method, learner, screening)
         mdp = _validation_mdp(config, learner, held_out)

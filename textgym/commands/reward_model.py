@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.offline.data import demonstration_fields, row_completion, row_layout
 from textgym.commands.configs.reward_model import RewardModelConfig
-from textgym.commands.learner import Learner, open_learner
+from textgym.commands.learner import Learner, open_learner, single_turn_task
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
@@ -152,7 +152,7 @@ class Groundwork:
 
 def begin(config: RewardModelConfig, screening: Screening) -> Groundwork:
     """Open and read everything but preferences."""
-    learner = open_learner(config.model, config.task)
+    learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task))
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)
     shown = _demonstrations(config, learner.task, reader, screening)

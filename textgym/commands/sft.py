@@ -32,6 +32,7 @@ from textgym.commands.learner import (
     open_learner,
     run_learning,
     save_learned,
+    single_turn_task,
 )
 from textgym.commands.train import watched_reward
 from textgym.env.mdp import TokenMDP
@@ -152,9 +153,10 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 
 def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     """Return model, demonstrations and judge, checked against each other."""
-    learner = open_learner(config.model, config.task, config.parameters)
-    if learner.task is not None and config.data is None:
-        require_references(learner.task)
+    own = None if config.task is None else single_turn_task(config.task, config.model, config.parameters)
+    if own is not None and config.data is None:
+        require_references(own)
+    learner = open_learner(config.model, own)
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
     reward = watched_reward(config.reward or ("gold" if task else no_reward), task)
     reader = _Reader(
