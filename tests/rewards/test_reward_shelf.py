@@ -224,6 +224,47 @@ def test_every_reward_of_the_shelf_has_a_line_and_can_be_made() -> None:
             with_options(name, found, None, {"judge": {"key": "none", "model": "m"}}.get(name, {}))
 
 
+BY_NAME = {
+    # for the completions "The answer is 4", "" and "{}", what each pays
+    "length": [4, 0, 1],
+    "distinct": [1, 0, 1],
+    "distinct-n,n=2": [1, 0, 0],
+    "repetition": [0, 0, 0],
+    "repeated-n": [0, 0, 0],
+    "length-budget:2": [-1, 0, 0],
+    "regex:^The": [1, 0, 0],
+    "keywords": [0.5, 0, 0],
+    "rouge,kind=1": [1, 0, 0],
+    "bleu": [1, 0, 0],
+    "sacrebleu": [1, 0, 0],
+    "chrf": [1, 0, 0],
+    "ter": [0, -1, -1],
+    "meteor": [1 - 0.5 / 4**3, 0, 0],
+    "exact_match": [1, 0, 0],
+    "token_f1": [1, 0, 0],
+    "answer": [1, 0, 0],
+    "math-verify": [1, 0, 0],
+    "json-schema:{schema}": [0, 0, 1],
+    "majority": [1 / 2, 0, 1 / 2],
+    "relative-length": [-0.5, 0.5, 1 / 6],
+}
+"""Specifications of the rewards that need no model and no server."""
+NEEDS_MODEL_OR_SERVER = {"rm", "clf", "naturalness", "judge", "remote", "evaluate-hub"}
+NOVELTY = {"novelty"}  # its number is that of self-BLEU, which its own tests compute
+
+
+def test_every_reward_scores_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "schema").write_text('{"type": "object"}')
+    names = {spec.partition(":")[0].partition(",")[0] for spec in BY_NAME}
+    assert names | NEEDS_MODEL_OR_SERVER | NOVELTY == set(shelf_names())
+    texts = ["The answer is 4", "", "{}"]
+    columns = {"references": [["The answer is 4"]] * 3, "concepts": [["answer", "five"]] * 3, "answer": ["4"] * 3}
+    for spec, wanted in BY_NAME.items():
+        reward = resolve_reward([spec.replace("{schema}", f"{tmp_path}/schema")], {})
+        scored = reward.score(["p"] * 3, texts, [[1] * 4, [1], [1, 1]], {**columns, "finish_reason": ["stop"] * 3})
+        assert scored.totals == pytest.approx(wanted), spec
+
+
 def test_options_are_described() -> None:
     wanted = ["LETTER", "most=10", "scale=1.0", "case=any", "signed=False", "book=None"]
     assert described_options(Counted)[:-1] == wanted
