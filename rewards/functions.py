@@ -7,7 +7,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NoReturn, TypeAlias, overload
@@ -377,10 +377,12 @@ def check_columns(reward: Callable[..., object], columns: Iterable[str]) -> None
     for name in required_names(reward):
         if name not in given and name not in always:
             hint = suggest(name, [*given, *always], after=" ")
+            option = next((one for one in _options(reward) if getattr(reward, one) == name), None)
+            remedy = "give the parameter a default" if option is None else f"name another one with {option}=COLUMN"
             raise ValueError(
                 f"reward {reward_name(reward)!r} requires {name!r}, which the data does not have: {hint}Columns of the "
                 f"data are {', '.join(given) or 'none'}; every reward receives {', '.join(always)}. Add the column, "
-                "or give the parameter a default"
+                f"or {remedy}"
             )
 
 
@@ -388,6 +390,10 @@ def required_names(reward: Callable[..., object]) -> tuple[str, ...]:
     """Return the names that a reward requires, by parameters without a default or by its ``required_columns``."""
     required = [p.name for p in _parameters(reward) or () if p.kind in _BY_KEYWORD and p.default is p.empty]
     return tuple(dict.fromkeys([*required, *getattr(reward, "required_columns", ())]))
+
+
+def _options(reward: Callable[..., object]) -> list[str]:
+    return [one.name for one in fields(reward)] if is_dataclass(reward) else []
 
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

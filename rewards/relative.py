@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -129,13 +130,13 @@ class Pairwise:
 
     Attributes:
         compare: see :data:`Compare`.
-        signed: True if ``compare`` returns 1 for a win of the first, 0 for a tie and −1 for a loss instead, as the
-            judges of ``textgym.rewards.judges`` do.
+        signed: True if ``compare`` returns 1 for a win of the first, 0 for a tie and −1 for a loss instead; None to ask
+            its attribute ``signed``, which the judges of ``textgym.rewards.judges`` have.
         name: the name in logs.
     """
 
     compare: Compare
-    signed: bool = False
+    signed: bool | None = None
     name: str = "pairwise"
     compares: ClassVar[Compared] = "group"
 
@@ -169,6 +170,11 @@ class Pairwise:
         return tuple(getattr(self.compare, "required_columns", ()))
 
     @property
+    def _is_signed(self) -> bool:
+        function = self.compare.func if isinstance(self.compare, partial) else self.compare
+        return bool(getattr(function, "signed", False)) if self.signed is None else self.signed
+
+    @property
     def _takes_columns(self) -> bool:
         try:
             kinds = {parameter.kind for parameter in inspect.signature(self.compare).parameters.values()}
@@ -185,12 +191,12 @@ class Pairwise:
     def _share(self, value: Any) -> float | None:
         if value is None:
             return None
-        least = -1.0 if self.signed else 0.0
+        least = -1.0 if self._is_signed else 0.0
         number = plain(float(value) if isinstance(value, bool) else value)
         if number is None or not least <= number <= 1:
-            hint = "" if self.signed or number != -1 else "; pass signed=True for a compare of −1, 0 and 1"
+            hint = "" if self._is_signed or number != -1 else "; pass signed=True for a compare of −1, 0 and 1"
             raise ValueError(f"compare returned {shown(value)}, expected a number from {least:g} to 1, or None{hint}")
-        return (number + 1) / 2 if self.signed else float(number)
+        return (number + 1) / 2 if self._is_signed else float(number)
 
 
 def pairs_of(groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

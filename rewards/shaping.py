@@ -119,15 +119,16 @@ class PerSentence(_Dense):
         self._check_bound()
         rows, texts, pieces, last = [], [], [], []
         for row, ids in enumerate(completion_ids):
-            text, begun = completion_text(completions[row]), 0
+            text, begun, said = completion_text(completions[row]), 0, 0
             sentences = sentences_of(text, self.ends)
             places = last_tokens(self.tokenizer, prompt_ids[row], ids, text, [stop for _, stop in sentences])
             for (start, stop), place in zip(sentences, places, strict=True):
                 rows.append(row)
-                texts.append(as_completion(prompts[row], text[start:stop]))
+                # What follows a text begins with its own white space, a message does not.
+                texts.append(as_completion(prompts[row], text[said if isinstance(prompts[row], str) else start : stop]))
                 pieces.append(list(ids[begun : place + 1]) or [ids[place]])
                 last.append(place)
-                begun = place + 1
+                begun, said = place + 1, stop
         dense = [[0.0] * len(ids) for ids in completion_ids]
         if rows:
             own = {

@@ -206,6 +206,25 @@ def test_a_file_may_name_the_model_and_the_command_line_wins(place: Path) -> Non
         assert (found["model"], found["measures"]["length"]["n"]) == (model, count)
 
 
+def test_votes_of_one_question_are_of_all_its_samples(place: Path) -> None:
+    found = evaluated("--limit", "1", "--samples", "4", "--at-k", "2", "4")["results"][0]["measures"]
+    assert found["pass@2"]["value"] <= found["pass@4"]["value"]
+
+
+def test_what_a_judge_refuses_loses_no_measure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda _: says("I cannot say.")) as server, pytest.raises(SystemExit, match="1"):
+        evaluated("--against", "model0", "--judge", f"{server.url},model=m,key=none")
+    kept = json.loads(Path("out/results.json").read_text())
+    assert [one["model"] for one in kept["results"]] == ["model1", "model0"]
+    assert kept["win_rates"] == []
+    assert "cannot be read, twice" in capsys.readouterr().err
+
+
+def test_metrics_that_differ_in_a_setting_are_both_measured(place: Path) -> None:
+    given = ("--reward", "rouge,references=reference", "--metrics", "rouge,references=reference,stem=true")
+    assert {"rougeL", "rougeL_2"} <= set(evaluated(*given)["results"][0]["measures"])
+
+
 def test_best_of_n_beats_its_samples(place: Path) -> None:
     plain = evaluated("--samples", "8")["results"][0]["measures"]["score"]["value"]
     best = evaluated("--decoding", "best-of-n", "--best-of", "8")["results"][0]["measures"]
@@ -310,6 +329,9 @@ def test_stories260k_in_one_command(assets: Path, tmp_path: Path, monkeypatch: p
         (["--metrics", "lenght"], "'length'"),
         (["--metrics", " "], "metrics=(' ',) holds an empty one"),
         (["--against", "nowhere/model"], "nowhere/model"),
+        (["--right", "0.5"], "right=0.5 is for pass@k and maj@k"),
+        (["--examples", "test"], "examples='test' is for shots"),
+        (["--against", "model0", "--reward", "majority"], "would be compared by majority"),
         (["--out", "model0"], "out='model0' exists and is not an evaluation"),
         (["--out", "model0/config.json"], "is a file; expected a directory"),
         (["--out", "model0/config.json/out"], "which is a file; choose another directory"),

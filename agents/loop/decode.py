@@ -36,7 +36,7 @@ class BestOf:
     n: int
     """Number of responses to each prompt among which the best is chosen."""
     reward: Any = None
-    """The reward that chooses, in any form that a task takes; None for the task's own. The result always has the task's
+    """The reward that chooses, a function or several; None for the task's own. The result always has the task's
     rewards."""
 
     def __post_init__(self) -> None:

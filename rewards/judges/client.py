@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -37,6 +38,7 @@ LONGEST_ASKED = 120.0
 UNSEEN = ("key", "cache", "replay", "concurrency", "retries", "timeout", "template", "batch")
 """Settings that no score depends on; a template is told by its digest."""
 
+_OF_OPENAI = ("OpenAI-Organization", "OpenAI-Project")
 _SHOWN = 500  # characters of an answer in a message, from its beginning and from its end
 
 
@@ -130,7 +132,8 @@ class Service:
     def signature(self) -> str:
         """Settings that decide the scores, in one line: neither the key's name nor how the server is reached."""
         shown = {one.name: getattr(self, one.name) for one in fields(self) if one.repr and one.name not in UNSEEN}
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"{type(self).__name__}({settings}; openai {metadata.version('openai')})"
 
     @property
     def usage(self) -> dict[str, float]:
@@ -282,7 +285,8 @@ class Session:
         try:
             client, options = self._opened_client()
             async with asyncio.timeout(service.timeout):
-                return await client.post(url, cast_to=object, body=body, options=options)
+                answer = await client.post(url, cast_to=object, body=body, options=options)
+                return _read(answer) if isinstance(answer, str) else answer
         except TimeoutError:
             return _Failure(f"did not answer within its time limit of {service.timeout:g} seconds", again=True)
         except openai.APIStatusError as error:
@@ -308,7 +312,10 @@ class Session:
             self._client = openai.AsyncOpenAI(
                 api_key=self._secret or NO_KEY, base_url=self._service.url, max_retries=0, timeout=None
             )
-        return self._client, {} if self._secret else {"headers": {"Authorization": openai.Omit()}}
+        # The client takes these from the environment; they are for OpenAI's own server.
+        own = urlsplit(self._service.url).hostname == "api.openai.com"
+        unsent = [*(() if self._secret else ("Authorization",)), *(() if own else _OF_OPENAI)]
+        return self._client, {"headers": {name: openai.Omit() for name in unsent}} if unsent else {}
 
     def shown(self, answer: Any) -> str:
         """Return an answer for a message: without the key, and shortened."""
@@ -317,6 +324,14 @@ class Session:
     def redacted(self, text: str) -> str:
         """Return a text without the key, which some servers repeat."""
         return text.replace(self._secret, "(key)") if self._secret else text
+
+
+def _read(answer: str) -> Any:
+    """Return the JSON of an answer that the server does not call so; other text as it is."""
+    try:
+        return json.loads(answer)
+    except json.JSONDecodeError:
+        return answer
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

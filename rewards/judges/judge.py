@@ -34,7 +34,9 @@ SCORE = re.compile(
 )
 VERDICT = re.compile(
     # "Verdict: A", "**Verdict:** Response B", {"verdict": "tie"} and "Verdict: A tie"; letters are capital.
-    rf"(?i:\bverdict\b){ABOUT}[:=]{OPENED}(?i:response\s+|a\s+(?=tie\b))?((?:A|B|(?i:tie))\b)?"
+    rf"(?i:\bverdict\b){ABOUT}[:=]{OPENED}(?i:response\s+|a\s+(?=tie\b))?"
+    # … but not "A or B", nor "A and B tie", which decide nothing.
+    rf"((?:A|B|(?i:tie))\b(?!\s*(?:/|,|(?i:or|and)\b)\s*(?:A|B|(?i:tie))\b))?"
 )
 
 PREFERENCES = {"a": 1, "b": -1, "tie": 0, "c": 0}
@@ -222,6 +224,7 @@ class PairwiseJudge(ChatService):
     """
 
     name: ClassVar[str] = "pairwise_judge"
+    signed: ClassVar[bool] = True
     shipped: ClassVar[str] = "pair.txt"
     needed: ClassVar[tuple[str, ...]] = ("first", "second")
     given: ClassVar[tuple[str, ...]] = ("prompt", "first", "second")
@@ -291,6 +294,9 @@ def compare(
     if len(answer) != 2 * len(prompts):
         raise RewardError(f"the judge was shown {2 * len(prompts)} pairs, and gave {len(answer)} verdicts")
     return [settled(*both) for both in zip(answer[: len(prompts)], answer[len(prompts) :], strict=True)]
+
+
+compare.signed = True  # type: ignore[attr-defined]  # what it returns, for Pairwise
 
 
 def settled(there: int, back: int) -> int:

@@ -63,7 +63,7 @@ class RemoteReward(Service):
             }
             for prompt, completion, *values in zip(prompts, completions, *asked, strict=True)
         ]
-        keys = [digest({"url": self.url, **row}) for row in rows]
+        keys = [digest({"url": self.url, "row": row}) for row in rows]
         async with self.session() as session:
             scores = self._recalled(session, keys)
             missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in scores}

@@ -22,15 +22,32 @@ def split_address(rest: str) -> tuple[str, list[str]]:
 
     A part that is neither an option nor a number belongs to the name.
     """
-    parts = rest.split(",")
+    first, *parts = rest.split(",")
     # A directory's name may hold commas, so the split is at the last part that cannot be an option or a weight.
-    last = max(i for i, part in enumerate(parts) if i == 0 or not _is_setting(part))
-    return ",".join(parts[: last + 1]), parts[last + 1 :]
+    last = max((i for i, part in enumerate(parts, start=1) if not _is_setting(part)), default=0)
+    return ",".join([first, *parts[:last]]), parts[last:]
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """Split a reward of the shelf into what stands before its options, and the options and weights.
+
+    After the first option a part that is neither an option nor a number goes on with the option before it, so that a
+    pattern may hold commas.
+    """
+    first, *parts = text.split(",")
+    begun = next((i for i, part in enumerate(parts) if re.match(r"[A-Za-z_]+=", part)), len(parts))
+    name, settings = split_address(",".join([first, *parts[:begun]]))
+    for part in parts[begun:]:
+        if _is_setting(part):
+            settings.append(part)
+        else:
+            settings[-1] += f",{part}"
+    return name, settings
 
 
 def quoted(text: str) -> str:
     """Return a specification for a message: without what may be a key, should somebody write one in it."""
-    bare = re.sub(r"(?<=\bkey=)(?![A-Z_][A-Z_0-9]{0,30}(?:,|$))[^,]*", "…", text)
+    bare = re.sub(r"((?:key|token|secret|password)=)(?![A-Z_][A-Z_0-9]{0,30}(?:,|$))[^,]*", r"\1…", text, flags=re.I)
     return repr(re.sub(r"(?<=//)[^/@\s]*@", "…@", bare))
 
 

@@ -52,7 +52,7 @@ def with_options(text: str, made: Any, first: str | None, options: Mapping[str, 
             raise ValueError(f"reward {quoted(text)}: there is no option {name!r}; {hint}{has}")
     missing = [name for name, one in known.items() if name not in given and _is_required(one)]
     if missing:
-        first_field = missing[0] == next(iter(known))
+        first_field = missing[0] == next(iter(known)) and ":" not in text.split(",")[0]
         how = f"{text.split(',')[0]}:{missing[0].upper()}" if first_field else f"{missing[0]}=…"
         raise ValueError(f"reward {quoted(text)}: {missing[0]!r} is missing; write {how}")
     hints = get_type_hints(made)

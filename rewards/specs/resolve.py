@@ -13,7 +13,7 @@ from textgym.rewards.functions import Reward, check_signature
 from textgym.rewards.judges.judge import PairwiseJudge, Preferences
 from textgym.rewards.models.classifier import ClassifierReward
 from textgym.rewards.models.ensemble import load_reward_model
-from textgym.rewards.specs.addresses import quoted, split_address
+from textgym.rewards.specs.addresses import quoted, split_address, split_options
 from textgym.rewards.specs.imports import import_named
 from textgym.rewards.specs.options import with_options
 from textgym.rewards.specs.shelf import find_on_shelf, shelf_names
@@ -113,18 +113,23 @@ def _maker(text: str, named: Mapping[str, Reward]) -> tuple[Any, str | None]:
         raise ValueError(f"reward {text!r}: it is loaded from a directory; write {name}:DIR")
     if name in shelf_names():
         return find_on_shelf(name), first if colon else None
-    if colon:
+    if colon and "//" not in first:
         return _imported(text), None
-    hint = suggest(text, {*named, *shelf_names()}, after=" ")
+    hint = suggest(name, {*named, *shelf_names()}, after=" ")
     raise ValueError(
-        f"unknown reward {text!r}: {hint}Known are {', '.join(sorted(named)) or 'none'}; or write module:function, "
-        "path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, or a name that 'textgym rewards' lists"
+        f"unknown reward {quoted(text)}: {hint}Known are {', '.join(sorted(named)) or 'none'}; or write "
+        "module:function, path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, or a name that 'textgym rewards' lists"
     )
 
 
 def _parts(text: str) -> tuple[str, dict[str, str], float]:
     """Split ``NAME,name=value,…,WEIGHT`` into its name, options and weight."""
-    name, settings = split_address(text)
+    name, settings = split_options(text)
+    return name, *_sorted(text, settings)
+
+
+def _sorted(text: str, settings: Sequence[str]) -> tuple[dict[str, str], float]:
+    """Sort ``name=value`` and ``WEIGHT`` into options and weight; ``text`` is for messages."""
     options: dict[str, str] = {}
     weights: list[float] = []
     for part in settings:
@@ -137,7 +142,7 @@ def _parts(text: str) -> tuple[str, dict[str, str], float]:
             options[option] = value
     if len(weights) > 1:
         raise ValueError(f"reward {quoted(text)}: expected one weight at most, got {', '.join(map(str, weights))}")
-    return name, options, (weights or [1.0])[0]
+    return options, (weights or [1.0])[0]
 
 
 def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], float]:
@@ -152,7 +157,7 @@ def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], 
                 f"reward {text!r}: there is a directory {longer!r}, whose name ends like an option or a weight; rename "
                 "it, or load it in Python"
             )
-    _, options, weight = _parts(text)
+    options, weight = _sorted(text, settings)
     for name in options:
         if name not in known:
             hint = suggest(name, known, after=" ")

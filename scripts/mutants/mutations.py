@@ -245,8 +245,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "episodes-2",
         "agents/loop/episodes.py",
-        "return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None)",
-        "return EpisodePlan(order, begun + place, None)",
+        "return EpisodePlan(order, begun + place, place % group >= samples if samples < group else None, prompt)",
+        "return EpisodePlan(order, begun + place, None, prompt)",
         "no companion is greedy",
         ("tests/agents/test_algorithms.py",),
     ),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from textgym.benchmarks.tuning.tuned_file import apply_tuned, read_tuned
 from textgym.commands import bench
 from textgym.commands.bench import report, sections
 from textgym.commands.configs.bench import BenchReport
-from textgym.reports.findings import Findings
+from textgym.reports.findings import Findings, Table
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"
@@ -191,3 +192,28 @@ def test_pages_quote_the_results_to_the_last_digit(found: dict[str, Findings]) -
         marked += len(MARK.findall(page))
         assert filled(page, found) == page, path.name
     assert marked > 5
+
+
+def test_sentences_about_learned_rewards_and_references_have_their_rows(found: dict[str, Findings]) -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text("utf-8")
+    proxies = _columns(found["overoptimization"].tables[0])
+    falls = [one.low > 0 for one in proxies["fall of gold since the peak"]]
+    words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert f"then falls for all {words[len(falls)]}, surely so for {words[sum(falls)]}," in page
+    peaks = [one.value for one in proxies["gold at its peak"]]
+    assert f"to between {min(peaks):.2f} and {max(peaks):.2f} and then" in page
+    seen = _columns(found["references"].tables[0])
+    score = {
+        (name, shown): one.value
+        for name, shown, one in zip(*(seen[key] for key in ("algorithm", "seen", "score")), strict=True)
+    }
+    most = {name: max(shown for other, shown in score if other == name) for name, _ in score}
+    sft, ppo, both = (score[name, most[name]] for name in ("sft, 4 passes", "ppo", "sft+ppo"))
+    assert "four passes over 4,000 of them end above PPO's 4,000 calls" in page
+    assert sft > ppo
+    assert score["sft, 4 passes", 1000] == pytest.approx(ppo, abs=0.01), "level with these"
+    assert both < max(ppo, score["sft, 1 pass", most["sft, 1 pass"]])
+
+
+def _columns(table: Table) -> dict[str, list[Any]]:
+    return dict(zip(table.columns, map(list, zip(*table.rows, strict=True)), strict=True))

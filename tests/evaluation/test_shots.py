@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from textgym.env.mdp import TokenMDP
 from textgym.evaluation.decoders import answers_of
 from textgym.evaluation.shots import (
     FewShotMDP,
+    as_cut,
     check_room,
     draw_examples,
     few_shot_prompts,
@@ -115,3 +117,22 @@ def only(rows: int, token: int) -> np.ndarray:
     found = np.zeros((rows, 256), bool)
     found[:, token] = True
     return found
+
+
+def test_all_wordings_of_a_question_get_its_examples_and_never_the_question() -> None:
+    wordings = asked("what is p0", "p0 again")
+    found = few_shot_prompts(wordings, POOL, 3, 0, TOKENIZER, origins=[POOL[0], POOL[0]])
+    examples = [prompt.text.rpartition("\n\n")[0] for prompt in found]
+    assert examples[0] == examples[1]
+    assert "p0" not in examples[0].replace("p0 again", "")
+    assert [prompt.text.rpartition("\n\n")[2] for prompt in found] == ["what is p0", "p0 again"]
+
+
+def test_a_prompt_that_a_task_has_cut_is_cut_behind_examples_too() -> None:
+    whole = asked("one two three four")[0]
+    cut = replace(whole, ids=tuple(TOKENIZER("three four")["input_ids"]))
+    (found,) = few_shot_prompts([cut], POOL, 1, 0, TOKENIZER, cut_by=TOKENIZER)
+    assert found.text.rpartition("\n\n")[2] == "three four"
+    assert found.content == "one two three four", "the reward reads all of it"
+    assert as_cut(whole, TOKENIZER) == "one two three four"
+    assert as_cut(cut, None) == "one two three four"

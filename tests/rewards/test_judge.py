@@ -8,6 +8,7 @@ import pickle
 import re
 import traceback
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,10 @@ def test_a_function_can_compare() -> None:
         ("Verdict: A tie", 0),
         ('{"verdict": "tie"}', 0),
         ("Verdict: A\nVerdict: B", -1),
+        ("Verdict: A or B", None),
+        ("Verdict: B/A", None),
+        ("Verdict: A and B tie", None),
+        ("Verdict: A, better than the other", 1),
         ("Verdict: C", None),
         ("Verdict: Also good", None),
         ("Verdict: a better one", None),
@@ -430,7 +435,10 @@ def test_an_own_expression_reads_mt_bench_verdicts() -> None:
 
 
 def test_a_pair_without_a_verdict_is_an_error() -> None:
-    with serving(lambda _: says("Hm.")) as server, pytest.raises(RewardError, match=r"(?s)'Hm\.'.*first: 'a'.*'b'"):
+    with (
+        serving(lambda _: says("Hm.")) as server,
+        pytest.raises(RewardError, match=r"(?s)'Hm\.'.*first: '[ab]'.*'[ab]'"),
+    ):
         compare(PairwiseJudge(server.url, model="m", key="none"), ["p"], ["a"], ["b"])
 
 
@@ -545,7 +553,7 @@ def test_the_signature_has_what_decides_a_score(tmp_path: Path) -> None:
     reward = Judge("http://h/v1", model="m", key="none")
     assert reward.signature == (
         f"Judge(url='http://h/v1', model='m', parse='', temperature=0.0, seed=0, "
-        f"template_digest={reward.template_digest!r}, low=1.0, high=10.0, unit=False)"
+        f"template_digest={reward.template_digest!r}, low=1.0, high=10.0, unit=False; openai {version('openai')})"
     )
     same = replace(reward, retries=9, timeout=1, concurrency=2, cache=tmp_path, key="none")
     assert same.signature == reward.signature

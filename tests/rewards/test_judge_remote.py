@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -158,4 +159,27 @@ def test_settings_are_checked() -> None:
         RemoteReward("h")
     with pytest.raises(ValueError, match="reward 'remote' requires 'labels'"):
         check_columns(RemoteReward("http://h", columns="labels"), ["label"])
-    assert RemoteReward("http://h", batch=3, retries=1).signature == "RemoteReward(url='http://h', columns='')"
+    assert RemoteReward("http://h", batch=3, retries=1).signature == (
+        f"RemoteReward(url='http://h', columns=''; openai {version('openai')})"
+    )
+
+
+def test_json_is_read_whatever_the_server_calls_it() -> None:
+    reply = Reply(200, {"rewards": [0.25, 0.5]}, {"Content-Type": "text/plain"})
+    with serving([reply]) as server:
+        assert score(RemoteReward(address(server)), ["ab", "c"], ["p", "q"]) == [0.25, 0.5]
+
+
+def test_what_openai_gets_of_the_environment_no_other_server_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    with serving([Reply(200, [1.0])]) as server:
+        score(RemoteReward(address(server)), ["ab"])
+    assert not any(name.startswith("openai-") for name in server.headers[0])
+
+
+def test_servers_share_a_cache_and_no_scores(tmp_path: Path) -> None:
+    with serving(lambda _: Reply(200, [1.0])) as one, serving(lambda _: Reply(200, [2.0])) as other:
+        for server, wanted in ((one, 1.0), (other, 2.0)):
+            reward = RemoteReward(address(server), columns="url", cache=tmp_path / "answers")
+            assert score(reward, ["ab"], url=["http://page"]) == [wanted]

@@ -29,6 +29,7 @@ from textgym.exact import bracket, optimum
 from textgym.rewards.combine import Clipped
 from textgym.rewards.compose import Named, compose
 from textgym.rewards.functions import Batch, RewardError, call_reward, call_rewards, compared
+from textgym.rewards.judges.judge import compare
 from textgym.rewards.relative import (
     CorrectLength,
     Majority,
@@ -513,3 +514,14 @@ def test_a_task_by_id_trains(tmp_path: Any) -> None:
     assert algorithm.metrics["rollout/components/ranked"] == pytest.approx(0.5)
     algorithm.save(tmp_path / "kept")
     assert GRPO.load(tmp_path / "kept").iteration == 1
+
+
+def test_a_comparison_may_say_itself_that_it_is_signed() -> None:
+    """A tie of a judge is half a win for both, whether or not the user remembers to say so."""
+
+    def undecided(prompts: list[str], first: list[str], second: list[str]) -> list[int]:
+        return [0 for _ in zip(prompts, first, second, strict=True)]
+
+    tied = partial(compare, undecided)
+    assert Pairwise(tied)(["q", "q"], ["a", "b"], completion_ids=[[1], [1]]) == [0.5, 0.5]
+    assert sorted(Pairwise(tied, signed=False)(["q", "q"], ["a", "b"], completion_ids=[[1], [1]])) == [0.0, 1.0]

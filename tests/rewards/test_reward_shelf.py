@@ -69,6 +69,8 @@ def resolved(spec: str) -> Any:
         ("counted:a,case=lower,book=a/b.txt", Counted("a", case="lower", book=Path("a/b.txt")), 1.0),
         ("counted:a,book=none", Counted("a"), 1.0),
         ("counted:a,b", Counted("a,b"), 1.0),
+        ("counted,letter=a,b,most=2,0.5", Counted("a,b", most=2), 0.5),
+        ("counted:a,book=b,c/d.txt,most=3", Counted("a", book=Path("b,c/d.txt"), most=3), 1.0),
         ("counted:http://host:80/v1,most=2", Counted("http://host:80/v1", most=2), 1.0),
     ],
 )
@@ -148,6 +150,8 @@ def test_the_first_field_is_the_first_that_has_a_place() -> None:
         "judge:http://localhost:1/v1,model=m,key=sk-abcDEF0123456789abcdef,1,2",
         "judge:http://me:sk-abcDEF0123456789abcdef@localhost:1/v1,model=m",
         "judge:http://me:sk-abcDEF0123456789abcdef@localhost:1/v1,modle=m",
+        "judge:http://localhost:1/v1,model=m,api_key=sk-abcDEF0123456789abcdef",
+        "judge:localhost:1/v1,key=sk-abcDEF0123456789abcdef,model=a,b",
     ],
 )
 def test_no_message_repeats_a_key(spec: str) -> None:
@@ -157,6 +161,31 @@ def test_no_message_repeats_a_key(spec: str) -> None:
     while chain is not None:
         assert "sk-abc" not in str(chain)
         chain = chain.__cause__
+
+
+def test_a_mistyped_prefix_repeats_no_password() -> None:
+    with pytest.raises(ValueError, match="did you mean 'judge'") as caught:
+        resolved("jugde:http://me:secret@localhost:1/v1,model=m")
+    assert "secret" not in str(caught.value)
+
+
+def test_what_a_class_of_a_file_lacks_is_given_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class Longer:\n"
+        "    than: int\n"
+        "    def __call__(self, completions, **_):\n"
+        "        return [float(len(text) > self.than) for text in completions]\n"
+    )
+    with pytest.raises(ValueError, match="'than' is missing; write than=…"):
+        resolve_reward(f"{tmp_path}/mine.py:Longer", {})
+
+
+def test_a_missing_column_names_the_option_that_names_another() -> None:
+    reward = resolve_reward("token_f1", {})
+    with pytest.raises(ValueError, match=r"requires 'references'.*or name another one with references=COLUMN"):
+        reward.check_columns(["reference"])
 
 
 # --- third parties -------------------------------------------------------------------------------------------------

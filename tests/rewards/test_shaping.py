@@ -74,7 +74,7 @@ def test_a_sentence_pays_at_its_last_token() -> None:
     assert calls == [
         (
             ["p", "p", "p", "r"],
-            ["One two.", "Naïve!", "So", "Yes."],
+            [" One two.", " Naïve!", "\nSo", "Yes."],
             [" One two.", " Naïve!", "\nSo", "Yes."],
             [1, 1, 1, 3],
         )

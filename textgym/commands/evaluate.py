@@ -35,6 +35,7 @@ from textgym.lm.trunk import Trunk
 from textgym.registration import task_maker
 from textgym.reports.bench import markdown_page, one_line, terminal_table, write_bench_report
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.functions import RewardError
 from textgym.rewards.judges.judge import Preferences, compare
 from textgym.rewards.signatures import signature
 from textgym.rewards.specs.resolve import resolve_judge
@@ -105,7 +106,18 @@ def evaluate(config: EvaluateConfig) -> list[Result]:
     check_out(config.out)
     plan = planned(config)
     results = [measured(plan, condition) for condition in plan.conditions]
-    duels = _duels(plan, results)
+    try:
+        duels = _duels(plan, results)
+    except RewardError:  # of a judge; what was measured is not lost with it
+        deliver(plan, results, [])
+        raise
+    deliver(plan, results, duels)
+    return results
+
+
+def deliver(plan: Plan, results: Sequence[Result], duels: Sequence[Duel]) -> None:
+    """Print the tables, and write the results."""
+    config = plan.config
     found = findings(plan.title, results, duels)
     shown = [one_line(found.headline), *map(terminal_table, found.tables[:-1]), _samples(results)]
     print("\n\n".join(shown))
@@ -115,7 +127,6 @@ def evaluate(config: EvaluateConfig) -> list[Result]:
         write_json_lines(config.out / "samples.jsonl", [row for result in results for row in sample_rows(result)])
         write_json(config.out / RESULTS, {**about(plan), **_numbers(results, duels)})
         print(f"\nresults: {config.out / RESULTS}\nreport:  {page}")
-    return results
 
 
 # --- checks and preparation ------------------------------------------------------------------------------------
@@ -158,22 +169,28 @@ def planned(config: EvaluateConfig) -> Plan:
     if task.world is not None and config.decoding == "beam":
         raise ValueError(f"task {task.name} has a world, which beam search cannot ask; use decoding='greedy'")
     prompts = drawn(task.prompts(config.split), config.limit, config.seed)
-    pool = task.prompts(config.examples) if max(config.shots) else ()
+    pool = task.prompts(config.examples or "train") if max(config.shots) else ()
     if config.reference_perplexity and not any(reference_of(prompt.columns) for prompt in prompts):
         raise ValueError(
             f"reference_perplexity needs a column 'reference' or 'references', which no prompt of split "
             f"{config.split!r} of task {task.name} has; leave it out"
         )
     reworded, *places = wordings(prompts, config.paraphrases) if config.paraphrases else ([], [], [])
+    origins = [prompts[question] for question in places[0]]
     reward = _measured_rewards(config, task)
     judge = _judge(config, prompts)
+    if config.against is not None and judge is None and reward.compares is not None:
+        raise ValueError(
+            f"against={config.against!r} would be compared by {', '.join(reward.names)}, which compares a policy's "
+            "responses with each other; pass an absolute --reward, or --judge"
+        )
     given = {"max_new_tokens": config.max_new_tokens, "skip_special_tokens": config.skip_special_tokens or None}
     questions = Questions(task, reward, pool, config.seed, {k: v for k, v in given.items() if v is not None})
     models = [config.model, *([config.against] if config.against else [])]
     readers = [Reader.load(runs.model_source(model)) for model in models]
     references = [_reference(config, None if is_made_for_model else task, reader) for reader in readers]
     conditions = tuple(
-        _condition(config, questions, model, reader, reference, (prompts, reworded), shots)
+        _condition(config, questions, model, reader, reference, (prompts, reworded, origins), shots)
         for model, reader, reference in zip(models, readers, references, strict=True)
         for shots in config.shots
     )
@@ -196,8 +213,8 @@ def _measured_rewards(config: EvaluateConfig, task: Task) -> WeightedRewards:
     """Return the reward; the metrics, and the task's gold and own metrics, are measured beside it."""
     watched = compose(watched_reward(config.reward or task.reward or "gold", task))
     further = [parse_reward(spec, task) for spec in config.metrics]
-    named = set(watched.names)
-    return compose([watched, *((one, 0.0) for one in further if not named.issuperset(one.names))])
+    paid = {signature(one) for one in watched.rewards}
+    return compose([watched, *((one, 0.0) for one in further if not paid.issuperset(map(signature, one.rewards)))])
 
 
 def _reference(config: EvaluateConfig, task: Task | None, reader: Reader) -> Trunk | None:
@@ -231,15 +248,15 @@ def _condition(
     model: str,
     reader: Reader,
     reference: Trunk | None,
-    asked: tuple[Sequence[Prompt], Sequence[Prompt]],
+    asked: tuple[Sequence[Prompt], Sequence[Prompt], Sequence[Prompt]],
     shots: int,
 ) -> Condition:
-    """Return a policy at a number of shots; ``asked`` are the prompts, and those with all their wordings."""
-    prompts, reworded = asked
+    """Return a policy at a number of shots; ``asked`` are the prompts, all their wordings, and the question of each."""
+    prompts, reworded, origins = asked
     mdp = questions.mdp(reader, prompts, shots)
     if reference is not None:
         check_fits(reference.model, mdp.tokenizer, mdp.n_actions, mdp.width, mdp.max_prompt_length)
-    others = questions.mdp(reader, reworded, shots) if reworded else None
+    others = questions.mdp(reader, reworded, shots, origins) if reworded else None
     again = None if others is None else (_policy(config, reader, others), others)
     return Condition(model, shots, _policy(config, reader, mdp), mdp, reference, again)
 
@@ -286,7 +303,8 @@ def measured(plan: Plan, condition: Condition) -> Result:
     answers = answer(policy, mdp, np.arange(len(mdp.prompts)), config.samples, plan.decoding, config.seed)
     found = measures(answers)
     if config.at_k:
-        found |= vote_measures(answers, Votes(config.at_k, config.right, config.answer))
+        right = 1.0 if config.right is None else config.right
+        found |= vote_measures(answers, Votes(config.at_k, right, config.answer))
     if condition.reference is not None and answers.episodes is not None:
         kl = visited_kl(policy, condition.reference, answers.episodes).sum(1)
         found["kl"] = mean_over_prompts(kl, answers.keys, KL)
@@ -321,7 +339,13 @@ def _duels(plan: Plan, results: Sequence[Result]) -> list[Duel]:
     """
     half = len(plan.config.shots)
     return [
-        Duel(one.model, other.model, one.shots, _win_rate(plan, one.answers, other.answers))
+        Duel(
+            one.model,
+            other.model,
+            one.shots,
+            _win_rate(plan, one.answers, other.answers),
+            "the reward" if plan.judge is None else f"the judge {plan.config.judge}, in both orders",
+        )
         for one, other in zip(results[:half], results[half:], strict=False)
     ]
 

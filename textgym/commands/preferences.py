@@ -93,7 +93,8 @@ def learn_from_preferences(config: PreferenceConfig, method: Method[Example]) ->
     config = runs.as_begun(config)
     described = {"command": method.command, "algorithm": method.algorithm, **runs.settings_of(config)}
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
-        learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task))
+        task = None if config.task is None else single_turn_task(config.task, config.model)
+        learner = open_learner(config.model, task)
         screening = Screening(config.truncation, config.skip_bad)
         learned, held_out = _examples(config, method, learner, screening)
         mdp = _validation_mdp(config, learner, held_out)

@@ -152,7 +152,7 @@ class Groundwork:
 
 def begin(config: RewardModelConfig, screening: Screening) -> Groundwork:
     """Open and read everything but preferences."""
-    learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task))
+    learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task, config.model))
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)
     shown = _demonstrations(config, learner.task, reader, screening)

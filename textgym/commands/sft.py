@@ -42,6 +42,7 @@ from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
+from textgym.tasks.real.gold import UnsetGold
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 from textgym.types import SpecialTokens
@@ -101,7 +102,7 @@ def run_sft(config: SFTConfig) -> Path:
 
 def train_sft(config: SFTConfig, material: Demonstrations, reference: Trunk, on_epoch: OnEpoch) -> None:
     """Train, or resume training, and save the model of the best epoch."""
-    judged = config.reward is not None or config.task is not None
+    judged = material.mdp.rewards.rewards != (no_reward,)
 
     report = fine_tune(
         material.model,
@@ -158,7 +159,8 @@ def gather_demonstrations(config: SFTConfig) -> Demonstrations:
         require_references(own)
     learner = open_learner(config.model, own)
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
-    reward = watched_reward(config.reward or ("gold" if task else no_reward), task)
+    has_gold = task is not None and not isinstance(task.gold, UnsetGold)
+    reward = watched_reward(config.reward or ("gold" if has_gold else no_reward), task)
     reader = _Reader(
         tokenizer,
         trained_end(tokenizer, learner.end_token_ids),

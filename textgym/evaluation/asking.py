@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.env.mdp import TokenMDP
-from textgym.evaluation.shots import FewShotMDP, check_room, few_shot_prompts
+from textgym.evaluation.shots import FewShotMDP, as_cut, check_room, few_shot_prompts
 from textgym.lm.files.loading import check_fits, context_length, is_encoder_decoder, load_lm
 from textgym.prompts import content_key, encode_prompt
 from textgym.registration import task_mdp
@@ -71,11 +71,14 @@ class Questions:
     seed: int
     overrides: Mapping[str, Any]
 
-    def mdp(self, reader: Reader, prompts: Sequence[Prompt], shots: int) -> TokenMDP:
+    def mdp(
+        self, reader: Reader, prompts: Sequence[Prompt], shots: int, origins: Sequence[Prompt] | None = None
+    ) -> TokenMDP:
         """Return a token MDP of the prompts as a model reads them.
 
         A model with the task's tokens reads the prompts as they are; another one reads their texts anew, and its
-        responses end with its own end tokens. Rewards see the prompts without examples.
+        responses end with its own end tokens. Rewards see the prompts without examples. Of other wordings ``origins``
+        are the questions.
 
         Raises:
             ValueError: a prompt cannot be encoded, or prompts and responses do not fit into the model; there are too
@@ -86,9 +89,10 @@ class Questions:
             needed = "takes no examples; pass --shots 0" if own else "needs a model with its own tokens"
             raise ValueError(f"task {task.name} has a world, so it {needed}")
         if shots:
-            asked = few_shot_prompts(prompts, self.pool, shots, self.seed, reader.tokenizer, reader.closing)
+            how = (self.pool, shots, self.seed, reader.tokenizer, reader.closing)
+            asked = few_shot_prompts(prompts, *how, origins=origins, cut_by=task.tokenizer)
         else:
-            asked = tuple(p if own and p.ids else encoded(p, reader) for p in prompts)
+            asked = tuple(p if own and p.ids else encoded(p, reader, task.tokenizer) for p in prompts)
         settings = dict(self.overrides)
         if not own:
             ends = end_token_ids(reader.tokenizer, reader.model.generation_config)
@@ -102,9 +106,9 @@ class Questions:
         return FewShotMDP.of(mdp) if shots else mdp
 
 
-def encoded(prompt: Prompt, reader: Reader) -> Prompt:
-    """Return a prompt in a model's tokens."""
-    asked = encode_prompt({"prompt": prompt.content}, reader.tokenizer, closing=reader.closing)
+def encoded(prompt: Prompt, reader: Reader, cut_by: PreTrainedTokenizerBase) -> Prompt:
+    """Return a prompt in a model's tokens; of a prompt whose tokens the task has cut, what was left."""
+    asked = encode_prompt({"prompt": as_cut(prompt, cut_by)}, reader.tokenizer, closing=reader.closing)
     return Prompt(prompt.content, asked.text, asked.ids, prompt.columns)
 
 

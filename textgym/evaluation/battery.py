@@ -132,7 +132,7 @@ def vote_measures(answers: Answers, votes: Votes) -> dict[str, Measured]:
     """Measure pass@k and maj@k: means over prompts of exact expectations over subsets of k samples."""
     right = answers.components.get(GOLD, answers.scores) >= votes.right
     rows: dict[int, list[int]] = {}
-    for row, question in enumerate(answers.keys):
+    for row, question in enumerate(answers.questions.tolist()):
         rows.setdefault(question, []).append(row)
     stated = [votes.answer(text) for text in answers.texts]
     found = {}

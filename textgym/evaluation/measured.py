@@ -155,6 +155,8 @@ def jackknife(statistic: Callable[[IntArray], float], prompts: Sequence[Hashable
 def correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Compute Pearson's correlation of ``[n]`` and ``[n]``; NaN if one of them does not vary."""
     x, y = (np.asarray(values, np.float64) for values in (a, b))
+    if not (len(x) and np.ptp(x) and np.ptp(y)):  # differences of a constant from its mean are rounding
+        return math.nan
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
     return float((x * y).sum()) / scale if scale > 0 else math.nan

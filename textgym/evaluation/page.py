@@ -64,6 +64,7 @@ class Duel:
     against: str
     shots: int
     found: WinRate
+    by: str = "the reward"
 
 
 def findings(title: str, results: Sequence[Result], duels: Sequence[Duel]) -> Findings:
@@ -140,7 +141,8 @@ def duel_table(duels: Sequence[Duel]) -> Table:
         for duel in duels
     )
     columns = ("policy", "against", "prompts", "win rate", "won", "tied")
-    note = "Responses to the same prompt, compared by the reward; a tie counts half. 95 % intervals over prompts."
+    by = " and ".join(dict.fromkeys(duel.by for duel in duels))
+    note = f"Responses to the same prompt, compared by {by}; a tie counts half. 95 % intervals over prompts."
     return Table("Win rate", columns, rows, note)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,22 @@ def draw_examples(prompt: Prompt, pool: Sequence[Prompt], shots: int, seed: int)
     return found
 
 
+def as_cut(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None) -> str | Messages:
+    """Return what a task's own model reads of a prompt: its text, or the part that is left where tokens were cut.
+
+    Args:
+        prompt: the prompt, with the task's tokens.
+        tokenizer: the task's; None where nothing was cut.
+    """
+    content = prompt.content
+    if tokenizer is None or not isinstance(content, str) or not prompt.ids:
+        return content
+    left = str(tokenizer.decode(list(prompt.ids), skip_special_tokens=True)).strip()
+    whole = content.strip()
+    is_part = 0 < len(left) < len(whole) and (whole.startswith(left) or whole.endswith(left))
+    return left if is_part else content
+
+
 def _plain(prompt: Prompt) -> str:
     """Return a prompt's text without differences of case and white space, in which duplicates may differ."""
     content = prompt.content
@@ -104,6 +120,9 @@ def few_shot_prompts(
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
     closing: bool = False,
+    *,
+    origins: Sequence[Prompt] | None = None,
+    cut_by: PreTrainedTokenizerBase | None = None,
 ) -> tuple[Prompt, ...]:
     """Return prompts whose tokens begin with examples; rewards still see the prompts alone.
 
@@ -114,6 +133,8 @@ def few_shot_prompts(
         seed: seed of the draw, with each prompt's text.
         tokenizer: of the model that is to read them.
         closing: as in :func:`textgym.prompts.encode_prompts`.
+        origins: of other wordings, the question of each: all of its wordings get its examples. Default: themselves.
+        cut_by: the task's tokenizer, whose tokens of a long prompt may have been cut: see :func:`as_cut`.
 
     Raises:
         ValueError: no prompt of the pool has a reference, or there are fewer examples than shots.
@@ -125,8 +146,9 @@ def few_shot_prompts(
             f"{len(pool)} prompts has one; pass --shots 0"
         )
     found = []
-    for prompt in prompts:
-        whole = with_examples(prompt.content, draw_examples(prompt, shown, shots, seed))
+    for prompt, origin in zip(prompts, prompts if origins is None else origins, strict=True):
+        examples = [replace(one, content=as_cut(one, cut_by)) for one in draw_examples(origin, shown, shots, seed)]
+        whole = with_examples(as_cut(prompt, cut_by), examples)
         asked = encode_prompt({"prompt": whole}, tokenizer, closing=closing)
         found.append(Prompt(prompt.content, asked.text, asked.ids, prompt.columns))
     return tuple(found)
@@ -140,10 +162,10 @@ def check_room(prompts: Sequence[Prompt], max_new_tokens: int, context: int | No
     """
     longest = max(len(prompt.ids) for prompt in prompts)
     if context is not None and longest + max_new_tokens > context:
+        what = f"shots={shots} makes prompts of up to" if shots else "prompts have up to"
         raise ValueError(
-            f"shots={shots} makes prompts of up to {longest} tokens; with max_new_tokens={max_new_tokens} they need "
-            f"{longest + max_new_tokens}, and the model's context holds {context}; ask for fewer shots or shorter "
-            "responses"
+            f"{what} {longest} tokens; with max_new_tokens={max_new_tokens} they need {longest + max_new_tokens}, and "
+            f"the model's context holds {context}; ask for {'fewer shots or ' if shots else ''}shorter responses"
         )
 
 

@@ -48,8 +48,9 @@ class EvaluateConfig:
     """Number of responses to each prompt."""
     shots: tuple[int, ...] = (0,)
     """Numbers of examples before each prompt, each number measured by itself: '0 1 4' for zero-, one- and few-shot."""
-    examples: str = "train"
-    """Split that the examples are drawn from, by the seed and the prompt's text; never the prompt itself."""
+    examples: str | None = None
+    """Split that the examples are drawn from, by the seed and the prompt's text; never the prompt itself. Default:
+    'train'."""
     decoding: DecodingName = "sample"
     """Way to write: 'sample'; 'greedy', the most probable token at each step; 'beam', a search for the most probable
     responses; 'best-of-n', the best of n samples by the reward."""
@@ -84,8 +85,9 @@ class EvaluateConfig:
     """Measure the perplexity of the task's reference texts under the policy; RL4LMs called it perplexity."""
     at_k: tuple[int, ...] = ()
     """Values of k for pass@k and maj@k, at most 'samples'."""
-    right: float = 1.0
-    """A response counts as right, for pass@k and maj@k, if its gold (or else its score) is at least this."""
+    right: float | None = None
+    """A response counts as right, for pass@k and maj@k, if its gold (or else its score) is at least this. Default:
+    1."""
     answer: str | None = None
     """Regular expression that finds the answer for maj@k: its first group in its last match. Default: the whole
     text."""
@@ -111,7 +113,7 @@ class EvaluateConfig:
         check_given(self, count, "min_new_tokens", "top_k", least=0)
         check_given(self, finite, "temperature", **TEMPERATURES)
         check_given(self, finite, "top_p", above=0, high=1)
-        check(self, finite, "right")
+        check_given(self, finite, "right")
         check(self, random_seed, "seed")
         check_words(self, "model", "task", "split", "examples", "reward", "reference", "fixed_model", "answer")
         check_words(self, "paraphrases", "against", "judge")
@@ -134,6 +136,10 @@ class EvaluateConfig:
             )
         if any(not spec.strip() for spec in self.metrics):
             raise SettingError(f"metrics={self.metrics} holds an empty one; leave it out")
+        if self.examples is not None and not any(self.shots):
+            raise SettingError(f"examples={self.examples!r} is for shots; pass --shots 1, or leave it out")
+        if self.right is not None and not self.at_k:
+            raise SettingError(f"right={self.right} is for pass@k and maj@k; pass --at-k, or leave it out")
         if self.answer is not None:
             if not self.at_k:
                 raise SettingError(f"answer={self.answer!r} is for maj@k; pass --at-k, or leave it out")

@@ -227,6 +227,8 @@ LOST_REWARDS = {
 def _learned(ledger: Ledger) -> None:
     model, label = "reward_fn.args.model_name", "reward_fn.args.label_ix"
     index = ledger.whole(label, least=0)
+    if ledger.open.get(model) is None:
+        raise ValueError(f"the file has no {model}, the classifier of its reward learned_reward; add it")
     known = {"lvwerra/distilbert-imdb": ("NEGATIVE", "POSITIVE")}.get(str(ledger.open.get(model)), ())
     named = known[index] if index < len(known) else f"LABEL_{index}"
     spec = f"clf:{ledger.open.get(model)},label={named},too_long=truncate"
@@ -604,12 +606,14 @@ def _evaluation(ledger: Ledger) -> None:
 def _decoding(given: Mapping[str, Any]) -> str:
     """Return how ``textgym evaluate`` decodes as a file's evaluation did."""
     beams = given.get("num_beams")
-    flags = f"--decoding beam --n {beams}" if beams not in (None, 1) else "--decoding sample"
+    flags = f"--decoding beam --beams {beams}" if beams not in (None, 1) else "--decoding sample"
     if not beams and given.get("do_sample") is not True:
         flags = "--decoding greedy"
     names = {"min_length": "min-new-tokens", "max_new_tokens": "max-new-tokens"}
     if flags == "--decoding sample":
         names |= {name: name.replace("_", "-") for name in ("temperature", "top_k", "top_p")}
+    if flags.startswith("--decoding beam"):
+        names |= {"length_penalty": "length-penalty"}
     flags = " ".join([flags, *(f"--{ours} {given[theirs]}" for theirs, ours in names.items() if theirs in given)])
     rest = [name for name in given if name not in {*names, "num_beams", "do_sample"}]
     also = f", without {' and '.join(rest)}" if rest else ""
