@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from textgym.commands.configs.generate import WITHOUT_EFFECT, DecodingName
+from textgym.commands.configs.generate import DecodingName, check_decoding
 from textgym.commands.configs.shared import MaxNewTokens, Seed, SkipTokens
 from textgym.numbers import (
     MOST_TOKENS,
@@ -150,18 +150,7 @@ class EvaluateConfig:
 
     def _check_decoding(self) -> None:
         """Check that every option fits the way of decoding."""
-        for name, decoding in OWN.items():
-            if (value := getattr(self, name)) is not None and decoding != self.decoding:
-                raise SettingError(
-                    f"{name}={value!r} belongs to decoding={decoding!r}, and decoding is {self.decoding!r}; add "
-                    f"--decoding {decoding}, or leave {name} out"
-                )
-        for name in WITHOUT_EFFECT.get(self.decoding, ()):
-            if (value := getattr(self, name)) is not None:
-                raise SettingError(
-                    f"{name}={value!r} is for sampling, and decoding={self.decoding!r} draws nothing; leave {name} "
-                    "out, or add --decoding sample"
-                )
+        check_decoding(self, OWN)
         if self.samples > 1 and self.decoding in ("greedy", "beam"):
             raise SettingError(
                 f"samples={self.samples}, and decoding={self.decoding!r} gives the same response each time; leave "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from textgym.commands.configs.shared import ReadTokens, Seed, SkipTokens, Truncated
 from textgym.numbers import (
@@ -29,6 +30,30 @@ OWN = {"beams": "beam", "length_penalty": "beam", "best_of": "best-of-n", "rewar
 """Options that belong to one way of decoding, and which."""
 WITHOUT_EFFECT = {"greedy": ("temperature", "top_k", "top_p"), "beam": ("top_k", "top_p")}
 """Options of sampling that a way of decoding has no use for."""
+
+
+def check_decoding(config: Any, own: Mapping[str, str]) -> None:
+    """Check that no option is given that belongs to another way of decoding than the chosen one.
+
+    Args:
+        config: settings with ``decoding`` and its options.
+        own: options that belong to one way of decoding, and which.
+
+    Raises:
+        SettingError: one is; it is named.
+    """
+    for name, decoding in own.items():
+        if (value := getattr(config, name)) is not None and decoding != config.decoding:
+            raise SettingError(
+                f"{name}={value!r} belongs to decoding={decoding!r}, and decoding is {config.decoding!r}; add "
+                f"--decoding {decoding}, or leave {name} out"
+            )
+    for name in WITHOUT_EFFECT.get(config.decoding, ()):
+        if (value := getattr(config, name)) is not None:
+            raise SettingError(
+                f"{name}={value!r} is for sampling, and decoding={config.decoding!r} draws nothing; leave {name} out, "
+                "or add --decoding sample"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,18 +116,7 @@ class GenerateConfig:
 
     def _check_decoding(self) -> None:
         """Check that every option fits the way of decoding."""
-        for name, decoding in OWN.items():
-            if (value := getattr(self, name)) is not None and decoding != self.decoding:
-                raise SettingError(
-                    f"{name}={value!r} belongs to decoding={decoding!r}, and decoding is {self.decoding!r}; add "
-                    f"--decoding {decoding}, or leave {name} out"
-                )
-        for name in WITHOUT_EFFECT.get(self.decoding, ()):
-            if (value := getattr(self, name)) is not None:
-                raise SettingError(
-                    f"{name}={value!r} is for sampling, and decoding={self.decoding!r} draws nothing; leave {name} "
-                    "out, or add --decoding sample"
-                )
+        check_decoding(self, OWN)
         if self.decoding == "best-of-n" and self.reward is None:
             raise SettingError("reward=None, and decoding='best-of-n' chooses by a reward; pass --reward REWARD")
         most = {"greedy": 1, "beam": self.beams or DEFAULT_BEAMS, "best-of-n": self.best_of or DEFAULT_BEST_OF}
