@@ -44,6 +44,8 @@ NOT_RUN = {
     "textgym train --preset": "needs data of others; tests/test_cli_presets.py trains from one",
     "textgym bench report benchmarks/results/": "tests/benchmarks/test_published.py compares every digit",
     "textgym bench tune mini": "tests/benchmarks/test_tuning.py searches, and reports it",
+    "textgym bench run reward_noise": "tests/benchmarks/test_reward_noise.py has runs of it",
+    "textgym bench run kl_frontier": "tests/benchmarks/test_suites.py has runs of it",
     "textgym bench run references": "tests/benchmarks/test_mini.py has runs of it",
     "textgym bench run diagnostic --algorithms ppo nlpo": "its runs are published, and tests/benchmarks has others",
     "textgym bench run mini": "tests/benchmarks/test_mini.py has runs of it",

@@ -60,8 +60,10 @@ def _seed_words(seeds: Sequence[int], planned: Sequence[int]) -> list[list[str]]
 
 
 def _names(experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
-    """Return the algorithms of runs that train something: others have no settings."""
-    return {job.algorithm for job in jobs if job.settings} | set(experiment.plan.algorithms)
+    """Return the algorithms of runs that train something: others have no settings, or no name of one word."""
+    return {job.algorithm for job in jobs if job.settings and " " not in job.algorithm} | set(
+        experiment.plan.algorithms
+    )
 
 
 def _command(

@@ -39,6 +39,16 @@ def test_commands_ask_for_the_runs(seeds: tuple[int, ...], settings: dict[str, i
     assert {job.key for job in asked} == {job.key for job in jobs}
 
 
+def test_what_is_measured_beside_the_algorithms_is_not_asked_for_by_name() -> None:
+    """The frontier also samples the base model, in whatever runs are asked for."""
+    frontier = find_experiment("kl_frontier")
+    jobs = frontier.sweep(replace(frontier.plan, seeds=(0, 1)))
+    (told,) = commands_of(frontier, jobs)
+    assert told == "textgym bench run kl_frontier --seeds 2"
+    asked = frontier.sweep(make_plan(frontier, parse(shlex.split(told)[1:]).action))
+    assert {job.key for job in asked} == {job.key for job in jobs}
+
+
 @pytest.mark.parametrize(("budgets", "settings"), [(2, ""), (1, " --settings budgets 1")])
 def test_what_the_tuned_file_chose_is_not_told_again(budgets: int, settings: str) -> None:
     plan = replace(MINI.plan, algorithms=("ppo",), tasks=("Concepts",), seeds=(0, 1), trials=5)

@@ -16,6 +16,7 @@ import pytest
 from scripts.published import MARK, PAGES, filled, published_files
 from textgym.agents.settings import FORMER
 from textgym.benchmarks.experiments import find_experiment
+from textgym.benchmarks.experiments.kl_frontier.task import SAMPLED
 from textgym.benchmarks.experiments.overoptimization.task import ENUMERATION
 from textgym.benchmarks.runner.experiment import Experiment, Job, Plan
 from textgym.benchmarks.runner.results_file import experiment_of, read_results
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results"
 FILES = sorted(PUBLISHED.glob("*.jsonl"))
 TUNED = {path.stem.removesuffix("-tuned"): path for path in PUBLISHED.glob("*-tuned.json")}
-OF_TODAY = ("diagnostic", "losses", "mini", "mini-untuned")
+OF_TODAY = ("diagnostic", "losses", "mini", "mini-untuned", "reward_noise")
 """Files whose runs have the KL of today's defaults."""
 SEARCHES = sorted((PUBLISHED / "searches").glob("*.jsonl"))
 
@@ -61,7 +62,7 @@ def again(found: dict[str, Findings], tmp_path_factory: pytest.TempPathFactory) 
 
 def plan_of(jobs: list[Job], experiment: Experiment) -> Plan:
     """What the command line was told, read off the runs."""
-    trained = [job for job in jobs if job.algorithm != ENUMERATION]
+    trained = [job for job in jobs if job.algorithm not in (ENUMERATION, SAMPLED)]
     algorithms, tasks = (tuple(dict.fromkeys(getattr(job, name) for job in trained)) for name in ("algorithm", "task"))
     first = trained[0].settings
     # A setting that all runs have alike was the command's; others are each algorithm's own.
@@ -213,6 +214,25 @@ def test_sentences_about_learned_rewards_and_references_have_their_rows(found: d
     assert sft > ppo
     assert score["sft, 4 passes", 1000] == pytest.approx(ppo, abs=0.01), "level with these"
     assert both < max(ppo, score["sft, 1 pass", most["sft, 1 pass"]])
+
+
+def test_sentences_about_noise_and_kl_have_their_rows(found: dict[str, Findings]) -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text("utf-8")
+    frontier = _columns(found["kl_frontier"].tables[0])
+    beside = zip(frontier["gold"], frontier["gold of best-of-n at this KL"], strict=True)
+    compared = [(one.value, best.value) for one, best in beside if best is not None]
+    assert "the best of n has more gold than PPO wherever both are measured" in page
+    assert len(compared) == 4
+    assert all(best > one for one, best in compared)
+    (base,) = (
+        gold.value for n, gold in zip(frontier["β or n"], frontier["gold"], strict=True) if n == 1 and gold.value < 0.6
+    )
+    assert f"The base model has {base:.2f}." in page
+    noise = _columns(found["reward_noise"].tables[0])
+    kept = [
+        (noisy.value - base) / (clean.value - base) for clean, noisy in zip(noise["σ = 0"], noise["σ = 2"], strict=True)
+    ]
+    assert max(kept) < 0.5, "less than half of what it learns without noise"
 
 
 def _columns(table: Table) -> dict[str, list[Any]]:
