@@ -66,7 +66,7 @@ class Combination(ABC):
 
     @property
     def compares(self) -> Compared | None:
-        """What the parts compare a response with; see :func:`textgym.rewards.functions.compared`."""
+        """The others that the parts compare a response with; see :func:`textgym.rewards.functions.compared`."""
         return strongest(map(compared, self.parts))
 
     def bind(self, tokenizer: Any) -> Self:

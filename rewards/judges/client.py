@@ -133,7 +133,8 @@ class Service:
         """Settings that decide the scores, in one line: neither the key's name nor how the server is reached."""
         shown = {one.name: getattr(self, one.name) for one in fields(self) if one.repr and one.name not in UNSEEN}
         settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
-        return f"{type(self).__name__}({settings}; openai {metadata.version('openai')})"
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in self.packages)
+        return f"{type(self).__name__}({settings}; {versions})"
 
     @property
     def usage(self) -> dict[str, float]:

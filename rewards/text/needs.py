@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, get_args
@@ -11,24 +12,24 @@ from textgym.numbers import SettingError, shown
 from textgym.types import completion_text
 
 
-class ReadsColumn:
+class ReadsColumn(ABC):
     """A reward that compares each completion with texts in a column of the data.
 
     A dataclass that inherits it implements :meth:`column` and :meth:`score`.
     """
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Return the name in logs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def column(self) -> str:
         """Return the name of the column."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, text: str, given: list[str]) -> float:
         """Score one text against the texts of its row, of which there is at least one."""
-        raise NotImplementedError
 
     @property
     def required_columns(self) -> tuple[str, ...]:

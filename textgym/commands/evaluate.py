@@ -213,6 +213,8 @@ def _measured_rewards(config: EvaluateConfig, task: Task) -> WeightedRewards:
     """Return the reward; the metrics, and the task's gold and own metrics, are measured beside it."""
     watched = compose(watched_reward(config.reward or task.reward or "gold", task))
     further = [parse_reward(spec, task) for spec in config.metrics]
+    if not further:  # signatures read all weights of a reward model
+        return watched
     paid = {signature(one) for one in watched.rewards}
     return compose([watched, *((one, 0.0) for one in further if not paid.issuperset(map(signature, one.rewards)))])
 

@@ -52,7 +52,7 @@ class Answers:
 
     @property
     def keys(self) -> list[int]:
-        """What each response counts for in intervals: its question; itself, where all answer the same one."""
+        """The sampling unit of each response in intervals: its question; itself, where all answer the same one."""
         found = [int(question) for question in self.questions]
         return found if len(set(found)) > 1 else list(range(len(found)))
 

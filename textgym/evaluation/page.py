@@ -32,7 +32,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one policy at one number of shots.
+    """Measures of one policy at one number of shots.
 
     Attributes:
         model: the policy, as it was named.

@@ -76,7 +76,7 @@ def win_rate_by_score(a: ArrayLike, b: ArrayLike, prompts: Sequence[Hashable]) -
 
 @dataclass(frozen=True)
 class Spread:
-    """How much the score depends on the wording of a question.
+    """Dependence of the score on the wording of a question.
 
     Attributes:
         deviation: standard deviation of the mean score over the wordings of a question, its mean over questions.
