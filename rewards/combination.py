@@ -8,7 +8,7 @@ from those of their parts. Each leaf is logged under its own name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -159,7 +159,7 @@ class Evaluated:
 
 
 def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = None) -> Evaluated:
-    """Score a batch with several rewards, among them combinations; a leaf that occurs twice is called once.
+    """Score a batch with several rewards, among them combinations; leaves that are equal are called once.
 
     Args:
         rewards: the rewards.
@@ -169,17 +169,46 @@ def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = No
     Raises:
         RewardError: a leaf failed (see :func:`textgym.rewards.call_reward`), or scores could not be combined.
     """
-    called = {id(leaf): leaf for reward in rewards for leaf in leaves(reward)}
+    called = _different(leaf for reward in rewards for leaf in leaves(reward))
     found = dict(zip(called, call_rewards(list(called.values()), batch, timeout), strict=True))
-    own = {id(reward) for reward in rewards}
     scores = [_value(reward, found, batch) for reward in rewards]
-    return Evaluated(scores, [(leaf, found[key]) for key, leaf in called.items() if key not in own])
+    return Evaluated(scores, [(leaf, found[_identity(leaf)]) for leaf in leaves_within(rewards)])
 
 
-def _value(reward: Reward, found: dict[int, list[Score]], batch: Batch) -> list[Score]:
+def leaves_within(rewards: Sequence[Reward]) -> list[Reward]:
+    """Return the leaves of combinations, each once, without those that are among the rewards themselves."""
+    own = _different(rewards)
+    called = _different(leaf for reward in rewards for leaf in leaves(reward))
+    return [leaf for key, leaf in called.items() if key not in own]
+
+
+def _different(rewards: Iterable[Reward]) -> dict[Hashable, Reward]:
+    """Return the first of all rewards that are equal."""
+    found: dict[Hashable, Reward] = {}
+    for reward in rewards:
+        found.setdefault(_identity(reward), reward)
+    return found
+
+
+def _identity(reward: Reward) -> Hashable:
+    """Return what two places that hold the same reward have in common.
+
+    Binding copies a reward in every place where it stands; copies of a frozen dataclass have equal settings.
+    """
+    parameters = getattr(type(reward), "__dataclass_params__", None)
+    if parameters is None or not (parameters.frozen and parameters.eq):
+        return id(reward)
+    try:
+        hash(reward)
+    except TypeError:  # a field cannot be hashed
+        return id(reward)
+    return type(reward), reward
+
+
+def _value(reward: Reward, found: Mapping[Hashable, list[Score]], batch: Batch) -> list[Score]:
     combination = combination_of(reward)
     if combination is None:
-        return found[id(reward)]
+        return found[_identity(reward)]
     parts = [_value(part, found, batch) for part in combination.parts]
     try:
         values = combination.combined(parts, batch)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
 from textgym.numbers import LONGEST_WAIT, finite
-from textgym.rewards.combination import Combination, bound, combination_of, evaluate, leaves, summed
+from textgym.rewards.combination import Combination, bound, combination_of, evaluate, leaves, leaves_within, summed
 from textgym.rewards.functions import (
     Batch,
     Reward,
@@ -68,9 +68,7 @@ class WeightedRewards(Combination):
     @property
     def logged_names(self) -> tuple[str, ...]:
         """Names of all components in logs: of the rewards, and of those that combinations among them are made of."""
-        own = {id(reward) for reward in self.rewards}
-        within = {id(leaf): leaf for reward in self.rewards for leaf in leaves(reward) if id(leaf) not in own}
-        return _unique([*self.names, *map(reward_name, within.values())])
+        return _unique([*self.names, *map(reward_name, leaves_within(self.rewards))])
 
     def score(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +36,18 @@ class EvaluateReward:
         self.required_columns = (reference,)  # checked before training
         self.options = options
         self.name = key
+
+    @property
+    def signature(self) -> str:
+        """Settings that decide the scores, with the digest of the metric's source."""
+        metric = type(self.metric)
+        given = {"key": self.key, "reference": self.reference, **self.options}
+        settings = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        try:
+            source = f"#{hashlib.sha256(inspect.getsource(metric).encode()).hexdigest()[:8]}"
+        except (OSError, TypeError):  # typed into a console
+            source = ""
+        return f"{type(self).__name__}({metric.__name__}{source}, {settings}; evaluate {metadata.version('evaluate')})"
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
         """Compute ``N`` numbers for ``N`` completions.

@@ -1,7 +1,7 @@
 """Signatures of rewards: one line that says what a score was, as sacreBLEU's signature does for a BLEU score.
 
 Sums, named rewards and other combinations show their parts; a dataclass its fields; a function the digest of its
-source, since its name may outlive it; a model the digest of its weights.
+source, since its name may outlive it; a model the digest of its weights; a path the digest of its files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return repr(value)
     if isinstance(value, Path):
-        return repr(str(value))
+        return _of_path(value)
     if isinstance(value, torch.nn.Module):
         return f"{type(value).__name__}#{_weights_digest(value)}"
     if isinstance(value, partial):
@@ -70,6 +70,18 @@ def _shown(value: Any) -> str:
         return _of_function(value)
     size = getattr(value, "vocab_size", None)  # a tokenizer
     return f"{type(value).__name__}({size} tokens)" if isinstance(size, int) else type(value).__name__
+
+
+def _of_path(path: Path) -> str:
+    """Return a path's name and the digest of what stands there: a file, or all files of a folder."""
+    if not path.exists():
+        return repr(str(path))  # such as a model's id on a hub
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
+        with file.open("rb") as content:
+            own = hashlib.file_digest(content, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path)} {own}\n".encode())
+    return f"{path.name!r}#{digest.hexdigest()[:DIGITS]}"
 
 
 def _of_sequence(values: Sequence[Any]) -> str:

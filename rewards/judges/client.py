@@ -9,7 +9,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -230,14 +230,33 @@ class Session:
         self._client: Any = None
         self._cache: AnswerCache | None = None
         self._secret: str | None = None
+        self._under_way: dict[str, asyncio.Task[Any]] = {}
 
     async def close(self) -> None:
         """Close the connections and the cache."""
+        for left in (rest := list(self._under_way.values())):  # of calls that failed
+            left.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
         client, cache, self._client, self._cache = self._client, self._cache, None, None
         if cache is not None:
             cache.close()
         if client is not None:
             await client.close()
+
+    async def once(self, key: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what a request brings. While it is under way for one call, no other call sends it again.
+
+        A large batch is scored by several calls at the same time, and equal rows may be in any of them.
+
+        Args:
+            key: the same for the same request.
+            ask: sends it.
+        """
+        task: asyncio.Task[T] | None = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(ask())
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        return await asyncio.shield(task)  # a call that fails must not take the answer from the others
 
     def recall(self, key: str) -> str | None:
         """Return the cached answer to a request; None if there is none."""

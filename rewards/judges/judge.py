@@ -109,7 +109,8 @@ class ChatService(Service):
 
         async def one(text: str, row: Mapping[str, Any]) -> T:
             try:
-                return await self._verdict(session, text, read)
+                key = digest({"url": self.url, **self._request(text, 0)})
+                return await session.once(key, lambda: self._verdict(session, key, text, read))
             except ServerError as error:
                 shown = {name: row[name] for name in ("prompt", *self.needed)}
                 raise RewardError(f"{error}, about\n{described(shown)}") from None
@@ -119,9 +120,8 @@ class ChatService(Service):
         by_text = dict(zip(first, found, strict=True))
         return [by_text[text] for text in texts]
 
-    async def _verdict(self, session: Session, text: str, read: Callable[[str], T | None]) -> T:
+    async def _verdict(self, session: Session, key: str, text: str, read: Callable[[str], T | None]) -> T:
         """Return the verdict on one text: from the cache, or from the server, which is asked twice at most."""
-        key = digest({"url": self.url, **self._request(text, 0)})
         cached = session.recall(key)
         if cached is not None and (verdict := read(cached)) is not None:
             self.traffic.add(cache_hits=1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from textgym.numbers import check, count
-from textgym.rewards.functions import RESERVED, RewardError, as_number
+from textgym.rewards.functions import RESERVED, RewardError, as_score
 from textgym.rewards.judges.cache import digest
 from textgym.rewards.judges.client import ServerError, Service, Session, together
 from textgym.rewards.judges.template import as_text, described
@@ -47,7 +47,13 @@ class RemoteReward(Service):
         """Columns of the data that the server receives."""
         return tuple(self.columns.split("+")) if self.columns else ()
 
-    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[Score]:
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        **columns: Any,
+    ) -> list[Score]:
         """Score ``N`` completions; equal rows are sent once.
 
         Raises:
@@ -63,7 +69,12 @@ class RemoteReward(Service):
             }
             for prompt, completion, *values in zip(prompts, completions, *asked, strict=True)
         ]
-        keys = [digest({"url": self.url, "row": row}) for row in rows]
+        # A text may have been sampled by other tokens, and then has other scores of tokens.
+        keys = [
+            digest({"url": self.url, "row": row, "tokens": len(ids)})
+            for row, ids in zip(rows, completion_ids, strict=True)
+        ]
+        tokens = {key: len(ids) for key, ids in zip(keys, completion_ids, strict=True)}
         async with self.session() as session:
             scores = self._recalled(session, keys)
             missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in scores}
@@ -74,7 +85,7 @@ class RemoteReward(Service):
                 )
             new = list(missing.items())
             parts = [dict(new[i : i + self.batch]) for i in range(0, len(new), self.batch)]
-            for part in await together(self._asked(session, part) for part in parts):
+            for part in await together(self._asked(session, part, tokens) for part in parts):
                 scores.update(part)
         return [scores[key] for key in keys]
 
@@ -84,12 +95,14 @@ class RemoteReward(Service):
         self.traffic.add(cache_hits=len(found))
         return {key: json.loads(answer) for key, answer in found.items()}
 
-    async def _asked(self, session: Session, rows: dict[str, dict[str, Any]]) -> dict[str, Score]:
+    async def _asked(
+        self, session: Session, rows: dict[str, dict[str, Any]], tokens: Mapping[str, int]
+    ) -> dict[str, Score]:
         """Return the server's scores of rows, by key."""
         body = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
         try:
             answer = await session.post(self.url, body)
-            scores = _scores(answer, len(rows), session.shown(answer))
+            scores = _scores(answer, [tokens[key] for key in rows], session.shown(answer))
         except (ServerError, TypeError, ValueError) as error:
             reason = session.redacted(str(error))
             first = described(next(iter(rows.values())))
@@ -103,18 +116,16 @@ def _query(prompt: Any, completion: Any) -> str:
     return prompt + completion if texts else f"{as_text(prompt)}\n{as_text(completion)}"
 
 
-def _scores(answer: Any, count: int, shown: str) -> list[Score]:
-    """Return the scores of an answer.
+def _scores(answer: Any, tokens: Sequence[int], shown: str) -> list[Score]:
+    """Return the scores of an answer to ``N`` rows, given the number of tokens of each.
 
     Raises:
         TypeError, ValueError: it has none, or another number of them, or some that are no scores.
     """
     scores = answer.get("rewards") if isinstance(answer, dict) else answer
-    if not isinstance(scores, list) or len(scores) != count:
+    if not isinstance(scores, list) or len(scores) != len(tokens):
         raise ValueError(
-            f"the reward server must answer {{'rewards': [...]}} with {count} scores, or the list alone, got {shown}"
+            f"the reward server must answer {{'rewards': [...]}} with {len(tokens)} scores, or the list alone, got "
+            f"{shown}"
         )
-    return [
-        None if one is None else [as_number(token) for token in one] if isinstance(one, list) else as_number(one)
-        for one in scores
-    ]
+    return [as_score(one, number) for one, number in zip(scores, tokens, strict=True)]

@@ -32,6 +32,7 @@ class JsonSchema:
     """File of the JSON schema."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "schema", Path(self.schema))
         require(self.name, "jsonschema", "jsonschema")
         _ = self._validator  # reads the file, so that a bad one is refused now
 

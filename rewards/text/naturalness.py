@@ -116,6 +116,7 @@ class Naturalness:
     """Texts in one forward pass."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Path(self.model))
         choice("too_long", self.too_long, TooLong)
         check(self, count, "batch_size")
 

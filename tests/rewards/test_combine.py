@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -296,3 +297,26 @@ def test_what_a_combination_is() -> None:
     assert combination_of(Named(clipped, "n")) is clipped
     evaluated = evaluate([clipped], Batch(["p"], ["a"], [[1]], {}))
     assert (evaluated.scores, evaluated.within) == ([[1]], [(clipped.reward, [1])])
+
+
+def test_a_reward_that_binding_copied_is_called_once() -> None:
+    calls = []
+
+    @dataclass(frozen=True)
+    class Bound:
+        scale: float
+        name: str = "bound"
+
+        def bind(self, tokenizer: Any) -> Bound:
+            return replace(self)
+
+        def __call__(self, completions: list[str], **_: Any) -> list[float]:
+            calls.append(self.scale)
+            return [self.scale * len(text) for text in completions]
+
+    one = Bound(2.0)
+    both = compose([(Product((one, fixed(3, 3))), 1.0), (Clipped(one, 0, 3), 10.0), (Bound(5.0), 1.0)]).bind(None)
+    scored = both.score(["p", "q"], ["a", "bb"], [[1], [2]], {})
+    # 2·1·3 + 10·min(2·1, 3) + 5·1, and 2·2·3 + 10·min(2·2, 3) + 5·2
+    assert scored.totals == [6 + 20 + 5, 12 + 30 + 10]
+    assert sorted(calls) == [2.0, 5.0]

@@ -166,6 +166,32 @@ def test_equal_requests_are_sent_once_even_without_a_cache() -> None:
     assert len(server.requests) == 2
 
 
+def test_equal_requests_of_a_large_batch_are_sent_once() -> None:
+    """A batch of 128 is scored by eight calls at a time; equal rows in several of them are one request."""
+    texts = [f"[{i % 3}]" for i in range(128)]
+    pattern = re.compile(r"\[(\d)\]")
+    with serving(lambda request: says(f"Score: {pattern.search(question(request))[1]}", after=0.2)) as server:
+        assert score(judge(server, low=0, high=9), *texts) == [i % 3 for i in range(128)]
+    assert len(server.requests) == 3
+
+
+def test_a_call_that_fails_leaves_the_others_their_answers() -> None:
+    """Two calls wait for one request; the one that fails by another row does not take it from the other."""
+    slow = says("Score: 4", after=0.3)
+    with serving(lambda request: slow if "both" in question(request) else busy(400)) as server:
+        reward = judge(server)
+
+        async def both() -> list[Any]:
+            calls = [reward(["p"] * 2, ["both", "bad"]), reward(["p"], ["both"])]
+            async with reward.session():
+                return await asyncio.gather(*calls, return_exceptions=True)
+
+        failed, scored = asyncio.run(both())
+    assert isinstance(failed, RewardError)
+    assert scored == [4.0]
+    assert sorted("both" in question(request) for request in server.requests) == [False, True]
+
+
 def test_no_completions_need_no_server() -> None:
     assert score(Judge("http://127.0.0.1:1", model="m", key="none")) == []
 

@@ -124,6 +124,20 @@ def test_answers_that_are_no_scores(answer: Any, message: str, tmp_path: Path) -
     assert len(server.requests) == 1
 
 
+def test_scores_of_tokens_are_those_of_the_tokens_that_were_sampled(tmp_path: Path) -> None:
+    """One text may be sampled by two or by three tokens; what fits the one is not remembered for the other."""
+    answers = [Reply(200, [[1.0, 2.0]]), Reply(200, [[1.0, 2.0]]), Reply(200, [[1.0, 2.0, 3.0]])]
+    with serving(answers) as server:
+        reward = RemoteReward(address(server), cache=tmp_path)
+        assert call_reward(reward, ["p"], ["ab"], [[1, 2]], {}) == [[1.0, 2.0]]
+        with pytest.raises(RewardError, match="expected 3, got 2"):
+            call_reward(reward, ["p"], ["ab"], [[1, 2, 3]], {})
+        for _ in range(2):  # the wrong answer was not kept, and the right one is
+            assert call_reward(reward, ["p"], ["ab"], [[1, 2, 3]], {}) == [[1.0, 2.0, 3.0]]
+        assert call_reward(reward, ["p"], ["ab"], [[1, 2]], {}) == [[1.0, 2.0]]
+    assert len(server.requests) == 3
+
+
 def test_retries_are_those_of_a_judge() -> None:
     with serving([busy(429), busy(502), Reply(200, [1])]) as server:
         assert score(RemoteReward(address(server)), ["a"]) == [1.0]

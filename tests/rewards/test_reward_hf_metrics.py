@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from textgym.numbers import SettingError
 from textgym.rewards import EvaluateReward, RewardError, call_reward, reward_name
 from textgym.rewards.functions import check_columns
 from textgym.rewards.hf_metrics import EvaluateHub
+from textgym.rewards.signatures import signature
 
 TEXTS = ["the cat sat", "a dog"]
 
@@ -52,6 +55,26 @@ def test_one_score_for_each_completion(overlap):
     reward = EvaluateReward(overlap, "overlap")
     assert call(reward, reference=["the cat", "a cat"]) == [1.0, 0.5]
     assert reward.name == "overlap"
+
+
+def test_the_signature_follows_the_metric_its_key_and_its_options(overlap):
+    same = signature(EvaluateReward(overlap, "overlap"))
+    assert same == signature(EvaluateReward(overlap, "overlap"))
+    assert re.fullmatch(
+        r"EvaluateReward\(Overlap#[0-9a-f]{8}, key='overlap', reference='reference'; evaluate [\d.]+\)", same
+    )
+
+    class Overlap(type(overlap)):
+        def _compute(self, predictions, references):
+            return {"overlap": 0.0}
+
+    others = [
+        EvaluateReward(overlap, "each"),
+        EvaluateReward(overlap, "overlap", reference="summary"),
+        EvaluateReward(overlap, "overlap", scale=10.0),
+        EvaluateReward(Overlap(keep_in_memory=True), "overlap"),
+    ]
+    assert len({same, *map(signature, others)}) == 5
 
 
 def test_several_references_another_column_and_options(overlap):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -317,6 +318,29 @@ def test_a_functions_signature_follows_its_source() -> None:
     digest = hashlib.sha256(inspect.getsource(length).encode()).hexdigest()[:8]
     assert signature(length) == f"textgym.rewards.builtin:length#{digest}"
     assert signature(partial(length, scale=2)) == f"textgym.rewards.builtin:length#{digest}(scale=2)"
+
+
+def test_a_files_signature_follows_its_content(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Read:
+        source: Path
+
+    file, folder = tmp_path / "a" / "schema.json", tmp_path / "folder"
+    file.parent.mkdir()
+    file.write_text("{}")
+    digest = hashlib.sha256(f". {hashlib.sha256(b'{}').hexdigest()}\n".encode()).hexdigest()[:8]
+    assert signature(Read(file)) == f"Read(source='schema.json'#{digest})"
+    file.write_text('{"type": "object"}')
+    assert digest not in signature(Read(file))
+    assert signature(Read(Path("owner/model"))) == "Read(source='owner/model')"  # an id on a hub
+
+    (folder / "part").mkdir(parents=True)
+    (folder / "part" / "weights").write_bytes(b"\0")
+    first = signature(Read(folder))
+    shutil.copytree(folder, tmp_path / "elsewhere" / "folder")
+    assert signature(Read(tmp_path / "elsewhere" / "folder")) == first
+    (folder / "part" / "weights").rename(folder / "part" / "other")
+    assert signature(Read(folder)) != first
 
 
 def test_a_models_signature_follows_its_weights() -> None:

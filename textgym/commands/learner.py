@@ -21,6 +21,7 @@ from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
 from textgym.reports.run import write_report
 from textgym.rows import Screening
+from textgym.tasks.real.gold import UnsetGold
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
 from textgym.types import Prompt, Service, Truncation
@@ -43,6 +44,22 @@ class Learner:
     end_token_ids: tuple[int, ...]
     task: Task | None
     shipped: Task | None
+
+
+class LearningConfig(Protocol):
+    """Settings of a command that may learn with a task."""
+
+    @property
+    def task(self) -> str | None:
+        """Id of the task."""
+
+    @property
+    def model(self) -> str | None:
+        """The model to begin with."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Parameters of the task."""
 
 
 def open_learner(model: str | None, task: Task | None) -> Learner:
@@ -82,6 +99,24 @@ def single_turn_task(task_id: str, model: str | None = None, parameters: Mapping
             "responses, in which nobody replies; use textgym train, or pass --model without --task"
         )
     return task
+
+
+def learning_task(config: LearningConfig) -> Task | None:
+    """Return the task of a command that learns from single responses, made with its parameters; None without one.
+
+    Raises:
+        ValueError: there is no such task, it does not have such parameters, or another side replies in it.
+    """
+    if config.task is not None:
+        return single_turn_task(config.task, config.model, config.parameters)
+    if config.parameters:
+        raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
+    return None
+
+
+def has_gold(task: Task | None) -> bool:
+    """Return True if there is a task, and it has a gold reward; that of some published tasks must be chosen first."""
+    return task is not None and not isinstance(task.gold, UnsetGold)
 
 
 def _source(model: str | None, task: Task | None) -> ModelSource:

@@ -29,12 +29,13 @@ from textgym.commands.learner import (
     Learner,
     OnEpoch,
     answerable,
+    has_gold,
     kept_epochs,
+    learning_task,
     longest_answer,
     open_learner,
     run_learning,
     save_learned,
-    single_turn_task,
 )
 from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
 from textgym.env.mdp import TokenMDP
@@ -93,8 +94,7 @@ def learn_from_preferences(config: PreferenceConfig, method: Method[Example]) ->
     config = runs.as_begun(config)
     described = {"command": method.command, "algorithm": method.algorithm, **runs.settings_of(config)}
     with runs.claimed(config.out, described, config.overwrite, config.resume) as standing:
-        task = None if config.task is None else single_turn_task(config.task, config.model)
-        learner = open_learner(config.model, task)
+        learner = open_learner(config.model, learning_task(config))
         screening = Screening(config.truncation, config.skip_bad)
         learned, held_out = _examples(config, method, learner, screening)
         mdp = _validation_mdp(config, learner, held_out)
@@ -211,7 +211,7 @@ def _validation_mdp(config: PreferenceConfig, learner: Learner, held_out: Sequen
     return TokenMDP(
         tokenizer=learner.tokenizer,
         prompts=prompts,
-        reward=watched_reward(config.reward or ("gold" if task else no_reward), task),
+        reward=watched_reward(config.reward or ("gold" if has_gold(task) else no_reward), task),
         end_token_ids=learner.end_token_ids,
         max_prompt_length=longest,
         max_new_tokens=new,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.offline.data import demonstration_fields, row_completion, row_layout
 from textgym.commands.configs.reward_model import RewardModelConfig
-from textgym.commands.learner import Learner, open_learner, single_turn_task
+from textgym.commands.learner import Learner, has_gold, learning_task, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards
@@ -152,7 +152,7 @@ class Groundwork:
 
 def begin(config: RewardModelConfig, screening: Screening) -> Groundwork:
     """Open and read everything but preferences."""
-    learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task, config.model))
+    learner = open_learner(config.model, learning_task(config))
     reader = RewardModel.from_causal_lm(learner.model, learner.tokenizer, torch.Generator().manual_seed(0))
     reader.set_special_tokens(config.special_tokens)
     shown = _demonstrations(config, learner.task, reader, screening)
@@ -205,7 +205,7 @@ def _shown_fields(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _gold(config: RewardModelConfig, task: Task | None) -> WeightedRewards | None:
-    if config.gold is None and task is None:
+    if config.gold is None and not has_gold(task):
         return None
     try:
         return resolve_reward(config.gold or "gold", named_rewards(task) if task else NAMED)

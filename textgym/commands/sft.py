@@ -27,12 +27,13 @@ from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     OnEpoch,
     answerable,
+    has_gold,
     kept_epochs,
+    learning_task,
     longest_answer,
     open_learner,
     run_learning,
     save_learned,
-    single_turn_task,
 )
 from textgym.commands.train import watched_reward
 from textgym.env.mdp import TokenMDP
@@ -42,7 +43,6 @@ from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
-from textgym.tasks.real.gold import UnsetGold
 from textgym.tasks.task import Task
 from textgym.tokenization import trained_end
 from textgym.types import SpecialTokens
@@ -140,8 +140,6 @@ def _check(config: SFTConfig) -> None:
         raise ValueError("nothing to imitate: pass --data FILE.jsonl or --task ID")
     if config.model is None and config.task is None:
         raise ValueError("without --task, --model is needed")
-    if config.parameters and config.task is None:
-        raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
     check_precision(config.settings)
 
 
@@ -154,13 +152,12 @@ def _described(config: SFTConfig) -> dict[str, Any]:
 
 def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     """Return model, demonstrations and judge, checked against each other."""
-    own = None if config.task is None else single_turn_task(config.task, config.model, config.parameters)
+    own = learning_task(config)
     if own is not None and config.data is None:
         require_references(own)
     learner = open_learner(config.model, own)
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
-    has_gold = task is not None and not isinstance(task.gold, UnsetGold)
-    reward = watched_reward(config.reward or ("gold" if has_gold else no_reward), task)
+    reward = watched_reward(config.reward or ("gold" if has_gold(task) else no_reward), task)
     reader = _Reader(
         tokenizer,
         trained_end(tokenizer, learner.end_token_ids),

@@ -39,6 +39,7 @@ from textgym.commands.configs.shared import (
     StopKL,
     StopPatience,
     StopScore,
+    TaskParameters,
     Truncated,
 )
 from textgym.numbers import MOST_TOKENS, SettingError, check, check_given, check_words, count, finite, random_seed
@@ -143,6 +144,7 @@ class PipelineConfig:
     """Directory of the run: a run for each stage, and a report of all."""
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0; gives prompts, demonstrations, a base model, gold and metrics."""
+    parameters: TaskParameters = field(default_factory=dict)
     model: Model = None
     prompts: Path | None = None
     """Prompts: JSON Lines, Parquet or a directory saved by datasets, with a field 'prompt'. Default: the task's."""

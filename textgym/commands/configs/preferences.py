@@ -19,6 +19,7 @@ from textgym.commands.configs.shared import (
     Resume,
     Seed,
     SkipBad,
+    TaskParameters,
     Truncated,
 )
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
@@ -35,6 +36,7 @@ class PreferenceConfig:
     model: Model = None
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0; gives a base model, a gold reward and metrics to evaluate by."""
+    parameters: TaskParameters = field(default_factory=dict)
     validation: Path | None = None
     """Preferences to validate on, in a file like 'data'. Default: a tenth of the prompts of 'data'."""
     reward: str | None = None

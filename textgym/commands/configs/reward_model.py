@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.commands.configs.shared import Log, Model, Overwrite, ReadTokens, Seed, SkipBad, Truncated
+from textgym.commands.configs.shared import Log, Model, Overwrite, ReadTokens, Seed, SkipBad, TaskParameters, Truncated
 from textgym.numbers import check, check_words, count, random_seed
 from textgym.rewards.models.settings import RewardModelSettings
 
@@ -27,6 +27,7 @@ class RewardModelConfig:
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0; gives a base model, the gold reward to compare with and reference texts
     that score 0."""
+    parameters: TaskParameters = field(default_factory=dict)
     model: Model = None
     validation: Path | None = None
     """Preferences held out for evaluation, in a file like 'data'. Default: the share 'heldout' of the prompts of

@@ -19,6 +19,7 @@ from textgym.commands.configs.shared import (
     Resume,
     Seed,
     SkipBad,
+    TaskParameters,
     Truncated,
 )
 from textgym.numbers import MOST_TOKENS, check, check_given, check_words, count, random_seed
@@ -36,8 +37,7 @@ class SFTConfig:
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0. Its reference texts are the demonstrations unless 'data' is given; it
     also gives a base model, a gold reward and metrics."""
-    parameters: dict[str, int | float | str] = field(default_factory=dict)
-    """Parameters of the task, such as 'folder DIR' of CommonGen."""
+    parameters: TaskParameters = field(default_factory=dict)
     count: DemonstrationCount = None
     model: Model = None
     validation: Path | None = None

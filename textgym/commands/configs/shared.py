@@ -31,6 +31,13 @@ Model: TypeAlias = Annotated[
     str | None,
     arg(help="Language model with its tokenizer: a directory, a run or a hub id. Default: the task's base model."),
 ]
+TaskParameters: TypeAlias = Annotated[
+    dict[str, int | float | str],
+    arg(
+        help="Parameters of the task, such as 'folder DIR' of textgym/CommonGen-v0. A task's parameter 'model' is "
+        "given by --model."
+    ),
+]
 MaxPromptLength: TypeAlias = Annotated[
     int | None, arg(help="Maximum prompt length P, in tokens. Default: the task's, or that of the longest prompt.")
 ]

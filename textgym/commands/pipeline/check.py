@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from textgym.commands.configs.pipeline import PipelineConfig
-from textgym.commands.learner import single_turn_task
+from textgym.commands.learner import has_gold, learning_task
 from textgym.commands.pipeline.labels import PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
@@ -53,11 +53,10 @@ def check_materials(config: PipelineConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: something is missing or does not fit.
     """
-    if config.task is not None:
-        single_turn_task(config.task)
+    task = learning_task(config)
     labeller = config.labels.labeller
     if labeller == PEOPLE or not labelled(config):
-        labeller = "length" if config.task is None else "gold"
+        labeller = "gold" if has_gold(task) else "length"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
     begun = replace(
         train_config(config, 1),

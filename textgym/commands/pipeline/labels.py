@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.train import TrainConfig
+from textgym.commands.learner import has_gold, learning_task
 from textgym.commands.train import parse_reward, user_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.lm.files.loading import load_lm
 from textgym.lm.sampling import Sampling
 from textgym.prompts import plain_content
-from textgym.registration import load_task
 from textgym.reports.pipeline_stages import TO_LABEL
+from textgym.rewards.builtin import no_reward
 from textgym.rewards.labels.labelling import (
     Labelled,
     Question,
@@ -34,6 +35,7 @@ from textgym.rewards.labels.labelling import (
 from textgym.rewards.labels.preferences import untied_pairs
 from textgym.rewards.labels.rankings import read_rankings, write_rankings
 from textgym.rows import Screening, read_rows
+from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer
 from textgym.types import FloatArray, IntArray, Ranking, SpecialTokens, Truncation
 
@@ -50,6 +52,7 @@ class LabelsConfig:
     Attributes:
         out: its directory.
         task: source of prompts, gold and a base model.
+        parameters: of the task.
         model: directory of the model that samples; None for the task's base model.
         prompts: the user's own prompts, or None.
         max_prompt_length: ``P``, or None for its default.
@@ -70,6 +73,7 @@ class LabelsConfig:
 
     out: Path
     task: str | None
+    parameters: Mapping[str, int | float | str]
     model: str | None
     prompts: Path | None
     max_prompt_length: int | None
@@ -99,16 +103,17 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
     with runs.held(config.out, about, overwrite=False, resume=resume) as goes_on:
         if not goes_on:
             runs.begin_run(config.out, about)
-        mdp = _mdp(config, Screening(config.truncation, config.skip_bad))
+        task = learning_task(config)
+        mdp = _mdp(config, task, Screening(config.truncation, config.skip_bad))
         chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
         if not (config.out / SAMPLES).exists():
-            write_json_lines(config.out / SAMPLES, _sampled(config, mdp, chosen))
+            write_json_lines(config.out / SAMPLES, _sampled(config, mdp, chosen, has_gold(task)))
         rows = read_rows(config.out / SAMPLES)
         asked, dropped = questions(
             [row["completions"] for row in rows],
             [mdp.prompts[int(i)] for i in chosen],
         )
-        labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, mdp, asked)
+        labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, task, mdp, asked)
         if labelled is None:
             return False
         dropped |= labelled.dropped
@@ -134,28 +139,29 @@ def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> Int
     return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
 
 
-def _mdp(config: LabelsConfig, screening: Screening) -> TokenMDP:
+def _mdp(config: LabelsConfig, task: Task | None, screening: Screening) -> TokenMDP:
     """Return the prompts, paid by gold where there is one, and by nothing else that would take time."""
-    task = None if config.task is None else load_task(config.task)
     mdp = user_mdp(
         TrainConfig(
             out=config.out,
             task=config.task,
+            parameters=dict(config.parameters),
             model=config.model,
             prompts=config.prompts,
-            reward="length" if config.task is None else "gold",
+            reward="length",
             max_prompt_length=config.max_prompt_length,
             max_new_tokens=config.max_new_tokens,
             special_tokens=config.special_tokens,
             skip_special_tokens=config.skip_special_tokens,
         ),
         screening,
+        task,
     )
-    return mdp if task is None else replace(mdp, reward=parse_reward("gold", task))
+    return replace(mdp, reward=parse_reward("gold" if has_gold(task) else no_reward, task))
 
 
-def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict[str, Any]]:
-    """Return a row for each prompt: the sampled completions, and their gold scores if known."""
+def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray, known: bool) -> list[dict[str, Any]]:
+    """Return a row for each prompt: the sampled completions, and their gold scores if these are known."""
     policy = _policy(config, mdp)
     rng = np.random.default_rng([config.seed, config.iteration, 0])
     rows: list[dict[str, Any]] = []
@@ -163,7 +169,7 @@ def _sampled(config: LabelsConfig, mdp: TokenMDP, chosen: IntArray) -> list[dict
     for part in tqdm(parts, desc="sampling", unit="batch", disable=None):
         made = sample_responses(policy, mdp, part, config.completions, int(rng.integers(2**31)))
         for i, (prompt, texts) in enumerate(zip(made.prompts, made.completions, strict=True)):
-            gold = {"gold": made.rewards[i].tolist()} if config.task is not None else {}
+            gold = {"gold": made.rewards[i].tolist()} if known else {}
             rows.append({"prompt": plain_content(prompt), "completions": list(texts), **gold})
     return rows
 
@@ -173,8 +179,7 @@ def _policy(config: LabelsConfig, mdp: TokenMDP) -> LMPolicy:
     return saved_policy(str(mdp.base_model), mdp, load_lm(mdp.base_model), **asdict(config.sampling))
 
 
-def _scored(config: LabelsConfig, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
-    task = None if config.task is None else load_task(config.task)
+def _scored(config: LabelsConfig, task: Task | None, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
     reward = parse_reward(config.labeller, task).bind(mdp.tokenizer)
     rng = np.random.default_rng([config.seed, config.iteration, 1])
     return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng)
@@ -192,7 +197,7 @@ def _described(
 ) -> dict[str, Any]:
     """Return the content of ``labels.json``."""
     gold: FloatArray | None = None
-    if config.task is not None:
+    if all("gold" in row for row in rows):
         gold = np.array([row["gold"] for row in rows]).mean(axis=1)  # samples of one prompt are no independent draws
     return {
         "prompts": len(rows),

@@ -67,6 +67,7 @@ def sft_config(config: PipelineConfig) -> SFTConfig:
         out=config.out / "sft",
         data=config.sft.demonstrations,
         task=config.task,
+        parameters=config.parameters,
         count=config.sft.count,
         truncation=config.truncation,
         skip_bad=config.skip_bad,
@@ -90,6 +91,7 @@ def train_config(config: PipelineConfig, iteration: int) -> TrainConfig:
     return TrainConfig(
         out=stage_directory(config, "policy", iteration),
         task=config.task,
+        parameters=config.parameters,
         model=_current(config, iteration),
         reference=_reference(config, iteration),
         prompts=config.prompts,
@@ -125,6 +127,7 @@ def reward_model_config(config: PipelineConfig, iteration: int) -> RewardModelCo
         out=stage_directory(config, "reward_model", iteration),
         data=_comparisons(config, iteration),
         task=config.task,
+        parameters=config.parameters,
         model=_current(config, 1),
         demonstrations=config.sft.demonstrations,
         prompts=config.prompts,
@@ -143,6 +146,7 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
     return LabelsConfig(
         out=stage_directory(config, "labels", iteration),
         task=config.task,
+        parameters=config.parameters,
         model=_current(config, iteration),
         prompts=config.prompts,
         max_prompt_length=config.max_prompt_length,
