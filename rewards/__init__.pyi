@@ -5,6 +5,7 @@ from .combine import Clipped as Clipped
 from .combine import Product as Product
 from .combine import Threshold as Threshold
 from .combine import Whitened as Whitened
+from .combine import WhitenedInBatch as WhitenedInBatch
 from .compose import ScoredBatch as ScoredBatch
 from .compose import WeightedRewards as WeightedRewards
 from .compose import compose as compose

@@ -5,7 +5,8 @@ of are logged under their own names, beside the result.
 
 A score of None, of a reward that does not apply, stays None, except where a docstring says otherwise. Statistics that
 run along with training are not offered: the score of a response would depend on the calls before, evaluations among
-them, and a repeated or resumed iteration would not score as the first time. Measure them once, and keep them fixed.
+them, and a repeated or resumed iteration would not score as the first time. Measure them once, and keep them fixed, or
+take those of each iteration alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from textgym.numbers import check, check_given, finite
 from textgym.rewards.combination import Combination, OneReward, summed
-from textgym.rewards.functions import Batch, Reward, check_signature, reward_name
+from textgym.rewards.functions import Batch, Compared, Reward, check_signature, compared, reward_name, strongest
 from textgym.types import Score
 
 
@@ -183,12 +184,46 @@ class Whitened(OneReward):
 
     def combined(self, scores: Sequence[Sequence[Score]], batch: Batch) -> list[Score]:
         """Return the ``N`` whitened scores."""
-        return [self._one(score) for score in scores[0]]
+        return [_whitened(score, self.mean, self.std) for score in scores[0]]
 
-    def _one(self, score: Score) -> Score:
-        if score is None:
-            return None
-        if not isinstance(score, Sequence):
-            return (score - self.mean) / self.std
-        scaled = [part / self.std for part in score]
-        return [*scaled[:-1], scaled[-1] - self.mean / self.std] if scaled else scaled
+
+@dataclass(frozen=True)
+class WhitenedInBatch(OneReward):
+    """Normalise a reward by the responses of the iteration: ``(R − mean) / std`` over all of them together.
+
+    The statistics follow the policy: an iteration in which every response improves pays no more than the one before,
+    so that scores of two iterations cannot be compared; :class:`Whitened` keeps a fixed scale. Nothing is remembered
+    between iterations, and a resumed run needs no statistics. All responses of an iteration are scored together (see
+    :mod:`textgym.rewards.relative`). The standard deviation has the divisor N; where all scores are equal, all are 0.
+
+    Dense scores enter by their sums, and are treated as by :class:`Whitened`.
+    """
+
+    @property
+    def name(self) -> str:
+        """``whitened_NAME``."""
+        return f"whitened_{reward_name(self.reward)}"
+
+    @property
+    def compares(self) -> Compared:
+        """The whole iteration, or what the reward itself needs."""
+        return strongest([compared(self.reward), "batch"]) or "batch"
+
+    def combined(self, scores: Sequence[Sequence[Score]], batch: Batch) -> list[Score]:
+        """Return the ``N`` whitened scores."""
+        totals = np.array([total for total in map(summed, scores[0]) if total is not None], np.float64)
+        if not totals.size:
+            return list(scores[0])
+        mean, spread = float(totals.mean()), float(totals.std() if np.ptp(totals) > 0 else 0.0)
+        if spread == 0:
+            return [None if score is None else 0.0 for score in scores[0]]
+        return [_whitened(score, mean, spread) for score in scores[0]]
+
+
+def _whitened(score: Score, mean: float, std: float) -> Score:
+    if score is None:
+        return None
+    if not isinstance(score, Sequence):
+        return (score - mean) / std
+    scaled = [part / std for part in score]
+    return [*scaled[:-1], scaled[-1] - mean / std] if scaled else scaled

@@ -16,7 +16,7 @@ from textgym.agents import GRPO
 from textgym.env.vector import TokenVectorEnv
 from textgym.exact import optimum
 from textgym.rewards.combination import OneReward, combination_of, evaluate, leaves
-from textgym.rewards.combine import Clipped, Product, Threshold, Whitened
+from textgym.rewards.combine import Clipped, Product, Threshold, Whitened, WhitenedInBatch
 from textgym.rewards.compose import Named, WeightedRewards, compose
 from textgym.rewards.functions import Batch, RewardError, call_reward
 
@@ -76,6 +76,36 @@ def test_a_whitened_reward_has_mean_0_and_deviation_1_on_its_reference() -> None
 
 def test_a_dense_reward_stays_dense_and_its_sum_is_whitened() -> None:
     assert score(Whitened(fixed([1, 2], [7], None), mean=3, std=2)) == [[0.5, 1 - 1.5], [2], None]
+
+
+def test_a_reward_whitened_in_a_batch_has_mean_0_and_deviation_1_there() -> None:
+    # The sums 1, 4 and 7 have mean 4 and deviation √6.
+    found = score(WhitenedInBatch(fixed([0.25, 0.75], 4, 7)))
+    assert found[0] == pytest.approx([0.25 / math.sqrt(6), (0.75 - 4) / math.sqrt(6)])
+    assert found[1:] == pytest.approx([0, 3 / math.sqrt(6)])
+    assert sum(found[0]) + sum(found[1:]) == pytest.approx(0, abs=1e-12)
+    assert score(WhitenedInBatch(fixed(3, None, 5))) == [-1, None, 1]
+    assert score(WhitenedInBatch(fixed(0.1, 0.1, None))) == [0, 0, None]
+    assert score(WhitenedInBatch(fixed(None, None, None))) == [None] * 3
+
+
+def test_an_iteration_is_whitened_as_a_whole() -> None:
+    def sums(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(sum(ids)) for ids in completion_ids]
+
+    # Four rows play at a time, and are scored together all the same.
+    env = TokenVectorEnv(word_mdp(WhitenedInBatch(sums)), 4, "Disabled")
+    algorithm = GRPO("LMPolicy", env, model=tiny_gpt2(), episodes_per_iteration=16, minibatch_size=8, n_epochs=1)
+    episodes = algorithm.collect()
+    assert episodes is not None
+    paid = episodes.rewards.sum(1)
+    assert paid.mean() == pytest.approx(0, abs=1e-6)
+    assert paid.std() == pytest.approx(1, abs=1e-6)
+    ids = [row[:n].sum() for row, n in zip(episodes.actions, episodes.lengths, strict=True)]
+    assert np.corrcoef(paid, ids)[0, 1] == pytest.approx(1)
+    alone = TokenVectorEnv(word_mdp(WhitenedInBatch(sums)), 4, "Disabled")
+    with pytest.raises(ValueError, match="whitened_sums"):
+        GRPO("LMPolicy", alone, model=tiny_gpt2(), score_together=False)
 
 
 def test_combinations_nest() -> None:
@@ -154,6 +184,7 @@ COMBINED: dict[str, Any] = {
     "clipped": lambda reward: Clipped(reward, high=9),
     "threshold": lambda reward: Threshold(reward, 1.5),
     "whitened": lambda reward: Whitened(reward, 1, 1),
+    "whitened in its batch": lambda reward: WhitenedInBatch(reward),
     "nested": lambda reward: Named(Clipped(compose([(Product((fixed(1, 1, 1), reward)), 2)]), 0), "n"),
 }
 
