@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSeq2SeqLM
 
-from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.helpers import tiny_bart, tiny_gpt2, tiny_t5, word_tokenizer
 from textgym.cli import main
+from textgym.commands.configs.sft import SFTConfig
+from textgym.commands.sft import gather_demonstrations
 from textgym.lm.files.loading import load_causal_lm
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -100,6 +106,34 @@ def test_from_demonstrations_to_a_model_that_train_goes_on_with(
             *("--total-timesteps", "20", "--out", "ppo"),
         ]
     )
+
+
+@pytest.mark.parametrize("make", [tiny_t5, tiny_bart])
+def test_an_encoder_decoder_learns_from_demonstrations_to_training(place: Path, make: Any) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    make().save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    main([*SFT, "--reward", "rewards.py:fives", "--out", "run"])
+    rows = metrics(place / "run")
+    assert rows[-1]["validation/loss"] < rows[0]["validation/loss"]
+    kept = json.loads((place / "run" / "kept.json").read_text())["epoch"]
+    # The kept model, opened by transformers alone: its loss on the held-out rows is the one that was written down.
+    model = AutoModelForSeq2SeqLM.from_pretrained("run/checkpoint")
+    held = gather_demonstrations(SFTConfig(out=Path("x"), model="model", data=Path("data.jsonl"))).validation
+    losses, counts = [], []
+    for one in held:
+        labels = torch.tensor([one.response_ids])
+        losses.append(model(input_ids=torch.tensor([one.prompt.ids]), labels=labels).loss.item())
+        counts.append(labels.numel())
+        assert one.prompt.ids[-1] == 1  # closed, as T5 expects
+    assert np.average(losses, weights=counts) == pytest.approx(rows[kept]["validation/loss"], abs=1e-5)
+
+    main(["generate", "--model", "run", "--prompt", "w1 w2", "--max-new-tokens", "4"])
+    write("prompts.jsonl", [{"prompt": row["prompt"]} for row in ROWS])
+    flags = ["--max-new-tokens", "4", "--episodes-per-iteration", "4", "--minibatch-size", "4", "--eval-episodes", "4"]
+    train = ("train", "--model", "run", "--prompts", "prompts.jsonl", "--reward", "length", *flags)
+    main([*train, "--total-timesteps", "20", "--out", "ppo"])
 
 
 def test_without_a_reward_the_loss_chooses(place: Path) -> None:

@@ -59,6 +59,7 @@ def encode_demonstrations(
     source: str = "demonstrations",
     special_tokens: SpecialTokens = "text",
     screening: Screening | None = None,
+    closing: bool = False,
 ) -> tuple[Demonstration, ...]:
     """Encode data rows as demonstrations; an end token is appended to each completion.
 
@@ -69,7 +70,8 @@ def encode_demonstrations(
     - Comparisons, as :func:`textgym.rewards.labels.preferences.read_preferences` reads them: the chosen or best ranked
       completion is imitated. Rows of ``prompt, completion, label`` are imitated if the label is true, and skipped if
       it is false.
-    - ``text``: running text, all of whose tokens except the first are trained.
+    - ``text``: running text, all of whose tokens except the first are trained; not for encoder–decoders, as it has no
+      prompt that an encoder could read.
 
     Args:
         rows: the data; or rows by their places, as :func:`textgym.rows.read_placed_rows` returns them.
@@ -79,6 +81,8 @@ def encode_demonstrations(
         source: name of the data in errors.
         special_tokens: as in :func:`textgym.prompts.encode_prompts`.
         screening: policy for unusable rows, and its counts; without it they raise.
+        closing: True for an encoder–decoder: prompts are closed as in :func:`textgym.prompts.encode_prompts`, and
+            prompt and completion may have ``max_length`` tokens each.
 
     Raises:
         ValueError: no rows, or an unusable row. Rows are counted from 1.
@@ -93,14 +97,15 @@ def encode_demonstrations(
     for place, row in given.items():
         with screening.row(place):
             if row_layout(row) == "text":
+                if closing:
+                    raise BadRowError("running text, without a prompt; an encoder–decoder needs one for its encoder")
                 shown[place] = _running(row, tokenizer, end_token_id, max_length, special_tokens)
                 said[place] = [row["text"]]
             elif (fields := demonstration_fields(row, tokenizer)) is not None:
-                prompt = encode_prompt(fields, tokenizer, special_tokens)
+                prompt = encode_prompt(fields, tokenizer, special_tokens, closing)
                 text = row_completion(prompt.columns, "completion", prompt.text)
                 reply = reply_ids(prompt, text, tokenizer, end_token_id, special_tokens)
-                prompt = fitted_prompt(prompt, len(reply), max_length, tokenizer, screening)
-                shown[place] = Demonstration(prompt, reply)
+                shown[place] = fitted(prompt, reply, max_length, tokenizer, screening, closing)
                 asked[place], said[place] = words_of(prompt.content), [text]
     if special_tokens == "text":
         warn_of_special_strings(tokenizer, in_file_order(asked), source)
@@ -125,7 +130,7 @@ def task_demonstrations(
         end_token_id: ends each response.
         tokenizer: encodes the texts; None for the task's.
         max_length: the model's context in tokens, or None.
-        closing: as in :func:`textgym.prompts.encode_prompts`.
+        closing: as in :func:`encode_demonstrations`.
 
     Raises:
         ValueError: a prompt has no reference, or the row is unusable.
@@ -137,7 +142,8 @@ def task_demonstrations(
     if tokenizer is not None:
         rows = [{"prompt": prompt.content, **prompt.columns} for prompt in prompts]
         prompts = encode_prompts(rows, tokenizer, max_length=10**9, source=source, closing=closing)
-    return demonstrate(prompts, columns, "reference", tokenizer or task.tokenizer, end_token_id, max_length, source)
+    reader = tokenizer or task.tokenizer
+    return demonstrate(prompts, columns, "reference", reader, end_token_id, max_length, source, closing)
 
 
 def require_references(task: Task, split: str = "train") -> None:
@@ -227,8 +233,9 @@ def demonstrate(
     end_token_id: int,
     max_length: int | None = None,
     source: str = "demonstrations",
+    closing: bool = False,
 ) -> tuple[Demonstration, ...]:
-    """Encode the completions in a field of the rows of encoded prompts.
+    """Encode the completions in a field of the rows of encoded prompts; see :func:`encode_demonstrations`.
 
     Raises:
         ValueError: a row is unusable. Rows are counted from 1.
@@ -238,7 +245,7 @@ def demonstrate(
         with screening.row(Place(source, number)):
             said.append([row_completion(row, field, prompt.text)])
             reply = reply_ids(prompt, said[-1][0], tokenizer, end_token_id)
-            shown.append(Demonstration(fitted_prompt(prompt, len(reply), max_length, tokenizer, screening), reply))
+            shown.append(fitted(prompt, reply, max_length, tokenizer, screening, closing))
     warn_of_special_strings(tokenizer, said, f"{source}, {field}s")
     return tuple(shown)
 
@@ -262,6 +269,29 @@ def reply_ids(
     return ids if ids[-1] == end else (*ids, end)
 
 
+def fitted(
+    prompt: Prompt,
+    reply: tuple[int, ...],
+    max_length: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    screening: Screening,
+    closing: bool,
+) -> Demonstration:
+    """Return a prompt and its reply as a demonstration that fits into a context, together or, with ``closing``, apart.
+
+    Raises:
+        TooLongError: they do not fit; see :func:`fitted_prompt`.
+    """
+    if not closing or max_length is None:
+        return Demonstration(fitted_prompt(prompt, len(reply), max_length, tokenizer, screening), reply)
+    if len(reply) + 1 > max_length:
+        raise TooLongError(
+            f"completion and end token have {len(reply) - 1} + 1 tokens, which the decoder reads after a start token, "
+            f"more than the model's context of {max_length}; shorten the row, or set truncation to 'drop'"
+        )
+    return Demonstration(fitted_prompt(prompt, 0, max_length, tokenizer, screening), reply)
+
+
 def fitted_prompt(
     prompt: Prompt, reply: int, max_length: int | None, tokenizer: PreTrainedTokenizerBase, screening: Screening
 ) -> Prompt:
@@ -271,7 +301,8 @@ def fitted_prompt(
 
     Args:
         prompt: a prompt of any length.
-        reply: number of tokens of the completion and its end; of the longest completion, if several share the prompt.
+        reply: number of tokens of the completion and its end; of the longest completion, if several share the prompt; 0
+            if the prompt has the context for itself.
         max_length: the model's context in tokens, or None.
         tokenizer: defines the start token.
         screening: policy for rows that are too long, and the count of shortened ones.
@@ -284,9 +315,10 @@ def fitted_prompt(
     room = max_length - reply
     if screening.truncation != "left" or room < 1:
         fix = "leave it out" if screening.truncation == "left" else "set truncation to 'left' or 'drop'"
+        what = f"prompt, completion and end token have {len(prompt.ids)} + {reply - 1} + 1"
         raise TooLongError(
-            f"prompt, completion and end token have {len(prompt.ids)} + {reply - 1} + 1 tokens, more than the model's "
-            f"context of {max_length}; shorten the row, or {fix}"
+            f"{what if reply else f'the prompt has {len(prompt.ids)}'} tokens, more than the model's context of "
+            f"{max_length}; shorten the row, or {fix}"
         )
     screening.shortened += 1
     return replace(prompt, ids=cut_left(prompt.ids, room, tokenizer))
@@ -321,17 +353,40 @@ def collate(demonstrations: Sequence[Demonstration]) -> dict[str, Tensor]:
     Rows are padded on the right, so that a causal model never attends to padding and positions count from 0. Labels are
     in the columns of their tokens, as transformers expects; prompts and padding are not trained.
     """
-    width = max(shown.n_tokens for shown in demonstrations)
-    size = (len(demonstrations), width)
-    input_ids = torch.zeros(size, dtype=torch.long)
-    attention_mask = torch.zeros(size, dtype=torch.long)
-    labels = torch.full(size, UNTRAINED)
+    input_ids, attention_mask = _padded([(*shown.prompt.ids, *shown.response_ids) for shown in demonstrations])
+    labels = input_ids.masked_fill(attention_mask == 0, UNTRAINED)
     for row, shown in enumerate(demonstrations):
-        begin, end = len(shown.prompt.ids), shown.n_tokens
-        input_ids[row, :end] = torch.tensor([*shown.prompt.ids, *shown.response_ids])
-        attention_mask[row, :end] = 1
-        labels[row, begin:end] = torch.tensor(shown.response_ids)
+        labels[row, : len(shown.prompt.ids)] = UNTRAINED
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def collate_apart(demonstrations: Sequence[Demonstration], start: int) -> dict[str, Tensor]:
+    """Return a batch for an encoder–decoder: prompts ``[n, w]`` for the encoder, responses ``[n, v + 1]`` to write.
+
+    The decoder reads the token ``start`` and the response. Labels are in the columns of their tokens, as in
+    :func:`collate`, so that none belongs to the start. Rows are padded on the right.
+    """
+    prompts, asked = _padded([shown.prompt.ids for shown in demonstrations])
+    responses, written = _padded([(start, *shown.response_ids) for shown in demonstrations])
+    labels = responses.masked_fill(written == 0, UNTRAINED)
+    labels[:, 0] = UNTRAINED
+    return {
+        "input_ids": prompts,
+        "attention_mask": asked,
+        "decoder_input_ids": responses,
+        "decoder_attention_mask": written,
+        "labels": labels,
+    }
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return rows of tokens padded on the right, and their mask, ``[n, w]`` each."""
+    mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    ids = torch.zeros_like(mask)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, n_trained: Tensor | int | None = None) -> Tensor:

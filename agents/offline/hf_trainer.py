@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from textgym.agents.functional.stop_rules import LEAST, StopRules
-from textgym.agents.offline.data import Demonstration, collate, next_token_loss
+from textgym.agents.offline.data import UNTRAINED, Demonstration, next_token_loss
 from textgym.agents.offline.epoch_checkpoints import checkpoint_path, keep_only, last_whole
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import MANIFEST, read_json, write_json, write_manifest
@@ -50,6 +50,7 @@ BETAS = (0.9, 0.95)  # Adam's (Ouyang et al. 2022, appendix C.1)
 def run_trainer(
     model: PreTrainedModel,
     demonstrations: Sequence[Demonstration],
+    collate: Callable[[Sequence[Demonstration]], dict[str, Tensor]],
     measure: Callable[[], dict[str, float]],
     settings: SFTSettings,
     keep_by: str,
@@ -181,6 +182,14 @@ def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None
     return next_token_loss(outputs["logits"], labels, num_items_in_batch)
 
 
+def _read(inputs: Mapping[str, Tensor]) -> list[list[int]]:
+    """Return the tokens of each row of a batch: those that are read, and those that an encoder–decoder writes."""
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    if "decoder_input_ids" in inputs:
+        rows = [ids + own[own != UNTRAINED].tolist() for ids, own in zip(rows, inputs["labels"], strict=True)]
+    return rows
+
+
 class _Trainer(Trainer):
     """Trainer whose evaluation is ``measure``: the exact mean over tokens, and the judge's metrics."""
 
@@ -204,8 +213,7 @@ class _Trainer(Trainer):
         Raises:
             TrainingError: they are not; no step is taken then.
         """
-        pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        rows = [{"ids": ids[mask.bool()].tolist()} for ids, mask in pairs]
+        rows = [{"ids": ids} for ids in _read(inputs)]
         loss = super().training_step(model, inputs, *rest, **named)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         # The gradient scaler of fp16 expects overflows: it skips such a step and lowers its scale.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from textgym.agents.offline.data import Demonstration
 from textgym.lm.agreement import check_whole_passes
 from textgym.lm.behaviour import Behaviour
-from textgym.lm.files.loading import context_length, embedding_rows
+from textgym.lm.files.loading import context_length, embedding_rows, is_encoder_decoder
 from textgym.lm.trunk import Trunk
 
 
@@ -62,12 +62,14 @@ def check_readable(model: PreTrainedModel, shown: Sequence[Demonstration], what:
     Raises:
         ValueError: a text does not fit; rows are counted from 1.
     """
-    limit, tokens = context_length(model), embedding_rows(model)
+    limit, tokens, apart = context_length(model), embedding_rows(model), is_encoder_decoder(model)
     for number, one in enumerate(shown, start=1):
         if not one.prompt.ids or not one.response_ids:
             raise ValueError(f"{what} {number}: prompt or response has no tokens")
-        if limit is not None and one.n_tokens > limit:
-            raise ValueError(f"{what} {number} has {one.n_tokens} tokens, more than the model's context of {limit}")
+        # The decoder of an encoder–decoder reads a token before the response.
+        longest = max(len(one.prompt.ids), len(one.response_ids) + 1) if apart else one.n_tokens
+        if limit is not None and longest > limit:
+            raise ValueError(f"{what} {number} has {longest} tokens, more than the model's context of {limit}")
         if max(*one.prompt.ids, *one.response_ids) >= tokens:
             raise ValueError(
                 f"{what} {number} holds tokens beyond the {tokens} that the model embeds; encode it with the model's "

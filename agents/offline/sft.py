@@ -12,30 +12,40 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedModel
 
-from textgym.agents.offline.data import UNTRAINED, Demonstration, collate, next_token_loss
+from textgym.agents.offline.data import UNTRAINED, Demonstration, collate, collate_apart, next_token_loss
 from textgym.agents.offline.likelihood import check_causal, check_readable
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.lm.files.loading import (
     accepted,
     frozen_dropout,
     in_full_precision,
-    require_causal,
+    is_encoder_decoder,
 )
 from textgym.lm.parts.lora import is_adapted, train_adapters, unwrapped
+from textgym.lm.parts.seq2seq import start_token
 from textgym.lm.trunk import Trunk
 
 Judge: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a model in eval mode; its ``"score"``, if present, decides which checkpoint is kept."""
 
-BRANCHES = {"attn", "self_attn", "attention", "self_attention", "crossattention", "mlp", "feed_forward", "ffn"}
+Collate: TypeAlias = Callable[[Sequence[Demonstration]], dict[str, Tensor]]
+"""Makes a batch of the model's arguments and ``labels``."""
+
+BRANCHES = {
+    *("attn", "self_attn", "attention", "self_attention", "crossattention", "mlp", "feed_forward", "ffn"),
+    *("encoder_attn", "fc2"),  # BART; OPT
+    *("SelfAttention", "EncDecAttention", "DenseReluDense"),  # T5
+}
 """Names that architectures give to the parts of a block whose outputs are added to the residual stream."""
 
 
@@ -109,7 +119,7 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as scratch, isolated_random_state(), only_dropout(model, settings):
         place = directory or Path(scratch)
         rows, kept_epoch, stopped = run_trainer(
-            model, demonstrations, measure, settings, keep_by, seed, place, resume, on_epoch, progress
+            model, demonstrations, collating(model), measure, settings, keep_by, seed, place, resume, on_epoch, progress
         )
     model.eval()
     return SFTReport(tuple(rows), kept_epoch, keep_by, stopped)
@@ -148,7 +158,6 @@ def _check(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}; expected 0 or more, and less than 2**32")
     check_precision(settings)
-    require_causal(model, "fine-tuning")
     _check_demonstrations(model, demonstrations, "demonstrations")
     _check_demonstrations(model, validation, "validation")
     check_causal(Trunk(model), demonstrations)
@@ -175,13 +184,19 @@ def _check_demonstrations(model: PreTrainedModel, demonstrations: Sequence[Demon
     check_readable(model, demonstrations, f"{argument}, row")
 
 
+def collating(model: PreTrainedModel) -> Collate:
+    """Return the function that makes a model's batches: of prompt and response in one row, or of each apart."""
+    return partial(collate_apart, start=start_token(model)) if is_encoder_decoder(model) else collate
+
+
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, demonstrations: Sequence[Demonstration], batch_size: int = 32) -> float:
     """Compute the mean of −log p over all trained tokens of the demonstrations, in nats per token."""
     total = count = 0.0
+    collated = collating(model)
     for start in range(0, len(demonstrations), batch_size):
         batch = {
-            name: part.to(model.device) for name, part in collate(demonstrations[start : start + batch_size]).items()
+            name: part.to(model.device) for name, part in collated(demonstrations[start : start + batch_size]).items()
         }
         labels = batch.pop("labels")
         trained = int((labels != UNTRAINED).sum())
@@ -210,7 +225,7 @@ def only_dropout(model: nn.Module, settings: SFTSettings) -> Iterator[None]:
         ValueError: dropout is set, and no part of the model is known to feed a residual stream.
     """
     share = settings.residual_dropout
-    built_in = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    built_in = _dropout_shares(model)
     branches = _residual_branches(model)
     if share and not branches:
         raise ValueError(
@@ -226,14 +241,31 @@ def only_dropout(model: nn.Module, settings: SFTSettings) -> Iterator[None]:
 
     hooks = [branch.register_forward_hook(drop) for branch in branches] if share else []
     try:
-        for module in built_in:
-            module.p = 0.0
+        for owner, name, _ in built_in:
+            setattr(owner, name, 0.0)
         yield
     finally:
-        for module, p in built_in.items():
-            module.p = p
+        for owner, name, own in built_in:
+            setattr(owner, name, own)
         for hook in hooks:
             hook.remove()
+
+
+def _dropout_shares(model: nn.Module) -> list[tuple[Any, str, float]]:
+    """Return where a model keeps the shares that it drops: owner, name of the attribute, and the share.
+
+    Those are dropout modules, and numbers that a module or a config hands to the function, as in BART, T5 and OPT.
+    """
+    modules = list(model.modules())
+    dropouts = [(module, "p", module.p) for module in modules if isinstance(module, _DropoutNd)]
+    configs = {id(config): config for module in modules if (config := vars(module).get("config")) is not None}
+    named = [
+        (owner, name, value)
+        for owner in (*modules, *configs.values())
+        for name, value in vars(owner).items()
+        if isinstance(value, float) and "drop" in name
+    ]
+    return [*dropouts, *named]
 
 
 def _residual_branches(model: nn.Module) -> list[nn.Module]:

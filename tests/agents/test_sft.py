@@ -15,20 +15,26 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.helpers import tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
-from textgym.agents.offline.data import Demonstration, collate, encode_demonstrations
+from tests.helpers import tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, word_tokenizer
+from textgym.agents.offline.data import Demonstration, collate, collate_apart, encode_demonstrations
 from textgym.agents.offline.hf_trainer import random_state, set_random_state
 from textgym.agents.offline.sft import fine_tune, isolated_random_state, mean_loss, only_dropout
 from textgym.agents.offline.sft_settings import EpochRow, SFTSettings
 from textgym.files import write_manifest
 from textgym.lm.files.loading import load_causal_lm
 from textgym.lm.parts.lora import add_lora, save_pretrained, unwrapped
+from textgym.rows import Screening
 from textgym.types import Prompt
 
 END = 1
+UNEVEN = [
+    {"prompt": "w3 w4 w5", "completion": "w1"},
+    *({"prompt": f"w{i}", "completion": f"w{i} w2"} for i in range(7)),
+]
 ROWS = [{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 1} w{i}"} for i in range(8)]
 LORA = LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
 QUICK = SFTSettings(epochs=3, learning_rate=3e-3, batch_size=4)
@@ -61,9 +67,93 @@ def test_labels_by_hand() -> None:
     assert uneven["labels"].tolist() == [[-100, 3, END, -100, -100], [-100, -100, 6, 7, END]]
 
 
-def test_models_that_it_cannot_train_are_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match=r"encoder–decoder; expected a causal language model for fine-tuning"):
-        tune(tiny_t5())
+def closing_tokenizer() -> PreTrainedTokenizerFast:
+    """The words, with an end token after every text, as T5's tokenizer puts it."""
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", END)])
+    return tokenizer
+
+
+def test_batches_of_encoder_decoders_by_hand() -> None:
+    rows = [{"prompt": "w0 w1 w2", "completion": "w3"}, {"prompt": "w4", "completion": "w5 w6"}]
+    batch = collate_apart(encode_demonstrations(rows, closing_tokenizer(), END, closing=True), start=0)
+    assert {name: part.tolist() for name, part in batch.items()} == {
+        "input_ids": [[2, 3, 4, END], [6, END, 0, 0]],  # the encoder's text is closed, as T5's tokenizer closes it
+        "attention_mask": [[1, 1, 1, 1], [1, 1, 0, 0]],
+        "decoder_input_ids": [[0, 5, END, 0], [0, 7, 8, END]],
+        "decoder_attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1]],
+        "labels": [[-100, 5, END, -100], [-100, 7, 8, END]],
+    }
+
+
+def apart(rows: Any = None) -> tuple[Demonstration, ...]:
+    return encode_demonstrations(UNEVEN if rows is None else rows, closing_tokenizer(), END, closing=True)
+
+
+@pytest.mark.parametrize("make", [tiny_t5, tiny_bart])
+def test_the_loss_of_an_encoder_decoder_is_that_of_transformers(make: Any) -> None:
+    """transformers shifts labels by itself where the decoder is given no tokens."""
+    model, losses, counts = make(), [], []
+    for one in apart():
+        labels = torch.tensor([one.response_ids])
+        with torch.no_grad():
+            losses.append(float(model(input_ids=torch.tensor([one.prompt.ids]), labels=labels).loss))
+        counts.append(labels.numel())
+    assert len({len(one.prompt.ids) for one in apart()}) > 1
+    assert mean_loss(model, apart(), batch_size=4) == pytest.approx(np.average(losses, weights=counts), abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny_t5, tiny_bart])
+def test_a_step_of_an_encoder_decoder_descends_the_mean_over_trained_tokens(make: Any) -> None:
+    settings = SFTSettings(epochs=1, learning_rate=1e-3, batch_size=8, max_grad_norm=1e9)
+    tuned, by_hand = make(), make()
+    fine_tune(tuned, apart()[:8], validation=apart()[:1], settings=settings, progress=False)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    losses = [
+        by_hand(input_ids=torch.tensor([one.prompt.ids]), labels=torch.tensor([one.response_ids])).loss
+        * len(one.response_ids)
+        for one in apart()[:8]
+    ]
+    (sum(losses) / sum(len(one.response_ids) for one in apart()[:8])).backward()
+    optimizer.step()
+    moved = 0
+    for expected, one in zip(by_hand.parameters(), tuned.parameters(), strict=True):
+        steps = expected.grad is not None and expected.grad.abs() > 1e-5
+        assert torch.allclose(one[steps], expected[steps], atol=1e-5)
+        moved += int(steps.sum())
+    assert moved > 1000
+
+
+@pytest.mark.parametrize(("make", "branches"), [(tiny_t5, 2 * 2 + 2 * 3), (tiny_bart, 2 * 2 + 2 * 3)])
+def test_residual_dropout_finds_the_branches_of_encoder_decoders(make: Any, branches: int) -> None:
+    """Two blocks of the encoder with two branches each, two of the decoder with three."""
+    model = make()
+    with only_dropout(model, SFTSettings(residual_dropout=0.5)):
+        hooked = [part for part in model.modules() if part._forward_hooks]
+        assert len(hooked) == branches
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_prompt_and_completion_of_an_encoder_decoder_have_a_context_each() -> None:
+    row = {"prompt": "w0 w1 w2", "completion": "w3 w4"}  # 3 + 1 and 2 + 1 tokens
+    how = {"end_token_id": END, "closing": True}
+    (shown,) = encode_demonstrations([row], closing_tokenizer(), max_length=4, **how)
+    assert (len(shown.prompt.ids), len(shown.response_ids)) == (4, 3)
+    with pytest.raises(ValueError, match="the prompt has 4 tokens, more than the model's context of 3"):
+        encode_demonstrations([{**row, "completion": "w3"}], closing_tokenizer(), max_length=3, **how)
+    with pytest.raises(ValueError, match=r"have 3 \+ 1 tokens, which the decoder reads after a start token"):
+        encode_demonstrations([{**row, "completion": "w3 w4 w5"}], closing_tokenizer(), max_length=4, **how)
+    cut = Screening("left")
+    (shown,) = encode_demonstrations(
+        [{**row, "completion": "w3"}], closing_tokenizer(), max_length=3, screening=cut, **how
+    )
+    assert (shown.prompt.ids, shown.response_ids) == ((3, 4, END), (5, END))
+    with pytest.raises(ValueError, match="running text, without a prompt"):
+        encode_demonstrations([{"text": "w0 w1"}], closing_tokenizer(), **how)
+    with pytest.raises(ValueError, match="row 1 has 7 tokens, more than the model's context of 6"):
+        fine_tune(
+            tiny_bart(positions=6), apart([{"prompt": "w0 w1 w2 w3 w4 w5", "completion": "w1"}]), validation=apart()
+        )
 
 
 def test_conversations_are_rendered() -> None:
@@ -296,6 +386,34 @@ def test_dropout_is_on_the_residual_branches_alone(make: Any) -> None:
             dropped = block.mlp(torch.ones(1, 200, 32))
             assert 0.15 < float((dropped == 0).float().mean()) < 0.25
         assert not model._modules["lm_head"]._forward_hooks
+
+
+def tiny_opt() -> OPTForCausalLM:
+    config = OPTConfig(
+        vocab_size=16,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return OPTForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [tiny_opt, tiny_t5, tiny_bart])
+def test_no_dropout_is_left_where_it_is_a_function(make: Any) -> None:
+    """These hand the share of their config, 0.1, to a function, which no module shows."""
+    model = make()
+    ids = torch.arange(2, 10)[None]
+    given = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        plain = model(**given).logits
+        assert not torch.allclose(model.train()(**given).logits, plain)
+        with only_dropout(model, SFTSettings()):
+            assert torch.equal(model(**given).logits, plain)
+        assert not torch.allclose(model(**given).logits, plain)  # as it was
 
 
 def test_dropout_of_an_unknown_architecture_is_refused() -> None:

@@ -15,7 +15,7 @@ from textgym.agents.loop.acting import acting_policy
 from textgym.agents.offline.sft_settings import EpochRow
 from textgym.commands.train import task_with
 from textgym.files import read_json_lines, remove_directory, replaced_directory, write_json_lines
-from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm
+from textgym.lm.files.loading import ModelSource, check_fits, frozen_copy, load_causal_lm, load_lm
 from textgym.lm.parts.lora import save_pretrained
 from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
@@ -62,12 +62,13 @@ class LearningConfig(Protocol):
         """Parameters of the task."""
 
 
-def open_learner(model: str | None, task: Task | None) -> Learner:
+def open_learner(model: str | None, task: Task | None, causal: bool = True) -> Learner:
     """Load a model with its tokenizer.
 
     Args:
         model: a directory, a run or a hub id; None for the task's base model.
         task: the task, or None; see :func:`single_turn_task`.
+        causal: False where an encoder–decoder can learn, too.
 
     Raises:
         ValueError: neither is given, or something does not fit.
@@ -78,7 +79,7 @@ def open_learner(model: str | None, task: Task | None) -> Learner:
     source = _source(model, task)
     tokenizer = shipped.tokenizer if shipped else load_tokenizer(str(source))
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    loaded = load_causal_lm(source, device)
+    loaded = load_causal_lm(source, device) if causal else load_lm(source, device)
     check_fits(loaded, tokenizer, len(tokenizer), 0)
     ends = shipped.end_token_ids if shipped else end_token_ids(tokenizer, loaded.generation_config)
     if not ends:
@@ -208,7 +209,7 @@ def run_learning(
                 train(reference, keep)
         if (config.out / runs.TRAINING).is_dir():
             remove_directory(config.out / runs.TRAINING)
-        trained = load_causal_lm(config.out / runs.CHECKPOINT, model.device)
+        trained = load_lm(config.out / runs.CHECKPOINT, model.device)
         evaluator.measure("after", acting_policy(trained, evaluator.mdp), reference)
         for stage in ("before", "after"):
             sent.send_values({f"samples/{stage}": runs.Samples.of(config.out, stage)})

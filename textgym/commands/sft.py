@@ -39,7 +39,7 @@ from textgym.commands.train import watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.env.rendering import printable
 from textgym.files import read_json, write_json
-from textgym.lm.files.loading import check_fits, context_length
+from textgym.lm.files.loading import check_fits, context_length, is_encoder_decoder
 from textgym.lm.trunk import Trunk
 from textgym.rewards.builtin import no_reward
 from textgym.rows import Screening, read_placed_rows
@@ -155,25 +155,27 @@ def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     own = learning_task(config)
     if own is not None and config.data is None:
         require_references(own)
-    learner = open_learner(config.model, own)
+    learner = open_learner(config.model, own, causal=False)
     task, shipped, model, tokenizer = learner.task, learner.shipped, learner.model, learner.tokenizer
     reward = watched_reward(config.reward or ("gold" if has_gold(task) else no_reward), task)
     reader = _Reader(
         tokenizer,
         trained_end(tokenizer, learner.end_token_ids),
         context_length(model),
+        closing=is_encoder_decoder(model),
         as_encoded=shipped is not None,
         special_tokens=config.special_tokens,
         screening=Screening(config.truncation, config.skip_bad),
     )
     shown, validation = _demonstrations(config, task, reader)
     demonstrations = shown if config.count is None else drawn(shown, config.count, config.seed)
-    new = _longest_answer(config, task, model, validation)
-    prompts = answerable(
-        [shown.prompt for shown in validation], new, context_length(model), tokenizer, config.truncation
-    )
+    shared = None if reader.closing else reader.limit  # an encoder–decoder reads prompts and responses apart
+    new = _longest_answer(config, task, shared, validation)
+    if reader.closing and reader.limit is not None and config.max_new_tokens is None:
+        new = min(new, reader.limit - 1)  # after the decoder's start token
+    prompts = answerable([shown.prompt for shown in validation], new, shared, tokenizer, config.truncation)
     longest = max(len(prompt.ids) for prompt in prompts)
-    check_fits(model, tokenizer, len(tokenizer), longest + new)
+    check_fits(model, tokenizer, len(tokenizer), longest + new, longest)
     mdp = TokenMDP(
         tokenizer=tokenizer,
         prompts=prompts,
@@ -193,6 +195,7 @@ class _Reader:
     tokenizer: PreTrainedTokenizerBase
     end: int
     limit: int | None
+    closing: bool  # whether the model is an encoder–decoder, whose prompts are closed and read apart
     as_encoded: bool  # whether a task's prompts may stay as the task encoded them
     special_tokens: SpecialTokens
     screening: Screening
@@ -201,14 +204,15 @@ class _Reader:
     def file(self, path: Path) -> tuple[Demonstration, ...]:
         rows = read_placed_rows(path, self.screening)
         how = (str(path), self.special_tokens, self.screening)
-        shown = encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how)
+        shown = encode_demonstrations(rows, self.tokenizer, self.end, self.limit, *how, closing=self.closing)
         left_out = {omission.place for omission in self.screening.omissions}
         used = [row for place, row in rows.items() if place not in left_out]
         self.origins.extend(f"{path}: {line}" for line in origins(used))
         return shown
 
     def split(self, task: Task, split: str) -> tuple[Demonstration, ...]:
-        return task_demonstrations(task, split, self.end, None if self.as_encoded else self.tokenizer, self.limit)
+        tokenizer = None if self.as_encoded else self.tokenizer
+        return task_demonstrations(task, split, self.end, tokenizer, self.limit, self.closing)
 
 
 def origins(rows: Collection[Mapping[str, Any]]) -> list[str]:
@@ -270,15 +274,15 @@ def drawn(demonstrations: Sequence[Demonstration], count: int, seed: int) -> tup
 
 
 def _longest_answer(
-    config: SFTConfig, task: Task | None, model: PreTrainedModel, validation: Sequence[Demonstration]
+    config: SFTConfig, task: Task | None, limit: int | None, validation: Sequence[Demonstration]
 ) -> int:
-    """Return T of the responses that are judged."""
+    """Return T of the responses that are judged; ``limit`` is the context that prompt and response share, or None."""
     new = config.max_new_tokens or (task.max_new_tokens if task else None)
     if new is not None:
         return new
     prompts = [shown.prompt for shown in validation]
     wanted = max(len(shown.response_ids) for shown in validation)
-    return longest_answer(wanted, prompts, context_length(model), config.truncation)
+    return longest_answer(wanted, prompts, limit, config.truncation)
 
 
 def _judge(config: SFTConfig, mdp: TokenMDP, reference: Trunk) -> Judge:
