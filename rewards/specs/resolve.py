@@ -121,7 +121,8 @@ def _maker(text: str, named: Mapping[str, Reward]) -> tuple[Any, str | None]:
     hint = suggest(name, {*named, *shelf_names()}, after=" ")
     raise ValueError(
         f"unknown reward {quoted(text)}: {hint}Known are {', '.join(sorted(named)) or 'none'}; or write "
-        "module:function, path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, tamer:DIR, or a name that 'textgym rewards' lists"
+        "module:function, path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, tamer:DIR, or a name that 'textgym "
+        "rewards' lists"
     )
 
 
