@@ -27,6 +27,7 @@ from .loop.callbacks import SaveCheckpoints as SaveCheckpoints
 from .loop.callbacks import StopEarly as StopEarly
 from .loop.decode import BestOf as BestOf
 from .loop.decode import Greedy as Greedy
+from .loop.decode import GreedyIn as GreedyIn
 from .loop.decode import Sampled as Sampled
 from .loop.decode import decode as decode
 from .loop.episodes import Minibatch as Minibatch

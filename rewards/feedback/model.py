@@ -134,6 +134,17 @@ class FeedbackModel:
                 found[i] = own.tolist()
         return found
 
+    def judge(self, begun: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return Ĥ of each candidate for the next token of ``N`` texts, in one pass of the model for each candidate."""
+        sequences = [[*ids, token] for ids, own in zip(begun, candidates, strict=True) for token in own]
+        scores = iter(self.predict(sequences))
+        ends = set() if self.knows_ends else special_ids(self.model.tokenizer)
+        judged = [[next(scores)[-1] for _ in own] for own in candidates]
+        return [
+            [0.0 if token in ends else value for token, value in zip(own, values, strict=True)]
+            for own, values in zip(candidates, judged, strict=True)
+        ]
+
     def _read(self, prompt: str | Messages, before: list[int], ids: list[int]) -> list[int]:
         """Return prompt and response as the model learned to read them: another special end token is its own."""
         if ids and ids[-1] in special_ids(self.model.tokenizer):

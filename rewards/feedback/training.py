@@ -16,7 +16,7 @@ from textgym.progress import Progress
 from textgym.rewards.feedback.credit import credit_weights
 from textgym.rewards.feedback.delays import Delay, Uniform
 from textgym.rewards.feedback.model import FeedbackModel
-from textgym.rewards.feedback.records import ShownResponse
+from textgym.rewards.feedback.records import ShownResponse, feedback_row
 from textgym.rewards.feedback.settings import FeedbackSettings
 from textgym.rewards.labels.rankings import split_rankings
 from textgym.rewards.models.last_token import linear_head, read_every_score, read_states
@@ -278,7 +278,7 @@ def _descend(
             optimizer.zero_grad()
             loss.backward()
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-            with naming_batch([{"completion": example.response.completion} for example in batch]):
+            with naming_batch([feedback_row(example.response) for example in batch]):
                 check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
             optimizer.step()
             losses.append(loss.item())
