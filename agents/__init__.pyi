@@ -1,6 +1,9 @@
 from .a_star_po import AStarPO as AStarPO
 from .best_of_n import BestOfN as BestOfN
 from .best_of_n import ExpertIteration as ExpertIteration
+from .coach import COACH as COACH
+from .coach import ECOACH as ECOACH
+from .coach import DeepCOACH as DeepCOACH
 from .dapo import DAPO as DAPO
 from .distillation import Distillation as Distillation
 from .functional.objectives import Advantages as Advantages
@@ -24,6 +27,7 @@ from .loop.callbacks import SaveCheckpoints as SaveCheckpoints
 from .loop.callbacks import StopEarly as StopEarly
 from .loop.decode import BestOf as BestOf
 from .loop.decode import Greedy as Greedy
+from .loop.decode import GreedyIn as GreedyIn
 from .loop.decode import Sampled as Sampled
 from .loop.decode import decode as decode
 from .loop.episodes import Minibatch as Minibatch

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from textgym.agents.a_star_po import AStarPO
 from textgym.agents.best_of_n import BestOfN, ExpertIteration
+from textgym.agents.coach import COACH, ECOACH, DeepCOACH
 from textgym.agents.dapo import DAPO
 from textgym.agents.distillation import Distillation
 from textgym.agents.group_ratios import CISPO, DPPO, GMPO, GSPO, LUSPO, SAPO, VESPO
@@ -23,6 +24,9 @@ ALGORITHMS: Mapping[str, type[SequenceAlgorithm]] = {
     "a2c": A2C,
     "trpo": TRPO,
     "reinforce": Reinforce,
+    "coach": COACH,
+    "e-coach": ECOACH,
+    "deep-coach": DeepCOACH,
     "rloo": RLOO,
     "rloo-clipped": ClippedRLOO,
     "grpo": GRPO,

@@ -254,6 +254,52 @@ class TRPOSettings(GAESettings):
 
 
 @dataclass(frozen=True)
+class TraceSettings(Settings):
+    """Settings of algorithms that take feedback on each token for its advantage, with an eligibility trace."""
+
+    search: ClassVar[Mapping[str, Range | None]] = {"trace_lambda": Choice((0.0, 0.35, 0.7, 0.95, 1.0))}
+    trace_lambda: float = 0.95
+    """λ, the decay of the eligibility trace: the share of a token's credit that the token before it receives, too. At 0
+    feedback stays where it is, at 1 it reaches all earlier tokens undiminished."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "trace_lambda", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class COACHSettings(OnPolicySettings, TraceSettings):
+    """Settings of COACH (MacGlashan 2017): one pass, as feedback judges the policy that it was given to."""
+
+
+@dataclass(frozen=True)
+class ECOACHSettings(OnPolicySettings):
+    """Settings of E-COACH (Shah 2021): a discount in place of the trace's decay."""
+
+    search: ClassVar[Mapping[str, Range | None]] = {"gamma": Choice((0.9, 0.95, 0.99, 1.0))}
+    gamma: float = 0.95
+    """Discount γ of the objective: feedback on the t-th token, counted from 0, weighs γ^t. 1 for none, as everywhere
+    else."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, finite, "gamma", above=0, high=1)
+
+
+@dataclass(frozen=True)
+class DeepCOACHSettings(ClipSettings, TraceSettings):
+    """Settings of Deep COACH (Arumugam 2019)."""
+
+    search: ClassVar[Mapping[str, Range | None]] = {"ent_coef": Choice((0.0, 0.01, 0.1, 1.5))}
+    trace_lambda: float = 0.35
+    """λ, the decay of the eligibility trace: the share of a token's credit that the token before it receives, too.
+    Published: 0.35."""
+    ent_coef: float = 0.01
+    """Weight of an entropy bonus in the loss: the entropy of the behaviour distribution at each response token, in
+    nats, normalised as the policy loss. Published: 1.5, beside feedback of ±1."""
+
+
+@dataclass(frozen=True)
 class RLOOSettings(GroupSettings):
     """Settings of RLOO: one pass over the episodes, as nothing keeps a second one near the policy that sampled them."""
 
@@ -501,6 +547,9 @@ SETTINGS: Mapping[str, type[Settings]] = {
     "a2c": A2CSettings,
     "trpo": TRPOSettings,
     "reinforce": OnPolicySettings,
+    "coach": COACHSettings,
+    "e-coach": ECOACHSettings,
+    "deep-coach": DeepCOACHSettings,
     "rloo": RLOOSettings,
     "rloo-clipped": ClippedRLOOSettings,
     "grpo": GRPOSettings,
@@ -591,7 +640,7 @@ ELSEWHERE = {
 """Arguments, or parts of them, that the command line, papers or stable-baselines3 call otherwise."""
 
 FIXED = {
-    "gamma": "γ is 1: a response is paid at its end, whole",
+    "gamma": "γ is 1: a response is paid at its end, whole; e-coach has a discount",
     "normalize_advantage": "advantages are normalised as each algorithm's paper says",
     **dict.fromkeys(("use_sde", "sde_sample_freq"), "tokens are discrete, so there is no state-dependent exploration"),
     **dict.fromkeys(("use_rms_prop", "rms_prop_eps"), "the optimiser is Adam"),
@@ -634,7 +683,7 @@ def make_settings(kind: type[Kind], algorithm: str, given: Mapping[str, Any]) ->
     """
     known = setting_names(kind)
     for name in given:
-        if name in FIXED:
+        if name in FIXED and name not in known:
             raise TypeError(f"{algorithm} has no setting {name!r}: {FIXED[name]}; it has {', '.join(known)}")
         if name not in known:
             near = f"; did you mean {ELSEWHERE[name]!r}?" if name in ELSEWHERE else suggest(name, known, before="; ")

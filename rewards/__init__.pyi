@@ -9,6 +9,16 @@ from .combine import WhitenedInBatch as WhitenedInBatch
 from .compose import ScoredBatch as ScoredBatch
 from .compose import WeightedRewards as WeightedRewards
 from .compose import compose as compose
+from .feedback.credit import credit_weights as credit_weights
+from .feedback.model import FeedbackModel as FeedbackModel
+from .feedback.records import Feedback as Feedback
+from .feedback.records import ShownResponse as ShownResponse
+from .feedback.records import read_feedback as read_feedback
+from .feedback.records import write_feedback as write_feedback
+from .feedback.simulated import SimulatedTrainer as SimulatedTrainer
+from .feedback.simulated import Watched as Watched
+from .feedback.training import FeedbackReport as FeedbackReport
+from .feedback.training import train_feedback_model as train_feedback_model
 from .functions import RewardError as RewardError
 from .functions import call_reward as call_reward
 from .functions import reward_name as reward_name

@@ -43,10 +43,12 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         *("grpo", "grpo-published", "dr-grpo", "dapo", "gspo", "luspo", "gmpo", "cispo", "dppo", "sapo", "vespo"),
         "maxrl",
     ),
+    "Feedback as the advantage": ("coach", "e-coach", "deep-coach"),
     "Imitation": ("expert-iteration", "best-of-n"),
 }
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ppo gae_lambda=1": {"gae_lambda": 1.0},
+    "coach trace_lambda=1": {"trace_lambda": 1.0},
     "grpo kl_in_loss=False": {"kl_in_loss": False},
     "grpo scale_by_std=False": {"scale_by_std": False},
     "grpo normalisation=token": {"normalisation": "token"},

@@ -34,6 +34,7 @@ from textgym.commands.configs.preferences import DPOConfig, KTOConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.rewards import RewardsConfig
 from textgym.commands.configs.sft import SFTConfig
+from textgym.commands.configs.tamer import TamerConfig
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.early import check_early
 from textgym.commands.flags import config_class, with_names_of_today
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "demo": (DemoConfig, "textgym.commands.demo:demo"),
     "sft": (SFTConfig, "textgym.commands.sft:sft"),
     "reward-model": (RewardModelConfig, "textgym.commands.reward_model:reward_model"),
+    "tamer": (TamerConfig, "textgym.commands.tamer:tamer"),
     "dpo": (DPOConfig, "textgym.commands.preferences:dpo"),
     "kto": (KTOConfig, "textgym.commands.preferences:kto"),
     "distill": (DistillConfig, "textgym.commands.train:train_command"),
@@ -168,8 +170,8 @@ def _kept(config: Any, interrupt: KeyboardInterrupt) -> str:
         return f"the command was stopped before it had measured anything; {BACK} in {str(config.out)!r}"
     if not hasattr(config, "resume") or not is_run(config.out):
         return "the command was stopped"
-    if isinstance(config, RewardModelConfig):
-        return f"the run in {str(config.out)!r} was stopped; --resume begins the reward model again"
+    if isinstance(config, RewardModelConfig | TamerConfig):
+        return f"the run in {str(config.out)!r} was stopped; --resume begins the model again"
     return f"the run was stopped; what was complete is in {str(config.out)!r}, and --resume goes on from there"
 
 

@@ -113,6 +113,32 @@ def monte_carlo(
     return Advantages(advantages.astype(np.float32), returns.astype(np.float32))
 
 
+def traced(feedback: Float32Array, own: BoolArray, lam: float, gamma: float = 1.0) -> Advantages:
+    """Compute the credit of an eligibility trace: A_t = γ^t·f_t + λ·A_{t+1}, so that Σ_t A_t·∇log π_t is COACH's step.
+
+    MacGlashan 2017 (arXiv 1701.06049): θ ← θ + α·f_t·e_t with the trace e_t = λ·e_{t−1} + ∇log π(a_t|s_t). Summed over
+    a response, a token's gradient is multiplied by all later feedback, decayed by λ for each step. The factor γ^t is
+    that of E-COACH, Shah 2021 (arXiv 2109.07054). Steps are the policy's own tokens alone, as in :func:`gae`.
+
+    Args:
+        feedback: ``[N, T]`` f.
+        own: ``[N, T]`` bool, True for tokens that the policy chose.
+        lam: λ in [0, 1]; 1 gives the sum of all later feedback.
+        gamma: γ in (0, 1].
+
+    Returns:
+        Credits as advantages; there is no critic to learn returns.
+    """
+    steps = np.where(own, own.cumsum(1) - 1, 0)
+    weighted = np.where(own, feedback * np.float64(gamma) ** steps, 0.0)
+    credit, running = np.zeros(own.shape), np.zeros(len(own))
+    for t in reversed(range(own.shape[1])):
+        running = np.where(own[:, t], weighted[:, t] + lam * running, running)
+        credit[:, t] = running
+    advantages = np.where(own, credit, 0.0).astype(np.float32)
+    return Advantages(advantages, np.zeros_like(advantages))
+
+
 def turn_starts(own: BoolArray) -> BoolArray:
     """Return True at the first token of each turn, ``[N, T]``: a turn is a run of own tokens."""
     return own & ~np.pad(own, ((0, 0), (1, 0)))[:, :-1]

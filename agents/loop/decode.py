@@ -1,4 +1,4 @@
-"""Ways to respond with a policy: sampling, greedy, beam search, and the best of n samples."""
+"""Ways to respond with a policy: sampling, greedy, beam search, the best of n samples, and greedy in feedback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from textgym.agents.loop.episodes import EpisodePlan, take
@@ -16,6 +17,7 @@ from textgym.env.mdp import TokenMDP
 from textgym.lm.beam import BeamSearch, beam_search
 from textgym.numbers import check, count, random_seed
 from textgym.rewards.builtin import no_reward
+from textgym.rewards.feedback.model import FeedbackModel
 from textgym.types import BoolArray, Episodes, IntArray, MaskArray
 
 
@@ -43,7 +45,24 @@ class BestOf:
         check(self, count, "n")
 
 
-Decoding: TypeAlias = Sampled | Greedy | BeamSearch | BestOf
+@dataclass(frozen=True)
+class GreedyIn:
+    """Take the token on which the best feedback is expected, argmax_a Ĥ(s, a), at every step: how TAMER acts.
+
+    The policy only proposes: Ĥ judges each candidate in a pass of its own over the whole text, so that a response of T
+    tokens takes T · ``candidates`` passes. Of equals the most probable token is taken.
+    """
+
+    feedback: FeedbackModel
+    """The model of feedback Ĥ, with the policy's tokenizer."""
+    candidates: int = 16
+    """Most probable tokens of the policy among which one is chosen; the vocabulary's size for all."""
+
+    def __post_init__(self) -> None:
+        check(self, count, "candidates")
+
+
+Decoding: TypeAlias = Sampled | Greedy | BeamSearch | BestOf | GreedyIn
 """A way to respond. Each is over the behaviour distribution of the policy, with its temperature, minimum length and
 masks; see :func:`textgym.lm.beam.beam_search` for what that means to a beam."""
 
@@ -77,6 +96,8 @@ def decode(
         return play(policy, mdp, prompt_index, seed, greedy=True)
     if isinstance(decoding, BeamSearch):
         return _beams(policy, mdp, prompt_index, decoding, seed, k)
+    if isinstance(decoding, GreedyIn):
+        return _greedy_in(policy, mdp, prompt_index, decoding, seed, k)
     return _best(policy, mdp, prompt_index, decoding, seed, k)
 
 
@@ -126,6 +147,54 @@ def _best(policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, best: BestOf,
     if best.reward is None:
         return chosen
     return recite(policy, mdp, EpisodePlan(chosen.prompt_index, chosen.episode), chosen.actions, seed)
+
+
+def _greedy_in(
+    policy: LMPolicy, mdp: TokenMDP, prompt_index: IntArray, greedy: GreedyIn, seed: int, k: int
+) -> Episodes:
+    if k > 1:
+        raise ValueError(f"k={k}; acting greedily in feedback gives the same response each time: leave k out")
+    if mdp.world is not None:
+        raise ValueError("a model of feedback reads a single turn, and this task has a world; decode in another way")
+    feedback = greedy.feedback.bind(mdp.tokenizer)
+    feedback.check_lengths(mdp.prompts, mdp.max_new_tokens, mdp.end_token_ids, mdp.stop is not None)
+    every = np.arange(len(prompt_index))
+    plan = EpisodePlan(prompt_index, every)
+    return played(mdp, plan, seed, lambda n_rows: Judged(policy, n_rows, feedback, greedy.candidates))
+
+
+class Judged(Session):
+    """Session that takes the candidate of the greatest Ĥ; log-probabilities are those of sampling it.
+
+    Args:
+        policy: the policy that proposes candidates.
+        n_rows: number of rows.
+        feedback: the model that judges them.
+        candidates: number of candidates.
+    """
+
+    def __init__(self, policy: LMPolicy, n_rows: int, feedback: FeedbackModel, candidates: int) -> None:
+        super().__init__(policy.lm, policy.behaviour, n_rows, policy.width, policy.prompt_length, 0)
+        self._feedback = feedback
+        self._candidates = candidates
+        self._begun: list[list[int]] = []  # the text so far of each acting row
+
+    def _logits(
+        self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
+    ) -> Tensor:
+        ids, mask = observation["input_ids"], observation["attention_mask"]
+        self._begun = [ids[row][mask[row] == 1].tolist() for row in rows]
+        return super()._logits(observation, rows, elapsed, allowed)
+
+    def _choose(self, logits: Tensor, rows: IntArray, length: IntArray, greedy: BoolArray) -> tuple[Tensor, Tensor]:
+        likely = logits.topk(min(self._candidates, logits.shape[-1]), sorted=True)
+        possible = likely.values.isfinite()
+        proposed = [ids[some].tolist() for ids, some in zip(likely.indices, possible, strict=True)]
+        judged = self._feedback.judge(self._begun, proposed)
+        # The first of equals is the most probable.
+        best = [own[int(np.argmax(values))] for own, values in zip(proposed, judged, strict=True)]
+        tokens = torch.tensor(best, device=logits.device)
+        return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 
 
 # --- given responses ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from textgym.files import replaced_directory, write_json
 from textgym.numbers import check, finite
-from textgym.rewards.models.model import RewardModel
+from textgym.rewards.models.model import READS_FEEDBACK, RewardModel
 from textgym.types import Combine, FloatArray, Messages, Prompt
 
 if TYPE_CHECKING:  # a model class costs seconds to import
@@ -156,11 +156,18 @@ def load_reward_model(directory: str | Path, **settings: Any) -> RewardModel | R
     """Open a reward model, an ensemble, or the result of a ``textgym reward-model`` run.
 
     Raises:
-        FileNotFoundError, ValueError: see :meth:`RewardModel.load` and :meth:`RewardEnsemble.load`.
+        FileNotFoundError, ValueError: see :meth:`RewardModel.load` and :meth:`RewardEnsemble.load`. ValueError also for
+            a model of feedback on single tokens.
     """
     checkpoint = Path(directory) / CHECKPOINT
     # A run keeps its model in a folder; the directory of a model is the model itself.
     source = checkpoint if checkpoint.is_dir() else directory
     if (Path(source) / ENSEMBLE).is_file():
         return RewardEnsemble.load(source, **settings)
-    return RewardModel.load(source, **settings)
+    model = RewardModel.load(source, **settings)
+    if hasattr(model.model.config, READS_FEEDBACK):
+        raise ValueError(
+            f"{str(directory)!r} predicts feedback on each token, and its last score is no score of a text; use it as "
+            f"tamer:{directory}"
+        )
+    return model

@@ -43,6 +43,36 @@ def read_logits(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> T
     return scores.float()
 
 
+def read_every_score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Score every position of ``N`` sequences: each prefix as if it ended there.
+
+    Args:
+        model: a decoder-style ``AutoModelForSequenceClassification`` with one output.
+        sequences: ``N`` lists of token ids, none empty.
+
+    Returns:
+        ``N`` float32 tensors, one score for each token, differentiable.
+
+    Raises:
+        ValueError: a sequence is empty, or the model pools its sequence into one score, as encoders do.
+    """
+    head = linear_head(model)
+    if head is None:
+        raise ValueError(
+            f"{type(model).__name__} pools a text into one score; expected a decoder with a linear head named score, "
+            "which can be read at every token"
+        )
+    scores: Tensor = head(read_states(model, sequences))[..., 0].float()
+    return [own[: len(ids)] for own, ids in zip(scores, sequences, strict=True)]
+
+
+def read_states(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Return the hidden states ``[N, L, d]`` that a decoder's head reads; meaningless behind a sequence's end."""
+    ids, mask = (x.to(model.device) for x in _padded(sequences, filler=0))
+    states: Tensor = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return states
+
+
 def longest_readable(model: PreTrainedModel) -> int | None:
     """Return the greatest number of tokens that a model accepts; None if its config names no limit.
 

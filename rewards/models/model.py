@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # a model class costs seconds to import
 
 OFFSET_KEY = "textgym_reward_offset"
 SPECIAL_TOKENS_KEY = "textgym_special_tokens"
+READS_FEEDBACK = "textgym_feedback"
+"""Key of models that predict feedback on each token; True if the end of responses was shown to people, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,7 @@ class RewardModel:
             return
         longest_prompt = max(len(prompt.ids) for prompt in prompts)
         # A special end token of the policy is replaced by the model's own. An ordinary token (a full stop, say) and
-        # text that a stop rule ended are kept, so the model's end token comes in addition: see _with_end.
+        # text that a stop rule ended are kept, so the model's end token comes in addition: see closed.
         kept = stops or any(i not in self.tokenizer.all_special_ids for i in end_token_ids)
         end = int(kept and self.tokenizer.eos_token_id is not None)
         if longest_prompt + max_new_tokens + end > limit:
@@ -230,7 +232,7 @@ class RewardModel:
             closed = ended if finish_reason is not None else [False] * len(prompts)
             replies = completion_ids if response_ids is None else response_ids
             ids = zip(prompts, prompt_ids, replies, closed, strict=True)
-            sequences = [[*start, *(self._with_end(reply, p) if end else reply)] for p, start, reply, end in ids]
+            sequences = [[*start, *(self.closed(reply, p) if end else reply)] for p, start, reply, end in ids]
             rows = zip(prompts, completions, ended, completion_ids, sequences, strict=True)
             # A response with a special token inside is encoded again from its text, as in training: see _reads_ids. A
             # conversation is never encoded again: the template has written special tokens between its turns.
@@ -271,7 +273,7 @@ class RewardModel:
             special_tokens=self.special_tokens,
             closing=linear_head(self.model) is None,
         )
-        return self._with_end(ids, prompt) if ended else ids
+        return self.closed(ids, prompt) if ended else ids
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Return ``N`` scores, less the offset, of token sequences, which are read unchanged."""
@@ -312,7 +314,7 @@ class RewardModel:
         written = special_ids(self.tokenizer) - {self.tokenizer.pad_token_id, self.tokenizer.bos_token_id}
         return not written.intersection(ids[:-1])
 
-    def _with_end(self, ids: list[int], prompt: str | Messages) -> list[int]:
+    def closed(self, ids: list[int], prompt: str | Messages) -> list[int]:
         """Close the sequence with the model's own end token, whichever special token or stop rule ended the text."""
         own = self.tokenizer.eos_token_id
         end = own if own is None else reply_end_id(self.tokenizer, prompt, own)

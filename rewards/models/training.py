@@ -277,7 +277,7 @@ def fit(
     with Progress(len(batches), "reward model", "batch", silent=not progress) as bar:
         for step, rows in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, len(batches))
+                group["lr"] = settings.learning_rate * rate_factor(step, len(batches))
             batch = [examples[i] for i in rows.tolist()]
             loss = _loss(batch, model.raw_scores(sequences_of(batch)))
             optimizer.zero_grad()
@@ -322,7 +322,7 @@ def mean_preference_loss(examples: Sequence[EncodedPreference], scores: Sequence
     return _loss(examples, torch.tensor([score for own in scores for score in own])).item()
 
 
-def _schedule(step: int, steps: int) -> float:
+def rate_factor(step: int, steps: int) -> float:
     """Return the factor of the learning rate: up over the first 5 % of the steps, then down to 0 after the last."""
     # At least one step, so that the division is defined and a single step trains at the full rate.
     warmup = max(1, round(WARMUP * steps))

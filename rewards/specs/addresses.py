@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 
-PREFIXES = ("rm", "clf")
-"""Prefixes of rewards that are loaded from a directory: a reward model, or a classifier."""
+PREFIXES = ("rm", "clf", "tamer")
+"""Prefixes of rewards that are loaded from a directory: a reward model, a classifier, or a model of feedback."""
 
 
 def model_directory(text: str) -> str | None:
-    """Return the directory in ``rm:DIR`` or ``clf:DIR``, with or without options and weight; None for other rewards."""
+    """Return the directory in ``rm:DIR`` and the like, with or without options and weight; None for other rewards."""
     kind, colon, rest = text.partition(":")
     return split_address(rest)[0] if colon and kind in PREFIXES else None
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from textgym.names import suggest
 from textgym.rewards.compose import WeightedRewards, compose
+from textgym.rewards.feedback.model import FeedbackModel
 from textgym.rewards.functions import Reward, check_signature
 from textgym.rewards.judges.judge import PairwiseJudge, Preferences
 from textgym.rewards.models.classifier import ClassifierReward
@@ -24,6 +25,7 @@ Spec: TypeAlias = "str | Reward | tuple[str | Reward, float]"
 MODELS: dict[str, tuple[Callable[..., Reward], tuple[str, ...]]] = {
     "rm": (load_reward_model, ("too_long",)),
     "clf": (ClassifierReward.load, ("label", "score", "reads", "too_long")),
+    "tamer": (FeedbackModel.load, ()),
 }
 """Loader and permitted options of each reward that is loaded from a directory."""
 
@@ -42,7 +44,8 @@ def resolve_reward(spec: Spec | Sequence[Spec], named: Mapping[str, Reward]) -> 
     - ``clf:DIR,label=LABEL``: the directory of a classifier and the label that is rewarded, with ``_`` for spaces;
     further
       options are those of :class:`textgym.rewards.ClassifierReward`: ``score=logit``, ``reads=completion``,
-      ``too_long=truncate``.
+      ``too_long=truncate``;
+    - ``tamer:DIR``: the directory of a model of feedback on each token, or of the run that trained it: a dense reward.
 
     Options and weight may come in any order: ``clf:DIR,-0.5,label=toxic``. A directory's name may contain commas and
     ``=``, but a name whose end reads like an option or a weight (``run,2``, ``a,b=1``) is rejected.
@@ -118,7 +121,8 @@ def _maker(text: str, named: Mapping[str, Reward]) -> tuple[Any, str | None]:
     hint = suggest(name, {*named, *shelf_names()}, after=" ")
     raise ValueError(
         f"unknown reward {quoted(text)}: {hint}Known are {', '.join(sorted(named)) or 'none'}; or write "
-        "module:function, path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, or a name that 'textgym rewards' lists"
+        "module:function, path/to/file.py:function, rm:DIR, clf:DIR,label=LABEL, tamer:DIR, or a name that 'textgym "
+        "rewards' lists"
     )
 
 
@@ -148,7 +152,7 @@ def _sorted(text: str, settings: Sequence[str]) -> tuple[dict[str, str], float]:
 def _model_parts(text: str, kind: str, rest: str) -> tuple[str, dict[str, str], float]:
     """Split ``kind:DIR,name=value,…,WEIGHT`` into directory, options and weight."""
     known = MODELS[kind][1]
-    it_has = f"it has {', '.join(f'{name}=' for name in known)}"
+    it_has = f"it has {', '.join(f'{name}=' for name in known) or 'none'}"
     directory, settings = split_address(rest)
     for i in range(1, len(settings) + 1):
         # "run,2" could be the directory "run" with weight 2, or the directory "run,2": ambiguous, so refused.

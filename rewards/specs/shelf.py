@@ -44,6 +44,7 @@ SHELF: Mapping[str, str] = {
     "remote": "textgym.rewards.judges.remote:RemoteReward",
     "rm": "textgym.rewards.models.ensemble:load_reward_model",
     "clf": "textgym.rewards.models.classifier:ClassifierReward.load",
+    "tamer": "textgym.rewards.feedback.model:FeedbackModel.load",
 }
 """Rewards of the package: where each lies, by name. They are imported when they are asked for."""
 

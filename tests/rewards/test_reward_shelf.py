@@ -279,7 +279,7 @@ BY_NAME = {
     "relative-length": [-0.5, 0.5, 1 / 6],
 }
 """Specifications of the rewards that need no model and no server."""
-NEEDS_MODEL_OR_SERVER = {"rm", "clf", "naturalness", "judge", "remote", "evaluate-hub"}
+NEEDS_MODEL_OR_SERVER = {"rm", "clf", "tamer", "naturalness", "judge", "remote", "evaluate-hub"}
 NOVELTY = {"novelty"}  # its number is that of self-BLEU, which its own tests compute
 
 

@@ -38,7 +38,7 @@ PREFERENCES: Mapping[str, Preferences] = {
     ),
 }
 """By command."""
-STEP_NAMES = {"sft": "epoch", **dict.fromkeys(PREFERENCES, "epoch"), "reward-model": "step"}
+STEP_NAMES = {"sft": "epoch", **dict.fromkeys(PREFERENCES, "epoch"), "reward-model": "step", "tamer": "step"}
 """The unit of a row of ``metrics.jsonl`` by command, where it is not an iteration."""
 
 

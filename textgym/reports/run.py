@@ -36,7 +36,7 @@ EVALUATED = [f"validation/{name}" for name in METRICS]
 COMPONENTS = "/components/"
 LEAVES_ITS_SAMPLER = ("best-of-n",)
 """Algorithms that sample from the reference all the time, so that no ratio says anything."""
-CALLED = {"reward-model": "Reward model", "distill": "Distillation"}
+CALLED = {"reward-model": "Reward model", "tamer": "Model of feedback", "distill": "Distillation"}
 """Names of what a command does, where they are no algorithm's in capitals."""
 _NEEDED_BY = "write_report"
 _SAMPLES_SHOWN = 6  # the others are folded
@@ -99,7 +99,7 @@ def run_contents(run_dir: Path) -> dict[str, Any]:
     command = str(config.get("command") or "")
     episodes = config.get("eval_episodes")
     comparisons = changes_of(evaluation, command, episodes)
-    finished = bool(comparisons) or (command == "reward-model" and bool(reward_model))
+    finished = bool(comparisons) or (command == "reward-model" and bool(reward_model)) or "heldout" in evaluation
     accuracy = heldout_accuracy(reward_model, evaluation if command == "reward-model" else {})
     summary = RunSummary(
         command=command,

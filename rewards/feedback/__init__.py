@@ -1,0 +1,1 @@
+"""Scalar feedback in time: its records, credit for tokens, models of it (TAMER), and simulated trainers."""
