@@ -284,7 +284,7 @@ def test_people_label(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_labeller_errs_and_is_indifferent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All scores are below the threshold, so only errors rank: the ceiling is then that of chance."""
-    monkeypatch.setattr("textgym.commands.pipeline.command.run_reward_model", lambda config: fail("stop here"))
+    monkeypatch.setattr("textgym.commands.pipeline.command.run_reward_model", lambda _: fail("stop here"))
 
     def fail(why: str) -> None:
         raise RuntimeError(why)
