@@ -110,8 +110,8 @@ class OnlineConfig(TrainConfig):
         check_acquisition(self.labels.acquisition, self.reward_model.ensemble)
         if self.labeller == PAGE and (self.labels.temperature or self.labels.error_rate or self.labels.threshold):
             raise SettingError(
-                "labeller='page' is people, who bring their own noise; leave out temperature, error_rate "
-                "and threshold of labels, or pass --labeller simulated"
+                "labeller='page' is people, who bring their own noise; leave out labels.temperature, labels.error_rate "
+                "and labels.threshold, or pass --labeller simulated"
             )
         if self.task is None and self.labeller in (GOLD, SIMULATED):
             raise SettingError(

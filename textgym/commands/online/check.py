@@ -37,8 +37,8 @@ def check_prompts(config: OnlineConfig, mdp: TokenMDP) -> None:
     at_once = max(first, labels_due(total, min(1.0, most / config.total_timesteps), config.labels.schedule) - first)
     if at_once > prompts:
         raise ValueError(
-            f"labels.count={total} asks {at_once} questions at once, each about another prompt, and there are {prompts} "
-            "prompts; lower it, or pass more prompts"
+            f"labels.count={total} asks {at_once} questions at once, each about another prompt, and there are "
+            f"{prompts} prompts; lower it, or pass more prompts"
         )
     for number, prompt in enumerate(mdp.prompts, start=1):
         try:

@@ -23,7 +23,7 @@ from textgym.commands.online.learner import BeforeIterations, Learner, Turns
 from textgym.commands.online.reward import CurrentReward
 from textgym.commands.online.roles import page_server, started_roles
 from textgym.commands.online.schedule import LABELS, SCHEDULE, read_schedule
-from textgym.commands.online.versions import REWARD, reward_trainer, settle_versions
+from textgym.commands.online.versions import reward_trainer, settle_versions
 from textgym.commands.train import (
     begun,
     check_best,
@@ -69,6 +69,8 @@ def run_online(config: OnlineConfig) -> Path:
     config, about = made, {"command": "online", **runs.settings_of(made)}
     if config.labeller == PAGE and config.replay is None:
         page_server()
+    if config.replay is not None:
+        check_replay(config.replay, about)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
         screening = Screening(config.truncation, config.skip_bad)
         task = chosen_task(config)
@@ -76,13 +78,10 @@ def run_online(config: OnlineConfig) -> Path:
         check_prompts(config, mdp)
         judged = validation_mdp(config, mdp, screening, task)
         check_best(config.keep_best, judged)
-        if config.labeller != PAGE:
-            reward_labeller(about)
+        turns = turns_of(config, about)
         pretraining, held_out = gather_pretraining(config, mdp, screening, task)
         algorithm = make_algorithm(config, mdp, standing.resumed, pretraining)
         measured = measured_texts(task, mdp, held_out, algorithm.policy.trunk)
-        if config.replay is not None:
-            check_replay(config.replay, about)
         if config.resume:
             check_answers(config.out)
         if not standing.resumed:
@@ -95,33 +94,32 @@ def run_online(config: OnlineConfig) -> Path:
             return forgetting(policy.trunk, measured)
 
         evaluator = runs.Evaluator(config.out, judged, config.eval_episodes, config.seed, forgotten)
-        (config.out / REWARD).mkdir(exist_ok=True)
-        background = config.in_background and config.replay is None
-        roles = ("reward trainer", "page" if config.labeller == PAGE else "labeller") if background else ()
         # The database must exist before a role opens it.
-        with LabelStore(config.out / LABELS) as store, started_roles(roles, config.out) as check_roles:
-            if not background:
+        with LabelStore(config.out / LABELS) as store, started_roles(background_roles(config), config.out) as check:
+            if turns.trainer is not None:
                 settle_versions(config.out)
-            learner = Learner(
-                config.out,
-                algorithm,
-                reward,
-                mdp,
-                store,
-                config.labels,
-                config.seed,
-                config.total_timesteps,
-                turns=None
-                if background or config.replay
-                else Turns(reward_labeller(about), reward_trainer(config.out, about)),
-                check_roles=check_roles,
-                replays=None if config.replay is None else reward_trainer(config.out, about),
-            )
+            learner = Learner(config, algorithm, reward, mdp, store, turns, check)
             learner.begin()
-            further = (BeforeIterations(learner),)
-            return runs.train(
-                algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing, further
-            )
+            own = (BeforeIterations(learner),)
+            return runs.train(algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing, own)
+
+
+def background_roles(config: OnlineConfig) -> tuple[str, ...]:
+    """Return the roles that work in processes of their own."""
+    if not config.in_background or config.replay is not None:
+        return ()
+    return ("reward trainer", "page" if config.labeller == PAGE else "labeller")
+
+
+def turns_of(config: OnlineConfig, about: Mapping[str, Any]) -> Turns:
+    """Return the roles that work in the learner's process, given the settings as ``config.json`` keeps them.
+
+    In a replay nobody answers; with roles in the background nobody takes turns, and the labeller is only checked.
+    """
+    labeller = None if config.labeller == PAGE else reward_labeller(about)
+    if background_roles(config):
+        return Turns(None, None)
+    return Turns(None if config.replay else labeller, reward_trainer(config.out, about))
 
 
 def online_mdp(config: OnlineConfig, screening: Screening, task: Task | None) -> tuple[CurrentReward, TokenMDP]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import sample_responses
-from textgym.commands.configs.online import OnlineLabelsPart
+from textgym.commands.configs.online import OnlineConfig
 from textgym.commands.online.labeller import RewardLabeller
 from textgym.commands.online.reward import CurrentReward
 from textgym.commands.online.roles import POLL
@@ -54,10 +53,15 @@ ASKING, CHOOSING, NORMALISING = 2, 3, 4
 
 @dataclass(frozen=True)
 class Turns:
-    """Roles that take turns with the learner in its own process: the labeller and the reward trainer."""
+    """Roles that take turns with the learner in its own process; both are None if they work in processes of their own.
 
-    labeller: RewardLabeller
-    trainer: RewardTrainer
+    Attributes:
+        labeller: answers questions; None in a replay, too, in which no question is asked.
+        trainer: trains reward models.
+    """
+
+    labeller: RewardLabeller | None
+    trainer: RewardTrainer | None
 
 
 class Learner:
@@ -66,45 +70,34 @@ class Learner:
     Rows of the schedule that stand already, of a run that is resumed or replayed, are followed and not decided again.
 
     Args:
-        run: the run's directory.
+        config: the run's settings.
         algorithm: the algorithm, new or at its last checkpoint.
         reward: the reward of its environment.
         mdp: the prompts.
         store: questions and answers.
-        part: settings of the questions.
-        seed: the run's seed.
-        total_timesteps: all tokens of the run.
-        turns: the other roles, if they work in this process; None if they work in their own.
-        check_roles: raises if one of those processes has ended.
-        trainer: trains versions that a replay needs; None if no run is replayed.
+        turns: the roles in this process.
+        check_roles: raises if a role in another process has ended.
     """
 
     def __init__(
         self,
-        run: Path,
+        config: OnlineConfig,
         algorithm: SequenceAlgorithm,
         reward: CurrentReward,
         mdp: TokenMDP,
         store: LabelStore,
-        part: OnlineLabelsPart,
-        seed: int,
-        total_timesteps: int,
-        turns: Turns | None,
+        turns: Turns,
         check_roles: Callable[[], None],
-        replays: RewardTrainer | None = None,
     ) -> None:
-        self.run = run
+        self.config = config
+        self.run, self.part = config.out, config.labels
         self.algorithm = algorithm
         self.reward = reward
         self.mdp = replace(mdp, reward=no_reward)
         self.store = store
-        self.part = part
-        self.seed = seed
-        self.total_timesteps = total_timesteps
         self.turns = turns
         self.check_roles = check_roles
-        self.replays = replays
-        self.rows: list[ScheduleRow] = read_schedule(run)
+        self.rows: list[ScheduleRow] = read_schedule(self.run)
         self.asked = 0
         self.ensemble: RewardEnsemble | None = None
 
@@ -135,16 +128,15 @@ class Learner:
         if iteration < len(self.rows):
             self._take(self.rows[iteration])
             return True
-        if self.replays is not None:
+        if self.config.replay is not None:
             return False
         self.check_roles()
-        if self.turns is None:
+        if self.turns.trainer is None:
             self._use(self._newest())
         most = self.algorithm.settings.episodes_per_iteration * self.mdp.max_new_tokens
-        share = min(1.0, (self.algorithm.boundary_timesteps + most) / self.total_timesteps)
+        share = min(1.0, (self.algorithm.boundary_timesteps + most) / self.config.total_timesteps)
         self._ask(labels_due(self.part.count, share, self.part.schedule) - self._asked(), iteration)
-        if self.turns is not None:
-            self._take_turns(self.turns)
+        self._take_turns()
         assert self.reward.version is not None
         row = schedule_row(iteration, self.reward.version, self.store.ids()[: self.asked])
         self.rows.append(row)
@@ -152,8 +144,8 @@ class Learner:
         return True
 
     def _take(self, row: ScheduleRow) -> None:
-        if self.replays is not None:
-            self._train_again(self.replays, row)
+        if self.turns.trainer is not None:
+            self._train_again(self.turns.trainer, row)
         self.asked = row.asked
         self._use(row.version)
 
@@ -170,23 +162,27 @@ class Learner:
         assert version is not None, "the learner waited for the first"
         return version
 
-    def _take_turns(self, turns: Turns) -> None:
+    def _take_turns(self) -> None:
+        """Let the roles in this process answer all questions, and train if that is due."""
+        labeller, trainer = self.turns.labeller, self.turns.trainer
+        if labeller is None or trainer is None:
+            return
         # Each question has one answer here. Later ones, of a process that died, are left for their own iterations.
-        turns.labeller.answer(self.store, self.asked)
+        labeller.answer(self.store, self.asked)
         newest = self.reward.version
-        if turns.trainer.is_due(self.store, newest, self.asked):
+        if trainer.is_due(self.store, newest, self.asked):
             number = 1 if newest is None else newest.number + 1
-            version = turns.trainer.train(self.store, number, self.asked)
+            version = trainer.train(self.store, number, self.asked)
             publish(self.run, version)
             self._use(version)
 
     def _train_again(self, trainer: RewardTrainer, row: ScheduleRow) -> None:
-        """Train a version of a replayed run as it was trained there, unless it stands here already."""
+        """Train a version of the schedule as it was trained then, unless it stands here already."""
         version = trainer.train(self.store, row.reward, row.answers)
         if version != row.version:
             raise TrainingError(
-                f"version {row.reward} of the reward model, trained again on the first {row.answers} answers, has other "
-                f"weights (SHA-256 {version.digest[:12]}…) than in the run to replay ({row.digest[:12]}…); replay on the "
+                f"version {row.reward} of the reward model, trained again on the answers up to {row.answers}, has "
+                f"other weights (SHA-256 {version.digest[:12]}…) than then ({row.digest[:12]}…); repeat the run on the "
                 "same kind of machine with the same number of threads"
             )
 
@@ -201,8 +197,8 @@ class Learner:
             )
 
     def _first_version(self) -> Version:
-        if self.turns is not None:
-            self._take_turns(self.turns)
+        if self.turns.trainer is not None:
+            self._take_turns()
             if self.reward.version is None:
                 raise TrainingError(f"the first {self.asked} answers rank nothing: all scores tie; ask for more labels")
             return self.reward.version
@@ -224,7 +220,7 @@ class Learner:
         In turns it is that of the last row: a process that died after asking asks the same once more. Otherwise the
         choice may have become another one, and what was asked stays asked.
         """
-        if self.turns is None:
+        if self.turns.trainer is None:
             self.asked = len(self.store.ids())
         return self.asked
 
@@ -232,7 +228,7 @@ class Learner:
         """Ask questions about samples of the present policy, chosen among more candidates."""
         if count < 1:
             return
-        key = [self.seed, iteration, self.asked]
+        key = [self.config.seed, iteration, self.asked]
         candidates = self._candidates(count, np.random.default_rng([*key, ASKING]))
         rule = "random" if self.ensemble is None else self.part.acquisition
         scores = [self._scores(question) for question in candidates]
@@ -265,7 +261,7 @@ class Learner:
         """Return samples of the policy before training, which normalise every version; drawn once in a run."""
         path = self.run / REFERENCE_SAMPLES
         if self.algorithm.iteration == 0:
-            rng = np.random.default_rng([self.seed, NORMALISING])
+            rng = np.random.default_rng([self.config.seed, NORMALISING])
             order = np.resize(rng.permutation(len(self.mdp.prompts)), NORMALISED_ON)
             made = sample_responses(self.algorithm.policy, self.mdp, order, 1, int(rng.integers(2**31)))
             rows = zip(made.prompts, made.completions, made.stopped[:, 0].tolist(), strict=True)

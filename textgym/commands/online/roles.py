@@ -143,7 +143,8 @@ def page_server() -> tuple[Any, Any]:
         from textgym.labelling import server
     except ImportError as error:
         raise ImportError(
-            f"labeller='page' needs the extra 'label' ({error}); pip install 'textgym[label]', or pass another --labeller"
+            f"labeller='page' needs the extra 'label' ({error}); pip install 'textgym[label]', or pass another "
+            "--labeller"
         ) from error
     return server.serve_until, server.PageSettings
 

@@ -7,7 +7,7 @@ again at any time, with the same weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +81,15 @@ class RewardTrainer:
             return standing
         rankings = usable(store, answers)
         if not rankings:
-            raise TrainingError(
-                f"the first {answers} answers rank nothing (all tied or skipped); nothing can be learned"
-            )
+            raise TrainingError(f"the first {answers} answers rank nothing, as all are ties or were skipped")
         members = tuple(self._member(i, rankings) for i in range(self.settings.ensemble))
         ensemble = RewardEnsemble(members, self.settings.combine, self.settings.uncertainty_weight)
         with replaced_directory(place) as scratch:
             ensemble.save(scratch / CHECKPOINT)
             digest = fingerprint(scratch / CHECKPOINT)
-            write_json(
-                scratch / ABOUT, {"version": number, "answers": answers, "labels": len(rankings), "digest": digest}
-            )
-        return Version(number, answers, len(rankings), digest)
+            version = Version(number, answers, len(rankings), digest)
+            write_json(scratch / ABOUT, asdict(version))
+        return version
 
     def _member(self, index: int, rankings: Any) -> RewardModel:
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
@@ -141,8 +138,7 @@ def read_version(run: Path, number: int) -> Version | None:
     path = version_directory(run, number) / ABOUT
     if not path.is_file():
         return None
-    found = read_json(path)
-    return Version(found["version"], found["answers"], found["labels"], found["digest"])
+    return Version(**read_json(path))
 
 
 def newest_version(run: Path) -> Version | None:
@@ -174,7 +170,7 @@ def open_version(run: Path, version: Version) -> RewardEnsemble:
 
 
 def held_versions(run: Path) -> FileLock:
-    """Return the lock of the one process that writes versions; leftovers of a killed one are cleaned up by its holder."""
+    """Return the lock of the one process that writes versions."""
     (run / REWARD).mkdir(exist_ok=True)
     return FileLock(run / REWARD / ".lock")
 
