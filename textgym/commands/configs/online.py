@@ -78,6 +78,26 @@ class OnlineRewardModelPart(FitSettings):
 
 
 @dataclass(frozen=True)
+class OnlinePagePart:
+    """Page for people, as 'textgym label' serves it."""
+
+    axes: tuple[str, ...] = ()
+    """Names of flags that each completion can get, such as 'helpful' and 'harmless', separated by spaces."""
+    scores: bool = False
+    """Also ask for an overall score of each completion, from 1 to 7 (Ouyang 2022)."""
+    shared: float = 0.0
+    """Share of the questions that every labeller gets, to measure their agreement."""
+    repeat: float = 0.0
+    """Share of the questions that a person gets a second time, to measure the agreement with oneself."""
+    port: int = 0
+    """Port of the page on this machine; 0 for a free one."""
+
+    def __post_init__(self) -> None:
+        check(self, finite, "shared", "repeat", low=0, high=1)
+        check(self, count, "port", least=0, most=65535)
+
+
+@dataclass(frozen=True)
 class OnlineConfig(TrainConfig):
     """Train a policy on what people prefer, while they are asked: labelling page, reward model and RL in one command.
 
@@ -96,17 +116,15 @@ class OnlineConfig(TrainConfig):
     replay: Path | None = None
     """Run of this command to repeat bit for bit: its answers, and its reward models in the iterations that took them.
     Give the same settings and another 'out'."""
-    port: int = 0
-    """Port of the page; 0 for a free one."""
     reward: Hidden[str | None] = None
     reward_timeout: Hidden[float | None] = None
     labels: OnlineLabelsPart = field(default_factory=OnlineLabelsPart)
+    page: OnlinePagePart = field(default_factory=OnlinePagePart)
     reward_model: OnlineRewardModelPart = field(default_factory=OnlineRewardModelPart)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_words(self, "labeller")
-        check(self, count, "port", least=0, most=65535)
         check_acquisition(self.labels.acquisition, self.reward_model.ensemble)
         if self.labeller == PAGE and (self.labels.temperature or self.labels.error_rate or self.labels.threshold):
             raise SettingError(

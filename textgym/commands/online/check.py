@@ -15,7 +15,7 @@ from textgym.reports.settings import changed_settings
 from textgym.rewards.labels.schedules import initial_labels, labels_due
 from textgym.runs.directory import CONFIG, is_run, versions
 
-FREE = ("replay", "background", "port", "checkpoint_every")
+FREE = ("replay", "background", "page", "checkpoint_every")
 """Settings that a replay may have of its own: they change no parameter."""
 
 

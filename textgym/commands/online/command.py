@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from textgym.commands.online.check import check_answers, check_prompts, check_re
 from textgym.commands.online.labeller import RewardLabeller
 from textgym.commands.online.learner import BeforeIterations, Learner, Turns
 from textgym.commands.online.reward import CurrentReward
-from textgym.commands.online.roles import page_server, started_roles
+from textgym.commands.online.roles import started_roles
 from textgym.commands.online.schedule import LABELS, SCHEDULE, read_schedule
 from textgym.commands.online.versions import reward_trainer, settle_versions
 from textgym.commands.train import (
@@ -68,7 +69,7 @@ def run_online(config: OnlineConfig) -> Path:
     assert isinstance(made, OnlineConfig)
     config, about = made, {"command": "online", **runs.settings_of(made)}
     if config.labeller == PAGE and config.replay is None:
-        page_server()
+        import_module("textgym.labelling.server")  # says which extra is missing, before anything is done
     if config.replay is not None:
         check_replay(config.replay, about)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:

@@ -6,7 +6,6 @@ the learner ends, however it ends.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -46,8 +45,9 @@ def started_roles(roles: Sequence[str], run: Path) -> Iterator[Callable[[], None
 
     try:
         for role in roles:
+            # In a session of their own, as Ctrl-C reaches all processes of one; the learner decides when they end.
             command = [sys.executable, "-m", __name__, role, str(run)]
-            playing[role] = subprocess.Popen(command, stdin=subprocess.PIPE)
+            playing[role] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         yield check
     finally:
         for process in playing.values():
@@ -75,7 +75,6 @@ def main(arguments: Sequence[str]) -> None:
 
     role, run = arguments[0], Path(arguments[1])
     make_streams_safe()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the learner decides when to end
     over = threading.Event()
     threading.Thread(target=_await_end, args=(over,), daemon=True).start()
     with exit_on_error():
@@ -126,27 +125,17 @@ def answer_questions(run: Path, config: dict[str, Any], over: threading.Event) -
 def serve_page(run: Path, config: dict[str, Any], over: threading.Event) -> None:
     """Serve the page of ``textgym label``."""
     from textgym.commands.online.schedule import LABELS
+    from textgym.labelling.server import PageSettings, serve_until
     from textgym.labelling.store import LabelStore
 
-    serve_until, page_settings = page_server()
+    own = config["page"]
+    settings = PageSettings(**{**own, "axes": tuple(own["axes"])}, seed=config["seed"])
+
+    def announce(address: str) -> None:
+        print(f"open {address} and rank; questions come as training goes on", flush=True)
+
     with LabelStore(run / LABELS) as store:
-        serve_until(store, page_settings(port=config["port"]), over.is_set)
-
-
-def page_server() -> tuple[Any, Any]:
-    """Return the page's server and the class of its settings.
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
-    try:
-        from textgym.labelling import server
-    except ImportError as error:
-        raise ImportError(
-            f"labeller='page' needs the extra 'label' ({error}); pip install 'textgym[label]', or pass another "
-            "--labeller"
-        ) from error
-    return server.serve_until, server.PageSettings
+        serve_until(store, settings, lambda _: over.is_set(), announce)
 
 
 ROLES: dict[str, Callable[[Path, dict[str, Any], threading.Event], None]] = {
