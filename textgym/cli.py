@@ -25,6 +25,7 @@ from textgym.commands.configs.demo import DemoConfig
 from textgym.commands.configs.distill import DistillConfig
 from textgym.commands.configs.evaluate import EvaluateConfig
 from textgym.commands.configs.generate import GenerateConfig
+from textgym.commands.configs.label import LabelConfig
 from textgym.commands.configs.migrate import MigrateConfig
 from textgym.commands.configs.online import OnlineConfig
 from textgym.commands.configs.optimum import OptimumConfig
@@ -59,6 +60,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "optimum": (OptimumConfig, "textgym.commands.optimum:show_optimum"),
     "compare": (CompareConfig, "textgym.commands.compare:compare"),
     "bench": (BenchConfig, "textgym.commands.bench:bench"),
+    "label": (LabelConfig, "textgym.commands.label:label"),
     "migrate": (MigrateConfig, "textgym.commands.migrate.command:migrate"),
 }
 """Settings of each command, and its function, which is imported when it is called: torch takes seconds to load."""
@@ -67,6 +69,8 @@ DESCRIPTION = (
     "textgym pipeline FILE.yaml is short for textgym pipeline --config FILE.yaml. textgym --version prints the "
     "versions that a bug report needs."
 )
+ACTIONS_OF_LABEL = ("serve", "export", "report")
+"""What follows ``textgym label``; anything else is the file of ``serve``."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Failures of a disk while a command works; other errors of files are bad input."""
 NARROWEST = 40
@@ -191,7 +195,7 @@ def with_yaml(argv: list[str]) -> list[str]:
     """Put the settings of ``--config FILE.yaml`` before the flags, and those of ``train --preset NAME`` before both.
 
     What comes later wins. A mapping inside of the file holds the settings of a part: ``train: {beta: 0.3}`` is
-    ``--train.beta 0.3``.
+    ``--train.beta 0.3``. ``label FILE`` becomes ``label serve FILE``.
 
     Raises:
         ValueError: the file is not a mapping of settings, or there is no such preset.
@@ -201,6 +205,8 @@ def with_yaml(argv: list[str]) -> list[str]:
     argv = [part for text in argv for part in (text.split("=", 1) if text.startswith(named) else [text])]
     if argv[:1] == ["pipeline"] and len(argv) > 1 and not argv[1].startswith("-"):
         argv = [argv[0], "--config", *argv[1:]]
+    if argv[:1] == ["label"] and len(argv) > 1 and not argv[1].startswith("-") and argv[1] not in ACTIONS_OF_LABEL:
+        argv = [argv[0], ACTIONS_OF_LABEL[0], *argv[1:]]
     argv = _with_settings(argv, "--config", "a YAML file", read_yaml)
     if argv[:1] != ["train"]:
         return argv

@@ -17,6 +17,8 @@ from textgym.labelling.store import Answer, LabelStore, Watched, question_id
 from textgym.rewards.labels.labelling import Question
 from textgym.types import Prompt, Ranking
 
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+"""The children run no code of torch, whose threads make Python warn."""
 CHAT = [{"role": "user", "content": "Hallo 😀"}]
 
 
@@ -181,13 +183,13 @@ def test_answers_are_written_ahead_and_synced(path: Path) -> None:
         assert store.rows("PRAGMA synchronous") == [(2,)]  # FULL
 
 
+@FORKS
 def test_none_is_lost_or_doubled_when_the_writer_is_killed_at_50_random_moments(path: Path) -> None:
     """Every number that was returned is in the file; an answer whose number was not heard may be there, once."""
     with LabelStore(path) as store:
         store.add([question(f"q{i}", 2) for i in range(4000)])
         ids = store.ids()
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.labelling.label_questions"])
+    processes = multiprocessing.get_context("fork")
     moments = random.Random(3)
     heard: dict[int, int] = {}
     killed = 0
@@ -218,12 +220,12 @@ def test_none_is_lost_or_doubled_when_the_writer_is_killed_at_50_random_moments(
     assert len(stored) - len(heard) <= 1
 
 
+@FORKS
 def test_two_people_at_once(path: Path) -> None:
     asked = [question(f"q{i}") for i in range(100)]
     with LabelStore(path) as store:
         store.add(asked)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.labelling.label_questions"])
+    processes = multiprocessing.get_context("fork")
     people = [processes.Process(target=record_all, args=(path, name)) for name in ("anna", "ben")]
     for person in people:
         person.start()

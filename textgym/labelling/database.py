@@ -28,7 +28,7 @@ CREATE TABLE questions (
 );
 CREATE INDEX questions_open ON questions (shared, number) WHERE answered = 0 AND size > 1;
 CREATE INDEX questions_shared ON questions (shared, number) WHERE size > 1;
-CREATE INDEX questions_again ON questions (again, id);
+CREATE INDEX questions_again ON questions (again, number) WHERE size > 1;
 CREATE TABLE answers (
     number INTEGER PRIMARY KEY,
     question TEXT NOT NULL REFERENCES questions (id),

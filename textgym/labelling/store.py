@@ -355,7 +355,7 @@ def _last_number(connection: sqlite3.Connection) -> int:
 
 
 def _check(answer: Answer, size: int) -> None:
-    _check_name(answer.labeller)
+    check_name(answer.labeller)
     if sorted(answer.order) != list(range(size)):
         raise ValueError(f"order={answer.order!r:.200}; expected each of the completions 0 … {size - 1} once")
     if answer.skipped is None:
@@ -388,13 +388,14 @@ def _check_ranks(ranks: tuple[int, ...] | None, size: int) -> None:
         raise ValueError(f"ranks={ranks!r:.200}; expected whole numbers from 0, the best, to at most {size - 1}")
 
 
-def _check_name(labeller: str) -> None:
+def check_name(labeller: str) -> None:
+    """Raise ValueError unless a labeller's name is printable and not too long."""
     if not labeller.strip() or len(labeller) > LONGEST_NAME or not labeller.isprintable():
         raise ValueError(f"labeller={labeller!r:.200}; expected a name of 1 to {LONGEST_NAME} printable characters")
 
 
 def _check_watched(watched: Watched, question: Question) -> None:
-    _check_name(watched.labeller)
+    check_name(watched.labeller)
     if not 0 <= watched.completion < len(question.completions):
         raise ValueError(f"completion={watched.completion}; the question has {len(question.completions)} of them")
     if "".join(watched.tokens) != question.completions[watched.completion]:

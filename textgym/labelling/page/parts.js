@@ -1,0 +1,85 @@
+// Requests, elements and messages. Texts of questions reach the page through textContent alone.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export class Refused extends Error {}
+
+const TRIES = 4;
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+// Answers are recorded once however often they are sent, so a request may be repeated.
+export async function call(name, body = {}) {
+  let response;
+  for (let tries = 1; ; tries += 1) {
+    try {
+      response = await fetch(`/api/${name}`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(body),
+      });
+      break;
+    } catch (error) {
+      if (tries === TRIES) throw new Refused("The server does not answer. Is textgym label still running?");
+      await pause(400 * tries);
+    }
+  }
+  if (response.status === 403) {
+    throw new Refused("This page is from an earlier start of the server. Open the address that it has printed now.");
+  }
+  const content = await response.json();
+  if (!response.ok) throw new Refused(content.error);
+  return content;
+}
+
+export function complain(error) {
+  const box = byId("message");
+  box.textContent = error ? error.message : "";
+  box.hidden = !error;
+}
+
+// Runs an action of the reader; what fails is told, and can be tried again.
+export async function attempt(action) {
+  try {
+    await action();
+    complain(null);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+export function say(text) {
+  byId("live").textContent = text;
+}
+
+const SHEETS = ["name-form", "done", "ranking", "watching"];
+
+export function show(sheet) {
+  for (const id of SHEETS) byId(id).hidden = id !== sheet;
+}
+
+const ROLES = { user: "User", assistant: "Assistant", system: "System", tool: "Tool" };
+
+export function showTurns(section, turns) {
+  section.querySelector(".turns").replaceChildren(
+    ...turns.map((turn) => {
+      const text = element("div", { className: "text", dir: "auto" });
+      text.textContent = turn.text;
+      if (!turn.role) return element("div", { className: "turn" }, text);
+      const role = element("h3", { className: "role", textContent: ROLES[turn.role] ?? turn.role });
+      return element("div", { className: `turn ${turn.role === "user" ? "user" : "other"}` }, role, text);
+    }),
+  );
+}
+
+export const isTyping = (target) =>
+  target.matches("input:not([type=checkbox]):not([type=radio]), textarea, select") || document.querySelector("dialog[open]");
