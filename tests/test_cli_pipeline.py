@@ -282,6 +282,22 @@ def test_people_label(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "policy 1" in capsys.readouterr().out
 
 
+def test_a_labeller_errs_and_is_indifferent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All scores are below the threshold, so only errors rank: the ceiling is then that of chance."""
+    monkeypatch.setattr("textgym.commands.pipeline.command.run_reward_model", lambda _: fail("stop here"))
+
+    def fail(why: str) -> None:
+        raise RuntimeError(why)
+
+    noise = ["--labels.temperature", "0", "--labels.threshold", "100", "--labels.error-rate", "0.9"]
+    with pytest.raises(RuntimeError, match="stop here"):
+        main(["pipeline", "loop.yaml", "--sft.no-enabled", *noise, "--out", "run"])
+    labels = content(Path("run/iteration-1/labels/labels.json"))
+    assert labels["ceiling"] == pytest.approx(0.5)
+    assert labels["rankings"] + sum(labels["dropped"].values()) == 8
+    assert all(len({*row["ranks"]}) == len(row["ranks"]) for row in read(Path("run/iteration-1/labels/rankings.jsonl")))
+
+
 def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(
         capsys, "pipeline", "loop.yaml", "--labels.labeller", "rules.py:breaks", "--sft.no-enabled", "--out", "r"
@@ -301,6 +317,8 @@ def test_an_ill_labeller_is_named_with_its_prompt(place: Path, capsys: pytest.Ca
         (["--labels.labeller", "gold"], "labels.labeller='gold' is a task's true reward"),
         (["--labels.labeller", "rules.py:sixes"], "'sixes'"),
         (["--labels.temperature", "-1"], "temperature=-1"),
+        (["--labels.error-rate", "1.5"], "error_rate=1.5"),
+        (["--labels.threshold", "-0.1"], "threshold=-0.1"),
         (["--iterations", "0"], "iterations=0"),
         (["--sft.count", "99"], "count=99, but there are"),
         (["--sft.demonstrations", "none.jsonl"], "none.jsonl"),

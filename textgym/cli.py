@@ -27,6 +27,7 @@ from textgym.commands.configs.evaluate import EvaluateConfig
 from textgym.commands.configs.generate import GenerateConfig
 from textgym.commands.configs.label import LabelConfig
 from textgym.commands.configs.migrate import MigrateConfig
+from textgym.commands.configs.online import OnlineConfig
 from textgym.commands.configs.optimum import OptimumConfig
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.play import PlayConfig
@@ -51,6 +52,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "dpo": (DPOConfig, "textgym.commands.preferences:dpo"),
     "kto": (KTOConfig, "textgym.commands.preferences:kto"),
     "distill": (DistillConfig, "textgym.commands.train:train_command"),
+    "online": (OnlineConfig, "textgym.commands.online:online"),
     "train": (TrainConfig, "textgym.commands.train:train_command"),
     "pipeline": (PipelineConfig, "textgym.commands.pipeline:pipeline"),
     "rewards": (RewardsConfig, "textgym.commands.rewards:show_rewards"),

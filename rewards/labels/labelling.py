@@ -86,8 +86,10 @@ def label_by_reward(
     tokenizer: PreTrainedTokenizerBase,
     temperature: float,
     rng: np.random.Generator,
+    error_rate: float = 0.0,
+    threshold: float = 0.0,
 ) -> Labelled:
-    """Rank completions as a labeller who sees the scores of a reward, with Plackett–Luce noise.
+    """Rank completions as a labeller who sees the scores of a reward, with the noise of :func:`simulated_ranks`.
 
     Args:
         reward: the labeller's reward; a dense score counts by its sum.
@@ -95,21 +97,35 @@ def label_by_reward(
         tokenizer: makes the ``completion_ids`` that the reward receives.
         temperature: see :func:`plackett_luce_ranks`.
         rng: source of the noise.
+        error_rate: see :func:`simulated_ranks`.
+        threshold: see :func:`simulated_ranks`.
 
     Raises:
         RewardError: the reward failed; the message names prompt and completion.
-        ValueError: the temperature is negative or not finite.
+        ValueError: temperature, error rate or threshold is out of its range.
     """
-    scores = [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
-    ranks = [tuple(plackett_luce_ranks(own, temperature, rng).tolist()) for own in scores]
+    scores = question_scores(reward, asked, tokenizer)
+    ranks = [tuple(simulated_ranks(own, temperature, rng, error_rate, threshold).tolist()) for own in scores]
     found = [Ranking(q.prompt.content, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
     labelled = _without_ties(found)
-    if temperature == 0 or not scores:
+    if not (temperature or error_rate) or not scores:
         return labelled
-    # The ceiling is a share of pairs, so prompts count by their number of pairs.
-    pairs = [len(own) * (len(own) - 1) / 2 for own in scores]
-    ceiling = float(np.average([agreement_ceiling(own, temperature) for own in scores], weights=pairs))
+    # The ceiling is a share of the pairs that labels order, so each question counts by their expected number.
+    expected = [_ordered_rightly(own, temperature, error_rate, threshold) for own in scores]
+    ordered = sum(ordered for _, ordered in expected)
+    ceiling = sum(right for right, _ in expected) / ordered if ordered else None
     return Labelled(labelled.rankings, labelled.dropped, ceiling)
+
+
+def question_scores(
+    reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> list[FloatArray]:
+    """Return ``[K]`` scores of the completions of each question; a dense score counts by its sum.
+
+    Raises:
+        RewardError: the reward failed; the message names prompt and completion.
+    """
+    return [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
 
 
 def write_questions(path: Path, asked: Sequence[Question]) -> None:
@@ -252,29 +268,109 @@ def label(
     return rankings
 
 
-def agreement_ceiling(scores: ArrayLike, temperature: float) -> float:
-    """Compute the expected pairwise accuracy of the gold scores on labels of :func:`plackett_luce_ranks`.
+def simulated_ranks(
+    scores: ArrayLike,
+    temperature: float,
+    rng: np.random.Generator,
+    error_rate: float = 0.0,
+    threshold: float = 0.0,
+) -> IntArray:
+    """Sample how a labeller ranks ``K`` completions who errs and cannot tell close ones apart.
 
-    It is the mean over pairs of ``σ(|s_i − s_j|/temperature)``. No reward model can be expected to agree more with such
-    labels. Equal scores count ½.
+    Two completions whose scores differ by less than the threshold tie. So do the ends of a chain of such neighbours, as
+    ranks are a weak order. A tied group is ranked as one completion with the group's mean score, with the noise of
+    :func:`plackett_luce_ranks`: ``P(i before j) = σ((S_i − S_j)/temperature)`` for means S of different groups.
+
+    With probability ``error_rate`` the whole answer is instead a permutation drawn uniformly, without ties; for two
+    completions it is then right in half of the cases.
+
+    Args:
+        scores: ``[..., K]`` gold scores.
+        temperature: see :func:`plackett_luce_ranks`.
+        rng: source of the noise. Without errors and threshold it is used as there.
+        error_rate: share of answers that ignore the scores, from 0 to 1.
+        threshold: the least difference that is noticed, in the units of the scores.
+
+    Returns:
+        ``[..., K]`` ranks, 0 for the best. A group's rank is the number of completions before it.
+
+    Raises:
+        ValueError: a number is out of its range, or a score is not finite.
+
+    Source: error rate of 10 %: Christiano et al. 2017, arXiv:1706.03741, section 2.2.3, for pairs; threshold: the
+    "equal" labeller of B-Pref, Lee et al. 2021, arXiv:2111.03026, for pairs.
+    """
+    s = _finite_scores(scores)
+    _check_noise(temperature, error_rate, threshold)
+    ranks = _group_ranks(s, temperature, threshold, rng) if threshold else plackett_luce_ranks(s, temperature, rng)
+    if not error_rate:
+        return ranks
+    errs = rng.random(s.shape[:-1]) < error_rate
+    uniform = np.argsort(rng.random(s.shape), axis=-1).astype(np.int64)
+    return np.where(errs[..., None], uniform, ranks)
+
+
+def _group_ranks(s: FloatArray, temperature: float, threshold: float, rng: np.random.Generator) -> IntArray:
+    means, groups = _groups(s, threshold)
+    if temperature == 0:
+        return plackett_luce_ranks(means, 0.0, rng)
+    # One draw a group: its members share that of the member whose number names the group.
+    noise = np.take_along_axis(rng.gumbel(size=s.shape), groups, axis=-1)
+    return plackett_luce_ranks(means / temperature + noise, 0.0, rng)
+
+
+def _groups(s: FloatArray, threshold: float) -> tuple[FloatArray, IntArray]:
+    """Return each completion's group as ``[..., K]``: its mean score, and the number of one of its members."""
+    order = np.argsort(s, axis=-1, kind="stable")
+    ascending = np.take_along_axis(s, order, axis=-1)
+    # In ascending order a group ends where the step to the next score is at least the threshold.
+    steps = np.diff(ascending, axis=-1) >= threshold
+    label = np.concatenate([np.zeros((*s.shape[:-1], 1), np.int64), np.cumsum(steps, axis=-1)], axis=-1)
+    together = label[..., :, None] == label[..., None, :]
+    means = (together * ascending[..., None, :]).sum(axis=-1) / together.sum(axis=-1)
+    back = np.argsort(order, axis=-1)
+    leaders = np.take_along_axis(order, together.argmax(axis=-1), axis=-1)
+    return np.take_along_axis(means, back, axis=-1), np.take_along_axis(leaders, back, axis=-1)
+
+
+def agreement_ceiling(scores: ArrayLike, temperature: float, error_rate: float = 0.0, threshold: float = 0.0) -> float:
+    """Compute the expected pairwise accuracy of the gold scores on labels of :func:`simulated_ranks`.
+
+    No reward model can be expected to agree more with such labels. Without errors and threshold it is the mean over
+    pairs of ``σ(|s_i − s_j|/temperature)``, and equal scores count ½. With an error rate e it is the share of the
+    expected number of pairs that a label orders: of a pair in different groups ``(1 − e)·σ(|S_i − S_j|/temperature) +
+    e/2`` are right, and a pair that ties is ordered in errors alone, where half are right.
 
     Args:
         scores: ``[..., K]`` gold scores, K at least 2.
         temperature: the temperature with which the labels were drawn.
+        error_rate: their error rate.
+        threshold: their threshold.
 
     Raises:
-        ValueError: see :func:`plackett_luce_ranks`; or there is no pair.
+        ValueError: see :func:`simulated_ranks`; or there is no pair, or none that a label would order.
     """
-    s = _finite_scores(scores)
-    _check_temperature(temperature)
+    right, ordered = _ordered_rightly(_finite_scores(scores), temperature, error_rate, threshold)
+    if ordered == 0:
+        raise ValueError(f"threshold={threshold!r} ties all completions, so no pair is ordered; expected a smaller one")
+    return right / ordered
+
+
+def _ordered_rightly(s: FloatArray, temperature: float, error_rate: float, threshold: float) -> tuple[float, float]:
+    """Return the expected number of pairs that labels order as the scores do, and of those that they order."""
+    _check_noise(temperature, error_rate, threshold)
     if s.shape[-1] < 2 or s.size == 0:
         raise ValueError(f"scores: expected [..., K] with at least 2 completions, got shape {s.shape}")
     first, second = np.triu_indices(s.shape[-1], k=1)
-    gap = np.abs(s[..., first] - s[..., second])
-    if temperature == 0:
-        return float(np.where(gap > 0, 1.0, 0.5).mean())
+    means = _groups(s, threshold)[0] if threshold else s
+    gap = np.abs(means[..., first] - means[..., second])
     # The gap is at least 0, so the exponential cannot overflow.
-    return float((1 / (1 + np.exp(-gap / temperature))).mean())
+    right = np.where(gap > 0, 1.0, 0.5) if temperature == 0 else 1 / (1 + np.exp(-gap / temperature))
+    if not (error_rate or threshold):
+        return float(right.sum()), float(right.size)
+    tied = gap == 0 if threshold or temperature == 0 else np.zeros(gap.shape, bool)
+    ordered = np.where(tied, 0.0, 1 - error_rate)
+    return float((ordered * right + error_rate / 2).sum()), float((ordered + error_rate).sum())
 
 
 def _finite_scores(scores: ArrayLike) -> FloatArray:
@@ -287,3 +383,11 @@ def _finite_scores(scores: ArrayLike) -> FloatArray:
 def _check_temperature(temperature: float) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature: expected a finite number of at least 0, got {temperature!r}")
+
+
+def _check_noise(temperature: float, error_rate: float, threshold: float) -> None:
+    _check_temperature(temperature)
+    if not 0 <= error_rate <= 1:
+        raise ValueError(f"error_rate: expected a share from 0 to 1, got {error_rate!r}")
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold: expected a finite number of at least 0, got {threshold!r}")

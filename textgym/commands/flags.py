@@ -8,11 +8,13 @@ from typing import Any
 
 from textgym.agents.settings import SETTINGS, setting_names
 from textgym.commands.configs.hyperparameters import DEFAULT_ALGORITHM, algorithms_with, hyperparameters_class
+from textgym.commands.configs.online import online_config_class
 from textgym.commands.configs.pipeline import pipeline_config_class
 from textgym.commands.configs.train import train_config_class
 
 CHOOSING: dict[str, tuple[str, Callable[[str], type[Any]]]] = {
     "train": ("", train_config_class),
+    "online": ("", online_config_class),
     "pipeline": ("train.", pipeline_config_class),
 }
 """Commands with an algorithm: the prefix of its flags, and the function that makes the settings for it."""
@@ -23,7 +25,7 @@ FORMER_WORDS = ("kl-in-loss", "scale-by-std")
 _DEFAULTS = [(field.name.replace("_", "-"), field.default) for kind in SETTINGS.values() for field in fields(kind)]
 FORMER_NONE = {name for name, _ in _DEFAULTS} - {name for name, default in _DEFAULTS if default is None}
 """Flags that took None in version 0.1, for the algorithm's default, and for settings that it does not have."""
-OF_ALGORITHMS = ("train", "pipeline", "demo")
+OF_ALGORITHMS = ("train", "online", "pipeline", "demo")
 """Commands whose flags include those of algorithms."""
 
 

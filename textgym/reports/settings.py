@@ -22,6 +22,7 @@ LATER: Mapping[str, Any] = {
     "credit": "token",
     "loss": "sigmoid",
     "kl_horizon": None,
+    **dict.fromkeys(("error_rate", "threshold", "labels.error_rate", "labels.threshold"), 0.0),
     **FORMER,
 }
 """Settings added in later versions, with the values that reproduce the behaviour of runs without them."""

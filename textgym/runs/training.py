@@ -58,6 +58,7 @@ def train(
     total_timesteps: int,
     keeping: Keeping,
     standing: Standing,
+    further: Sequence[BaseCallback] = (),
 ) -> Path:
     """Evaluate, train with checkpoints and metrics, evaluate again, and write the report.
 
@@ -68,6 +69,7 @@ def train(
         total_timesteps: total number of tokens, those before a resume included.
         keeping: settings of checkpoints, evaluations, logging and early stopping.
         standing: state of the run's directory.
+        further: callbacks of the command, called before each iteration after checkpoints and evaluations.
 
     Returns:
         The report's path.
@@ -86,7 +88,7 @@ def train(
         if not standing.resumed:
             row = _log_stage(algorithm, out, "before")
             keep_evaluations(out, [without_losses(row)] if keeping.eval_every else [])
-        evaluation = _learn(algorithm, out, evaluator, total_timesteps, keeping, standing)
+        evaluation = _learn(algorithm, out, evaluator, total_timesteps, keeping, standing, further)
         finished = "after" in read_kept(out / "evaluation.json")
         evaluator("after", algorithm, evaluation.of(algorithm.iteration) if evaluation else None)
         if not finished:
@@ -116,6 +118,7 @@ def _learn(
     total_timesteps: int,
     keeping: Keeping,
     standing: Standing,
+    further: Sequence[BaseCallback],
 ) -> EvaluateEvery | None:
     """Train the remaining tokens and record an early stop; return the callback of periodic evaluations, if any."""
     evaluation, early, callbacks = None, None, list[BaseCallback]()
@@ -148,7 +151,7 @@ def _learn(
         stop = StopAtBoundary()
         assert algorithm.env is not None
         with stops_noted(out, env_attribute(algorithm.env, "mdp")), stop.listening():
-            callbacks += [saves, stop]
+            callbacks += [saves, *further, stop]
             algorithm.learn(remaining, callbacks, reset_num_timesteps=not standing.resumed, progress_bar=True)
     reason = algorithm.ended or (early.stopped if early else None)
     if remaining > 0 and reason and not resting:

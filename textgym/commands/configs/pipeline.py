@@ -77,11 +77,17 @@ class LabelsPart:
     temperature: float = 0.0
     """Noise of a labeller with scores, in units of the score: two texts that differ by d are ordered correctly with
     probability σ(d/temperature) (Plackett–Luce). 0 for none; equal scores then tie."""
+    error_rate: float = 0.0
+    """Share of the answers of a labeller with scores that are drawn uniformly from all orders instead. Published: 0.1
+    (Christiano 2017)."""
+    threshold: float = 0.0
+    """Difference of scores below which a labeller with scores ranks two texts equal, in units of the score."""
 
     def __post_init__(self) -> None:
         check(self, count, "prompts")
         check(self, count, "completions", least=2)
-        check(self, finite, "temperature", low=0)
+        check(self, finite, "temperature", "threshold", low=0)
+        check(self, finite, "error_rate", low=0, high=1)
         check_words(self, "labeller")
 
 

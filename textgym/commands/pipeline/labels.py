@@ -66,6 +66,8 @@ class LabelsConfig:
         count: number of prompts.
         completions: ``K``.
         temperature: noise of the labeller.
+        error_rate: share of its answers that are uniform.
+        threshold: least difference of scores that it notices.
         iteration: number of the iteration, from 1; with the seed it determines the prompts.
         seed: random seed.
         previous: the comparisons so far, or None.
@@ -87,6 +89,8 @@ class LabelsConfig:
     count: int
     completions: int
     temperature: float
+    error_rate: float
+    threshold: float
     iteration: int
     seed: int
     previous: Path | None
@@ -182,7 +186,8 @@ def _policy(config: LabelsConfig, mdp: TokenMDP) -> LMPolicy:
 def _scored(config: LabelsConfig, task: Task | None, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
     reward = parse_reward(config.labeller, task).bind(mdp.tokenizer)
     rng = np.random.default_rng([config.seed, config.iteration, 1])
-    return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng)
+    noise = (config.error_rate, config.threshold)
+    return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng, *noise)
 
 
 def _answered(config: LabelsConfig, asked: Sequence[Question]) -> Labelled | None:

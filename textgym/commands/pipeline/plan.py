@@ -160,6 +160,8 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         count=part.prompts,
         completions=part.completions,
         temperature=part.temperature,
+        error_rate=part.error_rate,
+        threshold=part.threshold,
         iteration=iteration,
         seed=config.seed,
         previous=None if iteration == 1 else _comparisons(config, iteration - 1),

@@ -1,0 +1,401 @@
+"""``textgym online``: asking, answering and training at the same time, its repetition, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.test_cli import fails
+from textgym.cli import main
+from textgym.commands.online import learner as learner_module
+from textgym.commands.online import versions
+from textgym.labelling import LabelStore
+from textgym.rewards.labels.schedules import labels_due
+
+RULES = """
+def fives(completions, **_):
+    return [float(text.split().count("w5")) for text in completions]
+
+def nothing(completions, **_):
+    return [0.0] * len(completions)
+"""
+SETTINGS = [
+    *("--model", "model", "--prompts", "prompts.jsonl", "--labeller", "rules.py:fives", "--max-new-tokens", "6"),
+    *("--eval-episodes", "8", "--algorithm", "rloo", "--episodes-per-iteration", "8", "--minibatch-size", "4"),
+    *("--learning-rate", "1e-2", "--warmup-iterations", "0", "--total-timesteps", "250", "--checkpoint-every", "1"),
+    *("--labels.count", "20", "--labels.completions", "3", "--labels.oversample", "2", "--labels.retrain-after", "4"),
+    *("--reward-model.ensemble", "2", "--reward-model.epochs", "2", "--reward-model.learning-rate", "1e-2"),
+]
+COMMAND = ["online", *SETTINGS]
+pytestmark = [
+    pytest.mark.usefixtures("unrendered"),
+    pytest.mark.filterwarnings("ignore::textgym.lm.guards.TrainingWarning"),  # fast steps
+]
+
+
+def furnish(folder: Path) -> None:
+    tiny_gpt2(n_embd=16, n_layer=1).save_pretrained(folder / "model")
+    word_tokenizer().save_pretrained(folder / "model")
+    prompts = [{"prompt": f"w{i} w{i + 1}{end}"} for i in range(8) for end in ("", " w0")]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    (folder / "rules.py").write_text(RULES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pages() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("textgym.runs.training.write_report", lambda out: out / "report.html")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a user's folder after a run in turns, in ``run``."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        furnish(folder)
+        main([*COMMAND, "--out", "run"])
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def again(whole: Path, place: Path) -> Path:
+    """Return the same folder for a test of its own to change."""
+    shutil.copytree(whole / "run", place / "run")
+    return place
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The metrics of each iteration without times."""
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows(run / "metrics.jsonl")]
+
+
+def same_parameters(one: Path, other: Path) -> bool:
+    a, b = (load_file(run / "checkpoint" / "model.safetensors") for run in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- a run in turns ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_asks_as_scheduled_and_takes_reward_models(whole: Path) -> None:
+    run = whole / "run"
+    schedule, logged = rows(run / "schedule.jsonl"), metrics(run)
+    assert [row["iteration"] for row in schedule] == list(range(len(logged)))
+    # Before iteration i the labels are due that are due at its end, if all its responses are as long as they may be.
+    tokens = [0, *(row["time/total_timesteps"] for row in rows(run / "metrics.jsonl"))]
+    due = [labels_due(20, min(1, (tokens[i] + 8 * 6) / 250)) for i in range(len(schedule))]
+    assert [row["asked"] for row in schedule] == due
+    assert due[-1] == 20
+    with LabelStore(run / "labels.sqlite") as store:
+        assert len(store.ids()) == len(store.answers()) == 20
+    # In turns each iteration takes a model of all answers, but for fewer than --labels.retrain-after new ones.
+    assert all(0 <= row["asked"] - row["answers"] < 4 or row["reward"] == 1 for row in schedule)
+    numbers = [row["reward"] for row in schedule]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == int((run / "reward" / "CURRENT").read_text()[1:]) > 2
+    assert [row["online/reward"] for row in logged] == numbers
+    assert {"checkpoint", "config.json", "evaluation.json", "samples.jsonl"} <= {path.name for path in run.iterdir()}
+
+
+def test_it_repeats_by_its_seed_and_says_what_it_learned(
+    whole: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*COMMAND, "--out", "run"])
+    assert same_parameters(whole / "run", place / "run")
+    assert metrics(whole / "run") == metrics(place / "run")
+    told = capsys.readouterr().out
+    assert "20 questions asked" in told
+    assert "versions in" in told
+
+
+def test_each_version_has_mean_0_and_deviation_1_on_the_first_policys_samples(whole: Path) -> None:
+    """Ziegler 2019; the scores are computed here from the saved members, one text at a time."""
+    run = whole / "run"
+    texts = rows(run / "reference.jsonl")
+    assert len(texts) == 256
+    number = rows(run / "schedule.jsonl")[-1]["reward"]
+    ensemble = versions.open_version(run, versions.read_version(run, number))
+    members = torch.tensor(
+        [
+            [m.raw_scores([m.encode(t["prompt"], t["completion"], t["ended"])]).item() for t in texts]
+            for m in ensemble.members
+        ]
+    ).double()
+    own = (members - members.mean(1, keepdim=True)) / members.std(1, keepdim=True, correction=0)
+    combined = own.mean(0)
+    expected = (combined - combined.mean()) / combined.std(correction=0)
+
+    from textgym.rewards.models.normalised import normalise
+
+    made = normalise(ensemble, *([t[name] for t in texts] for name in ("prompt", "completion", "ended")))
+    columns = {"finish_reason": ["stop" if t["ended"] else "length" for t in texts]}
+    ids: list[list[int]] = [[]] * 256
+    scores = made([t["prompt"] for t in texts], [t["completion"] for t in texts], completion_ids=ids, **columns)
+    assert torch.tensor(scores).double() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("where", ["asking", "answering", "training", "noting", "learning"])
+def test_killed_anywhere_it_ends_as_uninterrupted(
+    whole: Path, place: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The third visit dies; what was asked, answered and trained by then stands."""
+
+    class Killed(BaseException):
+        pass
+
+    target = {
+        "asking": (LabelStore, "add"),
+        "answering": (LabelStore, "record"),
+        "training": (versions.RewardTrainer, "train"),
+        "noting": (learner_module, "write_schedule"),
+        "learning": (learner_module.SequenceAlgorithm, "train"),
+    }[where]
+    act, calls = getattr(*target), 0
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = act(*args, **kwargs) if where != "noting" else None
+        if calls == 3:
+            raise Killed
+        return found if where != "noting" else act(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, dies)
+        with pytest.raises(Killed):
+            main([*COMMAND, "--out", "run"])
+    main([*COMMAND, "--out", "run", "--resume"])
+    assert same_parameters(whole / "run", place / "run")
+    assert metrics(whole / "run") == metrics(place / "run")
+    assert rows(whole / "run" / "schedule.jsonl") == rows(place / "run" / "schedule.jsonl")
+    with LabelStore(whole / "run" / "labels.sqlite") as one, LabelStore(place / "run" / "labels.sqlite") as other:
+        assert one.answers() == other.answers()
+
+
+def test_a_finished_run_can_be_extended(again: Path) -> None:
+    main([*COMMAND, "--total-timesteps", "300", "--out", "run", "--resume"])
+    assert len(rows(again / "run" / "schedule.jsonl")) == len(metrics(again / "run"))
+
+
+# --- asynchronous, and replayed ------------------------------------------------------------------------------------
+
+
+def test_an_asynchronous_run_and_its_replay_are_equal_bit_for_bit(
+    whole: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward trainer and the labeller are processes of their own, and iterations last a tenth of a second."""
+    slow = learner_module.Learner.settle
+
+    def settle(self: Any, iteration: int) -> bool:
+        time.sleep(0.1)
+        return slow(self, iteration)
+
+    more = [*COMMAND, "--total-timesteps", "2500", "--labels.retrain-after", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(learner_module.Learner, "settle", settle)
+        main([*more, "--background", "--out", "live"])
+    schedule = rows(place / "live" / "schedule.jsonl")
+    assert len({row["reward"] for row in schedule}) > 2  # it did change on the way
+    main([*more, "--replay", "live", "--out", "again"])
+    assert same_parameters(place / "live", place / "again")
+    assert metrics(place / "live") == metrics(place / "again")
+    assert rows(place / "again" / "schedule.jsonl") == schedule
+    assert not same_parameters(place / "live", whole / "run")
+
+
+def test_the_beginning_of_a_run_is_replayed_and_then_ends(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was killed has a schedule without an end."""
+    schedule = (again / "run" / "schedule.jsonl").read_text().splitlines(keepends=True)
+    (again / "run" / "schedule.jsonl").write_text("".join(schedule[:4]))
+    main([*COMMAND, "--replay", "run", "--out", "again"])
+    assert "the replayed schedule ends after iteration 4" in capsys.readouterr().out
+    assert metrics(again / "again") == metrics(again / "run")[:4]
+
+
+def test_roles_end_with_the_learner(place: Path) -> None:
+    """Also where it is killed without a word: their standard input closes."""
+    command = [
+        sys.executable,
+        "-m",
+        "textgym.cli",
+        *COMMAND,
+        "--background",
+        "--total-timesteps",
+        "100000",
+        "--out",
+        "run",
+    ]
+    learner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await_that((place / "run" / "schedule.jsonl").is_file)
+        assert roles_of(place / "run")
+    finally:
+        learner.kill()
+        learner.wait()
+    await_that(lambda: not roles_of(place / "run"))
+
+
+def await_that(condition: Any, seconds: float = 120) -> None:
+    over = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < over, "waited in vain"
+        time.sleep(0.1)
+
+
+def roles_of(run: Path) -> list[str]:
+    """Return the roles that play in a run's directory, told apart by their working directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes().decode().split("\0")
+            if "textgym.commands.online.roles" in told and (process / "cwd").resolve() == run.parent.resolve():
+                found.append(told[3])
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def test_a_role_that_fails_ends_the_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "rules.py").write_text(RULES + "\ndef ill(completions, **_):\n    raise RuntimeError('ill')\n")
+    said = fails(capfd, *COMMAND, "--labeller", "rules.py:ill", "--background", "--out", "run")
+    assert "the labeller of 'run' has ended with status 1" in said
+    assert "ill" in said
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_people_answer_on_a_page_that_the_command_serves(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a thread answers in the place of people, through the database alone."""
+    from textgym.commands.online import roles
+
+    pytest.importorskip("textgym.labelling.server")
+    over = threading.Event()
+
+    def person() -> None:
+        await_that((place / "run" / "labels.sqlite").is_file)
+        from textgym.labelling import Answer
+
+        with LabelStore(place / "run" / "labels.sqlite") as store:
+            while not over.wait(0.05):
+                done = {answer.question for answer in store.answers()}
+                for which, question in zip(store.ids(), store.questions(), strict=True):
+                    if which not in done:
+                        k = len(question.completions)
+                        store.record(Answer(which, "anna", tuple(range(k)), tuple(reversed(range(k)))))
+
+    answering = threading.Thread(target=person)
+    answering.start()
+    try:
+        main([*COMMAND, "--labeller", "page", "--out", "run"])
+    finally:
+        over.set()
+        answering.join()
+    assert roles.ROLES.keys() == {"reward trainer", "labeller", "page"}
+    assert rows(place / "run" / "schedule.jsonl")[0]["labels"] >= 2
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--reward-model.ensemble", "1"],
+            "acquisition='disagreement' compares the members of an ensemble, and there is 1",
+        ),
+        (
+            ["--labels.acquisition", "information", "--reward-model.ensemble", "1"],
+            "acquisition='information' compares the members",
+        ),
+        (["--labels.count", "200"], "labels.count=200 asks 36 questions at once"),
+        (["--labels.count", "0"], "count=0"),
+        (["--labels.completions", "1"], "completions=1"),
+        (["--labels.error-rate", "2"], "error_rate=2"),
+        (["--labeller", "gold"], "labeller='gold' is a task's true reward"),
+        (["--labeller", "page", "--labels.error-rate", "0.1"], "people, who bring their own noise"),
+        (["--labeller", "rules.py:sixes"], "'sixes'"),
+        (["--replay", "model"], "replay='model' is not a run of textgym online"),
+        (["--replay", "nowhere"], "replay='nowhere': no such file or directory"),
+        (["--algorithm", "distill", "--reference", "model"], "learns from a teacher"),
+        (["--max-new-tokens", "62"], "reads at most 64 tokens"),
+        (["--task", "textgym/Waiter-v0", "--labeller", "gold"], "has a world"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    files = sorted(place.iterdir())
+    given = [*COMMAND, "--out", "run"]
+    if "--task" in flags:
+        given = [*given[:1], *given[5:]]
+    assert message in fails(capsys, *given, *flags)
+    assert sorted(path for path in place.iterdir() if path.name != "__pycache__") == files
+
+
+def test_an_ensemble_of_one_may_ask_at_random(place: Path) -> None:
+    main([*COMMAND, "--labels.acquisition", "random", "--reward-model.ensemble", "1", "--out", "run"])
+    assert rows(place / "run" / "schedule.jsonl")[-1]["asked"] == 20
+
+
+def test_what_does_not_belong_to_a_replay_is_named(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replay = [*COMMAND, "--replay", "run", "--out", "again"]
+    assert "has other settings (beta: 0.05 there, 0.1 here)" in fails(capsys, *replay, "--beta", "0.1")
+    with closing(sqlite3.connect("run/labels.sqlite")) as database, database:
+        database.execute("DELETE FROM answers WHERE number > 3")
+    assert "holds 3 answers" in fails(capsys, *replay)
+    with LabelStore(Path("other.sqlite")) as store:
+        assert store.count() == 0
+    shutil.copyfile("other.sqlite", "run/labels.sqlite")
+    for name in ("labels.sqlite-wal", "labels.sqlite-shm"):
+        Path("run", name).unlink(missing_ok=True)
+    assert "holds other questions than the 20" in fails(capsys, *replay)
+    assert "holds other questions than the 20" in fails(capsys, *COMMAND, "--out", "run", "--resume")
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps({**config, "versions": {**config["versions"], "torch": "1.0"}}))
+    assert "was made by other versions (torch 1.0 there" in fails(capsys, *replay)
+    assert not Path("again").exists()
+
+
+def test_changed_answers_do_not_replay(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One answer is turned round; the reward model that is trained on it is another."""
+    with closing(sqlite3.connect("run/labels.sqlite")) as database, database:
+        ((content,),) = database.execute("SELECT content FROM answers WHERE number = 1").fetchall()
+        order, ranks, *rest = json.loads(content)
+        turned = [max(ranks) - rank for rank in ranks]
+        database.execute("UPDATE answers SET content = ? WHERE number = 1", (json.dumps([order, turned, *rest]),))
+    said = fails(capsys, *COMMAND, "--replay", "run", "--out", "again")
+    assert "has other weights" in said
+
+
+def test_where_nothing_is_ranked_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, *COMMAND, "--labeller", "rules.py:nothing", "--out", "run")
+    assert "the first 2 answers rank nothing: all scores tie" in said

@@ -1,0 +1,148 @@
+"""Roles that work in processes of their own: the reward trainer, a labeller with scores, and the page for people.
+
+``python -m textgym.commands.online.roles ROLE RUN`` plays a role until its standard input closes, which happens when
+the learner ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from textgym.files import read_json
+from textgym.lm.guards import TrainingError
+
+POLL = 0.2
+"""Seconds between two looks into the run's directory."""
+PATIENCE = 5.0
+"""Seconds that a role has to end when it is told to."""
+
+
+@contextmanager
+def started_roles(roles: Sequence[str], run: Path) -> Iterator[Callable[[], None]]:
+    """Start processes that play roles while the block runs.
+
+    Yields:
+        A function that checks that all of them are alive.
+
+    Raises:
+        TrainingError: from that function, if one has ended.
+    """
+    playing: dict[str, subprocess.Popen[bytes]] = {}
+
+    def check() -> None:
+        for role, process in playing.items():
+            if process.poll() is not None:
+                raise TrainingError(
+                    f"the {role} of {str(run)!r} has ended with status {process.returncode}; its message stands above. "
+                    "--resume goes on once its cause is mended"
+                )
+
+    try:
+        for role in roles:
+            # In a session of their own, as Ctrl-C reaches all processes of one; the learner decides when they end.
+            command = [sys.executable, "-m", __name__, role, str(run)]
+            playing[role] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        yield check
+    finally:
+        for process in playing.values():
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:  # it trains; a version is written completely or not at all
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Play a role of a run until standard input closes."""
+    from textgym.cli import exit_on_error, make_streams_safe, quieten_transformers
+    from textgym.runs import CONFIG
+
+    role, run = arguments[0], Path(arguments[1])
+    make_streams_safe()
+    over = threading.Event()
+    threading.Thread(target=_await_end, args=(over,), daemon=True).start()
+    with exit_on_error():
+        quieten_transformers()
+        ROLES[role](run, read_json(run / CONFIG), over)
+
+
+def _await_end(over: threading.Event) -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    over.set()
+
+
+def train_rewards(run: Path, config: dict[str, Any], over: threading.Event) -> None:
+    """Train a version whenever there are enough new answers."""
+    from textgym.commands.online.schedule import LABELS
+    from textgym.commands.online.versions import (
+        held_versions,
+        newest_version,
+        publish,
+        reward_trainer,
+        settle_versions,
+    )
+    from textgym.labelling.store import LabelStore
+
+    trainer = reward_trainer(run, config)
+    with held_versions(run), LabelStore(run / LABELS) as store:
+        settle_versions(run)
+        while not over.wait(POLL):
+            newest, answers = newest_version(run), store.count()
+            if trainer.is_due(store, newest, answers):
+                number = 1 if newest is None else newest.number + 1
+                publish(run, trainer.train(store, number, answers))
+
+
+def answer_questions(run: Path, config: dict[str, Any], over: threading.Event) -> None:
+    """Answer questions as soon as they are asked."""
+    from textgym.commands.online.command import reward_labeller
+    from textgym.commands.online.schedule import LABELS
+    from textgym.labelling.store import LabelStore
+
+    labeller = reward_labeller(config)
+    with LabelStore(run / LABELS) as store:
+        while not over.wait(POLL):
+            labeller.answer(store)
+
+
+def serve_page(run: Path, config: dict[str, Any], over: threading.Event) -> None:
+    """Serve the page of ``textgym label``."""
+    from textgym.commands.online.schedule import LABELS
+    from textgym.labelling.server import PageSettings, serve_until
+    from textgym.labelling.store import LabelStore
+
+    own = config["page"]
+    settings = PageSettings(**{**own, "axes": tuple(own["axes"])}, seed=config["seed"])
+
+    def announce(address: str) -> None:
+        print(f"open {address} and rank; questions come as training goes on", flush=True)
+
+    with LabelStore(run / LABELS) as store:
+        serve_until(store, settings, lambda _: over.is_set(), announce)
+
+
+ROLES: dict[str, Callable[[Path, dict[str, Any], threading.Event], None]] = {
+    "reward trainer": train_rewards,
+    "labeller": answer_questions,
+    "page": serve_page,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
