@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
+import signal
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,9 @@ from tests.test_cli import fails
 from textgym.cli import main
 from textgym.commands.configs.pipeline import LabelsPart, PipelineConfig
 from textgym.commands.pipeline.plan import plan
+from textgym.labelling.store import LabelStore
 from textgym.registration import load_task
+from textgym.reports.pipeline_stages import SECTIONS, StageRun
 
 RULES = """
 def fives(completions, **kwargs):
@@ -279,6 +287,80 @@ def test_people_label(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*command, "--resume"])
     assert read(Path("run/iteration-1/labels/rankings.jsonl")) == filled
     assert content(Path("run/iteration-1/policy/evaluation.json"))["before"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert "policy 1" in capsys.readouterr().out
+
+
+class Person(threading.Thread):
+    """Someone who ranks on the page by the number of times that a text has w5, and leaves after some answers."""
+
+    def __init__(self, port: int, answers: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.answers, self.given = port, answers, list[dict[str, Any]]()
+
+    def asked(self, name: str, **body: Any) -> dict[str, Any]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            headers = {"content-type": "application/json", "cookie": self.cookie}
+            connection.request("POST", f"/api/{name}", json.dumps({"labeller": "anna", **body}), headers)
+            return json.loads(connection.getresponse().read())
+
+    def run(self) -> None:
+        for _ in range(600):
+            try:
+                with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+                    connection.request("GET", "/?token=drawn")
+                    self.cookie = connection.getresponse().headers["set-cookie"].partition(";")[0]
+                break
+            except OSError:
+                time.sleep(0.1)
+        for _ in range(self.answers):
+            question = self.asked("next")["question"]
+            counts = [text.split().count("w5") for text in question["completions"]]
+            ranks = [sum(other > own for other in counts) for own in counts]
+            given = {"question": question["id"], "order": question["order"], "repeat": question["repeat"]}
+            self.given.append({**question, "ranks": ranks})
+            self.asked("answer", **given, ranks=ranks, seconds=2.0)
+
+
+def test_people_rank_on_a_page_and_the_loop_goes_on_by_itself(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textgym.labelling.server.secrets.token_urlsafe", lambda _: "drawn")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    command = ["pipeline", "loop.yaml", "--labels.labeller", "page", "--labels.enough", "0.5", "--sft.no-enabled"]
+    command += ["--labels.page.port", str(port), "--out", "run"]
+
+    # The page is closed after one answer, which is kept.
+    person = Person(port, 1)
+    person.start()
+    stopping = threading.Thread(target=lambda: (person.join(), signal.raise_signal(signal.SIGINT)))
+    stopping.start()
+    main(command)
+    stopping.join()
+    assert "Give the same command with --resume to open it again" in capsys.readouterr().out
+    assert not Path("run/iteration-1/labels/rankings.jsonl").exists()
+
+    asked = len(LabelStore(Path("run/iteration-1/labels/labels.sqlite")).ids())
+    another = Person(port, -(-asked // 2) - 1)
+    another.start()
+    main([*command, "--resume"])
+    another.join(60)
+    given = {question["id"]: question for question in (*person.given, *another.given)}
+    assert len(given) == -(-asked // 2)
+    rankings = read(Path("run/iteration-1/labels/rankings.jsonl"))
+    untied = [question for question in given.values() if len(set(question["ranks"])) > 1]
+    assert len(rankings) == len(untied) > 0
+    by_text = {
+        question["prompt"][0]["text"]: dict(zip(question["completions"], question["ranks"], strict=True))
+        for question in untied
+    }
+    for row in rankings:
+        assert dict(zip(row["completions"], row["ranks"], strict=True)) == by_text[row["prompt"]]
+    quality = content(Path("run/iteration-1/labels/labels.json"))["quality"]
+    assert list(quality["labellers"]) == ["anna"]
+    assert quality["seconds"] == 2.0
+    entry = next(entry for entry in content(Path("run/stages.json")) if entry["kind"] == "labels")
+    assert ("seconds an answer", "2.0") in SECTIONS["labels"](StageRun.read(Path("run"), entry))["figures"]
     assert "policy 1" in capsys.readouterr().out
 
 

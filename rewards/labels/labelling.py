@@ -107,7 +107,7 @@ def label_by_reward(
     scores = question_scores(reward, asked, tokenizer)
     ranks = [tuple(simulated_ranks(own, temperature, rng, error_rate, threshold).tolist()) for own in scores]
     found = [Ranking(q.prompt.content, q.completions, own) for q, own in zip(asked, ranks, strict=True)]
-    labelled = _without_ties(found)
+    labelled = without_ties(found)
     if not (temperature or error_rate) or not scores:
         return labelled
     # The ceiling is a share of the pairs that labels order, so each question counts by their expected number.
@@ -152,7 +152,7 @@ def read_answers(path: Path, asked: Sequence[Question]) -> Labelled | None:
     if len(rows) != len(asked):
         raise ValueError(f"{path} has {len(rows)} rows; expected the {len(asked)} that were asked, in their order")
     numbered = enumerate(zip(rows, asked, strict=True), start=1)
-    return _without_ties([_answer(row, q, f"{path}, row {number}") for number, (row, q) in numbered])
+    return without_ties([_answer(row, q, f"{path}, row {number}") for number, (row, q) in numbered])
 
 
 def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
@@ -168,7 +168,8 @@ def _answer(row: Mapping[str, Any], question: Question, where: str) -> Ranking:
     return Ranking(question.prompt.content, question.completions, tuple(ranks))
 
 
-def _without_ties(rankings: Sequence[Ranking]) -> Labelled:
+def without_ties(rankings: Sequence[Ranking]) -> Labelled:
+    """Drop rankings in which all completions tie, and count them."""
     kept = tuple(ranking for ranking in rankings if untied_pairs(ranking.ranks))
     return Labelled(kept, _counted({TIED: len(rankings) - len(kept)}))
 

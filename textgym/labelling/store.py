@@ -256,6 +256,11 @@ class LabelStore:
             if answer.ranks is not None
         )
 
+    def answered(self) -> int:
+        """Return the number of questions with at least one answer in force, skipped ones among them."""
+        ((number,),) = self.rows("SELECT count(*) FROM questions WHERE answered > 0")
+        return int(number)
+
     def count(self) -> int:
         """Return the number of the last event, an answer or an undoing; 0 if there was none."""
         return _last_number(self._connection)

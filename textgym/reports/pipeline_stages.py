@@ -20,6 +20,7 @@ from textgym.reports.run_files import read_run_lines, read_run_object
 RESULTS = {"sft": "kept.json", "labels": "labels.json", "reward-model": "reward_model.json", "train": "evaluation.json"}
 WHILE_TRAINING = ("rollout/score", "rollout/gold", "rollout/components/gold", "rollout/kl", "train/ptx_loss")
 TO_LABEL = "to_label.jsonl"  # to be filled in by people
+STORE = "labels.sqlite"  # what people answered on the page
 LONGEST_EXAMPLE = 8  # ranked completions that are shown
 
 
@@ -32,7 +33,7 @@ class StageRun:
         kind: a key of ``SECTIONS``.
         directory: relative to the page.
         begun: True if the directory exists.
-        waits: True if it waits for labels by people.
+        waits: file that people's labels go to, or empty.
         finished: True if it has the stage's result.
         link: to the stage's own report, as a URL; empty where there is none.
         evaluation, result: of ``evaluation.json`` and of the file that ``RESULTS`` names.
@@ -45,7 +46,7 @@ class StageRun:
     kind: str
     directory: str
     begun: bool
-    waits: bool
+    waits: str
     finished: bool
     link: str
     evaluation: Mapping[str, Any]
@@ -68,7 +69,7 @@ class StageRun:
             kind=kind,
             directory=directory,
             begun=path.is_dir(),
-            waits=(path / TO_LABEL).exists(),
+            waits=next((name for name in (TO_LABEL, STORE) if (path / name).exists()), ""),
             finished=bool(result) and (kind not in ("sft", "train") or "after" in evaluation),
             link=f"{quote(directory)}/report.html" if (path / "report.html").exists() else "",
             evaluation=evaluation,
@@ -101,7 +102,7 @@ class StageRun:
             return "not begun"
         if self.stopped:
             return f"{self.stopped[:1].lower()}{self.stopped[1:].rstrip('.')}"
-        return f"waits for ranks in {self.directory}/{TO_LABEL}" if self.waits else "unfinished"
+        return f"waits for ranks in {self.directory}/{self.waits}" if self.waits else "unfinished"
 
     @property
     def anchor(self) -> str:
@@ -141,8 +142,30 @@ def _labels(run: StageRun) -> dict[str, Any]:
         figures.append(("gold of the samples", number(gold.mean, places) + spread))
     if found.get("ceiling") is not None:
         figures.append(("best possible agreement", percent(found["ceiling"])))
+    if found.get("quality"):
+        figures += _quality(found["quality"])
     dropped = [(f"dropped: {reason}", str(count)) for reason, count in (found.get("dropped") or {}).items() if count]
     return {"figures": figures + dropped, "example": _example(run.samples)}
+
+
+def _quality(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how good people's labels are, without what is not known, such as the agreement of one person alone."""
+    shares = {
+        "agreement between people": found["between_people"]["share"],
+        "agreement with gold": found["with_gold"]["share"],
+        "wins of the text shown first": found["first_shown"]["share"],
+    }
+    figures = [("people", str(len(found["labellers"])))]
+    figures += [
+        (name, f"{percent(share['value'])} [{percent(share['low'])}, {percent(share['high'])}]")
+        for name, share in shares.items()
+        if share is not None
+    ]
+    if found["alpha"] is not None:
+        figures.append(("Krippendorff's α", number(found["alpha"], 3)))
+    if found["seconds"] is not None:
+        figures.append(("seconds an answer", number(found["seconds"], 1)))
+    return figures
 
 
 def _example(rankings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

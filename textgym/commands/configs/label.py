@@ -11,8 +11,28 @@ import tyro
 from textgym.numbers import check, check_words, count, finite, random_seed
 
 
-@dataclass(frozen=True)
-class LabelServe:
+@dataclass(frozen=True, kw_only=True)
+class PagePart:
+    """Page for people, as 'textgym label' serves it."""
+
+    shared: float = 0.0
+    """Share of the questions that every person gets; the others go to one person each."""
+    repeat: float = 0.0
+    """Share of the questions that a person gets a second time, some answers later."""
+    axes: tuple[str, ...] = ()
+    """Yes-or-no flags of each completion, such as 'helpful true harmless'."""
+    scores: bool = False
+    """Ask for an overall score of each completion, from 1 to 7 (Ouyang 2022)."""
+    port: int = 0
+    """Port to listen at. Default: a free one."""
+
+    def __post_init__(self) -> None:
+        check(self, finite, "shared", "repeat", low=0, high=1)
+        check(self, count, "port", least=0, most=65535)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelServe(PagePart):
     """Serve a page on this machine, on which people rank completions; answers are in one SQLite file."""
 
     file: tyro.conf.Positional[Path]
@@ -22,14 +42,6 @@ class LabelServe:
     """Database of the answers, which is made or continued. Default: FILE with the suffix .sqlite."""
     labeller: str | None = None
     """Name of the person. Default: the page asks, so that several people can answer."""
-    shared: float = 0.0
-    """Share of the questions that every person gets; the others go to one person each."""
-    repeat: float = 0.0
-    """Share of the questions that a person gets a second time, some answers later."""
-    axes: tuple[str, ...] = ()
-    """Yes-or-no flags of each completion, such as 'helpful true harmless'."""
-    scores: bool = False
-    """Ask for an overall score of each completion, from 1 to 7."""
     watch: bool = False
     """Let completions appear word by word, and take feedback by the keys + and −, in place of rankings."""
     rate: float = 3.0
@@ -38,16 +50,13 @@ class LabelServe:
     """Random seed of the order of completions, and of the shares."""
     host: str = "127.0.0.1"
     """Address to listen at. Others than this machine's own need --network."""
-    port: int = 0
-    """Port to listen at. Default: a free one."""
     network: bool = False
     """Let other machines connect. Nothing is encrypted, the token in the address included."""
 
     def __post_init__(self) -> None:
-        check(self, finite, "shared", "repeat", low=0, high=1)
+        super().__post_init__()
         check(self, finite, "rate", above=0, high=1000)
         check(self, random_seed, "seed")
-        check(self, count, "port", least=0, most=65535)
         check_words(self, "answers", "labeller", "host")
 
 

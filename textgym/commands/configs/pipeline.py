@@ -17,6 +17,7 @@ from textgym.commands.configs.hyperparameters import (
     hyperparameters_class,
     variant,
 )
+from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.shared import (
     CheckpointEvery,
     DemonstrationCount,
@@ -69,7 +70,8 @@ class LabelsPart:
     model on them and ranks no samples; later iterations keep them among the comparisons."""
     labeller: str = "gold"
     """Labeller: 'gold' (of the task), 'module:function', 'path/to/file.py:function' or 'rm:DIR', whose scores order the
-    completions; or 'file': the run stops, people fill in the ranks, and --resume continues with them."""
+    completions; 'page': people rank on a page, and the loop goes on when they have answered; or 'file': the run stops,
+    people fill in the ranks, and --resume continues with them."""
     prompts: int = 512
     """Prompts in each iteration; other ones than in the iterations before, while there are enough."""
     completions: int = 4
@@ -82,12 +84,16 @@ class LabelsPart:
     (Christiano 2017)."""
     threshold: float = 0.0
     """Difference of scores below which a labeller with scores ranks two texts equal, in units of the score."""
+    enough: float = 1.0
+    """Share of the questions on the page whose answers are waited for; the others are not learned from."""
+    page: PagePart = field(default_factory=PagePart)
 
     def __post_init__(self) -> None:
         check(self, count, "prompts")
         check(self, count, "completions", least=2)
         check(self, finite, "temperature", "threshold", low=0)
         check(self, finite, "error_rate", low=0, high=1)
+        check(self, finite, "enough", above=0, high=1)
         check_words(self, "labeller")
 
 

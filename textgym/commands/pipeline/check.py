@@ -8,7 +8,7 @@ import torch
 
 from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.learner import has_gold, learning_task
-from textgym.commands.pipeline.labels import PEOPLE
+from textgym.commands.pipeline.labels import PAGE, PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
 from textgym.commands.reward_model import read_examples
@@ -44,6 +44,8 @@ def check_settings(config: PipelineConfig) -> None:
         raise ValueError("nothing to imitate: pass --sft.demonstrations FILE, or --sft.no-enabled")
     if config.train.value_from_reward_model and config.reward_model.ensemble > 1:
         raise ValueError("train.value_from_reward_model needs a single reward model; got an ensemble")
+    if config.labels.labeller == PAGE and labelled(config):
+        import textgym.labelling.server  # noqa: F401  # its packages are an extra, whose lack is an error now
     resolved(train_config(config, 1))
 
 
@@ -55,7 +57,7 @@ def check_materials(config: PipelineConfig) -> None:
     """
     task = learning_task(config)
     labeller = config.labels.labeller
-    if labeller == PEOPLE or not labelled(config):
+    if labeller in PEOPLE or not labelled(config):
         labeller = "gold" if has_gold(task) else "length"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
     begun = replace(

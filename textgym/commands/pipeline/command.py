@@ -102,6 +102,8 @@ def _run(stage: Stage, resume: bool) -> bool:
 
 def _to_do(stage: Stage) -> str:
     path = stage.config.out / TO_LABEL
+    if not path.exists():
+        return "\nThe page was closed before enough was answered. Give the same command with --resume to open it again."
     return (
         f"\nNow it is people's turn: in every row of {path}\nreplace null in 'ranks' by one number per completion: 0 "
         "for the best, equal numbers for ties.\nThen give the same command with --resume."

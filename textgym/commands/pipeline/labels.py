@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from textgym import runs
 from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
+from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.learner import has_gold, learning_task
 from textgym.commands.train import parse_reward, user_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
+from textgym.labelling.quality import label_quality
+from textgym.labelling.store import LabelStore
 from textgym.lm.files.loading import load_lm
 from textgym.lm.sampling import Sampling
-from textgym.prompts import plain_content
-from textgym.reports.pipeline_stages import TO_LABEL
+from textgym.prompts import content_key, plain_content
+from textgym.reports.labels import label_record
+from textgym.reports.pipeline_stages import STORE, TO_LABEL
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.labels.labelling import (
     Labelled,
@@ -30,6 +35,7 @@ from textgym.rewards.labels.labelling import (
     label_by_reward,
     questions,
     read_answers,
+    without_ties,
     write_questions,
 )
 from textgym.rewards.labels.preferences import untied_pairs
@@ -39,7 +45,7 @@ from textgym.tasks.task import Task
 from textgym.tokenization import chat_renderer
 from textgym.types import FloatArray, IntArray, Ranking, SpecialTokens, Truncation
 
-PEOPLE = "file"  # the labeller that is a file
+FILE, PAGE = PEOPLE = ("file", "page")  # labellers who are people: they fill in a file, or rank on a page
 SAMPLES = "samples.jsonl"
 RANKINGS, COMPARISONS = "rankings.jsonl", "comparisons.jsonl"
 SAMPLED_AT_ONCE = 64  # prompts
@@ -68,6 +74,8 @@ class LabelsConfig:
         temperature: noise of the labeller.
         error_rate: share of its answers that are uniform.
         threshold: least difference of scores that it notices.
+        enough: share of the questions that people must answer on the page.
+        page: settings of the page.
         iteration: number of the iteration, from 1; with the seed it determines the prompts.
         seed: random seed.
         previous: the comparisons so far, or None.
@@ -91,17 +99,20 @@ class LabelsConfig:
     temperature: float
     error_rate: float
     threshold: float
+    enough: float
+    page: PagePart
     iteration: int
     seed: int
     previous: Path | None
 
 
 def run_labels(config: LabelsConfig, resume: bool) -> bool:
-    """Sample, label and write the rankings; return False while people have not filled in their ranks.
+    """Sample, label and write the rankings; return False while people have not answered.
 
     Raises:
         RewardError: the labeller failed.
         ValueError: people's file cannot be used, or nothing is left to learn from.
+        OSError: the page's port is in use.
     """
     about = {"command": "labels", **runs.settings_of(config)}
     with runs.held(config.out, about, overwrite=False, resume=resume) as goes_on:
@@ -117,7 +128,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
             [row["completions"] for row in rows],
             [mdp.prompts[int(i)] for i in chosen],
         )
-        labelled = _answered(config, asked) if config.labeller == PEOPLE else _scored(config, task, mdp, asked)
+        labelled, quality = _labelled(config, task, mdp, asked, rows)
         if labelled is None:
             return False
         dropped |= labelled.dropped
@@ -125,7 +136,7 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
             raise ValueError(f"{config.out / SAMPLES}: no prompt has completions that differ in rank ({dropped})")
         write_rankings(config.out / RANKINGS, labelled.rankings)
         write_rankings(config.out / COMPARISONS, [*earlier_rankings(config, mdp), *labelled.rankings])
-        write_json(config.out / "labels.json", _described(config, rows, labelled, dropped))
+        write_json(config.out / "labels.json", _described(config, rows, labelled, dropped) | quality)
         return True
 
 
@@ -183,6 +194,19 @@ def _policy(config: LabelsConfig, mdp: TokenMDP) -> LMPolicy:
     return saved_policy(str(mdp.base_model), mdp, load_lm(mdp.base_model), **asdict(config.sampling))
 
 
+def _labelled(
+    config: LabelsConfig, task: Task | None, mdp: TokenMDP, asked: Sequence[Question], rows: Sequence[dict[str, Any]]
+) -> tuple[Labelled | None, dict[str, Any]]:
+    """Return the labels, None while people have not answered, and what is known of their quality."""
+    if not asked:
+        return Labelled((), {}), {}
+    if config.labeller == FILE:
+        return _filled_in(config, asked), {}
+    if config.labeller == PAGE:
+        return _ranked_on_page(config, _with_gold(asked, rows))
+    return _scored(config, task, mdp, asked), {}
+
+
 def _scored(config: LabelsConfig, task: Task | None, mdp: TokenMDP, asked: Sequence[Question]) -> Labelled:
     reward = parse_reward(config.labeller, task).bind(mdp.tokenizer)
     rng = np.random.default_rng([config.seed, config.iteration, 1])
@@ -190,11 +214,48 @@ def _scored(config: LabelsConfig, task: Task | None, mdp: TokenMDP, asked: Seque
     return label_by_reward(reward, asked, mdp.tokenizer, config.temperature, rng, *noise)
 
 
-def _answered(config: LabelsConfig, asked: Sequence[Question]) -> Labelled | None:
+def _filled_in(config: LabelsConfig, asked: Sequence[Question]) -> Labelled | None:
     path = config.out / TO_LABEL
     if not path.exists():
         write_questions(path, asked)
-    return read_answers(path, asked) if asked else Labelled((), {})
+    return read_answers(path, asked)
+
+
+def _with_gold(asked: Sequence[Question], rows: Sequence[dict[str, Any]]) -> list[Question]:
+    """Return questions whose one column is the gold score of each completion, where it is known."""
+    gold = {
+        (content_key(row["prompt"]), text): score
+        for row in rows
+        for text, score in zip(row["completions"], row.get("gold", ()), strict=False)
+    }
+
+    def known(question: Question) -> dict[str, Any]:
+        key = content_key(question.content)
+        return {"gold": [gold[key, text] for text in question.completions]} if gold else {}
+
+    return [replace(question, prompt=replace(question.prompt, columns=known(question))) for question in asked]
+
+
+def _ranked_on_page(config: LabelsConfig, asked: Sequence[Question]) -> tuple[Labelled | None, dict[str, Any]]:
+    """Serve the page until enough questions are answered; Ctrl-C ends it before, and keeps the answers."""
+    from textgym.labelling.server import PageSettings, serve_until  # its packages are an extra
+
+    needed, path = ceil(config.enough * len(asked)), config.out / STORE
+    with LabelStore(path) as store:
+        store.add(asked)
+
+        def announce(address: str) -> None:
+            print(
+                f"people rank {needed} of {len(asked)} questions ({store.answered()} are answered) at\n{address}\n"
+                "Ctrl-C stops here; answers are kept, and --resume goes on",
+                flush=True,
+            )
+
+        settings = PageSettings(seed=config.seed, **asdict(config.page))
+        if store.answered() < needed and not serve_until(store, settings, lambda s: s.answered() >= needed, announce):
+            return None, {}
+        quality = label_quality(store.answers(), store.questions())
+        return without_ties(store.rankings()), {"quality": label_record(quality)}
 
 
 def _described(

@@ -12,7 +12,7 @@ from textgym.commands.configs.pipeline import PipelineConfig
 from textgym.commands.configs.reward_model import RewardModelConfig
 from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.pipeline.labels import COMPARISONS, PEOPLE, RANKINGS, SAMPLES, LabelsConfig
+from textgym.commands.pipeline.labels import COMPARISONS, FILE, RANKINGS, SAMPLES, LabelsConfig
 from textgym.reports.pipeline_stages import TO_LABEL
 from textgym.rewards.specs.addresses import model_directory
 
@@ -162,6 +162,8 @@ def labels_config(config: PipelineConfig, iteration: int) -> LabelsConfig:
         temperature=part.temperature,
         error_rate=part.error_rate,
         threshold=part.threshold,
+        enough=part.enough,
+        page=part.page,
         iteration=iteration,
         seed=config.seed,
         previous=None if iteration == 1 else _comparisons(config, iteration - 1),
@@ -196,7 +198,7 @@ def _sft_stage(config: PipelineConfig) -> Stage:
 
 def _labels(config: PipelineConfig, i: int) -> Stage:
     made = labels_config(config, i)
-    filled = (TO_LABEL,) if made.labeller == PEOPLE else ()
+    filled = (TO_LABEL,) if made.labeller == FILE else ()
     inputs = _paths(made.model, made.prompts, made.previous, *_sources(made.labeller))
     return Stage(f"labels {i}", "labels", i, made, inputs, (SAMPLES, *filled, RANKINGS, COMPARISONS))
 
