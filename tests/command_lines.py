@@ -52,6 +52,10 @@ def place(directory: Path) -> None:
         "prompts.jsonl": [{"prompt": f"w{i} w{i + 1}"} for i in range(6)],
         "data.jsonl": [{"prompt": f"w{i} w{i + 1}", "completion": f"w5 w{i}"} for i in range(10)],
         "pairs.jsonl": [{"prompt": f"w{i} w{i + 1}", "chosen": f"w{i} w7", "rejected": f"w{i} w3"} for i in range(10)],
+        "feedback.jsonl": [
+            {"prompt": f"w{i}", "completion": " w5 w7", "tokens": [" w5", " w7"], "shown": [0, 1], "events": [[1.5, i]]}
+            for i in range(10)
+        ],
         "hostile.jsonl": [{"prompt": f"w{i} {ESCAPE}", "completion": ESCAPE, ESCAPE: i} for i in range(4)],
         "types.jsonl": [{"prompt": 3, "completion": None, "chosen": {}, "rejected": [1]}] * 3,
     }
@@ -79,7 +83,8 @@ def place(directory: Path) -> None:
 
 
 FILES = (
-    *("prompts.jsonl", "data.jsonl", "pairs.jsonl", "hostile.jsonl", "types.jsonl", "deep.jsonl", "digits.jsonl"),
+    *("prompts.jsonl", "data.jsonl", "pairs.jsonl", "feedback.jsonl", "hostile.jsonl", "types.jsonl", "deep.jsonl"),
+    "digits.jsonl",
     *("half.jsonl", "latin.jsonl", "empty.jsonl", "damaged.parquet", "folder", "nowhere.jsonl", "x" * 260),
     *("prompts.jsonl/x", ESCAPE, "", "/dev/null", "model", "rewards.py", "."),
 )
@@ -136,6 +141,7 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--episodes-per-iteration", "8", "--minibatch-size", "4"),
     ),
     "reward-model": ("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--batch-size", "4"),
+    "tamer": ("--model", "model", "--data", "feedback.jsonl", "--out", "run", "--batch-size", "4"),
     "pipeline": (
         *("--model", "model", "--prompts", "prompts.jsonl", "--validation", "prompts.jsonl", "--out", "run"),
         *("--labels.labeller", "rewards.py:fives", "--labels.prompts", "4", "--eval-episodes", "4"),
