@@ -22,10 +22,12 @@ from unittest.mock import patch
 import tyro
 
 from tests.helpers import tiny_gpt2, word_tokenizer
+from tests.labelling.label_questions import answer, question
 from tests.rl4lms_files import rl4lms_file
 from textgym.agents.registry import ALGORITHMS
 from textgym.cli import COMMANDS, main
 from textgym.commands.flags import CHOOSING
+from textgym.labelling.store import LabelStore
 
 ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
 DEEP = "[" * 100_000
@@ -63,6 +65,9 @@ def place(directory: Path) -> None:
     (directory / "damaged.parquet").write_text("PAR1")
     (directory / "rewards.py").write_text(REWARDS)
     (directory / "rl4lms.yml").write_text(json.dumps(rl4lms_file("imdb-ppo")))
+    with LabelStore(directory / "answers.sqlite") as store:
+        store.add([question(ESCAPE, 2)])
+        store.record(answer(question(ESCAPE, 2)))
     (directory / "broken.py").write_text("def f(:\n")
     (directory / "folder").mkdir()
     (directory / "folder" / "file.txt").write_text("somebody's\n")
@@ -141,6 +146,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "evaluate": ("model", "--task", "textgym/Emit-v0", "--split", "train", "--samples", "4"),
     "play": ("textgym/Emit-v0",),
     "migrate": ("rl4lms", "rl4lms.yml"),
+    "label": ("export", "answers.sqlite", "--out", "run.jsonl"),
     "optimum": ("--task", "textgym/Emit-v0", "--limit", "2000"),
     "demo": ("--out", "run", "--task", "textgym/Nothing-v0"),
     "bench": ("run", "nothing", "--out", "run.jsonl"),
@@ -170,10 +176,13 @@ def flags_of(kind: Any, part: str = "") -> Iterator[Flag]:
             yield Flag(flag, get_args(bare) if union else (bare,))
 
 
+ACTIONS = {"bench": 0, "label": 1}  # run and export; label's first one serves without an end
+
+
 def settings_classes(command: str) -> list[Any]:
-    """Return the dataclasses that a command's settings may have; of bench that of its first action."""
-    if command == "bench":
-        return [get_args(get_type_hints(COMMANDS[command][0])["action"])[0]]
+    """Return the dataclasses that a command's settings may have; of those with actions that of the one in ``GOOD``."""
+    if command in ACTIONS:
+        return [get_args(get_type_hints(COMMANDS[command][0])["action"])[ACTIONS[command]]]
     if command in CHOOSING:
         return [CHOOSING[command][1](algorithm) for algorithm in ALGORITHMS]
     return [COMMANDS[command][0]]

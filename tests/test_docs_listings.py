@@ -50,6 +50,7 @@ NOT_RUN = {
     "textgym bench run diagnostic --algorithms ppo nlpo": "its runs are published, and tests/benchmarks has others",
     "textgym bench run mini": "tests/benchmarks/test_mini.py has runs of it",
     "textgym train --task textgym/Reviews-v0 --reward judge:": "tests/rewards/test_judge.py trains with one",
+    "textgym label samples.jsonl": "serves until it is stopped; tests/labelling/test_label_page.py opens the page",
     "textgym bench report bench/mini.jsonl": "the two above make its files",
 }
 """Beginnings of commands, and why no test runs them."""
@@ -63,6 +64,8 @@ SMALL = {
     "evaluate": "--limit 4 --max-new-tokens 4",
     "compare": "",
     "migrate": "",
+    "label export": "",
+    "label report": "",
     "bench list": "",
     "bench run": "--seeds 1 --tasks Emit --jobs 1 --settings episodes 32 episodes-per-iteration 16 minibatch-size 16",
     "bench report": "",

@@ -83,8 +83,12 @@ def require_same_set(store: LabelStore, questions: list[Question]) -> None:
 def export(config: LabelExport) -> None:
     """Write rankings or feedback."""
     with opened(config.answers) as store:
-        written = (export_feedback if config.feedback else export_rankings)(store, config.out)
-    print(f"{'feedback' if config.feedback else 'rankings'}: {written}, in {config.out}")
+        if config.feedback:
+            print(f"feedback: {export_feedback(store, config.out)} completions, in {config.out}")
+        else:
+            written, tied = export_rankings(store, config.out)
+            left_out = f" ({tied} left out: all completions tied)" if tied else ""
+            print(f"rankings: {written}, in {config.out}{left_out}")
 
 
 def report(config: LabelReport) -> None:
@@ -109,7 +113,10 @@ def opened(path: Path) -> LabelStore:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: the file is no database of answers.
     """
     if not path.exists():
         raise FileNotFoundError(f"answers={str(path)!r}: no such file; 'textgym label FILE' makes one")
+    if path.is_file() and not path.stat().st_size:  # SQLite would make a database of it
+        raise ValueError(f"answers={str(path)!r} is empty; expected a database of answers")
     return LabelStore(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from textgym.files import write_json_lines
 from textgym.labelling.store import LabelStore
 from textgym.prompts import content_key, plain_content
 from textgym.rewards.labels.labelling import Question
+from textgym.rewards.labels.preferences import untied_pairs
 from textgym.rewards.labels.rankings import write_rankings
 from textgym.rows import BadRowError, Screening, read_placed_rows
 from textgym.tokenization import is_conversation
@@ -56,17 +58,22 @@ def read_questions(path: str | Path, least: int = 2) -> list[Question]:
     return kept
 
 
-def export_rankings(store: LabelStore, path: Path) -> int:
-    """Write a ranking for each answer that was not skipped, as all commands read them; return their number.
+def export_rankings(store: LabelStore, path: Path) -> tuple[int, int]:
+    """Write a ranking for each answer that was not skipped, as all commands read them.
+
+    Returns:
+        The number of rankings written, and of those left out because all their completions are tied, which teaches
+        nothing.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no ranking is left.
     """
-    rankings = store.rankings()
+    found = store.rankings()
+    rankings = [ranking for ranking in found if untied_pairs(ranking.ranks)]
     if not rankings:
-        raise ValueError(f"{str(store.path)!r} holds no rankings yet; answer questions first")
+        raise ValueError(f"{str(store.path)!r} holds no rankings yet that order anything; answer questions first")
     write_rankings(path, rankings)
-    return len(rankings)
+    return len(rankings), len(found) - len(rankings)
 
 
 def export_feedback(store: LabelStore, path: Path) -> int:
@@ -115,8 +122,12 @@ def _question(prompt: str | Messages, row: Mapping[str, Any]) -> Question:
         values = row.get(name)
         if values is None:
             continue
-        if not (isinstance(values, list) and len(values) == len(texts)):
+        if not (isinstance(values, list) and len(values) == len(texts) and all(map(_is_number, values))):
             raise BadRowError(f"{name} is {values!r:.200}; expected {len(texts)} numbers, one a completion")
         columns[name] = [float(values[place]) for place in kept]
     text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
     return Question(tuple(texts[place] for place in kept), Prompt(prompt, text, (), columns))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

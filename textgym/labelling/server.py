@@ -177,7 +177,7 @@ class Page:
                 labeller=labeller,
                 order=order,
                 ranks=None if body.get("ranks") is None else _by_completion(_integers(body, "ranks"), order),
-                skipped=body.get("skipped"),
+                skipped=None if body.get("skipped") is None else _field(body, "skipped", str),
                 flags={axis: _by_completion(values, order) for axis, values in _flags(body, self.settings.axes)},
                 scores=_by_completion(_field(body, "scores", list), order) if self.settings.scores else None,
                 seconds=float(_field(body, "seconds", int | float)),

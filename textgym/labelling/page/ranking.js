@@ -103,6 +103,10 @@ export async function startRanking(settings, labeller) {
     return card;
   }
 
+  function legend(text, name) {
+    return element("legend", {}, text, element("span", { className: "unseen", textContent: ` of ${name}` }));
+  }
+
   function extras(name) {
     const made = [];
     if (settings.axes.length) {
@@ -111,25 +115,16 @@ export async function startRanking(settings, labeller) {
         box.dataset.axis = axis;
         return element("label", { className: "chip" }, box, ` ${axis}`);
       });
-      made.push(
-        element("fieldset", { className: "flags" }, element("legend", { textContent: `Flags of ${name}` }), ...boxes),
-      );
+      made.push(element("fieldset", { className: "flags" }, legend("Flags", name), ...boxes));
     }
     if (settings.scores) {
       const group = `score-${name}`;
       const radios = [1, 2, 3, 4, 5, 6, 7].map((value) =>
         element("label", { className: "chip" }, element("input", { type: "radio", name: group, value }), ` ${value}`),
       );
-      made.push(
-        element(
-          "fieldset",
-          { className: "scores" },
-          element("legend", { textContent: `Overall score of ${name}, 7 is best` }),
-          ...radios,
-        ),
-      );
+      made.push(element("fieldset", { className: "scores" }, legend("Overall score, 7 is best", name), ...radios));
     }
-    return made;
+    return made.length ? [element("div", { className: "extras" }, ...made)] : [];
   }
 
   // Long texts are folded, so that the other cards stay in reach.
@@ -173,7 +168,7 @@ export async function startRanking(settings, labeller) {
       equal.disabled = index === 0;
       equal.setAttribute("aria-pressed", String(item.tied));
     });
-    byId("undo").textContent = history.length ? "Undo move" : "Undo answer";
+    byId("undo").title = history.length ? "Undo the last move" : "Take back the last answer";
     if (list.contains(focused) && document.activeElement !== focused) {
       // A button that can do no more cannot be focused.
       (focused.disabled ? focused.closest(".card") : focused).focus({ preventScroll: true });
