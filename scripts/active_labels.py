@@ -58,13 +58,13 @@ class Settings:
         learning_rate, batch_size: of the reward model.
     """
 
-    rounds: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-    pool: int = 1024
+    rounds: tuple[int, ...] = (16, 32, 64, 96, 128, 192)
+    pool: int = 512
     members: int = 3
     agree: bool = False
-    heldout: int = 128
+    heldout: int = 96
     error_rate: float = 0.1
-    seen: int = 1024
+    seen: int = 512
     learning_rate: float = 2e-3
     batch_size: int = 8
 

@@ -140,6 +140,12 @@ GOOD: dict[str, tuple[str, ...]] = {
         *("--max-new-tokens", "3", "--total-timesteps", "20", "--eval-episodes", "4"),
         *("--episodes-per-iteration", "8", "--minibatch-size", "4"),
     ),
+    "online": (
+        *("--model", "model", "--prompts", "prompts.jsonl", "--labeller", "rewards.py:fives", "--out", "run"),
+        *("--algorithm", "rloo", "--max-new-tokens", "3", "--total-timesteps", "20", "--eval-episodes", "4"),
+        *("--episodes-per-iteration", "8", "--minibatch-size", "4", "--labels.count", "4"),
+        *("--labels.completions", "2", "--reward-model.epochs", "1", "--reward-model.ensemble", "2"),
+    ),
     "reward-model": ("--model", "model", "--data", "pairs.jsonl", "--out", "run", "--batch-size", "4"),
     "tamer": ("--model", "model", "--data", "feedback.jsonl", "--out", "run", "--batch-size", "4"),
     "pipeline": (

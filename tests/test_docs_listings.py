@@ -60,6 +60,8 @@ EVALUATION = "--eval-episodes 2"
 TRAIN = f"--total-timesteps 8 --episodes-per-iteration 4 --minibatch-size 2 {EVALUATION} --max-new-tokens 4"
 SMALL = {
     "train": TRAIN,
+    "online": "--total-timesteps 64 --episodes-per-iteration 4 --minibatch-size 2 --eval-episodes 8 --labels.count 10 "
+    "--labels.completions 2 --labels.oversample 2 --reward-model.epochs 1 --reward-model.ensemble 2",
     "generate": "--max-new-tokens 4",
     "evaluate": "--limit 4 --max-new-tokens 4",
     "compare": "",

@@ -55,6 +55,10 @@ SHAPE = ("tests/rewards/test_text_shape.py",)
 FORM = ("tests/rewards/test_text_form.py",)
 ANSWERS = ("tests/rewards/test_text_answers.py",)
 NATURALNESS = ("tests/rewards/test_text_naturalness.py",)
+ACQUISITION = ("tests/rewards/test_acquisition.py",)
+SCHEDULES = ("tests/rewards/test_label_schedules.py",)
+LABELLER = ("tests/rewards/test_simulated_labeller.py",)
+ONLINE = "tests/test_cli_online.py"
 WRITTEN_OUT = "tests/agents/test_by_hand.py::test_the_library_is_the_algorithm_written_out"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -1860,5 +1864,86 @@ MUTATIONS: tuple[Mutation, ...] = (
         "-len(prompt.ids))\n        n_before",
         "the shortest prompt is checked",
         NATURALNESS,
+    ),
+    Mutation(
+        "asking-1",
+        "rewards/labels/acquisition.py",
+        "shuffled = rng.permutation(len(scores))",
+        "shuffled = rng.permutation(len(scores)) if acquisition == 'random' else np.arange(len(scores))",
+        "ties fall in the order of the questions",
+        ACQUISITION,
+    ),
+    Mutation(
+        "asking-2",
+        "rewards/labels/acquisition.py",
+        "(chances - chances[..., :1]).var(axis=-1)",
+        "chances.var(axis=-1)",
+        "members that agree differ by rounding",
+        ACQUISITION,
+    ),
+    Mutation(
+        "asking-3",
+        "rewards/labels/acquisition.py",
+        "np.maximum(mean - _mean(entropy), 0.0)",
+        "np.maximum(mean, 0.0)",
+        "the entropy of the label in place of its information",
+        ACQUISITION,
+    ),
+    Mutation(
+        "asking-4",
+        "rewards/labels/schedules.py",
+        "first + math.floor((total - first) *",
+        "first + math.floor(total *",
+        "the first labels are asked twice",
+        SCHEDULES,
+    ),
+    Mutation(
+        "labeller-1",
+        "rewards/labels/labelling.py",
+        "ordered = np.where(tied, 0.0, 1 - error_rate)",
+        "ordered = np.where(tied, 0.0, 1.0)",
+        "errors come on top of answers",
+        LABELLER,
+    ),
+    Mutation(
+        "labeller-2",
+        "rewards/labels/labelling.py",
+        "noise = np.take_along_axis(rng.gumbel(size=s.shape), groups, axis=-1)",
+        "noise = rng.gumbel(size=s.shape)",
+        "noise breaks the ties of a group",
+        LABELLER,
+    ),
+    Mutation(
+        "labeller-3",
+        "rewards/labels/labelling.py",
+        "np.diff(ascending, axis=-1) >= threshold",
+        "np.diff(ascending, axis=-1) > threshold",
+        "texts exactly one threshold apart tie",
+        LABELLER,
+    ),
+    Mutation(
+        "online-1",
+        "textgym/commands/online/learner.py",
+        "        if iteration < len(self.rows):\n            self._take(self.rows[iteration])",
+        "        if iteration < len(self.rows):\n            self._take(self.rows[-1])",
+        "a replay takes the last reward model at once",
+        (f"{ONLINE}::test_an_asynchronous_run_and_its_replay_are_equal_bit_for_bit",),
+    ),
+    Mutation(
+        "online-2",
+        "textgym/commands/online/learner.py",
+        "labeller.answer(self.store, self.asked)",
+        "labeller.answer(self.store)",
+        "a resumed run answers questions of the iteration that died before the first version",
+        (f"{ONLINE}::test_killed_anywhere_it_ends_as_uninterrupted",),
+        survives="the answers are the same; only the versions look at the first of them",
+    ),
+    Mutation(
+        "online-3",
+        "rewards/models/normalised.py",
+        "(_combined(self.ensemble, np.asarray(raw), self.means, self.deviations) - self.mean) / self.deviation",
+        "_combined(self.ensemble, np.asarray(raw), self.means, self.deviations) - self.mean",
+        "an ensemble's combination keeps its smaller scale",
+        (f"{ONLINE}::test_each_version_has_mean_0_and_deviation_1_on_the_first_policys_samples",),
     ),
 )

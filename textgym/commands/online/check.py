@@ -8,6 +8,7 @@ from typing import Any
 
 from textgym.commands.configs.online import OnlineConfig
 from textgym.commands.online.schedule import LABELS, SCHEDULE, check_store, read_schedule
+from textgym.commands.pipeline.check import check_reward_models_context
 from textgym.env.mdp import TokenMDP
 from textgym.files import json_line, read_json
 from textgym.labelling.store import LabelStore
@@ -19,17 +20,23 @@ FREE = ("replay", "background", "page", "checkpoint_every")
 """Settings that a replay may have of its own: they change no parameter."""
 
 
-def check_prompts(config: OnlineConfig, mdp: TokenMDP) -> None:
-    """Check that there are prompts for all questions that are asked at once, and that a database can hold them.
+def check_prompts(config: OnlineConfig, mdp: TokenMDP, limit: int | None) -> None:
+    """Check that there are prompts for all questions that are asked at once, and that they can be read and stored.
+
+    Args:
+        config: the settings.
+        mdp: the prompts.
+        limit: greatest number of tokens that the model accepts; None for no limit.
 
     Raises:
-        ValueError: there are too few prompts, another side replies, or a column is not JSON.
+        ValueError: there are too few prompts, another side replies, a text is too long, or a column is not JSON.
     """
     if mdp.world is not None:
         raise ValueError(
             f"task={config.task!r} has a world ({type(mdp.world).__name__}), and questions are about single responses; "
             "use another task"
         )
+    check_reward_models_context(mdp, limit)
     total, prompts = config.labels.count, len(mdp.prompts)
     most = config.hyperparameters.episodes_per_iteration * mdp.max_new_tokens
     first = initial_labels(total)

@@ -76,7 +76,7 @@ def run_online(config: OnlineConfig) -> Path:
         screening = Screening(config.truncation, config.skip_bad)
         task = chosen_task(config)
         reward, mdp = online_mdp(config, screening, task)
-        check_prompts(config, mdp)
+        check_prompts(config, mdp, reward.reader.limit)
         judged = validation_mdp(config, mdp, screening, task)
         check_best(config.keep_best, judged)
         turns = turns_of(config, about)

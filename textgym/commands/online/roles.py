@@ -1,6 +1,6 @@
 """Roles that work in processes of their own: the reward trainer, a labeller with scores, and the page for people.
 
-``python -m textgym.commands.online.roles ROLE RUN`` plays a role until its standard input closes, which happens when
+``python -m textgym.commands.online ROLE RUN`` plays a role until its standard input closes, which happens when
 the learner ends, however it ends.
 """
 
@@ -46,7 +46,7 @@ def started_roles(roles: Sequence[str], run: Path) -> Iterator[Callable[[], None
     try:
         for role in roles:
             # In a session of their own, as Ctrl-C reaches all processes of one; the learner decides when they end.
-            command = [sys.executable, "-m", __name__, role, str(run)]
+            command = [sys.executable, "-m", __package__, role, str(run)]
             playing[role] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         yield check
     finally:
@@ -71,7 +71,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Play a role of a run until standard input closes."""
     from textgym.cli import exit_on_error, make_streams_safe, quieten_transformers
-    from textgym.runs import CONFIG
+    from textgym.runs.directory import CONFIG
 
     role, run = arguments[0], Path(arguments[1])
     make_streams_safe()
@@ -143,6 +143,3 @@ ROLES: dict[str, Callable[[Path, dict[str, Any], threading.Event], None]] = {
     "labeller": answer_questions,
     "page": serve_page,
 }
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -75,7 +75,7 @@ def check_materials(config: PipelineConfig) -> None:
     validation_mdp(made, mdp, screening)
     pretraining, _ = gather_pretraining(made, mdp, screening)
     algorithm = make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
-    _check_reward_models_context(mdp, context_length(algorithm.policy.lm))
+    check_reward_models_context(mdp, context_length(algorithm.policy.lm))
     if config.sft.enabled:
         gather_demonstrations(sft_config(config))
     _check_preferences(config)
@@ -97,7 +97,7 @@ def _check_preferences(config: PipelineConfig) -> None:
         )
 
 
-def _check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:
+def check_reward_models_context(mdp: TokenMDP, limit: int | None) -> None:
     """Check that the model reads the longest text with an end token, which reward models append to every response."""
     longest = max(len(prompt.ids) for prompt in mdp.prompts) + mdp.max_new_tokens
     if limit is not None and longest >= limit:
