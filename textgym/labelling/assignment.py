@@ -18,17 +18,18 @@ from textgym.numbers import LARGEST
 LEASE = 120.0  # seconds that a question is kept for a person who does not say that the page is still open
 GAP = 10  # answers of a person between the two answers to a repeated question; fewer where nothing else is left
 
-OPEN = "answered = 0 AND size > 1 AND shared = 0"
+# The indices are named, as SQLite would not choose the partial one, in which answered questions are not.
+OPEN = "questions INDEXED BY questions_open WHERE answered = 0 AND size > 1 AND shared = 0"
+FREE = f"{OPEN} AND NOT EXISTS (SELECT 1 FROM leases WHERE question = id AND labeller <> :labeller AND until > :now)"
 UNANSWERED = (
-    "shared = 1 AND size > 1 AND NOT EXISTS (SELECT 1 FROM answers WHERE question = questions.id "
-    "AND labeller = :labeller AND repeat = 0 AND undone IS NULL)"
+    "questions INDEXED BY questions_shared WHERE shared = 1 AND size > 1 AND NOT EXISTS (SELECT 1 FROM answers "
+    "WHERE question = id AND labeller = :labeller AND repeat = 0 AND undone IS NULL)"
 )
-FREE = "NOT EXISTS (SELECT 1 FROM leases WHERE question = questions.id AND labeller <> :labeller AND until > :now) "
 REPEATABLE = (
-    "again = 1 AND size > 1 AND EXISTS (SELECT 1 FROM answers WHERE question = questions.id AND labeller = :labeller "
-    "AND repeat = 0 AND undone IS NULL AND ranked AND number <= :before) "
-    "AND NOT EXISTS (SELECT 1 FROM answers WHERE question = questions.id AND labeller = :labeller "
-    "AND repeat = 1 AND undone IS NULL)"
+    "questions INDEXED BY questions_again WHERE again = 1 AND size > 1 AND EXISTS (SELECT 1 FROM answers "
+    "WHERE question = id AND labeller = :labeller AND repeat = 0 AND undone IS NULL AND ranked "
+    "AND answers.number <= :before) AND NOT EXISTS (SELECT 1 FROM answers "
+    "WHERE question = id AND labeller = :labeller AND repeat = 1 AND undone IS NULL)"
 )
 
 
@@ -87,7 +88,7 @@ def next_question(store: LabelStore, labeller: str, now: float) -> Asked | None:
         given = {"labeller": labeller, "now": now, "before": _gap_ago(connection, labeller)}
         if found := _first(connection, REPEATABLE, given):
             return Asked(found[1], repeat=1)
-        new = [row for where in (f"{OPEN} AND {FREE}", UNANSWERED) if (row := _first(connection, where, given))]
+        new = [row for where in (FREE, UNANSWERED) if (row := _first(connection, where, given))]
         if not new:
             # Nothing is left to come in between, so repeats are due at once.
             found = _first(connection, REPEATABLE, {**given, "before": LARGEST})
@@ -107,15 +108,19 @@ def keep_question(store: LabelStore, labeller: str, question: str, now: float) -
 
 def progress(store: LabelStore, labeller: str, now: float) -> Progress:
     """Return how many questions a labeller has answered and can still be asked."""
-    given = {"labeller": labeller, "now": now}
-    with store.transaction() as connection:
-        ((answered, seconds),) = connection.execute(
-            "SELECT count(*), avg(seconds) FROM answers WHERE labeller = :labeller AND undone IS NULL", given
-        ).fetchall()
-        left = sum(
-            connection.execute(f"SELECT count(*) FROM questions WHERE {where}", given).fetchone()[0]
-            for where in (f"{OPEN} AND {FREE}", UNANSWERED)
-        )
+    ((answered, seconds),) = store.rows(
+        "SELECT count(*), avg(seconds) FROM answers WHERE labeller = ? AND undone IS NULL", labeller
+    )
+    ((unclaimed,),) = store.rows(f"SELECT count(*) FROM {OPEN}")
+    # Leases are few, so those of others are counted from their own table, and not for every question.
+    ((held,),) = store.rows(
+        "SELECT count(*) FROM leases CROSS JOIN questions ON id = question "
+        "WHERE answered = 0 AND size > 1 AND shared = 0 AND labeller <> ? AND until > ?",
+        labeller,
+        now,
+    )
+    ((shared,),) = store.rows(f"SELECT count(*) FROM {UNANSWERED}", labeller=labeller)
+    left = unclaimed - held + shared
     return Progress(answered, left, seconds)
 
 
@@ -150,8 +155,8 @@ def _gap_ago(connection: sqlite3.Connection, labeller: str) -> int:
     return found[0] if found else 0
 
 
-def _first(connection: sqlite3.Connection, where: str, given: dict[str, object]) -> tuple[int, str] | None:
-    """Return number and id of the first question that meets a condition."""
-    query = f"SELECT number, id FROM questions WHERE {where} ORDER BY number LIMIT 1"
+def _first(connection: sqlite3.Connection, source: str, given: dict[str, object]) -> tuple[int, str] | None:
+    """Return number and id of the first question of a source, such as :data:`OPEN`."""
+    query = f"SELECT number, id FROM {source} ORDER BY number LIMIT 1"
     found: tuple[int, str] | None = connection.execute(query, given).fetchone()
     return found

@@ -120,9 +120,9 @@ class LabelStore:
             raise
         self._connection.execute("COMMIT")
 
-    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
-        return self._connection.execute(query, values).fetchall()
+    def rows(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, whose values are all given by place or all by name."""
+        return self._connection.execute(query, named or values).fetchall()
 
     # --- questions -------------------------------------------------------------------------------------------------
 
