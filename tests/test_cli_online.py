@@ -258,7 +258,7 @@ def test_roles_end_with_the_learner(place: Path) -> None:
     await_that(lambda: not roles_of(place / "run"))
 
 
-def await_that(condition: Any, seconds: float = 120) -> None:
+def await_that(condition: Any, seconds: float = 300) -> None:
     over = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < over, "waited in vain"

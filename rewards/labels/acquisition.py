@@ -59,7 +59,9 @@ def information(scores: ArrayLike) -> FloatArray:
     wins, losses = _sigmoid(margins), _sigmoid(-margins)
     entropy = _entropy(wins, losses)
     mean = _entropy(_mean(wins), _mean(losses))
-    return np.maximum(mean - _mean(entropy), 0.0).mean(axis=-1)  # rounding may leave −1e-17
+    # Rounding may leave −1e-17.
+    found: FloatArray = np.maximum(mean - _mean(entropy), 0.0).mean(axis=-1)
+    return found
 
 
 RULES: dict[Acquisition, Callable[[ArrayLike], FloatArray]] = {
@@ -128,9 +130,10 @@ def _sigmoid(x: FloatArray) -> FloatArray:
 def _mean(values: FloatArray) -> FloatArray:
     """Return the mean over members, which of equal numbers is that number exactly."""
     first = values[..., 0]
-    return first + (values - first[..., None]).mean(axis=-1)
+    mean: FloatArray = first + (values - first[..., None]).mean(axis=-1)
+    return mean
 
 
 def _entropy(p: FloatArray, q: FloatArray) -> FloatArray:
     """Return −p·log p − q·log q in nats, with 0·log 0 = 0."""
-    return -sum(x * np.log(np.where(x > 0, x, 1.0)) for x in (p, q))
+    return -(p * np.log(np.where(p > 0, p, 1.0)) + q * np.log(np.where(q > 0, q, 1.0)))

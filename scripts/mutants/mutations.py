@@ -1932,11 +1932,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "online-2",
         "textgym/commands/online/learner.py",
-        "labeller.answer(self.store, self.asked)",
-        "labeller.answer(self.store)",
-        "a resumed run answers questions of the iteration that died before the first version",
+        "trainer.train(self.store, number, self.asked)",
+        "trainer.train(self.store, number, self.store.count())",
+        "a resumed run learns from answers to questions that it has not asked again yet",
         (f"{ONLINE}::test_killed_anywhere_it_ends_as_uninterrupted",),
-        survives="the answers are the same; only the versions look at the first of them",
     ),
     Mutation(
         "online-3",

@@ -156,5 +156,5 @@ def online_config_class(algorithm: str) -> type[OnlineConfig]:
         ValueError: there is no such algorithm; the nearest is named.
     """
     own: Any = Annotated[hyperparameters_class(algorithm), tyro.conf.arg(name="")]
-    changed = {"algorithm": (str, lambda: algorithm), "hyperparameters": (own, partial(cautious, algorithm))}
-    return variant(OnlineConfig, **changed)
+    made = (own, partial(cautious, algorithm))
+    return variant(OnlineConfig, algorithm=(str, lambda: algorithm), hyperparameters=made)

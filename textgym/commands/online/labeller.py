@@ -33,18 +33,14 @@ class RewardLabeller:
     seed: int
     name: str
 
-    def answer(self, store: LabelStore, first: int | None = None) -> int:
-        """Answer questions that nobody has answered, in their order; return their number.
-
-        Args:
-            store: questions and answers.
-            first: answer only those among so many first questions; None for all.
+    def answer(self, store: LabelStore) -> int:
+        """Answer all questions that nobody has answered, in their order; return their number.
 
         Raises:
             RewardError: the reward failed; the message names prompt and completion.
         """
         answered = {answer.question for answer in store.answers()}
-        asked = list(zip(store.ids(), store.questions(), strict=True))[:first]
+        asked = zip(store.ids(), store.questions(), strict=True)
         due = [(i, which, question) for i, (which, question) in enumerate(asked) if which not in answered]
         scores = question_scores(self.reward, [question for *_, question in due], self.tokenizer)
         temperature, error_rate, threshold = self.noise

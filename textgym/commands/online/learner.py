@@ -167,8 +167,9 @@ class Learner:
         labeller, trainer = self.turns.labeller, self.turns.trainer
         if labeller is None or trainer is None:
             return
-        # Each question has one answer here. Later ones, of a process that died, are left for their own iterations.
-        labeller.answer(self.store, self.asked)
+        # Each question has one answer here, so both have one number. Later ones, of a process that died after
+        # asking, are left for their own iterations.
+        labeller.answer(self.store)
         newest = self.reward.version
         if trainer.is_due(self.store, newest, self.asked):
             number = 1 if newest is None else newest.number + 1

@@ -72,7 +72,7 @@ def read_schedule(run: Path) -> list[ScheduleRow]:
     if not path.is_file():
         return []
     names = {one.name for one in fields(ScheduleRow)}
-    rows = []
+    rows: list[ScheduleRow] = []
     for number, row in read_json_lines(path):
         if not isinstance(row, dict) or row.keys() != names or row["iteration"] != len(rows):
             raise ValueError(f"{path}, line {number}: expected iteration {len(rows)} with {', '.join(sorted(names))}")
