@@ -11,6 +11,7 @@ import tyro
 
 from textgym.commands.configs.distill import Hidden
 from textgym.commands.configs.hyperparameters import cautious, hyperparameters_class, variant
+from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.train import TrainConfig
 from textgym.numbers import SettingError, check, check_given, check_words, count, finite
 from textgym.rewards.labels.acquisition import Acquisition, check_acquisition
@@ -78,26 +79,6 @@ class OnlineRewardModelPart(FitSettings):
 
 
 @dataclass(frozen=True)
-class OnlinePagePart:
-    """Page for people, as 'textgym label' serves it."""
-
-    axes: tuple[str, ...] = ()
-    """Names of flags that each completion can get, such as 'helpful' and 'harmless', separated by spaces."""
-    scores: bool = False
-    """Also ask for an overall score of each completion, from 1 to 7 (Ouyang 2022)."""
-    shared: float = 0.0
-    """Share of the questions that every labeller gets, to measure their agreement."""
-    repeat: float = 0.0
-    """Share of the questions that a person gets a second time, to measure the agreement with oneself."""
-    port: int = 0
-    """Port of the page on this machine; 0 for a free one."""
-
-    def __post_init__(self) -> None:
-        check(self, finite, "shared", "repeat", low=0, high=1)
-        check(self, count, "port", least=0, most=65535)
-
-
-@dataclass(frozen=True)
 class OnlineConfig(TrainConfig):
     """Train a policy on what people prefer, while they are asked: labelling page, reward model and RL in one command.
 
@@ -119,7 +100,7 @@ class OnlineConfig(TrainConfig):
     reward: Hidden[str | None] = None
     reward_timeout: Hidden[float | None] = None
     labels: OnlineLabelsPart = field(default_factory=OnlineLabelsPart)
-    page: OnlinePagePart = field(default_factory=OnlinePagePart)
+    page: PagePart = field(default_factory=PagePart)
     reward_model: OnlineRewardModelPart = field(default_factory=OnlineRewardModelPart)
 
     def __post_init__(self) -> None:
