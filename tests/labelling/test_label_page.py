@@ -121,6 +121,37 @@ def test_three_rankings_by_keyboard_and_one_by_dragging(page: Any, tmp_path: Pat
     assert len({answer.order for answer in found}) > 1
 
 
+def test_moves_of_tied_cards_by_hand(page: Any, tmp_path: Path) -> None:
+    """Rows are written best first, places by letter, with = before a card that is tied with the one above."""
+    with served(stored(tmp_path, question("p")), ANNA) as address:
+        page.goto(address)
+        page.locator(".card").first.wait_for()
+        for before, source, target, after in (
+            ("A B C", 0, 2, "B C A"),
+            ("A B C", 2, 0, "C A B"),
+            ("A =B C", 0, 2, "B C A"),  # who was tied with A alone has a rank of its own
+            ("A =B =C", 0, 2, "B =C A"),  # those who were tied with A stay tied
+            ("A =B =C", 1, 0, "B A =C"),
+            ("A =B C", 2, 1, "A =C =B"),  # between two tied cards it joins them
+            ("A =B C", 1, 1, "A B C"),  # a place of its own
+            ("A =B C", 2, 0, "C A =B"),
+        ):
+            found = page.evaluate(MOVED, [before, source, target])
+            assert found["after"] == after, (before, source, target)
+        assert page.evaluate(MOVED, ["B =D A C", 0, 0])["ranks"] == [2, 0, 3, 0]
+        assert page.evaluate(MOVED, ["B =D A =C", 0, 0])["again"] == "B =D A =C"
+
+
+MOVED = """async ([row, from, to]) => {
+  const { moved, ranksOf, itemsOf } = await import("/ranking.js");
+  const read = (text) => text.split(" ").map((word) => ({ place: word.charCodeAt(word.length - 1) - 65,
+    tied: word[0] === "=" }));
+  const write = (items) => items.map((item) => (item.tied ? "=" : "") + "ABCD"[item.place]).join(" ");
+  const items = read(row);
+  return { after: write(moved(items, from, to)), ranks: ranksOf(items), again: write(itemsOf(ranksOf(items))) };
+}"""
+
+
 def test_markup_is_shown_as_text_and_does_not_run(page: Any, tmp_path: Path) -> None:
     hostile = "<script>document.title = 'run'; alert(1)</script><img src=x onerror=\"alert(2)\">"
     path = stored(tmp_path, Question((hostile, "<b>bold</b>"), Prompt(hostile, "", ())))

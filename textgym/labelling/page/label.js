@@ -8,12 +8,14 @@ async function labellerOf(settings) {
   if (settings.labeller) return settings.labeller;
   // Of this tab alone: two people may use one browser.
   const known = sessionStorage.getItem("labeller");
-  byId("change").hidden = false;
   byId("change").addEventListener("click", () => {
     sessionStorage.removeItem("labeller");
     location.reload();
   });
-  if (known) return known;
+  if (known) {
+    byId("change").hidden = false;
+    return known;
+  }
   show("name-form");
   byId("name").focus();
   return new Promise((done) => {
@@ -22,6 +24,7 @@ async function labellerOf(settings) {
       const name = byId("name").value.trim();
       if (!name) return;
       sessionStorage.setItem("labeller", name);
+      byId("change").hidden = false;
       done(name);
     });
   });
