@@ -69,8 +69,8 @@ class Gamma:
 
     def at_most(self, seconds: ArrayLike) -> FloatArray:
         """Return the probability that the delay is at most ``seconds``."""
-        chance: FloatArray = gammainc(self.shape, np.maximum(np.asarray(seconds, np.float64), 0.0) / self.scale)
-        return chance
+        waited = np.maximum(np.asarray(seconds, np.float64), 0.0) / self.scale
+        return np.asarray(gammainc(self.shape, waited), np.float64)
 
     def sample(self, generator: np.random.Generator, count: int) -> FloatArray:
         """Draw ``[count]`` delays."""

@@ -123,8 +123,10 @@ def test_a_value_function_only_where_there_is_a_critic(name: str) -> None:
 SLOWER: dict[str, dict[str, Any]] = {
     "trpo": {"episodes": 2048, "minibatch_size": 16, "learning_rate": 3e-3},
     "remax": {"episodes": 2048},
+    **{name: {"episodes": 3072} for name in ("coach", "e-coach", "deep-coach")},
 }
-"""Whose steps are bounded, and who spends half of its episodes on companions: both need more of them."""
+"""Whose steps are bounded, who spends half of its episodes on companions, and whose feedback has no baseline here,
+where every score is positive: all need more episodes."""
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if not kind.settings_class.has_teacher])
