@@ -2,8 +2,8 @@
 
 Usage: python -m scripts.active_labels OUT.jsonl [SEEDS]
 
-A labeller of the gold reward, with 10 % of errors (Christiano 2017), orders two responses of the base model of
-textgym/Concepts-v0. Each arm begins with the same few labels, trains an ensemble, and chooses the next from the same
+A labeller of the gold reward, with 10 % of errors (Christiano 2017), ranks four responses of the base model
+of textgym/Concepts-v0. Each arm begins with the same few labels, trains an ensemble, and chooses the next from the same
 pool with it. The rows of finished arms are kept, so a run that was stopped continues.
 """
 
@@ -49,7 +49,8 @@ class Settings:
 
     Attributes:
         rounds: labels in all after each round; the first are chosen at random.
-        pool: prompts, each with one pair of responses that may be asked about.
+        pool: prompts, each with one question that may be asked.
+        completions: responses to a prompt that are ranked together, K.
         members: of the ensemble.
         agree: give all members one seed, so that they agree.
         heldout: validation prompts, with four responses each, on which accuracy is measured.
@@ -58,13 +59,14 @@ class Settings:
         learning_rate, batch_size: of the reward model.
     """
 
-    rounds: tuple[int, ...] = (16, 32, 64, 96, 128, 192)
+    rounds: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     pool: int = 512
+    completions: int = 4
     members: int = 3
     agree: bool = False
     heldout: int = 96
     error_rate: float = 0.1
-    seen: int = 512
+    seen: int = 384
     learning_rate: float = 2e-3
     batch_size: int = 8
 
@@ -72,10 +74,10 @@ class Settings:
 def learning_curve(acquisition: Acquisition, settings: Settings, seed: int) -> list[float]:
     """Return the held-out accuracy of the ensemble after each round: the share of pairs that it orders as gold does."""
     task = load_task(TASK)
-    pool = pairs(task, settings.pool, seed)
+    pool = sampled_questions(task, settings, seed)
     heldout = base_responses(task, settings.heldout, 4, seed)
     ranks = simulated_ranks(pool.rewards, 0.0, np.random.default_rng([seed, 1]), settings.error_rate)
-    open_ = [i for i in range(settings.pool) if len(set(pool.completions[i])) == 2]
+    open_ = [i for i in range(settings.pool) if len(set(pool.completions[i])) > 1]
     asked: list[int] = []
     ensemble: RewardEnsemble | None = None
     curve = []
@@ -92,16 +94,17 @@ def learning_curve(acquisition: Acquisition, settings: Settings, seed: int) -> l
     return curve
 
 
-def pairs(task: Task, count: int, seed: int) -> Responses:
-    """Sample two responses of the base model to each of some training prompts."""
+def sampled_questions(task: Task, settings: Settings, seed: int) -> Responses:
+    """Sample the base model's responses to some training prompts."""
     mdp = task_mdp(task, "gold")
     assert mdp.base_model is not None
-    order = np.random.default_rng([seed, 0]).permutation(len(mdp.prompts))[:count]
-    return sample_responses(acting_policy(load_causal_lm(mdp.base_model), mdp), mdp, order, 2, seed)
+    order = np.random.default_rng([seed, 0]).permutation(len(mdp.prompts))[: settings.pool]
+    policy = acting_policy(load_causal_lm(mdp.base_model), mdp)
+    return sample_responses(policy, mdp, order, settings.completions, seed)
 
 
 def ranking(pool: Responses, i: int, ranks: Any) -> Ranking:
-    """Return a labelled pair."""
+    """Return a labelled question."""
     return Ranking(pool.prompts[i], tuple(pool.completions[i]), tuple(ranks.tolist()))
 
 
@@ -113,13 +116,14 @@ def texts(responses: Responses) -> tuple[list[Any], list[str], list[bool]]:
 
 
 def pool_scores(ensemble: RewardEnsemble | None, pool: Responses, which: Sequence[int]) -> FloatArray:
-    """Return ``[Q, 2, M]`` scores of pairs by the members; zeros without an ensemble."""
+    """Return ``[Q, K, M]`` scores of questions by the members; zeros without an ensemble."""
+    k = pool.rewards.shape[1]
     if ensemble is None:
-        return np.zeros((len(which), 2, 1))
-    prompts = [pool.prompts[i] for i in which for _ in range(2)]
+        return np.zeros((len(which), k, 1))
+    prompts = [pool.prompts[i] for i in which for _ in range(k)]
     completions = [text for i in which for text in pool.completions[i]]
     scores = member_scores(ensemble, prompts, completions, [True] * len(prompts))
-    return scores.T.reshape(len(which), 2, -1)
+    return scores.T.reshape(len(which), k, -1)
 
 
 def learn(task: Task, rankings: Sequence[Ranking], settings: Settings, seed: int) -> RewardEnsemble:

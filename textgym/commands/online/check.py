@@ -73,7 +73,7 @@ def check_replay(run: Path, about: Mapping[str, Any]) -> None:
         if now.get(name) != there
     ]:
         raise ValueError(f"replay={str(run)!r} was made by other versions ({', '.join(changed)}); install those")
-    if not (run / LABELS).is_file() or not (run / SCHEDULE).is_file():
+    if not (run / LABELS).is_file() or not read_schedule(run):
         raise ValueError(f"replay={str(run)!r} has no {LABELS} or no {SCHEDULE}; it ended before its first iteration")
     check_answers(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -232,8 +232,7 @@ class Learner:
         key = [self.config.seed, iteration, self.asked]
         candidates = self._candidates(count, np.random.default_rng([*key, ASKING]))
         rule = "random" if self.ensemble is None else self.part.acquisition
-        scores = [self._scores(question) for question in candidates]
-        chosen = choose(scores, count, rule, np.random.default_rng([*key, CHOOSING]))
+        chosen = choose(self._scores(candidates), count, rule, np.random.default_rng([*key, CHOOSING]))
         self.store.add([candidates[i] for i in chosen], group=f"iteration {iteration}")
         self.asked += len(chosen)
 
@@ -251,12 +250,14 @@ class Learner:
             found += [q for q in asked if question_id(q.prompt.content, q.completions) not in known]
         return found
 
-    def _scores(self, question: Question) -> FloatArray:
-        """Return the scores ``[K, M]`` of a question's completions by the members, as training fits them."""
-        k = len(question.completions)
-        if self.ensemble is None:
-            return np.zeros((k, 1))
-        return member_scores(self.ensemble, [question.prompt.content] * k, question.completions, [True] * k).T
+    def _scores(self, candidates: Sequence[Question]) -> list[FloatArray]:
+        """Return the scores ``[K, M]`` of each question's completions by the members, as training fits them."""
+        if self.ensemble is None or not candidates:
+            return [np.zeros((len(question.completions), 1)) for question in candidates]
+        rows = [(question.prompt.content, text) for question in candidates for text in question.completions]
+        prompts, texts = zip(*rows, strict=True)
+        scores = member_scores(self.ensemble, prompts, texts, [True] * len(rows)).T
+        return np.split(scores, np.cumsum([len(question.completions) for question in candidates])[:-1])
 
     def _reference(self) -> list[dict[str, Any]]:
         """Return samples of the policy before training, which normalise every version; drawn once in a run."""

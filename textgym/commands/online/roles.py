@@ -6,6 +6,7 @@ the learner ends, however it ends.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from textgym.env.rendering import printable
 from textgym.files import read_json
 from textgym.lm.guards import TrainingError
 
@@ -70,20 +72,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Play a role of a run until standard input closes."""
-    from textgym.cli import exit_on_error, make_streams_safe, quieten_transformers
+    from transformers.utils import logging
+
     from textgym.runs.directory import CONFIG
 
     role, run = arguments[0], Path(arguments[1])
-    make_streams_safe()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     over = threading.Event()
     threading.Thread(target=_await_end, args=(over,), daemon=True).start()
-    with exit_on_error():
-        quieten_transformers()
+    try:
         ROLES[role](run, read_json(run / CONFIG), over)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(printable(f"error: {role}: {error}"), file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _await_end(over: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin, whose lock a waiting thread would hold while the interpreter ends.
+    while os.read(0, 1):
         pass
     over.set()
 
