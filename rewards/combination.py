@@ -8,9 +8,9 @@ from those of their parts. Each leaf is logged under its own name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from textgym.rewards.functions import (
     ALWAYS_THERE,
@@ -28,6 +28,8 @@ from textgym.rewards.functions import (
     strongest,
 )
 from textgym.types import Prompt, Score
+
+R = TypeVar("R", bound=Reward)
 
 
 class Combination(ABC):
@@ -71,7 +73,7 @@ class Combination(ABC):
 
     def bind(self, tokenizer: Any) -> Self:
         """Return a copy whose parts (reward models, for example) are bound to the policy's tokenizer."""
-        return self.with_parts(tuple(bound(part, tokenizer) for part in self.parts))
+        return bound(self, tokenizer)
 
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
@@ -127,10 +129,25 @@ def required_columns_of(rewards: Iterable[Reward]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in (*RESERVED, *ALWAYS_THERE))
 
 
-def bound(reward: Reward, tokenizer: Any) -> Reward:
-    """Return a reward bound to a tokenizer, if it can be."""
+def bound(reward: R, tokenizer: Any, done: dict[int, tuple[Reward, Reward]] | None = None) -> R:
+    """Return a reward bound to a tokenizer, if it can be; one that stands in several places stays one reward.
+
+    Args:
+        reward: the reward.
+        tokenizer: the policy's.
+        done: rewards that were bound already, with what they became, by the identity of the former.
+    """
+    done = {} if done is None else done
     given: Any = reward
-    return given.bind(tokenizer) if hasattr(given, "bind") else reward
+    if id(reward) not in done:
+        made = given
+        if isinstance(given, Combination):
+            made = given.with_parts(tuple(bound(part, tokenizer, done) for part in given.parts))
+        elif hasattr(given, "bind"):
+            made = given.bind(tokenizer)
+        done[id(reward)] = given, made
+    found: Any = done[id(reward)][1]
+    return found  # type: ignore[no-any-return]
 
 
 def combination_of(reward: Reward) -> Combination | None:
@@ -159,7 +176,7 @@ class Evaluated:
 
 
 def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = None) -> Evaluated:
-    """Score a batch with several rewards, among them combinations; leaves that are equal are called once.
+    """Score a batch with several rewards, among them combinations; a leaf that occurs twice is called once.
 
     Args:
         rewards: the rewards.
@@ -172,7 +189,7 @@ def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = No
     called = _different(leaf for reward in rewards for leaf in leaves(reward))
     found = dict(zip(called, call_rewards(list(called.values()), batch, timeout), strict=True))
     scores = [_value(reward, found, batch) for reward in rewards]
-    return Evaluated(scores, [(leaf, found[_identity(leaf)]) for leaf in leaves_within(rewards)])
+    return Evaluated(scores, [(leaf, found[id(leaf)]) for leaf in leaves_within(rewards)])
 
 
 def leaves_within(rewards: Sequence[Reward]) -> list[Reward]:
@@ -182,33 +199,18 @@ def leaves_within(rewards: Sequence[Reward]) -> list[Reward]:
     return [leaf for key, leaf in called.items() if key not in own]
 
 
-def _different(rewards: Iterable[Reward]) -> dict[Hashable, Reward]:
-    """Return the first of all rewards that are equal."""
-    found: dict[Hashable, Reward] = {}
+def _different(rewards: Iterable[Reward]) -> dict[int, Reward]:
+    """Return rewards by identity, each once."""
+    found: dict[int, Reward] = {}
     for reward in rewards:
-        found.setdefault(_identity(reward), reward)
+        found.setdefault(id(reward), reward)
     return found
 
 
-def _identity(reward: Reward) -> Hashable:
-    """Return what two places that hold the same reward have in common.
-
-    Binding copies a reward in every place where it stands; copies of a frozen dataclass have equal settings.
-    """
-    parameters = getattr(type(reward), "__dataclass_params__", None)
-    if parameters is None or not (parameters.frozen and parameters.eq):
-        return id(reward)
-    try:
-        hash(reward)
-    except TypeError:  # a field cannot be hashed
-        return id(reward)
-    return type(reward), reward
-
-
-def _value(reward: Reward, found: Mapping[Hashable, list[Score]], batch: Batch) -> list[Score]:
+def _value(reward: Reward, found: Mapping[int, list[Score]], batch: Batch) -> list[Score]:
     combination = combination_of(reward)
     if combination is None:
-        return found[_identity(reward)]
+        return found[id(reward)]
     parts = [_value(part, found, batch) for part in combination.parts]
     try:
         values = combination.combined(parts, batch)

@@ -23,6 +23,9 @@ from textgym.rewards.combination import Combination, OneReward, summed
 from textgym.rewards.functions import Batch, Compared, Reward, check_signature, compared, reward_name, strongest
 from textgym.types import Score
 
+ROUNDING = 1e-6
+"""Spread of scores, as a share of the largest, that is rounding: models compute in float32."""
+
 
 @dataclass(frozen=True)
 class Product(Combination):
@@ -194,7 +197,9 @@ class WhitenedInBatch(OneReward):
     The statistics follow the policy: an iteration in which every response improves pays no more than the one before,
     so that scores of two iterations cannot be compared; :class:`Whitened` keeps a fixed scale. Nothing is remembered
     between iterations, and a resumed run needs no statistics. All responses of an iteration are scored together (see
-    :mod:`textgym.rewards.relative`). The standard deviation has the divisor N; where all scores are equal, all are 0.
+    :mod:`textgym.rewards.relative`). Its mean over any batch is 0, so it tells nothing where policies are compared: log
+    the reward itself beside it, with weight 0. The standard deviation has the divisor N; where all scores are equal, up
+    to rounding, all are 0.
 
     Dense scores enter by their sums, and are treated as by :class:`Whitened`.
     """
@@ -214,8 +219,8 @@ class WhitenedInBatch(OneReward):
         totals = np.array([total for total in map(summed, scores[0]) if total is not None], np.float64)
         if not totals.size:
             return list(scores[0])
-        mean, spread = float(totals.mean()), float(totals.std() if np.ptp(totals) > 0 else 0.0)
-        if spread == 0:
+        mean, spread = float(totals.mean()), float(totals.std())
+        if spread <= ROUNDING * np.abs(totals).max():
             return [None if score is None else 0.0 for score in scores[0]]
         return [_whitened(score, mean, spread) for score in scores[0]]
 

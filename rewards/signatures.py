@@ -73,14 +73,18 @@ def _shown(value: Any) -> str:
 
 
 def _of_path(path: Path) -> str:
-    """Return a path's name and the digest of what stands there: a file, or all files of a folder."""
-    if not path.exists():
-        return repr(str(path))  # such as a model's id on a hub
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
-        with file.open("rb") as content:
-            own = hashlib.file_digest(content, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(path)} {own}\n".encode())
+    """Return a path's name and the digest of what stands there: a file, or the files of a model's folder or run."""
+    digest, model = hashlib.sha256(), path / "checkpoint" if (path / "checkpoint").is_dir() else path
+    files = [path] if path.is_file() else sorted(file for file in model.glob("*") if file.is_file())
+    try:
+        for file in files:
+            with file.open("rb") as content:
+                own = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.name} {own}\n".encode())
+    except OSError:
+        files = []
+    if not files:
+        return repr(str(path))  # such as a model's id on a hub, or what nobody may read
     return f"{path.name!r}#{digest.hexdigest()[:DIGITS]}"
 
 

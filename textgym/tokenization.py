@@ -268,13 +268,23 @@ def encode_reply(
     content: str | Messages,
     completion: str,
     special_tokens: SpecialTokens = "text",
+    closing: bool = False,
 ) -> tuple[int, ...]:
     """Encode a completion as it continues a prompt.
 
     Some tokenizers put a space before every text, so prompt and completion are encoded together. If that merges
     characters of the two into one token, a policy could not have written it so, and the completion is encoded by
     itself.
+
+    Args:
+        tokenizer: the policy's.
+        content: a text or a conversation.
+        completion: the text that follows it.
+        special_tokens: treatment of strings of special tokens.
+        closing: True for an encoder–decoder, whose decoder begins a text of its own (see :func:`encode_content`).
     """
+    if closing:
+        return tuple(encode_text(tokenizer, completion, special_tokens, add_special_tokens=False))
     before = encode_content(tokenizer, content, special_tokens=special_tokens)
     together = encode_content(tokenizer, content, completion, special_tokens=special_tokens)
     if together[: len(before)] == before:

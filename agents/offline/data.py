@@ -104,7 +104,7 @@ def encode_demonstrations(
             elif (fields := demonstration_fields(row, tokenizer)) is not None:
                 prompt = encode_prompt(fields, tokenizer, special_tokens, closing)
                 text = row_completion(prompt.columns, "completion", prompt.text)
-                reply = reply_ids(prompt, text, tokenizer, end_token_id, special_tokens)
+                reply = reply_ids(prompt, text, tokenizer, end_token_id, special_tokens, closing)
                 shown[place] = fitted(prompt, reply, max_length, tokenizer, screening, closing)
                 asked[place], said[place] = words_of(prompt.content), [text]
     if special_tokens == "text":
@@ -244,7 +244,7 @@ def demonstrate(
     for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
         with screening.row(Place(source, number)):
             said.append([row_completion(row, field, prompt.text)])
-            reply = reply_ids(prompt, said[-1][0], tokenizer, end_token_id)
+            reply = reply_ids(prompt, said[-1][0], tokenizer, end_token_id, closing=closing)
             shown.append(fitted(prompt, reply, max_length, tokenizer, screening, closing))
     warn_of_special_strings(tokenizer, said, f"{source}, {field}s")
     return tuple(shown)
@@ -256,13 +256,14 @@ def reply_ids(
     tokenizer: PreTrainedTokenizerBase,
     end_token_id: int,
     special_tokens: SpecialTokens = "text",
+    closing: bool = False,
 ) -> tuple[int, ...]:
-    """Return the tokens of a completion, its end token included.
+    """Return the tokens of a completion, its end token included; ``closing`` is that of an encoder–decoder.
 
     Raises:
         BadRowError: the completion has no tokens.
     """
-    ids = encode_reply(tokenizer, prompt.content, completion, special_tokens)
+    ids = encode_reply(tokenizer, prompt.content, completion, special_tokens, closing)
     if not ids:
         raise BadRowError(f"completion {completion!r:.200} has no tokens; expected at least one")
     end = reply_end_id(tokenizer, prompt.content, end_token_id)

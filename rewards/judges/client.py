@@ -220,6 +220,14 @@ class _Failure:
     pause: float | None = None
 
 
+@dataclass
+class _Shared:
+    """A request under way, and the number of calls that wait for it."""
+
+    task: asyncio.Task[Any]
+    waiting: int = 0
+
+
 class Session:
     """Connection of one event loop to a service: client, cache and bound on the requests in flight."""
 
@@ -230,13 +238,10 @@ class Session:
         self._client: Any = None
         self._cache: AnswerCache | None = None
         self._secret: str | None = None
-        self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._under_way: dict[str, _Shared] = {}
 
     async def close(self) -> None:
         """Close the connections and the cache."""
-        for left in (rest := list(self._under_way.values())):  # of calls that failed
-            left.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
         client, cache, self._client, self._cache = self._client, self._cache, None, None
         if cache is not None:
             cache.close()
@@ -252,11 +257,19 @@ class Session:
             key: the same for the same request.
             ask: sends it.
         """
-        task: asyncio.Task[T] | None = self._under_way.get(key)
-        if task is None:
-            task = self._under_way[key] = asyncio.create_task(ask())
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
-        return await asyncio.shield(task)  # a call that fails must not take the answer from the others
+        shared = self._under_way.get(key)
+        if shared is None:
+            shared = self._under_way[key] = _Shared(asyncio.create_task(ask()))
+            shared.task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        shared.waiting += 1
+        try:
+            answer: T = await asyncio.shield(shared.task)  # a call that fails must not take it from the others
+            return answer
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting and not shared.task.done():
+                shared.task.cancel()
+                await asyncio.gather(shared.task, return_exceptions=True)
 
     def recall(self, key: str) -> str | None:
         """Return the cached answer to a request; None if there is none."""

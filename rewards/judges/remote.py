@@ -69,46 +69,65 @@ class RemoteReward(Service):
             }
             for prompt, completion, *values in zip(prompts, completions, *asked, strict=True)
         ]
-        # A text may have been sampled by other tokens, and then has other scores of tokens.
-        keys = [
-            digest({"url": self.url, "row": row, "tokens": len(ids)})
-            for row, ids in zip(rows, completion_ids, strict=True)
-        ]
-        tokens = {key: len(ids) for key, ids in zip(keys, completion_ids, strict=True)}
+        keys = [Key.of(self.url, row, len(ids)) for row, ids in zip(rows, completion_ids, strict=True)]
         async with self.session() as session:
             scores = self._recalled(session, keys)
             missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in scores}
             if missing and self.replay:
                 key, row = next(iter(missing.items()))
                 raise RewardError(
-                    f"replay=True, and the cache {str(self.cache)!r} lacks the row {key}:\n{described(row)}"
+                    f"replay=True, and the cache {str(self.cache)!r} lacks the row {key.text}:\n{described(row)}"
                 )
             new = list(missing.items())
             parts = [dict(new[i : i + self.batch]) for i in range(0, len(new), self.batch)]
-            for part in await together(self._asked(session, part, tokens) for part in parts):
+            for part in await together(self._asked(session, part) for part in parts):
                 scores.update(part)
         return [scores[key] for key in keys]
 
-    def _recalled(self, session: Session, keys: Sequence[str]) -> dict[str, Score]:
+    def _recalled(self, session: Session, keys: Sequence[Key]) -> dict[Key, Score]:
         """Return the scores that the cache holds."""
-        found = {key: answer for key in dict.fromkeys(keys) if (answer := session.recall(key)) is not None}
-        self.traffic.add(cache_hits=len(found))
-        return {key: json.loads(answer) for key, answer in found.items()}
+        kept = {key: (session.recall(key.text), session.recall(key.sampled)) for key in dict.fromkeys(keys)}
+        found = {key: one if one is not None else dense for key, (one, dense) in kept.items()}
+        scores: dict[Key, Score] = {key: json.loads(answer) for key, answer in found.items() if answer is not None}
+        self.traffic.add(cache_hits=len(scores))
+        return scores
 
-    async def _asked(
-        self, session: Session, rows: dict[str, dict[str, Any]], tokens: Mapping[str, int]
-    ) -> dict[str, Score]:
+    async def _asked(self, session: Session, rows: dict[Key, dict[str, Any]]) -> dict[Key, Score]:
         """Return the server's scores of rows, by key."""
         body = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
         try:
             answer = await session.post(self.url, body)
-            scores = _scores(answer, [tokens[key] for key in rows], session.shown(answer))
+            scores = _scores(answer, [key.tokens for key in rows], session.shown(answer))
         except (ServerError, TypeError, ValueError) as error:
             reason = session.redacted(str(error))
             first = described(next(iter(rows.values())))
             raise RewardError(f"{reason}, about {len(rows)} rows, of which the first is\n{first}") from None
         # Python writes floats so that they are read back exactly.
-        return {key: json.loads(session.keep(key, json.dumps(score))) for key, score in zip(rows, scores, strict=True)}
+        return {
+            key: json.loads(session.keep(key.sampled if isinstance(score, list) else key.text, json.dumps(score)))
+            for key, score in zip(rows, scores, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Key:
+    """Key of a row's score in the cache.
+
+    Attributes:
+        text: of a score of the text.
+        sampled: of scores of its tokens, which another number of tokens does not have.
+        tokens: number of tokens that it was sampled by.
+    """
+
+    text: str
+    sampled: str
+    tokens: int
+
+    @classmethod
+    def of(cls, url: str, row: Mapping[str, Any], tokens: int) -> Key:
+        """Return the key of a row that a server is sent."""
+        asked = {"url": url, "row": row}
+        return cls(digest(asked), digest({**asked, "tokens": tokens}), tokens)
 
 
 def _query(prompt: Any, completion: Any) -> str:

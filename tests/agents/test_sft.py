@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -84,6 +85,28 @@ def test_batches_of_encoder_decoders_by_hand() -> None:
         "decoder_attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1]],
         "labels": [[-100, 5, END, -100], [-100, 7, 8, END]],
     }
+
+
+def test_a_decoder_begins_a_text_of_its_own() -> None:
+    """T5's tokenizer puts a space before every text; the first word of a response is that of a text, whatever stood
+    at the end of the prompt."""
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("▁say", -1.0),
+        (":", -1.0),
+        ("▁hello", -1.0),
+        ("hello", -2.0),
+        ("▁", -3.0),
+    ]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+    for prompt in ("say", "say:", "say: "):
+        (shown,) = encode_demonstrations([{"prompt": prompt, "completion": "hello"}], tokenizer, END, closing=True)
+        assert shown.prompt.ids[-1] == END
+        assert tokenizer.convert_ids_to_tokens(list(shown.response_ids)) == ["▁hello", "</s>"]
 
 
 def apart(rows: Any = None) -> tuple[Demonstration, ...]:

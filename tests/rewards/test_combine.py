@@ -86,6 +86,7 @@ def test_a_reward_whitened_in_a_batch_has_mean_0_and_deviation_1_there() -> None
     assert sum(found[0]) + sum(found[1:]) == pytest.approx(0, abs=1e-12)
     assert score(WhitenedInBatch(fixed(3, None, 5))) == [-1, None, 1]
     assert score(WhitenedInBatch(fixed(0.1, 0.1, None))) == [0, 0, None]
+    assert score(WhitenedInBatch(fixed(0.1 + 0.2, 0.3, 0.3))) == [0, 0, 0]  # they differ by 5e-17
     assert score(WhitenedInBatch(fixed(None, None, None))) == [None] * 3
 
 
@@ -330,24 +331,51 @@ def test_what_a_combination_is() -> None:
     assert (evaluated.scores, evaluated.within) == ([[1]], [(clipped.reward, [1])])
 
 
-def test_a_reward_that_binding_copied_is_called_once() -> None:
-    calls = []
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """Reward that binding copies, as reward models are."""
 
-    @dataclass(frozen=True)
-    class Bound:
-        scale: float
-        name: str = "bound"
+    scale: float
+    calls: list[float]
+    name: str = "copied"
 
-        def bind(self, tokenizer: Any) -> Bound:
-            return replace(self)
+    def bind(self, tokenizer: Any) -> Copied:
+        return replace(self)
 
-        def __call__(self, completions: list[str], **_: Any) -> list[float]:
-            calls.append(self.scale)
-            return [self.scale * len(text) for text in completions]
+    def __call__(self, completions: list[str], **_: Any) -> list[float]:
+        self.calls.append(self.scale)
+        return [self.scale * len(text) for text in completions]
 
-    one = Bound(2.0)
-    both = compose([(Product((one, fixed(3, 3))), 1.0), (Clipped(one, 0, 3), 10.0), (Bound(5.0), 1.0)]).bind(None)
+
+def test_a_reward_in_two_places_is_called_once_after_binding_too() -> None:
+    calls: list[float] = []
+    one = Copied(2.0, calls)
+    whole = compose([(Product((one, fixed(3, 3))), 1.0), (Clipped(one, 0, 3), 10.0), (Copied(5.0, calls), 1.0)])
+    both = whole.bind(None)
+    assert both.logged_names == whole.logged_names
     scored = both.score(["p", "q"], ["a", "bb"], [[1], [2]], {})
     # 2·1·3 + 10·min(2·1, 3) + 5·1, and 2·2·3 + 10·min(2·2, 3) + 5·2
     assert scored.totals == [6 + 20 + 5, 12 + 30 + 10]
     assert sorted(calls) == [2.0, 5.0]
+
+
+def test_equal_rewards_are_two_where_they_are_two() -> None:
+    """A subclass may differ in what the fields of its parent do not show."""
+
+    @dataclass(frozen=True)
+    class Plain:
+        name: str = "plain"
+
+        def __call__(self, completions: list[str], **_: Any) -> list[float]:
+            return [0.0] * len(completions)
+
+    class Scaled(Plain):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            object.__setattr__(self, "scale", scale)
+
+        def __call__(self, completions: list[str], **_: Any) -> list[float]:
+            return [self.scale] * len(completions)
+
+    assert Scaled(1) == Scaled(100)
+    assert compose([Scaled(1), Scaled(100)]).score(["p"], ["a"], [[1]], {}).totals == [101.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
 import re
@@ -190,6 +191,25 @@ def test_a_call_that_fails_leaves_the_others_their_answers() -> None:
     assert isinstance(failed, RewardError)
     assert scored == [4.0]
     assert sorted("both" in question(request) for request in server.requests) == [False, True]
+
+
+def test_requests_that_nobody_waits_for_any_more_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """The call that fails had another request under way; it is not repeated, and its failure is nobody's."""
+    with serving(lambda request: replace(busy(503), after=0.3) if "slow" in question(request) else busy(400)) as server:
+        reward = judge(server, retries=9)
+
+        async def both() -> Any:
+            async with reward.session():
+                with pytest.raises(RewardError):
+                    await reward(["p"] * 2, ["slow", "bad"])
+                asked = len(server.requests)
+                await asyncio.sleep(0.8)
+                return asked
+
+        asked = asyncio.run(both())
+        assert len(server.requests) == asked
+    gc.collect()
+    assert not caplog.records
 
 
 def test_no_completions_need_no_server() -> None:

@@ -138,6 +138,13 @@ def test_scores_of_tokens_are_those_of_the_tokens_that_were_sampled(tmp_path: Pa
     assert len(server.requests) == 3
 
 
+def test_a_score_of_a_text_is_that_of_any_tokens(tmp_path: Path) -> None:
+    with serving([Reply(200, [2.5])]) as server:
+        reward = RemoteReward(address(server), cache=tmp_path)
+        for tokens in ([1, 2], [1, 2, 3]):
+            assert call_reward(reward, ["p"], ["ab"], [tokens], {}) == [2.5]
+
+
 def test_retries_are_those_of_a_judge() -> None:
     with serving([busy(429), busy(502), Reply(200, [1])]) as server:
         assert score(RemoteReward(address(server)), ["a"]) == [1.0]

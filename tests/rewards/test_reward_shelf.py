@@ -328,19 +328,27 @@ def test_a_files_signature_follows_its_content(tmp_path: Path) -> None:
     file, folder = tmp_path / "a" / "schema.json", tmp_path / "folder"
     file.parent.mkdir()
     file.write_text("{}")
-    digest = hashlib.sha256(f". {hashlib.sha256(b'{}').hexdigest()}\n".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"schema.json {hashlib.sha256(b'{}').hexdigest()}\n".encode()).hexdigest()[:8]
     assert signature(Read(file)) == f"Read(source='schema.json'#{digest})"
     file.write_text('{"type": "object"}')
     assert digest not in signature(Read(file))
     assert signature(Read(Path("owner/model"))) == "Read(source='owner/model')"  # an id on a hub
 
-    (folder / "part").mkdir(parents=True)
-    (folder / "part" / "weights").write_bytes(b"\0")
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"\0")
     first = signature(Read(folder))
     shutil.copytree(folder, tmp_path / "elsewhere" / "folder")
     assert signature(Read(tmp_path / "elsewhere" / "folder")) == first
-    (folder / "part" / "weights").rename(folder / "part" / "other")
+    (folder / "weights").rename(folder / "other")
     assert signature(Read(folder)) != first
+
+    # A run is its model, whatever else is written into it.
+    shutil.copytree(folder, tmp_path / "run" / "checkpoint")
+    run = signature(Read(tmp_path / "run"))
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}")
+    assert signature(Read(tmp_path / "run")) == run
+    (tmp_path / "run" / "checkpoint" / "other").write_bytes(b"\1")
+    assert signature(Read(tmp_path / "run")) != run
 
 
 def test_a_models_signature_follows_its_weights() -> None:

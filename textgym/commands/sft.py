@@ -171,8 +171,6 @@ def gather_demonstrations(config: SFTConfig) -> Demonstrations:
     demonstrations = shown if config.count is None else drawn(shown, config.count, config.seed)
     shared = None if reader.closing else reader.limit  # an encoder–decoder reads prompts and responses apart
     new = _longest_answer(config, task, shared, validation)
-    if reader.closing and reader.limit is not None and config.max_new_tokens is None:
-        new = min(new, reader.limit - 1)  # after the decoder's start token
     prompts = answerable([shown.prompt for shown in validation], new, shared, tokenizer, config.truncation)
     longest = max(len(prompt.ids) for prompt in prompts)
     check_fits(model, tokenizer, len(tokenizer), longest + new, longest)

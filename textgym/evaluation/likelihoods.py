@@ -48,7 +48,7 @@ def perplexity(
     shown: dict[int, Demonstration] = {}
     for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         ids = prompt.ids if encoded else encode_prompt({"prompt": prompt.content}, tokenizer, closing=closing).ids
-        response = encode_reply(tokenizer, prompt.content, text) if text else ()
+        response = encode_reply(tokenizer, prompt.content, text, closing=closing) if text else ()
         if response and limit is not None:
             response = response[: limit - 1]
             ids = cut_left(ids, limit if closing else limit - len(response), tokenizer)
