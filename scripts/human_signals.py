@@ -193,7 +193,18 @@ def coach(signals: int, seed: int) -> Learned:
     return Learned(algorithm, given, read)
 
 
-WAYS: Mapping[str, Callable[[int, int], Learned]] = {"tamer": tamer, "coach": coach, "rankings": rankings}
+def nothing(signals: int, seed: int) -> Learned:
+    return Learned(PPO("LMPolicy", TASK, seed=seed), 0, 0)
+
+
+WAYS: Mapping[str, Callable[[int, int], Learned]] = {
+    "base model": nothing,
+    "tamer": tamer,
+    "coach": coach,
+    "rankings": rankings,
+}
+JOBS = [("base model", 0, 0), *((way, n, seed) for seed, n, way in product(SEEDS, SIGNALS, list(WAYS)[1:]))]
+"""Way, signals and seed of each run."""
 
 
 def run(way: str, signals: int, seed: int) -> dict[str, Any]:
@@ -228,7 +239,7 @@ def interval(values: Sequence[float]) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write gold by number of signals, with the tokens that the person read and the KL of the policy."""
     lines = ["| signals | way | gold | KL, nats | tokens read | seeds |", "| ---: | --- | ---: | ---: | ---: | ---: |"]
-    for signals, way in product(SIGNALS, WAYS):
+    for signals, way in product((0, *SIGNALS), WAYS):
         own = [row for row in rows if (row["signals"], row["way"]) == (signals, way)]
         if own:
             kl, read = (float(np.mean([row[name] for row in own])) for name in ("kl", "read"))
@@ -241,9 +252,9 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     rows = [row for _, row in read_json_lines(out)] if out.exists() else []
     done = {(row["way"], row["signals"], row["seed"]) for row in rows}
-    for seed, signals, way in product(SEEDS, SIGNALS, WAYS):
-        if (way, signals, seed) not in done:
-            rows.append(run(way, signals, seed))
+    for job in JOBS:
+        if job not in done:
+            rows.append(run(*job))
             append_line(out, json_line(rows[-1]))
             print(rows[-1], flush=True)
     print(table(rows))
