@@ -204,7 +204,7 @@ def test_yaml_settings_and_flags_that_win(place: Path) -> None:
     assert config["hyperparameters"]["beta"] == 0.2
 
 
-PARTS = ("sft", "labels", "reward_model", "train")  # of the pipeline's settings, which YAML nests
+PARTS = ("sft", "labels", "reward_model", "train", "page")  # of settings that YAML nests
 
 
 def booleans(kind: Any, part: str = "") -> list[str]:

@@ -207,7 +207,7 @@ def test_an_asynchronous_run_and_its_replay_are_equal_bit_for_bit(
     whole: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reward trainer and the labeller are processes of their own, and iterations last a tenth of a second."""
-    slow = learner_module.Learner.settle
+    slow = learner_module.OnlineLearner.settle
 
     def settle(self: Any, iteration: int) -> bool:
         time.sleep(0.1)
@@ -215,7 +215,7 @@ def test_an_asynchronous_run_and_its_replay_are_equal_bit_for_bit(
 
     more = [*COMMAND, "--total-timesteps", "2500", "--labels.retrain-after", "2"]
     with monkeypatch.context() as patch:
-        patch.setattr(learner_module.Learner, "settle", settle)
+        patch.setattr(learner_module.OnlineLearner, "settle", settle)
         main([*more, "--background", "--out", "live"])
     schedule = rows(place / "live" / "schedule.jsonl")
     assert len({row["reward"] for row in schedule}) > 2  # it did change on the way

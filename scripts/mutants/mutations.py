@@ -873,8 +873,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "labelling-1",
         "rewards/labels/labelling.py",
-        "scores], weights=pairs))",
-        "scores]))",
+        "ceiling = sum(right for right, _ in expected) / ordered if ordered else None",
+        "ceiling = sum(right / own for right, own in expected) / len(expected) if ordered else None",
         "the labeller's ceiling is not weighted by pairs",
         ("tests/rewards/test_reward_labelling.py",),
     ),

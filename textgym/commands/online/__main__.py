@@ -2,7 +2,7 @@
 
 import sys
 
-from textgym.commands.online.roles import main
+from textgym.commands.online.roles import play_role
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    play_role(sys.argv[1:])

@@ -20,7 +20,7 @@ FREE = ("replay", "background", "page", "checkpoint_every")
 """Settings that a replay may have of its own: they change no parameter."""
 
 
-def check_prompts(config: OnlineConfig, mdp: TokenMDP, limit: int | None) -> None:
+def check_questions(config: OnlineConfig, mdp: TokenMDP, limit: int | None) -> None:
     """Check that there are prompts for all questions that are asked at once, and that they can be read and stored.
 
     Args:

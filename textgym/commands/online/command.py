@@ -18,9 +18,9 @@ from textgym.agents.offline.alignment_tax import forgetting
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.online import ERROR_RATE, GOLD, PAGE, SIMULATED, OnlineConfig
 from textgym.commands.learner import open_learner, single_turn_task
-from textgym.commands.online.check import check_answers, check_prompts, check_replay
+from textgym.commands.online.check import check_answers, check_questions, check_replay
 from textgym.commands.online.labeller import RewardLabeller
-from textgym.commands.online.learner import BeforeIterations, Learner, Turns
+from textgym.commands.online.learner import BeforeIterations, OnlineLearner, Turns
 from textgym.commands.online.reward import CurrentReward
 from textgym.commands.online.roles import started_roles
 from textgym.commands.online.schedule import LABELS, SCHEDULE, read_schedule
@@ -52,7 +52,7 @@ def online(config: OnlineConfig) -> Path:
     started: Any = begun(config)
     report = run_online(started)
     print(f"\n{runs.comparison_table(config.out)}\n\n{runs.sample_pairs(config.out, 3)}\n")
-    print(summary(config.out))
+    print(online_summary(config.out))
     print(f"checkpoint: {config.out / runs.CHECKPOINT}\nreport:     {report}")
     return report
 
@@ -76,7 +76,7 @@ def run_online(config: OnlineConfig) -> Path:
         screening = Screening(config.truncation, config.skip_bad)
         task = chosen_task(config)
         reward, mdp = online_mdp(config, screening, task)
-        check_prompts(config, mdp, reward.reader.limit)
+        check_questions(config, mdp, reward.reader.limit)
         judged = validation_mdp(config, mdp, screening, task)
         check_best(config.keep_best, judged)
         turns = turns_of(config, about)
@@ -99,7 +99,7 @@ def run_online(config: OnlineConfig) -> Path:
         with LabelStore(config.out / LABELS) as store, started_roles(background_roles(config), config.out) as check:
             if turns.trainer is not None:
                 settle_versions(config.out)
-            learner = Learner(config, algorithm, reward, mdp, store, turns, check)
+            learner = OnlineLearner(config, algorithm, reward, mdp, store, turns, check)
             learner.begin()
             own = (BeforeIterations(learner),)
             return runs.train(algorithm, config.out, evaluator, config.total_timesteps, keeping(config), standing, own)
@@ -158,7 +158,7 @@ def copy_answers(source: Path, target: Path) -> None:
     shutil.copyfile(source / SCHEDULE, target / SCHEDULE)
 
 
-def summary(out: Path) -> str:
+def online_summary(out: Path) -> str:
     """Return the labels, the versions of the reward model, and gold in the course of training."""
     rows = read_schedule(out)
     last = rows[-1]

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import sample_responses
-from textgym.commands.configs.online import OnlineConfig
+from textgym.commands.configs.online import PAGE, OnlineConfig
 from textgym.commands.online.labeller import RewardLabeller
 from textgym.commands.online.reward import CurrentReward
 from textgym.commands.online.roles import POLL
@@ -64,7 +64,7 @@ class Turns:
     trainer: RewardTrainer | None
 
 
-class Learner:
+class OnlineLearner:
     """Asks questions, takes reward models, and writes down which iteration took which.
 
     Rows of the schedule that stand already, of a run that is resumed or replayed, are followed and not decided again.
@@ -210,8 +210,18 @@ class Learner:
             time.sleep(POLL)
             answered = {answer.question for answer in self.store.answers()}
             if len(answered) == len(self.store.ids()) and not usable(self.store, self.store.count()):
-                self._ask(initial_labels(self.part.count), 0)  # all were skipped or tied, and nothing can be learned
+                self._ask_more(len(answered))
         return version
+
+    def _ask_more(self, answered: int) -> None:
+        """Ask people again, who have skipped or tied everything, so that nothing can be learned.
+
+        Raises:
+            TrainingError: it is a reward that answers, and would go on so.
+        """
+        if self.config.labeller != PAGE:
+            raise TrainingError(f"the first {answered} answers rank nothing: all scores tie; ask for more labels")
+        self._ask(initial_labels(self.part.count), 0)
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -276,7 +286,7 @@ class Learner:
 class BeforeIterations(BaseCallback):
     """Callback that lets the learner settle each iteration before its first token, and logs what was settled."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: OnlineLearner) -> None:
         super().__init__()
         self.learner = learner
         self.goes_on = True

@@ -70,7 +70,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def main(arguments: Sequence[str]) -> None:
+def play_role(arguments: Sequence[str]) -> None:
     """Play a role of a run until standard input closes."""
     from transformers.utils import logging
 

@@ -32,7 +32,7 @@ class Version:
 
 @dataclass(frozen=True)
 class ScheduleRow:
-    """What was settled before an iteration.
+    """Reward model and questions that were settled before an iteration.
 
     Attributes:
         iteration: counts from 0.
