@@ -50,6 +50,7 @@ NOT_RUN = {
     "textgym bench run diagnostic --algorithms ppo nlpo": "its runs are published, and tests/benchmarks has others",
     "textgym bench run mini": "tests/benchmarks/test_mini.py has runs of it",
     "textgym train --task textgym/Reviews-v0 --reward judge:": "tests/rewards/test_judge.py trains with one",
+    "textgym pipeline loop.yaml --labels.labeller page": "waits for people; tests/test_cli_pipeline.py has one",
     "textgym label samples.jsonl": "serves until it is stopped; tests/labelling/test_label_page.py opens the page",
     "textgym bench report bench/mini.jsonl": "the two above make its files",
 }
@@ -66,6 +67,7 @@ SMALL = {
     "evaluate": "--limit 4 --max-new-tokens 4",
     "compare": "",
     "migrate": "",
+    "tamer": "--epochs 1 --heldout 0",
     "label export": "",
     "label report": "",
     "bench list": "",
