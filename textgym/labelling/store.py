@@ -174,6 +174,15 @@ class LabelStore:
         """Return the ids of all questions, in the order of adding."""
         return tuple(which for (which,) in self.rows("SELECT id FROM questions ORDER BY number"))
 
+    def asked(self) -> dict[str, Question]:
+        """Return all questions by their ids, in the order of adding.
+
+        They are read at one moment, while :meth:`ids` and :meth:`questions` may differ by what another process adds
+        between them.
+        """
+        found = self.rows("SELECT id, prompt, completions, columns FROM questions ORDER BY number")
+        return {which: _question(*row) for which, *row in found}
+
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def record(self, answer: Answer) -> int:
@@ -249,10 +258,11 @@ class LabelStore:
 
     def rankings(self, upto: int | None = None) -> tuple[Ranking, ...]:
         """Return a ranking for each answer of :meth:`answers` that was not skipped, in their order."""
-        asked = dict(zip(self.ids(), self.questions(), strict=True))
+        answers = self.answers(upto)
+        asked = self.asked()  # after the answers, so that their questions are among these
         return tuple(
             Ranking(asked[answer.question].prompt.content, asked[answer.question].completions, answer.ranks)
-            for answer in self.answers(upto)
+            for answer in answers
             if answer.ranks is not None
         )
 
