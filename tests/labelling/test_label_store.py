@@ -130,6 +130,20 @@ def test_what_was_in_force_at_a_number_never_changes(path: Path) -> None:
         assert store.rows("SELECT count(*) FROM answers") == [(4,)]  # all that were ever given
 
 
+def test_an_undoing_that_is_sent_twice_takes_back_one_answer(path: Path) -> None:
+    one, two = question("p"), question("q")
+    with LabelStore(path) as store:
+        store.add([one, two])
+        store.record(answer(one))
+        number = store.record(answer(two))
+        assert store.undo("anna", number) == store.undo("anna", number) == answer(two)
+        assert store.answers() == (answer(one),)
+        assert store.count() == 3
+        for labeller, wrong in (("ben", 1), ("anna", 9)):
+            with pytest.raises(ValueError, match=rf"number={wrong}; expected that of an answer of '{labeller}'"):
+                store.undo(labeller, wrong)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -149,6 +163,9 @@ def test_what_was_in_force_at_a_number_never_changes(path: Path) -> None:
         ({"seconds": float("nan")}, "seconds=nan"),
         ({"seconds": -1.0}, "seconds=-1.0"),
         ({"repeat": -1}, "repeat=-1"),
+        ({"repeat": 2}, "repeat=2"),
+        ({"repeat": 2**70}, "repeat=1180591620717411303424"),
+        ({"repeat": 1}, "repeat=1, but 'anna' has not answered"),
         ({"labeller": " "}, "expected a name"),
         ({"labeller": "a\nb"}, "printable"),
         ({"labeller": "x" * 101}, "1 to 100"),
