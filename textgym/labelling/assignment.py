@@ -77,9 +77,10 @@ def set_shares(store: LabelStore, shared: float, repeat: float, seed: int) -> No
 
 
 def next_question(store: LabelStore, labeller: str, now: float) -> Asked | None:
-    """Return a labeller's next question and keep it for them for :data:`~textgym.labelling.leases.LEASE` seconds; None if there is none.
+    """Return a labeller's next question, and keep it for them; None if there is none.
 
-    Asked again without an answer in between, it returns the same question.
+    It is kept for :data:`~textgym.labelling.leases.LEASE` seconds. Asked again without an answer in between, this
+    returns the same question.
 
     Args:
         store: the answers.

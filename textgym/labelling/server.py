@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import hmac
-import ipaddress
 import re
 import secrets
 import signal
@@ -34,8 +33,9 @@ from textgym.labelling.assignment import (
     set_shares,
     shown_order,
 )
-from textgym.labelling.store import Answer, LabelStore, Watched, check_name
-from textgym.numbers import check, count, finite, random_seed
+from textgym.labelling.settings import PageSettings as PageSettings
+from textgym.labelling.settings import check_name
+from textgym.labelling.store import Answer, LabelStore, Watched
 from textgym.rewards.labels.labelling import Question
 
 try:
@@ -65,61 +65,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-
-
-@dataclass(frozen=True)
-class PageSettings:
-    """Settings of the labelling page.
-
-    Attributes:
-        labeller: name of the person; None lets the page ask, so that several can answer.
-        axes: names of yes-or-no flags that each completion gets.
-        scores: ask for an overall score of each completion, from 1 to 7.
-        shared: share of the questions that every labeller gets.
-        repeat: share of the questions that a person gets a second time.
-        seed: random seed of orders and shares.
-        watch: None to rank; otherwise completions appear word by word, this many words a second, and get feedback.
-        host: address to listen at; another one than this machine's own needs ``network``.
-        port: port to listen at; 0 for a free one.
-        network: allow other machines to connect. What they send is not encrypted.
-
-    Raises:
-        ValueError: a value has no meaning.
-    """
-
-    labeller: str | None = None
-    axes: tuple[str, ...] = ()
-    scores: bool = False
-    shared: float = 0.0
-    repeat: float = 0.0
-    seed: int = 0
-    watch: float | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-    network: bool = False
-
-    def __post_init__(self) -> None:
-        check(self, finite, "shared", "repeat", low=0, high=1)
-        check(self, count, "port", least=0, most=65535)
-        check(self, random_seed, "seed")
-        if self.labeller is not None:
-            check_name(self.labeller)
-        if self.watch is not None:
-            check(self, finite, "watch", above=0, high=1000)
-        if twice := [axis for axis in self.axes if not axis.strip() or self.axes.count(axis) > 1]:
-            raise ValueError(f"axes={self.axes!r:.200}; expected different names, got {twice[0]!r} blank or twice")
-        if not self.network and not _is_loopback(self.host):
-            raise ValueError(
-                f"host={self.host!r} lets other machines connect, unencrypted; expected 127.0.0.1, or also set network"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 # --- the application -----------------------------------------------------------------------------------------------

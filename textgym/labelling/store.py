@@ -20,13 +20,13 @@ from typing import Any
 from textgym.labelling.database import connect
 from textgym.labelling.draws import draw_new
 from textgym.labelling.leases import take_lease
+from textgym.labelling.settings import check_name
 from textgym.prompts import plain_content
 from textgym.rewards.labels.labelling import Question
 from textgym.types import Messages, Prompt, Ranking
 
 SCORES = (1, 7)
 """The lowest and the highest overall score, as in Ouyang et al. 2022 (arXiv:2203.02155)."""
-LONGEST_NAME = 100  # of a labeller, in characters
 
 
 def question_id(prompt: str | Messages, completions: Sequence[str]) -> str:
@@ -438,12 +438,6 @@ def _check_ranks(ranks: tuple[int, ...] | None, size: int) -> None:
         raise ValueError(f"{len(ranks)} ranks for {size} completions; expected one each")
     if not all(type(rank) is int and 0 <= rank < size for rank in ranks) or min(ranks) != 0:
         raise ValueError(f"ranks={ranks!r:.200}; expected whole numbers from 0, the best, to at most {size - 1}")
-
-
-def check_name(labeller: str) -> None:
-    """Raise ValueError unless a labeller's name is printable and not too long."""
-    if not labeller.strip() or len(labeller) > LONGEST_NAME or not labeller.isprintable():
-        raise ValueError(f"labeller={labeller!r:.200}; expected a name of 1 to {LONGEST_NAME} printable characters")
 
 
 def _check_watched(watched: Watched, question: Question) -> None:
