@@ -70,7 +70,7 @@ def test_flags_become_settings_of_the_page(place: Path, monkeypatch: pytest.Monk
     main(["label", "samples.jsonl", *flags.split()])
     main(["label", "samples.jsonl", "--watch", "--rate", "5"])
     assert seen == [
-        PageSettings("anna", ("helpful", "true", "harmless"), scores=True, shared=0.1, repeat=0.05),
+        PageSettings(labeller="anna", axes=("helpful", "true", "harmless"), scores=True, shared=0.1, repeat=0.05),
         PageSettings(watch=5.0),
     ]
     assert {path.name for path in place.iterdir()} == {"samples.jsonl", "samples.sqlite", "a.db"}
@@ -86,6 +86,7 @@ def test_settings_may_stand_in_a_file(place: Path, monkeypatch: pytest.MonkeyPat
 
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "host": (lambda: None, "samples.jsonl --host 0.0.0.0", "host='0.0.0.0' lets other machines connect"),
+    "axes": (lambda: None, "samples.jsonl --axes true true", "axes=('true', 'true')"),
     "share": (lambda: None, "samples.jsonl --shared 2", "shared=2"),
     "no file": (lambda: None, "nowhere.jsonl", "nowhere.jsonl"),
     "no answers": (lambda: None, "export nowhere.sqlite --out x.jsonl", "answers='nowhere.sqlite': no such file"),

@@ -22,6 +22,7 @@ from tests.helpers import tiny_gpt2, tiny_t5, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
 from textgym.commands.configs.pipeline import LabelsPart, PipelineConfig
+from textgym.commands.pipeline.labels import needed_answers
 from textgym.commands.pipeline.plan import plan
 from textgym.labelling.store import LabelStore
 from textgym.registration import load_task
@@ -299,7 +300,7 @@ class Person(threading.Thread):
 
     def asked(self, name: str, **body: Any) -> dict[str, Any]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            headers = {"content-type": "application/json", "cookie": self.cookie}
+            headers = {"content-type": "application/json", "authorization": "Bearer drawn"}
             connection.request("POST", f"/api/{name}", json.dumps({"labeller": "anna", **body}), headers)
             return json.loads(connection.getresponse().read())
 
@@ -308,7 +309,6 @@ class Person(threading.Thread):
             try:
                 with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
                     connection.request("GET", "/?token=drawn")
-                    self.cookie = connection.getresponse().headers["set-cookie"].partition(";")[0]
                 break
             except OSError:
                 time.sleep(0.1)
@@ -319,6 +319,13 @@ class Person(threading.Thread):
             given = {"question": question["id"], "order": question["order"], "repeat": question["repeat"]}
             self.given.append({**question, "ranks": ranks})
             self.asked("answer", **given, ranks=ranks, seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "questions", "needed"), [(0.55, 100, 55), (0.07, 100, 7), (0.5, 3, 2), (1.0, 4, 4), (1e-12, 5, 1)]
+)
+def test_a_share_of_questions_is_rounded_up_but_not_for_rounding(share: float, questions: int, needed: int) -> None:
+    assert needed_answers(share, questions) == needed
 
 
 def test_people_rank_on_a_page_and_the_loop_goes_on_by_itself(

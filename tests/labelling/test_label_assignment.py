@@ -12,10 +12,10 @@ from tests.labelling.label_questions import answer, question
 from textgym.labelling.assignment import (
     FREE,
     GAP,
-    LEASE,
     REPEATABLE,
     UNANSWERED,
     Asked,
+    keep_question,
     next_question,
     next_watched,
     progress,
@@ -23,6 +23,7 @@ from textgym.labelling.assignment import (
     shown_order,
 )
 from textgym.labelling.draws import draw
+from textgym.labelling.leases import LEASE
 from textgym.labelling.store import LabelStore, Watched
 
 N = 200
@@ -108,6 +109,27 @@ def test_a_question_is_open_again_when_its_answer_is_taken_back(store: LabelStor
     assert next_question(store, "anna", 1) == Asked(ids[0])
 
 
+def test_a_question_whose_answer_is_taken_back_is_held(store: LabelStore) -> None:
+    ids = store.ids()
+    give(store, "anna", Asked(ids[0]))
+    store.undo("anna", now=0)
+    assert next_question(store, "ben", LEASE - 1) == Asked(ids[1])
+    keep_question(store, "anna", ids[0], LEASE - 1)
+    assert next_question(store, "cleo", LEASE) == Asked(ids[2])
+
+
+def test_keeping_takes_a_question_that_nobody_else_has(store: LabelStore) -> None:
+    first, second = store.ids()[:2]
+    keep_question(store, "anna", first, 0)
+    assert next_question(store, "ben", 1) == Asked(second)
+    keep_question(store, "anna", second, 2)  # it is ben's
+    assert next_question(store, "ben", 3) == Asked(second)
+    keep_question(store, "cleo", first, LEASE)  # anna's time is over
+    assert next_question(store, "anna", LEASE) == Asked(store.ids()[2])
+    with pytest.raises(ValueError, match="is not in"):
+        keep_question(store, "anna", "unknown", 0)
+
+
 def test_new_questions_are_asked_and_drawn_at_the_same_shares(store: LabelStore) -> None:
     set_shares(store, shared=0.25, repeat=0, seed=5)
     work(store, "anna", "ben")
@@ -122,12 +144,12 @@ def test_new_questions_are_asked_and_drawn_at_the_same_shares(store: LabelStore)
 
 
 def test_progress_counts_what_is_done_and_left(store: LabelStore) -> None:
-    assert progress(store, "anna", 0).seconds is None
+    assert (progress(store, "anna", 0).seconds, progress(store, "anna", 0).last) == (None, None)
     give(store, "anna", Asked(store.ids()[0]), seconds=3.0)
     give(store, "anna", Asked(store.ids()[1]), seconds=5.0)
     next_question(store, "ben", 0)
     found = progress(store, "anna", 1)
-    assert (found.answered, found.left, found.seconds) == (2, N - 3, 4.0)
+    assert (found.answered, found.left, found.seconds, found.last) == (2, N - 3, 4.0, 2)
     assert progress(store, "ben", 1).left == N - 2
 
 

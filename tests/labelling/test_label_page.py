@@ -177,6 +177,23 @@ def test_a_wrong_token_is_refused(page: Any, tmp_path: Path) -> None:
         assert page.goto(address.partition("?")[0]).status == 200  # the session lasts
 
 
+def test_two_servers_in_one_browser_do_not_disturb_each_other(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    path, other = stored(tmp_path, question("First.", 2), question("Second.", 2)), stored(tmp_path / "other")
+    with served(path, ANNA) as address, served(other, ANNA) as later:
+        page.goto(address)
+        wait_for_prompt(page, "First.")
+        second = page.context.new_page()
+        second.goto(later)
+        second.get_by_role("heading", name="No question is left").wait_for()
+        press(page, "ArrowDown", "2", "Enter")
+        wait_for_prompt(page, "Second.")
+        page.reload()
+        wait_for_prompt(page, "Second.")
+        second.goto(address.partition("?")[0])  # another tab without the token
+        second.get_by_text("This page has no valid token").wait_for()
+
+
 def test_undo_takes_back_moves_and_then_answers(page: Any, tmp_path: Path) -> None:
     path = stored(tmp_path, question("First.", 3), question("Second.", 3))
     with served(path, ANNA) as address:
@@ -199,6 +216,130 @@ def test_undo_takes_back_moves_and_then_answers(page: Any, tmp_path: Path) -> No
     with LabelStore(path) as store:
         assert store.answers() == ()
         assert store.rows("SELECT count(*) FROM answers") == [(2,)]
+
+
+def test_an_undoing_whose_reply_is_lost_takes_back_one_answer(page: Any, tmp_path: Path) -> None:
+    path = stored(tmp_path, *(question(f"Question {i}.", 2) for i in range(3)))
+    lost: list[str] = []
+
+    def lose_the_first(route: Any) -> None:
+        reply = route.fetch()
+        if lost:
+            route.fulfill(response=reply)
+        else:
+            lost.append(route.request.url)
+            route.abort()
+
+    with served(path, ANNA) as address:
+        page.route("**/api/undo", lose_the_first)
+        page.goto(address)
+        for number in range(2):
+            wait_for_prompt(page, f"Question {number}.")
+            press(page, "ArrowDown", "2", "Enter")
+        wait_for_prompt(page, "Question 2.")
+        press(page, "u")
+        wait_for_prompt(page, "Question 1.")
+    assert len(lost) == 1
+    assert len(answers(path)) == 1
+
+
+HOLD = """async ([key, times]) => {
+  for (let i = 0; i < times; i += 1) {
+    const target = document.activeElement;
+    const down = new KeyboardEvent("keydown", { key, repeat: i > 0, bubbles: true, cancelable: true });
+    if (target.dispatchEvent(down) && key === "Enter" && target.matches("button")) target.click();
+    await new Promise((done) => setTimeout(done, 60));
+  }
+}"""
+"""A key that is held; a browser clicks a button at each Enter that nobody has prevented."""
+
+
+def test_a_key_that_is_held_acts_once(page: Any, tmp_path: Path) -> None:
+    path = stored(tmp_path, question("First.", 3), question("Second.", 3), question("Third.", 3))
+    with served(path, ANNA) as address:
+        page.goto(address)
+        wait_for_prompt(page, "First.")
+        page.get_by_role("button", name="Send").focus()
+        page.evaluate(HOLD, ["Enter", 5])
+        page.get_by_text("You have moved nothing").wait_for()
+        assert answers(path) == ()
+        press(page, "ArrowDown", "Enter")
+        wait_for_prompt(page, "Second.")
+        press(page, "ArrowDown", "2", "3", "Enter")
+        wait_for_prompt(page, "Third.")
+        page.evaluate(HOLD, ["u", 5])
+        wait_for_prompt(page, "Second.")
+        page.evaluate(HOLD, ["Enter", 5])
+        wait_for_prompt(page, "Third.")
+        press(page, "ArrowUp")
+        page.evaluate(HOLD, ["ArrowUp", 5])
+        assert page.evaluate("document.activeElement.dataset.letter") == "A"
+    assert len(answers(path)) == 2
+
+
+def test_a_move_to_the_same_place_changes_nothing(page: Any, tmp_path: Path) -> None:
+    with served(stored(tmp_path, question("p", 3)), ANNA) as address:
+        page.goto(address)
+        wait_for_prompt(page, "p")
+        press(page, "ArrowDown", "ArrowDown", "=")  # A =B C
+        press(page, "2", "ArrowUp", "1", "Shift+ArrowUp")
+        page.get_by_role("status").get_by_text("Completion A is there already", exact=True).wait_for()
+        assert page.locator(".rank").all_text_contents() == ["1", "1", "3"]
+        press(page, "u")  # the tie was the last step
+        assert page.locator(".rank").all_text_contents() == ["1", "2", "3"]
+
+
+def test_capital_letters_are_keys_too(page: Any, tmp_path: Path) -> None:
+    with served(stored(tmp_path, question("p", 3)), ANNA) as address:
+        page.goto(address)
+        wait_for_prompt(page, "p")
+        press(page, "ArrowDown", "3", "U")
+        assert letters(page) == "ABC"
+        press(page, "S")
+        page.get_by_role("dialog", name="Why do you skip").wait_for()
+
+
+def test_the_page_goes_on_after_requests_that_failed(page: Any, tmp_path: Path) -> None:
+    """The answer is saved and the next question is not told; later nothing is left, and a look for more fails."""
+    path = stored(tmp_path, question("First.", 2), question("Second.", 2))
+    broken: list[str] = []
+
+    def fail(route: Any) -> None:
+        broken.append(route.request.url)
+        route.fulfill(status=500, content_type="text/plain", body="Internal Server Error")
+
+    with served(path, ANNA) as address:
+        page.goto(address)
+        wait_for_prompt(page, "First.")
+        page.route("**/api/next", fail, times=1)
+        press(page, "ArrowDown", "2", "Enter")
+        page.get_by_text("The server could not answer (500)").wait_for()
+        page.get_by_role("button", name="Send").click()
+        wait_for_prompt(page, "Second.")
+        page.get_by_role("alert").wait_for(state="hidden")
+        press(page, "ArrowDown", "2", "Enter")
+        page.get_by_role("heading", name="No question is left").wait_for()
+        page.route("**/api/next", fail, times=1)
+        page.get_by_text("The server could not answer (500)").wait_for()
+        with LabelStore(path) as store:
+            store.add([question("Third.", 2)])
+        wait_for_prompt(page, "Third.")
+    assert len(broken) == 2
+    assert len(answers(path)) == 2
+
+
+def test_skipping_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
+    path = stored(tmp_path, question("First."), question("Second."), question("Third."))
+    with served(path, ANNA) as address:
+        page.goto(address)
+        wait_for_prompt(page, "First.")
+        press(page, "s", "ArrowDown", "Enter")
+        wait_for_prompt(page, "Second.")
+        press(page, "s", "Escape", "s", "Tab", "Tab", "Enter")  # to the text, and to Cancel
+        page.get_by_role("dialog").wait_for(state="hidden")
+        press(page, "s", "Enter")
+        wait_for_prompt(page, "Third.")
+    assert [answer.skipped for answer in answers(path)] == ["The prompt makes no sense", "I cannot judge this"]
 
 
 def test_skipping_needs_a_reason(page: Any, tmp_path: Path) -> None:
@@ -286,10 +427,23 @@ def test_the_page_says_what_a_screen_reader_needs(page: Any, tmp_path: Path) -> 
             assert line in tree, tree
         assert page.evaluate("document.activeElement.id") == "prompt-title"
         press(page, "ArrowDown", "ArrowDown", "1")
-        assert page.get_by_role("status").text_content() == "Completion B moved to rank 1 of 2"
+        page.get_by_role("status").get_by_text("Completion B moved to rank 1 of 2", exact=True).wait_for()
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Completion B, rank 1 of 2"
+        described = "document.getElementById(document.activeElement.getAttribute('aria-describedby')).textContent"
+        assert page.evaluate(described) in ("yes", "no")
+        page.evaluate(WATCH_STATUS)
+        press(page, "ArrowDown", "=", "ArrowUp", "=", "=")  # the first card cannot be tied
+        page.wait_for_function("seen.length === 2")
+        assert page.evaluate("seen") == ["", "The first completion has none above it"]
         press(page, "?")
         page.get_by_role("dialog", name="Keys").wait_for()
+
+
+WATCH_STATUS = """() => {
+  window.seen = [];
+  const status = document.getElementById("live");
+  new MutationObserver(() => seen.push(status.textContent)).observe(status, { childList: true, characterData: true });
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -372,6 +526,7 @@ def test_watching_stores_words_with_their_times_and_the_keys(page: Any, tmp_path
         press(page, "+")  # too late
         page.get_by_role("button", name="Watch again").click()
         page.get_by_role("button", name="Start").click()
+        assert page.evaluate("document.activeElement.id") == "watch-heading"  # and not the button that is gone
         page.locator(".word", has_text="fine").wait_for()
         page.get_by_role("button", name="Bad").click()
         page.locator("#send-watched:enabled").click()

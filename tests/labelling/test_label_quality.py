@@ -56,6 +56,13 @@ def test_ranks_become_one_unit_for_each_completion() -> None:
     np.testing.assert_array_equal(rank_matrix(answers), expected)
 
 
+def test_one_order_has_one_alpha_however_its_ranks_are_numbered() -> None:
+    p = question("p", 4)
+    dense, standard = answer(p, "anna", ranks=(1, 0, 0, 2)), answer(p, "ben", ranks=(2, 0, 0, 3))
+    np.testing.assert_array_equal(rank_matrix([dense, standard]), [[2, 0, 0, 3]] * 2)
+    assert krippendorff_alpha(rank_matrix([dense, standard])) == 1
+
+
 def test_signs_of_pairs_by_hand() -> None:
     # pairs 01, 02, 12: alike, alike, tied by the second
     np.testing.assert_array_equal(pair_signs([0, 1, 2], [0, 2, 2]), [1, 1, 0])

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -68,7 +69,7 @@ class Client:
         self.headers: dict[str, str] = {"content-type": "application/json"}
         response = self.request("GET", f"/?token={token}")
         self.cookie = response.headers.get("set-cookie", "")
-        self.headers["cookie"] = self.cookie.partition(";")[0]
+        self.headers |= {"cookie": self.cookie.partition(";")[0], "authorization": f"Bearer {token}"}
 
     def request(self, method: str, address: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
@@ -92,9 +93,12 @@ def test_only_the_token_opens_the_page(port: int) -> None:
         assert response.status == 200
         assert "default-src 'none'" in response.headers["content-security-policy"]
         assert client.request("GET", address, cookie="").status == 403
-        assert client.request("GET", address, cookie="textgym-label=x").status == 403
+        name = client.headers["cookie"].partition("=")[0]
+        assert client.request("GET", address, cookie=f"{name}=x").status == 403
     assert client.request("GET", f"/label.js?token={TOKEN}", cookie="").status == 403
-    assert client.request("POST", "/api/next", '{"labeller": "x"}', cookie="").status == 403
+    for wrong in ("", TOKEN, "Bearer ", "Bearer x"):  # a cookie does not ask or answer
+        assert client.request("POST", "/api/next", '{"labeller": "x"}', authorization=wrong).status == 403
+    assert client.request("POST", "/api/next", '{"labeller": "x"}', cookie="").status == 200
     assert client.request("GET", "/store.py").status == 404
     assert client.request("GET", "/..%2fstore.py").status == 404
     with pytest.raises(AssertionError):
@@ -107,13 +111,32 @@ def test_names_that_strangers_point_here_are_refused(port: int, host: str) -> No
 
 
 def test_a_tunnel_may_change_the_port(port: int) -> None:
-    assert Client(port).request("GET", "/", host="localhost:9999").status == 200
+    """A browser keeps the cookies of all ports together, so their names differ."""
+    client, host = Client(port), "localhost:9999"
+    response = client.request("GET", f"/?token={TOKEN}", host=host)
+    assert response.status == 200
+    cookie = response.headers["set-cookie"].partition(";")[0]
+    assert cookie.partition("=")[0] != client.cookie.partition("=")[0]
+    assert client.request("GET", "/label.js", host=host, cookie=f"{client.headers['cookie']}; {cookie}").status == 200
+
+
+def test_a_database_that_cannot_be_used_is_told(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(server, "next_question", fail)
+    status, told = Client(port).call("next", labeller="anna")
+    assert status == 503
+    assert "(database or disk is full). Nothing was stored; try again" in told["error"]
+    monkeypatch.undo()
+    assert Client(port).call("next", labeller="anna")[0] == 200
 
 
 def test_requests_of_other_sites_are_refused(port: int) -> None:
     client, body = Client(port), '{"labeller": "anna"}'
     assert client.request("POST", "/api/next", body, origin="http://evil.example").status == 403
-    assert client.request("POST", "/api/next", body, origin="null").status == 403
+    for origin in ("null", "http://["):
+        assert client.request("POST", "/api/next", body, origin=origin).status == 403
     assert client.request("POST", "/api/next", body, origin=f"http://127.0.0.1:{port}").status == 200
     # A form of another site can send no JSON.
     assert client.request("POST", "/api/next", body, **{"content-type": "text/plain"}).status == 400
@@ -126,7 +149,7 @@ def test_a_question_shows_nothing_but_prompt_and_completions(port: int) -> None:
     assert found["question"].keys() == {"id", "repeat", "prompt", "order", "completions"}
     assert found["question"]["completions"] == [f"q0 {i}" for i in found["question"]["order"]]
     assert "secret" not in json.dumps(found)
-    assert found["progress"] == {"answered": 0, "left": 4, "seconds": None}
+    assert found["progress"] == {"answered": 0, "left": 4, "seconds": None, "last": None}
 
 
 def test_ranks_by_place_become_ranks_by_completion(path: Path) -> None:
@@ -150,11 +173,13 @@ def test_ranks_by_place_become_ranks_by_completion(path: Path) -> None:
             which, "anna", (2, 0, 1), (2, 1, 0), None, {"true": (False, False, True)}, (None, 1, 7), seconds=2.0
         )
         assert store.answers() == (expected,)
-        undone = page.undo({})["question"]
+        undone = page.undo({"number": 1})["question"]
         assert undone["order"] == (2, 0, 1)
         assert undone["completions"] == ["p 2", "p 0", "p 1"]
         assert undone["given"] == {"ranks": [0, 2, 1], "flags": {"true": [True, False, False]}, "scores": [7, None, 1]}
-        assert page.undo({})["question"] is None
+        assert page.undo({"number": 1})["question"] == undone  # a request sent twice
+        with pytest.raises(ValueError, match="number=2"):
+            page.undo({"number": 2})
 
 
 @pytest.mark.parametrize(
@@ -172,8 +197,11 @@ def test_ranks_by_place_become_ranks_by_completion(path: Path) -> None:
         {"ranks": None, "skipped": 3},
         {"seconds": None},
         {"seconds": -1},
+        {"seconds": 10**400},
         {"repeat": "0"},
         {"repeat": True},
+        {"repeat": 1},
+        {"repeat": 2**70},
         {"labeller": ""},
         {"labeller": None},
         {"labeller": "a\u0007"},

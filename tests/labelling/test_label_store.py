@@ -8,11 +8,13 @@ import random
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.labelling.label_questions import answer, question, record_all, record_until_killed
 from textgym.labelling.draws import draw
+from textgym.labelling.rows import export_feedback
 from textgym.labelling.store import Answer, LabelStore, Watched, question_id
 from textgym.rewards.labels.labelling import Question
 from textgym.types import Prompt, Ranking
@@ -46,6 +48,24 @@ def test_questions_come_back_in_order_each_once(path: Path) -> None:
         assert found[0].prompt.columns == {"gold": [0.5, 1, 2, 3]}
         assert store.ids() == tuple(question_id(q.prompt.content, q.completions) for q in found)
         assert [q.content for q in store.questions("later")] == ["q"]
+
+
+def test_questions_that_another_process_adds_meanwhile_disturb_nobody(path: Path) -> None:
+    """Before each query of one reader, another process adds a question, answers it and watches it."""
+
+    class Interrupted(LabelStore):
+        def rows(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
+            new = question(f"new {len(others.ids())}")
+            others.add([new])
+            others.record(answer(new))
+            others.record_watched(watched(new, tokens=(new.completions[1],), shown=(0.0,)))
+            return super().rows(query, *values, **named)
+
+    with LabelStore(path) as others, Interrupted(path) as store:
+        assert [found.prompt for found in store.rankings()] == ["new 0"]
+        assert [found.content for found in store.asked().values()] == ["new 0", "new 1", "new 2"]
+        assert tuple(store.asked()) == others.ids()
+        assert export_feedback(store, path.with_suffix(".jsonl")) == 5
 
 
 def test_columns_that_are_not_json_are_an_error(path: Path) -> None:
@@ -110,6 +130,20 @@ def test_what_was_in_force_at_a_number_never_changes(path: Path) -> None:
         assert store.rows("SELECT count(*) FROM answers") == [(4,)]  # all that were ever given
 
 
+def test_an_undoing_that_is_sent_twice_takes_back_one_answer(path: Path) -> None:
+    one, two = question("p"), question("q")
+    with LabelStore(path) as store:
+        store.add([one, two])
+        store.record(answer(one))
+        number = store.record(answer(two))
+        assert store.undo("anna", number) == store.undo("anna", number) == answer(two)
+        assert store.answers() == (answer(one),)
+        assert store.count() == 3
+        for labeller, wrong in (("ben", 1), ("anna", 9)):
+            with pytest.raises(ValueError, match=rf"number={wrong}; expected that of an answer of '{labeller}'"):
+                store.undo(labeller, wrong)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -129,6 +163,9 @@ def test_what_was_in_force_at_a_number_never_changes(path: Path) -> None:
         ({"seconds": float("nan")}, "seconds=nan"),
         ({"seconds": -1.0}, "seconds=-1.0"),
         ({"repeat": -1}, "repeat=-1"),
+        ({"repeat": 2}, "repeat=2"),
+        ({"repeat": 2**70}, "repeat=1180591620717411303424"),
+        ({"repeat": 1}, "repeat=1, but 'anna' has not answered"),
         ({"labeller": " "}, "expected a name"),
         ({"labeller": "a\nb"}, "printable"),
         ({"labeller": "x" * 101}, "1 to 100"),

@@ -3,8 +3,8 @@ from .quality import krippendorff_alpha as krippendorff_alpha
 from .quality import label_quality as label_quality
 from .rows import export_rankings as export_rankings
 from .rows import read_questions as read_questions
-from .server import PageSettings as PageSettings
 from .server import serve_until as serve_until
+from .settings import PageSettings as PageSettings
 from .store import Answer as Answer
 from .store import LabelStore as LabelStore
 from .store import Watched as Watched

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from textgym.labelling.draws import draw_all
+from textgym.labelling.leases import take_lease
 from textgym.labelling.store import LabelStore
 from textgym.numbers import LARGEST
 
-LEASE = 120.0  # seconds that a question is kept for a person who does not say that the page is still open
 GAP = 10  # answers of a person between the two answers to a repeated question; fewer where nothing else is left
 
 # The indices are named, as SQLite would not choose the partial one, in which answered questions are not.
@@ -54,11 +54,13 @@ class Progress:
         answered: answers in force, skipped questions among them.
         left: questions that this labeller can still be asked, repeats not among them.
         seconds: mean time of an answer; None without answers.
+        last: number of the last answer in force; None without answers.
     """
 
     answered: int
     left: int
     seconds: float | None
+    last: int | None
 
 
 def set_shares(store: LabelStore, shared: float, repeat: float, seed: int) -> None:
@@ -75,9 +77,10 @@ def set_shares(store: LabelStore, shared: float, repeat: float, seed: int) -> No
 
 
 def next_question(store: LabelStore, labeller: str, now: float) -> Asked | None:
-    """Return a labeller's next question and keep it for them for :data:`LEASE` seconds; None if there is none.
+    """Return a labeller's next question, and keep it for them; None if there is none.
 
-    Asked again without an answer in between, it returns the same question.
+    It is kept for :data:`~textgym.labelling.leases.LEASE` seconds. Asked again without an answer in between, this
+    returns the same question.
 
     Args:
         store: the answers.
@@ -94,22 +97,25 @@ def next_question(store: LabelStore, labeller: str, now: float) -> Asked | None:
             found = _first(connection, REPEATABLE, {**given, "before": LARGEST})
             return Asked(found[1], repeat=1) if found else None
         _, own = min(new)
-        connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (own, labeller, now + LEASE))
+        take_lease(connection, own, labeller, now)
         return Asked(own)
 
 
 def keep_question(store: LabelStore, labeller: str, question: str, now: float) -> None:
-    """Keep a question for the person who has it for another :data:`LEASE` seconds."""
+    """Keep a question for another :data:`~textgym.labelling.leases.LEASE` seconds, unless somebody else has it by now.
+
+    Raises:
+        ValueError: there is no such question.
+    """
+    store.question(question)
     with store.transaction() as connection:
-        connection.execute(
-            "UPDATE leases SET until = ? WHERE question = ? AND labeller = ?", (now + LEASE, question, labeller)
-        )
+        take_lease(connection, question, labeller, now)
 
 
 def progress(store: LabelStore, labeller: str, now: float) -> Progress:
     """Return how many questions a labeller has answered and can still be asked."""
-    ((answered, seconds),) = store.rows(
-        "SELECT count(*), avg(seconds) FROM answers WHERE labeller = ? AND undone IS NULL", labeller
+    ((answered, seconds, last),) = store.rows(
+        "SELECT count(*), avg(seconds), max(number) FROM answers WHERE labeller = ? AND undone IS NULL", labeller
     )
     ((unclaimed,),) = store.rows(f"SELECT count(*) FROM {OPEN}")
     # Leases are few, so those of others are counted from their own table, and not for every question.
@@ -121,7 +127,7 @@ def progress(store: LabelStore, labeller: str, now: float) -> Progress:
     )
     ((shared,),) = store.rows(f"SELECT count(*) FROM {UNANSWERED}", labeller=labeller)
     left = unclaimed - held + shared
-    return Progress(answered, left, seconds)
+    return Progress(answered, left, seconds, last)
 
 
 def shown_order(seed: int, question: str, labeller: str, repeat: int, size: int) -> tuple[int, ...]:

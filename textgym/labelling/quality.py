@@ -247,8 +247,9 @@ def _flags(answers: Sequence[Answer]) -> dict[str, float]:
 def rank_matrix(answers: Iterable[Answer]) -> FloatArray:
     """Return ranks as reliability data: one row for each person, one column for each completion of each question.
 
-    So a unit is a completion, and its value is its rank among the completions of its question; ties share a rank.
-    First answers only; NaN where a person did not rank the question.
+    So a unit is a completion, and its value is the number of completions of its question that are ranked better: 0, 0,
+    2 for two that are tied before a third, however the answer numbers its ranks. First answers only; NaN where a person
+    did not rank the question.
 
     Returns:
         ``[labellers, units]``.
@@ -263,8 +264,8 @@ def rank_matrix(answers: Iterable[Answer]) -> FloatArray:
             size += len(answer.order)
     matrix = np.full((len(rows), size), np.nan)
     for answer in first:
-        start = starts[answer.question]
-        matrix[rows[answer.labeller], start : start + len(answer.order)] = answer.ranks
+        start, ranks = starts[answer.question], np.asarray(answer.ranks)
+        matrix[rows[answer.labeller], start : start + len(ranks)] = (ranks[:, None] > ranks).sum(axis=1)
     return matrix
 
 

@@ -88,7 +88,7 @@ def export_feedback(store: LabelStore, path: Path) -> int:
     watched = store.watched()
     if not watched:
         raise ValueError(f"{str(store.path)!r} holds no feedback yet; watch completions with --watch first")
-    asked = dict(zip(store.ids(), store.questions(), strict=True))
+    asked = store.asked()  # after the feedback, so that its questions are among these
     rows = (
         {
             "prompt": asked[own.question].content,

@@ -1,7 +1,8 @@
 """The labelling page: a small ASGI application, and the loop that serves it.
 
-It answers requests of this machine alone. The address that is printed holds a token; the first visit exchanges it for a
-cookie that no script can read and no other site's request carries. The page loads nothing from elsewhere.
+It answers requests of this machine alone. The address that is printed holds a token. The page takes it out of the
+address, keeps it for its tab, and sends it as a header with each request. A cookie opens the page's files and nothing
+else, as browsers send it to every port of a machine. The page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import hmac
-import ipaddress
 import re
 import secrets
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,8 +33,9 @@ from textgym.labelling.assignment import (
     set_shares,
     shown_order,
 )
-from textgym.labelling.store import Answer, LabelStore, Watched, check_name
-from textgym.numbers import check, count, finite, random_seed
+from textgym.labelling.settings import PageSettings as PageSettings
+from textgym.labelling.settings import check_name
+from textgym.labelling.store import Answer, LabelStore, Watched
 from textgym.rewards.labels.labelling import Question
 
 try:
@@ -46,7 +48,6 @@ try:
 except ImportError as error:
     raise ImportError("the labelling page needs starlette and uvicorn: pip install 'textgym[label]'") from error
 
-SESSION = "textgym-label"  # the cookie
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_BODY = 4_000_000  # bytes of a request
 LOOKED = 0.5  # seconds between two questions whether enough is answered
@@ -64,61 +65,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-
-
-@dataclass(frozen=True)
-class PageSettings:
-    """Settings of the labelling page.
-
-    Attributes:
-        labeller: name of the person; None lets the page ask, so that several can answer.
-        axes: names of yes-or-no flags that each completion gets.
-        scores: ask for an overall score of each completion, from 1 to 7.
-        shared: share of the questions that every labeller gets.
-        repeat: share of the questions that a person gets a second time.
-        seed: random seed of orders and shares.
-        watch: None to rank; otherwise completions appear word by word, this many words a second, and get feedback.
-        host: address to listen at; another one than this machine's own needs ``network``.
-        port: port to listen at; 0 for a free one.
-        network: allow other machines to connect. What they send is not encrypted.
-
-    Raises:
-        ValueError: a value has no meaning.
-    """
-
-    labeller: str | None = None
-    axes: tuple[str, ...] = ()
-    scores: bool = False
-    shared: float = 0.0
-    repeat: float = 0.0
-    seed: int = 0
-    watch: float | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-    network: bool = False
-
-    def __post_init__(self) -> None:
-        check(self, finite, "shared", "repeat", low=0, high=1)
-        check(self, count, "port", least=0, most=65535)
-        check(self, random_seed, "seed")
-        if self.labeller is not None:
-            check_name(self.labeller)
-        if self.watch is not None:
-            check(self, finite, "watch", above=0, high=1000)
-        if twice := [axis for axis in self.axes if not axis.strip() or self.axes.count(axis) > 1]:
-            raise ValueError(f"axes={self.axes!r:.200}; expected different names, got {twice[0]!r} blank or twice")
-        if not self.network and not _is_loopback(self.host):
-            raise ValueError(
-                f"host={self.host!r} lets other machines connect, unencrypted; expected 127.0.0.1, or also set network"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 # --- the application -----------------------------------------------------------------------------------------------
@@ -187,11 +133,10 @@ class Page:
         return {"number": number, "progress": self._progress(labeller)}
 
     def undo(self, body: Body) -> dict[str, Any]:
-        """Take back the labeller's last answer, and return it with its question; None if there is none."""
+        """Take back the labeller's answer with a number, once, and return it with its question."""
         labeller = self._labeller(body)
-        undone = self.store.undo(labeller)
-        if undone is None:
-            return {"question": None, "progress": self._progress(labeller)}
+        undone = self.store.undo(labeller, _field(body, "number", int), self.now())
+        assert undone is not None, "without an answer of this number it raises"
         shown = self._shown(Asked(undone.question, undone.repeat), labeller, undone.order)
         given = {
             "ranks": undone.ranks and _by_place(undone.ranks, undone.order),
@@ -233,7 +178,7 @@ class Page:
 
     def _progress(self, labeller: str) -> dict[str, Any]:
         found = progress(self.store, labeller, self.now())
-        return {"answered": found.answered, "left": found.left, "seconds": found.seconds}
+        return asdict(found)
 
     def _shown(self, asked: Asked, labeller: str, order: Sequence[int] | None = None) -> dict[str, Any]:
         """Return a question as the page shows it: nothing but prompt and completions."""
@@ -298,16 +243,17 @@ def make_app(page: Page, token: str) -> ASGIApp:
 
     Args:
         page: answers the requests.
-        token: ``/?token=…`` exchanges it for a session; everything else needs the session.
+        token: opens the page as ``/?token=…``, and its requests as a header ``Authorization: Bearer …``.
     """
-    session = secrets.token_urlsafe(32)
+    visited = secrets.token_urlsafe(32)
 
     async def index(request: Request) -> Response:
         response = _file("index.html")
         if "token" in request.query_params:
             # The reader may have clicked on another site's link, after which a Strict cookie survives no redirect: the
             # page itself takes the token out of the address.
-            response.set_cookie(SESSION, session, httponly=True, samesite="strict")
+            name = cookie_name(request.headers.get("host", ""))
+            response.set_cookie(name, visited, httponly=True, samesite="strict")
         return response
 
     async def file(request: Request) -> Response:
@@ -328,7 +274,12 @@ def make_app(page: Page, token: str) -> ASGIApp:
         *(Route(f"/api/{name}", _json_route(handler), methods=["POST"]) for name, handler in handlers.items()),
     ]
     hosts = None if page.settings.network else {*LOCAL_NAMES, page.settings.host}
-    return Guard(Starlette(routes=routes), token, session, hosts)
+    return Guard(Starlette(routes=routes), token, visited, hosts)
+
+
+def cookie_name(host: str) -> str:
+    """Return the name of the cookie, which differs from port to port: a browser keeps one set for all of them."""
+    return "textgym-label-" + re.sub("[^A-Za-z0-9]", "-", host)
 
 
 def _file(name: str) -> Response:
@@ -352,27 +303,30 @@ def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             if not isinstance(decoded, dict):
                 raise BadRequestError("expected a JSON object")
             return JSONResponse(handler(decoded))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        except sqlite3.Error as error:
+            told = f"The file of the answers cannot be used at the moment ({error}). Nothing was stored; try again."
+            return JSONResponse({"error": told}, status_code=503)
 
     return respond
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Middleware: refuses requests without the session or the token, and those from other sites and other names.
+    """Middleware: refuses requests without the token, and those from other sites and other names.
 
     Args:
         app: the application behind it.
-        token: value of the query ``token`` that opens the page.
-        session: value of the cookie.
+        token: value of the query ``token`` that opens the page, and of the header that each of its requests needs.
+        visited: value of the cookie that opens the page's files.
         hosts: names that the ``Host`` header may have, whatever the port, which a tunnel changes; None for all. A name
             that a stranger has pointed at this machine (DNS rebinding) is none of them.
     """
 
     app: ASGIApp
     token: str
-    session: str
+    visited: str
     hosts: set[str] | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -401,14 +355,26 @@ class Guard:
         if self.hosts is not None and name not in self.hosts:
             return f"Host {host!r:.80} is not this machine's.\n"
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _site(origin) != host:
             return "The request comes from another site.\n"
-        token = request.query_params.get("token", "") if request.url.path == "/" else ""
-        if token and hmac.compare_digest(token.encode(), self.token.encode()):
-            return None
-        if hmac.compare_digest(request.cookies.get(SESSION, "").encode(), self.session.encode()):
-            return None
-        return "This address has no valid token. Open the address that textgym has printed.\n"
+        path = request.scope["path"]
+        if path.startswith("/api/"):
+            opens = _same(request.headers.get("authorization", ""), f"Bearer {self.token}")
+        else:
+            opens = _same(request.cookies.get(cookie_name(host), ""), self.visited) or (
+                path == "/" and _same(request.query_params.get("token", ""), self.token)
+            )
+        return None if opens else "This address has no valid token. Open the address that textgym has printed.\n"
+
+
+def _site(origin: str) -> str | None:
+    with suppress(ValueError):
+        return urlsplit(origin).netloc
+    return None
+
+
+def _same(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode(), secret.encode())
 
 
 # --- serving -------------------------------------------------------------------------------------------------------

@@ -19,13 +19,14 @@ from typing import Any
 
 from textgym.labelling.database import connect
 from textgym.labelling.draws import draw_new
+from textgym.labelling.leases import take_lease
+from textgym.labelling.settings import check_name
 from textgym.prompts import plain_content
 from textgym.rewards.labels.labelling import Question
 from textgym.types import Messages, Prompt, Ranking
 
 SCORES = (1, 7)
 """The lowest and the highest overall score, as in Ouyang et al. 2022 (arXiv:2203.02155)."""
-LONGEST_NAME = 100  # of a labeller, in characters
 
 
 def question_id(prompt: str | Messages, completions: Sequence[str]) -> str:
@@ -115,10 +116,11 @@ class LabelStore:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite itself ends it after some errors, such as a full disk
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def rows(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query, whose values are all given by place or all by name."""
@@ -174,6 +176,15 @@ class LabelStore:
         """Return the ids of all questions, in the order of adding."""
         return tuple(which for (which,) in self.rows("SELECT id FROM questions ORDER BY number"))
 
+    def asked(self) -> dict[str, Question]:
+        """Return all questions by their ids, in the order of adding.
+
+        They are read at one moment, while :meth:`ids` and :meth:`questions` may differ by what another process adds
+        between them.
+        """
+        found = self.rows("SELECT id, prompt, completions, columns FROM questions ORDER BY number")
+        return {which: _question(*row) for which, *row in found}
+
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def record(self, answer: Answer) -> int:
@@ -184,8 +195,8 @@ class LabelStore:
             the number of the first is returned.
 
         Raises:
-            ValueError: the question is unknown, ranks are missing or malformed, or the labeller has given another
-                answer to this question; :meth:`undo` takes that back.
+            ValueError: the question is unknown, ranks are missing or malformed, a repeated answer has no first one, or
+                the labeller has given another answer to this question; :meth:`undo` takes that back.
         """
         _check(answer, len(self.question(answer.question).completions))
         with self.transaction() as connection:
@@ -201,6 +212,8 @@ class LabelStore:
                         "otherwise already; undo that answer first"
                     )
                 return earlier.number
+            if answer.repeat:
+                _require_first(connection, answer)
             number = _last_number(connection) + 1
             connection.execute(
                 "INSERT INTO answers (number, question, labeller, repeat, content, seconds, ranked) "
@@ -216,20 +229,41 @@ class LabelStore:
             )
         return number
 
-    def undo(self, labeller: str) -> Answer | None:
-        """Take back a labeller's last answer, which stays in the file, marked; return it, or None if there is none."""
+    def undo(self, labeller: str, number: int | None = None, now: float | None = None) -> Answer | None:
+        """Take back an answer, which stays in the file, marked.
+
+        Args:
+            labeller: name of the person.
+            number: the answer's number. One that was taken back before is a request that was sent twice: nothing else
+                is taken back. None for the labeller's last answer.
+            now: time in seconds, from which on the question is kept for the labeller, as
+                :func:`textgym.labelling.assignment.next_question` does it; None if it is not kept.
+
+        Returns:
+            The answer; None if the labeller has none in force.
+
+        Raises:
+            ValueError: the labeller has given no answer with this number.
+        """
+        which = "undone IS NULL" if number is None else "number = ?"
         with self.transaction() as connection:
             found = connection.execute(
-                f"SELECT {ANSWER} FROM answers WHERE labeller = ? AND undone IS NULL ORDER BY number DESC LIMIT 1",
-                (labeller,),
+                f"SELECT undone, {ANSWER} FROM answers WHERE labeller = ? AND {which} ORDER BY number DESC LIMIT 1",
+                (labeller,) if number is None else (labeller, number),
             ).fetchall()
             if not found:
+                if number is not None:
+                    raise ValueError(f"number={number}; expected that of an answer of {labeller!r}")
                 return None
-            answer = _answer(*found[0])
-            connection.execute(
-                "UPDATE answers SET undone = ? WHERE number = ?", (_last_number(connection) + 1, answer.number)
-            )
-            connection.execute("UPDATE questions SET answered = answered - 1 WHERE id = ?", (answer.question,))
+            undone, *row = found[0]
+            answer = _answer(*row)
+            if undone is None:
+                connection.execute(
+                    "UPDATE answers SET undone = ? WHERE number = ?", (_last_number(connection) + 1, answer.number)
+                )
+                connection.execute("UPDATE questions SET answered = answered - 1 WHERE id = ?", (answer.question,))
+            if now is not None:
+                take_lease(connection, answer.question, labeller, now)
         return answer
 
     def answers(self, upto: int | None = None) -> tuple[Answer, ...]:
@@ -249,10 +283,11 @@ class LabelStore:
 
     def rankings(self, upto: int | None = None) -> tuple[Ranking, ...]:
         """Return a ranking for each answer of :meth:`answers` that was not skipped, in their order."""
-        asked = dict(zip(self.ids(), self.questions(), strict=True))
+        answers = self.answers(upto)
+        asked = self.asked()  # after the answers, so that their questions are among these
         return tuple(
             Ranking(asked[answer.question].prompt.content, asked[answer.question].completions, answer.ranks)
-            for answer in self.answers(upto)
+            for answer in answers
             if answer.ranks is not None
         )
 
@@ -380,8 +415,20 @@ def _check(answer: Answer, size: int) -> None:
         raise ValueError(f"scores={answer.scores!r:.200}; expected {size} whole numbers from {low} to {high}, or None")
     if not (math.isfinite(answer.seconds) and answer.seconds >= 0):
         raise ValueError(f"seconds={answer.seconds!r}; expected a finite number, at least 0")
-    if answer.repeat < 0:
-        raise ValueError(f"repeat={answer.repeat!r}; expected a whole number, at least 0")
+    if answer.repeat not in (0, 1):
+        raise ValueError(f"repeat={answer.repeat!r}; expected 0 for the first answer to a question, 1 for the second")
+
+
+def _require_first(connection: sqlite3.Connection, answer: Answer) -> None:
+    first = connection.execute(
+        "SELECT 1 FROM answers WHERE question = ? AND labeller = ? AND repeat = 0 AND undone IS NULL",
+        (answer.question, answer.labeller),
+    ).fetchall()
+    if not first:
+        raise ValueError(
+            f"repeat=1, but {answer.labeller!r} has not answered question {answer.question:.12}… before; expected "
+            "repeat=0"
+        )
 
 
 def _check_ranks(ranks: tuple[int, ...] | None, size: int) -> None:
@@ -391,12 +438,6 @@ def _check_ranks(ranks: tuple[int, ...] | None, size: int) -> None:
         raise ValueError(f"{len(ranks)} ranks for {size} completions; expected one each")
     if not all(type(rank) is int and 0 <= rank < size for rank in ranks) or min(ranks) != 0:
         raise ValueError(f"ranks={ranks!r:.200}; expected whole numbers from 0, the best, to at most {size - 1}")
-
-
-def check_name(labeller: str) -> None:
-    """Raise ValueError unless a labeller's name is printable and not too long."""
-    if not labeller.strip() or len(labeller) > LONGEST_NAME or not labeller.isprintable():
-        raise ValueError(f"labeller={labeller!r:.200}; expected a name of 1 to {LONGEST_NAME} printable characters")
 
 
 def _check_watched(watched: Watched, question: Question) -> None:

@@ -8,27 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from textgym.numbers import check, check_words, count, finite, random_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class PagePart:
-    """Page for people, as 'textgym label' serves it."""
-
-    shared: float = 0.0
-    """Share of the questions that every person gets; the others go to one person each."""
-    repeat: float = 0.0
-    """Share of the questions that a person gets a second time, some answers later."""
-    axes: tuple[str, ...] = ()
-    """Yes-or-no flags of each completion, such as 'helpful true harmless'."""
-    scores: bool = False
-    """Ask for an overall score of each completion, from 1 to 7 (Ouyang 2022)."""
-    port: int = 0
-    """Port to listen at. Default: a free one."""
-
-    def __post_init__(self) -> None:
-        check(self, finite, "shared", "repeat", low=0, high=1)
-        check(self, count, "port", least=0, most=65535)
+from textgym.labelling.settings import PagePart
+from textgym.numbers import check, check_words, finite, random_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import tyro
 
 from textgym.commands.configs.distill import Hidden
 from textgym.commands.configs.hyperparameters import cautious, hyperparameters_class, variant
-from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.train import TrainConfig
+from textgym.labelling.settings import PagePart
 from textgym.numbers import SettingError, check, check_given, check_words, count, finite
 from textgym.rewards.labels.acquisition import Acquisition, check_acquisition
 from textgym.rewards.labels.schedules import LabelSchedule

@@ -17,7 +17,6 @@ from textgym.commands.configs.hyperparameters import (
     hyperparameters_class,
     variant,
 )
-from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.shared import (
     CheckpointEvery,
     DemonstrationCount,
@@ -43,6 +42,7 @@ from textgym.commands.configs.shared import (
     TaskParameters,
     Truncated,
 )
+from textgym.labelling.settings import PagePart
 from textgym.numbers import MOST_TOKENS, SettingError, check, check_given, check_words, count, finite, random_seed
 from textgym.rewards.models.settings import RewardModelSettings
 
@@ -85,7 +85,8 @@ class LabelsPart:
     threshold: float = 0.0
     """Difference of scores below which a labeller with scores ranks two texts equal, in units of the score."""
     enough: float = 1.0
-    """Share of the questions on the page whose answers are waited for; the others are not learned from."""
+    """Share of the questions on the page whose answers are waited for; the others are not learned from. A question
+    counts as answered as soon as one person has ranked or skipped it, whatever 'page.shared' and 'page.repeat' are."""
     page: PagePart = field(default_factory=PagePart)
 
     def __post_init__(self) -> None:

@@ -15,13 +15,13 @@ from textgym import runs
 from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
-from textgym.commands.configs.label import PagePart
 from textgym.commands.configs.train import TrainConfig
 from textgym.commands.learner import has_gold, learning_task
 from textgym.commands.train import parse_reward, user_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.labelling.quality import label_quality
+from textgym.labelling.settings import PagePart
 from textgym.labelling.store import LabelStore
 from textgym.lm.files.loading import load_lm
 from textgym.lm.sampling import Sampling
@@ -236,11 +236,16 @@ def _with_gold(asked: Sequence[Question], rows: Sequence[dict[str, Any]]) -> lis
     return [replace(question, prompt=replace(question.prompt, columns=known(question))) for question in asked]
 
 
+def needed_answers(share: float, questions: int) -> int:
+    """Return the least number of questions that is a share of them, and at least one."""
+    return max(1, ceil(share * questions - 1e-9))  # 0.55·100 is 55.000000000000007
+
+
 def _ranked_on_page(config: LabelsConfig, asked: Sequence[Question]) -> tuple[Labelled | None, dict[str, Any]]:
     """Serve the page until enough questions are answered; Ctrl-C ends it before, and keeps the answers."""
     from textgym.labelling.server import PageSettings, serve_until  # its packages are an extra
 
-    needed, path = ceil(config.enough * len(asked)), config.out / STORE
+    needed, path = needed_answers(config.enough, len(asked)), config.out / STORE
     with LabelStore(path) as store:
         store.add(asked)
 

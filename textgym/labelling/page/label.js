@@ -1,6 +1,6 @@
 // Finds out who answers and what is asked, and hands over to the ranking or to the watching of completions.
 
-import { attempt, byId, call, complain, show } from "./parts.js";
+import { attempt, byId, call, complain, keepToken, show } from "./parts.js";
 import { startRanking } from "./ranking.js";
 import { startWatching } from "./watching.js";
 
@@ -31,6 +31,10 @@ async function labellerOf(settings) {
 }
 
 function prepareHelp(isWatching) {
+  // A browser presses a button, or sends a form, for each Enter of a key that is held.
+  document.addEventListener("keydown", (event) => {
+    if (event.repeat && event.key === "Enter") event.preventDefault();
+  });
   byId(isWatching ? "ranking-keys" : "watching-keys").remove();
   byId("help-button").hidden = false;
   byId("help-button").addEventListener("click", () => byId("help").showModal());
@@ -43,7 +47,7 @@ function prepareHelp(isWatching) {
 }
 
 await attempt(async () => {
-  history.replaceState(null, "", "/"); // the token stays out of bookmarks and of pictures of the screen
+  keepToken();
   const settings = await call("about");
   const labeller = await labellerOf(settings);
   complain(null);

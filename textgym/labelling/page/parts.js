@@ -14,17 +14,28 @@ export function element(tag, properties = {}, ...children) {
 
 export class Refused extends Error {}
 
+// The token of the address is kept for this tab and this port. A cookie would go to every program of the machine that
+// listens at some port.
+export function keepToken() {
+  const token = new URLSearchParams(location.search).get("token");
+  if (token) sessionStorage.setItem("token", token);
+  history.replaceState(null, "", "/"); // it stays out of bookmarks and of pictures of the screen
+}
+
 const TRIES = 4;
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-// Answers are recorded once however often they are sent, so a request may be repeated.
+// Answers are recorded and taken back once however often that is sent, so a request may be repeated.
 export async function call(name, body = {}) {
   let response;
   for (let tries = 1; ; tries += 1) {
     try {
       response = await fetch(`/api/${name}`, {
         method: "POST",
-        headers: { "content-type": "application/json" },
+        headers: {
+          "content-type": "application/json",
+          authorization: `Bearer ${sessionStorage.getItem("token")}`,
+        },
         body: JSON.stringify(body),
       });
       break;
@@ -34,10 +45,12 @@ export async function call(name, body = {}) {
     }
   }
   if (response.status === 403) {
-    throw new Refused("This page is from an earlier start of the server. Open the address that it has printed now.");
+    throw new Refused(
+      "This page has no valid token, or is from an earlier start of the server. Open the address that it has printed.",
+    );
   }
-  const content = await response.json();
-  if (!response.ok) throw new Refused(content.error);
+  const content = await response.json().catch(() => ({})); // another program's page is no JSON
+  if (!response.ok) throw new Refused(content.error ?? `The server could not answer (${response.status}). Try again.`);
   return content;
 }
 
@@ -57,8 +70,26 @@ export async function attempt(action) {
   }
 }
 
+let busy = false;
+export const isBusy = () => busy;
+
+// One action of the reader at a time: while one is going on, another is left out.
+export const once = (action) => async () => {
+  if (busy) return;
+  busy = true;
+  await attempt(action);
+  busy = false;
+};
+
+let saying = null;
+
 export function say(text) {
-  byId("live").textContent = text;
+  // A text that was there already is not announced, so the line is cleared first.
+  byId("live").textContent = "";
+  clearTimeout(saying);
+  saying = setTimeout(() => {
+    byId("live").textContent = text;
+  }, 50);
 }
 
 const SHEETS = ["name-form", "done", "ranking", "watching"];

@@ -3,7 +3,7 @@
 // The state is a list of items, best first: {place, tied}. `place` is where the completion stood when the question was
 // shown; `tied` is true where the item shares the rank of the one above it.
 
-import { attempt, byId, call, element, isTyping, Refused, say, show, showTurns } from "./parts.js";
+import { byId, call, element, isBusy, isTyping, once, Refused, say, show, showTurns } from "./parts.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const KEPT_EVERY = 30_000; // milliseconds
@@ -45,8 +45,8 @@ export async function startRanking(settings, labeller) {
   let history = [];
   let confirmed = false;
   let sent = null; // the last request, which is repeated as it was if its reply is lost
-  let busy = false;
   let looking = null;
+  let last = null; // number of the last answer, which can be taken back
   let clock = { since: null, seconds: 0 };
 
   const seconds = () => clock.seconds + (clock.since === null ? 0 : (performance.now() - clock.since) / 1000);
@@ -56,6 +56,7 @@ export async function startRanking(settings, labeller) {
   setInterval(() => question && call("keep", { labeller, question: question.id }).catch(() => {}), KEPT_EVERY);
 
   function tell(progress) {
+    last = progress.last;
     const mean = progress.seconds === null ? "" : ` · ${progress.seconds.toFixed(1)} s each`;
     byId("progress").textContent = `${labeller} · ${progress.answered} answered · ${progress.left} left${mean}`;
   }
@@ -73,7 +74,7 @@ export async function startRanking(settings, labeller) {
     const letter = LETTERS[place] ?? `${place + 1}`;
     const index = () => items.findIndex((item) => item.place === place);
     const name = `completion ${letter}`;
-    const body = element("div", { className: "text", dir: "auto" });
+    const body = element("div", { className: "text", dir: "auto", id: `text-${place}` });
     body.textContent = text;
     const handle = element("span", { className: "handle", textContent: "⠿", title: "Drag" });
     handle.setAttribute("aria-hidden", "true");
@@ -98,6 +99,7 @@ export async function startRanking(settings, labeller) {
       body,
     );
     card.dataset.letter = letter;
+    card.setAttribute("aria-describedby", body.id);
     card.append(...extras(name));
     handle.addEventListener("pointerdown", (event) => drag(event, card, handle, index()));
     return card;
@@ -188,6 +190,10 @@ export async function startRanking(settings, labeller) {
   function move(from, to) {
     const target = Math.max(0, Math.min(items.length - 1, to));
     const place = items[from].place;
+    if (target === from) {
+      say(`Completion ${cards[place].dataset.letter} is there already`);
+      return;
+    }
     change(moved(items, from, target), place, (rank) => `moved to rank ${rank} of ${items.length}`);
   }
 
@@ -262,12 +268,10 @@ export async function startRanking(settings, labeller) {
   // --- questions and answers ---------------------------------------------------------------------------------------
 
   function ask(found) {
-    clearTimeout(looking);
     question = found;
     if (!question) {
       show("done");
       byId("done").querySelector("h1").focus();
-      looking = setTimeout(() => attempt(load), LOOKED_EVERY);
       return;
     }
     show("ranking");
@@ -294,13 +298,21 @@ export async function startRanking(settings, labeller) {
   }
 
   async function load() {
-    const { question: found, progress } = await call("next", { labeller });
-    if (!found && !question && !byId("done").hidden) {
-      looking = setTimeout(() => attempt(load), LOOKED_EVERY); // nothing new
-      return;
+    try {
+      const { question: found, progress } = await call("next", { labeller });
+      tell(progress);
+      if (found || byId("done").hidden) ask(found);
+    } finally {
+      if (!question) lookLater(); // also after a request that failed
     }
-    tell(progress);
-    ask(found);
+  }
+
+  function lookLater() {
+    clearTimeout(looking);
+    looking = setTimeout(() => {
+      if (isBusy()) lookLater();
+      else if (!question) once(load)();
+    }, LOOKED_EVERY);
   }
 
   const flags = () =>
@@ -336,15 +348,11 @@ export async function startRanking(settings, labeller) {
     await load();
   }
 
-  const once = (action) => async () => {
-    if (busy) return;
-    busy = true;
-    await attempt(action);
-    busy = false;
-  };
-
   const send = once(async () => {
-    if (!question) return;
+    if (!question) {
+      await load();
+      return;
+    }
     if (!confirmed) {
       confirmed = true;
       throw new Refused("You have moved nothing. Send once more to keep this order.");
@@ -359,24 +367,31 @@ export async function startRanking(settings, labeller) {
       say("Last move undone");
       return;
     }
-    const { question: found, progress } = await call("undo", { labeller });
-    if (!found) throw new Refused("There is no answer to take back.");
+    if (last === null) throw new Refused("There is no answer to take back.");
+    // By its number, so that a request that is sent twice takes back one answer.
+    const { question: found, progress } = await call("undo", { labeller, number: last });
     tell(progress);
     ask(found);
     say("Your last answer was taken back. Change it and send it again.");
   });
 
   function openSkip() {
+    if (isBusy() || !question) return;
     byId("skip-dialog").returnValue = "";
+    byId("skip-dialog").querySelector("form").reset(); // the reason belongs to the question before
     byId("skip-dialog").showModal();
   }
 
-  byId("skip-dialog").addEventListener("close", () => {
-    if (byId("skip-dialog").returnValue !== "skip") return;
+  const skip = once(async () => {
     const chosen = byId("skip-dialog").querySelector("input[name=reason]:checked").value;
     const reason = chosen || byId("reason").value.trim() || "another reason";
-    attempt(() => record({ ranks: null, skipped: reason }));
+    await record({ ranks: null, skipped: reason });
   });
+
+  byId("skip-dialog").addEventListener("close", () => {
+    if (byId("skip-dialog").returnValue === "skip") skip();
+  });
+  byId("skip-cancel").addEventListener("click", () => byId("skip-dialog").close());
   byId("reason").addEventListener("input", () => {
     byId("skip-dialog").querySelector("input[value='']").checked = true;
   });
@@ -402,8 +417,10 @@ export async function startRanking(settings, labeller) {
   }
 
   document.addEventListener("keydown", (event) => {
-    const { key, target } = event;
-    if (isTyping(target)) return;
+    const { target } = event;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // Caps Lock
+    const step = { ArrowDown: 1, ArrowUp: -1 }[key];
+    if (isTyping(target) || (event.repeat && !step)) return;
     const isUndo = (event.ctrlKey || event.metaKey) && key === "z";
     if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo) return;
     if (isUndo || key === "u") {
@@ -411,8 +428,7 @@ export async function startRanking(settings, labeller) {
       undo();
       return;
     }
-    if (!question) return;
-    const step = { ArrowDown: 1, ArrowUp: -1 }[key];
+    if (!question && key !== "Enter") return;
     if (step && target.type !== "radio") {
       event.preventDefault();
       if (event.shiftKey) onCard((current) => move(current, current + step));

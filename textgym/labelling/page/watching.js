@@ -1,6 +1,6 @@
 // Watching: a completion appears word by word, and every press of + or − is noted with its time.
 
-import { attempt, byId, call, element, isTyping, Refused, say, show, showTurns } from "./parts.js";
+import { byId, call, element, isBusy, isTyping, once, Refused, say, show, showTurns } from "./parts.js";
 
 const LATE = 4; // seconds after the last word in which feedback still counts
 const LOOKED_EVERY = 4_000; // milliseconds
@@ -12,6 +12,7 @@ export async function startWatching(settings, labeller) {
   let events = [];
   let began = null;
   let timer = null;
+  let looking = null;
   let isOver = false;
 
   const now = () => (performance.now() - began) / 1000;
@@ -37,7 +38,9 @@ export async function startWatching(settings, labeller) {
   function start() {
     if (began !== null || !question) return;
     began = performance.now();
+    const wasFocused = document.activeElement === byId("start");
     buttons();
+    if (wasFocused) byId("watch-heading").focus({ preventScroll: true }); // the button is hidden now
     step();
   }
 
@@ -71,18 +74,29 @@ export async function startWatching(settings, labeller) {
   }
 
   async function load() {
-    const { question: found, seen } = await call("next-to-watch", { labeller });
-    byId("progress").textContent = `${labeller} · ${seen} watched`;
-    if (!found && !question && !byId("done").hidden) {
-      setTimeout(() => attempt(load), LOOKED_EVERY);
-      return;
+    try {
+      const { question: found, seen } = await call("next-to-watch", { labeller });
+      byId("progress").textContent = `${labeller} · ${seen} watched`;
+      if (found || byId("done").hidden) ask(found);
+    } finally {
+      if (!question) lookLater(); // also after a request that failed
     }
+  }
+
+  function lookLater() {
+    clearTimeout(looking);
+    looking = setTimeout(() => {
+      if (isBusy()) lookLater();
+      else if (!question) once(load)();
+    }, LOOKED_EVERY);
+  }
+
+  function ask(found) {
     question = found;
     if (!question) {
       show("done");
       byId("done-undo").hidden = true;
       byId("done").querySelector("h1").focus();
-      setTimeout(() => attempt(load), LOOKED_EVERY);
       return;
     }
     show("watching");
@@ -90,14 +104,17 @@ export async function startWatching(settings, labeller) {
     prepare();
   }
 
-  const send = () =>
-    attempt(async () => {
-      if (!isOver) throw new Refused("The text is not complete yet.");
-      const { id, completion, tokens } = question;
-      await call("watched", { labeller, question: id, completion, tokens, shown, events });
-      question = null;
+  const send = once(async () => {
+    if (!question) {
       await load();
-    });
+      return;
+    }
+    if (!isOver) throw new Refused("The text is not complete yet.");
+    const { id, completion, tokens } = question;
+    await call("watched", { labeller, question: id, completion, tokens, shown, events });
+    question = null;
+    await load();
+  });
 
   byId("start").addEventListener("click", start);
   byId("plus").addEventListener("click", () => press(1));
