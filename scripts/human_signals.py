@@ -193,7 +193,7 @@ def coach(signals: int, seed: int) -> Learned:
     return Learned(algorithm, given, read)
 
 
-def nothing(signals: int, seed: int) -> Learned:
+def nothing(_: int, seed: int) -> Learned:
     return Learned(PPO("LMPolicy", TASK, seed=seed), 0, 0)
 
 
