@@ -174,6 +174,11 @@ class LabelStore:
         """Return the ids of all questions, in the order of adding."""
         return tuple(which for (which,) in self.rows("SELECT id FROM questions ORDER BY number"))
 
+    def asked(self) -> dict[str, Question]:
+        """Return all questions by id, in the order of adding."""
+        found = self.rows("SELECT id, prompt, completions, columns FROM questions ORDER BY number")
+        return {which: _question(*row) for which, *row in found}
+
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def record(self, answer: Answer) -> int:
