@@ -26,6 +26,8 @@ from textgym.cli import main
 from textgym.commands.configs.online import OnlineRewardModelPart
 from textgym.commands.online import learner as learner_module
 from textgym.commands.online import roles, versions
+from textgym.commands.online.check import check_answers
+from textgym.commands.online.command import copy_answers
 from textgym.commands.online.labeller import RewardLabeller
 from textgym.commands.online.schedule import Version
 from textgym.commands.train import parse_reward
@@ -255,6 +257,28 @@ def test_the_beginning_of_a_run_is_replayed_and_then_ends(again: Path, capsys: p
     assert evaluation(again / "again", "before") == evaluation(again / "run", "before")
 
 
+def test_a_run_that_goes_on_while_it_is_copied_is_copied_whole(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first four iterations, with their answers, are there at first; then all are, whose answers come first."""
+    early = again / "early"
+    shutil.copytree("run", early)
+    (again / "copy").mkdir()
+    lines = (early / "schedule.jsonl").read_text().splitlines(keepends=True)[:4]
+    (early / "schedule.jsonl").write_text("".join(lines))
+    with closing(sqlite3.connect(early / "labels.sqlite")) as database, database:
+        for table in ("answers", "questions"):
+            database.execute(f"DELETE FROM {table} WHERE number > ?", (json.loads(lines[-1])["asked"],))
+    copy = shutil.copyfile
+
+    def goes_on(source: Path, target: Path) -> None:
+        for name in ("labels.sqlite", "schedule.jsonl"):
+            copy(again / "run" / name, early / name)
+        copy(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", goes_on)
+    copy_answers(early, again / "copy")
+    check_answers(again / "copy")
+
+
 def test_roles_end_with_the_learner(place: Path) -> None:
     """Also where it is killed without a word: their standard input closes."""
     command = [
@@ -373,7 +397,9 @@ def test_bad_input_stops_before_anything_is_written(
     assert sorted(path for path in place.iterdir() if path.name != "__pycache__") == files
 
 
-def test_an_ensemble_of_one_may_ask_at_random(place: Path) -> None:
+def test_an_ensemble_of_one_may_ask_at_random(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no candidate is scored."""
+    monkeypatch.setattr(learner_module, "member_scores", None)
     main([*COMMAND, "--labels.acquisition", "random", "--reward-model.ensemble", "1", "--out", "run"])
     assert rows(place / "run" / "schedule.jsonl")[-1]["asked"] == 20
 

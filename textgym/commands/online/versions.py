@@ -78,8 +78,11 @@ class RewardTrainer:
             return answered >= min(self.initial, len(store.ids())) > 0 and any(map(orders_some, given))
         # Skipped questions and undone answers have numbers, too, and nothing is learned from them.
         new = sum(1 for answer in given if orders_some(answer) and (answer.number or 0) > newest.answers)
-        if new >= self.retrain_after or not new or answered < self.total:
-            return new >= self.retrain_after
+        if new >= self.retrain_after:
+            return True
+        if not new or answered < self.total:
+            return False
+        # The last answers make one more version, and further ones to the same questions do not.
         return len({answer.question for answer in store.answers(newest.answers)}) < self.total
 
     def train(self, store: LabelStore, number: int, answers: int, go_on: Callable[[], None] = lambda: None) -> Version:
