@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,18 @@ from safetensors.torch import load_file
 from tests.helpers import tiny_gpt2, word_tokenizer
 from tests.test_cli import fails
 from textgym.cli import main
+from textgym.commands.configs.online import OnlineRewardModelPart
 from textgym.commands.online import learner as learner_module
-from textgym.commands.online import versions
-from textgym.labelling import LabelStore
+from textgym.commands.online import roles, versions
+from textgym.commands.online.check import check_answers
+from textgym.commands.online.command import copy_answers
+from textgym.commands.online.labeller import RewardLabeller
+from textgym.commands.online.schedule import Version
+from textgym.commands.train import parse_reward
+from textgym.labelling import Answer, LabelStore
+from textgym.rewards.labels.labelling import Question
 from textgym.rewards.labels.schedules import labels_due
+from textgym.types import Prompt
 
 RULES = """
 def fives(completions, **_):
@@ -96,6 +106,11 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows(run / "metrics.jsonl")]
 
 
+def evaluation(run: Path, stage: str) -> dict[str, Any]:
+    found = json.loads((run / "evaluation.json").read_text())[stage]
+    return {name: value for name, value in found.items() if not name.startswith("time")}
+
+
 def same_parameters(one: Path, other: Path) -> bool:
     a, b = (load_file(run / "checkpoint" / "model.safetensors") for run in (one, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -120,6 +135,10 @@ def test_a_run_asks_as_scheduled_and_takes_reward_models(whole: Path) -> None:
     numbers = [row["reward"] for row in schedule]
     assert numbers == sorted(numbers)
     assert numbers[-1] == int((run / "reward" / "CURRENT").read_text()[1:]) > 2
+    # Of the versions only those are kept with which the run may go on: there is a checkpoint after each iteration.
+    kept = sorted(int(path.name[1:]) for path in (run / "reward").glob("v*"))
+    assert kept == list(range(kept[0], numbers[-1] + 1))
+    assert numbers[0] < kept[0] <= numbers[-1]
     assert [row["online/reward"] for row in logged] == numbers
     assert {"checkpoint", "config.json", "evaluation.json", "samples.jsonl"} <= {path.name for path in run.iterdir()}
 
@@ -223,6 +242,8 @@ def test_an_asynchronous_run_and_its_replay_are_equal_bit_for_bit(
     assert same_parameters(place / "live", place / "again")
     assert metrics(place / "live") == metrics(place / "again")
     assert rows(place / "again" / "schedule.jsonl") == schedule
+    for stage in ("before", "after"):
+        assert evaluation(place / "live", stage) == evaluation(place / "again", stage)
     assert not same_parameters(place / "live", whole / "run")
 
 
@@ -233,6 +254,29 @@ def test_the_beginning_of_a_run_is_replayed_and_then_ends(again: Path, capsys: p
     main([*COMMAND, "--replay", "run", "--out", "again"])
     assert "the replayed schedule ends after iteration 4" in capsys.readouterr().out
     assert metrics(again / "again") == metrics(again / "run")[:4]
+    assert evaluation(again / "again", "before") == evaluation(again / "run", "before")
+
+
+def test_a_run_that_goes_on_while_it_is_copied_is_copied_whole(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first four iterations, with their answers, are there at first; then all are, whose answers come first."""
+    early = again / "early"
+    shutil.copytree("run", early)
+    (again / "copy").mkdir()
+    lines = (early / "schedule.jsonl").read_text().splitlines(keepends=True)[:4]
+    (early / "schedule.jsonl").write_text("".join(lines))
+    with closing(sqlite3.connect(early / "labels.sqlite")) as database, database:
+        for table in ("answers", "questions"):
+            database.execute(f"DELETE FROM {table} WHERE number > ?", (json.loads(lines[-1])["asked"],))
+    copy = shutil.copyfile
+
+    def goes_on(source: Path, target: Path) -> None:
+        for name in ("labels.sqlite", "schedule.jsonl"):
+            copy(again / "run" / name, early / name)
+        copy(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", goes_on)
+    copy_answers(early, again / "copy")
+    check_answers(again / "copy")
 
 
 def test_roles_end_with_the_learner(place: Path) -> None:
@@ -290,19 +334,15 @@ def test_a_role_that_fails_ends_the_run(place: Path, capfd: pytest.CaptureFixtur
 
 def test_people_answer_on_a_page_that_the_command_serves(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a thread answers in the place of people, through the database alone."""
-    from textgym.commands.online import roles
-
     pytest.importorskip("textgym.labelling.server")
     over = threading.Event()
 
     def person() -> None:
         await_that((place / "run" / "labels.sqlite").is_file)
-        from textgym.labelling import Answer
-
         with LabelStore(place / "run" / "labels.sqlite") as store:
             while not over.wait(0.05):
                 done = {answer.question for answer in store.answers()}
-                for which, question in zip(store.ids(), store.questions(), strict=True):
+                for which, question in store.asked().items():
                     if which not in done:
                         k = len(question.completions)
                         store.record(Answer(which, "anna", tuple(range(k)), tuple(reversed(range(k)))))
@@ -357,7 +397,9 @@ def test_bad_input_stops_before_anything_is_written(
     assert sorted(path for path in place.iterdir() if path.name != "__pycache__") == files
 
 
-def test_an_ensemble_of_one_may_ask_at_random(place: Path) -> None:
+def test_an_ensemble_of_one_may_ask_at_random(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no candidate is scored."""
+    monkeypatch.setattr(learner_module, "member_scores", None)
     main([*COMMAND, "--labels.acquisition", "random", "--reward-model.ensemble", "1", "--out", "run"])
     assert rows(place / "run" / "schedule.jsonl")[-1]["asked"] == 20
 
@@ -365,6 +407,16 @@ def test_an_ensemble_of_one_may_ask_at_random(place: Path) -> None:
 def test_what_does_not_belong_to_a_replay_is_named(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replay = [*COMMAND, "--replay", "run", "--out", "again"]
     assert "has other settings (beta: 0.05 there, 0.1 here)" in fails(capsys, *replay, "--beta", "0.1")
+    prompts = Path("prompts.jsonl").read_text()
+    Path("prompts.jsonl").write_text(prompts.replace("w7", "w6"))
+    assert "'prompts.jsonl' (SHA-256" in fails(capsys, *replay)
+    Path("prompts.jsonl").write_text(prompts)
+    kept = Path("run/config.json").read_text()
+    Path("run/config.json").write_text(json.dumps({**json.loads(kept), "extended_from": [200]}))
+    assert "was extended from 200 to 250 tokens" in fails(capsys, *replay)
+    Path("run/config.json").write_text(kept)
+    assert "lies in out='run'" in fails(capsys, *COMMAND, "--replay", "run", "--out", "run", "--overwrite")
+    assert Path("run/config.json").read_text() == kept
     with closing(sqlite3.connect("run/labels.sqlite")) as database, database:
         database.execute("DELETE FROM answers WHERE number > 3")
     assert "holds 3 answers" in fails(capsys, *replay)
@@ -394,4 +446,170 @@ def test_changed_answers_do_not_replay(again: Path, capsys: pytest.CaptureFixtur
 
 def test_where_nothing_is_ranked_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, *COMMAND, "--labeller", "rules.py:nothing", "--out", "run")
-    assert "the first 2 answers rank nothing: all scores tie" in said
+    assert "the first 2 answers rank nothing, as all are ties or were skipped; raise labels.count" in said
+
+
+def test_where_people_rank_nothing_it_asks_up_to_the_count(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here somebody ties all completions of each question while the learner waits."""
+    asked: list[int] = []
+
+    @contextmanager
+    def tying(roles: object, run: Path) -> Iterator[Callable[[], None]]:
+        with LabelStore(run / "labels.sqlite") as store:
+
+            def answer() -> None:
+                done = {answer.question for answer in store.answers()}
+                for which, question in store.asked().items():
+                    if which not in done:
+                        k = len(question.completions)
+                        store.record(Answer(which, "anna", tuple(range(k)), (0,) * k))
+                asked.append(len(store.ids()))
+                assert len(asked) < 9
+
+            yield answer
+
+    monkeypatch.setattr("textgym.commands.online.command.started_roles", tying)
+    monkeypatch.setattr(learner_module, "POLL", 0.0)
+    said = fails(capsys, *COMMAND, "--labeller", "page", "--labels.count", "5", "--out", "run")
+    assert asked == [1, 2, 3, 4, 5]
+    assert "the first 5 answers rank nothing, as all are ties or were skipped" in said
+
+
+# --- the roles, one by one -----------------------------------------------------------------------------------------
+
+QUESTIONS = [Question(("w5", "w1", f"w{i}"), Prompt(f"w{i}", f"w{i}", ())) for i in range(6, 10)]
+
+
+def test_questions_that_come_while_a_labeller_reads_do_not_disturb_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process may add some between any two looks into the database."""
+    labeller = RewardLabeller(
+        parse_reward("rules.py:fives", None).bind(word_tokenizer()), word_tokenizer(), (0.0, 0.0, 0.0), 0, "fives"
+    )
+    with LabelStore(place / "labels.sqlite") as store:
+        read, new = LabelStore.rows, list(QUESTIONS)
+
+        def disturbed(self: LabelStore, *args: Any, **kwargs: Any) -> Any:
+            found = read(self, *args, **kwargs)
+            if new:
+                self.add([new.pop()])
+            return found
+
+        monkeypatch.setattr(LabelStore, "rows", disturbed)
+        for _ in range(5):
+            labeller.answer(store)
+        assert {answer.question: answer.ranks for answer in store.answers()} == dict.fromkeys(store.ids(), (0, 1, 1))
+        assert len(store.ids()) == 4
+
+
+def test_roles_look_again_only_after_a_change(place: Path) -> None:
+    over = threading.Event()
+    with LabelStore(place / "labels.sqlite") as store, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roles, "POLL", 0.01)
+        looks = roles.changes(store, over)
+        assert next(looks) == 0
+        store.add(QUESTIONS[:1])
+        assert next(looks) == 0
+        store.record(Answer(store.ids()[0], "anna", (0, 1, 2), (0, 1, 2)))
+        assert next(looks) == 1
+        threading.Timer(0.2, over.set).start()
+        assert list(looks) == []
+
+
+def test_a_version_is_due_after_new_rankings_and_once_at_the_end(place: Path) -> None:
+    """Four questions, and a version after two new rankings; skipped ones, ties and undoings are none."""
+    trainer = versions.RewardTrainer(
+        run=place,
+        lm=None,  # type: ignore[arg-type]
+        tokenizer=None,  # type: ignore[arg-type]
+        settings=OnlineRewardModelPart(),
+        special_tokens="parse",
+        seed=0,
+        retrain_after=2,
+        total=4,
+        initial=1,
+    )
+    with LabelStore(place / "labels.sqlite") as store:
+        store.add(QUESTIONS)
+        ids = store.ids()
+
+        def answer(number: int, ranks: tuple[int, ...] | None, name: str = "anna") -> None:
+            store.record(Answer(ids[number], name, (0, 1, 2), ranks, None if ranks else "unclear"))
+
+        def is_due(after: int) -> bool:
+            return trainer.is_due(store, Version(1, after, 1, ""), store.count())
+
+        answer(0, (0, 1, 2))
+        assert trainer.is_due(store, None, store.count())
+        answer(1, None)
+        answer(2, (0, 0, 0))
+        store.undo("anna")
+        assert store.count() == 4
+        assert not is_due(1)  # three events, and nothing to learn
+        answer(2, (0, 1, 1))
+        assert not is_due(1)  # one new ranking of two
+        answer(3, (0, 1, 1))
+        assert is_due(1)
+        assert is_due(5)  # only one is new, and all questions are answered
+        answer(3, (0, 1, 1), "bert")
+        assert not is_due(6)  # all were answered then, too
+        answer(2, (0, 1, 1), "bert")
+        assert is_due(6)
+
+
+@pytest.mark.parametrize("meanwhile", ["ended", "replaced"])
+def test_a_trainer_whose_learner_is_gone_writes_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """While it trains, the learner ends; or the run's files are moved aside for a new run, as with --overwrite."""
+    run, over = place / "run", threading.Event()
+    run.mkdir()
+
+    class Member:
+        def save(self, path: Path) -> None:
+            raise AssertionError("it was to be saved")
+
+    def member(*_: Any) -> Member:
+        if meanwhile == "ended":
+            over.set()
+        else:
+            (run / "reward").rename(run / "old")
+            (run / "reward").mkdir()
+        return Member()
+
+    monkeypatch.setattr(roles, "POLL", 0.01)
+    monkeypatch.setattr(versions.RewardTrainer, "is_due", lambda *_: True)
+    monkeypatch.setattr(versions.RewardTrainer, "_member", member)
+    monkeypatch.setattr(versions, "usable", lambda *_: ["a ranking"])
+    config = {
+        "task": None,
+        "parameters": None,
+        "model": "model",
+        "special_tokens": "parse",
+        "seed": 0,
+        "labels": {"count": 4, "retrain_after": None},
+        "reward_model": asdict(OnlineRewardModelPart(ensemble=1)),
+    }
+    with pytest.raises(SystemExit):
+        roles.train_rewards(run, config, over)
+    assert not list((run / "reward").glob("[vC]*"))
+
+
+def test_all_roles_are_told_to_end_before_one_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ignores its standard input, and the second ends with it."""
+    deaf, polite = (subprocess.Popen(command, stdin=subprocess.PIPE) for command in (["sleep", "60"], ["cat"]))
+    wait, told = deaf.wait, list[bool]()
+
+    def noting(seconds: float | None = None) -> int:
+        assert polite.stdin is not None
+        told.append(polite.stdin.closed)
+        return wait(seconds)
+
+    monkeypatch.setattr(deaf, "wait", noting)
+    monkeypatch.setattr(roles, "PATIENCE", 2.0)
+    roles.end_processes([deaf, polite])
+    assert told[0]
+    assert (deaf.poll(), polite.poll()) == (-signal.SIGTERM, 0)

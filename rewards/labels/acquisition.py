@@ -86,7 +86,7 @@ def choose(scores: Sequence[ArrayLike], count: int, acquisition: Acquisition, rn
     Raises:
         ValueError: the rule is unknown, or cannot value a question: see :func:`disagreement`.
     """
-    check_acquisition(acquisition, members=2)
+    _check_rule(acquisition)
     # Ties fall in this order, and not in that of the questions: where all members agree, the choice is random.
     shuffled = rng.permutation(len(scores))
     if acquisition == "random":
@@ -101,13 +101,17 @@ def check_acquisition(acquisition: str, members: int) -> None:
     Raises:
         ValueError: the rule is unknown, or compares members and there is only one.
     """
-    if acquisition not in ("random", *RULES):
-        raise ValueError(f"acquisition={acquisition!r}; expected random, {' or '.join(RULES)}")
+    _check_rule(acquisition)
     if acquisition != "random" and members < 2:
         raise ValueError(
             f"acquisition={acquisition!r} compares the members of an ensemble, and there is {members}; train at least "
             "2 members, or choose at random"
         )
+
+
+def _check_rule(acquisition: str) -> None:
+    if acquisition not in ("random", *RULES):
+        raise ValueError(f"acquisition={acquisition!r}; expected random, {' or '.join(RULES)}")
 
 
 def _margins(scores: ArrayLike, acquisition: str) -> FloatArray:

@@ -118,14 +118,20 @@ def label_by_reward(
 
 
 def question_scores(
-    reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+    reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase, progress: bool = True
 ) -> list[FloatArray]:
     """Return ``[K]`` scores of the completions of each question; a dense score counts by its sum.
+
+    Args:
+        reward: the reward.
+        asked: the questions.
+        tokenizer: makes the ``completion_ids`` that the reward receives.
+        progress: show a progress bar.
 
     Raises:
         RewardError: the reward failed; the message names prompt and completion.
     """
-    return [own for part in _parts(asked) for own in _scores(reward, part, tokenizer)]
+    return [own for part in _parts(asked, progress) for own in _scores(reward, part, tokenizer)]
 
 
 def write_questions(path: Path, asked: Sequence[Question]) -> None:
@@ -178,11 +184,11 @@ def _counted(reasons: Mapping[str, int]) -> dict[str, int]:
     return {reason: count for reason, count in reasons.items() if count}
 
 
-def _parts(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
+def _parts(asked: Sequence[Question], progress: bool) -> Iterator[Sequence[Question]]:
     starts = range(0, len(asked), SCORED_AT_ONCE)
-    return (
-        asked[start : start + SCORED_AT_ONCE] for start in tqdm(starts, desc="labelling", unit="batch", disable=None)
-    )
+    # None for a bar on a terminal only.
+    shown = tqdm(starts, desc="labelling", unit="batch", disable=None if progress else True)
+    return (asked[start : start + SCORED_AT_ONCE] for start in shown)
 
 
 def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[FloatArray]:

@@ -75,7 +75,7 @@ def normalise(
 
     The members of an ensemble are normalised one by one, so that they agree in origin and scale, then combined; the
     combination, whose deviation is smaller where members differ, is normalised once more. Deviations are those of the
-    samples (divided by N). Scores that are all the same keep their scale.
+    samples (divided by N). Scores that are all the same, up to rounding, keep their scale.
 
     Args:
         model: the model; it is not changed.
@@ -108,4 +108,6 @@ def _combined(ensemble: RewardEnsemble, raw: FloatArray, means: FloatArray, devi
 
 
 def _scale(scores: FloatArray) -> float:
-    return float(scores.std()) or 1.0
+    # The mean of equal numbers may differ from them by rounding, and rounding is no scale.
+    deviation, rounding = float(scores.std()), 1e-6 * max(1.0, float(np.abs(scores).max()))
+    return deviation if deviation > rounding else 1.0

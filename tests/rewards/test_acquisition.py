@@ -97,3 +97,8 @@ def test_mistakes_are_named():
         disagreement(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="acquisition='variance'; expected random, disagreement or information"):
         choose(one, 1, "variance", np.random.default_rng(0))
+
+
+def test_a_choice_at_random_needs_no_members():
+    """Only the number of questions matters, so whoever chooses at random need not score them."""
+    assert sorted(choose(np.empty((5, 0, 0)), 9, "random", np.random.default_rng(0)).tolist()) == [0, 1, 2, 3, 4]

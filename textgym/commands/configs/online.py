@@ -41,7 +41,8 @@ class OnlineLabelsPart:
     """Rate of questions in the course of training: 'constant', or falling as 1/(1 + t) ('hyperbolic') or 1/(1 + t²)
     ('inverse-quadratic') from t = 0 to 1."""
     retrain_after: int | None = None
-    """New answers after which the reward model is trained anew, on all of them. Default: a tenth of 'count'."""
+    """New answers after which the reward model is trained anew, on all of them; ties of all completions and skipped
+    questions do not count. Default: a tenth of 'count'."""
     temperature: float = 0.0
     """Noise of a labeller with scores, in units of the score: two texts that differ by d are ordered correctly with
     probability σ(d/temperature) (Plackett–Luce). 0 for none; equal scores then tie."""

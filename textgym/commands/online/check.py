@@ -12,9 +12,10 @@ from textgym.commands.pipeline.check import check_reward_models_context
 from textgym.env.mdp import TokenMDP
 from textgym.files import json_line, read_json
 from textgym.labelling.store import LabelStore
-from textgym.reports.settings import changed_settings
+from textgym.reports.settings import EXTENDED, changed_settings
 from textgym.rewards.labels.schedules import initial_labels, labels_due
 from textgym.runs.directory import CONFIG, is_run, versions
+from textgym.runs.inputs import changed_inputs
 
 FREE = ("replay", "background", "page", "checkpoint_every")
 """Settings that a replay may have of its own: they change no parameter."""
@@ -54,18 +55,33 @@ def check_questions(config: OnlineConfig, mdp: TokenMDP, limit: int | None) -> N
             raise ValueError(f"prompt {number}: its columns cannot be stored beside the question: {error}") from error
 
 
-def check_replay(run: Path, about: Mapping[str, Any]) -> None:
-    """Check that a run can be replayed with the present settings and packages.
+def check_replay(run: Path, out: Path, about: Mapping[str, Any]) -> None:
+    """Check that a run can be replayed with the present settings, inputs and packages.
+
+    Args:
+        run: the run.
+        out: the directory of its replay.
+        about: the present settings.
 
     Raises:
-        ValueError: it is no run of this command, had other settings or packages, or lacks its schedule or answers.
+        ValueError: it is no run of this command, had other settings, inputs or packages, was extended, lies in ``out``,
+            or lacks its schedule or answers.
     """
+    if run.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"replay={str(run)!r} lies in out={str(out)!r}, where the replay is written; pass another out")
     kept = read_json(run / CONFIG) if is_run(run) else {}
     if kept.get("command") != "online":
         raise ValueError(f"replay={str(run)!r} is not a run of textgym online; expected the directory of one")
     here, there = ({name: value for name, value in own.items() if name not in FREE} for own in (about, kept))
     if difference := changed_settings(there, here):
         raise ValueError(f"replay={str(run)!r} has other settings ({difference}); repeat the run's own")
+    if EXTENDED in kept:
+        raise ValueError(
+            f"replay={str(run)!r} was extended from {kept[EXTENDED][0]} to {kept['total_timesteps']} tokens, and its "
+            "learning rate and questions were planned for fewer before; replay a run that was made in one piece"
+        )
+    if changed := changed_inputs(kept.get("inputs"), about):
+        raise ValueError(f"replay={str(run)!r}: {changed} has changed since the run began; restore it")
     now = versions()
     if changed := [
         f"{name} {there} there, {now.get(name)} here"

@@ -71,7 +71,7 @@ def run_online(config: OnlineConfig) -> Path:
     if config.labeller == PAGE and config.replay is None:
         import_module("textgym.labelling.server")  # says which extra is missing, before anything is done
     if config.replay is not None:
-        check_replay(config.replay, about)
+        check_replay(config.replay, config.out, about)
     with runs.claimed(config.out, about, config.overwrite, config.resume) as standing:
         screening = Screening(config.truncation, config.skip_bad)
         task = chosen_task(config)
@@ -90,6 +90,7 @@ def run_online(config: OnlineConfig) -> Path:
             runs.note_screening(config.out, screening)
             if config.replay is not None:
                 copy_answers(config.replay, config.out)
+                check_answers(config.out)
 
         def forgotten(policy: LMPolicy) -> dict[str, dict[str, float]]:
             return forgetting(policy.trunk, measured)
@@ -153,9 +154,10 @@ def reward_labeller(config: Mapping[str, Any]) -> RewardLabeller:
 
 def copy_answers(source: Path, target: Path) -> None:
     """Copy the answers and the schedule of a run, which may still be going on."""
+    # The schedule first: whatever it lists is in the database already.
+    shutil.copyfile(source / SCHEDULE, target / SCHEDULE)
     with closing(sqlite3.connect(source / LABELS)) as there, closing(sqlite3.connect(target / LABELS)) as here:
         there.backup(here)
-    shutil.copyfile(source / SCHEDULE, target / SCHEDULE)
 
 
 def online_summary(out: Path) -> str:

@@ -40,9 +40,9 @@ class RewardLabeller:
             RewardError: the reward failed; the message names prompt and completion.
         """
         answered = {answer.question for answer in store.answers()}
-        asked = zip(store.ids(), store.questions(), strict=True)
+        asked = store.asked().items()
         due = [(i, which, question) for i, (which, question) in enumerate(asked) if which not in answered]
-        scores = question_scores(self.reward, [question for *_, question in due], self.tokenizer)
+        scores = question_scores(self.reward, [question for *_, question in due], self.tokenizer, progress=False)
         temperature, error_rate, threshold = self.noise
         for (i, which, question), own in zip(due, scores, strict=True):
             # The noise belongs to the question, so that it does not depend on who else was asked in the same moment.

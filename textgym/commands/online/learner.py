@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.agents.loop.algorithm import SequenceAlgorithm
 from textgym.agents.loop.evaluation import sample_responses
-from textgym.commands.configs.online import PAGE, OnlineConfig
+from textgym.commands.configs.online import OnlineConfig
 from textgym.commands.online.labeller import RewardLabeller
 from textgym.commands.online.reward import CurrentReward
 from textgym.commands.online.roles import POLL
@@ -26,6 +26,7 @@ from textgym.commands.online.schedule import (
 )
 from textgym.commands.online.versions import (
     RewardTrainer,
+    forget_versions,
     newest_version,
     open_version,
     publish,
@@ -64,7 +65,7 @@ class Turns:
     trainer: RewardTrainer | None
 
 
-class OnlineLearner:
+class Learner:
     """Asks questions, takes reward models, and writes down which iteration took which.
 
     Rows of the schedule that stand already, of a run that is resumed or replayed, are followed and not decided again.
@@ -112,7 +113,7 @@ class OnlineLearner:
                 f"{self.algorithm.iteration}; put the run's own file back, or begin anew with --overwrite"
             )
         if self.rows:
-            self._take(self.rows[max(0, min(self.algorithm.iteration, len(self.rows)) - 1)])
+            self._take(self.rows[max(1, self.algorithm.iteration) - 1])
             return
         self._ask_first()
         version = self._first_version()
@@ -135,7 +136,7 @@ class OnlineLearner:
             self._use(self._newest())
         most = self.algorithm.settings.episodes_per_iteration * self.mdp.max_new_tokens
         share = min(1.0, (self.algorithm.boundary_timesteps + most) / self.config.total_timesteps)
-        self._ask(labels_due(self.part.count, share, self.part.schedule) - self._asked(), iteration)
+        self._ask(labels_due(self.part.count, share, self.part.schedule), iteration)
         self._take_turns()
         assert self.reward.version is not None
         row = schedule_row(iteration, self.reward.version, self.store.ids()[: self.asked])
@@ -156,6 +157,8 @@ class OnlineLearner:
         texts = self.reference
         samples = ([row[name] for row in texts] for name in ("prompt", "completion", "ended"))
         self.reward.use(normalise(self.ensemble, *samples), version)
+        if self.turns.trainer is not None:
+            forget_versions(self.run)
 
     def _newest(self) -> Version:
         version = newest_version(self.run)
@@ -190,7 +193,7 @@ class OnlineLearner:
     # --- the first answers -----------------------------------------------------------------------------------------
 
     def _ask_first(self) -> None:
-        self._ask(initial_labels(self.part.count) - self._asked(), 0)
+        self._ask(initial_labels(self.part.count), 0)
         if not self.store.ids():
             raise TrainingError(
                 "no prompt got two different responses that are not empty, so there is nothing to rank; raise "
@@ -201,73 +204,60 @@ class OnlineLearner:
         if self.turns.trainer is not None:
             self._take_turns()
             if self.reward.version is None:
-                raise TrainingError(f"the first {self.asked} answers rank nothing: all scores tie; ask for more labels")
+                raise self._nothing_ranked()
             return self.reward.version
         first = len(self.store.ids())
         print(f"waiting for the first {first} of {self.part.count} answers; training begins when they are there")
         while (version := newest_version(self.run)) is None:
             self.check_roles()
             time.sleep(POLL)
-            answered = {answer.question for answer in self.store.answers()}
-            if len(answered) == len(self.store.ids()) and not usable(self.store, self.store.count()):
-                self._ask_more(len(answered))
+            known = len(self.store.ids())
+            if self.store.answered() == known and not usable(self.store, self.store.count()):
+                self._ask(min(known + initial_labels(self.part.count), self.part.count), 0)
+                if self.asked == known:
+                    raise self._nothing_ranked()
         return version
 
-    def _ask_more(self, answered: int) -> None:
-        """Ask people again, who have skipped or tied everything, so that nothing can be learned.
-
-        Raises:
-            TrainingError: it is a reward that answers, and would go on so.
-        """
-        if self.config.labeller != PAGE:
-            raise TrainingError(f"the first {answered} answers rank nothing: all scores tie; ask for more labels")
-        self._ask(initial_labels(self.part.count), 0)
+    def _nothing_ranked(self) -> TrainingError:
+        return TrainingError(
+            f"the first {self.asked} answers rank nothing, as all are ties or were skipped; raise labels.count"
+        )
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    def _asked(self) -> int:
-        """Return the number of questions so far.
-
-        In turns it is that of the last row: a process that died after asking asks the same once more. Otherwise the
-        choice may have become another one, and what was asked stays asked.
-        """
+    def _ask(self, due: int, iteration: int) -> None:
+        """Ask about samples of the present policy until ``due`` questions are asked, chosen among more candidates."""
+        # In turns a process that died after asking asks the same once more. Otherwise the choice may have become
+        # another one, and what was asked stays asked.
         if self.turns.trainer is None:
             self.asked = len(self.store.ids())
-        return self.asked
-
-    def _ask(self, count: int, iteration: int) -> None:
-        """Ask questions about samples of the present policy, chosen among more candidates."""
+        count = due - self.asked
         if count < 1:
             return
         key = [self.config.seed, iteration, self.asked]
-        candidates = self._candidates(count, np.random.default_rng([*key, ASKING]))
-        rule = "random" if self.ensemble is None else self.part.acquisition
-        chosen = choose(self._scores(candidates), count, rule, np.random.default_rng([*key, CHOOSING]))
+        ensemble = None if self.part.acquisition == "random" else self.ensemble
+        factor = 1 if ensemble is None else self.part.oversample
+        candidates = self._candidates(count * factor, np.random.default_rng([*key, ASKING]))
+        rng = np.random.default_rng([*key, CHOOSING])
+        if ensemble is None:
+            chosen = rng.permutation(len(candidates))[:count]
+        else:
+            chosen = choose(_scores(ensemble, candidates), count, self.part.acquisition, rng)
         self.store.add([candidates[i] for i in chosen], group=f"iteration {iteration}")
         self.asked += len(chosen)
 
     def _candidates(self, count: int, rng: np.random.Generator) -> list[Question]:
         """Return new questions on different prompts, at least ``count`` of them if there are so many."""
         known = set(self.store.ids()[: self.asked])
-        factor = 1 if self.part.acquisition == "random" or self.ensemble is None else self.part.oversample
         order = rng.permutation(len(self.mdp.prompts))
         found: list[Question] = []
-        while len(found) < count * factor and len(order):
-            part, order = np.split(order, [count * factor - len(found)])
+        while len(found) < count and len(order):
+            part, order = np.split(order, [count - len(found)])
             seed = int(rng.integers(2**31))
             made = sample_responses(self.algorithm.policy, self.mdp, part, self.part.completions, seed)
             asked, _ = questions(made.completions, [self.mdp.prompts[int(i)] for i in part])
             found += [q for q in asked if question_id(q.prompt.content, q.completions) not in known]
         return found
-
-    def _scores(self, candidates: Sequence[Question]) -> list[FloatArray]:
-        """Return the scores ``[K, M]`` of each question's completions by the members, as training fits them."""
-        if self.ensemble is None or not candidates:
-            return [np.zeros((len(question.completions), 1)) for question in candidates]
-        rows = [(question.prompt.content, text) for question in candidates for text in question.completions]
-        prompts, texts = zip(*rows, strict=True)
-        scores = member_scores(self.ensemble, prompts, texts, [True] * len(rows)).T
-        return np.split(scores, np.cumsum([len(question.completions) for question in candidates])[:-1])
 
     def _reference(self) -> list[dict[str, Any]]:
         """Return samples of the policy before training, which normalise every version; drawn once in a run."""
@@ -283,10 +273,20 @@ class OnlineLearner:
         return [row for _, row in read_json_lines(path)]
 
 
+def _scores(ensemble: RewardEnsemble, candidates: Sequence[Question]) -> list[FloatArray]:
+    """Return the scores ``[K, M]`` of each question's completions by the members, as training fits them."""
+    if not candidates:
+        return []
+    rows = [(question.prompt.content, text) for question in candidates for text in question.completions]
+    prompts, texts = zip(*rows, strict=True)
+    scores = member_scores(ensemble, prompts, texts, [True] * len(rows)).T
+    return np.split(scores, np.cumsum([len(question.completions) for question in candidates])[:-1])
+
+
 class BeforeIterations(BaseCallback):
     """Callback that lets the learner settle each iteration before its first token, and logs what was settled."""
 
-    def __init__(self, learner: OnlineLearner) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.learner = learner
         self.goes_on = True

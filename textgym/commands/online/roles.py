@@ -10,19 +10,23 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textgym.env.rendering import printable
 from textgym.files import read_json
 from textgym.lm.guards import TrainingError
 
+if TYPE_CHECKING:  # the database costs time to import
+    from textgym.labelling.store import LabelStore
+
 POLL = 0.2
 """Seconds between two looks into the run's directory."""
 PATIENCE = 5.0
-"""Seconds that a role has to end when it is told to."""
+"""Seconds that roles have to end when they are told to."""
 
 
 @contextmanager
@@ -52,22 +56,27 @@ def started_roles(roles: Sequence[str], run: Path) -> Iterator[Callable[[], None
             playing[role] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         yield check
     finally:
-        for process in playing.values():
-            _end(process)
+        end_processes(list(playing.values()))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:  # it trains; a version is written completely or not at all
+def end_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Tell all processes at once to end, and make those end that do not."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    for process in _alive_after(PATIENCE, processes):  # it trains; a version is written completely or not at all
         process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    for process in _alive_after(PATIENCE, processes):
+        process.kill()
+        process.wait()
+
+
+def _alive_after(seconds: float, processes: Sequence[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    over = time.monotonic() + seconds
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, over - time.monotonic()))
+    return [process for process in processes if process.poll() is None]
 
 
 def play_role(arguments: Sequence[str]) -> None:
@@ -95,10 +104,22 @@ def _await_end(over: threading.Event) -> None:
     over.set()
 
 
+def changes(store: LabelStore, over: threading.Event) -> Iterator[int]:
+    """Yield the number of the last answer at first, and after each change of answers or questions, until the end."""
+    seen: tuple[int, int] | None = None
+    while not over.wait(POLL):
+        now = (store.count(), len(store.ids()))
+        if now != seen:
+            seen = now
+            yield now[0]
+
+
 def train_rewards(run: Path, config: dict[str, Any], over: threading.Event) -> None:
     """Train a version whenever there are enough new answers."""
     from textgym.commands.online.schedule import LABELS
     from textgym.commands.online.versions import (
+        REWARD,
+        forget_versions,
         held_versions,
         newest_version,
         publish,
@@ -110,11 +131,30 @@ def train_rewards(run: Path, config: dict[str, Any], over: threading.Event) -> N
     trainer = reward_trainer(run, config)
     with held_versions(run), LabelStore(run / LABELS) as store:
         settle_versions(run)
-        while not over.wait(POLL):
-            newest, answers = newest_version(run), store.count()
+        ours = identity(run / REWARD)
+
+        def go_on() -> None:
+            # After a learner that was killed another may have begun a new run here, while this process trained.
+            if over.is_set() or identity(run / REWARD) != ours:
+                raise SystemExit
+
+        for answers in changes(store, over):
+            newest = newest_version(run)
             if trainer.is_due(store, newest, answers):
                 number = 1 if newest is None else newest.number + 1
-                publish(run, trainer.train(store, number, answers))
+                version = trainer.train(store, number, answers, go_on)
+                go_on()
+                publish(run, version)
+                forget_versions(run)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file or directory; None if it does not exist."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def answer_questions(run: Path, config: dict[str, Any], over: threading.Event) -> None:
@@ -125,7 +165,7 @@ def answer_questions(run: Path, config: dict[str, Any], over: threading.Event) -
 
     labeller = reward_labeller(config)
     with LabelStore(run / LABELS) as store:
-        while not over.wait(POLL):
+        for _ in changes(store, over):
             labeller.answer(store)
 
 

@@ -6,7 +6,7 @@ again at any time, with the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,21 @@ import torch
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.agents.loop.kept import saved_iteration
 from textgym.commands.configs.online import OnlineRewardModelPart
 from textgym.commands.learner import open_learner, single_turn_task
-from textgym.commands.online.schedule import Version
-from textgym.files import fingerprint, read_json, read_text, replaced_directory, settle_all, write_json, write_text
-from textgym.labelling.store import LabelStore
+from textgym.commands.online.schedule import Version, read_schedule
+from textgym.files import (
+    fingerprint,
+    read_json,
+    read_text,
+    remove_directory,
+    replaced_directory,
+    settle_all,
+    write_json,
+    write_text,
+)
+from textgym.labelling.store import Answer, LabelStore
 from textgym.lm.guards import TrainingError
 from textgym.rewards.labels.preferences import untied_pairs
 from textgym.rewards.labels.schedules import initial_labels
@@ -45,8 +55,8 @@ class RewardTrainer:
         settings: settings of the training.
         special_tokens: treatment of strings of special tokens.
         seed: the run's seed.
-        retrain_after: new answers after which a version is due.
-        total: number of questions in all; a version is due when all are answered, too.
+        retrain_after: new answers that order some pair, after which a version is due.
+        total: number of questions in all; one more version is due when all are answered.
         initial: number of questions whose answers the first version needs.
     """
 
@@ -62,16 +72,29 @@ class RewardTrainer:
 
     def is_due(self, store: LabelStore, newest: Version | None, answers: int) -> bool:
         """Return True if the answers up to a number are enough for a version after the newest."""
-        answered = len({answer.question for answer in store.answers(answers)})
+        given = store.answers(answers)
+        answered = len({answer.question for answer in given})
         if newest is None:
-            return answered >= min(self.initial, len(store.ids())) > 0 and bool(usable(store, answers))
-        new = answers - newest.answers
-        return new >= self.retrain_after or (new > 0 and answered >= self.total)
+            return answered >= min(self.initial, len(store.ids())) > 0 and any(map(orders_some, given))
+        # Skipped questions and undone answers have numbers, too, and nothing is learned from them.
+        new = sum(1 for answer in given if orders_some(answer) and (answer.number or 0) > newest.answers)
+        if new >= self.retrain_after:
+            return True
+        if not new or answered < self.total:
+            return False
+        # The last answers make one more version, and further ones to the same questions do not.
+        return len({answer.question for answer in store.answers(newest.answers)}) < self.total
 
-    def train(self, store: LabelStore, number: int, answers: int) -> Version:
+    def train(self, store: LabelStore, number: int, answers: int, go_on: Callable[[], None] = lambda: None) -> Version:
         """Train a version on the answers up to a number, and write it, completely or not at all.
 
         A version that stands there already, of these answers, is kept.
+
+        Args:
+            store: the answers.
+            number: number of the version.
+            answers: number of the last answer.
+            go_on: called before anything is written; raises if nothing may be written any more.
 
         Raises:
             TrainingError: the answers rank nothing, or training diverged.
@@ -84,6 +107,7 @@ class RewardTrainer:
             raise TrainingError(f"the first {answers} answers rank nothing, as all are ties or were skipped")
         members = tuple(self._member(i, rankings) for i in range(self.settings.ensemble))
         ensemble = RewardEnsemble(members, self.settings.combine, self.settings.uncertainty_weight)
+        go_on()
         with replaced_directory(place) as scratch:
             ensemble.save(scratch / CHECKPOINT)
             digest = fingerprint(scratch / CHECKPOINT)
@@ -125,6 +149,11 @@ def usable(store: LabelStore, answers: int) -> list[Any]:
     return [ranking for ranking in store.rankings(answers) if untied_pairs(ranking.ranks)]
 
 
+def orders_some(answer: Answer) -> bool:
+    """Return True if an answer orders some pair."""
+    return answer.ranks is not None and bool(untied_pairs(answer.ranks))
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +179,22 @@ def newest_version(run: Path) -> Version | None:
 def publish(run: Path, version: Version) -> None:
     """Name a version, which is complete, as the newest."""
     write_text(run / REWARD / CURRENT, f"{version_directory(run, version.number).name}\n")
+
+
+def forget_versions(run: Path) -> None:
+    """Remove the versions that the run takes no more, even if it is resumed; the lock must be held."""
+    try:
+        saved = saved_iteration(run / CHECKPOINT) or 0
+    except FileNotFoundError:  # another process replaces the checkpoint just now
+        return
+    rows = read_schedule(run)
+    if not rows or saved > len(rows):
+        return
+    # A run that is resumed begins with the row before its checkpoint, and numbers in the schedule never fall.
+    oldest = rows[max(1, saved) - 1].reward
+    for path in (run / REWARD).glob("v*"):
+        if int(path.name.removeprefix("v")) < oldest:
+            remove_directory(path)
 
 
 def open_version(run: Path, version: Version) -> RewardEnsemble:
