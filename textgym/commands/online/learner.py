@@ -65,7 +65,7 @@ class Turns:
     trainer: RewardTrainer | None
 
 
-class Learner:
+class OnlineLearner:
     """Asks questions, takes reward models, and writes down which iteration took which.
 
     Rows of the schedule that stand already, of a run that is resumed or replayed, are followed and not decided again.
@@ -286,7 +286,7 @@ def _scores(ensemble: RewardEnsemble, candidates: Sequence[Question]) -> list[Fl
 class BeforeIterations(BaseCallback):
     """Callback that lets the learner settle each iteration before its first token, and logs what was settled."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: OnlineLearner) -> None:
         super().__init__()
         self.learner = learner
         self.goes_on = True
