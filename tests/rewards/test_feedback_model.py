@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import byte_tokenizer
+from tests.helpers import byte_tokenizer, tiny_gpt2
 from textgym.rewards import (
     Feedback,
     FeedbackModel,
@@ -99,9 +99,26 @@ def test_gradient_steps_reach_the_same_minimum(lm, tokenizer):
 
 
 def test_the_loss_written_out():
-    scores, weights, values = [1.0, 2.0], [[0.25, 0.75], [1.0, 0.0]], [3.0, -1.0]
-    expected = 0.25 * 4 + 0.75 * 1 + 1 * 4
-    assert feedback_loss(*map(torch.tensor, (scores, weights, values))).item() == pytest.approx(expected)
+    scores, weights, targets = [1.0, 2.0], [[0.25, 0.75], [1.0, 0.0]], [[3.0, 1.5], [-1.0, -1.0]]
+    expected = 0.25 * 4 + 0.75 * 0.25 + 1 * 4
+    assert feedback_loss(*map(torch.tensor, (scores, weights, targets))).item() == pytest.approx(expected)
+
+
+def test_a_word_is_paid_its_feedback_once_whatever_its_tokens():
+    """Four bytes and two: with as many states as tokens Ĥ interpolates, and a word's tokens share what it is worth."""
+    tokenizer = byte_tokenizer()
+    model = RewardModel.from_causal_lm(tiny_gpt2(256), tokenizer, torch.Generator().manual_seed(1))
+    events = (Feedback(0.5, 1.0), Feedback(1.5, -2.0))
+    response = ShownResponse("a", " good c", (" good", " c"), (0.0, 1.0), events)
+    fitted, report = train_feedback_model(
+        model, [response], generator=torch.Generator(), settings=HEAD, delay=Fixed(0.5), progress=False
+    )
+    assert report.train_loss[0] == pytest.approx(0, abs=1e-6)
+    paid = fitted.predict([tokenizer("a good c").input_ids])[0][1:]
+    assert paid == pytest.approx([1 / 5] * 5 + [-2 / 2] * 2, abs=1e-3)
+    # The best constant is paid to all seven tokens; each event has a weight of 1.
+    measured = measure_feedback(fitted, encode_feedback(model, [response], Fixed(0.5), "responses"))
+    assert measured["baseline"] == pytest.approx(((0.2 + 1) / 2) ** 2)
 
 
 # --- delays ------------------------------------------------------------------------------------------------------
@@ -196,6 +213,22 @@ def test_a_completion_may_lack_the_space_that_its_tokenizer_writes(tokenizer):
     response = ShownResponse("tell me", "cat sat", ("cat", " sat"), (0.0, 1.0))
     prompt, own = tokenizer("tell me").input_ids, tokenizer("cat sat").input_ids
     assert token_shares(tokenizer, prompt, own, response).tolist() == [[1, 0], [0, 1]]
+
+
+def test_white_space_belongs_to_the_word_after_it(tokenizer):
+    """However a text is cut, a word's feedback is credited to the word."""
+    prompt, own = tokenizer("tell me").input_ids, tokenizer(" cat sat on").input_ids
+    for texts in ((" cat", " sat", " on"), ("cat ", "sat ", "on"), ("cat ", "sat ", "on ")):
+        response = ShownResponse("tell me", "".join(texts), texts, (0.0, 1.0, 2.0))
+        assert token_shares(tokenizer, prompt, own, response).tolist() == np.eye(3).tolist()
+    halves = [[1, 0, 0], [0, 0.5, 0.5]]
+    assert shares_of(["a ", "b"], "a b", byte_tokenizer()).tolist() == halves
+    assert shares_of(["a", "b\n"], "ab\n", byte_tokenizer()).tolist() == halves  # after the last word there is none
+
+
+@pytest.mark.parametrize("texts", [["a", "b", "\n"], ["a", "\n", "b"], ["\n", "a", ""]])
+def test_a_text_of_white_space_alone_is_credited_itself(texts):
+    assert shares_of(texts, "".join(texts), byte_tokenizer()).tolist() == np.eye(3).tolist()
 
 
 def test_rows_of_credit_keep_their_sum(lm, tokenizer):
