@@ -25,6 +25,7 @@ from textgym.rewards.feedback.delays import Fixed, Gamma, Uniform
 from textgym.rewards.feedback.settings import FeedbackSettings
 from textgym.rewards.feedback.training import encode_feedback, feedback_loss, fit_head, measure_feedback, token_shares
 from textgym.rewards.models.last_token import read_states
+from textgym.types import Prompt
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "flew", "good", "bad", "very", "dull", "on", "mat"]
 HEAD = FeedbackSettings(fitted="head", heldout=0)
@@ -305,6 +306,24 @@ def test_each_token_is_paid_what_a_lone_pass_gives_at_it(fitted, tokenizer):
             lone[-1] = 0.0
         assert found == pytest.approx(lone, abs=1e-6)
     assert (paid[0][-1] == 0.0) is not model.knows_ends
+
+
+def test_a_response_that_was_cut_off_at_a_special_token_has_no_end(fitted, tokenizer):
+    """<s> ends a response: Ĥ reads its own end, </s>. At the horizon it is a token as others are."""
+    model = fitted[0].bind(tokenizer)
+    given = {"completion_ids": [[6, 2]] * 2, "prompt_ids": [[18, 19]] * 2}
+    paid = model(["", ""], ["", ""], finish_reason=["stop", "length"], **given)
+    end, start = (model.predict([[18, 19, 6, last]])[0][-1] for last in (3, 2))
+    assert [own[-1] for own in paid] == pytest.approx([end if model.knows_ends else 0.0, start])
+    assert model(["", ""], ["", ""], **given)[1] == pytest.approx(paid[0])
+
+
+def test_a_task_may_fill_the_context(fitted):
+    """No end token comes in addition, whatever ends a response."""
+    prompts = [Prompt("", "", (4,)), Prompt("", "", (4,) * 20)]
+    fitted[0].check_lengths(prompts, 12, [3, 6], stops=True)
+    with pytest.raises(ValueError, match="tamer reads at most 32 tokens, but .* 33: .* 20 .* 13; shorten one of them$"):
+        fitted[0].check_lengths(prompts, 13, [3], stops=False)
 
 
 def test_held_out_feedback_is_measured(fitted):
