@@ -112,7 +112,14 @@ def watch(mdp: TokenMDP, policy: Any, signals: int, seed: int) -> tuple[list[Sho
     found: list[ShownResponse] = []
     given = read = 0
     while given < signals:
-        episodes = play(policy, mdp, order[len(found) : len(found) + 64], seed)
+        asked = order[len(found) : len(found) + 64]
+        if not len(asked):
+            raise ValueError(
+                f"signals={signals}: reviews to all {len(order)} prompts gave {given}; expected fewer signals"
+            )
+        # The seed is the same for each batch, so the i-th review of every batch is drawn with the same random numbers,
+        # to another prompt: batches are not independent. Another seed would change the published rows.
+        episodes = play(policy, mdp, asked, seed)
         for i, own in enumerate(episodes.own):
             if given >= signals:
                 break
@@ -130,7 +137,10 @@ def watch(mdp: TokenMDP, policy: Any, signals: int, seed: int) -> tuple[list[Sho
 
 
 class Learned(NamedTuple):
-    """A policy that learned from a person, the signals that it took, and the tokens that the person read."""
+    """A policy that learned from a person, the signals that it took, and the tokens that the person read.
+
+    The tokens of coach include the end of each review, those of the other ways do not.
+    """
 
     algorithm: SequenceAlgorithm
     signals: int
@@ -193,7 +203,7 @@ def coach(signals: int, seed: int) -> Learned:
     return Learned(algorithm, given, read)
 
 
-def nothing(_: int, seed: int) -> Learned:
+def nothing(_signals: int, seed: int) -> Learned:
     return Learned(PPO("LMPolicy", TASK, seed=seed), 0, 0)
 
 

@@ -18,7 +18,7 @@ from textgym.lm.beam import BeamSearch, beam_search
 from textgym.numbers import check, count, random_seed
 from textgym.rewards.builtin import no_reward
 from textgym.rewards.feedback.model import FeedbackModel
-from textgym.types import BoolArray, Episodes, IntArray, MaskArray
+from textgym.types import BoolArray, Episodes, IntArray, MaskArray, Messages
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _greedy_in(
     feedback.check_lengths(mdp.prompts, mdp.max_new_tokens, mdp.end_token_ids, mdp.stop is not None)
     every = np.arange(len(prompt_index))
     plan = EpisodePlan(prompt_index, every)
-    return played(mdp, plan, seed, lambda n_rows: Judged(policy, n_rows, feedback, greedy.candidates))
+    return played(mdp, plan, seed, lambda n_rows: Judged(policy, n_rows, mdp, plan, feedback, greedy.candidates))
 
 
 class Judged(Session):
@@ -169,15 +169,36 @@ class Judged(Session):
     Args:
         policy: the policy that proposes candidates.
         n_rows: number of rows.
+        mdp: the task.
+        plan: the episodes.
         feedback: the model that judges them.
         candidates: number of candidates.
     """
 
-    def __init__(self, policy: LMPolicy, n_rows: int, feedback: FeedbackModel, candidates: int) -> None:
+    def __init__(
+        self,
+        policy: LMPolicy,
+        n_rows: int,
+        mdp: TokenMDP,
+        plan: EpisodePlan,
+        feedback: FeedbackModel,
+        candidates: int,
+    ) -> None:
         super().__init__(policy.lm, policy.behaviour, n_rows, policy.width, policy.prompt_length, 0)
+        self._ends = mdp.end_token_ids
+        self._asked = {
+            int(episode): mdp.prompts[int(i)].content
+            for episode, i in zip(plan.episode, plan.prompt_index, strict=True)
+        }
+        self._prompts: list[str | Messages] = [""] * n_rows  # the prompt of each row
         self._feedback = feedback
         self._candidates = candidates
         self._begun: list[list[int]] = []  # the text so far of each acting row
+
+    def begin(self, rows: IntArray, episodes: IntArray) -> None:
+        super().begin(rows, episodes)
+        for row, episode in zip(rows.tolist(), episodes.tolist(), strict=True):
+            self._prompts[row] = self._asked[episode]
 
     def _logits(
         self, observation: dict[str, NDArray[Any]], rows: IntArray, elapsed: IntArray, allowed: BoolArray | None
@@ -190,7 +211,8 @@ class Judged(Session):
         likely = logits.topk(min(self._candidates, logits.shape[-1]), sorted=True)
         possible = likely.values.isfinite()
         proposed = [ids[some].tolist() for ids, some in zip(likely.indices, possible, strict=True)]
-        judged = self._feedback.judge(self._begun, proposed)
+        prompts = [self._prompts[row] for row in rows.tolist()]
+        judged = self._feedback.judge(prompts, self._begun, proposed, self._ends)
         # The first of equals is the most probable.
         best = [own[int(np.argmax(values))] for own, values in zip(proposed, judged, strict=True)]
         tokens = torch.tensor(best, device=logits.device)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # a model class costs seconds to import
 class FeedbackModel:
     """Dense reward that pays each token the feedback that a person is expected to give on it: Ĥ(s_t, a_t).
 
-    Sums of Ĥ grow with the number of tokens that are liked: TAMER itself acts greedily in Ĥ and looks no further ahead.
+    Sums of Ĥ grow with the number of texts that are liked: TAMER itself acts greedily in Ĥ and looks no further ahead. A
+    text that was shown as one, such as a word, is paid once, in equal parts at its tokens.
 
     Attributes:
         model: the reward model that is read at every token.
@@ -91,8 +92,17 @@ class FeedbackModel:
     def check_lengths(
         self, prompts: Sequence[Prompt], max_new_tokens: int, end_token_ids: Sequence[int], stops: bool
     ) -> None:
-        """Check that texts fit into the model's context: see :meth:`textgym.rewards.RewardModel.check_lengths`."""
-        self.model.check_lengths(prompts, max_new_tokens, end_token_ids, stops)
+        """Check that the longest prompt with ``max_new_tokens`` fits into the model's context; no end token is added.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        limit, longest = self.model.limit, max(len(prompt.ids) for prompt in prompts)
+        if limit is not None and longest + max_new_tokens > limit:
+            raise ValueError(
+                f"{self.name} reads at most {limit} tokens, but this task can produce {longest + max_new_tokens}: a "
+                f"prompt of {longest} and a response of {max_new_tokens}; shorten one of them"
+            )
 
     def __call__(
         self,
@@ -101,15 +111,26 @@ class FeedbackModel:
         *,
         completion_ids: list[list[int]],
         prompt_ids: list[list[int]],
+        finish_reason: list[str | None] | None = None,
         **_: Any,
     ) -> list[list[float]]:
-        """Return for each of ``N`` completions one number for each token."""
-        read = [self._read(*row) for row in zip(prompts, prompt_ids, completion_ids, strict=True)]
-        scores = self.predict(read)
+        """Return for each of ``N`` completions one number for each token.
+
+        A special token that ended a response is read as the model's own end; ``finish_reason`` is ``"length"`` for a
+        response that was cut off, whose last token is like all others. Without this column all have ended.
+        """
+        special = special_ids(self.model.tokenizer)
+        reasons = [None] * len(prompts) if finish_reason is None else finish_reason
+        ends = [
+            reason != "length" and ids[-1:] != [] and ids[-1] in special
+            for reason, ids in zip(reasons, completion_ids, strict=True)
+        ]
+        rows = zip(prompts, prompt_ids, completion_ids, ends, strict=True)
+        scores = self.predict([self._read(prompt, [*before, *ids], end) for prompt, before, ids, end in rows])
         found = []
-        for before, ids, own in zip(prompt_ids, completion_ids, scores, strict=True):
+        for before, ids, own, end in zip(prompt_ids, completion_ids, scores, ends, strict=True):
             paid = own[len(before) : len(before) + len(ids)]
-            if not self.knows_ends and ids and ids[-1] in special_ids(self.model.tokenizer):
+            if end and not self.knows_ends:
                 paid[-1] = 0.0
             found.append(paid)
         return found
@@ -134,19 +155,33 @@ class FeedbackModel:
                 found[i] = own.tolist()
         return found
 
-    def judge(self, begun: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return Ĥ of each candidate for the next token of ``N`` texts, in one pass of the model for each candidate."""
-        sequences = [[*ids, token] for ids, own in zip(begun, candidates, strict=True) for token in own]
-        scores = iter(self.predict(sequences))
-        ends = set() if self.knows_ends else special_ids(self.model.tokenizer)
+    def judge(
+        self,
+        prompts: Sequence[str | Messages],
+        begun: Sequence[Sequence[int]],
+        candidates: Sequence[Sequence[int]],
+        end_token_ids: Sequence[int],
+    ) -> list[list[float]]:
+        """Return what the reward pays for each candidate for the next token, in one pass of the model for each.
+
+        Args:
+            prompts: ``N`` prompts.
+            begun: ``N`` lists of the tokens up to now, the prompt's included.
+            candidates: ``N`` lists of tokens.
+            end_token_ids: tokens that end a response.
+        """
+        ends = special_ids(self.model.tokenizer).intersection(end_token_ids)
+        rows = zip(prompts, begun, candidates, strict=True)
+        scores = iter(
+            self.predict([self._read(p, [*ids, token], token in ends) for p, ids, own in rows for token in own])
+        )
         judged = [[next(scores)[-1] for _ in own] for own in candidates]
+        unknown = set() if self.knows_ends else ends
         return [
-            [0.0 if token in ends else value for token, value in zip(own, values, strict=True)]
+            [0.0 if token in unknown else value for token, value in zip(own, values, strict=True)]
             for own, values in zip(candidates, judged, strict=True)
         ]
 
-    def _read(self, prompt: str | Messages, before: list[int], ids: list[int]) -> list[int]:
+    def _read(self, prompt: str | Messages, ids: list[int], ended: bool) -> list[int]:
         """Return prompt and response as the model learned to read them: another special end token is its own."""
-        if ids and ids[-1] in special_ids(self.model.tokenizer):
-            return self.model.closed([*before, *ids], prompt)
-        return [*before, *ids]
+        return self.model.closed(ids, prompt) if ended else ids

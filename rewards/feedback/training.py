@@ -57,7 +57,8 @@ class CreditedResponse:
         ids: prompt and response as tokens.
         start: number of the prompt's tokens.
         weights: ``[E, n]`` credit of the events for the n tokens of the response; each row sums to 1.
-        values: ``[E]`` their values.
+        values: ``[E]`` values of the events.
+        targets: ``[E, n]`` what each token is to predict of them: h, or h/m if it is one of a text's m tokens.
         without_credit: number of events that can mean no token, which are left out.
     """
 
@@ -66,6 +67,7 @@ class CreditedResponse:
     start: int
     weights: FloatArray
     values: FloatArray
+    targets: FloatArray
     without_credit: int = 0
 
     @property
@@ -74,17 +76,17 @@ class CreditedResponse:
         return self.response.prompt
 
 
-def feedback_loss(scores: Tensor, weights: Tensor, values: Tensor) -> Tensor:
-    """Compute Σ_e Σ_t w_et·(Ĥ_t − h_e)² of one response.
+def feedback_loss(scores: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+    """Compute Σ_e Σ_t w_et·(Ĥ_t − h_et)² of one response.
 
     Args:
         scores: ``[n]`` Ĥ, differentiable.
         weights: ``[E, n]`` w.
-        values: ``[E]`` h.
+        targets: ``[E, n]`` h: an event's value, of which each of a text's m tokens has to predict 1/m.
 
     Source: Warnell 2018 (arXiv 1709.10163), eq. 2 and 3.
     """
-    return (weights * (scores - values[:, None]) ** 2).sum()
+    return (weights * (scores - targets) ** 2).sum()
 
 
 def train_feedback_model(
@@ -182,15 +184,19 @@ def _encoded(model: RewardModel, response: ShownResponse, delay: Delay) -> Credi
     units = credit_weights(response.shown, [event.time for event in response.events], delay)
     place = token_shares(tokenizer, before, own, response)
     meant = units.sum(1) > 0
-    values = np.array([event.value for event in response.events])
-    return CreditedResponse(response, whole, len(before), (units @ place)[meant], values[meant], int((~meant).sum()))
+    values, weights = np.array([event.value for event in response.events])[meant], (units @ place)[meant]
+    # The m tokens of a text are paid h/m each, so that a text is paid h once. As place is 1/m, its square is the credit
+    # times that part; a token of several texts predicts the mean of their parts.
+    parts = np.divide((units @ place**2)[meant], weights, out=np.zeros_like(weights), where=weights > 0)
+    return CreditedResponse(response, whole, len(before), weights, values, values[:, None] * parts, int((~meant).sum()))
 
 
 def token_shares(tokenizer: Any, before: list[int], own: list[int], response: ShownResponse) -> FloatArray:
     """Return the share of each shown text that belongs to each of the model's tokens, ``[T, n]``; rows sum to 1.
 
     The credit of a text is shared equally by the tokens that it is made of. A token that is made of several texts gets
-    the credit of all of them. The end, where it was shown, is the last token.
+    the credit of all of them. White space at the end of a text belongs to the next one, as tokens begin with theirs; that
+    at the end of the response belongs to the last text. The end, where it was shown, is the last token.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -211,7 +217,10 @@ def token_shares(tokenizer: Any, before: list[int], own: list[int], response: Sh
     # A tokenizer may write a space before every text.
     shift = len(written.rstrip()) - len(response.completion.rstrip())
     stops = np.cumsum([len(text) for text in texts]) + shift
-    ends = last_tokens(tokenizer, before, own, written, np.clip(stops, 1, len(written.rstrip())).tolist())
+    # A text of white space alone keeps it.
+    stops -= [len(text) - len(text.rstrip()) if text.strip() else 0 for text in texts]
+    ends = last_tokens(tokenizer, before, own, written, np.clip(stops, 1, max(len(written), 1)).tolist())
+    ends[-1:] = [max(len(own) - 1, 0)] * bool(ends)
     shares = np.zeros((len(response.tokens), len(own) + response.shows_end))
     for i, (last, end) in enumerate(pairwise([-1, *ends])):
         first = min(last + 1, end)  # a text within a token belongs to that token
@@ -293,7 +302,7 @@ def total_loss(model: RewardModel, examples: Sequence[CreditedResponse]) -> Tens
     """Compute the sum of :func:`feedback_loss` over responses, differentiable."""
     scores = read_every_score(model.model, [example.ids for example in examples])
     parts = [
-        feedback_loss(own[example.start :], *(torch.as_tensor(x).to(own) for x in (example.weights, example.values)))
+        feedback_loss(own[example.start :], *(torch.as_tensor(x).to(own) for x in (example.weights, example.targets)))
         for own, example in zip(scores, examples, strict=True)
     ]
     return torch.stack(parts).sum()
@@ -303,7 +312,7 @@ def total_loss(model: RewardModel, examples: Sequence[CreditedResponse]) -> Tens
 def fit_head(model: RewardModel, examples: Sequence[CreditedResponse]) -> float:
     """Replace the linear head by the weighted least-squares solution on the trunk's states; return the loss per event.
 
-    Minimises Σ_e Σ_t w_et·(wᵀφ_t − h_e)² over w; of several minima the one with the smallest norm.
+    Minimises Σ_e Σ_t w_et·(wᵀφ_t − h_et)² over w; of several minima the one with the smallest norm.
 
     Raises:
         ValueError: the model has no linear head.
@@ -339,7 +348,7 @@ def _tokens(
         for own, example in zip(states, batch, strict=True):
             weight = example.weights.sum(0)
             meant: IntArray = np.flatnonzero(weight > 0)
-            mean = (example.values @ example.weights)[meant] / weight[meant]
+            mean = (example.weights * example.targets).sum(0)[meant] / weight[meant]
             found.append((own[example.start + meant], weight[meant], mean))
     return found
 
@@ -348,17 +357,18 @@ def measure_feedback(model: FeedbackModel, examples: Sequence[CreditedResponse])
     """Measure Ĥ on feedback that it was not trained on.
 
     Returns:
-        ``events``, their number; ``error``, the loss per event; ``baseline``, the same for the mean value of these
-        events; ``sign``, the share of events whose sign Σ_t w_et·Ĥ_t has.
+        ``events``, their number; ``error``, the loss per event; ``baseline``, the same for the constant that fits these
+        events best; ``sign``, the share of events whose sign Σ_t w_et·Ĥ_t has.
     """
     scores = model.predict([example.ids for example in examples])
     own = [np.array(s[example.start :]) for s, example in zip(scores, examples, strict=True)]
-    errors = [float((e.weights * (s - e.values[:, None]) ** 2).sum()) for s, e in zip(own, examples, strict=True)]
+    errors = [float((e.weights * (s - e.targets) ** 2).sum()) for s, e in zip(own, examples, strict=True)]
+    weights, targets = (np.concatenate([getattr(e, name).ravel() for e in examples]) for name in ("weights", "targets"))
     values = np.concatenate([example.values for example in examples])
     expected = np.concatenate([e.weights @ s for s, e in zip(own, examples, strict=True)])
     return {
         "events": float(len(values)),
         "error": sum(errors) / len(values),
-        "baseline": float(values.var()),
+        "baseline": float(weights @ (targets - np.average(targets, weights=weights)) ** 2) / len(values),
         "sign": float((np.sign(expected) == np.sign(values)).mean()),
     }

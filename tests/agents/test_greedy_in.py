@@ -43,9 +43,10 @@ def plain(feedback: FeedbackModel, ids: list[int]) -> float:
 
 
 @pytest.mark.parametrize("knows_ends", [True, False])
-@pytest.mark.parametrize("candidates", [V, 3])
-def test_each_token_is_the_best_of_the_candidates(candidates: int, knows_ends: bool) -> None:
-    mdp, feedback, model = task(), judge(knows_ends), moved(tiny_llama(V), 0.3)
+@pytest.mark.parametrize(("candidates", "ends"), [(V, (1,)), (3, (1,)), (V, (0, 1)), (V, (0,))])
+def test_each_token_is_the_best_of_the_candidates(candidates: int, ends: tuple[int, ...], knows_ends: bool) -> None:
+    """Whichever token ends a response of the policy, Ĥ reads its own end, 1."""
+    mdp, feedback, model = task(end_token_ids=ends), judge(knows_ends), moved(tiny_llama(V), 0.3)
     policy = acting_policy(model, mdp)
     episodes = decode(policy, mdp, EVERY, GreedyIn(feedback, candidates), seed=0)
     assert len(episodes) == 3
@@ -55,8 +56,12 @@ def test_each_token_is_the_best_of_the_candidates(candidates: int, knows_ends: b
             begun = [*prompt, *response[:t]]
             with torch.no_grad():
                 likely = model(torch.tensor([begun])).logits[0, -1].topk(candidates).indices.tolist()
-            scores = {c: 0.0 if c < 2 and not knows_ends else plain(feedback, [*begun, c]) for c in likely}
+            read = {c: [*begun, 1 if c in ends else c] for c in likely}
+            scores = {c: 0.0 if c in ends and not knows_ends else plain(feedback, read[c]) for c in likely}
             assert token == max(scores, key=lambda c: scores[c])
+            reason = "stop" if token in ends else "length"  # what the reward pays is what was compared
+            given = {"prompt_ids": [prompt], "completion_ids": [response[: t + 1]], "finish_reason": [reason]}
+            assert feedback([""], [""], **given)[0][-1] == pytest.approx(scores[token], abs=1e-5)
     np.testing.assert_allclose(episodes.log_probs, replayed_log_probs(model, episodes, mdp, Sampling()), atol=1e-5)
 
 

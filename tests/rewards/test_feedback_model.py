@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import byte_tokenizer
+from tests.helpers import byte_tokenizer, tiny_gpt2
 from textgym.rewards import (
     Feedback,
     FeedbackModel,
@@ -25,6 +25,7 @@ from textgym.rewards.feedback.delays import Fixed, Gamma, Uniform
 from textgym.rewards.feedback.settings import FeedbackSettings
 from textgym.rewards.feedback.training import encode_feedback, feedback_loss, fit_head, measure_feedback, token_shares
 from textgym.rewards.models.last_token import read_states
+from textgym.types import Prompt
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "flew", "good", "bad", "very", "dull", "on", "mat"]
 HEAD = FeedbackSettings(fitted="head", heldout=0)
@@ -99,9 +100,26 @@ def test_gradient_steps_reach_the_same_minimum(lm, tokenizer):
 
 
 def test_the_loss_written_out():
-    scores, weights, values = [1.0, 2.0], [[0.25, 0.75], [1.0, 0.0]], [3.0, -1.0]
-    expected = 0.25 * 4 + 0.75 * 1 + 1 * 4
-    assert feedback_loss(*map(torch.tensor, (scores, weights, values))).item() == pytest.approx(expected)
+    scores, weights, targets = [1.0, 2.0], [[0.25, 0.75], [1.0, 0.0]], [[3.0, 1.5], [-1.0, -1.0]]
+    expected = 0.25 * 4 + 0.75 * 0.25 + 1 * 4
+    assert feedback_loss(*map(torch.tensor, (scores, weights, targets))).item() == pytest.approx(expected)
+
+
+def test_a_word_is_paid_its_feedback_once_whatever_its_tokens():
+    """Four bytes and two: with as many states as tokens Ĥ interpolates, and a word's tokens share what it is worth."""
+    tokenizer = byte_tokenizer()
+    model = RewardModel.from_causal_lm(tiny_gpt2(256), tokenizer, torch.Generator().manual_seed(1))
+    events = (Feedback(0.5, 1.0), Feedback(1.5, -2.0))
+    response = ShownResponse("a", " good c", (" good", " c"), (0.0, 1.0), events)
+    fitted, report = train_feedback_model(
+        model, [response], generator=torch.Generator(), settings=HEAD, delay=Fixed(0.5), progress=False
+    )
+    assert report.train_loss[0] == pytest.approx(0, abs=1e-6)
+    paid = fitted.predict([tokenizer("a good c").input_ids])[0][1:]
+    assert paid == pytest.approx([1 / 5] * 5 + [-2 / 2] * 2, abs=1e-3)
+    # The best constant is paid to all seven tokens; each event has a weight of 1.
+    measured = measure_feedback(fitted, encode_feedback(model, [response], Fixed(0.5), "responses"))
+    assert measured["baseline"] == pytest.approx(((0.2 + 1) / 2) ** 2)
 
 
 # --- delays ------------------------------------------------------------------------------------------------------
@@ -198,6 +216,22 @@ def test_a_completion_may_lack_the_space_that_its_tokenizer_writes(tokenizer):
     assert token_shares(tokenizer, prompt, own, response).tolist() == [[1, 0], [0, 1]]
 
 
+def test_white_space_belongs_to_the_word_after_it(tokenizer):
+    """However a text is cut, a word's feedback is credited to the word."""
+    prompt, own = tokenizer("tell me").input_ids, tokenizer(" cat sat on").input_ids
+    for texts in ((" cat", " sat", " on"), ("cat ", "sat ", "on"), ("cat ", "sat ", "on ")):
+        response = ShownResponse("tell me", "".join(texts), texts, (0.0, 1.0, 2.0))
+        assert token_shares(tokenizer, prompt, own, response).tolist() == np.eye(3).tolist()
+    halves = [[1, 0, 0], [0, 0.5, 0.5]]
+    assert shares_of(["a ", "b"], "a b", byte_tokenizer()).tolist() == halves
+    assert shares_of(["a", "b\n"], "ab\n", byte_tokenizer()).tolist() == halves  # after the last word there is none
+
+
+@pytest.mark.parametrize("texts", [["a", "b", "\n"], ["a", "\n", "b"], ["\n", "a", ""]])
+def test_a_text_of_white_space_alone_is_credited_itself(texts):
+    assert shares_of(texts, "".join(texts), byte_tokenizer()).tolist() == np.eye(3).tolist()
+
+
 def test_rows_of_credit_keep_their_sum(lm, tokenizer):
     examples = encode_feedback(make(lm, tokenizer), several(5, Uniform(), end=True), Uniform(), "responses")
     for example in examples:
@@ -272,6 +306,24 @@ def test_each_token_is_paid_what_a_lone_pass_gives_at_it(fitted, tokenizer):
             lone[-1] = 0.0
         assert found == pytest.approx(lone, abs=1e-6)
     assert (paid[0][-1] == 0.0) is not model.knows_ends
+
+
+def test_a_response_that_was_cut_off_at_a_special_token_has_no_end(fitted, tokenizer):
+    """<s> ends a response: Ĥ reads its own end, </s>. At the horizon it is a token as others are."""
+    model = fitted[0].bind(tokenizer)
+    given = {"completion_ids": [[6, 2]] * 2, "prompt_ids": [[18, 19]] * 2}
+    paid = model(["", ""], ["", ""], finish_reason=["stop", "length"], **given)
+    end, start = (model.predict([[18, 19, 6, last]])[0][-1] for last in (3, 2))
+    assert [own[-1] for own in paid] == pytest.approx([end if model.knows_ends else 0.0, start])
+    assert model(["", ""], ["", ""], **given)[1] == pytest.approx(paid[0])
+
+
+def test_a_task_may_fill_the_context(fitted):
+    """No end token comes in addition, whatever ends a response."""
+    prompts = [Prompt("", "", (4,)), Prompt("", "", (4,) * 20)]
+    fitted[0].check_lengths(prompts, 12, [3, 6], stops=True)
+    with pytest.raises(ValueError, match="tamer reads at most 32 tokens, but .* 33: .* 20 .* 13; shorten one of them$"):
+        fitted[0].check_lengths(prompts, 13, [3], stops=False)
 
 
 def test_held_out_feedback_is_measured(fitted):
