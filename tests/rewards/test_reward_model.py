@@ -133,9 +133,9 @@ def test_end_tokens(lm, tokenizer):
     assert reward.encode("the cat", " sat", ended=False) == [4, 6, 9]
     assert reward.encode("the cat", "") == [4, 6, 3]
     # A policy may end with another special token, or by a stop rule: the model reads its own end token.
-    assert reward._with_end([4, 2], "") == [4, 3]
-    assert reward._with_end([4, 5], "") == [4, 5, 3]
-    assert reward._with_end([4, 3], "") == [4, 3]
+    assert reward.closed([4, 2], "") == [4, 3]
+    assert reward.closed([4, 5], "") == [4, 5, 3]
+    assert reward.closed([4, 3], "") == [4, 3]
 
 
 def test_ids_pass_through_or_text_is_encoded_again(lm, tokenizer, tokenizer_with):

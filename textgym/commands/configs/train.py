@@ -78,8 +78,8 @@ class TrainConfig:
     prompts are used and it has one; otherwise the training prompts."""
     reward: str | None = None
     """Reward: 'module:function', 'path/to/file.py:function', 'rm:DIR' (a reward model), 'clf:DIR,label=LABEL' (a
-    classifier) or a NAME, each with an optional ',weight'; several are separated by spaces in one quoted string.
-    Default: the task's gold reward; distill needs none."""
+    classifier), 'tamer:DIR' (a model of feedback on tokens) or a NAME, each with an optional ',weight'; several are
+    separated by spaces in one quoted string. Default: the task's gold reward; distill needs none."""
     reward_timeout: float | None = None
     """Maximum time of one call of a reward, in seconds; a longer one ends the run with an error that names the reward.
     Default: no limit."""
@@ -88,8 +88,8 @@ class TrainConfig:
     model below the adapters of 'model'. It is the teacher of distill. Default: the model as it is before training."""
     algorithm: str = DEFAULT_ALGORITHM
     """Training algorithm: ppo, nlpo, a2c, trpo, reinforce, reinforce++, remax, rloo, rloo-clipped, grpo,
-    grpo-published, dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, best-of-n (distilled)
-    or expert-iteration."""
+    grpo-published, dr-grpo, dapo, gspo, luspo, gmpo, cispo, dppo, sapo, vespo, maxrl, a-star-po, best-of-n (distilled),
+    expert-iteration, or for feedback on each token coach, e-coach or deep-coach."""
     total_timesteps: int = 200_000
     """Number of tokens to generate."""
     max_prompt_length: MaxPromptLength = None
