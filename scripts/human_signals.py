@@ -65,7 +65,7 @@ BUDGET = 8_000
 """Tokens of PPO; COACH learns until it has had its signals."""
 RL: dict[str, Any] = {"learning_rate": 1e-3, "beta": 0.3}
 EVALUATED = 256
-OUT = Path("benchmarks/results/human-signals.jsonl")
+OUT = Path("benchmarks/results/people/human_signals.jsonl")
 
 
 # --- the person --------------------------------------------------------------------------------------------------

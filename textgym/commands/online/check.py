@@ -80,8 +80,8 @@ def check_replay(run: Path, out: Path, about: Mapping[str, Any]) -> None:
             f"replay={str(run)!r} was extended from {kept[EXTENDED][0]} to {kept['total_timesteps']} tokens, and its "
             "learning rate and questions were planned for fewer before; replay a run that was made in one piece"
         )
-    if changed := changed_inputs(kept.get("inputs"), about):
-        raise ValueError(f"replay={str(run)!r}: {changed} has changed since the run began; restore it")
+    if edited := changed_inputs(kept.get("inputs"), about):
+        raise ValueError(f"replay={str(run)!r}: {edited} has changed since the run began; restore it")
     now = versions()
     if changed := [
         f"{name} {there} there, {now.get(name)} here"
