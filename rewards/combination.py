@@ -162,6 +162,14 @@ def leaves(reward: Reward) -> list[Reward]:
     return [reward] if combination is None else [leaf for part in combination.parts for leaf in leaves(part)]
 
 
+def with_all_parts(reward: Reward) -> list[Reward]:
+    """Return a reward and all rewards that it is made of, leaves or not."""
+    combination = combination_of(reward)
+    if combination is None:
+        return [reward]
+    return [combination, *(found for part in combination.parts for found in with_all_parts(part))]
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """Scores of ``N`` completions.

@@ -100,7 +100,10 @@ def test_from_rankings_to_a_reward(place: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_gold_receives_the_fields_of_the_prompts(place: Path) -> None:
-    rule = "def wished(completions, wish, **kwargs):\n    return [float(w in t) for t, w in zip(completions, wish)]\n"
+    rule = """def wished(completions, wish, prompt_ids, **kwargs):
+    assert all(prompt_ids)
+    return [float(w in t) for t, w in zip(completions, wish)]
+"""
     (place / "gold.py").write_text(rule)
     write("rankings.jsonl", RANKINGS[:8])
     write("prompts.jsonl", [{"prompt": prompt, "wish": "w6"} for prompt in PROMPTS])

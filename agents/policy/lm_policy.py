@@ -35,8 +35,8 @@ from textgym.lm.parts.lora import add_lora, is_adapted, train_adapters, unwrappe
 from textgym.lm.sampling import Sampling
 from textgym.lm.trunk import Trunk, make_backbone, trunk_of
 from textgym.moved import FormerMember
+from textgym.rewards.models.ensemble import load_text_model
 from textgym.rewards.models.last_token import linear_head
-from textgym.rewards.models.model import RewardModel
 from textgym.types import BoolArray, Float32Array, FloatArray, IntArray
 
 UNPLANNED = 2**63
@@ -277,9 +277,9 @@ def value_from_reward_model(directory: str | Path) -> SeparateValue:
     Source: Stiennon 2020 (arXiv 2009.01325), Ouyang 2022 (arXiv 2203.02155).
 
     Raises:
-        ValueError: the reward model has no linear head on one position.
+        ValueError: the reward model has no linear head on one position, or is a model of feedback on single tokens.
     """
-    reward_model = RewardModel.load(directory)
+    reward_model = load_text_model(directory)
     classifier: Any = reward_model.model
     score = linear_head(classifier)
     if score is None:

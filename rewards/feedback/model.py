@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # a model class costs seconds to import
 class FeedbackModel:
     """Dense reward that pays each token the feedback that a person is expected to give on it: Ĥ(s_t, a_t).
 
-    Sums of Ĥ grow with the number of texts that are liked: TAMER itself acts greedily in Ĥ and looks no further ahead. A
-    text that was shown as one, such as a word, is paid once, in equal parts at its tokens.
+    Sums of Ĥ grow with the number of texts that are liked: TAMER itself acts greedily in Ĥ and looks no further ahead.
+    A text that was shown as one, such as a word, is paid once, in equal parts at its tokens.
 
     Attributes:
         model: the reward model that is read at every token.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,6 +79,7 @@ class Watched(OneReward):
     trainer: SimulatedTrainer = field(default_factory=SimulatedTrainer)
     delay: Delay | None = None
     tokens_per_second: float = 2.0
+    single_turn: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -195,8 +195,8 @@ def token_shares(tokenizer: Any, before: list[int], own: list[int], response: Sh
     """Return the share of each shown text that belongs to each of the model's tokens, ``[T, n]``; rows sum to 1.
 
     The credit of a text is shared equally by the tokens that it is made of. A token that is made of several texts gets
-    the credit of all of them. White space at the end of a text belongs to the next one, as tokens begin with theirs; that
-    at the end of the response belongs to the last text. The end, where it was shown, is the last token.
+    the credit of all of them. White space at the end of a text belongs to the next one, as tokens begin with theirs;
+    that at the end of the response belongs to the last text. The end, where it was shown, is the last token.
 
     Args:
         tokenizer: the model's tokenizer.

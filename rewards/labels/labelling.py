@@ -18,7 +18,7 @@ from textgym.prompts import plain_content
 from textgym.rewards.compose import WeightedRewards
 from textgym.rewards.labels.preferences import untied_pairs
 from textgym.rows import read_rows
-from textgym.tokenization import encode_reply
+from textgym.tokenization import encode_content, encode_reply
 from textgym.types import FloatArray, IntArray, Prompt, Ranking, as_completion
 
 TOO_FEW = "fewer than 2 different completions that are not empty"
@@ -199,6 +199,9 @@ def _scores(reward: WeightedRewards, asked: Sequence[Question], tokenizer: PreTr
     columns: dict[str, list[Any]] = {name: [q.prompt.columns[name] for q, _ in rows] for name in sorted(names)}
     # Labelled texts are complete, and a noisy reward draws a different seed for each text.
     columns |= {"finish_reason": ["stop"] * len(rows), "episode_seed": list(range(len(rows)))}
+    # A prompt that was read back from a store has no tokens.
+    before = {id(q): list(q.prompt.ids) or encode_content(tokenizer, q.prompt.content) for q in asked}
+    columns["prompt_ids"] = [list(before[id(q)]) for q, _ in rows]
     completions = [as_completion(q.prompt.content, text) for q, text in rows]
     ids = [list(encode_reply(tokenizer, q.prompt.content, text)) for q, text in rows]
     totals = reward.score([q.prompt.content for q, _ in rows], completions, ids, columns).totals

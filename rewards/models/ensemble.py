@@ -99,7 +99,7 @@ class RewardEnsemble:
             weight = float(saved["uncertainty_weight"] if uncertainty_weight is None else uncertainty_weight)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); train it again") from error
-        return cls(tuple(RewardModel.load(path.parent / name, **settings) for name in names), how, weight)
+        return cls(tuple(load_text_model(path.parent / name, **settings) for name in names), how, weight)
 
     def save(self, directory: str | Path) -> None:
         """Write a directory with one reward-model directory for each member, completely or not at all.
@@ -164,7 +164,16 @@ def load_reward_model(directory: str | Path, **settings: Any) -> RewardModel | R
     source = checkpoint if checkpoint.is_dir() else directory
     if (Path(source) / ENSEMBLE).is_file():
         return RewardEnsemble.load(source, **settings)
-    model = RewardModel.load(source, **settings)
+    return load_text_model(source, **settings)
+
+
+def load_text_model(directory: str | Path, **settings: Any) -> RewardModel:
+    """Open a reward model of whole texts; see :meth:`RewardModel.load`.
+
+    Raises:
+        ValueError: it is a model of feedback on single tokens.
+    """
+    model = RewardModel.load(directory, **settings)
     if hasattr(model.model.config, READS_FEEDBACK):
         raise ValueError(
             f"{str(directory)!r} predicts feedback on each token, and its last score is no score of a text; use it as "

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import byte_tokenizer, tiny_gpt2
+from textgym.agents.policy.lm_policy import value_from_reward_model
 from textgym.rewards import (
     Feedback,
     FeedbackModel,
@@ -283,6 +284,13 @@ def test_bad_settings_are_refused(settings):
         FeedbackSettings(**settings)
 
 
+@pytest.mark.parametrize("settings", [{"epochs": 8}, {"learning_rate": 1e-3}, {"batch_size": 1}])
+def test_what_the_exact_solution_does_not_use_is_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.* belongs to gradient steps"):
+        FeedbackSettings(fitted="head", **settings)
+    FeedbackSettings(**settings)
+
+
 # --- as a reward -------------------------------------------------------------------------------------------------
 
 
@@ -322,7 +330,9 @@ def test_a_task_may_fill_the_context(fitted):
     """No end token comes in addition, whatever ends a response."""
     prompts = [Prompt("", "", (4,)), Prompt("", "", (4,) * 20)]
     fitted[0].check_lengths(prompts, 12, [3, 6], stops=True)
-    with pytest.raises(ValueError, match="tamer reads at most 32 tokens, but .* 33: .* 20 .* 13; shorten one of them$"):
+    with pytest.raises(
+        ValueError, match=r"tamer reads at most 32 tokens, but .* 33: .* 20 .* 13; shorten one of them$"
+    ):
         fitted[0].check_lengths(prompts, 13, [3], stops=False)
 
 
@@ -364,6 +374,8 @@ def test_saved_models_are_read_as_what_they_are(fitted, lm, tokenizer, tmp_path)
         assert loaded.knows_ends is model.knows_ends
         with pytest.raises(ValueError, match=f"use it as tamer:{tmp_path / directory}"):
             load_reward_model(tmp_path / directory)
+    with pytest.raises(ValueError, match=f"use it as tamer:{tmp_path / 'h'}"):
+        value_from_reward_model(tmp_path / "h")
     make(lm, tokenizer).save(tmp_path / "rm")
     with pytest.raises(ValueError, match=f"use it as rm:{tmp_path / 'rm'}"):
         FeedbackModel.load(tmp_path / "rm")

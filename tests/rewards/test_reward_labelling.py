@@ -16,6 +16,7 @@ from textgym.rewards.labels.labelling import (
     TOO_FEW,
     Question,
     label_by_reward,
+    question_scores,
     questions,
     read_answers,
     write_questions,
@@ -67,6 +68,21 @@ def test_a_reward_receives_the_columns_of_its_prompt(tokenizer):
     rows = [asked("good dog", "bad dog", wish="bad"), asked("good dog", "bad dog", wish="good")]
     found = label_by_reward(compose(wanted), rows, tokenizer, 0, np.random.default_rng(0))
     assert [ranking.ranks for ranking in found.rankings] == [(1, 0), (0, 1)]
+
+
+def test_a_dense_reward_receives_the_tokens_of_prompts(tokenizer):
+    """Those of the prompt where it has some; one that a store gave back is encoded."""
+
+    def known(prompt_ids, completion_ids, **kwargs):
+        return [[float(i in before) for i in ids] for before, ids in zip(prompt_ids, completion_ids, strict=True)]
+
+    texts = ("the cat sat", "a cat")
+    ids = tuple(tokenizer("a cat on").input_ids)
+    given, stored = (
+        Question(texts, Prompt("the cat", "the cat", ids)),
+        Question(texts, Prompt("the cat", "the cat", ())),
+    )
+    assert [own.tolist() for own in question_scores(compose(known), [given, stored], tokenizer)] == [[1, 2], [2, 1]]
 
 
 def test_a_reward_receives_a_conversation_and_the_ranking_keeps_it(tokenizer):

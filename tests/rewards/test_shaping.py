@@ -16,7 +16,9 @@ from textgym.exact import optimum
 from textgym.exact.enumeration import Optimum
 from textgym.registration import load_task, task_mdp
 from textgym.rewards.builtin import length
+from textgym.rewards.combine import Clipped
 from textgym.rewards.compose import compose
+from textgym.rewards.feedback.simulated import Watched
 from textgym.rewards.functions import RewardError, call_reward
 from textgym.rewards.relative import Majority
 from textgym.rewards.shaping import PerSentence, PotentialShaping, differences, last_tokens, sentences_of
@@ -306,6 +308,9 @@ def test_mistakes_are_found_at_construction() -> None:
             kind(Majority())
         with pytest.raises(ValueError, match=r"reads the tokens of one turn.*World"):
             word_mdp(kind(length), world=World(), max_turn_tokens=2)
+    for watched in (Watched(length), Clipped(Watched(length), 0.0, 1.0)):
+        with pytest.raises(ValueError, match=r"'length_feedback' reads the tokens of one turn.*World"):
+            word_mdp(watched, world=World(), max_turn_tokens=2)
     with pytest.raises(ValueError, match=r"ends='\['; expected a regular expression"):
         PerSentence(length, ends="[")
     with pytest.raises(ValueError, match=r"missing_end_score=0 .*'length_shaping' needs every response"):

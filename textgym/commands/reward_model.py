@@ -41,7 +41,7 @@ from textgym.rewards.models.training import (
 from textgym.rewards.specs.resolve import resolve_reward
 from textgym.rows import BadRowError, Place, Screening, in_file_order, read_placed_rows
 from textgym.tasks.task import Task
-from textgym.tokenization import chat_renderer, encode_reply, warn_of_special_strings, words_of
+from textgym.tokenization import chat_renderer, encode_content, encode_reply, warn_of_special_strings, words_of
 from textgym.types import Prompt, SpecialTokens, as_completion
 
 TOLD_AS_MEASURED = (
@@ -237,6 +237,7 @@ def _gold_scores(
     ids = [list(encode_reply(tokenizer, *pair)) for pair in texts]
     columns = _columns([content_key(prompt) for prompt, _ in texts], asked)
     columns |= {"finish_reason": ["stop"] * len(texts), "episode_seed": list(range(len(texts)))}
+    columns["prompt_ids"] = [encode_content(tokenizer, prompt) for prompt, _ in texts]
     completions = [as_completion(*pair) for pair in texts]
     totals = gold.score([prompt for prompt, _ in texts], completions, ids, columns).totals
     return split_like(heldout, [float(np.sum(total)) for total in totals])

@@ -12,7 +12,7 @@ import torch
 
 from textgym import runs
 from textgym.commands.configs.tamer import TamerConfig
-from textgym.commands.learner import open_learner, single_turn_task
+from textgym.commands.learner import learning_task, open_learner
 from textgym.files import write_json, write_json_lines
 from textgym.reports.formatting import count_of
 from textgym.reports.run import write_report
@@ -62,7 +62,7 @@ def gather(
         ValueError: a row cannot be used, or no event can mean any token.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    learner = open_learner(config.model, None if config.task is None else single_turn_task(config.task, config.model))
+    learner = open_learner(config.model, learning_task(config))
     model = RewardModel.from_causal_lm(learner.model, learner.tokenizer, generator)
     model.set_special_tokens(config.special_tokens)
     found = read_placed_feedback(config.data, screening)

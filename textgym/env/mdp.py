@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from textgym.lm.files.loading import ModelSource
 from textgym.numbers import MOST_TOKENS, check, check_given, count, finite, shown
 from textgym.rewards.builtin import no_reward
-from textgym.rewards.combination import leaves
+from textgym.rewards.combination import leaves, with_all_parts
 from textgym.rewards.compose import WeightedRewards, compose
 from textgym.rewards.functions import ALWAYS_THERE, EPISODE_GROUP, RESERVED, Batch, compared, reward_name
 from textgym.tokenization import decode_response, filler_id
@@ -155,10 +155,10 @@ class TokenMDP:
                 f"turn_end_ids and end_token_ids both hold {both}; a token ends the turn or the response: leave it out "
                 "of one of them"
             )
-        for leaf in (leaf for reward in self.rewards.rewards for leaf in leaves(reward)):
-            if getattr(inspect.unwrap(leaf), "single_turn", False):
+        for part in (part for reward in self.rewards.rewards for part in with_all_parts(reward)):
+            if getattr(inspect.unwrap(part), "single_turn", False):
                 raise ValueError(
-                    f"the reward {reward_name(leaf)!r} reads the tokens of one turn, and the task has a world "
+                    f"the reward {reward_name(part)!r} reads the tokens of one turn, and the task has a world "
                     f"({type(self.world).__name__}); use it in a task without a world"
                 )
         if WORLD in self.rewards.logged_names:

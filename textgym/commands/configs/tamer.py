@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from textgym.commands.configs.shared import Log, Model, Overwrite, ReadTokens, Seed, SkipBad
+from textgym.commands.configs.shared import Log, Model, Overwrite, ReadTokens, Seed, SkipBad, TaskParameters
 from textgym.numbers import check, check_words, count, finite, random_seed
 from textgym.rewards.feedback.settings import FeedbackSettings
 
@@ -26,6 +26,7 @@ class TamerConfig:
     of seconds and value."""
     task: str | None = None
     """Id of a task, such as textgym/Reviews-v0; gives a base model."""
+    parameters: TaskParameters = field(default_factory=dict)
     model: Model = None
     delay_low: float = 0.2
     """Shortest delay between a token and the feedback on it, in seconds. Published: 0.2 (Warnell 2018)."""
