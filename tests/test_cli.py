@@ -211,7 +211,9 @@ def booleans(kind: Any, part: str = "") -> list[str]:
     """Every setting of a command that is True or False; after its part's name and a dot."""
     hints = get_type_hints(kind)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    inner = [found for name, hint in groups.items() for found in booleans(hint, f"{name}." if name in PARTS else part)]
+    inner = [
+        found for name, hint in groups.items() for found in booleans(hint, f"{part}{name}." if name in PARTS else part)
+    ]
     return inner + [part + name for name, hint in hints.items() if hint is bool]
 
 
@@ -230,8 +232,9 @@ BOOLEANS = [
 
 def setting(config: Any, name: str) -> Any:
     """Return a setting wherever it stands in a command's configuration."""
-    part, _, name = name.rpartition(".")
-    config = getattr(config, part) if part else config
+    *parts, name = name.split(".")
+    for part in parts:
+        config = getattr(config, part)
     if hasattr(config, name):
         return getattr(config, name)
     (inner,) = (value for value in vars(config).values() if is_dataclass(value) and hasattr(value, name))
@@ -252,9 +255,11 @@ def test_every_boolean_in_yaml(
         for f in fields(kind)
         if f.default is MISSING and f.default_factory is MISSING
     ]
-    part, _, last = name.rpartition(".")
+    *parts, last = name.split(".")
     given: dict[str, Any] = {last: value, **({"algorithm": "grpo"} if (command, name) in OF_GRPO else {})}
-    settings = {**({part: given} if part else given), **dict.fromkeys(required, "something")}
+    for part in reversed(parts):
+        given = {part: given}
+    settings = {**given, **dict.fromkeys(required, "something")}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     main([command, "--config", str(tmp_path / "settings.yaml")])
     assert setting(seen[0], name) is value
