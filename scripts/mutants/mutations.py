@@ -673,7 +673,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "training-1",
         "rewards/models/training.py",
-        "settings.learning_rate * _schedule(step, len(batches))",
+        "settings.learning_rate * rate_factor(step, len(batches))",
         "settings.learning_rate * min(1.0, (len(batches) - step) / len(batches))",
         "the reward model's training has no warm-up",
         ("tests/rewards/test_training_by_hand.py",),
