@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts import active_labels, human_signals
+from scripts import human_signals
 from textgym.files import read_json_lines
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +40,3 @@ def test_presses_teach_more_than_rankings_where_there_are_many(way: str) -> None
     assert "with 64 and 256 the intervals overlap" in PAGE
     for signals in (64, 256):
         assert interval(way, signals)[0] < interval("rankings", signals)[1]
-
-
-def test_labels_that_active_questions_need() -> None:
-    found = rows("active_labels.jsonl")
-    curves: dict[str, dict[int, list[float]]] = {}
-    for row in found:
-        curves.setdefault(row["arm"], {})[row["seed"]] = row["accuracy"]
-    assert active_labels.table(curves, found[0]["rounds"]) in PAGE
-    assert {len(seeds) for seeds in curves.values()} == {5}
