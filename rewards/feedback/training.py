@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgym.lm.guards import check_step, check_trained, naming_batch
-from textgym.progress import Progress
 from textgym.rewards.feedback.credit import credit_weights
 from textgym.rewards.feedback.delays import Delay, Uniform
 from textgym.rewards.feedback.model import FeedbackModel
@@ -21,7 +19,7 @@ from textgym.rewards.feedback.settings import FeedbackSettings
 from textgym.rewards.labels.rankings import split_rankings
 from textgym.rewards.models.last_token import linear_head, read_every_score, read_states
 from textgym.rewards.models.model import READS_FEEDBACK, RewardModel
-from textgym.rewards.models.training import MAX_GRAD_NORM, rate_factor
+from textgym.rewards.models.training import descend
 from textgym.rewards.shaping import last_tokens
 from textgym.rows import BadRowError, Place, Screening, TooLongError, placed
 from textgym.tokenization import decode_response, encode_content, encode_reply
@@ -271,31 +269,18 @@ def _descend(
     progress: bool,
     on_step: Callable[[Sequence[float]], None],
 ) -> list[float]:
-    parameters = [p for p in model.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
-    order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
-    batches = torch.split(order, settings.batch_size)
     # One divisor for all batches, so that an event has the same weight in each.
     per_response = sum(len(example.values) for example in examples) / len(examples)
-    losses: list[float] = []
-    with Progress(len(batches), "model of feedback", "batch", silent=not progress) as bar:
-        for step, rows in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_factor(step, len(batches))
-            batch = [examples[i] for i in rows.tolist()]
-            loss = total_loss(model, batch) / (len(batch) * per_response)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-            with naming_batch([feedback_row(example.response) for example in batch]):
-                check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            losses.append(loss.item())
-            bar.reach(step + 1)
-            bar.show(f"loss {losses[-1]:.3f}")
-            on_step(losses)
-    check_trained(model.model, settings.learning_rate, optimizer)
-    return losses
+    return descend(
+        model,
+        examples,
+        settings,
+        generator,
+        loss=lambda batch: total_loss(model, batch) / (len(batch) * per_response),
+        described=lambda example: feedback_row(example.response),
+        name="" if not progress else "model of feedback",
+        on_step=on_step,
+    )
 
 
 def total_loss(model: RewardModel, examples: Sequence[CreditedResponse]) -> Tensor:

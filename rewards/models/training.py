@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from textgym.tokenization import encode_content, warn_of_special_strings, words_
 from textgym.types import Messages, Ranking
 
 Value = TypeVar("Value")
+Example = TypeVar("Example")
 
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 MAX_GRAD_NORM = 1.0
@@ -268,33 +269,71 @@ def fit(
 
     ``on_step`` is called after each step with all losses so far.
     """
+    losses = descend(
+        model,
+        examples,
+        settings,
+        generator,
+        loss=lambda batch: _loss(batch, model.raw_scores(sequences_of(batch))),
+        described=lambda example: asdict(example.preference),
+        name="" if not progress else "reward model",
+        on_step=on_step,
+    )
+    model.set_offset(0.0)  # the old offset belonged to the old scores
+    model.set_special_tokens(model.special_tokens)  # writes the treatment used in training into the config
+    return losses
+
+
+def descend(
+    model: RewardModel,
+    examples: Sequence[Example],
+    settings: FitSettings,
+    generator: torch.Generator,
+    *,
+    loss: Callable[[Sequence[Example]], Tensor],
+    described: Callable[[Example], Mapping[str, Any]],
+    name: str,
+    on_step: Callable[[Sequence[float]], None],
+) -> list[float]:
+    """Take a gradient step for each batch of shuffled examples, with Adam, and return the loss of each.
+
+    Args:
+        model: its trainable weights are changed in place.
+        examples: what it learns from.
+        settings: learning rate, epochs and batch size.
+        generator: shuffles; each epoch is a permutation, and a batch may span two of them.
+        loss: of a batch.
+        described: an example as an error shows it.
+        name: of the work, on the progress bar; empty for no bar.
+        on_step: called after each step with all losses so far.
+
+    Raises:
+        TrainingError: a loss, a gradient or a weight is not finite.
+    """
     parameters = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5)
-    # Each epoch is a permutation; a batch may span two of them.
     order = torch.cat([torch.randperm(len(examples), generator=generator) for _ in range(settings.epochs)])
     batches = torch.split(order, settings.batch_size)
-    losses = []
-    with Progress(len(batches), "reward model", "batch", silent=not progress) as bar:
+    losses: list[float] = []
+    with Progress(len(batches), name, "batch", silent=not name) as bar:
         for step, rows in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate_factor(step, len(batches))
             batch = [examples[i] for i in rows.tolist()]
-            loss = _loss(batch, model.raw_scores(sequences_of(batch)))
+            value = loss(batch)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             # The norm before clipping. A NaN in one gradient makes it NaN, and check_step stops before any weight is.
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-            with naming_batch([asdict(example.preference) for example in batch]):
-                check_step(float(loss.detach()), norm, optimizer.param_groups[0]["lr"])
+            with naming_batch([described(example) for example in batch]):
+                check_step(float(value.detach()), norm, optimizer.param_groups[0]["lr"])
             optimizer.step()
-            losses.append(loss.item())
+            losses.append(value.item())
             bar.reach(step + 1)
             bar.show(f"loss {losses[-1]:.3f}")
             on_step(losses)
     # The last step is not followed by a check_step that would notice its result.
     check_trained(model.model, settings.learning_rate, optimizer)
-    model.set_offset(0.0)  # the old offset belonged to the old scores
-    model.set_special_tokens(model.special_tokens)  # writes the treatment used in training into the config
     return losses
 
 

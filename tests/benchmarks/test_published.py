@@ -220,17 +220,17 @@ def test_sentences_about_the_alignment_tax_have_their_rows(found: dict[str, Find
     page = (ROOT / "docs" / "instruct.md").read_text("utf-8")
     columns = _columns(found["alignment_tax"].tables[0])
     rows = {
-        (task, weight): dict(zip(columns, row, strict=True))
+        (task, str(weight)): dict(zip(columns, row, strict=True))
         for task, weight, row in zip(columns["task"], columns["γ"], zip(*columns.values(), strict=True), strict=True)
     }
-    small = [rows[task, 0.1] for task in ("Reviews", "Concepts")]
+    small = [rows[task, "0.1"] for task in ("Reviews", "Concepts")]
     assert "saves more than half of what is forgotten, on both tasks beyond doubt" in page
     assert all(row["tax saved"].low > 0.5 for row in small)
     assert "It costs about 0.02 of gold; five\nseeds do not decide whether that is less than 0.03." in page
     assert all(row["gold change"].low < -0.03 < row["gold change"].high for row in small)
     assert all(round(-row["gold change"].value, 2) == 0.02 for row in small)
     assert set(columns["seeds"]) == {5}
-    assert f"at γ = 1\nthe price is {-rows['Reviews', 1]['gold change'].value:.2f} of gold on Reviews" in page
+    assert f"at γ = 1\nthe price is {-rows['Reviews', '1']['gold change'].value:.2f} of gold on Reviews" in page
     risen: dict[float, list[float]] = {}
     for job, result in read_results(PUBLISHED / "alignment_tax.jsonl"):
         if job.task == "Reviews":
