@@ -200,9 +200,18 @@ def test_sentences_about_learned_rewards_and_references_have_their_rows(found: d
     proxies = _columns(found["overoptimization"].tables[0])
     falls = [one.low > 0 for one in proxies["fall of gold since the peak"]]
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    assert f"then falls for all {words[len(falls)]}, surely so for {words[sum(falls)]}," in page
+    assert f"then falls for all {words[len(falls)]}, and surely so," in page
+    assert all(falls)
     peaks = [one.value for one in proxies["gold at its peak"]]
     assert f"to between {min(peaks):.2f} and {max(peaks):.2f} and then" in page
+    ends = [one.value for one in proxies["gold at the end"]]
+    assert f"gold ends\n  at {min(ends):.2f} to {max(ends):.2f}, lowest under the untrained larger model" in page
+    assert set(proxies["seeds"]) == {5}
+    by_rl, by_best = (_columns(found["overoptimization"].tables[i])["AIC of the first less the second"] for i in (1, 2))
+    better = sum(one.low > 0 for one in by_rl)
+    assert f"surely fits better than d(α − βd) for {words[better]} proxies, for none surely worse" in page
+    assert not any(one.high < 0 for one in by_rl)
+    assert all(one.high < 0 for one in by_best)
     seen = _columns(found["references"].tables[0])
     score = {
         (name, shown): one.value
