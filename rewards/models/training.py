@@ -26,7 +26,7 @@ from textgym.tokenization import encode_content, warn_of_special_strings, words_
 from textgym.types import Messages, Ranking
 
 Value = TypeVar("Value")
-Example = TypeVar("Example")
+Taught = TypeVar("Taught")
 
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 MAX_GRAD_NORM = 1.0
@@ -286,12 +286,12 @@ def fit(
 
 def descend(
     model: RewardModel,
-    examples: Sequence[Example],
+    examples: Sequence[Taught],
     settings: FitSettings,
     generator: torch.Generator,
     *,
-    loss: Callable[[Sequence[Example]], Tensor],
-    described: Callable[[Example], Mapping[str, Any]],
+    loss: Callable[[Sequence[Taught]], Tensor],
+    described: Callable[[Taught], Mapping[str, Any]],
     name: str,
     on_step: Callable[[Sequence[float]], None],
 ) -> list[float]:
