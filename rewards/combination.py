@@ -194,7 +194,7 @@ def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = No
     Raises:
         RewardError: a leaf failed (see :func:`textgym.rewards.call_reward`), or scores could not be combined.
     """
-    called = _different(leaf for reward in rewards for leaf in leaves(reward))
+    called = {id(leaf): leaf for reward in rewards for leaf in leaves(reward)}
     found = dict(zip(called, call_rewards(list(called.values()), batch, timeout), strict=True))
     scores = [_value(reward, found, batch) for reward in rewards]
     return Evaluated(scores, [(leaf, found[id(leaf)]) for leaf in leaves_within(rewards)])
@@ -202,17 +202,9 @@ def evaluate(rewards: Sequence[Reward], batch: Batch, timeout: float | None = No
 
 def leaves_within(rewards: Sequence[Reward]) -> list[Reward]:
     """Return the leaves of combinations, each once, without those that are among the rewards themselves."""
-    own = _different(rewards)
-    called = _different(leaf for reward in rewards for leaf in leaves(reward))
+    own = set(map(id, rewards))
+    called = {id(leaf): leaf for reward in rewards for leaf in leaves(reward)}
     return [leaf for key, leaf in called.items() if key not in own]
-
-
-def _different(rewards: Iterable[Reward]) -> dict[int, Reward]:
-    """Return rewards by identity, each once."""
-    found: dict[int, Reward] = {}
-    for reward in rewards:
-        found.setdefault(id(reward), reward)
-    return found
 
 
 def _value(reward: Reward, found: Mapping[int, list[Score]], batch: Batch) -> list[Score]:

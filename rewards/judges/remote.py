@@ -86,9 +86,11 @@ class RemoteReward(Service):
 
     def _recalled(self, session: Session, keys: Sequence[Key]) -> dict[Key, Score]:
         """Return the scores that the cache holds."""
-        kept = {key: (session.recall(key.text), session.recall(key.sampled)) for key in dict.fromkeys(keys)}
-        found = {key: one if one is not None else dense for key, (one, dense) in kept.items()}
-        scores: dict[Key, Score] = {key: json.loads(answer) for key, answer in found.items() if answer is not None}
+        scores: dict[Key, Score] = {}
+        for key in dict.fromkeys(keys):
+            # An answer is never empty: even a score that does not apply is kept as "null".
+            if answer := session.recall(key.text) or session.recall(key.sampled):
+                scores[key] = json.loads(answer)
         self.traffic.add(cache_hits=len(scores))
         return scores
 

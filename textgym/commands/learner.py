@@ -21,7 +21,6 @@ from textgym.lm.trunk import Trunk
 from textgym.prompts import cut_left
 from textgym.reports.run import write_report
 from textgym.rows import Screening
-from textgym.tasks.real.gold import UnsetGold
 from textgym.tasks.task import Task
 from textgym.tokenization import end_token_ids, load_tokenizer, write_turn_end
 from textgym.types import Prompt, Service, Truncation
@@ -93,7 +92,17 @@ def single_turn_task(task_id: str, model: str | None = None, parameters: Mapping
     Raises:
         ValueError: there is no such task, or another side replies in it.
     """
-    task = task_with(task_id, parameters or {}, {"model": model and runs.model_source(model)})
+    return require_single_turn(
+        task_with(task_id, parameters or {}, {"model": model and runs.model_source(model)}), task_id
+    )
+
+
+def require_single_turn(task: Task, task_id: str) -> Task:
+    """Return the task unchanged, after a check that nobody replies in it.
+
+    Raises:
+        ValueError: somebody does.
+    """
     if task.world is not None:
         raise ValueError(
             f"task={task_id!r} has a world ({type(task.world).__name__}), and this command learns from single "
@@ -113,11 +122,6 @@ def learning_task(config: LearningConfig) -> Task | None:
     if config.parameters:
         raise ValueError(f"parameters={config.parameters} belong to a task; pass --task ID")
     return None
-
-
-def has_gold(task: Task | None) -> bool:
-    """Return True if there is a task, and it has a gold reward; that of some published tasks must be chosen first."""
-    return task is not None and not isinstance(task.gold, UnsetGold)
 
 
 def _source(model: str | None, task: Task | None) -> ModelSource:

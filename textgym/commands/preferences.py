@@ -29,7 +29,6 @@ from textgym.commands.learner import (
     Learner,
     OnEpoch,
     answerable,
-    has_gold,
     kept_epochs,
     learning_task,
     longest_answer,
@@ -37,7 +36,7 @@ from textgym.commands.learner import (
     run_learning,
     save_learned,
 )
-from textgym.commands.train import DEFAULT_NEW_TOKENS, watched_reward
+from textgym.commands.train import DEFAULT_NEW_TOKENS, has_gold, watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import check_fits, context_length
 from textgym.lm.trunk import Trunk

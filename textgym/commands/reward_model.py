@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textgym import runs
 from textgym.agents.offline.data import demonstration_fields, row_completion, row_layout
 from textgym.commands.configs.reward_model import RewardModelConfig
-from textgym.commands.learner import Learner, has_gold, learning_task, open_learner
+from textgym.commands.learner import Learner, learning_task, open_learner
+from textgym.commands.train import has_gold
 from textgym.files import write_json, write_json_lines
 from textgym.prompts import content_key, encode_prompt, encode_prompts
 from textgym.registration import named_rewards

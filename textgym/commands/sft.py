@@ -27,7 +27,6 @@ from textgym.commands.configs.sft import SFTConfig
 from textgym.commands.learner import (
     OnEpoch,
     answerable,
-    has_gold,
     kept_epochs,
     learning_task,
     longest_answer,
@@ -35,7 +34,7 @@ from textgym.commands.learner import (
     run_learning,
     save_learned,
 )
-from textgym.commands.train import watched_reward
+from textgym.commands.train import has_gold, watched_reward
 from textgym.env.mdp import TokenMDP
 from textgym.env.rendering import printable
 from textgym.files import read_json, write_json

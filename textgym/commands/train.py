@@ -166,6 +166,11 @@ def chosen_task(config: TrainConfig) -> Task | None:
     return task_with(config.task, config.parameters, given)
 
 
+def has_gold(task: Task | None) -> bool:
+    """Return True if there is a task, and it has a gold reward; that of some published tasks must be chosen first."""
+    return task is not None and not isinstance(task.gold, UnsetGold)
+
+
 def task_with(task_id: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Task:
     """Load a task with its parameters, and with those settings of a command, if they are given, that it is made with.
 
@@ -380,7 +385,7 @@ def _with_metrics(reward: Any, task: Task | None) -> Any:
                 "give your function another name"
             )
     named = named_rewards(task)
-    watched = [*([] if isinstance(task.gold, UnsetGold) else ["gold"]), *task.metrics]
+    watched = [*(["gold"] if has_gold(task) else []), *task.metrics]
     return [reward, *((named[name], 0.0) for name in watched if name not in reward.names)]
 
 

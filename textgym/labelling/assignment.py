@@ -1,4 +1,4 @@
-"""Who is asked what next: shared questions go to everyone, others to one person, some to the same person twice.
+"""Choose who is asked what next: shared questions go to everyone, others to one person, some to the same person twice.
 
 All draws are hashes of seed and question, so that a page that is started again asks as before. Every query goes through
 an index: its time grows with the questions that a person has answered of the shared ones, not with the whole set.

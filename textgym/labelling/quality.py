@@ -1,4 +1,4 @@
-"""How good labels are: agreement between people, with oneself and with gold, and the pull of the first place.
+"""Measure how good labels are: agreement between people, with oneself and with gold, and the pull of the first place.
 
 Agreement is measured on pairs of completions: the share of pairs that two rankings order alike, among the pairs that
 both order. A pair that either of them ties is left out and counted apart, as a tie says nothing of an order. Intervals

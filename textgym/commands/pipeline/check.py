@@ -7,13 +7,21 @@ from dataclasses import replace
 import torch
 
 from textgym.commands.configs.pipeline import PipelineConfig
-from textgym.commands.learner import has_gold, learning_task
+from textgym.commands.learner import require_single_turn
 from textgym.commands.pipeline.labels import PAGE, PEOPLE
 from textgym.commands.pipeline.plan import labelled, reward_model_config, sft_config, train_config
 from textgym.commands.reward_model import begin as begin_reward_model
 from textgym.commands.reward_model import read_examples
 from textgym.commands.sft import gather_demonstrations
-from textgym.commands.train import gather_pretraining, make_algorithm, resolved, user_mdp, validation_mdp
+from textgym.commands.train import (
+    chosen_task,
+    gather_pretraining,
+    has_gold,
+    make_algorithm,
+    resolved,
+    user_mdp,
+    validation_mdp,
+)
 from textgym.env.mdp import TokenMDP
 from textgym.lm.files.loading import context_length
 from textgym.rewards.labels.rankings import split_rankings
@@ -55,25 +63,27 @@ def check_materials(config: PipelineConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: something is missing or does not fit.
     """
-    task = learning_task(config)
-    labeller = config.labels.labeller
-    if labeller in PEOPLE or not labelled(config):
-        labeller = "gold" if has_gold(task) else "length"
     # The models of later stages have the sizes of the first; their critic's reward model is not there yet.
     begun = replace(
         train_config(config, 1),
         model=config.model,
         reference=None,
-        reward=labeller,
         hyperparameters=config.train.hyperparameters,
     )
     made = resolved(begun)
+    task = chosen_task(made)  # once: reading published data takes minutes
+    if task is not None:
+        require_single_turn(task, str(config.task))
+    labeller = config.labels.labeller
+    if labeller in PEOPLE or not labelled(config):
+        labeller = "gold" if has_gold(task) else "length"
+    made = replace(made, reward=labeller)
     screening = Screening(config.truncation, config.skip_bad)
-    mdp = user_mdp(made, screening)
+    mdp = user_mdp(made, screening, task)
     if labelled(config) and len(mdp.prompts) < config.labels.prompts:
         raise ValueError(f"labels.prompts={config.labels.prompts}, but there are {len(mdp.prompts)} prompts to ask")
-    validation_mdp(made, mdp, screening)
-    pretraining, _ = gather_pretraining(made, mdp, screening)
+    validation_mdp(made, mdp, screening, task)
+    pretraining, _ = gather_pretraining(made, mdp, screening, task)
     algorithm = make_algorithm(made, mdp, resumed=False, pretraining=pretraining)
     check_reward_models_context(mdp, context_length(algorithm.policy.lm))
     if config.sft.enabled:

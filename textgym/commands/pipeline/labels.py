@@ -16,8 +16,7 @@ from textgym.agents.loop.acting import saved_policy
 from textgym.agents.loop.evaluation import sample_responses
 from textgym.agents.policy.lm_policy import LMPolicy
 from textgym.commands.configs.train import TrainConfig
-from textgym.commands.learner import has_gold, learning_task
-from textgym.commands.train import parse_reward, user_mdp
+from textgym.commands.train import chosen_task, has_gold, parse_reward, user_mdp
 from textgym.env.mdp import TokenMDP
 from textgym.files import write_json, write_json_lines
 from textgym.labelling.quality import label_quality
@@ -118,8 +117,9 @@ def run_labels(config: LabelsConfig, resume: bool) -> bool:
     with runs.held(config.out, about, overwrite=False, resume=resume) as goes_on:
         if not goes_on:
             runs.begin_run(config.out, about)
-        task = learning_task(config)
-        mdp = _mdp(config, task, Screening(config.truncation, config.skip_bad))
+        drawn = _as_train(config)
+        task = chosen_task(drawn)
+        mdp = _mdp(drawn, task, Screening(config.truncation, config.skip_bad))
         chosen = chosen_prompts(len(mdp.prompts), config.count, config.iteration, config.seed)
         if not (config.out / SAMPLES).exists():
             write_json_lines(config.out / SAMPLES, _sampled(config, mdp, chosen, has_gold(task)))
@@ -154,24 +154,25 @@ def chosen_prompts(n_prompts: int, count: int, iteration: int, seed: int) -> Int
     return order.take(range((iteration - 1) * count, iteration * count), mode="wrap")
 
 
-def _mdp(config: LabelsConfig, task: Task | None, screening: Screening) -> TokenMDP:
-    """Return the prompts, paid by gold where there is one, and by nothing else that would take time."""
-    mdp = user_mdp(
-        TrainConfig(
-            out=config.out,
-            task=config.task,
-            parameters=dict(config.parameters),
-            model=config.model,
-            prompts=config.prompts,
-            reward="length",
-            max_prompt_length=config.max_prompt_length,
-            max_new_tokens=config.max_new_tokens,
-            special_tokens=config.special_tokens,
-            skip_special_tokens=config.skip_special_tokens,
-        ),
-        screening,
-        task,
+def _as_train(config: LabelsConfig) -> TrainConfig:
+    """Return the settings of a training on the same prompts."""
+    return TrainConfig(
+        out=config.out,
+        task=config.task,
+        parameters=dict(config.parameters),
+        model=config.model,
+        prompts=config.prompts,
+        reward="length",
+        max_prompt_length=config.max_prompt_length,
+        max_new_tokens=config.max_new_tokens,
+        special_tokens=config.special_tokens,
+        skip_special_tokens=config.skip_special_tokens,
     )
+
+
+def _mdp(config: TrainConfig, task: Task | None, screening: Screening) -> TokenMDP:
+    """Return the prompts, paid by gold where there is one, and by nothing else that would take time."""
+    mdp = user_mdp(config, screening, task)
     return replace(mdp, reward=parse_reward("gold" if has_gold(task) else no_reward, task))
 
 

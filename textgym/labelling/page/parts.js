@@ -73,6 +73,18 @@ export async function attempt(action) {
 let busy = false;
 export const isBusy = () => busy;
 
+const LOOKED_EVERY = 4_000; // milliseconds
+let looking = null;
+
+// Load again after a while, unless a question has come meanwhile.
+export function lookLater(load, isAsking) {
+  clearTimeout(looking);
+  looking = setTimeout(() => {
+    if (isBusy()) lookLater(load, isAsking);
+    else if (!isAsking()) once(load)();
+  }, LOOKED_EVERY);
+}
+
 // One action of the reader at a time: while one is going on, another is left out.
 export const once = (action) => async () => {
   if (busy) return;

@@ -3,11 +3,10 @@
 // The state is a list of items, best first: {place, tied}. `place` is where the completion stood when the question was
 // shown; `tied` is true where the item shares the rank of the one above it.
 
-import { byId, call, element, isBusy, isTyping, once, Refused, say, show, showTurns } from "./parts.js";
+import { byId, call, element, isBusy, isTyping, lookLater, once, Refused, say, show, showTurns } from "./parts.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const KEPT_EVERY = 30_000; // milliseconds
-const LOOKED_EVERY = 4_000;
 const EDGE = 70; // pixels at the window's edges in which dragging scrolls
 
 // --- the list ------------------------------------------------------------------------------------------------------
@@ -45,7 +44,6 @@ export async function startRanking(settings, labeller) {
   let history = [];
   let confirmed = false;
   let sent = null; // the last request, which is repeated as it was if its reply is lost
-  let looking = null;
   let last = null; // number of the last answer, which can be taken back
   let clock = { since: null, seconds: 0 };
 
@@ -303,16 +301,8 @@ export async function startRanking(settings, labeller) {
       tell(progress);
       if (found || byId("done").hidden) ask(found);
     } finally {
-      if (!question) lookLater(); // also after a request that failed
+      if (!question) lookLater(load, () => question !== null); // also after a request that failed
     }
-  }
-
-  function lookLater() {
-    clearTimeout(looking);
-    looking = setTimeout(() => {
-      if (isBusy()) lookLater();
-      else if (!question) once(load)();
-    }, LOOKED_EVERY);
   }
 
   const flags = () =>

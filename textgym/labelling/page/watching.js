@@ -1,9 +1,8 @@
 // Watching: a completion appears word by word, and every press of + or − is noted with its time.
 
-import { byId, call, element, isBusy, isTyping, once, Refused, say, show, showTurns } from "./parts.js";
+import { byId, call, element, isTyping, lookLater, once, Refused, say, show, showTurns } from "./parts.js";
 
 const LATE = 4; // seconds after the last word in which feedback still counts
-const LOOKED_EVERY = 4_000; // milliseconds
 
 export async function startWatching(settings, labeller) {
   const view = byId("text");
@@ -12,7 +11,6 @@ export async function startWatching(settings, labeller) {
   let events = [];
   let began = null;
   let timer = null;
-  let looking = null;
   let isOver = false;
 
   const now = () => (performance.now() - began) / 1000;
@@ -79,16 +77,8 @@ export async function startWatching(settings, labeller) {
       byId("progress").textContent = `${labeller} · ${seen} watched`;
       if (found || byId("done").hidden) ask(found);
     } finally {
-      if (!question) lookLater(); // also after a request that failed
+      if (!question) lookLater(load, () => question !== null); // also after a request that failed
     }
-  }
-
-  function lookLater() {
-    clearTimeout(looking);
-    looking = setTimeout(() => {
-      if (isBusy()) lookLater();
-      else if (!question) once(load)();
-    }, LOOKED_EVERY);
   }
 
   function ask(found) {
